@@ -1,4 +1,6 @@
-"""What one logged metric costs its caller: the public call, the journal's, and a bare sqlite3 insert of the same row."""
+"""What one logged metric costs its caller: the public call, the journal's, and a bare sqlite3
+insert of the same row.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,14 @@ TARGETS = {  # of issue "As fast as SQLite and AWS allow": ratios to the floor
 _WARM_UP = 200
 _counter = itertools.count()
 
-_COLUMNS = "writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest"
+_COLUMNS = (
+    "writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, "
+    "payload, recorded_at_ns, digest"
+)
 _TABLE = (
-    "CREATE TABLE entry (seq INTEGER PRIMARY KEY, writer_id INTEGER, writer_seq INTEGER, component_id INTEGER, stream TEXT, kind TEXT, "
-    "name TEXT, value FLOAT, step INTEGER, timestamp_ns INTEGER, payload TEXT, recorded_at_ns INTEGER, digest BLOB)"
+    "CREATE TABLE entry (seq INTEGER PRIMARY KEY, writer_id INTEGER, writer_seq INTEGER, "
+    "component_id INTEGER, stream TEXT, kind TEXT, name TEXT, value FLOAT, step INTEGER, "
+    "timestamp_ns INTEGER, payload TEXT, recorded_at_ns INTEGER, digest BLOB)"
 )
 _INSERT = f"INSERT INTO entry ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"
 
@@ -45,13 +51,31 @@ def run(options: Run) -> list[Result]:
     """Measure. The target is for the median call of ``log_metric``."""
     calls, few = options.size(20_000, 4_000), options.size(3_000, 600)
     fresh = _Folders(options.folder)
-    plain = {"bare": "bare", "bare, checkpoints off": "bare_unchecked", "append_metric": "journal", "log_metric": "tracker"}
+    plain = {
+        "bare": "bare",
+        "bare, checkpoints off": "bare_unchecked",
+        "append_metric": "journal",
+        "log_metric": "tracker",
+    }
     values: dict[str, list[Values]] = {}
-    for group, count, durability in ((plain, calls, "process"), ({"bare FULL": "bare", "log_metric power": "tracker"}, few, "power")):
-        sides = [Side(name, f"benchmarks.append:{f}", {"calls": count, "durability": durability}) for name, f in group.items()]
+    for group, count, durability in (
+        (plain, calls, "process"),
+        ({"bare FULL": "bare", "log_metric power": "tracker"}, few, "power"),
+    ):
+        sides = [
+            Side(name, f"benchmarks.append:{f}", {"calls": count, "durability": durability})
+            for name, f in group.items()
+        ]
         values |= _with_folders(sides, options.rounds, fresh)
-    names = {"bare batch": "bare_batches", "one statement": "bare_statements", "links alone": "links", "log_metrics": "tracker_batches"}
-    batches = [Side(name, f"benchmarks.append:{f}", {"calls": calls // BATCH}) for name, f in names.items()]
+    names = {
+        "bare batch": "bare_batches",
+        "one statement": "bare_statements",
+        "links alone": "links",
+        "log_metrics": "tracker_batches",
+    }
+    batches = [
+        Side(name, f"benchmarks.append:{f}", {"calls": calls // BATCH}) for name, f in names.items()
+    ]
     values |= _with_folders(batches, options.rounds, fresh)
 
     results = []
@@ -59,11 +83,21 @@ def run(options: Run) -> list[Result]:
         ("log_metric", "bare", "Tracker.log_metric", ("p50", "p99", "throughput")),
         ("log_metric", "bare, checkpoints off", "Tracker.log_metric", ("p99.9", "max")),
         ("append_metric", "bare", "Journal.append_metric", ("p50",)),
-        ("log_metric power", "bare FULL", 'Tracker.log_metric, durability="power"', ("p50", "p99", "p99.9", "max", "throughput")),
+        (
+            "log_metric power",
+            "bare FULL",
+            'Tracker.log_metric, durability="power"',
+            ("p50", "p99", "p99.9", "max", "throughput"),
+        ),
         ("log_metrics", "bare", f"Tracker.log_metrics of {BATCH}, all of it", ("p50",)),
         ("one statement", "bare", f"floor of it: {BATCH} rows by one bare statement", ("p50",)),
         ("links alone", "bare", f"floor of it: {BATCH} links of the chain", ("p50",)),
-        ("log_metrics", "bare batch", f"Tracker.log_metrics of {BATCH}, to as many rows", ("p50", "p99", "throughput")),
+        (
+            "log_metrics",
+            "bare batch",
+            f"Tracker.log_metrics of {BATCH}, to as many rows",
+            ("p50", "p99", "throughput"),
+        ),
     ):
         floor_name = {
             "bare": "bare insert",
@@ -86,11 +120,21 @@ def run_budget(options: Run) -> list[Result]:
         "for comparison: SQLAlchemy, held connection": "sqlalchemy_held",
         "for comparison: SQLAlchemy, engine.begin()": "sqlalchemy_begin",
     }
-    sides = [Side(name, f"benchmarks.append:{f}", {"calls": calls, "durability": "process"}) for name, f in steps.items()]
+    sides = [
+        Side(name, f"benchmarks.append:{f}", {"calls": calls, "durability": "process"})
+        for name, f in steps.items()
+    ]
     values = _with_folders(sides, options.rounds, _Folders(options.folder))
     floor = [v["p50_us"] for v in values["bare insert"]]
     return [
-        compare("budget of an append", name, "µs", [v["p50_us"] for v in runs], floor, floor_name="bare insert")
+        compare(
+            "budget of an append",
+            name,
+            "µs",
+            [v["p50_us"] for v in runs],
+            floor,
+            floor_name="bare insert",
+        )
         for name, runs in values.items()
     ]
 
@@ -124,7 +168,14 @@ def bare_statements(folder: str, calls: int) -> Values:
 
     def write(i: int) -> None:
         own = made[i * BATCH : (i + 1) * BATCH]
-        connection.execute(insert, [each for row in own for each in (1, row[1], 1, row[5], row[6], i, own[0][8], own[0][8], row[11])])
+        connection.execute(
+            insert,
+            [
+                each
+                for row in own
+                for each in (1, row[1], 1, row[5], row[6], i, own[0][8], own[0][8], row[11])
+            ],
+        )
 
     return _timed(write, calls)
 
@@ -140,7 +191,9 @@ def links(folder: str, calls: int) -> Values:
     def link(i: int) -> None:
         nonlocal digest
         for n, middle in enumerate(middles):
-            digest = entries.chain_next_metric(digest, i * BATCH + n, middle, 1.0 / (i + n + 1), i, now_ns, now_ns)
+            digest = entries.chain_next_metric(
+                digest, i * BATCH + n, middle, 1.0 / (i + n + 1), i, now_ns, now_ns
+            )
 
     return _timed(link, calls)
 
@@ -195,7 +248,12 @@ def sqlalchemy_held(folder: str, calls: int, durability: str) -> Values:
     """The road not taken: Core's ``execute`` on one connection in autocommit mode."""
     from journaltrack.journal.schema import tables
 
-    execute = _engine(folder, durability).connect().execution_options(isolation_level="AUTOCOMMIT").execute
+    execute = (
+        _engine(folder, durability)
+        .connect()
+        .execution_options(isolation_level="AUTOCOMMIT")
+        .execute
+    )
     rows, insert = _mappings(calls), tables.entry.insert()
     return _timed(lambda i: execute(insert, rows[i]), calls)
 
@@ -221,7 +279,9 @@ def journal(folder: str, calls: int, durability: str) -> Values:
     opened = Journal.open(Path(folder), durability=durability)  # type: ignore[arg-type] - comes as JSON
     component = opened.component("benchmark")
     append = opened.append_metric
-    return _timed(lambda i: append(component, "train:loss", 1.0 / (i + 1), i, time.time_ns()), calls)
+    return _timed(
+        lambda i: append(component, "train:loss", 1.0 / (i + 1), i, time.time_ns()), calls
+    )
 
 
 def tracker(folder: str, calls: int, durability: str) -> Values:
@@ -238,7 +298,12 @@ def tracker_batches(folder: str, calls: int) -> Values:
 
     names = [f"metric-{n}" for n in range(BATCH)]
     log_metrics = Tracker.create(journal=folder).log_metrics
-    return _timed(lambda i: log_metrics({name: 1.0 / (i + n + 1) for n, name in enumerate(names)}, iteration_number=i), calls)
+    return _timed(
+        lambda i: log_metrics(
+            {name: 1.0 / (i + n + 1) for n, name in enumerate(names)}, iteration_number=i
+        ),
+        calls,
+    )
 
 
 class _Folders:
@@ -256,19 +321,39 @@ def _with_folders(sides: Sequence[Side], rounds: int, folders: _Folders) -> dict
     values: dict[str, list[Values]] = {side.name: [] for side in sides}
     for number in range(rounds):
         first = number % len(sides)
-        turn = [side._replace(arguments={**side.arguments, "folder": folders.new()}) for side in (*sides[first:], *sides[:first])]
+        turn = [
+            side._replace(arguments={**side.arguments, "folder": folders.new()})
+            for side in (*sides[first:], *sides[:first])
+        ]
         for name, runs in take_turns(turn, 1).items():
             values[name] += runs
     return values
 
 
-def _figures(what: str, floor_name: str, ours: Sequence[Values], floor: Sequence[Values], labels: Sequence[str]) -> list[Result]:
+def _figures(
+    what: str,
+    floor_name: str,
+    ours: Sequence[Values],
+    floor: Sequence[Values],
+    labels: Sequence[str],
+) -> list[Result]:
     results = []
     for label, key, unit, better in _FIGURES:
         if label in labels:
             mine, theirs = [v[key] for v in ours], [v[key] for v in floor]
             target = TARGETS.get((what, label))
-            results.append(compare("append", f"{what}, {label}", unit, mine, theirs, floor_name=floor_name, target=target, better=better))
+            results.append(
+                compare(
+                    "append",
+                    f"{what}, {label}",
+                    unit,
+                    mine,
+                    theirs,
+                    floor_name=floor_name,
+                    target=target,
+                    better=better,
+                )
+            )
     return results
 
 
@@ -303,7 +388,23 @@ def _rows(calls: int) -> list[tuple[Any, ...]]:
     now_ns = time.time_ns()
     digest = hashlib.sha256(b"benchmark").digest()
     count = calls + _WARM_UP
-    return [(1, i + 1, 1, "metric", "metric", "train:loss", 1.0 / (i + 1), i, now_ns, None, now_ns, digest) for i in range(count)]
+    return [
+        (
+            1,
+            i + 1,
+            1,
+            "metric",
+            "metric",
+            "train:loss",
+            1.0 / (i + 1),
+            i,
+            now_ns,
+            None,
+            now_ns,
+            digest,
+        )
+        for i in range(count)
+    ]
 
 
 def _timed(call: Callable[[int], object], calls: int) -> Values:

@@ -1,4 +1,6 @@
-"""What ``log_artifact`` costs: a large file against the slower of hashing and copying it, the same content again, and small files."""
+"""What ``log_artifact`` costs: a large file against the slower of hashing and copying it, the
+same content again, and small files.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,48 @@ def run(options: Run) -> list[Result]:
         for number in range(options.rounds):
             folder = options.folder / f"artifacts-{next(_counter)}"
             given = {"path": str(path), "folder": str(folder)}
-            sides = [Side(name, f"benchmarks.artifacts:{name}", given) for name in ("digest", "copy", "log", "small")]
+            sides = [
+                Side(name, f"benchmarks.artifacts:{name}", given)
+                for name in ("digest", "copy", "log", "small")
+            ]
             for name, runs in take_turns([*sides[number % 4 :], *sides[: number % 4]], 1).items():
                 values.setdefault(name, []).extend(runs)
             shutil.rmtree(folder)
     finally:
         path.unlink()
     mib = size_bytes / _MIB
-    slower = [mib / max(one["took_s"], other["took_s"]) for one, other in zip(values["digest"], values["copy"], strict=True)]
+    slower = [
+        mib / max(one["took_s"], other["took_s"])
+        for one, other in zip(values["digest"], values["copy"], strict=True)
+    ]
     mine = [mib / v["took_s"] for v in values["log"]]
     what = f"log_artifact of {size_bytes // _MIB:,} MiB"
     floor_name = "the slower of SHA-256, and copy and fsync"
     return [
-        compare("artifacts", what, "MiB/s", mine, slower, floor_name=floor_name, target=RATIO_MIN, better="higher"),
-        compare("artifacts", "SHA-256 alone", "MiB/s", [mib / v["took_s"] for v in values["digest"]], better="higher"),
-        compare("artifacts", "copy and fsync alone", "MiB/s", [mib / v["took_s"] for v in values["copy"]], better="higher"),
+        compare(
+            "artifacts",
+            what,
+            "MiB/s",
+            mine,
+            slower,
+            floor_name=floor_name,
+            target=RATIO_MIN,
+            better="higher",
+        ),
+        compare(
+            "artifacts",
+            "SHA-256 alone",
+            "MiB/s",
+            [mib / v["took_s"] for v in values["digest"]],
+            better="higher",
+        ),
+        compare(
+            "artifacts",
+            "copy and fsync alone",
+            "MiB/s",
+            [mib / v["took_s"] for v in values["copy"]],
+            better="higher",
+        ),
         compare(
             "artifacts",
             f"{what}, the same content again",
@@ -109,7 +138,10 @@ def small(path: str, folder: str) -> Values:
             _copy(source, Path(folder, f"{name}-{number}"))
             bare.append(time.perf_counter() - logged)
             ours.append(logged - started)
-        values[f"{name}_us"], values[f"{name}_bare_us"] = sorted(ours)[15] * 1e6, sorted(bare)[15] * 1e6
+        values[f"{name}_us"], values[f"{name}_bare_us"] = (
+            sorted(ours)[15] * 1e6,
+            sorted(bare)[15] * 1e6,
+        )
     source.unlink()
     return values
 
@@ -124,4 +156,6 @@ def _copy(source: Path, target: Path) -> None:
 def _tracker(folder: str):
     from journaltrack import Tracker
 
-    return Tracker.create(trial_component_name=f"run-{os.getpid()}", journal=Path(folder, "journal"), sync="off")
+    return Tracker.create(
+        trial_component_name=f"run-{os.getpid()}", journal=Path(folder, "journal"), sync="off"
+    )

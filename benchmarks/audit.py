@@ -1,4 +1,6 @@
-"""The audit's questions about a large journal: how soon the first page is there, and the answers that read everything."""
+"""The audit's questions about a large journal: how soon the first page is there, and the answers
+that read everything.
+"""
 
 from __future__ import annotations
 
@@ -22,37 +24,63 @@ FIRST_PAGES: dict[str, dict[str, Any]] = {
 
 
 def run(options: Run) -> list[Result]:
-    """A journal whose metrics are delivered but for a few, and the first entry of all still pending: the low-water mark helps nobody."""
+    """A journal whose metrics are delivered but for a few, and the first entry of all still
+    pending: the low-water mark helps nobody.
+    """
     metrics = options.size(1_000_000, 100_000)
     folder = options.folder / f"audit-{metrics}"
     child("benchmarks.journals:make", folder=str(folder), metrics=metrics)
     child("benchmarks.journals:deliver", folder=str(folder))
-    pages = {f"{kind}: {name}": {"question": kind, **filters} for kind in ("entries", "timeline") for name, filters in FIRST_PAGES.items()}
+    pages = {
+        f"{kind}: {name}": {"question": kind, **filters}
+        for kind in ("entries", "timeline")
+        for name, filters in FIRST_PAGES.items()
+    }
     whole = {f"{question}": {"question": question} for question in ("entry", "report", "stream")}
-    sides = [Side(name, "benchmarks.audit:ours", {"folder": str(folder), **asked}) for name, asked in {**pages, **whole}.items()]
+    sides = [
+        Side(name, "benchmarks.audit:ours", {"folder": str(folder), **asked})
+        for name, asked in {**pages, **whole}.items()
+    ]
     values = take_turns(sides, options.rounds)
     what = f"{metrics:,} entries"
     results = [
-        compare("audit", f"{what}: first page, {name}", "s", [v["answer_s"] for v in values[name]], target=FIRST_PAGE_S_MAX)
+        compare(
+            "audit",
+            f"{what}: first page, {name}",
+            "s",
+            [v["answer_s"] for v in values[name]],
+            target=FIRST_PAGE_S_MAX,
+        )
         for name in pages
     ]
-    results += [compare("audit", f"{what}: {name}", "s", [v["answer_s"] for v in values[name]]) for name in whole]
+    results += [
+        compare("audit", f"{what}: {name}", "s", [v["answer_s"] for v in values[name]])
+        for name in whole
+    ]
     return [
         *results,
         compare(
-            "audit", f"{what}: peak memory, stream of all entries", "MiB", [v["rss_mib"] for v in values["stream"]], target=RSS_MIB_MAX
+            "audit",
+            f"{what}: peak memory, stream of all entries",
+            "MiB",
+            [v["rss_mib"] for v in values["stream"]],
+            target=RSS_MIB_MAX,
         ),
     ]
 
 
 def ours(folder: str, question: str, since: float | None = None, **filters: Any) -> Values:
-    """One question, with its modules loaded and the file in the system's cache, as after a first look."""
+    """One question, with its modules loaded and the file in the system's cache, as after a first
+    look.
+    """
     from journaltrack.journal.journal import Journal
     from journaltrack.reports import entries, entry, history, report
     from journaltrack.reports.entries import Choice
 
     journal = Journal.open(folder, create=False, read_only=True)
-    ((first_ns, last_ns, last_seq),) = journal.database.read("SELECT min(recorded_at_ns), max(recorded_at_ns), max(seq) FROM entry")
+    ((first_ns, last_ns, last_seq),) = journal.database.read(
+        "SELECT min(recorded_at_ns), max(recorded_at_ns), max(seq) FROM entry"
+    )
     journal.database.read("SELECT max(settled_at_ns) FROM delivery")
     journal.close()
     middle_ns = first_ns + int((last_ns - first_ns) * (0.5 if since is None else since))

@@ -1,4 +1,6 @@
-"""Bundling: bytes a second from a journal into one file on the same disk, against a plain copy of the spool into one file, with fsync."""
+"""Bundling: bytes a second from a journal into one file on the same disk, against a plain copy
+of the spool into one file, with fsync.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,17 @@ FLOOR = "plain copy and fsync"
 
 
 def run(options: Run) -> list[Result]:
-    """A spool of so many megabytes, packed in turns with copies of it; then the checks of the bundle."""
+    """A spool of so many megabytes, packed in turns with copies of it; then the checks of the
+    bundle.
+    """
     megabytes = options.size(5_000, 500)
     folder = options.folder / "bundle"
     child("benchmarks.bundle:make", folder=str(folder / "journal"), megabytes=megabytes)
     arguments = {"folder": str(folder / "journal"), "output": str(folder / "copied")}
-    sides = [Side(FLOOR, "benchmarks.bundle:bare", arguments), Side("bundle", "benchmarks.bundle:ours", arguments)]
+    sides = [
+        Side(FLOOR, "benchmarks.bundle:bare", arguments),
+        Side("bundle", "benchmarks.bundle:ours", arguments),
+    ]
     try:
         values = take_turns(sides, options.rounds)
     finally:
@@ -31,14 +38,36 @@ def run(options: Run) -> list[Result]:
     mine = [v["mb_per_s"] for v in values["bundle"]]
     what = f"{megabytes:,} MB of artifacts"
     return [
-        compare("bundle", f"{what} into one file", "MB/s", mine, floor, floor_name=FLOOR, target=RATIO_MIN, better="higher"),
-        compare("bundle", f"{what}: proving the bundle", "MB/s", [v["check_mb_per_s"] for v in values["bundle"]]),
-        compare("bundle", f"{what}: peak memory", "MiB", [v["rss_mib"] for v in values["bundle"]], target=RSS_MIB_MAX),
+        compare(
+            "bundle",
+            f"{what} into one file",
+            "MB/s",
+            mine,
+            floor,
+            floor_name=FLOOR,
+            target=RATIO_MIN,
+            better="higher",
+        ),
+        compare(
+            "bundle",
+            f"{what}: proving the bundle",
+            "MB/s",
+            [v["check_mb_per_s"] for v in values["bundle"]],
+        ),
+        compare(
+            "bundle",
+            f"{what}: peak memory",
+            "MiB",
+            [v["rss_mib"] for v in values["bundle"]],
+            target=RSS_MIB_MAX,
+        ),
     ]
 
 
 def make(folder: str, megabytes: int) -> Values:
-    """A journal with pending uploads: bytes that do not compress, stored without being hashed twice."""
+    """A journal with pending uploads: bytes that do not compress, stored without being hashed
+    twice.
+    """
     from journaltrack.journal import entries
     from journaltrack.journal.journal import Journal
 
@@ -54,7 +83,14 @@ def make(folder: str, megabytes: int) -> Values:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
         journal.add_blob(sha256, len(data))
-        journal.append(component_id, [entries.upload(f"a{number}", entries.BlobRef(sha256, None, None), len(data), None, f"a{number}")])
+        journal.append(
+            component_id,
+            [
+                entries.upload(
+                    f"a{number}", entries.BlobRef(sha256, None, None), len(data), None, f"a{number}"
+                )
+            ],
+        )
         left -= size
         number += 1
     journal.close()
@@ -63,7 +99,9 @@ def make(folder: str, megabytes: int) -> Values:
 
 
 def ours(folder: str, output: str) -> Values:
-    """``journaltrack.bundle``, imports done; how long it takes until the file is on the disk and has its name."""
+    """``journaltrack.bundle``, imports done; how long it takes until the file is on the disk and
+    has its name.
+    """
     from journaltrack import bundle, open_bundle
 
     started = time.perf_counter()
@@ -75,11 +113,16 @@ def ours(folder: str, output: str) -> Values:
     checked_s = time.perf_counter() - started
     Path(output).unlink()
     os.sync()
-    return {"mb_per_s": made.size_bytes / 1e6 / packed_s, "check_mb_per_s": made.size_bytes / 1e6 / checked_s}
+    return {
+        "mb_per_s": made.size_bytes / 1e6 / packed_s,
+        "check_mb_per_s": made.size_bytes / 1e6 / checked_s,
+    }
 
 
 def bare(folder: str, output: str) -> Values:
-    """Every blob appended to one file, by the kernel's fastest call for it, and one fsync at the end."""
+    """Every blob appended to one file, by the kernel's fastest call for it, and one fsync at the
+    end.
+    """
     paths = sorted(Path(folder, "spool").glob("*/*"))
     size_bytes = 0
     started = time.perf_counter()

@@ -1,9 +1,11 @@
-"""The cheapest endpoint that boto3 takes for S3: it reads what is uploaded into one fixed buffer, and forgets it.
+"""The cheapest endpoint that boto3 takes for S3: it reads what is uploaded into one fixed buffer,
+and forgets it.
 
-``python -m benchmarks.discard_server`` prints one JSON line with its address and serves until SIGTERM. ``GET /counted`` tells how many
-bytes of objects and parts came. One thread a connection: receiving frees the interpreter's lock, so that a gigabyte costs about
-0.3 s of CPU, whatever the number of connections. It verifies nothing (a SHA-256 that came along is told back, as by S3),
-and so is no test of anything but time.
+``python -m benchmarks.discard_server`` prints one JSON line with its address and serves until
+SIGTERM. ``GET /counted`` tells how many bytes of objects and parts came. One thread a connection:
+receiving frees the interpreter's lock, so that a gigabyte costs about 0.3 s of CPU, whatever the
+number of connections. It verifies nothing (a SHA-256 that came along is told back, as by S3), and
+so is no test of anything but time.
 """
 
 from __future__ import annotations
@@ -29,9 +31,25 @@ _BUFFER_BYTES = 1 << 20
 _HEAD_END = b"\r\n\r\n"
 _SPACE = b'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _PLACE = b"<Bucket>b</Bucket><Key>k</Key>"
-_STARTED = b"<InitiateMultipartUploadResult " + _SPACE + b">" + _PLACE + b"<UploadId>1</UploadId></InitiateMultipartUploadResult>"
-_COMPLETE = b"<CompleteMultipartUploadResult " + _SPACE + b">" + _PLACE + b'<ETag>"e"</ETag>%s</CompleteMultipartUploadResult>'
-_UPLOADS = b"<ListMultipartUploadsResult " + _SPACE + b"><Bucket>%s</Bucket><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
+_STARTED = (
+    b"<InitiateMultipartUploadResult "
+    + _SPACE
+    + b">"
+    + _PLACE
+    + b"<UploadId>1</UploadId></InitiateMultipartUploadResult>"
+)
+_COMPLETE = (
+    b"<CompleteMultipartUploadResult "
+    + _SPACE
+    + b">"
+    + _PLACE
+    + b'<ETag>"e"</ETag>%s</CompleteMultipartUploadResult>'
+)
+_UPLOADS = (
+    b"<ListMultipartUploadsResult "
+    + _SPACE
+    + b"><Bucket>%s</Bucket><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
+)
 
 _counted = 0
 _parts: dict[bytes, dict[int, bytes]] = {}  # by path: the SHA-256 of each part, where one was told
@@ -40,7 +58,12 @@ _lock = threading.Lock()
 
 def _answer(status: bytes, body: bytes = b"", checksum: bytes = b"") -> bytes:
     told = b"x-amz-checksum-sha256: %s\r\n" % checksum if checksum else b""
-    return b'HTTP/1.1 %s\r\nx-amz-request-id: 1\r\nETag: "e"\r\n%sContent-Length: %d\r\n\r\n%s' % (status, told, len(body), body)
+    return b'HTTP/1.1 %s\r\nx-amz-request-id: 1\r\nETag: "e"\r\n%sContent-Length: %d\r\n\r\n%s' % (
+        status,
+        told,
+        len(body),
+        body,
+    )
 
 
 def _value(head: bytes, name: bytes) -> bytes:
@@ -50,10 +73,14 @@ def _value(head: bytes, name: bytes) -> bytes:
 
 
 def _composite(path: bytes) -> bytes:
-    """The checksum of an object in parts, as S3 tells it: of the parts' checksums, and how many there are."""
+    """The checksum of an object in parts, as S3 tells it: of the parts' checksums, and how many
+    there are.
+    """
     with _lock:
         parts = _parts.pop(path, {})
-    digest = base64.b64encode(hashlib.sha256(b"".join(parts[number] for number in sorted(parts))).digest())
+    digest = base64.b64encode(
+        hashlib.sha256(b"".join(parts[number] for number in sorted(parts))).digest()
+    )
     return b"<ChecksumSHA256>%s-%d</ChecksumSHA256>" % (digest, len(parts)) if parts else b""
 
 
@@ -64,14 +91,20 @@ def _reply(method: bytes, target: bytes, checksum: bytes) -> bytes:
         return _answer(b"404 Not Found")
     path, _, query = target.partition(b"?")
     if method == b"POST":
-        return _answer(b"200 OK", _COMPLETE % _composite(path) if b"uploadId=" in query else _STARTED)
+        return _answer(
+            b"200 OK", _COMPLETE % _composite(path) if b"uploadId=" in query else _STARTED
+        )
     if method == b"PUT":
         asked = urllib.parse.parse_qs(query.decode())
         if checksum and "partNumber" in asked:
             with _lock:
-                _parts.setdefault(path, {})[int(asked["partNumber"][0])] = base64.b64decode(checksum)
+                _parts.setdefault(path, {})[int(asked["partNumber"][0])] = base64.b64decode(
+                    checksum
+                )
         return _answer(b"200 OK", checksum=checksum)
-    return _answer(b"200 OK", _UPLOADS % path.lstrip(b"/").partition(b"/")[0] if method == b"GET" else b"")
+    return _answer(
+        b"200 OK", _UPLOADS % path.lstrip(b"/").partition(b"/")[0] if method == b"GET" else b""
+    )
 
 
 def _serve(connection: socket.socket) -> None:
@@ -109,7 +142,9 @@ def _main(port: int) -> None:
     listener = socket.create_server(("127.0.0.1", port), backlog=128)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    sys.stdout.write(json.dumps({"endpoint_url": f"http://127.0.0.1:{listener.getsockname()[1]}"}) + "\n")
+    sys.stdout.write(
+        json.dumps({"endpoint_url": f"http://127.0.0.1:{listener.getsockname()[1]}"}) + "\n"
+    )
     sys.stdout.flush()
     while True:
         threading.Thread(target=_serve, args=(listener.accept()[0],), daemon=True).start()
@@ -132,7 +167,9 @@ class DiscardServer:
 def discard_server() -> Iterator[DiscardServer]:
     """A server in a process of its own, for as long as the block lasts."""
     command = [sys.executable, "-m", "benchmarks.discard_server"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             yield DiscardServer(json.loads(process.stdout.readline())["endpoint_url"])

@@ -1,4 +1,6 @@
-"""Exporting: rows a second to each format, against a bare loop of sqlite3 and pyarrow that writes the same columns."""
+"""Exporting: rows a second to each format, against a bare loop of sqlite3 and pyarrow that
+writes the same columns.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ FLOOR = "bare sqlite3 and pyarrow"
 
 
 def run(options: Run) -> list[Result]:
-    """A journal of pending metrics to Parquet in turns with the floor; to the formats in text; all entries to Parquet."""
+    """A journal of pending metrics to Parquet in turns with the floor; to the formats in text;
+    all entries to Parquet.
+    """
     metrics = options.size(1_000_000, 300_000)
     folder = options.folder / f"export-{metrics}"
     child("benchmarks.journals:make", folder=str(folder), metrics=metrics)
@@ -25,7 +29,11 @@ def run(options: Run) -> list[Result]:
         Side("metrics to parquet", "benchmarks.export:ours", {**arguments, "format": "parquet"}),
         Side("metrics to csv", "benchmarks.export:ours", {**arguments, "format": "csv"}),
         Side("metrics to jsonl", "benchmarks.export:ours", {**arguments, "format": "jsonl"}),
-        Side("entries to parquet", "benchmarks.export:ours", {**arguments, "format": "parquet", "table": "entries"}),
+        Side(
+            "entries to parquet",
+            "benchmarks.export:ours",
+            {**arguments, "format": "parquet", "table": "entries"},
+        ),
     ]
     try:
         values = take_turns(sides, options.rounds)
@@ -33,15 +41,27 @@ def run(options: Run) -> list[Result]:
         target.unlink(missing_ok=True)
         _remove(folder)
     floor = [v["rows_per_s"] for v in values[FLOOR]]
-    rates = {name: [v["rows_per_s"] for v in runs] for name, runs in values.items() if name != FLOOR}
+    rates = {
+        name: [v["rows_per_s"] for v in runs] for name, runs in values.items() if name != FLOOR
+    }
     what = f"{metrics:,} metrics"
     results = [
-        compare("export", f"{what}: {name}", "rows/s", rate, floor, floor_name=FLOOR, better="higher") for name, rate in rates.items()
+        compare(
+            "export", f"{what}: {name}", "rows/s", rate, floor, floor_name=FLOOR, better="higher"
+        )
+        for name, rate in rates.items()
     ]
     parquet = [v["rss_mib"] for v in values["metrics to parquet"]]
     return [
         *results,
-        compare("export", f"{what}: parquet", "rows/s", rates["metrics to parquet"], target=PARQUET_ROWS_PER_S_MIN, better="higher"),
+        compare(
+            "export",
+            f"{what}: parquet",
+            "rows/s",
+            rates["metrics to parquet"],
+            target=PARQUET_ROWS_PER_S_MIN,
+            better="higher",
+        ),
         compare("export", f"{what}: peak memory, parquet", "MiB", parquet, target=RSS_MIB_MAX),
     ]
 
@@ -59,7 +79,9 @@ def ours(folder: str, output: str, **options: Any) -> Values:
 
 
 def bare(folder: str, output: str) -> Values:
-    """What a script would do that trusts the journal: rows as SQLite has them, a list for each column, one row group a page."""
+    """What a script would do that trusts the journal: rows as SQLite has them, a list for each
+    column, one row group a page.
+    """
     import sqlite3
 
     import pyarrow as pa
@@ -84,8 +106,9 @@ def bare(folder: str, output: str) -> Values:
     names = dict(connection.execute("SELECT id, name FROM component"))
     (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
     cursor = connection.execute(
-        "SELECT e.seq, e.step, e.timestamp_ns, e.recorded_at_ns, e.value, e.component_id, e.name, e.payload, d.outcome "
-        "FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.kind = 'metric' ORDER BY e.seq"
+        "SELECT e.seq, e.step, e.timestamp_ns, e.recorded_at_ns, e.value, e.component_id, "
+        "e.name, e.payload, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+        "WHERE e.kind = 'metric' ORDER BY e.seq"
     )
     with pq.ParquetWriter(output, schema, use_dictionary=list(texts)) as writer:
         while page := cursor.fetchmany(50_000):
@@ -102,7 +125,11 @@ def bare(folder: str, output: str) -> Values:
                 [None] * count,
             ]
             strings = [pa.array(column, pa.string()) for column in columns]
-            writer.write_table(pa.Table.from_arrays([*arrays, pa.array(value, pa.float64()), *strings, *times], schema=schema))
+            writer.write_table(
+                pa.Table.from_arrays(
+                    [*arrays, pa.array(value, pa.float64()), *strings, *times], schema=schema
+                )
+            )
             rows += count
     return {"rows_per_s": rows / (time.perf_counter() - started)}
 

@@ -1,4 +1,6 @@
-"""The memory that a tracker adds to a process: resident size after it was made and used, against an interpreter that does nothing."""
+"""The memory that a tracker adds to a process: resident size after it was made and used, against
+an interpreter that does nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from benchmarks.measure import Result, Run, compare, say, spawn
 ADDED_MIB_MAX = 40e6 / 2**20
 _counter = itertools.count()
 
-# Resident at the end (proc(5)), not at the peak: Linux counts the parent's size into the peak of a child.
+# Resident at the end (proc(5)), not at the peak: Linux counts the parent's size into the peak of a
+# child.
 _SAY = """
 import os
 pages = int(open("/proc/self/statm").read().split()[1])
@@ -34,9 +37,18 @@ def run(options: Run) -> list[Result]:
         say(f"  round {number + 1} of {options.rounds}")
         folder = options.folder / f"footprint-{next(_counter)}"
         bare.append(spawn([sys.executable, "-c", _SAY])["resident_mib"])
-        ours.append(spawn([sys.executable, "-c", _TRACKER + _SAY, str(folder), str(calls)])["resident_mib"])
+        ours.append(
+            spawn([sys.executable, "-c", _TRACKER + _SAY, str(folder), str(calls)])["resident_mib"]
+        )
     added = [mine - theirs for mine, theirs in zip(ours, bare, strict=True)]
     return [
-        compare("footprint", f"a process with a tracker, after {calls:,} calls", "MiB", ours, bare, floor_name="bare interpreter"),
+        compare(
+            "footprint",
+            f"a process with a tracker, after {calls:,} calls",
+            "MiB",
+            ours,
+            bare,
+            floor_name="bare interpreter",
+        ),
         compare("footprint", "of it: added by the tracker", "MiB", added, target=ADDED_MIB_MAX),
     ]

@@ -1,4 +1,6 @@
-"""What a long history costs: an append to a journal of ten million entries against one to an empty journal, and a look at the status."""
+"""What a long history costs: an append to a journal of ten million entries against one to an
+empty journal, and a look at the status.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _counter = itertools.count()
 
 
 def run(options: Run) -> list[Result]:
-    """The large journal is made once and grows by what the rounds append; the empty one is new in every round."""
+    """The large journal is made once and grows by what the rounds append; the empty one is new
+    in every round.
+    """
     entries, calls = options.size(10_000_000, 300_000), options.size(20_000, 4_000)
     full = options.folder / f"growth-{entries}"
     say(f"  making a journal of {entries:,} entries")
@@ -24,14 +28,33 @@ def run(options: Run) -> list[Result]:
     values: dict[str, list[Values]] = {}
     for number in range(options.rounds):
         sides = [
-            Side(floor, "benchmarks.append:tracker", {"folder": _new(options), "calls": calls, "durability": "process"}),
-            Side(what, "benchmarks.append:tracker", {"folder": str(full), "calls": calls, "durability": "process"}),
+            Side(
+                floor,
+                "benchmarks.append:tracker",
+                {"folder": _new(options), "calls": calls, "durability": "process"},
+            ),
+            Side(
+                what,
+                "benchmarks.append:tracker",
+                {"folder": str(full), "calls": calls, "durability": "process"},
+            ),
         ]
         for name, runs in take_turns(sides if number % 2 else sides[::-1], 1).items():
             values.setdefault(name, []).extend(runs)
     results = [
-        _compared(f"log_metric with {what} pending, {title}", figure, unit, values[what], values[floor], floor, target)
-        for title, figure, unit, target in (("p50", "p50_us", "µs", APPEND_RATIO_MAX), ("p99", "p99_us", "µs", None))
+        _compared(
+            f"log_metric with {what} pending, {title}",
+            figure,
+            unit,
+            values[what],
+            values[floor],
+            floor,
+            target,
+        )
+        for title, figure, unit, target in (
+            ("p50", "p50_us", "µs", APPEND_RATIO_MAX),
+            ("p99", "p99_us", "µs", None),
+        )
     ]
     shutil.rmtree(full)
     return results + _status(options)
@@ -58,7 +81,9 @@ def _status(options: Run) -> list[Result]:
 
 
 def status(folder: str) -> Values:
-    """What ``journaltrack status`` asks, and what a sync plans before its first request; imports are paid before."""
+    """What ``journaltrack status`` asks, and what a sync plans before its first request; imports
+    are paid before.
+    """
     from journaltrack.journal.journal import Journal
     from journaltrack.replay.evidence.proof import Proof
     from journaltrack.replay.reconciler import Options, dry_run
@@ -76,8 +101,24 @@ def status(folder: str) -> Values:
     return values
 
 
-def _compared(what: str, figure: str, unit: str, ours: list[Values], bare: list[Values], floor: str, target: float | None) -> Result:
-    return compare("growth", what, unit, [v[figure] for v in ours], [v[figure] for v in bare], floor_name=floor, target=target)
+def _compared(
+    what: str,
+    figure: str,
+    unit: str,
+    ours: list[Values],
+    bare: list[Values],
+    floor: str,
+    target: float | None,
+) -> Result:
+    return compare(
+        "growth",
+        what,
+        unit,
+        [v[figure] for v in ours],
+        [v[figure] for v in bare],
+        floor_name=floor,
+        target=target,
+    )
 
 
 def _new(options: Run) -> str:

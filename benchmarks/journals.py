@@ -1,4 +1,6 @@
-"""Journals full of pending metrics, made as fast as SQLite takes rows: the real INSERT, valid chains, one transaction."""
+"""Journals full of pending metrics, made as fast as SQLite takes rows: the real INSERT, valid
+chains, one transaction.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ NAMES = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy
 
 
 def make(folder: str, metrics: int) -> dict[str, float]:
-    """A journal of one component with a pending create and so many pending points; run it in a child process."""
+    """A journal of one component with a pending create and so many pending points; run it in a
+    child process.
+    """
     from journaltrack.journal import entries, provenance
     from journaltrack.journal.journal import INSERT_ENTRY, Journal
     from journaltrack.journal.schema import schema
@@ -34,8 +38,17 @@ def make(folder: str, metrics: int) -> dict[str, float]:
             digest = info.digest
             for writer_seq in range(1, metrics + 1):
                 draft = point(writer_seq, now_ns + writer_seq * 1000)
-                digest = entries.chain_next(digest, writer_seq, COMPONENT, draft, now_ns + writer_seq * 1000, hashlib.sha256)
-                yield (writer_id, writer_seq, component_id, *draft[:7], now_ns + writer_seq * 1000, digest)
+                digest = entries.chain_next(
+                    digest, writer_seq, COMPONENT, draft, now_ns + writer_seq * 1000, hashlib.sha256
+                )
+                yield (
+                    writer_id,
+                    writer_seq,
+                    component_id,
+                    *draft[:7],
+                    now_ns + writer_seq * 1000,
+                    digest,
+                )
 
         connection.executemany(INSERT_ENTRY, rows())
     journal.close()
@@ -43,7 +56,9 @@ def make(folder: str, metrics: int) -> dict[str, float]:
 
 
 def make_copies(folder: Path, metrics: int, copies: int) -> Iterator[Path]:
-    """A journal, made once in a child process, and a fresh copy of it for each time; all of them go when the caller is done."""
+    """A journal, made once in a child process, and a fresh copy of it for each time; all of them
+    go when the caller is done.
+    """
     child("benchmarks.journals:make", folder=str(folder), metrics=metrics)
     copy = folder.with_name(folder.name + "-copy")
     try:
@@ -64,7 +79,8 @@ def point(number: int, timestamp_ns: int) -> Any:
 
 
 def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
-    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits.
+    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last
+    and every 100,003rd; the create waits.
 
     With ``whole`` it does not, and the low-water mark is where a pass leaves it.
     """
@@ -80,18 +96,37 @@ def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
         connection.executemany(
             insert_sql("receipt"),
             (
-                ("metrics", 1, ranges(seqs), 1, now_ns + n * 1000, now_ns + n * 1000 + 500, "delivered", 1, f"request-{n}", None, None)
+                (
+                    "metrics",
+                    1,
+                    ranges(seqs),
+                    1,
+                    now_ns + n * 1000,
+                    now_ns + n * 1000 + 500,
+                    "delivered",
+                    1,
+                    f"request-{n}",
+                    None,
+                    None,
+                )
                 for n, seqs in enumerate(requests)
             ),
         )
         connection.execute(
-            "INSERT INTO delivery SELECT e.seq, r.id, CASE WHEN e.seq % 100003 = 0 THEN 'quarantined' ELSE 'delivered' END, NULL, "
-            "r.finished_at_ns FROM entry e JOIN receipt r ON r.id = (e.seq - 2) / 10 + 1 WHERE e.seq > 1 AND e.seq < ?",
+            "INSERT INTO delivery SELECT e.seq, r.id, CASE "
+            "WHEN e.seq % 100003 = 0 THEN 'quarantined' "
+            "ELSE 'delivered' END, NULL, r.finished_at_ns FROM entry e "
+            "JOIN receipt r ON r.id = (e.seq - 2) / 10 + 1 WHERE e.seq > 1 AND e.seq < ?",
             (last,),
         )
         if whole:
-            connection.execute("INSERT INTO delivery SELECT 1, min(id), 'delivered', NULL, min(finished_at_ns) FROM receipt")
+            connection.execute(
+                "INSERT INTO delivery SELECT 1, min(id), 'delivered', NULL, min(finished_at_ns) "
+                "FROM receipt"
+            )
             connection.execute("UPDATE mark SET seq = ?", (last - 1,))
-            connection.execute("UPDATE component SET arn = 'arn:benchmark', confirmed_at_ns = ?", (now_ns,))
+            connection.execute(
+                "UPDATE component SET arn = 'arn:benchmark', confirmed_at_ns = ?", (now_ns,)
+            )
     journal.close()
     return {"entries": last}

@@ -1,4 +1,6 @@
-"""A ``sync`` against an endpoint that throttles: how soon its rate is found, how much of it is used, and how many requests are wasted."""
+"""A ``sync`` against an endpoint that throttles: how soon its rate is found, how much of it is
+used, and how many requests are wasted.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,26 @@ def run(options: Run) -> list[Result]:
         metrics = int(10 * (first + then) * seconds)
         model = options.folder / f"limiter-{next(_counter)}"
         measured: list[Values] = []
-        for number, folder in enumerate(make_copies(model, metrics, 1 if options.quick else options.rounds)):
+        for number, folder in enumerate(
+            make_copies(model, metrics, 1 if options.quick else options.rounds)
+        ):
             say(f"  round {number + 1}: {first:g}, then {then:g} requests a second")
             with throttling_server(first, then, seconds) as server:
-                child("benchmarks.replay:sync", folder=str(folder), endpoint_url=server.endpoint_url, metrics=metrics)
+                child(
+                    "benchmarks.replay:sync",
+                    folder=str(folder),
+                    endpoint_url=server.endpoint_url,
+                    metrics=metrics,
+                )
                 measured.append(judged(server.log(), first, then, seconds))
         results += _results(f"{first:g}/s, then {then:g}/s", measured)
     return results
 
 
 def judged(log: Log, first: float, then: float, change_s: float) -> Values:
-    """Of both parts: when the rate was found, and from then on what was used and wasted; the last second is no second of full use."""
+    """Of both parts: when the rate was found, and from then on what was used and wasted; the
+    last second is no second of full use.
+    """
     end = max(change_s + 2.0, log[-1][0] - 1.0)
     found_first, found_then = found_s(log, first, 0.0, change_s), found_s(log, then, change_s, end)
     used_first, wasted_first = use(log, first, min(found_first, change_s - 1.0), change_s)
@@ -55,9 +66,11 @@ def judged(log: Log, first: float, then: float, change_s: float) -> Values:
 
 
 def found_s(log: Log, rate: float, begin: float, end: float) -> float:
-    """Seconds from ``begin`` until, for a second, what is taken is within 20 % of the rate and no more than 5 % are refused.
+    """Seconds from ``begin`` until, for a second, what is taken is within 20 % of the rate and no
+    more than 5 % are refused.
 
-    What a full bucket adds counts as taken, so more than the rate is allowed by what it holds: a second's worth.
+    What a full bucket adds counts as taken, so more than the rate is allowed by what it holds: a
+    second's worth.
     """
     at = begin
     while at + _WINDOW_S <= end:
@@ -69,7 +82,9 @@ def found_s(log: Log, rate: float, begin: float, end: float) -> float:
 
 
 def use(log: Log, rate: float, begin: float, end: float) -> tuple[float, float]:
-    """Percent of the allowed requests that were made from ``begin`` to ``end``, and percent of the made ones that were refused."""
+    """Percent of the allowed requests that were made from ``begin`` to ``end``, and percent of
+    the made ones that were refused.
+    """
     taken = sum(1 for at, was_taken in log if was_taken and begin <= at < end)
     refused = sum(1 for at, was_taken in log if not was_taken and begin <= at < end)
     return 100 * taken / (rate * (end - begin)), max(100 * refused / max(1, taken + refused), 0.001)
@@ -82,8 +97,20 @@ def _results(what: str, measured: Sequence[Values]) -> list[Result]:
     return [
         one("until the first rate is found", "found_first_s", "s", target=FOUND_S_MAX),
         one("until the second rate is found", "found_then_s", "s", target=FOUND_S_MAX),
-        one("of the first rate used, once found", "used_first", "%", target=USED_MIN, better="higher"),
-        one("of the second rate used, once found", "used_then", "%", target=USED_MIN, better="higher"),
+        one(
+            "of the first rate used, once found",
+            "used_first",
+            "%",
+            target=USED_MIN,
+            better="higher",
+        ),
+        one(
+            "of the second rate used, once found",
+            "used_then",
+            "%",
+            target=USED_MIN,
+            better="higher",
+        ),
         one("refused, first rate, once found", "wasted_first", "%", target=WASTED_MAX),
         one("refused, second rate, once found", "wasted_then", "%", target=WASTED_MAX),
         one("refused, in all", "wasted", "%", target=WASTED_MAX),

@@ -1,7 +1,7 @@
 """Rounds, child processes, and the arithmetic of results. Knows nothing of what is measured.
 
-The process that runs this stays small and imports nothing of weight: Linux counts the size of a child's parent into the
-child's peak until the child has grown beyond it.
+The process that runs this stays small and imports nothing of weight: Linux counts the size of a
+child's parent into the child's peak until the child has grown beyond it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Values: TypeAlias = dict[str, float]
 
 
 class Side(NamedTuple):
-    """One thing to run: ``target`` is ``module:function``, called with ``arguments`` in a child process of its own."""
+    """One thing to run: ``target`` is ``module:function``, called with ``arguments`` in a child
+    process of its own.
+    """
 
     name: str
     target: str
@@ -128,7 +130,9 @@ class Run:
 
 
 def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, list[Values]]:
-    """Run every side once a round, beginning with another one each time; its values per side, in order of the rounds."""
+    """Run every side once a round, beginning with another one each time; its values per side, in
+    order of the rounds.
+    """
     values: dict[str, list[Values]] = {side.name: [] for side in sides}
     for number in range(rounds):
         first = number % len(sides)
@@ -153,27 +157,50 @@ def compare(
     if floor is None:
         return Result(benchmark, what, unit, Spread.of(ours), target=target, better=better)
     ratios = [mine / theirs for mine, theirs in zip(ours, floor, strict=True)]
-    return Result(benchmark, what, unit, Spread.of(ours), floor_name, Spread.of(floor), Spread.of(ratios), target, better)
+    return Result(
+        benchmark,
+        what,
+        unit,
+        Spread.of(ours),
+        floor_name,
+        Spread.of(floor),
+        Spread.of(ratios),
+        target,
+        better,
+    )
 
 
 def child(target: str, **arguments: Any) -> Values:
-    """Call ``module:function`` in a fresh process; what it returns, with ``cpu_s`` and ``rss_mib`` of that process."""
+    """Call ``module:function`` in a fresh process; what it returns, with ``cpu_s`` and
+    ``rss_mib`` of that process.
+    """
     command = [sys.executable, "-m", "benchmarks.measure", target, json.dumps(arguments)]
     return spawn(command)
 
 
 def spawn(command: Sequence[str]) -> Values:
-    """Run a program; the JSON object that is its last line on stdout if there is one, with ``wall_s, cpu_s, rss_mib``.
+    """Run a program; the JSON object that is its last line on stdout if there is one, with
+    ``wall_s, cpu_s, rss_mib``.
 
     Raises:
         RuntimeError: It failed.
     """
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     output, errors = process.communicate(timeout=CHILD_S_MAX)
     wall_s = time.perf_counter() - started
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors[-4000:]}{output[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with "
+            f"{process.returncode}:\n{errors[-4000:]}{output[-2000:]}"
+        )
     last = output.rstrip().rpartition("\n")[2]
     return {"wall_s": wall_s, **(json.loads(last) if last.startswith("{") else {})}
 
@@ -185,11 +212,14 @@ def own_use() -> Values:
 
 
 def environment() -> dict[str, str]:
-    """A child's: nothing of the machine's AWS configuration, journals or proxies, and credentials that are none."""
+    """A child's: nothing of the machine's AWS configuration, journals or proxies, and
+    credentials that are none.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "JOURNALTRACK_", "SAGEMAKER_", "TRAINING_JOB", "PYTHON")) and not name.lower().endswith("_proxy")
+        if not name.startswith(("AWS_", "JOURNALTRACK_", "SAGEMAKER_", "TRAINING_JOB", "PYTHON"))
+        and not name.lower().endswith("_proxy")
     }
     return kept | {
         "AWS_ACCESS_KEY_ID": "benchmark",
@@ -220,7 +250,9 @@ def machine() -> dict[str, Any]:
     model = ""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+        )
     return {
         "cpu": model,
         "cpus": os.cpu_count(),
@@ -228,7 +260,10 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "packages": {name: _version(name) for name in ("journaltrack", "SQLAlchemy", "boto3", "botocore", "urllib3")},
+        "packages": {
+            name: _version(name)
+            for name in ("journaltrack", "SQLAlchemy", "boto3", "botocore", "urllib3")
+        },
     }
 
 
@@ -257,15 +292,26 @@ def _version(package: str) -> str:
 
 
 def _busy_s() -> float:
-    """CPU seconds that the machine spent on anything since it started (proc(5): all but idle and iowait)."""
+    """CPU seconds that the machine spent on anything since it started (proc(5): all but idle and
+    iowait).
+    """
     with contextlib.suppress(OSError):
-        fields = [int(text) for text in Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
+        fields = [
+            int(text)
+            for text in Path("/proc/stat")
+            .read_text(encoding="utf-8")
+            .split("\n", 1)[0]
+            .split()[1:9]
+        ]
         return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 
 def _own_s() -> float:
-    return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        use.ru_utime + use.ru_stime
+        for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _main() -> None:

@@ -1,4 +1,6 @@
-"""A merge into a journal in use: how long it takes, and the longest wait of a process that logs there meanwhile."""
+"""A merge into a journal in use: how long it takes, and the longest wait of a process that logs
+there meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ TRAINING = "import sys; from benchmarks.merge import training; training(sys.argv
 
 
 def run(options: Run) -> list[Result]:
-    """Entries of one process, half of them delivered, into the journal of another one, which logs all the time."""
+    """Entries of one process, half of them delivered, into the journal of another one, which
+    logs all the time.
+    """
     entries = options.size(200_000, 20_000)
     folder = options.folder / "merge"
     child("benchmarks.merge:make", folder=str(folder / "source"), entries=entries)
@@ -31,7 +35,13 @@ def run(options: Run) -> list[Result]:
     return [
         compare("merge", what, "entries/s", [v["entries_per_s"] for v in values]),
         compare("merge", f"{what}: CPU", "s", [v["cpu_s"] for v in values]),
-        compare("merge", f"{what}: worst call of who logs there", "ms", [v["worst_ms"] for v in values], target=WORST_MS_MAX),
+        compare(
+            "merge",
+            f"{what}: worst call of who logs there",
+            "ms",
+            [v["worst_ms"] for v in values],
+            target=WORST_MS_MAX,
+        ),
     ]
 
 
@@ -48,7 +58,10 @@ def make(folder: str, entries: int) -> Values:
     for start in range(0, entries, PAGE):
         if start == entries // 2 // PAGE * PAGE:
             Reconciler(journal, MemoryRemote()).run()
-        points = [vocabulary.metric(f"m{n % 5}", float(n), n, 1_700_000_000_000_000_000 + n) for n in range(start, start + PAGE)]
+        points = [
+            vocabulary.metric(f"m{n % 5}", float(n), n, 1_700_000_000_000_000_000 + n)
+            for n in range(start, start + PAGE)
+        ]
         journal.append(component_id, points)
     journal.close()
     return {"entries": entries}
@@ -61,7 +74,10 @@ def ours(folder: str, entries: int) -> Values:
     target = Path(folder, "target")
     shutil.rmtree(target, ignore_errors=True)
     with subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRAINING, str(target)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as beside:
         assert beside.stdout is not None
         beside.stdout.readline()

@@ -1,4 +1,6 @@
-"""Eight processes that log into one journal at the same time, against eight that insert into one SQLite database: rates, and the worst wait."""
+"""Eight processes that log into one journal at the same time, against eight that insert into one
+SQLite database: rates, and the worst wait.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,23 @@ _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 
 def run(options: Run) -> list[Result]:
-    """Both durabilities; every call of every process is timed, and every row is looked for afterwards."""
+    """Both durabilities; every call of every process is timed, and every row is looked for
+    afterwards.
+    """
     results = []
-    for durability, calls in (("process", options.size(5_000, 1_000)), ("power", options.size(1_000, 200))):
+    for durability, calls in (
+        ("process", options.size(5_000, 1_000)),
+        ("power", options.size(1_000, 200)),
+    ):
         floor = f"bare sqlite3, {_SYNCHRONOUS[durability]}, busy time-out {BUSY_S:g} s"
         values: dict[str, list[Values]] = {}
         for _ in range(options.rounds):
             sides = [
-                Side(name, f"benchmarks.processes:{function}", {"folder": _new(options.folder), "calls": calls, "durability": durability})
+                Side(
+                    name,
+                    f"benchmarks.processes:{function}",
+                    {"folder": _new(options.folder), "calls": calls, "durability": durability},
+                )
                 for name, function in ((floor, "bare"), ("log_metric", "ours"))
             ]
             for name, runs in take_turns(sides if len(values) % 2 else sides[::-1], 1).items():
@@ -40,36 +51,62 @@ def run(options: Run) -> list[Result]:
 
         def compared(title: str, figure: str, unit: str, **bound: Any) -> Result:
             mine, theirs = [v[figure] for v in ours], [v[figure] for v in bare_]  # noqa: B023 - called in this turn of the loop
-            return compare("processes", f"{what}, {title}", unit, mine, theirs, floor_name=floor, **bound)  # noqa: B023
+            return compare(
+                "processes",
+                f"{what}, {title}",  # noqa: B023
+                unit,
+                mine,
+                theirs,
+                floor_name=floor,  # noqa: B023
+                **bound,
+            )
 
         worst = [v["worst_ms"] for v in ours]
         results += [
             compared("all together", "rows_per_s", "rows/s", target=RATIO_MIN, better="higher"),
             compared("worst call", "worst_ms", "ms"),
-            compare("processes", f"{what}, worst call", "ms", worst, target=WORST_MS_MAX[durability]),
+            compare(
+                "processes", f"{what}, worst call", "ms", worst, target=WORST_MS_MAX[durability]
+            ),
             compared("p50", "p50_us", "µs"),
             compared("p99", "p99_us", "µs"),
-            compare("processes", f"{what}, calls that failed", "errors", [v["errors"] for v in ours], target=0),
+            compare(
+                "processes",
+                f"{what}, calls that failed",
+                "errors",
+                [v["errors"] for v in ours],
+                target=0,
+            ),
         ]
     return results
 
 
 def ours(folder: str, calls: int, durability: str) -> Values:
-    """Each process has a tracker and a component of its own; what fails is not kept for later but raised."""
+    """Each process has a tracker and a component of its own; what fails is not kept for later
+    but raised.
+    """
     from journaltrack import Tracker
     from journaltrack.journal.journal import Journal
 
     Journal.open(Path(folder), create=True).close()
 
     def begin() -> Callable[[int], object]:
-        tracker = Tracker.create(journal=folder, durability=durability, on_journal_error="raise", sync="off")  # type: ignore[arg-type]
-        return lambda step: tracker.log_metric("train:loss", 1.0 / (step + 1), iteration_number=step)
+        tracker = Tracker.create(
+            journal=folder, durability=durability, on_journal_error="raise", sync="off"
+        )  # type: ignore[arg-type]
+        return lambda step: tracker.log_metric(
+            "train:loss", 1.0 / (step + 1), iteration_number=step
+        )
 
-    return _together(begin, calls, f"{folder}/journal.db", "SELECT count(*) FROM entry WHERE kind = 'metric'")
+    return _together(
+        begin, calls, f"{folder}/journal.db", "SELECT count(*) FROM entry WHERE kind = 'metric'"
+    )
 
 
 def bare(folder: str, calls: int, durability: str) -> Values:
-    """Each process has a connection of its own; SQLite's own busy handler decides who waits how long."""
+    """Each process has a connection of its own; SQLite's own busy handler decides who waits how
+    long.
+    """
     from benchmarks import append
 
     append._connect(folder, durability).execute(append._TABLE)
@@ -83,11 +120,16 @@ def bare(folder: str, calls: int, durability: str) -> Values:
     return _together(begin, calls, f"{folder}/bare.db", "SELECT count(*) FROM entry")
 
 
-def _together(begin: Callable[[], Callable[[int], object]], calls: int, database: str, count: str) -> Values:
+def _together(
+    begin: Callable[[], Callable[[int], object]], calls: int, database: str, count: str
+) -> Values:
     """Fork so many, let them begin at once, and put together what they saw."""
     context = multiprocessing.get_context("fork")
     start, answers = context.Barrier(PROCESSES), context.SimpleQueue()
-    workers = [context.Process(target=_work, args=(begin, calls, start, answers), daemon=True) for _ in range(PROCESSES)]
+    workers = [
+        context.Process(target=_work, args=(begin, calls, start, answers), daemon=True)
+        for _ in range(PROCESSES)
+    ]
     for worker in workers:
         worker.start()
     said = [answers.get() for _ in workers]
@@ -100,7 +142,10 @@ def _together(begin: Callable[[], Callable[[int], object]], calls: int, database
     (rows,) = connection.execute(count).fetchone()
     connection.close()
     if rows != PROCESSES * calls - errors:
-        raise RuntimeError(f"{PROCESSES} processes made {calls} calls each, of which {errors} failed, and {rows} rows are there")
+        raise RuntimeError(
+            f"{PROCESSES} processes made {calls} calls each, of which {errors} failed, and "
+            f"{rows} rows are there"
+        )
     return {
         "rows_per_s": rows / ((ended - began) / 1e9),
         "worst_ms": samples[-1] / 1e6,
@@ -110,7 +155,9 @@ def _together(begin: Callable[[], Callable[[int], object]], calls: int, database
     }
 
 
-def _work(begin: Callable[[], Callable[[int], object]], calls: int, start: Any, answers: Any) -> None:
+def _work(
+    begin: Callable[[], Callable[[int], object]], calls: int, start: Any, answers: Any
+) -> None:
     call = begin()
     samples, errors = array("q"), 0
     clock = time.perf_counter_ns  # CLOCK_MONOTONIC: the same in all processes

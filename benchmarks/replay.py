@@ -1,4 +1,6 @@
-"""Replaying: requests a second against a bare boto3 loop, what a request costs in CPU, and how much memory a sync takes."""
+"""Replaying: requests a second against a bare boto3 loop, what a request costs in CPU, and how
+much memory a sync takes.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +21,62 @@ CALLS_RATIO_GOAL = 2.0
 RSS_MIB_MAX = 300.0
 _PART_CALLS = 2_000
 _BARE_THREADS = {0: (1, 4, 16), 30: (16, 32, 64)}
-"""By latency in ms: how many threads of bare boto3 are tried; the best of a round is what counts."""
+"""By latency in ms: how many threads of bare boto3 are tried; the best of a round is what
+counts.
+"""
 _BARE_THREADS_QUICK = {0: (4,), 30: (32,)}
 """... those that are best here most of the time: the floors are what takes so long."""
 
 
 def run_sync(options: Run) -> list[Result]:
-    """``journaltrack.sync``, as it is by default, against a boto3 loop at its best, at two latencies."""
+    """``journaltrack.sync``, as it is by default, against a boto3 loop at its best, at two
+    latencies.
+    """
     metrics = options.size(100_000, 20_000)
     model = _Model(options.folder / f"pending-{metrics}", metrics)
     results = []
     for latency_ms, counts in (_BARE_THREADS_QUICK if options.quick else _BARE_THREADS).items():
         with static_server(latency_ms) as server:
             arguments = {"endpoint_url": server.endpoint_url, "metrics": metrics}
-            bare = [Side(f"bare boto3 loop, {n} threads", "benchmarks.replay:bare_loop", {**arguments, "threads": n}) for n in counts]
-            ours = Side("journaltrack.sync", "benchmarks.replay:sync", {**arguments, "folder": str(model.copy_to)})
+            bare = [
+                Side(
+                    f"bare boto3 loop, {n} threads",
+                    "benchmarks.replay:bare_loop",
+                    {**arguments, "threads": n},
+                )
+                for n in counts
+            ]
+            ours = Side(
+                "journaltrack.sync",
+                "benchmarks.replay:sync",
+                {**arguments, "folder": str(model.copy_to)},
+            )
             values = _turns_with_copies([*bare, ours], options.rounds, model, server, metrics)
-        best = [max(of_round, key=lambda v: v["calls_per_s"]) for of_round in zip(*(values[side.name] for side in bare), strict=True)]
-        results += _rates(f"{metrics:,} metrics, {latency_ms} ms latency", best, values[ours.name], _threads(counts))
+        best = [
+            max(of_round, key=lambda v: v["calls_per_s"])
+            for of_round in zip(*(values[side.name] for side in bare), strict=True)
+        ]
+        results += _rates(
+            f"{metrics:,} metrics, {latency_ms} ms latency",
+            best,
+            values[ours.name],
+            _threads(counts),
+        )
     return results
 
 
 def _threads(counts: Sequence[int]) -> str:
-    return f"the best of {min(counts)} to {max(counts)} threads" if len(counts) > 1 else f"{counts[0]} threads"
+    return (
+        f"the best of {min(counts)} to {max(counts)} threads"
+        if len(counts) > 1
+        else f"{counts[0]} threads"
+    )
 
 
 def run_budget(options: Run) -> list[Result]:
-    """Where the CPU of a replayed request goes: boto3's own, the remote's, and that of reading, planning and settling."""
+    """Where the CPU of a replayed request goes: boto3's own, the remote's, and that of reading,
+    planning and settling.
+    """
     metrics = options.size(50_000, 10_000)
     model = _Model(options.folder / f"pending-{metrics}", metrics)
     with static_server() as server:
@@ -53,15 +84,28 @@ def run_budget(options: Run) -> list[Result]:
         ours = {"metrics": metrics, "folder": str(model.copy_to)}
         sides = [
             Side("boto3 loop", "benchmarks.replay:bare_loop", arguments),
-            Side("AwsRemote, all by boto3", "benchmarks.replay:remote_loop", {**arguments, "hooked": True}),
+            Side(
+                "AwsRemote, all by boto3",
+                "benchmarks.replay:remote_loop",
+                {**arguments, "hooked": True},
+            ),
             Side("AwsRemote", "benchmarks.replay:remote_loop", arguments),
-            Side("+ Reconciler (journaltrack.sync)", "benchmarks.replay:sync", {**arguments, **ours}),
+            Side(
+                "+ Reconciler (journaltrack.sync)", "benchmarks.replay:sync", {**arguments, **ours}
+            ),
         ]
         values = _turns_with_copies(sides, options.rounds, model, server, metrics)
-        single = [child("benchmarks.replay:request_parts", endpoint_url=server.endpoint_url) for _ in range(options.rounds)]
+        single = [
+            child("benchmarks.replay:request_parts", endpoint_url=server.endpoint_url)
+            for _ in range(options.rounds)
+        ]
     values |= _turns_with_copies(
         [
-            Side("Reconciler alone, a remote that does nothing", "benchmarks.replay:reconcile_nothing", ours),
+            Side(
+                "Reconciler alone, a remote that does nothing",
+                "benchmarks.replay:reconcile_nothing",
+                ours,
+            ),
             Side("of it: reading and planning", "benchmarks.replay:plan_only", ours),
         ],
         options.rounds,
@@ -70,17 +114,38 @@ def run_budget(options: Run) -> list[Result]:
     floor = [v["cpu_us_per_call"] for v in values["boto3 loop"]]
     benchmark = "budget of a request"
     results = [
-        compare(benchmark, f"CPU a request: {name}", "µs", [v["cpu_us_per_call"] for v in runs], floor, floor_name="boto3 loop")
+        compare(
+            benchmark,
+            f"CPU a request: {name}",
+            "µs",
+            [v["cpu_us_per_call"] for v in runs],
+            floor,
+            floor_name="boto3 loop",
+        )
         for name, runs in values.items()
     ]
-    results += [compare(benchmark, f"one thread: {part}", "µs", [v[part] for v in single]) for part in single[0] if part in PARTS]
+    results += [
+        compare(benchmark, f"one thread: {part}", "µs", [v[part] for v in single])
+        for part in single[0]
+        if part in PARTS
+    ]
     alone = values["Reconciler alone, a remote that does nothing"]
-    results.append(compare(benchmark, "Reconciler alone", "entries/s", [metrics / v["work_s"] for v in alone], better="higher"))
+    results.append(
+        compare(
+            benchmark,
+            "Reconciler alone",
+            "entries/s",
+            [metrics / v["work_s"] for v in alone],
+            better="higher",
+        )
+    )
     shares = [
         100 * mine["cpu_us_per_call"] / total["cpu_us_per_call"]
         for mine, total in zip(alone, values["+ Reconciler (journaltrack.sync)"], strict=True)
     ]
-    results.append(compare(benchmark, "share of reading, planning and settling in a sync's CPU", "%", shares))
+    results.append(
+        compare(benchmark, "share of reading, planning and settling in a sync's CPU", "%", shares)
+    )
     return results
 
 
@@ -90,12 +155,18 @@ def run_memory(options: Run) -> list[Result]:
     sizes = sizes[: 2 if options.quick else 3]
     results = []
     with static_server() as server:
-        bare = child("benchmarks.replay:bare_loop", endpoint_url=server.endpoint_url, metrics=min(sizes))
+        bare = child(
+            "benchmarks.replay:bare_loop", endpoint_url=server.endpoint_url, metrics=min(sizes)
+        )
         for metrics in sizes:
             say(f"  journaltrack sync of {metrics:,} metrics")
             model = _Model(options.folder / f"pending-{metrics}", metrics)
             before = server.requests()
-            values = child("benchmarks.replay:sync_command", folder=str(model.folder), endpoint_url=server.endpoint_url)
+            values = child(
+                "benchmarks.replay:sync_command",
+                folder=str(model.folder),
+                endpoint_url=server.endpoint_url,
+            )
             _check_count(server.requests() - before, metrics, "journaltrack sync")
             shutil.rmtree(model.folder)
             largest = metrics == max(sizes)
@@ -109,16 +180,33 @@ def run_memory(options: Run) -> list[Result]:
                     floor_name=f"bare boto3 loop, {min(sizes):,} metrics",
                 )
             )
-            results.append(compare("memory", f"entries/s of it, {metrics:,}", "entries/s", [metrics / values["work_s"]], better="higher"))
+            results.append(
+                compare(
+                    "memory",
+                    f"entries/s of it, {metrics:,}",
+                    "entries/s",
+                    [metrics / values["work_s"]],
+                    better="higher",
+                )
+            )
             if largest:
                 results.append(
-                    compare("memory", "the same against the bound", "MiB", [values["rss_mib"]], target=RSS_MIB_MAX, better="lower")
+                    compare(
+                        "memory",
+                        "the same against the bound",
+                        "MiB",
+                        [values["rss_mib"]],
+                        target=RSS_MIB_MAX,
+                        better="lower",
+                    )
                 )
     return results
 
 
 def run_threads(options: Run) -> list[Result]:
-    """How many requests in flight are worth it: the bare loop and our remote with more and more threads."""
+    """How many requests in flight are worth it: the bare loop and our remote with more and more
+    threads.
+    """
     calls = options.size(200, 50)
     counts = (1, 4, 8, 16, 32, 64)
     with static_server(30) as server:
@@ -134,13 +222,22 @@ def run_threads(options: Run) -> list[Result]:
         values = take_turns(sides, options.rounds)
     floor = [v["calls_per_s"] for v in values[sides[0].name]]
     return [
-        compare("threads", name, "calls/s", [v["calls_per_s"] for v in runs], floor, floor_name="boto3, 1 thread")
+        compare(
+            "threads",
+            name,
+            "calls/s",
+            [v["calls_per_s"] for v in runs],
+            floor,
+            floor_name="boto3, 1 thread",
+        )
         for name, runs in values.items()
     ]
 
 
 def bare_loop(endpoint_url: str, metrics: int, threads: int = THREADS) -> Values:
-    """The floor: boto3 as anybody would use it for points that are in memory, a pool of threads, ten points a request."""
+    """The floor: boto3 as anybody would use it for points that are in memory, a pool of threads,
+    ten points a request.
+    """
     from concurrent.futures import ThreadPoolExecutor
     from datetime import datetime, timezone
 
@@ -151,7 +248,9 @@ def bare_loop(endpoint_url: str, metrics: int, threads: int = THREADS) -> Values
     batches = [range(i, min(i + POINTS, metrics)) for i in range(0, metrics, POINTS)]
     own = own_use()
     started = time.perf_counter()
-    client = boto3.Session().client("sagemaker-metrics", endpoint_url=endpoint_url, config=Config(max_pool_connections=threads))
+    client = boto3.Session().client(
+        "sagemaker-metrics", endpoint_url=endpoint_url, config=Config(max_pool_connections=threads)
+    )
 
     def put(numbers: range) -> None:
         client.batch_put_metrics(
@@ -173,8 +272,12 @@ def bare_loop(endpoint_url: str, metrics: int, threads: int = THREADS) -> Values
     return _work(own, started, len(batches))
 
 
-def remote_loop(endpoint_url: str, metrics: int, threads: int = THREADS, *, hooked: bool = False) -> Values:
-    """As ``bare_loop``, through our remote; ``hooked``: somebody takes part in boto3's requests, so that it makes all of them."""
+def remote_loop(
+    endpoint_url: str, metrics: int, threads: int = THREADS, *, hooked: bool = False
+) -> Values:
+    """As ``bare_loop``, through our remote; ``hooked``: somebody takes part in boto3's requests,
+    so that it makes all of them.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import boto3
@@ -191,12 +294,18 @@ def remote_loop(endpoint_url: str, metrics: int, threads: int = THREADS, *, hook
     session = boto3.Session() if hooked else None
     if session is not None:
         session.events.register("before-send.sagemaker-metrics", lambda **_: None)
-    remote = RetryingRemote(AwsRemote(session=session, endpoint_url=endpoint_url, concurrency=threads), deadline=Deadline())
+    remote = RetryingRemote(
+        AwsRemote(session=session, endpoint_url=endpoint_url, concurrency=threads),
+        deadline=Deadline(),
+    )
 
     def put(numbers: range) -> None:
         remote.put_metrics(
             journals.COMPONENT,
-            tuple(MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000) for n in numbers),
+            tuple(
+                MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000)
+                for n in numbers
+            ),
         )
 
     with ThreadPoolExecutor(threads) as pool:
@@ -205,7 +314,12 @@ def remote_loop(endpoint_url: str, metrics: int, threads: int = THREADS, *, hook
     return _work(own, started, len(batches))
 
 
-PARTS = ("body", "signature", "request and answer over a connection", "all of AwsRemote.put_metrics")
+PARTS = (
+    "body",
+    "signature",
+    "request and answer over a connection",
+    "all of AwsRemote.put_metrics",
+)
 
 
 def request_parts(endpoint_url: str) -> Values:
@@ -219,14 +333,27 @@ def request_parts(endpoint_url: str) -> Values:
     from journaltrack.replay.plan.actions import MetricPoint
 
     now_ns = time.time_ns()
-    points = tuple(MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000) for n in range(POINTS))
+    points = tuple(
+        MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000)
+        for n in range(POINTS)
+    )
     body = serialized(journals.COMPONENT, points)
     if body is None:
         raise RuntimeError(points)
     url = urlsplit(endpoint_url)
-    signer = Signer(host=url.netloc, path="/BatchPutMetrics", content_type="application/json", region="us-east-1", service="sagemaker")
+    signer = Signer(
+        host=url.netloc,
+        path="/BatchPutMetrics",
+        content_type="application/json",
+        region="us-east-1",
+        service="sagemaker",
+    )
     credentials = Credentials("key", "secret", None)
-    request = f"PUT /BatchPutMetrics HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    request = (
+        f"PUT /BatchPutMetrics HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n".encode()
+        + body
+    )
     remote = AwsRemote(endpoint_url=endpoint_url)
     remote.put_metrics(journals.COMPONENT, points)
     with socket.create_connection((str(url.hostname), url.port or 80)) as connection:
@@ -246,7 +373,9 @@ def request_parts(endpoint_url: str) -> Values:
 
 
 def sync(folder: str, endpoint_url: str, metrics: int) -> Values:
-    """``journaltrack.sync`` of a journal with so many pending points; imports are paid before, as in the floor."""
+    """``journaltrack.sync`` of a journal with so many pending points; imports are paid before,
+    as in the floor.
+    """
     import boto3  # noqa: F401 - the floor's clock starts after this, too
 
     import journaltrack
@@ -334,9 +463,15 @@ class _Model:
 
 
 def _turns_with_copies(
-    sides: Sequence[Side], rounds: int, model: _Model, server: StaticServer | None = None, metrics: int = 0
+    sides: Sequence[Side],
+    rounds: int,
+    model: _Model,
+    server: StaticServer | None = None,
+    metrics: int = 0,
 ) -> dict[str, list[Values]]:
-    """Take turns, each run with a fresh copy of the journal, and check that the server saw what it should have seen."""
+    """Take turns, each run with a fresh copy of the journal, and check that the server saw what
+    it should have seen.
+    """
     values: dict[str, list[Values]] = {side.name: [] for side in sides}
     for number in range(rounds):
         first = number % len(sides)
@@ -355,8 +490,24 @@ def _rates(what: str, bare: Sequence[Values], ours: Sequence[Values], threads: s
     cpu = [[v["cpu_us_per_call"] for v in runs] for runs in (ours, bare)]
     floor_name = f"bare boto3 loop, {threads}"
     return [
-        compare("sync", f"sync, {what}", "calls/s", *calls, floor_name=floor_name, target=CALLS_RATIO_MIN, better="higher"),
-        compare("sync", "the same against the goal", "calls/s", *calls, floor_name=floor_name, target=CALLS_RATIO_GOAL, better="higher"),
+        compare(
+            "sync",
+            f"sync, {what}",
+            "calls/s",
+            *calls,
+            floor_name=floor_name,
+            target=CALLS_RATIO_MIN,
+            better="higher",
+        ),
+        compare(
+            "sync",
+            "the same against the goal",
+            "calls/s",
+            *calls,
+            floor_name=floor_name,
+            target=CALLS_RATIO_GOAL,
+            better="higher",
+        ),
         compare("sync", f"CPU a call, {what}", "µs", *cpu, floor_name=floor_name),
     ]
 
@@ -364,7 +515,12 @@ def _rates(what: str, bare: Sequence[Values], ours: Sequence[Values], threads: s
 def _work(before: Values, started: float, calls: int) -> Values:
     took = time.perf_counter() - started
     cpu_s = own_use()["cpu_s"] - before["cpu_s"]
-    return {"work_s": took, "work_cpu_s": cpu_s, "calls_per_s": calls / took, "cpu_us_per_call": cpu_s / calls * 1e6}
+    return {
+        "work_s": took,
+        "work_cpu_s": cpu_s,
+        "calls_per_s": calls / took,
+        "cpu_us_per_call": cpu_s / calls * 1e6,
+    }
 
 
 def _check_report(report: Any, metrics: int) -> None:
@@ -374,7 +530,9 @@ def _check_report(report: Any, metrics: int) -> None:
 
 
 def _check_count(seen: int, metrics: int, who: str) -> None:
-    """That nothing was left out or sent twice. The last request of every chunk that is planned together may be a short one."""
+    """That nothing was left out or sent twice. The last request of every chunk that is planned
+    together may be a short one.
+    """
     fewest = -(-metrics // POINTS)
     if not fewest <= seen <= fewest + metrics // 20_000 + 1:
         msg = f"{who} made {seen} requests for {metrics} metrics"

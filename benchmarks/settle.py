@@ -1,4 +1,6 @@
-"""Planning and settling without a network: entries a second, against a bare loop of sqlite3 that reads and writes as many rows."""
+"""Planning and settling without a network: entries a second, against a bare loop of sqlite3 that
+reads and writes as many rows.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ def run(options: Run) -> list[Result]:
         copies = []
         for name in ("ours", "bare", "plan"):
             shutil.copytree(model, options.folder / f"settle-{name}")
-            copies.append(Side(name, f"benchmarks.settle:{name}", {"folder": str(options.folder / f"settle-{name}"), "metrics": metrics}))
+            copies.append(
+                Side(
+                    name,
+                    f"benchmarks.settle:{name}",
+                    {"folder": str(options.folder / f"settle-{name}"), "metrics": metrics},
+                )
+            )
         for name, runs in take_turns([*copies[number % 3 :], *copies[: number % 3]], 1).items():
             values.setdefault(name, []).extend(runs)
         for name in ("ours", "bare", "plan"):
@@ -39,15 +47,28 @@ def run(options: Run) -> list[Result]:
     cpu = [[v["cpu_us"] for v in values[name]] for name in ("ours", "bare")]
     results = [
         compare(
-            "settle", f"a pass of {metrics:,} metrics, a remote that does nothing", "entries/s", *rates, floor_name=FLOOR, better="higher"
+            "settle",
+            f"a pass of {metrics:,} metrics, a remote that does nothing",
+            "entries/s",
+            *rates,
+            floor_name=FLOOR,
+            better="higher",
         ),
-        compare("settle", "the same", "entries/s", rates[0], target=ENTRIES_PER_S_MIN, better="higher"),
+        compare(
+            "settle", "the same", "entries/s", rates[0], target=ENTRIES_PER_S_MIN, better="higher"
+        ),
         compare("settle", "CPU of an entry", "µs", *cpu, floor_name=FLOOR),
-        compare("settle", "of it: reading and planning", "µs", [v["cpu_us"] for v in values["plan"]]),
+        compare(
+            "settle", "of it: reading and planning", "µs", [v["cpu_us"] for v in values["plan"]]
+        ),
     ]
     large = options.folder / "settle-large"
     child("benchmarks.journals:make", folder=str(large), metrics=options.size(1_000_000, 100_000))
-    peaks = [child("benchmarks.settle:ours", folder=str(large), metrics=options.size(1_000_000, 100_000))["rss_mib"]]
+    peaks = [
+        child(
+            "benchmarks.settle:ours", folder=str(large), metrics=options.size(1_000_000, 100_000)
+        )["rss_mib"]
+    ]
     shutil.rmtree(large)
     what = f"peak memory of a pass of {options.size(1_000_000, 100_000):,} metrics"
     return [*results, compare("settle", what, "MiB", peaks, target=RSS_MIB_MAX)]
@@ -58,7 +79,10 @@ def ours(folder: str, metrics: int) -> Values:
     from benchmarks.replay import reconcile_nothing
 
     values = reconcile_nothing(folder, metrics)
-    return {"entries_per_s": metrics / values["work_s"], "cpu_us": values["work_cpu_s"] / metrics * 1e6}
+    return {
+        "entries_per_s": metrics / values["work_s"],
+        "cpu_us": values["work_cpu_s"] / metrics * 1e6,
+    }
 
 
 def plan(folder: str, metrics: int) -> Values:
@@ -66,49 +90,80 @@ def plan(folder: str, metrics: int) -> Values:
     from benchmarks.replay import plan_only
 
     values = plan_only(folder, metrics)
-    return {"entries_per_s": metrics / values["work_s"], "cpu_us": values["work_cpu_s"] / metrics * 1e6}
+    return {
+        "entries_per_s": metrics / values["work_s"],
+        "cpu_us": values["work_cpu_s"] / metrics * 1e6,
+    }
 
 
 def bare(folder: str, metrics: int) -> Values:
-    """The floor: all columns of the entries read; a receipt before, its outcome, deliveries and a chained text after; nothing decided."""
+    """The floor: all columns of the entries read; a receipt before, its outcome, deliveries and
+    a chained text after; nothing decided.
+    """
     connection = sqlite3.connect(Path(folder, "journal.db"), isolation_level=None)
     connection.execute("PRAGMA synchronous=NORMAL")
     cpu_s, started = own_use()["cpu_s"], time.perf_counter()
     digest, requests = b"", 0
     cursor = connection.execute(
-        "SELECT e.seq, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload FROM entry e WHERE e.stream = 'metric' "
-        "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
+        "SELECT e.seq, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload "
+        "FROM entry e WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d "
+        "WHERE d.seq = e.seq) ORDER BY e.seq"
     )
-    rows: list[Any] = cursor.fetchall()  # not streamed: SQLite would not let go of the log meanwhile
+    # not streamed: SQLite would not let go of the log meanwhile
+    rows: list[Any] = cursor.fetchall()
     for first in range(0, len(rows), POINTS * GROUP):
-        groups = [rows[place : place + POINTS] for place in range(first, min(len(rows), first + POINTS * GROUP), POINTS)]
+        groups = [
+            rows[place : place + POINTS]
+            for place in range(first, min(len(rows), first + POINTS * GROUP), POINTS)
+        ]
         now_ns = time.time_ns()
         ids = range(requests + 1, requests + 1 + len(groups))
         requests += len(groups)
-        texts = [f'{{"entries":"{group[0][1]}-{group[-1][1]}","finished_at_ns":{now_ns},"as long":"{"x" * 260}"}}' for group in groups]
+        texts = [
+            f'{{"entries":"{group[0][1]}-{group[-1][1]}","finished_at_ns":{now_ns},"as '
+            f'long":"{"x" * 260}"}}'
+            for group in groups
+        ]
         links = []
         for text in texts:
             digest = hashlib.sha256(digest + text.encode()).digest()
             links.append(digest)
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, 'metrics', 1, ?, 1, ?)",
-            [(number, f"{group[0][0]}-{group[-1][0]}", now_ns) for number, group in zip(ids, groups, strict=True)],
+            "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) "
+            "VALUES (?, 'metrics', 1, ?, 1, ?)",
+            [
+                (number, f"{group[0][0]}-{group[-1][0]}", now_ns)
+                for number, group in zip(ids, groups, strict=True)
+            ],
         )
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            "UPDATE receipt SET finished_at_ns = ?, outcome = 'delivered', attempts = 1, request_id = 'x' WHERE id = ?",
+            "UPDATE receipt SET finished_at_ns = ?, outcome = 'delivered', attempts = 1, "
+            "request_id = 'x' WHERE id = ?",
             [(now_ns, number) for number in ids],
         )
         connection.executemany(
-            "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES (?, ?, 'delivered', ?)",
-            [(row[0], number, now_ns) for number, group in zip(ids, groups, strict=True) for row in group],
+            "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) "
+            "VALUES (?, ?, 'delivered', ?)",
+            [
+                (row[0], number, now_ns)
+                for number, group in zip(ids, groups, strict=True)
+                for row in group
+            ],
         )
         connection.executemany(
-            "INSERT INTO attestation (writer_id, writer_seq, receipt_id, body, digest) VALUES (99, ?, ?, ?, ?)",
-            [(number, number, text, link) for number, text, link in zip(ids, texts, links, strict=True)],
+            "INSERT INTO attestation (writer_id, writer_seq, receipt_id, body, digest) "
+            "VALUES (99, ?, ?, ?, ?)",
+            [
+                (number, number, text, link)
+                for number, text, link in zip(ids, texts, links, strict=True)
+            ],
         )
         connection.execute("COMMIT")
     took_s = time.perf_counter() - started
-    return {"entries_per_s": metrics / took_s, "cpu_us": (own_use()["cpu_s"] - cpu_s) / metrics * 1e6}
+    return {
+        "entries_per_s": metrics / took_s,
+        "cpu_us": (own_use()["cpu_s"] - cpu_s) / metrics * 1e6,
+    }

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from benchmarks.measure import Result, Run, Values, compare, say, spawn
 
-TARGETS_MS = {"Tracker.create and the first log_metric, new journal": 250.0, "journaltrack --help": 300.0}
+TARGETS_MS = {
+    "Tracker.create and the first log_metric, new journal": 250.0,
+    "journaltrack --help": 300.0,
+}
 _counter = itertools.count()
 
 _FIRST_METRIC = """
@@ -20,7 +23,8 @@ imported = time.perf_counter()
 tracker = Tracker.create(journal=sys.argv[1])
 tracker.log_metric("train:loss", 1.0, iteration_number=0)
 done = time.perf_counter()
-print('{"import_ms": %r, "create_ms": %r}' % ((imported - started) * 1e3, (done - imported) * 1e3), flush=True)
+import_ms, create_ms = (imported - started) * 1e3, (done - imported) * 1e3
+print('{"import_ms": %r, "create_ms": %r}' % (import_ms, create_ms), flush=True)
 os._exit(0)
 """
 
@@ -32,7 +36,12 @@ def run(options: Run) -> list[Result]:
     sides = {
         "python -c pass": lambda: [python, "-c", "pass"],
         "import journaltrack": lambda: [python, "-c", "import journaltrack"],
-        "Tracker.create and the first log_metric, new journal": lambda: [python, "-c", _FIRST_METRIC, _new(options.folder)],
+        "Tracker.create and the first log_metric, new journal": lambda: [
+            python,
+            "-c",
+            _FIRST_METRIC,
+            _new(options.folder),
+        ],
         "import sqlalchemy (for comparison)": lambda: [python, "-c", "import sqlalchemy"],
         "import boto3 (for comparison)": lambda: [python, "-c", "import boto3"],
         "import click (for comparison)": lambda: [python, "-c", "import click"],
@@ -47,15 +56,28 @@ def run(options: Run) -> list[Result]:
                 values[name].append(measured)
     floor = [v["wall_s"] * 1e3 for v in values["python -c pass"]]
     results = [
-        compare("start", name, "ms", [v["wall_s"] * 1e3 for v in runs], floor, floor_name="python -c pass")
+        compare(
+            "start",
+            name,
+            "ms",
+            [v["wall_s"] * 1e3 for v in runs],
+            floor,
+            floor_name="python -c pass",
+        )
         for name, runs in values.items()
         if name not in {"python -c pass", *TARGETS_MS}
     ]
     for name, target in TARGETS_MS.items():
-        results.append(compare("start", name, "ms", [v["wall_s"] * 1e3 for v in values[name]], target=target))
+        results.append(
+            compare("start", name, "ms", [v["wall_s"] * 1e3 for v in values[name]], target=target)
+        )
     first = values["Tracker.create and the first log_metric, new journal"]
-    results.append(compare("start", "of it: importing Tracker", "ms", [v["import_ms"] for v in first]))
-    results.append(compare("start", "of it: create and log_metric", "ms", [v["create_ms"] for v in first]))
+    results.append(
+        compare("start", "of it: importing Tracker", "ms", [v["import_ms"] for v in first])
+    )
+    results.append(
+        compare("start", "of it: create and log_metric", "ms", [v["create_ms"] for v in first])
+    )
     return results
 
 

@@ -1,8 +1,10 @@
-"""The cheapest endpoint that boto3 takes for SageMaker: constant answers over HTTP/1.1 with keep-alive.
+"""The cheapest endpoint that boto3 takes for SageMaker: constant answers over HTTP/1.1 with
+keep-alive.
 
-``python -m benchmarks.static_server --latency-ms 30`` prints one JSON line with its address and serves until SIGTERM.
-``GET /requests`` tells how many BatchPutMetrics requests were answered, so that a benchmark can check what it counted.
-It keeps nothing, checks nothing, and takes about 0.05 ms of CPU a request: it must not be what limits a client.
+``python -m benchmarks.static_server --latency-ms 30`` prints one JSON line with its address and
+serves until SIGTERM. ``GET /requests`` tells how many BatchPutMetrics requests were answered, so
+that a benchmark can check what it counted. It keeps nothing, checks nothing, and takes about 0.05
+ms of CPU a request: it must not be what limits a client.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def _answer(status: str, body: bytes, *headers: bytes) -> bytes:
 
 _METRICS = _answer("200 OK", b"{}")
 _COMPONENT = _answer("200 OK", json.dumps({"TrialComponentArn": _ARN}).encode())
-_MISSING = _answer("400 Bad Request", b'{"message":"not here"}', b"x-amzn-errortype: ResourceNotFound")
+_MISSING = _answer(
+    "400 Bad Request", b'{"message":"not here"}', b"x-amzn-errortype: ResourceNotFound"
+)
 
 
 class _Connection(asyncio.Protocol):
@@ -118,8 +122,18 @@ class StaticServer:
 @contextlib.contextmanager
 def static_server(latency_ms: float = 0.0, port: int = 0) -> Iterator[StaticServer]:
     """A server in a process of its own, for as long as the block lasts."""
-    command = [sys.executable, "-m", "benchmarks.static_server", "--latency-ms", str(latency_ms), "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.static_server",
+        "--latency-ms",
+        str(latency_ms),
+        "--port",
+        str(port),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             yield StaticServer(json.loads(process.stdout.readline())["endpoint_url"], process.pid)

@@ -1,9 +1,12 @@
-"""An endpoint that throttles BatchPutMetrics as AWS's APIs do: a bucket of tokens, filled at a rate, and ThrottlingException for who finds it empty.
+"""An endpoint that throttles BatchPutMetrics as AWS's APIs do: a bucket of tokens, filled at a
+rate, and ThrottlingException for who finds it empty.
 
-``python -m benchmarks.throttling_server --rate 50 --then 200 --after 15`` prints one JSON line with its address and serves until SIGTERM.
-The bucket holds a second's worth (EC2's holds 0.5 to 20 seconds' worth: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html).
-``GET /requests`` tells of each request when it came (in seconds from the first one on), and whether it was taken. Other requests are
-answered as ``static_server`` does; it is a file of its own because the latter must cost nothing.
+``python -m benchmarks.throttling_server --rate 50 --then 200 --after 15`` prints one JSON line with
+its address and serves until SIGTERM. The bucket holds a second's worth (EC2's holds 0.5 to 20
+seconds' worth: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html). ``GET
+/requests`` tells of each request when it came (in seconds from the first one on), and whether it
+was taken. Other requests are answered as ``static_server`` does; it is a file of its own because
+the latter must cost nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ _HEAD_END = b"\r\n\r\n"
 
 @dataclass(slots=True)
 class Bucket:
-    """Tokens, as many as a second brings at most; the rate changes once, so many seconds after the first request."""
+    """Tokens, as many as a second brings at most; the rate changes once, so many seconds after
+    the first request.
+    """
 
     rate: float
     then: float
@@ -66,13 +71,19 @@ def _answer(status: str, body: bytes, *headers: bytes) -> bytes:
 
 _METRICS = _answer("200 OK", b"{}")
 _COMPONENT = _answer("200 OK", json.dumps({"TrialComponentArn": _ARN}).encode())
-_MISSING = _answer("400 Bad Request", b'{"message":"not here"}', b"x-amzn-errortype: ResourceNotFound")
-_THROTTLED = _answer("400 Bad Request", b'{"message":"Rate exceeded"}', b"x-amzn-errortype: ThrottlingException")
+_MISSING = _answer(
+    "400 Bad Request", b'{"message":"not here"}', b"x-amzn-errortype: ResourceNotFound"
+)
+_THROTTLED = _answer(
+    "400 Bad Request", b'{"message":"Rate exceeded"}', b"x-amzn-errortype: ThrottlingException"
+)
 
 
 def _connection(bucket: Bucket, latency_s: float) -> type[asyncio.Protocol]:
     class Connection(asyncio.Protocol):
-        """One client's; requests are answered in their order, since no client sends one before the last one's answer."""
+        """One client's; requests are answered in their order, since no client sends one before
+        the last one's answer.
+        """
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             self._transport = transport
@@ -110,7 +121,10 @@ async def _serve(bucket: Bucket, latency_s: float) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    sys.stdout.write(json.dumps({"endpoint_url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}) + "\n")
+    sys.stdout.write(
+        json.dumps({"endpoint_url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"})
+        + "\n"
+    )
     sys.stdout.flush()
     await stopping.wait()
     server.close()
@@ -130,11 +144,24 @@ class ThrottlingServer:
 
 
 @contextlib.contextmanager
-def throttling_server(rate: float, then: float, after_s: float, latency_ms: float = 30.0) -> Iterator[ThrottlingServer]:
+def throttling_server(
+    rate: float, then: float, after_s: float, latency_ms: float = 30.0
+) -> Iterator[ThrottlingServer]:
     """A server in a process of its own, for as long as the block lasts."""
     command = [sys.executable, "-m", "benchmarks.throttling_server"]
-    command += ["--rate", str(rate), "--then", str(then), "--after", str(after_s), "--latency-ms", str(latency_ms)]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    command += [
+        "--rate",
+        str(rate),
+        "--then",
+        str(then),
+        "--after",
+        str(after_s),
+        "--latency-ms",
+        str(latency_ms),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             yield ThrottlingServer(json.loads(process.stdout.readline())["endpoint_url"])
@@ -149,4 +176,6 @@ if __name__ == "__main__":
     parser.add_argument("--after", type=float, required=True)
     parser.add_argument("--latency-ms", type=float, default=30.0)
     options = parser.parse_args()
-    asyncio.run(_serve(Bucket(options.rate, options.then, options.after), options.latency_ms / 1000))
+    asyncio.run(
+        _serve(Bucket(options.rate, options.then, options.after), options.latency_ms / 1000)
+    )

@@ -1,4 +1,6 @@
-"""One large artifact to a store that discards it: ours, verified part by part, against every configuration of boto3's own transfer."""
+"""One large artifact to a store that discards it: ours, verified part by part, against every
+configuration of boto3's own transfer.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.discard_server import DiscardServer, discard_server
-from benchmarks.measure import Result, Run, Side, Values, child, compare, own_use, sha256_of, take_turns
+from benchmarks.measure import (
+    Result,
+    Run,
+    Side,
+    Values,
+    child,
+    compare,
+    own_use,
+    sha256_of,
+    take_turns,
+)
 
 RATIO_MIN = 0.95
 _MIB = 1 << 20
@@ -21,7 +33,9 @@ TRANSFERS: dict[str, dict[str, Any]] = {
     "boto3, put_object": {"multipart_threshold": 5 << 30, "use_threads": False},
 }
 AS_SAFE = "boto3, 4 threads, parts of 64 MiB, SHA-256 of each part"
-"""boto3 verifies CRCs by default. This is the fastest of its ways that has S3 verify SHA-256; the whole is not hashed there, either."""
+"""boto3 verifies CRCs by default. This is the fastest of its ways that has S3 verify SHA-256;
+the whole is not hashed there, either.
+"""
 
 
 def run(options: Run) -> list[Result]:
@@ -32,30 +46,82 @@ def run(options: Run) -> list[Result]:
     try:
         with discard_server() as server:
             given = {"path": str(path), "endpoint_url": server.endpoint_url}
-            sides = [Side(name, "benchmarks.uploads:theirs", {**given, "transfer": transfer}) for name, transfer in TRANSFERS.items()]
-            safe = {"transfer": TRANSFERS["boto3, 4 threads, parts of 64 MiB"], "checksum": "SHA256"}
+            sides = [
+                Side(name, "benchmarks.uploads:theirs", {**given, "transfer": transfer})
+                for name, transfer in TRANSFERS.items()
+            ]
+            safe = {
+                "transfer": TRANSFERS["boto3, 4 threads, parts of 64 MiB"],
+                "checksum": "SHA256",
+            }
             sides.append(Side(AS_SAFE, "benchmarks.uploads:theirs", {**given, **safe}))
             sides.append(Side("ours", "benchmarks.uploads:ours", given))
             values = _counted(server, sides, options.rounds, size_bytes)
     finally:
         path.unlink()
-    best = [max(runs) for runs in zip(*([v["mib_per_s"] for v in values[name]] for name in TRANSFERS), strict=True)]
+    best = [
+        max(runs)
+        for runs in zip(
+            *([v["mib_per_s"] for v in values[name]] for name in TRANSFERS), strict=True
+        )
+    ]
     what, mine = f"upload of {size_bytes // _MIB:,} MiB", [v["mib_per_s"] for v in values["ours"]]
-    results = [compare("uploads", what, "MiB/s", mine, best, floor_name="the best of boto3's", target=RATIO_MIN, better="higher")]
+    results = [
+        compare(
+            "uploads",
+            what,
+            "MiB/s",
+            mine,
+            best,
+            floor_name="the best of boto3's",
+            target=RATIO_MIN,
+            better="higher",
+        )
+    ]
     safe = [v["mib_per_s"] for v in values[AS_SAFE]]
-    results.append(compare("uploads", f"{what}, against the same checksums", "MiB/s", mine, safe, floor_name=AS_SAFE, better="higher"))
+    results.append(
+        compare(
+            "uploads",
+            f"{what}, against the same checksums",
+            "MiB/s",
+            mine,
+            safe,
+            floor_name=AS_SAFE,
+            better="higher",
+        )
+    )
     for name in TRANSFERS:
         theirs = [v["mib_per_s"] for v in values[name]]
-        results.append(compare("uploads", f"{what}, {name}", "MiB/s", theirs, best, floor_name="the best of boto3's", better="higher"))
+        results.append(
+            compare(
+                "uploads",
+                f"{what}, {name}",
+                "MiB/s",
+                theirs,
+                best,
+                floor_name="the best of boto3's",
+                better="higher",
+            )
+        )
     cpu = [[v["cpu_ms_per_mib"] for v in values[name]] for name in ("ours", "boto3, as it comes")]
     results.append(
-        compare("uploads", "CPU of a MiB, SHA-256 of each part and of the whole included", "ms", *cpu, floor_name="boto3, as it comes")
+        compare(
+            "uploads",
+            "CPU of a MiB, SHA-256 of each part and of the whole included",
+            "ms",
+            *cpu,
+            floor_name="boto3, as it comes",
+        )
     )
-    results.append(compare("uploads", f"{what}, peak memory", "MiB", [v["rss_mib"] for v in values["ours"]]))
+    results.append(
+        compare("uploads", f"{what}, peak memory", "MiB", [v["rss_mib"] for v in values["ours"]])
+    )
     return results
 
 
-def _counted(server: DiscardServer, sides: list[Side], rounds: int, size_bytes: int) -> dict[str, list[Values]]:
+def _counted(
+    server: DiscardServer, sides: list[Side], rounds: int, size_bytes: int
+) -> dict[str, list[Values]]:
     """Take turns, and see that all of the file came each time."""
     values: dict[str, list[Values]] = {side.name: [] for side in sides}
     for number in range(rounds):
@@ -78,7 +144,9 @@ def make(path: str, size_bytes: int) -> Values:
     return {"bytes": float(size_bytes)}
 
 
-def theirs(path: str, endpoint_url: str, transfer: dict[str, Any], checksum: str | None = None) -> Values:
+def theirs(
+    path: str, endpoint_url: str, transfer: dict[str, Any], checksum: str | None = None
+) -> Values:
     """boto3's ``upload_file``, with its own choice of checksum if none is named."""
     import boto3
     from boto3.s3.transfer import TransferConfig
@@ -86,12 +154,20 @@ def theirs(path: str, endpoint_url: str, transfer: dict[str, Any], checksum: str
     client = boto3.client("s3", endpoint_url=endpoint_url)
     config = TransferConfig(**transfer)
     cpu_s, started = own_use()["cpu_s"], time.perf_counter()
-    client.upload_file(path, "bucket", "key", Config=config, ExtraArgs={"ChecksumAlgorithm": checksum} if checksum else None)
+    client.upload_file(
+        path,
+        "bucket",
+        "key",
+        Config=config,
+        ExtraArgs={"ChecksumAlgorithm": checksum} if checksum else None,
+    )
     return _rate(path, started, cpu_s)
 
 
 def ours(path: str, endpoint_url: str) -> Values:
-    """``AwsRemote.upload``, as a sync calls it; the digest of the file was computed when it was logged."""
+    """``AwsRemote.upload``, as a sync calls it; the digest of the file was computed when it was
+    logged.
+    """
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.replay.remote import BlobUpload
 
@@ -99,7 +175,15 @@ def ours(path: str, endpoint_url: str) -> Values:
     folder = Path(path).with_suffix(".notes")
     folder.mkdir(exist_ok=True)
     remote = AwsRemote(endpoint_url=endpoint_url)
-    blob = BlobUpload(Path(path), sha256, Path(path).stat().st_size, "run", "model.bin", bucket="bucket", scratch=folder)
+    blob = BlobUpload(
+        Path(path),
+        sha256,
+        Path(path).stat().st_size,
+        "run",
+        "model.bin",
+        bucket="bucket",
+        scratch=folder,
+    )
     cpu_s, started = own_use()["cpu_s"], time.perf_counter()
     remote.upload(blob)
     values = _rate(path, started, cpu_s)

@@ -1,4 +1,6 @@
-"""Verifying: ``check``'s proof of a journal against a bare loop over the same rows, pending and delivered; what the chain costs an append."""
+"""Verifying: ``check``'s proof of a journal against a bare loop over the same rows, pending and
+delivered; what the chain costs an append.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,23 @@ _CHAINED = ("entry", "attestation")
 
 
 def run(options: Run) -> list[Result]:
-    """Both journals have the same entries; of the delivered one, each request has a receipt and an attestation, each entry a settlement."""
+    """Both journals have the same entries; of the delivered one, each request has a receipt and
+    an attestation, each entry a settlement.
+    """
     metrics = options.size(1_000_000, 100_000)
     results = []
     for state, target in (("pending", PENDING_RATIO_MAX), ("delivered", None)):
         folder = options.folder / f"verify-{state}"
-        child("benchmarks.verify:make", folder=str(folder), metrics=metrics, delivered=state == "delivered")
-        sides = [Side(name, f"benchmarks.verify:{name}", {"folder": str(folder)}) for name in ("bare", "ours")]
+        child(
+            "benchmarks.verify:make",
+            folder=str(folder),
+            metrics=metrics,
+            delivered=state == "delivered",
+        )
+        sides = [
+            Side(name, f"benchmarks.verify:{name}", {"folder": str(folder)})
+            for name in ("bare", "ours")
+        ]
         try:
             values = take_turns(sides, options.rounds)
         finally:
@@ -36,30 +48,58 @@ def run(options: Run) -> list[Result]:
         cpu, bare_cpu = [v["work_cpu_s"] for v in ours], [v["work_cpu_s"] for v in floor]
         results += [
             compare("verify", f"CPU, {what}", "s", cpu, bare_cpu, floor_name=FLOOR, target=target),
-            compare("verify", f"time, {what}", "s", [v["work_s"] for v in ours], [v["work_s"] for v in floor], floor_name=FLOOR),
-            compare("verify", f"time, {what}", "s", [v["work_s"] for v in ours], target=SECONDS_MAX),
+            compare(
+                "verify",
+                f"time, {what}",
+                "s",
+                [v["work_s"] for v in ours],
+                [v["work_s"] for v in floor],
+                floor_name=FLOOR,
+            ),
+            compare(
+                "verify", f"time, {what}", "s", [v["work_s"] for v in ours], target=SECONDS_MAX
+            ),
             compare("verify", f"peak memory, {what}", "MiB", [v["rss_mib"] for v in ours]),
         ]
     return [*results, *_chain(options)]
 
 
 def _chain(options: Run) -> list[Result]:
-    """The same append with the chain and without it, in turns; the target is for the call that training makes."""
+    """The same append with the chain and without it, in turns; the target is for the call that
+    training makes.
+    """
     calls = options.size(20_000, 4_000)
     results = []
     for what, function, target in (
         ("Tracker.log_metric", "tracker", CHAIN_RATIO_MAX),
         ("Journal.append_metric", "journal", None),
     ):
-        sides = [Side(name, f"benchmarks.verify:{name}", {"calls": calls, "function": function}) for name in ("unchained", "chained")]
+        sides = [
+            Side(name, f"benchmarks.verify:{name}", {"calls": calls, "function": function})
+            for name in ("unchained", "chained")
+        ]
         values = append._with_folders(sides, options.rounds, append._Folders(options.folder))
-        without, chained = ([v["p50_us"] for v in values[name]] for name in ("unchained", "chained"))
-        results.append(compare("verify", f"{what} with the chain, p50", "µs", chained, without, floor_name="without it", target=target))
+        without, chained = (
+            [v["p50_us"] for v in values[name]] for name in ("unchained", "chained")
+        )
+        results.append(
+            compare(
+                "verify",
+                f"{what} with the chain, p50",
+                "µs",
+                chained,
+                without,
+                floor_name="without it",
+                target=target,
+            )
+        )
     return results
 
 
 def make(folder: str, metrics: int, delivered: bool) -> Values:
-    """A journal of points; delivered, if that is wanted, by the real reconciler to a remote in memory."""
+    """A journal of points; delivered, if that is wanted, by the real reconciler to a remote in
+    memory.
+    """
     from benchmarks import journals
 
     journals.make(folder, metrics)
@@ -75,7 +115,9 @@ def make(folder: str, metrics: int, delivered: bool) -> Values:
 
 
 def bare(folder: str) -> Values:
-    """The floor: every row of every table that the proof reads, and a digest for each link, of a text that is there already."""
+    """The floor: every row of every table that the proof reads, and a digest for each link, of a
+    text that is there already.
+    """
     connection = sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True)
     started, cpu = time.perf_counter(), time.process_time()
     digest, sha256 = bytes(32), hashlib.sha256

@@ -1,4 +1,6 @@
-"""How the demo shows its work: commands as one would type them, output indented, children that end in all cases."""
+"""How the demo shows its work: commands as one would type them, output indented, children that
+end in all cases.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def title(number: int, text: str) -> None:
 
 def say_command(command: Sequence[str]) -> None:
     """As one would type it."""
-    say("$ " + " ".join(word if word in {">", "2>&1", "&"} else shlex.quote(word) for word in command))
+    say(
+        "$ "
+        + " ".join(word if word in {">", "2>&1", "&"} else shlex.quote(word) for word in command)
+    )
 
 
 def say_output(output: str, lines_max: int, *, tail: bool = False) -> None:
@@ -40,16 +45,24 @@ def say_output(output: str, lines_max: int, *, tail: bool = False) -> None:
     if tail:
         lines = lines[-lines_max:]
     elif len(lines) > lines_max:
-        lines = [*lines[: lines_max // 2], f"… {len(lines) - lines_max} lines …", *lines[-(lines_max - lines_max // 2) :]]
+        lines = [
+            *lines[: lines_max // 2],
+            f"… {len(lines) - lines_max} lines …",
+            *lines[-(lines_max - lines_max // 2) :],
+        ]
     for line in lines:
         say(f"    {line}")
 
 
 def run_on_terminal(command: Sequence[str], timeout_s: float) -> tuple[int, str]:
-    """Run a command on a terminal of its own, as a person would, and pass on what it shows; its exit code and output."""
+    """Run a command on a terminal of its own, as a person would, and pass on what it shows; its
+    exit code and output.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)  # noqa: S603
+    child = subprocess.Popen(  # noqa: S603
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
     os.close(theirs)
     received = b""
     try:
@@ -65,7 +78,12 @@ def run_on_terminal(command: Sequence[str], timeout_s: float) -> tuple[int, str]
         os.close(ours)
     output = ANSI.sub("", received.decode(errors="replace"))
     if not sys.stdout.isatty():
-        say_output("\n".join(part.split("\r")[-1] for part in output.replace("\r\n", "\n").splitlines()[-2:]), 4)
+        say_output(
+            "\n".join(
+                part.split("\r")[-1] for part in output.replace("\r\n", "\n").splitlines()[-2:]
+            ),
+            4,
+        )
     return exit_code, output
 
 
@@ -92,13 +110,21 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def shown_path(path: str | Path) -> str:
-    """A path as short as it can be written here; symbolic links stay (a virtual environment's Python is one)."""
+    """A path as short as it can be written here; symbolic links stay (a virtual environment's
+    Python is one).
+    """
     absolute = Path(path).absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+    return (
+        str(absolute.relative_to(Path.cwd()))
+        if absolute.is_relative_to(Path.cwd())
+        else str(absolute)
+    )
 
 
 def without_network() -> list[str] | None:
-    """The command prefix that runs something in an empty network namespace; None where that is not permitted."""
+    """The command prefix that runs something in an empty network namespace; None where that is
+    not permitted.
+    """
     for prefix in (["unshare", "-n", "--"], ["unshare", "-rn", "--"]):
         with contextlib.suppress(OSError):
             if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:  # noqa: S603
@@ -107,7 +133,9 @@ def without_network() -> list[str] | None:
 
 
 def write_script(path: Path, environment: dict[str, str], prefix: list[str]) -> Path:
-    """A script that runs its arguments with this environment and no other, behind ``prefix``; the process id stays the same."""
+    """A script that runs its arguments with this environment and no other, behind ``prefix``;
+    the process id stays the same.
+    """
     settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
     command = " \\\n    ".join(["exec env -i", *settings, f'{shlex.join(prefix)} "$@"'.strip()])
     path.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")

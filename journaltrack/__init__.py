@@ -65,7 +65,9 @@ __all__ = [
 ]
 
 _LAZY = {
-    **dict.fromkeys(("check", "prune", "resolve", "retry", "sync", "verify"), "journaltrack.app.api"),
+    **dict.fromkeys(
+        ("check", "prune", "resolve", "retry", "sync", "verify"), "journaltrack.app.api"
+    ),
     "Journal": "journaltrack.journal.journal",
     "JournaltrackWarning": "journaltrack.tracking.validation",
     "Tracker": "journaltrack.tracking.tracker",

@@ -57,7 +57,9 @@ _OS_HINTS: Final = {
         (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV),
         "the file system went away: mount it again",
     ),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n)"),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n)"
+    ),
     errno.ENAMETOOLONG: "name a folder with a shorter path",
     errno.EIO: "the disk fails: see dmesg, and copy the folder to another one",
     errno.EROFS: "the file system is read-only: mount it writable, or copy the folder",
@@ -72,7 +74,9 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 def described(error: BaseException) -> str:
@@ -218,7 +222,13 @@ class BundleSpoolError(BundleError):
         blobs: ``"missing"`` or ``"damaged"`` for each of the blobs, by digest.
     """
 
-    def __init__(self, message: str, *, hint: str = "", blobs: Mapping[str, Literal["missing", "damaged"]] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        blobs: Mapping[str, Literal["missing", "damaged"]] | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.blobs = dict(blobs or {})
 

@@ -42,7 +42,14 @@ from journaltrack.tracking.services import WIRED
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.trial_component import TrialComponent, TrialComponentArtifact
 
-__all__ = ["LoggedRun", "MemoryComponent", "MemoryRemote", "MetricPoint", "OfflineJournal", "offline"]
+__all__ = [
+    "LoggedRun",
+    "MemoryComponent",
+    "MemoryRemote",
+    "MetricPoint",
+    "OfflineJournal",
+    "offline",
+]
 
 _NOWHERE: Final = "http://127.0.0.1:9"
 """Nothing listens there (RFC 863's port): processes that a test starts reach no AWS either."""
@@ -112,7 +119,10 @@ class OfflineJournal:
             if name is None:
                 names = [row.name for row in journal.components()]
                 if len(names) != 1:
-                    raise InvalidInputError(f"the journal has {len(names)} runs: {', '.join(names)}", hint="name one of them")
+                    raise InvalidInputError(
+                        f"the journal has {len(names)} runs: {', '.join(names)}",
+                        hint="name one of them",
+                    )
                 name = names[0]
             row = view.component(journal, name)
             component = TrialComponent(journal, row.id, row.name)
@@ -149,7 +159,11 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
             one, which is removed.
     """
     with contextlib.ExitStack() as stack:
-        home = tempfile.TemporaryDirectory(prefix="journaltrack-") if folder is None else contextlib.nullcontext(folder)
+        home = (
+            tempfile.TemporaryDirectory(prefix="journaltrack-")
+            if folder is None
+            else contextlib.nullcontext(folder)
+        )
         place = Path(stack.enter_context(home)).absolute()
         stack.callback(_let_go, place)
         journal = OfflineJournal(place / "journal")
@@ -165,7 +179,9 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
             JOURNALTRACK_SYNC="off",
             JOURNALTRACK_ENDPOINT_URL=_NOWHERE,
         )
-        stack.enter_context(mock.patch.object(Connection, "remote", side_effect=lambda *_, **__: journal.remote))
+        stack.enter_context(
+            mock.patch.object(Connection, "remote", side_effect=lambda *_, **__: journal.remote)
+        )
         # A child process, as of sync="background", knows nothing of this remote: deliver at
         # close.
         stack.enter_context(mock.patch.object(Tracker, "services", replace(WIRED, background=None)))
@@ -191,7 +207,9 @@ def _metrics(journal: Journal, component_id: int) -> dict[str, list[MetricPoint]
         for entry in page:
             if entry.component_id == component_id and entry.kind == vocabulary.METRIC:
                 value = entry.value if entry.value is not None else float(entry.detail["exact"])
-                found[entry.name or ""].append(MetricPoint(entry.name or "", value, entry.step, entry.timestamp_ns or 0))
+                found[entry.name or ""].append(
+                    MetricPoint(entry.name or "", value, entry.step, entry.timestamp_ns or 0)
+                )
     return dict(found)
 
 

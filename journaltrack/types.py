@@ -19,8 +19,22 @@ from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.reports.proof.hearsay import Hearsay
-from journaltrack.reports.report import AuditReport, ComponentAudit, KindStates, Problem, ReceiptGroup, ReconcilerRecord, States
-from journaltrack.reports.status import JournalStatus, LastSuccess, LeaseHolder, PendingStream, Sizes
+from journaltrack.reports.report import (
+    AuditReport,
+    ComponentAudit,
+    KindStates,
+    Problem,
+    ReceiptGroup,
+    ReconcilerRecord,
+    States,
+)
+from journaltrack.reports.status import (
+    JournalStatus,
+    LastSuccess,
+    LeaseHolder,
+    PendingStream,
+    Sizes,
+)
 from journaltrack.retention.prune import Archive, PruneReport
 from journaltrack.tracking.finish import FinalStatus, Finished
 from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus

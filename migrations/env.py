@@ -1,7 +1,9 @@
-"""How Alembic runs on a journal: one IMMEDIATE transaction around everything, so that an upgrade is whole or absent.
+"""How Alembic runs on a journal: one IMMEDIATE transaction around everything, so that an upgrade is
+whole or absent.
 
-Out of the box Alembic on SQLite is not atomic: the driver commits before DDL. ``upgrading.upgrading_engine`` begins the
-transaction itself, and Alembic is told that DDL is transactional.
+Out of the box Alembic on SQLite is not atomic: the driver commits before DDL.
+``upgrading.upgrading_engine`` begins the transaction itself, and Alembic is told that DDL is
+transactional.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ if TYPE_CHECKING:
 
 
 def run() -> None:
-    """Run on the connection of ``upgrading.upgrade``, in its transaction, or on the database named by ``alembic -x database=PATH``."""
+    """Run on the connection of ``upgrading.upgrade``, in its transaction, or on the database
+    named by ``alembic -x database=PATH``.
+    """
     given = context.config.attributes.get("connection")
     if given is not None:
         _run_on(given)
         return
-    path = context.config.attributes.get("database") or context.get_x_argument(as_dictionary=True).get("database")
+    path = context.config.attributes.get("database") or context.get_x_argument(
+        as_dictionary=True
+    ).get("database")
     if not path:
         msg = "name the journal's database: alembic -x database=PATH/journal.db upgrade head"
         raise SystemExit(msg)

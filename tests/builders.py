@@ -20,17 +20,31 @@ def points(count: int, name: str = "loss") -> list[Any]:
 
 
 @contextmanager
-def opened(folder: Path, components: Mapping[str, Sequence[Any]] | None = None, **options: Any) -> Iterator[Journal]:
-    """Give an open journal in ``folder/journal``, in which these components recorded these drafts."""
+def opened(
+    folder: Path, components: Mapping[str, Sequence[Any]] | None = None, **options: Any
+) -> Iterator[Journal]:
+    """Give an open journal in ``folder/journal``, in which these components recorded these
+    drafts.
+    """
     with closing(Journal.open(folder / "journal", **options)) as journal:
         for component, drafts in (components or {}).items():
             journal.append(journal.component(component), drafts)
         yield journal
 
 
-def tracked(folder: Path, *, steps: int = 0, parameters: Mapping[str, Any] | None = None, artifact: bytes | None = None) -> Path:
-    """Return the closed journal ``folder/journal`` of a component "run": parameters, points of "loss", ``model.bin``."""
-    with Tracker.create(trial_component_name="run", journal=folder / "journal", sync="off") as tracker:
+def tracked(
+    folder: Path,
+    *,
+    steps: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    artifact: bytes | None = None,
+) -> Path:
+    """Return the closed journal ``folder/journal`` of a component "run": parameters, points of
+    "loss", ``model.bin``.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=folder / "journal", sync="off"
+    ) as tracker:
         tracker.log_parameters(parameters or {})
         for step in range(steps):
             tracker.log_metric("loss", 1.0 + step, iteration_number=step)

@@ -13,8 +13,8 @@ from tests import shared_models
 from tests.patience import scaled
 
 TESTS = Path(__file__).parent
-# The same examples at every run, on every machine, however slow it is: what chance finds in a soak (which has a seed)
-# becomes an @example.
+# The same examples at every run, on every machine, however slow it is: what chance finds in a soak
+# (which has a seed) becomes an @example.
 settings.register_profile(
     "journaltrack",
     derandomize="JOURNALTRACK_SEED" not in os.environ,
@@ -36,16 +36,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         kinds = getattr(item, "callspec", None) and item.callspec.params
-        in_memory = folder == "contract" and any("memory" in str(kind) for kind in (kinds or {}).values())
-        if (folder in {"unit", "properties"} or in_memory) and item.get_closest_marker("slow") is None:
+        in_memory = folder == "contract" and any(
+            "memory" in str(kind) for kind in (kinds or {}).values()
+        )
+        if (folder in {"unit", "properties"} or in_memory) and item.get_closest_marker(
+            "slow"
+        ) is None:
             item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(autouse=True)
-def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def isolated_environment(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Take away what boto3 and journaltrack read from the environment."""
     for name in os.environ:
-        if name.startswith(("AWS_", "JOURNALTRACK_", "SAGEMAKER_", "TRAINING_JOB", "PROCESSING_JOB")) or name.lower().endswith("_proxy"):
+        if name.startswith(
+            ("AWS_", "JOURNALTRACK_", "SAGEMAKER_", "TRAINING_JOB", "PROCESSING_JOB")
+        ) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     empty = tmp_path_factory.getbasetemp() / "isolated"
     empty.mkdir(exist_ok=True)

@@ -1,4 +1,6 @@
-"""Helpers of tests about copies of a journal: recording, syncing against a remote in memory, and what a copy holds."""
+"""Helpers of tests about copies of a journal: recording, syncing against a remote in memory, and
+what a copy holds.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ CATEGORY = {"superseded": "delivered", None: "pending"}
 def record(folder, *drafts, component="a", at_ns=None):
     """A process records a creation and these drafts in a component."""
     journal = Journal.open(folder, **({} if at_ns is None else {"clock_ns": lambda: at_ns}))
-    journal.append(journal.component(component), [vocabulary.create(owner=f"owner of {component}", resume=True), *drafts])
+    journal.append(
+        journal.component(component),
+        [vocabulary.create(owner=f"owner of {component}", resume=True), *drafts],
+    )
     journal.close()
 
 
@@ -46,9 +51,15 @@ def read(folder, sql, *parameters):
 
 @contextlib.contextmanager
 def without_triggers(folder):
-    """A connection to a journal of somebody who knows SQL: the triggers are dropped, and put back."""
-    with contextlib.closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    """A connection to a journal of somebody who knows SQL: the triggers are dropped, and put
+    back.
+    """
+    with contextlib.closing(
+        sqlite3.connect(folder / "journal.db", isolation_level=None)
+    ) as connection:
+        triggers = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
         for name, _ in triggers:
             connection.execute(f"DROP TRIGGER {name}")
         try:
@@ -68,9 +79,13 @@ def content(folder):
     """Digest and state of every entry, by what it is in every copy."""
     rows = read(
         folder,
-        "SELECT w.uuid, e.writer_seq, e.digest, d.outcome FROM entry e JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq",
+        "SELECT w.uuid, e.writer_seq, e.digest, d.outcome FROM entry e "
+        "JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq",
     )
-    return {(uuid, place): (digest, CATEGORY.get(outcome, outcome)) for uuid, place, digest, outcome in rows}
+    return {
+        (uuid, place): (digest, CATEGORY.get(outcome, outcome))
+        for uuid, place, digest, outcome in rows
+    }
 
 
 def states(folder):

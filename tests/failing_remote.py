@@ -15,7 +15,8 @@ def passing(code="InternalFailure", **options):
 
 
 class FailingRemote(MemoryRemote):
-    """Takes one failure of a method's schedule for each of its requests; None lets a request through.
+    """Takes one failure of a method's schedule for each of its requests; None lets a request
+    through.
 
     Attributes:
         asked: (method, component) of each request.
@@ -48,25 +49,43 @@ class FailingRemote(MemoryRemote):
         return [method for method, name in self.asked if name == component]
 
     def describe(self, component):
-        return self._meet("describe", component, lambda: super(FailingRemote, self).describe(component))
+        return self._meet(
+            "describe", component, lambda: super(FailingRemote, self).describe(component)
+        )
 
     def create(self, spec):
         return self._meet("create", spec.name, lambda: super(FailingRemote, self).create(spec))
 
     def associate(self, component, experiment, trial):
-        return self._meet("associate", component, lambda: super(FailingRemote, self).associate(component, experiment, trial))
+        return self._meet(
+            "associate",
+            component,
+            lambda: super(FailingRemote, self).associate(component, experiment, trial),
+        )
 
     def upload(self, blob):
         return self._meet("upload", blob.component, lambda: super(FailingRemote, self).upload(blob))
 
     def update(self, component, fields):
-        return self._meet("update", component, lambda: super(FailingRemote, self).update(component, fields))
+        return self._meet(
+            "update", component, lambda: super(FailingRemote, self).update(component, fields)
+        )
 
     def put_metrics(self, component, points):
-        return self._meet("put_metrics", component, lambda: super(FailingRemote, self).put_metrics(component, points))
+        return self._meet(
+            "put_metrics",
+            component,
+            lambda: super(FailingRemote, self).put_metrics(component, points),
+        )
 
     def read_metrics(self, component, steps):
-        return self._meet("read_metrics", component, lambda: super(FailingRemote, self).read_metrics(component, steps))
+        return self._meet(
+            "read_metrics",
+            component,
+            lambda: super(FailingRemote, self).read_metrics(component, steps),
+        )
 
     def put_document(self, document):
-        return self._meet("put_document", document.name, lambda: super(FailingRemote, self).put_document(document))
+        return self._meet(
+            "put_document", document.name, lambda: super(FailingRemote, self).put_document(document)
+        )

@@ -6,7 +6,9 @@ import os
 from typing import Final
 
 FOREVER_S: Final = 1_200.0
-"""Seconds. A test that waits so long has failed: nothing that is right takes as long, on any machine, whatever runs beside it."""
+"""Seconds. A test that waits so long has failed: nothing that is right takes as long, on any
+machine, whatever runs beside it.
+"""
 SCALE: Final = float(os.environ.get("JOURNALTRACK_SOAK", "1"))
 """1 in the suite, 0.1 in `make test-fast`, more in a soak."""
 

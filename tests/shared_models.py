@@ -1,4 +1,6 @@
-"""botocore's models, read once for all sessions of a process: SageMaker's alone takes 0.1 s and 30 MB."""
+"""botocore's models, read once for all sessions of a process: SageMaker's alone takes 0.1 s and
+30 MB.
+"""
 
 from __future__ import annotations
 

@@ -31,5 +31,9 @@ def rows(path):
     with open(path, encoding="utf-8") as file:
         for line in file:
             attack, *numbers = json.loads(line)
-            sums.setdefault(attack, Counter()).update(dict(zip(("attacks", "checked", "lost"), numbers, strict=True)))
-    return [(attack, each["attacks"], each["checked"], each["lost"]) for attack, each in sums.items()]
+            sums.setdefault(attack, Counter()).update(
+                dict(zip(("attacks", "checked", "lost"), numbers, strict=True))
+            )
+    return [
+        (attack, each["attacks"], each["checked"], each["lost"]) for attack, each in sums.items()
+    ]

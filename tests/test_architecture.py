@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_every_promise_names_tests_that_exist():
-    """Each row of the promises' table in ARCHITECTURE.md names at least one test, and every test named is there."""
+    """Each row of the promises' table in ARCHITECTURE.md names at least one test, and every test
+    named is there.
+    """
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     promises = [line for line in text.splitlines() if re.match(r"\| \d \|", line)]
     assert {line[2] for line in promises} == set("1234567")
@@ -22,18 +24,29 @@ def test_every_promise_names_tests_that_exist():
 
 
 def test_one_edge_leads_upwards():
-    """The wiring is named, to be imported when it is needed, by the tracker's services and nothing else below it."""
-    below = [path for path in (ROOT / "journaltrack").rglob("*.py") if path.parent.name not in {"app", "cli", "journaltrack"}]
+    """The wiring is named, to be imported when it is needed, by the tracker's services and
+    nothing else below it.
+    """
+    below = [
+        path
+        for path in (ROOT / "journaltrack").rglob("*.py")
+        if path.parent.name not in {"app", "cli", "journaltrack"}
+    ]
     assert {
         (str(path.relative_to(ROOT)), node.value)
         for path in below
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"journaltrack\.(app|cli)(\.\w+)+", node.value)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"journaltrack\.(app|cli)(\.\w+)+", node.value)
     } == {("journaltrack/tracking/services.py", "journaltrack.app.composition")}
 
 
 def test_every_package_is_installed():
     """The list of packages in pyproject.toml names each folder with modules."""
     told = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    there = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "journaltrack").rglob("__init__.py")}
+    there = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "journaltrack").rglob("__init__.py")
+    }
     assert {package for package in there if f'"{package}",' not in told} == set()

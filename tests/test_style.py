@@ -1,4 +1,6 @@
-"""Habits of the suite that no linter knows: docstrings, patience, and names of tests that are there."""
+"""Habits of the suite that no linter knows: docstrings, patience, and names of tests that are
+there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LITERALS_S = range(1, 300)  # what a loaded machine may take: shorter waits are either no wait at all, or the subject of a test
+# what a loaded machine may take: shorter waits are either no wait at all, or the subject of a test
+LITERALS_S = range(1, 300)
 TEXTS = {".py", ".md", ".toml", ".yaml", ".yml", ""}
 TEST_NAME = re.compile(r"(?<![\w/.-])test_\w+")
 TEST_PATH = re.compile(r"\btests/[\w/]*(?:\.py(?:::(\w+))?|/)")
@@ -31,15 +34,23 @@ def files() -> list[Path]:
 @functools.cache
 def trees() -> dict[str, ast.Module]:
     """The modules of the tests, by path."""
-    found = [file for file in files() if file.suffix == ".py" and file.is_relative_to(ROOT / "tests")]
-    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in found}
+    found = [
+        file for file in files() if file.suffix == ".py" and file.is_relative_to(ROOT / "tests")
+    ]
+    return {
+        file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
+        for file in found
+    }
 
 
 @functools.cache
 def names() -> dict[str, set[str]]:
     """What each module of the tests defines."""
     kinds = (ast.FunctionDef, ast.ClassDef)
-    return {path: {node.name for node in ast.walk(tree) if isinstance(node, kinds)} for path, tree in trees().items()}
+    return {
+        path: {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+        for path, tree in trees().items()
+    }
 
 
 def each_test() -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -62,17 +73,37 @@ def test_each_test_says_which_property_it_checks():
 
 
 def test_no_wait_depends_on_how_fast_the_machine_is():
-    """Waiting for a process, a thread or an event takes `FOREVER_S` or hundreds of seconds: less fails beside a busy neighbour."""
+    """Waiting for a process, a thread or an event takes `FOREVER_S` or hundreds of seconds: less
+    fails beside a busy neighbour.
+    """
     wrong = []
     for path, tree in trees().items():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             function = call.func
-            waits = [keyword.value for keyword in call.keywords if keyword.arg in {"timeout", "timeout_s"}]
-            if isinstance(function, ast.Attribute) and function.attr in {"wait", "join", "wait_until", "settimeout"}:
+            waits = [
+                keyword.value
+                for keyword in call.keywords
+                if keyword.arg in {"timeout", "timeout_s"}
+            ]
+            if isinstance(function, ast.Attribute) and function.attr in {
+                "wait",
+                "join",
+                "wait_until",
+                "settimeout",
+            }:
                 of = ast.unparse(function.value)
-                waits += [] if of in {"deadline", "life"} else call.args[-1:]  # a deadline's clock is a test's; a life is no thread
-            literals = [wait.value for wait in waits if isinstance(wait, ast.Constant) and type(wait.value) in {int, float}]
-            wrong += [f"{path}:{call.lineno} {ast.unparse(call)}" for literal in literals if int(literal) in LITERALS_S]
+                # a deadline's clock is a test's; a life is no thread
+                waits += [] if of in {"deadline", "life"} else call.args[-1:]
+            literals = [
+                wait.value
+                for wait in waits
+                if isinstance(wait, ast.Constant) and type(wait.value) in {int, float}
+            ]
+            wrong += [
+                f"{path}:{call.lineno} {ast.unparse(call)}"
+                for literal in literals
+                if int(literal) in LITERALS_S
+            ]
     allowed = "socket.create_connection(('127.0.0.1', port), timeout=1)"  # is tried again
     assert [each for each in wrong if allowed not in each] == []
 
@@ -84,13 +115,17 @@ def test_no_test_sleeps():
         f"{path}:{node.lineno}"
         for path, tree in trees().items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in sleeps and "fake_peers" not in path
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in sleeps
+        and "fake_peers" not in path
     ]
     assert wrong == []
 
 
 def test_every_test_that_is_named_is_there():
-    """Paths and names of tests in comments, docstrings, configuration and documentation lead to a test; `test_x_…` to some."""
+    """Paths and names of tests in comments, docstrings, configuration and documentation lead to
+    a test; `test_x_…` to some.
+    """
     defined = set().union(*names().values()) | {Path(path).stem for path in names()}
     wrong = []
     for file in files():
@@ -104,7 +139,16 @@ def test_every_test_that_is_named_is_there():
                 wrong.append(f"{own}: {match[0]}")
         if own.startswith(("tests/", "examples/")):  # Python's own names are there too
             continue
-        shown = {name for names in re.findall(r"^def (test_\w+)|^# (test_\w+)\.py$", text, re.MULTILINE) for name in names}  # a user's own
+        # a user's own
+        shown = {
+            name
+            for names in re.findall(r"^def (test_\w+)|^# (test_\w+)\.py$", text, re.MULTILINE)
+            for name in names
+        }
         unknown = set(TEST_NAME.findall(text)) - defined - shown
-        wrong += [f"{own}: {name}" for name in unknown if not name.endswith("_") or not any(each.startswith(name) for each in defined)]
+        wrong += [
+            f"{own}: {name}"
+            for name in unknown
+            if not name.endswith("_") or not any(each.startswith(name) for each in defined)
+        ]
     assert wrong == []

@@ -1,4 +1,6 @@
-"""What strictly typed callers may pass: no test runs this, ``make lint`` checks it; an ignore that is not needed is an error."""
+"""What strictly typed callers may pass: no test runs this, ``make lint`` checks it; an ignore
+that is not needed is an error.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ class Settings:
 class Writer:
     """A caller's own metrics writer, typed as the original's."""
 
-    def log_metric(self, metric_name: str, value: float, timestamp: float | None = None, iteration_number: int | None = None) -> None:
+    def log_metric(
+        self,
+        metric_name: str,
+        value: float,
+        timestamp: float | None = None,
+        iteration_number: int | None = None,
+    ) -> None:
         """Take a point."""
 
     def close(self) -> None:
@@ -33,7 +41,9 @@ class Writer:
 
 
 def train(tracker: Tracker) -> None:
-    """NumPy's numbers and times, namespaces, dataclasses, pairs and own writers are taken; what raises is refused."""
+    """NumPy's numbers and times, namespaces, dataclasses, pairs and own writers are taken; what
+    raises is refused.
+    """
     tracker.log_metric("a", np.float32(0.5), iteration_number=np.int64(3))
     tracker.log_metric("a", np.int64(5), np.datetime64("now"))
     tracker.log_metric("a", np.array([0.5]), 1_700_000_000)
@@ -53,12 +63,16 @@ def train(tracker: Tracker) -> None:
 
 
 def deliver(journal: Journal, folder: Path) -> VerifyReport:
-    """A journal is a path or an open one, moments are said in three ways, reports have types; objects of ours are no arguments."""
+    """A journal is a path or an open one, moments are said in three ways, reports have types;
+    objects of ours are no arguments.
+    """
 
     def tell(progress: Progress) -> None:
         print(progress.done, progress.total)  # noqa: T201 - what a caller does
 
-    report: PassReport = journaltrack.sync(journal, since=timedelta(hours=2), buckets={"old": "new"}, on_progress=tell)
+    report: PassReport = journaltrack.sync(
+        journal, since=timedelta(hours=2), buckets={"old": "new"}, on_progress=tell
+    )
     print(report.delivered, report.halted)  # noqa: T201
     journaltrack.status(folder, since=datetime.now(timezone.utc))
     journaltrack.audit(str(folder), component="a*")
@@ -74,7 +88,9 @@ def deliver(journal: Journal, folder: Path) -> VerifyReport:
     journaltrack.resolve(outcome="lost")  # type: ignore[arg-type]
     journaltrack.sync(deadline=5)  # type: ignore[call-arg]
     journaltrack.sync(since="2h")  # type: ignore[arg-type]
-    return journaltrack.verify(journal, deadline_s=5, requests_per_s=2, region="eu-west-1", on_progress=tell)
+    return journaltrack.verify(
+        journal, deadline_s=5, requests_per_s=2, region="eu-west-1", on_progress=tell
+    )
 
 
 def test_training(offline_journal: OfflineJournal) -> LoggedRun:

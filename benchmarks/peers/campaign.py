@@ -1,7 +1,9 @@
-"""One peer, one life: start it, let it log, SIGKILL all of its processes, and read its store in a new process.
+"""One peer, one life: start it, let it log, SIGKILL all of its processes, and read its store in a
+new process.
 
-Knows the harness and /proc; no peer, no statistics. What a call is worth is decided by two facts alone: which calls had *returned*
-when the kill came (the writer counts them in memory that is shared with a file), and which are in the store afterwards.
+Knows the harness and /proc; no peer, no statistics. What a call is worth is decided by two facts
+alone: which calls had *returned* when the kill came (the writer counts them in memory that is
+shared with a file), and which are in the store afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ _POLL_S = 0.001
 ORDERLY_WAITS_S = (60.0,) * 4
 """How long an orderly run may take to end, one figure per try."""
 _DEAD_PROXY = "http://127.0.0.1:9"
-"""Discard's port, where nobody listens: what asks for the network by way of a proxy is refused at once."""
+"""Discard's port, where nobody listens: what asks for the network by way of a proxy is refused
+at once.
+"""
 
 
 class PeerFailedError(Exception):
@@ -106,7 +110,9 @@ class Life:
 
     def await_first(self) -> None:
         """Until the first call has returned."""
-        self._await(lambda: self.returned > 0 and struct.unpack_from("=Q", self._progress, 8)[0] > 0)
+        self._await(
+            lambda: self.returned > 0 and struct.unpack_from("=Q", self._progress, 8)[0] > 0
+        )
 
     def await_end(self, seconds: float) -> bool:
         """Until it has ended by itself; whether it did within so many seconds."""
@@ -138,10 +144,12 @@ class Life:
         return self.returned
 
     def kill(self, helpers: list[int] | None = None) -> None:
-        """SIGKILL the process group, and whoever else it started, in whatever group or session: they inherit a mark.
+        """SIGKILL the process group, and whoever else it started, in whatever group or session:
+        they inherit a mark.
 
         Args:
-            helpers: Processes known by now, so that they need not be looked for between the first kill and the last.
+            helpers: Processes known by now, so that they need not be looked for between the first
+                kill and the last.
         """
         if self._ended:
             return
@@ -174,7 +182,13 @@ class Life:
 
     def _spawn(self, mode: str, order: dict[str, Any]) -> subprocess.Popen[bytes]:
         arguments = [mode, str(self._peer.adapter), str(self._store), str(self._result)]
-        command = [str(self._python), "-I", harness.__file__, *arguments, json.dumps({**order, "options": dict(self._peer.options)})]
+        command = [
+            str(self._python),
+            "-I",
+            harness.__file__,
+            *arguments,
+            json.dumps({**order, "options": dict(self._peer.options)}),
+        ]
         home, temporary = str(self._folder / "home"), str(self._folder / "tmp")
         known = environment() | {
             "HOME": home,
@@ -192,11 +206,19 @@ class Life:
         }
         with (self._folder / "said").open("ab") as said:
             return subprocess.Popen(
-                command, cwd=self._store, env=known, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+                command,
+                cwd=self._store,
+                env=known,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
 
     def _members(self) -> list[int]:
-        """All processes that carry the mark; of processes that have ended, /proc shows no environment."""
+        """All processes that carry the mark; of processes that have ended, /proc shows no
+        environment.
+        """
         mark = f"{_MARK}={self._mark}".encode()
         pids = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -217,12 +239,19 @@ class Life:
             time.sleep(_POLL_S)
 
     def _said(self) -> str:
-        lines = (self._folder / "said").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = (
+            (self._folder / "said")
+            .read_text(encoding="utf-8", errors="replace")
+            .strip()
+            .splitlines()
+        )
         return " / ".join(line.strip() for line in lines[-3:])[-300:]
 
 
 def _is_in_exec(process: Path) -> bool:
-    """Return whether a process has its program, but neither arguments nor environment yet: on a busy machine that lasts."""
+    """Return whether a process has its program, but neither arguments nor environment yet: on a
+    busy machine that lasts.
+    """
     has_none = not (process / "environ").read_bytes() and not (process / "cmdline").read_bytes()
     return has_none and (process / "exe").exists()
 
@@ -231,22 +260,37 @@ def _is_in_exec(process: Path) -> bool:
 def life(peer: Peer, python: Path, parent: Path, mode: str, **order: Any) -> Iterator[Life]:
     """A life in a folder of its own, which goes with it."""
     with (
-        tempfile.TemporaryDirectory(prefix="peer-", dir=parent, ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix="peer-", dir=parent, ignore_cleanup_errors=True
+        ) as folder,
         Life(peer, python, Path(folder), mode, **order) as lived,
     ):
         yield lived
 
 
-def latency(peer: Peer, python: Path, parent: Path, *, calls: int, seconds: float) -> dict[str, float]:
-    """A tight loop: percentiles of single calls, calls a second, and the time from the start of the process to the first value."""
+def latency(
+    peer: Peer, python: Path, parent: Path, *, calls: int, seconds: float
+) -> dict[str, float]:
+    """A tight loop: percentiles of single calls, calls a second, and the time from the start of
+    the process to the first value.
+    """
     with life(peer, python, parent, "latency", calls=calls, seconds=seconds) as lived:
         return lived.measured()
 
 
-def check_reader(peer: Peer, python: Path, parent: Path, *, calls: int, waits_s: Sequence[float] = ORDERLY_WAITS_S) -> None:
-    """That the adapter finds all that an orderly run logged: else what it does not find after a kill would say nothing.
+def check_reader(
+    peer: Peer,
+    python: Path,
+    parent: Path,
+    *,
+    calls: int,
+    waits_s: Sequence[float] = ORDERLY_WAITS_S,
+) -> None:
+    """That the adapter finds all that an orderly run logged: else what it does not find after a
+    kill would say nothing.
 
-    A run that does not come to its end is tried again: ClearML's hangs there once in six times, and that says nothing of the reader.
+    A run that does not come to its end is tried again: ClearML's hangs there once in six times, and
+    that says nothing of the reader.
 
     Raises:
         PeerFailedError: It does not.
@@ -257,11 +301,15 @@ def check_reader(peer: Peer, python: Path, parent: Path, *, calls: int, waits_s:
                 continue
             found = lived.found()
             if found != set(range(calls)):
-                raise PeerFailedError(f"of {calls} calls of an orderly run, {len(found)} are found in its store")
+                raise PeerFailedError(
+                    f"of {calls} calls of an orderly run, {len(found)} are found in its store"
+                )
             return
 
 
-def killed(peer: Peer, python: Path, parent: Path, *, calls: int, seconds: float, per_s: float = 0.0) -> Loss:
+def killed(
+    peer: Peer, python: Path, parent: Path, *, calls: int, seconds: float, per_s: float = 0.0
+) -> Loss:
     """Killed after so many calls or seconds, at full speed or at a pace; what that cost."""
     with life(peer, python, parent, "log", per_s=per_s) as lived:
         returned = lived.kill_after(calls, seconds)

@@ -1,15 +1,17 @@
-"""Runs in a peer's interpreter: logs one scalar after the other, or tells which of them are in the peer's local store.
+"""Runs in a peer's interpreter: logs one scalar after the other, or tells which of them are in the
+peer's local store.
 
 Standard library only; knows no peer. An adapter is a file with two functions:
 
 ``start(folder, **options) -> (log, end)``
-    Begins a run whose local store is in the folder; ``log(step)`` records one scalar and returns when the peer's call does, and
-    ``end()`` ends the run as a script does that is not killed.
+    Begins a run whose local store is in the folder; ``log(step)`` records one scalar and returns
+    when the peer's call does, and ``end()`` ends the run as a script does that is not killed.
 ``found(folder, **options) -> steps``
     The steps that are in the store, read in a fresh process after the writer has gone.
 
-Progress is a file of two 64-bit integers, mapped into memory so that a SIGKILL does not take it along: how many calls have
-*returned*, and when the first one did (``time.monotonic_ns``, the same clock in all processes).
+Progress is a file of two 64-bit integers, mapped into memory so that a SIGKILL does not take it
+along: how many calls have *returned*, and when the first one did (``time.monotonic_ns``, the same
+clock in all processes).
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def main(arguments: list[str]) -> None:
     struct.pack_into("=QQ", progress, 0, 1, time.monotonic_ns())
     if mode == "latency":
         _write(result_path, latency(log, **order))
-        while True:  # whoever ordered this ends it: what an orderly end takes is not measured, and some take minutes
+        # whoever ordered this ends it: what an orderly end takes is not measured, and some take
+        # minutes
+        while True:
             signal.pause()
     elif mode == "orderly":
         for step in range(1, order["calls"]):
@@ -61,7 +65,9 @@ def main(arguments: list[str]) -> None:
 
 
 def latency(log: Log, calls: int, seconds: float) -> dict[str, float]:
-    """The distribution of the times of single calls in a tight loop: so many calls, or as many as fit into so many seconds."""
+    """The distribution of the times of single calls in a tight loop: so many calls, or as many
+    as fit into so many seconds.
+    """
     clock = time.perf_counter_ns
     warm_until = clock() + int(seconds * 1e9 / 10)
     step = 1
@@ -97,7 +103,9 @@ def distribution(samples: array[int], took_ns: int) -> dict[str, float]:
 
 
 def keep_logging(log: Log, progress: mmap.mmap, per_s: float = 0.0) -> None:
-    """Log until killed, as fast as it goes or at an even pace; a call counts once it has returned."""
+    """Log until killed, as fast as it goes or at an even pace; a call counts once it has
+    returned.
+    """
     begun = time.monotonic()
     step = 1
     while True:

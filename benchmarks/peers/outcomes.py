@@ -1,4 +1,6 @@
-"""What a campaign gathers of each peer, and how it is summarized: medians and ranges, in JSON and as a table. Pure."""
+"""What a campaign gathers of each peer, and how it is summarized: medians and ranges, in JSON
+and as a table. Pure.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ class Outcome:
             "version": self.version,
             "returned": self.peer.returned,
             "failed": self.failed,
-            "latency": {key: spread_json([run[key] for run in self.latencies]) for key in (*LATENCIES, "calls") if self.latencies},
+            "latency": {
+                key: spread_json([run[key] for run in self.latencies])
+                for key in (*LATENCIES, "calls")
+                if self.latencies
+            },
             "killed_fast": _losses(self.fast),
             "killed_slow": _losses(self.slow),
         }
@@ -52,7 +58,10 @@ def spread_json(values: Sequence[float]) -> dict[str, Any]:
 def _losses(losses: Sequence[Loss]) -> dict[str, Any] | None:
     if not losses:
         return None
-    return {name: spread_json([getattr(loss, name) for loss in losses]) for name in ("returned", "lost", "beyond")}
+    return {
+        name: spread_json([getattr(loss, name) for loss in losses])
+        for name in ("returned", "lost", "beyond")
+    }
 
 
 HEADER = (
@@ -80,13 +89,17 @@ def _row(outcome: Mapping[str, Any]) -> tuple[str, ...]:
     if not latency:
         return (title, *[""] * 8, f"not measured: {outcome['failed']}")
     figures = [
-        f"{_number(latency[key]['median'])} ({_number(latency[key]['low'])}-{_number(latency[key]['high'])})" for key in LATENCIES[:1]
+        f"{_number(latency[key]['median'])} "
+        f"({_number(latency[key]['low'])}-{_number(latency[key]['high'])})"
+        for key in LATENCIES[:1]
     ]
     figures += [_number(latency[key]["median"]) for key in ("p99_us", "p999_us")]
     figures.append(_number(latency["max_us"]["median"] / 1e3))
     figures.append(_number(latency["calls_per_s"]["median"]))
     lost = [_lost(outcome[key]) for key in ("killed_fast", "killed_slow")]
-    note = outcome["returned"] + (f" (failed once: {outcome['failed']})" if outcome["failed"] else "")
+    note = outcome["returned"] + (
+        f" (failed once: {outcome['failed']})" if outcome["failed"] else ""
+    )
     return (title, *figures, *lost, _number(latency["start_ms"]["median"]), note)
 
 

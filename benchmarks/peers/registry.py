@@ -1,4 +1,6 @@
-"""Which trackers are measured, in which mode, and what their calls promise. Nothing is imported of any of them."""
+"""Which trackers are measured, in which mode, and what their calls promise. Nothing is imported
+of any of them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Peer:
 
 def pins(path: Path = HERE / "peers.txt") -> dict[str, str]:
     """``name==version`` of each package, by its name."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()
+    )
     return {line.partition("==")[0]: line for line in lines if line}
 
 
@@ -57,22 +61,61 @@ def peers() -> tuple[Peer, ...]:
     }
     return (
         Peer("bare sqlite3, NORMAL", _adapter("sqlite"), returned="committed, in the kernel"),
-        Peer("bare sqlite3, FULL", _adapter("sqlite"), options={"synchronous": "FULL"}, returned="committed, on the disk (fsync)"),
-        Peer("journaltrack", _adapter("journaltrack"), OURS, returned="committed, in the kernel"),
-        Peer("journaltrack, power", _adapter("journaltrack"), OURS, {"durability": "power"}, returned="committed, on the disk (fsync)"),
-        Peer("dvclive", _adapter("dvclive"), pinned["dvclive"], environment={"DVC_NO_ANALYTICS": "1"}, returned="a line of a TSV file"),
         Peer(
-            "aim", _adapter("aim"), pinned["aim"], environment={"__AIM_TELEMETRY_ENABLED__": "0"}, returned="RocksDB's log, in the kernel"
+            "bare sqlite3, FULL",
+            _adapter("sqlite"),
+            options={"synchronous": "FULL"},
+            returned="committed, on the disk (fsync)",
+        ),
+        Peer("journaltrack", _adapter("journaltrack"), OURS, returned="committed, in the kernel"),
+        Peer(
+            "journaltrack, power",
+            _adapter("journaltrack"),
+            OURS,
+            {"durability": "power"},
+            returned="committed, on the disk (fsync)",
+        ),
+        Peer(
+            "dvclive",
+            _adapter("dvclive"),
+            pinned["dvclive"],
+            environment={"DVC_NO_ANALYTICS": "1"},
+            returned="a line of a TSV file",
+        ),
+        Peer(
+            "aim",
+            _adapter("aim"),
+            pinned["aim"],
+            environment={"__AIM_TELEMETRY_ENABLED__": "0"},
+            returned="RocksDB's log, in the kernel",
         ),
         Peer(
             "neptune-scale, offline",
             _adapter("neptune_scale"),
             pinned["neptune-scale"],
-            environment={"NEPTUNE_MODE": "offline", "NEPTUNE_API_TOKEN": "", "NEPTUNE_DISABLE_TELEMETRY": "true"},
+            environment={
+                "NEPTUNE_MODE": "offline",
+                "NEPTUNE_API_TOKEN": "",
+                "NEPTUNE_DISABLE_TELEMETRY": "true",
+            },
             returned="committed, on the disk (fsync)",
         ),
-        Peer("mlflow, file store", _adapter("mlflow"), pinned["mlflow"], {"store": "file"}, mlflow, "a line of a file"),
-        Peer("mlflow, SQLite", _adapter("mlflow"), pinned["mlflow"], {"store": "sqlite"}, mlflow, "committed, on the disk (fsync)"),
+        Peer(
+            "mlflow, file store",
+            _adapter("mlflow"),
+            pinned["mlflow"],
+            {"store": "file"},
+            mlflow,
+            "a line of a file",
+        ),
+        Peer(
+            "mlflow, SQLite",
+            _adapter("mlflow"),
+            pinned["mlflow"],
+            {"store": "sqlite"},
+            mlflow,
+            "committed, on the disk (fsync)",
+        ),
         Peer(
             "mlflow, SQLite, asynchronous",
             _adapter("mlflow"),
@@ -85,10 +128,16 @@ def peers() -> tuple[Peer, ...]:
             "wandb, offline",
             _adapter("wandb"),
             pinned["wandb"],
-            environment={"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"},
+            environment={
+                "WANDB_MODE": "offline",
+                "WANDB_ERROR_REPORTING": "false",
+                "WANDB_SILENT": "true",
+            },
             returned="sent to its own process",
         ),
-        Peer("tensorboardX", _adapter("tensorboardx"), pinned["tensorboardX"], returned="in a queue"),
+        Peer(
+            "tensorboardX", _adapter("tensorboardx"), pinned["tensorboardX"], returned="in a queue"
+        ),
         Peer(
             "comet, offline",
             _adapter("comet"),
@@ -107,7 +156,11 @@ def peers() -> tuple[Peer, ...]:
             "trackio",
             _adapter("trackio"),
             pinned["trackio"],
-            environment={"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"},
+            environment={
+                "HF_HUB_OFFLINE": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "GRADIO_ANALYTICS_ENABLED": "False",
+            },
             returned="in a list in memory",
         ),
         Peer(

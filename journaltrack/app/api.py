@@ -222,7 +222,13 @@ def verify(
     """
     deadline = _deadline(deadline_s)
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
-    known, connection = _reach(boto3_session, sagemaker_boto_client, given, requests_per_s, unless_configured=REQUESTS_PER_S)
+    known, connection = _reach(
+        boto3_session,
+        sagemaker_boto_client,
+        given,
+        requests_per_s,
+        unless_configured=REQUESTS_PER_S,
+    )
     options = VerifyOptions(
         component,
         deep=deep,
@@ -230,7 +236,9 @@ def verify(
         timestamps=known.timestamps,
         anchor=known.anchor,
     )
-    return composition.run_verify(journal, connection, options, deadline, on_progress, repair=repair)
+    return composition.run_verify(
+        journal, connection, options, deadline, on_progress, repair=repair
+    )
 
 
 def prune(
@@ -304,7 +312,13 @@ def prune(
     }
     deadline = _deadline(deadline_s)
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
-    known, connection = _reach(boto3_session, sagemaker_boto_client, given, requests_per_s, unless_configured=REQUESTS_PER_S)
+    known, connection = _reach(
+        boto3_session,
+        sagemaker_boto_client,
+        given,
+        requests_per_s,
+        unless_configured=REQUESTS_PER_S,
+    )
     options = VerifyOptions(visible_after_s=known.visible_after_s)
     return composition.run_prune(journal, connection, options, deadline, unasked=unasked, **what)
 
@@ -392,8 +406,18 @@ def retry(
     if not dry_run and (before.quarantined > never or (in_doubt and before.in_doubt)):
         with composition.reconciling(journal) as (opened, lease):
             ids = view.matching(opened, component)
-            released = Settlement(opened.database, lease).release(outcomes, None if ids is None else json.loads(ids))
-    return Retried(before.path, before.journal_id, dry_run, before.quarantined, never, before.in_doubt, released)
+            released = Settlement(opened.database, lease).release(
+                outcomes, None if ids is None else json.loads(ids)
+            )
+    return Retried(
+        before.path,
+        before.journal_id,
+        dry_run,
+        before.quarantined,
+        never,
+        before.in_doubt,
+        released,
+    )
 
 
 def resolve(
@@ -423,16 +447,23 @@ def resolve(
         JournalError: The journal can't be read or written.
     """
     if outcome not in {"delivered", "quarantined"}:
-        raise InvalidInputError(f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; no changes were made")
+        raise InvalidInputError(
+            f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; "
+            "no changes were made"
+        )
     before = status(journal, component=component)
     resolved = 0
     if not dry_run and before.in_doubt:
         decision = "there" if outcome == "delivered" else "set aside"
-        reason = f"{provenance.user()} settled it by hand as {decision}" + (f": {note}" if note else "")
+        reason = f"{provenance.user()} settled it by hand as {decision}" + (
+            f": {note}" if note else ""
+        )
         with composition.reconciling(journal) as (opened, lease):
             ids = view.matching(opened, component)
             attestor = Attestor(opened.database, lease)
-            resolved = doubts.decide(attestor, outcome, reason, None if ids is None else json.loads(ids))
+            resolved = doubts.decide(
+                attestor, outcome, reason, None if ids is None else json.loads(ids)
+            )
     return Resolved(before.path, before.journal_id, dry_run, before.in_doubt, resolved)
 
 
@@ -464,7 +495,9 @@ def _reach(
     per_s = known.requests_per_s or (unless_configured if requests_per_s is None else 0.0)
     rate_limit = composition.limit_of(per_s) if per_s else RateLimit(0)
     attended = composition.is_attended()
-    return known, Connection(session, client, rate_limit=rate_limit, attended=attended, **of_a_connection)
+    return known, Connection(
+        session, client, rate_limit=rate_limit, attended=attended, **of_a_connection
+    )
 
 
 def _paths(given: AnyPaths) -> list[Path]:
@@ -475,9 +508,13 @@ def _deadline(deadline_s: float | None) -> Deadline:
     if deadline_s is None:
         return Deadline()
     if isinstance(deadline_s, bool) or not isinstance(deadline_s, SupportsFloat):
-        raise InvalidTypeError(f"deadline_s must be a number of seconds, not {type(deadline_s).__name__}")
+        raise InvalidTypeError(
+            f"deadline_s must be a number of seconds, not {type(deadline_s).__name__}"
+        )
     if not deadline_s > 0:
-        raise InvalidInputError(f"deadline_s is {deadline_s}; it must be more than 0", hint="None: no deadline")
+        raise InvalidInputError(
+            f"deadline_s is {deadline_s}; it must be more than 0", hint="None: no deadline"
+        )
     return Deadline(float(deadline_s))
 
 
@@ -485,4 +522,6 @@ def _check_buckets(buckets: Mapping[str, str]) -> None:
     for old, new in buckets.items():
         problem = limits.bucket_problem(new)
         if problem is not None:
-            raise InvalidInputError(f"{limits.shown(new)} can't take the place of bucket {limits.shown(old)}: {problem}")
+            raise InvalidInputError(
+                f"{limits.shown(new)} can't take the place of bucket {limits.shown(old)}: {problem}"
+            )

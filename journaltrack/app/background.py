@@ -50,7 +50,10 @@ _RESTART_FIRST_S: Final = 1.0
 _RESTART_MAX_S: Final = 60.0
 """Maximal seconds between restarts of a child that ends at once."""
 _ENVIRONMENT: Final = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_START: Final = "import sys; sys.path[:] = {path!a}; from journaltrack.cli import main; main(prog_name='journaltrack')"
+_START: Final = (
+    "import sys; sys.path[:] = {path!a}; from journaltrack.cli import main; "
+    "main(prog_name='journaltrack')"
+)
 
 
 class _Deliverer(Protocol):
@@ -70,8 +73,14 @@ class Background:
         self._journal = journal
         self._deliverer: _Deliverer | None = None
         known = request.configuration
-        watch = replace(known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s)))
-        if request.boto3_session is not None or request.sagemaker_client is not None or not _can_have_child():
+        watch = replace(
+            known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s))
+        )
+        if (
+            request.boto3_session is not None
+            or request.sagemaker_client is not None
+            or not _can_have_child()
+        ):
             self._deliverer = _Thread(journal, request, replace(known, watch=watch))
         elif _delivered_by_parent.get(journal) != os.getppid():
             watch = replace(watch, folders=(), health_file=None, metrics_file=None)
@@ -107,12 +116,23 @@ class _Child:
     """Run ``journaltrack watch`` as a child process, and restart it if it ends early."""
 
     def __init__(self, journal: Path, configuration: Configuration) -> None:
-        path = [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
-        self._command = [sys.executable, "-c", _START.format(path=path), "watch", "--child", str(journal)]
+        path = [
+            os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))
+        ]
+        self._command = [
+            sys.executable,
+            "-c",
+            _START.format(path=path),
+            "watch",
+            "--child",
+            str(journal),
+        ]
         self._configuration = json.dumps(config.as_overrides(configuration)).encode() + b"\n"
         self._ending = threading.Event()
         self._start()
-        self._thread = threading.Thread(target=self._keep, name="journaltrack-background", daemon=True)
+        self._thread = threading.Thread(
+            target=self._keep, name="journaltrack-background", daemon=True
+        )
         self._thread.start()
 
     def end(self, deadline: Deadline) -> None:
@@ -140,7 +160,11 @@ class _Child:
             # group, and without a terminal no credential helper can ask anybody. Unbuffered: a
             # fork finds nothing in a buffer, and no lock.
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and code of ours
-                self._command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+                self._command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
             )
             assert self._process.stdin is not None  # noqa: S101 - it was asked for
             # It has ended already: ``_keep`` sees that.
@@ -185,7 +209,9 @@ class _Thread:
             events=lambda _: NoEvents(),
             arrivals=False,
         )
-        self._thread = threading.Thread(target=self._watcher.run, name="journaltrack-background", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watcher.run, name="journaltrack-background", daemon=True
+        )
         self._thread.start()
 
     def end(self, deadline: Deadline) -> None:
@@ -201,7 +227,9 @@ class _Thread:
 
 def _environment() -> dict[str, str]:
     """Return the environment variables that say how to reach AWS."""
-    return {name: value for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT)}
+    return {
+        name: value for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT)
+    }
 
 
 _running: dict[Path, Background] = {}

@@ -85,10 +85,14 @@ class Connection:
         limit = limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
             session, client = request.boto3_session, request.sagemaker_client
-            return cls(session, client, rate_limit=limit, storage=known.storage(), allow=known.allow)
+            return cls(
+                session, client, rate_limit=limit, storage=known.storage(), allow=known.allow
+            )
         return cls(rate_limit=limit, **known.of_a_connection())
 
-    def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
+    def remote(
+        self, deadline: Deadline, concurrency: int, timeout_s: float | None = None
+    ) -> AwsRemote:
         """Return a remote for one pass, to be closed after it.
 
         Args:
@@ -108,7 +112,8 @@ class Connection:
                 f"boto3 can't be imported: {type(error).__name__}: {error}",
                 kind=ErrorKind.HALT,
                 code="ImportError",
-                hint="reinstall it: pip install --force-reinstall boto3; everything stays in the journal until then",
+                hint="reinstall it: pip install --force-reinstall boto3; everything stays "
+                "in the journal until then",
                 everywhere=True,
             ) from error
         return AwsRemote(
@@ -124,7 +129,9 @@ class Connection:
             storage=self.storage,
             create_buckets=self.allow.create_buckets,
             create_experiments=self.allow.create_experiments,
-            connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
+            connect_timeout_s=CONNECT_TIMEOUT_S
+            if timeout_s is None
+            else min(timeout_s, CONNECT_TIMEOUT_S),
             read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
         )
 
@@ -178,7 +185,9 @@ def run_pass(
     from journaltrack.reports.entries import check_buckets  # noqa: PLC0415
 
     options = options or Options()
-    check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
+    check_size(
+        paths.default_journal() if journal is None else paths.expanded(journal), connection.allow
+    )
     opened = Journal.open(journal, create=False)
     try:
         matching(opened, options.component)
@@ -187,7 +196,12 @@ def run_pass(
         gate = Gate(deadline or Deadline())
         with _retrying(connection, gate, options.concurrency) as remote:
             reconciler = Reconciler(
-                opened, remote, options=options, deadline=gate, on_progress=on_progress, attempts=remote.attempts_of_last_call
+                opened,
+                remote,
+                options=options,
+                deadline=gate,
+                on_progress=on_progress,
+                attempts=remote.attempts_of_last_call,
             )
             return reconciler.run()
     finally:
@@ -206,19 +220,26 @@ def check_size(journal: Path, allow: AllowConfiguration) -> None:
             size_bytes += (journal / name).stat().st_size
     if 0 < allow.journal_bytes_max < size_bytes:
         raise JournalError(
-            f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is {allow.journal_bytes_max}; nothing was sent",
-            hint="raise the limit in the configuration if the journal is yours, else move the journal away",
+            f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is "
+            f"{allow.journal_bytes_max}; nothing was sent",
+            hint="raise the limit in the configuration if the journal is yours, else move "
+            "the journal away",
         )
 
 
 @contextlib.contextmanager
-def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
+def _retrying(
+    connection: Connection, deadline: Deadline, concurrency: int
+) -> Iterator[RetryingRemote]:
     from journaltrack.remotes.allow import AllowingRemote, Rules  # noqa: PLC0415
     from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
 
     aws = connection.remote(deadline, concurrency)
     try:
-        yield RetryingRemote(AllowingRemote(aws, Rules(connection.allow, connection.storage.instead)), deadline=deadline)
+        yield RetryingRemote(
+            AllowingRemote(aws, Rules(connection.allow, connection.storage.instead)),
+            deadline=deadline,
+        )
     finally:
         aws.close()
 
@@ -227,7 +248,11 @@ def is_attended() -> bool:
     """Return whether somebody can type an MFA code at the terminal of this process."""
     try:
         descriptor = sys.stdin.fileno()
-        return os.isatty(descriptor) and sys.stderr.isatty() and os.tcgetpgrp(descriptor) == os.getpgrp()
+        return (
+            os.isatty(descriptor)
+            and sys.stderr.isatty()
+            and os.tcgetpgrp(descriptor) == os.getpgrp()
+        )
     # There is no stdin, it is closed, or something is in its place.
     except (AttributeError, OSError, ValueError):
         return False
@@ -278,7 +303,11 @@ def run_verify(
     # Each once: what one repair does not mend, a second one would not.
     tried: set[tuple[int, str, str | None]] = set()
     for _ in range(_REPAIRS_MAX):
-        todo = [d for d in report.differences if d.repairable and (d.component_id, d.what, d.name) not in tried]
+        todo = [
+            d
+            for d in report.differences
+            if d.repairable and (d.component_id, d.what, d.name) not in tried
+        ]
         if not todo or report.halted is not None or deadline.over:
             break
         tried |= {(d.component_id, d.what, d.name) for d in todo}
@@ -288,7 +317,9 @@ def run_verify(
             # What another bucket took goes there again.
             if replaced is not None:
                 storage = replace(storage, instead={**storage.instead, replaced[0]: replaced[1]})
-            done.passes.append(_repairing_pass(journal, replace(connection, storage=storage), options, deadline))
+            done.passes.append(
+                _repairing_pass(journal, replace(connection, storage=storage), options, deadline)
+            )
         report = _verified(journal, connection, options, deadline, on_progress)
     report.repair = done
     return report
@@ -329,16 +360,26 @@ def _verified(
     opened = Journal.open(journal, create=False, read_only=True)
     try:
         with _retrying(connection, deadline, CONCURRENCY) as remote:
-            return Verifier(opened, remote, options=options, deadline=deadline, on_progress=on_progress).run()
+            return Verifier(
+                opened, remote, options=options, deadline=deadline, on_progress=on_progress
+            ).run()
     finally:
         opened.close()
 
 
-def _reopened(journal: str | os.PathLike[str] | None, report: VerifyReport, differences: Sequence[Difference]) -> int:
+def _reopened(
+    journal: str | os.PathLike[str] | None, report: VerifyReport, differences: Sequence[Difference]
+) -> int:
     from journaltrack.verification import repair as mending  # noqa: PLC0415
 
     with reconciling(journal) as (opened, lease):
-        return mending.reopen(opened.database, lease, differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+        return mending.reopen(
+            opened.database,
+            lease,
+            differences,
+            read_at_ns=report.at_ns,
+            receipt_id=report.receipt_id,
+        )
 
 
 @contextlib.contextmanager
@@ -361,12 +402,20 @@ def reconciling(journal: str | os.PathLike[str] | None) -> Iterator[tuple[Journa
 
 
 def _repairing_pass(
-    journal: str | os.PathLike[str] | None, connection: Connection, options: VerifyOptions, deadline: Deadline
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
+    options: VerifyOptions,
+    deadline: Deadline,
 ) -> PassReport:
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415
     from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
 
-    replay = Options(options.component, concurrency=CONCURRENCY, timestamps=options.timestamps, visible_after_s=options.visible_after_s)
+    replay = Options(
+        options.component,
+        concurrency=CONCURRENCY,
+        timestamps=options.timestamps,
+        visible_after_s=options.visible_after_s,
+    )
     return run_pass(journal, connection, replay, deadline)
 
 
@@ -408,7 +457,10 @@ def run_prune(
 
 
 def deliver(
-    request: DeliveryRequest, connection: Connection, options: Options | None = None, one_place: OnePlace | None = None
+    request: DeliveryRequest,
+    connection: Connection,
+    options: Options | None = None,
+    one_place: OnePlace | None = None,
 ) -> Delivery:
     """Look at one journal for the watcher, and run a pass if there is news.
 
@@ -440,7 +492,12 @@ def deliver(
         return _delivered(request, connection, options, work)
 
 
-def _delivered(request: DeliveryRequest, connection: Connection, options: Options | None, work: Work | None = None) -> Delivery:
+def _delivered(
+    request: DeliveryRequest,
+    connection: Connection,
+    options: Options | None,
+    work: Work | None = None,
+) -> Delivery:
     """Deliver as ``deliver`` does.
 
     ``work`` is None for an older journal, which the pass upgrades.
@@ -459,7 +516,12 @@ def _delivered(request: DeliveryRequest, connection: Connection, options: Option
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
     # The watcher itself delivered everything up to what it has seen: asking again whenever a
     # training logs would double the requests.
-    report = run_pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
+    report = run_pass(
+        request.journal,
+        connection,
+        replace(options, ask_for_copies=request.unless is None),
+        request.deadline,
+    )
     return Delivery(report.pending, report.position, report)
 
 
@@ -491,11 +553,22 @@ def replay(request: ReplayRequest) -> None:
 
     options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
     report = run_pass(request.journal, Connection.of(request), options, request.deadline)
-    problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
+    problem = (
+        report.halted
+        or report.uploads_halted
+        or report.altered
+        or report.held.get(request.component)
+        or report.failed
+    )
     if problem is not None or report.out_of_time:
-        why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s expired"
+        why = (
+            str(problem)
+            if problem is not None
+            else f"the deadline of {request.deadline_s:g} s expired"
+        )
         logger.warning(
-            "%s was not delivered completely on close, %d entries of its journal are pending; `journaltrack sync` delivers the rest: %s",
+            "%s was not delivered completely on close, %d entries of its journal are pending; "
+            "`journaltrack sync` delivers the rest: %s",
             request.component,
             report.pending,
             why,
@@ -523,5 +596,7 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
     return make_room(journal, wanted_bytes)
 
 
-SERVICES: Final = Services(replay=replay, lookup=_lookup, background=_background, make_room=_make_room)
+SERVICES: Final = Services(
+    replay=replay, lookup=_lookup, background=_background, make_room=_make_room
+)
 """The services that trackers call."""

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from journaltrack.errors import JournalBehindError, JournalError, JournalNotFoundError, NotAJournalError
+from journaltrack.errors import (
+    JournalBehindError,
+    JournalError,
+    JournalNotFoundError,
+    NotAJournalError,
+)
 from journaltrack.replay import pass_report
 from journaltrack.util import paths
 
@@ -101,6 +106,8 @@ def _is_same(folder: Path, other: Path) -> bool:
 
 def _twice(folder: Path, other: Path) -> JournalBehindError:
     return JournalBehindError(
-        f"{folder} is a copy of the journal at {other}, which is delivered from there; nothing of this copy was sent",
-        hint=f"if it has entries that the other lacks, run `journaltrack merge {folder} --into {other}`; then move it away",
+        f"{folder} is a copy of the journal at {other}, which is delivered from there; nothing "
+        "of this copy was sent",
+        hint=f"if it has entries that the other lacks, run `journaltrack merge {folder} "
+        f"--into {other}`; then move it away",
     )

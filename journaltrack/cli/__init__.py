@@ -16,9 +16,25 @@ import click
 
 from journaltrack._version import __version__
 from journaltrack.cli import exit_codes
-from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, told_unheard, verbose_option
+from journaltrack.cli.common import (
+    JSON,
+    VERBOSE,
+    configure_logging,
+    exit_code_of,
+    report_error,
+    told_unheard,
+    verbose_option,
+)
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import UnheardError, clean, error_json, is_of_click, print_json_line, unheard, with_streams
+from journaltrack.cli.output import (
+    UnheardError,
+    clean,
+    error_json,
+    is_of_click,
+    print_json_line,
+    unheard,
+    with_streams,
+)
 from journaltrack.util import patterns
 
 __all__ = ["ExitCode", "main"]
@@ -66,11 +82,17 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"journaltrack.cli.{cmd_name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve as click does; suggest a similar command for an unknown one."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            meant = [_CALLED_ELSEWHERE[name]] if name in _CALLED_ELSEWHERE else patterns.near(name, list(COMMANDS))
+            meant = (
+                [_CALLED_ELSEWHERE[name]]
+                if name in _CALLED_ELSEWHERE
+                else patterns.near(name, list(COMMANDS))
+            )
             hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
             raise click.UsageError(f"No such command {clean(name)!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -133,7 +155,12 @@ def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.
     """
     try:
         if as_json:
-            print_json_line({"error": {"type": "UsageError", "message": error.format_message(), "hint": ""}, "exit_code": error.exit_code})
+            print_json_line(
+                {
+                    "error": {"type": "UsageError", "message": error.format_message(), "hint": ""},
+                    "exit_code": error.exit_code,
+                }
+            )
         error.show()
     except OSError as lost:
         unheard(sys.stderr, lost)

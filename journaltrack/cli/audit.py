@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from journaltrack.reports.proof.hearsay import Hearsay
     from journaltrack.reports.report import AuditReport, ComponentAudit, States
 
-_STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
+_STATE_COLUMNS = (
+    "entries",
+    "pending",
+    "in flight",
+    "delivered",
+    "superseded",
+    "in doubt",
+    "quarantined",
+)
 _UNCHECKED = "; the chains of digests were not checked (journaltrack check)"
 _OVERVIEW = "overview"
 _MOVED = {
@@ -35,7 +43,9 @@ _MOVED = {
     "--timeline": "audit timeline",
     "--verify": "check",
     "--anchor": "check --anchor",
-    **dict.fromkeys(("--state", "--kind", "--name", "--since", "--until", "--limit", "--after"), "audit entries"),
+    **dict.fromkeys(
+        ("--state", "--kind", "--name", "--since", "--until", "--limit", "--after"), "audit entries"
+    ),
 }
 """Map options that moved to the question or command that has them now."""
 
@@ -51,7 +61,9 @@ class _Overview(click.Command):
             meant = _MOVED.get(error.option_name)
             if meant is None:
                 raise
-            raise click.UsageError(f"No such option '{error.option_name}'. Did you mean 'journaltrack {meant}'?", ctx) from error
+            raise click.UsageError(
+                f"No such option '{error.option_name}'. Did you mean 'journaltrack {meant}'?", ctx
+            ) from error
 
 
 class _Questions(click.Group):
@@ -66,7 +78,10 @@ class _Questions(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete questions, and the arguments and options of the overview."""
-        return [*super().shell_complete(ctx, incomplete), *_overview.shell_complete(ctx, incomplete)]
+        return [
+            *super().shell_complete(ctx, incomplete),
+            *_overview.shell_complete(ctx, incomplete),
+        ]
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """List the questions in the order of use, without the hidden overview."""
@@ -80,12 +95,18 @@ class _Questions(click.Group):
         """Write the options of the overview, then the questions."""
         _overview.format_options(ctx, formatter)
         with formatter.section("Questions"):
-            formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in self.list_commands(ctx)])
+            formatter.write_dl(
+                [
+                    (name, self.commands[name].get_short_help_str(80))
+                    for name in self.list_commands(ctx)
+                ]
+            )
 
 
 @click.group(
     cls=_Questions,
-    epilog="\b\nExamples:\n  journaltrack audit\n  journaltrack audit /mnt/usb/journal --component 'digits-*'\n"
+    epilog="\b\nExamples:\n  journaltrack audit\n  journaltrack audit /mnt/usb/journal "
+    "--component 'digits-*'\n"
     "  journaltrack audit entries --state quarantined\n"
     "  journaltrack audit entries --json | jq -c 'select(.kind == \"metric\")'\n"
     "  journaltrack audit entry 23\n  journaltrack audit history learning_rate\n"
@@ -113,7 +134,10 @@ def _overview(journals: Journals, *, component: str | None, as_json: bool) -> Ex
     for named in journals.named:
         meant = patterns.near(named, list(command.commands)) if not Path(named).exists() else []
         if meant:
-            raise click.UsageError(f"There is no journal {output.clean(named)}. Did you mean 'journaltrack audit {meant[0]}'?")
+            raise click.UsageError(
+                f"There is no journal {output.clean(named)}. Did you mean 'journaltrack audit "
+                f"{meant[0]}'?"
+            )
 
     def answer(path: str | None) -> ExitCode:
         return _report(path, component, as_json=as_json, apart=journals.are_several)
@@ -143,7 +167,9 @@ def _report(path: str | None, component: str | None, *, as_json: bool, apart: bo
         _print(report)
     if report.inconsistencies:
         output.problem(
-            "error", f"the journal does not add up: {'; '.join(report.inconsistencies)}", "`journaltrack check` names the entries"
+            "error",
+            f"the journal does not add up: {'; '.join(report.inconsistencies)}",
+            "`journaltrack check` names the entries",
         )
     return code
 
@@ -161,7 +187,10 @@ def _print(report: AuditReport) -> None:
     about: list[tuple[str, object]] = [
         ("journal", report.path),
         ("journal id", report.journal_id),
-        ("created", f"{output.moment(report.created_at_ns)} by journaltrack {report.created_by_version}"),
+        (
+            "created",
+            f"{output.moment(report.created_at_ns)} by journaltrack {report.created_by_version}",
+        ),
     ]
     if report.anchor is not None:
         about.append(("anchored", _anchored(report.anchor)))
@@ -173,13 +202,22 @@ def _print(report: AuditReport) -> None:
     if len({each.host for each in report.reconcilers}) > 1:
         output.say()
         columns = ("host", "user", "processes", "attestations", "first", "last")
-        moments = [(output.moment(r.first_started_at_ns), output.moment(r.last_started_at_ns)) for r in report.reconcilers]
-        rows = [(r.host, r.user, r.processes, r.attestations, *times) for r, times in zip(report.reconcilers, moments, strict=True)]
+        moments = [
+            (output.moment(r.first_started_at_ns), output.moment(r.last_started_at_ns))
+            for r in report.reconcilers
+        ]
+        rows = [
+            (r.host, r.user, r.processes, r.attestations, *times)
+            for r, times in zip(report.reconcilers, moments, strict=True)
+        ]
         output.table("reconciled on", columns, rows)
     output.say()
     _table_of_states("totals", ("component",), _totals(report))
     if report.problems_omitted:
-        output.say(f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them with `journaltrack audit entries`")
+        output.say(
+            f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them "
+            "with `journaltrack audit entries`"
+        )
     for removal in report.removals:
         output.say(_removal(removal))
     for told in report.hearsay:
@@ -190,7 +228,10 @@ def _print(report: AuditReport) -> None:
     if report.all_delivered:
         output.say(f"all delivered: {output.plural(totals.entries, 'entry')}{_UNCHECKED}")
     else:
-        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}{_UNCHECKED}")
+        output.say(
+            f"not all delivered: {totals.delivered} of "
+            f"{output.plural(totals.entries, 'entry')}{_UNCHECKED}"
+        )
 
 
 def hearsay_text(told: Hearsay) -> str:
@@ -200,7 +241,9 @@ def hearsay_text(told: Hearsay) -> str:
     name = {"bundle": "the bundle", "receipts": "the receipts"}.get(told.kind, "the journal")
     when = f" (taken over {output.moment(told.at_ns)} by {told.by})" if told.at_ns else ""
     say = "say" if told.kind == "receipts" else "says"
-    return output.clean(f"hearsay: {what} count as delivered because {name} {told.id[:16]} {say} so{when}")
+    return output.clean(
+        f"hearsay: {what} count as delivered because {name} {told.id[:16]} {say} so{when}"
+    )
 
 
 def _anchored(anchor: Anchor) -> str:
@@ -215,14 +258,28 @@ def _removal(removal: Removal) -> str:
     """Describe one removal by prune, as a sentence."""
     parts = []
     if removal.entries:
-        before = f" that were delivered before {output.moment(removal.before_ns)}" if removal.before_ns is not None else ""
+        before = (
+            f" that were delivered before {output.moment(removal.before_ns)}"
+            if removal.before_ns is not None
+            else ""
+        )
         parts.append(f"{output.plural(removal.entries, 'entry')}{before}")
     if removal.blobs:
-        parts.append(f"{output.plural(removal.blobs, 'content')} of the spool ({output.size(removal.blob_bytes)})")
+        parts.append(
+            f"{output.plural(removal.blobs, 'content')} of the spool "
+            f"({output.size(removal.blob_bytes)})"
+        )
     archive = removal.archive
-    kept = f"; archived in {archive.get('name')}, SHA-256 {output.digest(archive.get('sha256'))}" if archive else ""
+    kept = (
+        f"; archived in {archive.get('name')}, SHA-256 {output.digest(archive.get('sha256'))}"
+        if archive
+        else ""
+    )
     who = f"{removal.user}@{removal.host} (pid {removal.pid})"
-    return output.clean(f"removed on the record: {' and '.join(parts) or 'nothing'}, {output.moment(removal.at_ns)} by {who}{kept}")
+    return output.clean(
+        f"removed on the record: {' and '.join(parts) or 'nothing'}, "
+        f"{output.moment(removal.at_ns)} by {who}{kept}"
+    )
 
 
 def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
@@ -233,7 +290,14 @@ def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, .
     columns = (*of, *_STATE_COLUMNS)
     zero = [name for place, name in enumerate(columns) if all(row[place] == 0 for row in rows)]
     output.table(
-        title, columns, rows, spare=[name for name in ("in flight", "in doubt", "superseded", "quarantined", "pending") if name in zero]
+        title,
+        columns,
+        rows,
+        spare=[
+            name
+            for name in ("in flight", "in doubt", "superseded", "quarantined", "pending")
+            if name in zero
+        ],
     )
 
 
@@ -255,28 +319,66 @@ def _counts(states: States) -> tuple[int, ...]:
 
 
 def _print_component(component: ComponentAudit) -> None:
-    confirmed = f"confirmed {output.moment(component.confirmed_at_ns)}" if component.confirmed_at_ns is not None else "not confirmed yet"
+    confirmed = (
+        f"confirmed {output.moment(component.confirmed_at_ns)}"
+        if component.confirmed_at_ns is not None
+        else "not confirmed yet"
+    )
     rows: list[tuple[str, object]] = [
         ("component", component.name),
         ("  origin", f"{', '.join(component.origins) or 'unknown'}; {confirmed}"),
         ("  arn", component.arn),
-        ("  recorded", f"{output.moment(component.first_recorded_at_ns)} to {output.moment(component.last_recorded_at_ns)}"),
-        ("  delivered", f"{output.moment(component.first_delivered_at_ns)} to {output.moment(component.last_delivered_at_ns)}"),
+        (
+            "  recorded",
+            (
+                f"{output.moment(component.first_recorded_at_ns)} to "
+                f"{output.moment(component.last_recorded_at_ns)}"
+            ),
+        ),
+        (
+            "  delivered",
+            (
+                f"{output.moment(component.first_delivered_at_ns)} to "
+                f"{output.moment(component.last_delivered_at_ns)}"
+            ),
+        ),
     ]
     if component.run is not None:
         rows.append(("  run", component.run.text))
     if component.last_error is not None:
         last = component.last_error
-        why = f"{last.action} {last.outcome} {output.moment(last.at_ns)}, request {last.request_id or '-'}: {last.code or ''} {last.text or ''}"
+        why = (
+            f"{last.action} {last.outcome} {output.moment(last.at_ns)}, request "
+            f"{last.request_id or '-'}: {last.code or ''} {last.text or ''}"
+        )
         rows.append(("  pending since", output.cut(why, 1_000)))
     if component.unknown_kinds:
-        rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
+        rows.append(
+            (
+                "  needs newer",
+                f"kinds that this version can't send: {', '.join(component.unknown_kinds)}",
+            )
+        )
     if component.removed:
-        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; no other number here counts them"))
+        rows.append(
+            (
+                "  removed",
+                (
+                    f"{output.plural(component.removed, 'entry')}, on the record; no other number "
+                    "here counts them"
+                ),
+            )
+        )
     if component.redacted:
-        rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
+        rows.append(
+            ("  redacted", f"{', '.join(component.redacted)}: the values were not recorded")
+        )
     output.fields(rows)
-    _table_of_states("  entries", ("stream", "kind"), [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds])
+    _table_of_states(
+        "  entries",
+        ("stream", "kind"),
+        [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds],
+    )
     output.table(
         "  recorded by",
         ("host", "user", "pid", "started", "entries", "version", "python", "commit", "program"),
@@ -285,7 +387,16 @@ def _print_component(component: ComponentAudit) -> None:
     )
     output.table(
         "  requests",
-        ("action", "outcome", "requests", "sent", "first", "last", "first request id", "last request id"),
+        (
+            "action",
+            "outcome",
+            "requests",
+            "sent",
+            "first",
+            "last",
+            "first request id",
+            "last request id",
+        ),
         [
             (
                 r.action,
@@ -305,7 +416,17 @@ def _print_component(component: ComponentAudit) -> None:
         "  problems",
         ("state", "kind", "name", "entries", "first", "last", "code", "request id", "reason"),
         [
-            (p.state, p.kind, p.name, p.entries, p.first_seq, p.last_seq, p.code, p.request_id, output.cut(p.reason or ""))
+            (
+                p.state,
+                p.kind,
+                p.name,
+                p.entries,
+                p.first_seq,
+                p.last_seq,
+                p.code,
+                p.request_id,
+                output.cut(p.reason or ""),
+            )
             for p in component.problems
         ],
     )

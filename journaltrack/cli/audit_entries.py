@@ -48,19 +48,37 @@ _NUMBER_CHARS_MAX = 14
 
 
 _WHEN = common.When()
-_since = click.option("--since", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) since: 2h, 3d (ago), 2026-11-03.")
-_until = click.option("--until", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) before.")
+_since = click.option(
+    "--since",
+    metavar="WHEN",
+    type=_WHEN,
+    help="Only what was recorded (or happened) since: 2h, 3d (ago), 2026-11-03.",
+)
+_until = click.option(
+    "--until", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) before."
+)
 
 
 def _page_options(command: _Command) -> _Command:
     """Add the options of questions that list: state, kind, name, times and pages."""
     state = click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
-    kind = click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
-    name = click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
-    limit = click.option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help=f"Lines per page; {_TERMINAL_LIMIT} on a terminal, else all."
+    kind = click.option(
+        "--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...)."
     )
-    after = click.option("--after", metavar="PLACE", help="Continue after this place, as the page before printed it.")
+    name = click.option(
+        "--name",
+        metavar="GLOB",
+        help="Only entries whose name fits the pattern, such as 'train:*' (case matters).",
+    )
+    limit = click.option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help=f"Lines per page; {_TERMINAL_LIMIT} on a terminal, else all.",
+    )
+    after = click.option(
+        "--after", metavar="PLACE", help="Continue after this place, as the page before printed it."
+    )
     return state(kind(name(_since(_until(limit(after(command)))))))
 
 
@@ -88,7 +106,13 @@ def entries_command(
     after_seq = _seq(after)
 
     def answer(path: str | None) -> ExitCode:
-        return _list_entries(path, _choice(path, component, **asked), Page(_limit(limit, as_json)), after_seq, as_json=as_json)
+        return _list_entries(
+            path,
+            _choice(path, component, **asked),
+            Page(_limit(limit, as_json)),
+            after_seq,
+            as_json=as_json,
+        )
 
     return _answered(journals, answer, as_json=as_json)
 
@@ -107,15 +131,29 @@ def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode
     return _show_entry(path, number, as_json=as_json)
 
 
-@click.command("history", short_help="Show every value of a parameter, input, output, or the status.")
+@click.command(
+    "history", short_help="Show every value of a parameter, input, output, or the status."
+)
 @click.argument("name")
 @about_journals
 @common.component_option
-@click.option("--kind", metavar="KIND", type=click.Choice(_KEY_KINDS), help=f"Only of this kind: {', '.join(_KEY_KINDS)}.")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    type=click.Choice(_KEY_KINDS),
+    help=f"Only of this kind: {', '.join(_KEY_KINDS)}.",
+)
 @_since
 @_until
 @common.common_options
-def history_command(name: str, journals: Journals, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
+def history_command(
+    name: str,
+    journals: Journals,
+    *,
+    component: str | None,
+    as_json: bool,
+    **asked: Any,  # noqa: ANN401 - click's
+) -> ExitCode:
     """Show every value of NAME and what it changed.
 
     NAME is a parameter, an input, an output, or `status`.
@@ -123,7 +161,9 @@ def history_command(name: str, journals: Journals, *, component: str | None, as_
 
     def answer(path: str | None) -> ExitCode:
         choice = _choice(path, component, key=name, **asked)
-        return _show_history(path, name, cast("KeyKind | None", choice.kind), choice, as_json=as_json)
+        return _show_history(
+            path, name, cast("KeyKind | None", choice.kind), choice, as_json=as_json
+        )
 
     return _answered(journals, answer, as_json=as_json)
 
@@ -150,12 +190,20 @@ def timeline_command(
         journals.only("--after")
 
     def answer(path: str | None) -> ExitCode:
-        return _list_timeline(path, _choice(path, component, **asked), Page(_limit(limit, as_json)), after, as_json=as_json)
+        return _list_timeline(
+            path,
+            _choice(path, component, **asked),
+            Page(_limit(limit, as_json)),
+            after,
+            as_json=as_json,
+        )
 
     return _answered(journals, answer, as_json=as_json)
 
 
-def _answered(journals: Journals, answer: Callable[[str | None], ExitCode], *, as_json: bool) -> ExitCode:
+def _answered(
+    journals: Journals, answer: Callable[[str | None], ExitCode], *, as_json: bool
+) -> ExitCode:
     def headed(path: str | None) -> ExitCode:
         if journals.are_several and not as_json:
             output.say(output.clean(common.path_of(path)))
@@ -169,7 +217,13 @@ def _limit(limit: int | None, as_json: bool) -> int | None:
     return _TERMINAL_LIMIT if limit is None and output.on_terminal() and not as_json else limit
 
 
-def _choice(path: str | None, component: str | None, *, key: str | None = None, **asked: Any) -> Choice:  # noqa: ANN401 - click's
+def _choice(
+    path: str | None,
+    component: str | None,
+    *,
+    key: str | None = None,
+    **asked: Any,  # noqa: ANN401 - click's
+) -> Choice:
     """Return what the filters choose, and note what no answer about single entries can show.
 
     Raises an error if the filters name nothing.
@@ -178,7 +232,14 @@ def _choice(path: str | None, component: str | None, *, key: str | None = None, 
     from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import Choice  # noqa: PLC0415
 
-    choice = Choice(component, asked["kind"], asked.get("name"), asked.get("state"), asked["since"], asked["until"])
+    choice = Choice(
+        component,
+        asked["kind"],
+        asked.get("name"),
+        asked.get("state"),
+        asked["since"],
+        asked["until"],
+    )
     with view.opened(path) as own:
         choice.check(own)
         if key is not None:
@@ -195,14 +256,20 @@ def _tell_removed(path: str | None) -> None:
         entries = removed.entries(own.database)
     if entries:
         gone = output.plural(entries, "entry")
-        output.say(f"note: {gone} were pruned from the journal and are not shown; `journaltrack audit` has the record", err=True)
+        output.say(
+            f"note: {gone} were pruned from the journal and are not shown; `journaltrack audit` "
+            "has the record",
+            err=True,
+        )
 
 
 def _seq(after: str | None) -> int:
     if after is None:
         return 0
     if not after.isascii() or not after.isdecimal() or int(after[:20]) >= 2**63 - 1:
-        raise click.BadParameter("it must be the number of the last entry of the page before", param_hint="--after")
+        raise click.BadParameter(
+            "it must be the number of the last entry of the page before", param_hint="--after"
+        )
     return int(after)
 
 
@@ -244,7 +311,9 @@ class Page:
             output.say(f"more follow: repeat the command with --after {self.next_after}")
 
 
-def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
+def _list_entries(
+    path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool
+) -> ExitCode:
     """List the chosen entries in constant memory.
 
     Return the exit code of the components' delivery.
@@ -274,7 +343,14 @@ def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, 
             {"component", "name", "value", "reason"},
             ("settled", "action", "sent", "writer", "request id", "reason", "recorded", "kind"),
         )
-        output.listing(_ENTRY_COLUMNS, {"seq", "step", "sent"}, map(_entry_row, found), "no such entries", texts=texts, spare=spare)
+        output.listing(
+            _ENTRY_COLUMNS,
+            {"seq", "step", "sent"},
+            map(_entry_row, found),
+            "no such entries",
+            texts=texts,
+            spare=spare,
+        )
     page.say(as_json=as_json)
     pending, problems = unsettled(path, component=choice.component)
     if problems:
@@ -318,11 +394,22 @@ def short_value(entry: AuditedEntry) -> str:
     """
     if entry.value is not None:
         text = str(entry.value)
-        return f"{entry.value:.10g}" if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX else text
-    key = next((key for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail), None)
+        return (
+            f"{entry.value:.10g}"
+            if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX
+            else text
+        )
+    key = next(
+        (key for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail),
+        None,
+    )
     if key is None:
         return "-"
-    return output.digest(entry.detail[key]) if key == "sha256" else output.cut(entry.detail[key], _VALUE_CHARS_MAX)
+    return (
+        output.digest(entry.detail[key])
+        if key == "sha256"
+        else output.cut(entry.detail[key], _VALUE_CHARS_MAX)
+    )
 
 
 def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
@@ -331,7 +418,10 @@ def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
 
     found = entry(path, seq)
     if found is None:
-        raise InvalidInputError(f"the journal has no entry {seq}", hint="`journaltrack audit entries` lists those that it has")
+        raise InvalidInputError(
+            f"the journal has no entry {seq}",
+            hint="`journaltrack audit entries` lists those that it has",
+        )
     if as_json:
         output.print_json({**found.to_json(), "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
@@ -347,6 +437,7 @@ def _print_entry(found: EntryAudit) -> None:
         ("name", entry.name),
         ("value", entry.value if entry.value is not None else short_value(entry)),
     ]
+    digest = found.digest.hex() if isinstance(found.digest, bytes) else found.digest
     rows += [(f"  {key}", value) for key, value in entry.detail.items()]
     rows += [
         ("step", entry.step),
@@ -354,7 +445,7 @@ def _print_entry(found: EntryAudit) -> None:
         ("recorded", output.instant(entry.recorded_at_ns)),
         (
             "digest",
-            f"{output.digest(found.digest.hex() if isinstance(found.digest, bytes) else found.digest)}, place {found.writer_seq} in its writer's chain",
+            f"{output.digest(digest)}, place {found.writer_seq} in its writer's chain",
         ),
         ("state", state_of(entry)),
         ("  settled", output.instant(entry.settled_at_ns)),
@@ -364,31 +455,62 @@ def _print_entry(found: EntryAudit) -> None:
         rows.append(("  instead", f"entry {found.superseded_by}"))
     if found.settled_by is not None:
         by = found.settled_by
-        rows.append(("  settled by", f"receipt {by.id}, {by.action} {by.outcome or 'unfinished'}, request {by.request_id or '-'}"))
+        rows.append(
+            (
+                "  settled by",
+                (
+                    f"receipt {by.id}, {by.action} {by.outcome or 'unfinished'}, request "
+                    f"{by.request_id or '-'}"
+                ),
+            )
+        )
     if found.earlier is not None or found.later is not None:
-        rows.append(("same key", f"before: entry {found.earlier or '-'}, after: entry {found.later or '-'}"))
+        rows.append(
+            ("same key", f"before: entry {found.earlier or '-'}, after: entry {found.later or '-'}")
+        )
     rows += _writer_rows(found)
     output.fields(rows)
     output.table(
         "requests and decisions that name it",
-        ("receipt", "action", "outcome", "started", "finished", "sent", "request id", "code", "error"),
+        (
+            "receipt",
+            "action",
+            "outcome",
+            "started",
+            "finished",
+            "sent",
+            "request id",
+            "code",
+            "error",
+        ),
         [_receipt_row(receipt) for receipt in found.receipts],
         spare=("started",),
     )
     if found.receipts_omitted:
         output.say(f"and {found.receipts_omitted} more")
     if found.unreadable:
-        output.say(f"{output.plural(found.unreadable, 'receipt')} of the component can't be read; `journaltrack check` names them")
+        output.say(
+            f"{output.plural(found.unreadable, 'receipt')} of the component can't be read; "
+            "`journaltrack check` names them"
+        )
 
 
 def _writer_rows(found: EntryAudit) -> list[tuple[str, object]]:
     writer = found.writer
     if writer is None:
         return [("recorded by", f"writer {found.entry.writer_id}, which is not recorded")]
-    packages = ", ".join(f"{name} {version}" for name, version in sorted((writer.packages or {}).items()))
+    packages = ", ".join(
+        f"{name} {version}" for name, version in sorted((writer.packages or {}).items())
+    )
     dirty = {None: "not recorded", True: "yes", False: "no"}[writer.git_dirty]
     return [
-        ("recorded by", f"{writer.user}@{writer.host}, pid {writer.pid}, started {output.instant(writer.started_at_ns)}"),
+        (
+            "recorded by",
+            (
+                f"{writer.user}@{writer.host}, pid {writer.pid}, started "
+                f"{output.instant(writer.started_at_ns)}"
+            ),
+        ),
         ("  program", writer.program),
         ("  commit", commit(writer, 100)),
         ("  changes", dirty),
@@ -412,17 +534,36 @@ def _receipt_row(receipt: ReceiptRecord) -> tuple[object, ...]:
     )
 
 
-def _show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool) -> ExitCode:
+def _show_history(
+    path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool
+) -> ExitCode:
     """Print every value of a key."""
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.history import history  # noqa: PLC0415
 
-    found = history(path, name, kind=kind, component=choice.component, since_ns=choice.since_ns, until_ns=choice.until_ns)
+    found = history(
+        path,
+        name,
+        kind=kind,
+        component=choice.component,
+        since_ns=choice.since_ns,
+        until_ns=choice.until_ns,
+    )
     if as_json:
         for revision in found:
             output.print_json_line(to_json(revision))
         return ExitCode.OK
-    columns = ("seq", "recorded", "component", "kind", "value", "before", "before seq", "state", "writer")
+    columns = (
+        "seq",
+        "recorded",
+        "component",
+        "kind",
+        "value",
+        "before",
+        "before seq",
+        "state",
+        "writer",
+    )
     output.listing(
         columns,
         {"seq", "before seq"},
@@ -436,7 +577,13 @@ def _show_history(path: str | None, name: str, kind: KeyKind | None, choice: Cho
 
 def _revision_row(revision: Revision) -> tuple[object, ...]:
     entry = revision.entry
-    before = "(first)" if revision.earlier_seq is None else _said(revision.earlier) if revision.changed else "(the same)"
+    before = (
+        "(first)"
+        if revision.earlier_seq is None
+        else _said(revision.earlier)
+        if revision.changed
+        else "(the same)"
+    )
     return (
         entry.seq,
         output.moment(entry.recorded_at_ns),
@@ -452,7 +599,10 @@ def _revision_row(revision: Revision) -> tuple[object, ...]:
 
 def _said(value: object) -> str:
     if isinstance(value, dict):
-        value = " ".join(f"{key}={output.instant(part) if key.endswith('_ns') else part}" for key, part in value.items())
+        value = " ".join(
+            f"{key}={output.instant(part) if key.endswith('_ns') else part}"
+            for key, part in value.items()
+        )
     return output.cut("-" if value is None else value, _VALUE_CHARS_MAX)
 
 
@@ -461,7 +611,9 @@ def commit(writer: WriterRecord, chars_max: int = 13) -> str:
     return output.cut(writer.git_commit or "", chars_max) + ("+changes" if writer.git_dirty else "")
 
 
-def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool) -> ExitCode:
+def _list_timeline(
+    path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool
+) -> ExitCode:
     """Print everything that happened, in order."""
     from journaltrack.reports.history import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
 
@@ -469,16 +621,33 @@ def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | No
         place = START if after is None else position(after)
     except ValueError as error:
         raise click.BadParameter(
-            "it must be what the page before printed, such as 1790000000000000000.1.23", param_hint="--after"
+            "it must be what the page before printed, such as 1790000000000000000.1.23",
+            param_hint="--after",
         ) from error
-    found = page.of(timeline(path, choice, after=place, limit=page.to_read), lambda event: str(event.position))
+    found = page.of(
+        timeline(path, choice, after=place, limit=page.to_read), lambda event: str(event.position)
+    )
     if as_json:
         for event in found:
             output.print_json_line(event.to_json())
     else:
-        columns = ("time", "event", "component", "about", "value", "sent", "request id", "who or why")
-        texts, spare = {"component", "about", "value", "who or why"}, ("request id", "sent", "who or why", "value")
-        output.listing(columns, {"sent"}, map(_event_row, found), "nothing happened", texts=texts, spare=spare)
+        columns = (
+            "time",
+            "event",
+            "component",
+            "about",
+            "value",
+            "sent",
+            "request id",
+            "who or why",
+        )
+        texts, spare = (
+            {"component", "about", "value", "who or why"},
+            ("request id", "sent", "who or why", "value"),
+        )
+        output.listing(
+            columns, {"sent"}, map(_event_row, found), "nothing happened", texts=texts, spare=spare
+        )
     page.say(as_json=as_json)
     return ExitCode.OK
 
@@ -487,7 +656,10 @@ def _event_row(event: Event) -> tuple[object, ...]:
     about: object = None
     value = request_id = why = sent = None
     if event.writer is not None:
-        about, why = f"writer {event.writer.id}: {event.writer.program}", f"{event.writer.user}@{event.writer.host}:{event.writer.pid}"
+        about, why = (
+            f"writer {event.writer.id}: {event.writer.program}",
+            f"{event.writer.user}@{event.writer.host}:{event.writer.pid}",
+        )
     elif event.entry is not None:
         entry = event.entry
         about = f"entry {entry.seq}: {entry.kind} {entry.name or ''}".rstrip()
@@ -497,7 +669,10 @@ def _event_row(event: Event) -> tuple[object, ...]:
             request_id, why = entry.request_id, entry.reason
     elif event.receipt is not None:
         receipt = event.receipt
-        about = f"receipt {receipt.id}: {receipt.action}{f' of {output.cut(receipt.entries, 40)}' if receipt.entries else ''}"
+        about = (
+            f"receipt {receipt.id}: "
+            f"{receipt.action}{f' of {output.cut(receipt.entries, 40)}' if receipt.entries else ''}"
+        )
         if event.event != "sent":
             value, sent, request_id = receipt.outcome, receipt.attempts, receipt.request_id
             why = ": ".join(str(part) for part in (receipt.error_code, receipt.error_text) if part)

@@ -15,16 +15,32 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack bundle -o /media/usb/run-7.bundle\n  journaltrack bundle --check /media/usb/run-7.bundle\n"
+    epilog="\b\nExamples:\n  journaltrack bundle -o /media/usb/run-7.bundle\n  journaltrack "
+    "bundle --check /media/usb/run-7.bundle\n"
     "  journaltrack bundle --extract /media/usb/run-7.bundle journals/run-7"
 )
 @about_journals
-@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle to write; FILE appears when it is complete.")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    type=click.Path(),
+    help="The bundle to write; FILE appears when it is complete.",
+)
 @click.option("--all-blobs", is_flag=True, help="Also pack artifacts that are already delivered.")
-@click.option("--skip-damaged", is_flag=True, help="Leave out artifacts whose bytes are missing or damaged, and say so in the bundle.")
+@click.option(
+    "--skip-damaged",
+    is_flag=True,
+    help="Leave out artifacts whose bytes are missing or damaged, and say so in the bundle.",
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
-    "--check", "checked", metavar="FILE", type=click.Path(), help="Verify every byte of a bundle and say what it holds; pack nothing."
+    "--check",
+    "checked",
+    metavar="FILE",
+    type=click.Path(),
+    help="Verify every byte of a bundle and say what it holds; pack nothing.",
 )
 @click.option(
     "--extract",
@@ -59,7 +75,9 @@ def command(
         options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "force": force}
         return _pack(path, target, options, as_json=as_json)
     if (checked and extracted) or journals.named or target or all_blobs or skip_damaged or force:
-        raise click.UsageError("--check and --extract read an existing bundle, and take no other option but --json")
+        raise click.UsageError(
+            "--check and --extract read an existing bundle, and take no other option but --json"
+        )
     if extracted is not None:
         return _extract(*extracted, as_json=as_json)
     return _check(str(checked), as_json=as_json)
@@ -76,7 +94,10 @@ def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bo
         output.print_json({**made.to_json(), "exit_code": int(code)})
         return code
     blobs = f"{output.plural(made.blobs, 'artifact content')} ({output.size(made.blobs_bytes)})"
-    output.say(f"{output.clean(made.output)}: entries up to {made.last_seq}, {blobs}; {output.size(made.size_bytes)}")
+    output.say(
+        f"{output.clean(made.output)}: entries up to {made.last_seq}, {blobs}; "
+        f"{output.size(made.size_bytes)}"
+    )
     if made.left_out:
         output.say(f"left out, since delivered: {output.plural(made.left_out, 'artifact content')}")
     _tell_harm(made.damaged)
@@ -111,17 +132,34 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
     code = ExitCode.PROBLEMS if damaged else ExitCode.OK
     if as_json:
         members: dict[str, Any] = report.to_json(manifest)
-        where = {"bundle": str(bundle.path), "size_bytes": bundle.size_bytes, "manifest_sha256": bundle.manifest_sha256, "journal": journal}
+        where = {
+            "bundle": str(bundle.path),
+            "size_bytes": bundle.size_bytes,
+            "manifest_sha256": bundle.manifest_sha256,
+            "journal": journal,
+        }
         output.print_json({**where, **members, "exit_code": int(code)})
         return code
     output.say(f"{output.clean(bundle.path)}: whole, {output.size(bundle.size_bytes)}")
     output.fields(
         [
             ("journal", manifest.journal_id),
-            ("made", f"{output.moment(manifest.created_at_ns)} on {manifest.host}, by journaltrack {manifest.package_version}"),
+            (
+                "made",
+                (
+                    f"{output.moment(manifest.created_at_ns)} on {manifest.host}, by journaltrack "
+                    f"{manifest.package_version}"
+                ),
+            ),
             ("entries up to", manifest.last_seq),
             ("database", output.size(manifest.database_bytes)),
-            ("artifacts", f"{output.plural(len(manifest.blobs), 'content')}, {output.size(sum(manifest.blobs.values()))}"),
+            (
+                "artifacts",
+                (
+                    f"{output.plural(len(manifest.blobs), 'content')}, "
+                    f"{output.size(sum(manifest.blobs.values()))}"
+                ),
+            ),
             ("left out, since delivered", len(manifest.left_out)),
             ("manifest", output.digest(bundle.manifest_sha256)),
         ],
@@ -136,5 +174,13 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
 def _tell_harm(damaged: tuple[str, ...]) -> None:
     if damaged:
         some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")  # noqa: PLR2004
-        hint = "`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files"
-        output.problem("warning", f"{output.plural(len(damaged), 'artifact content')} missing from the bundle, or damaged: {some}", hint)
+        hint = (
+            "`journaltrack check --repair --restore-from FOLDER` restores them from a folder "
+            "that still has the files"
+        )
+        output.problem(
+            "warning",
+            f"{output.plural(len(damaged), 'artifact content')} missing from the bundle, or "
+            f"damaged: {some}",
+            hint,
+        )

@@ -26,21 +26,35 @@ _ALIKE_MAX: Final = 20
 _ROWS_MAX: Final = 50
 _TELL_AFTER_S: Final = 2.0
 _TELL_EVERY_S: Final = 5.0
-_OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile", "region", "endpoint_url")
+_OF_REMOTE: Final = (
+    "component",
+    "deep",
+    "rate_per_s",
+    "config_file",
+    "profile",
+    "region",
+    "endpoint_url",
+)
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack check                       look at the journal, contact nobody\n"
+    epilog="\b\nExamples:\n  journaltrack check                       look at the journal, "
+    "contact nobody\n"
     "  journaltrack check --repair --restore-from ~/checkpoints\n"
     "  journaltrack check --remote              compare with SageMaker and S3, too\n"
     "  journaltrack check --remote --repair     send again what is missing there"
 )
 @about_journals
-@click.option("--remote", is_flag=True, help="Also compare what was delivered with what SageMaker and S3 hold now.")
+@click.option(
+    "--remote",
+    is_flag=True,
+    help="Also compare what was delivered with what SageMaker and S3 hold now.",
+)
 @click.option(
     "--repair",
     is_flag=True,
-    help="Repair what can be repaired. With --remote, send again what is missing there and can't be duplicated. "
+    help="Repair what can be repaired. With --remote, send again what is missing there and "
+    "can't be duplicated. "
     "Nothing is deleted: replaced files move to damaged/ in the journal.",
 )
 @click.option(
@@ -48,7 +62,8 @@ _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile"
     metavar="FOLDER",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --repair: a folder to restore missing or damaged artifacts from, by content. May be repeated.",
+    help="With --repair: a folder to restore missing or damaged artifacts from, by content. "
+    "May be repeated.",
 )
 @click.option(
     "--anchor",
@@ -62,7 +77,8 @@ _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile"
 @click.option(
     "--deep",
     is_flag=True,
-    help="With --remote: download and hash objects without a whole SHA-256 in S3 (above 8 MiB). Nothing is kept.",
+    help="With --remote: download and hash objects without a whole SHA-256 in S3 (above 8 "
+    "MiB). Nothing is kept.",
 )
 @common.connection_options
 @click.option(
@@ -112,10 +128,14 @@ def command(
     compare = _comparison(run, repair=repair, **asked) if remote else None
 
     def answer(journal: str | None) -> ExitCode:
-        return run.code(_check(journal, anchors, restore_from, compare, repair=repair, as_json=as_json))
+        return run.code(
+            _check(journal, anchors, restore_from, compare, repair=repair, as_json=as_json)
+        )
 
     with common.stopping(run):
-        return each(journals, answer, as_json="document" if as_json else None, has_ended=lambda: run.signal)
+        return each(
+            journals, answer, as_json="document" if as_json else None, has_ended=lambda: run.signal
+        )
 
 
 def _comparison(
@@ -135,9 +155,17 @@ def _comparison(
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     known = config.load(config_file, overrides=aws).configuration
-    options = VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor)
+    options = VerifyOptions(
+        component,
+        deep=deep,
+        visible_after_s=known.visible_after_s,
+        timestamps=known.timestamps,
+        anchor=known.anchor,
+    )
     rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
-    connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
+    connection = Connection(
+        rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection()
+    )
 
     def compare(journal: str | None) -> VerifyReport:
         return run_verify(journal, connection, options, run.deadline, _teller(), repair=repair)
@@ -157,7 +185,9 @@ def _check(
     """Check one journal and print every finding, even if AWS can't be asked."""
     from journaltrack.app.api import check  # noqa: PLC0415 - shell completion imports this module
 
-    examination = check(journal, repair=repair, restore_from=restore_from, anchors=anchors, on_progress=_progress())
+    examination = check(
+        journal, repair=repair, restore_from=restore_from, anchors=anchors, on_progress=_progress()
+    )
     report, failure = None, None
     if compare is not None:
         try:
@@ -185,7 +215,10 @@ def _check(
 
 
 def _code_of_journal(examination: Examination) -> ExitCode:
-    if any(finding.check == "chains" and finding.severity == "problem" for finding in examination.findings):
+    if any(
+        finding.check == "chains" and finding.severity == "problem"
+        for finding in examination.findings
+    ):
         return ExitCode.JOURNAL
     return ExitCode.OK if examination.healthy else ExitCode.PROBLEMS
 
@@ -205,11 +238,18 @@ def _code_of_remote(report: VerifyReport) -> ExitCode:
     return worst(codes)
 
 
-def _json(examination: Examination, report: VerifyReport | None, failure: JournaltrackError | None, code: ExitCode) -> dict[str, Any]:
+def _json(
+    examination: Examination,
+    report: VerifyReport | None,
+    failure: JournaltrackError | None,
+    code: ExitCode,
+) -> dict[str, Any]:
     remote = report.to_json() if report is not None else None
     return {
         **examination.to_json(),
-        "remote": remote if failure is None else output.error_json(failure, common.exit_code_of(failure)),
+        "remote": remote
+        if failure is None
+        else output.error_json(failure, common.exit_code_of(failure)),
         "exit_code": int(code),
     }
 
@@ -224,7 +264,11 @@ def _progress() -> Callable[[Progress], None]:
     began = time.monotonic()
 
     def tell(progress: Progress) -> None:
-        if output.on_terminal(err=True) and progress.done < progress.total and time.monotonic() - began >= _TELL_AFTER_S:
+        if (
+            output.on_terminal(err=True)
+            and progress.done < progress.total
+            and time.monotonic() - began >= _TELL_AFTER_S
+        ):
             output.say(f"checking {CHECKS[progress.done]} ...", err=True)
 
     return tell
@@ -241,7 +285,10 @@ def _teller() -> Callable[[Progress], None]:
         nonlocal told
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()
-            output.say(f"{progress.done} of {output.plural(progress.total, 'component')} compared", err=True)
+            output.say(
+                f"{progress.done} of {output.plural(progress.total, 'component')} compared",
+                err=True,
+            )
 
     return tell
 
@@ -261,10 +308,15 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
     if examination.repaired:
         output.say()
     for each_repair in examination.repaired:
-        output.say(f"{'repaired' if each_repair.done else 'not repaired'}: {each_repair.repair}: {output.clean(each_repair.message)}")
+        output.say(
+            f"{'repaired' if each_repair.done else 'not repaired'}: {each_repair.repair}: "
+            f"{output.clean(each_repair.message)}"
+        )
     alike: dict[tuple[str, ...], list[Finding]] = {}
     for finding in examination.findings:
-        alike.setdefault((finding.check, finding.severity, finding.meaning, finding.advice), []).append(finding)
+        alike.setdefault(
+            (finding.check, finding.severity, finding.meaning, finding.advice), []
+        ).append(finding)
     for findings in alike.values():
         output.say()
         _print_findings(findings)
@@ -275,7 +327,10 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
     if examination.healthy:
         output.say("the journal is well" + (f", with {also}" if warnings else ""))
     else:
-        output.say(f"the journal has {output.plural(problems, 'problem')}" + (f" and {also}" if warnings else ""))
+        output.say(
+            f"the journal has {output.plural(problems, 'problem')}"
+            + (f" and {also}" if warnings else "")
+        )
     if offer and any(f.repair for f in examination.findings):
         output.say("hint: `journaltrack check --repair` repairs what can be repaired", err=True)
 
@@ -283,7 +338,9 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
 def _print_findings(alike: Sequence[Finding]) -> None:
     """Print findings that mean the same, with one meaning and one advice."""
     for finding in alike[:_ALIKE_MAX]:
-        text = f"{finding.severity}: {finding.check}: {output.cut(output.clean(finding.message), 500)}"
+        text = (
+            f"{finding.severity}: {finding.check}: {output.cut(output.clean(finding.message), 500)}"
+        )
         output.say(text, style=_STYLES.get(finding.severity))
     if len(alike) > _ALIKE_MAX:
         output.say(f"... and {len(alike) - _ALIKE_MAX} more; --json has them")
@@ -298,8 +355,10 @@ def _print_report(report: VerifyReport) -> None:
     checked = report.checked
     output.say(
         f"compared {output.plural(checked.components, 'component')}, "
-        f"{output.plural(checked.parameters, 'parameter')}, {output.plural(checked.artifacts, 'artifact')}, "
-        f"{output.plural(checked.points, 'point')} of {output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
+        f"{output.plural(checked.parameters, 'parameter')}, "
+        f"{output.plural(checked.artifacts, 'artifact')}, "
+        f"{output.plural(checked.points, 'point')} of "
+        f"{output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
         f"{output.duration(report.duration_s)}"
     )
     if report.repair is not None:
@@ -316,14 +375,18 @@ def _print_report(report: VerifyReport) -> None:
         but = ", except what a later run of another journal replaced" if later else ""
         output.say(f"everything that was delivered is there{but}")
     else:
-        output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
+        output.say(
+            f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} "
+            "could not be told"
+        )
     anchored = report.anchors
     if anchored is not None and anchored.documents and not anchored.problems:
         output.say(f"the journal reaches all of its {output.plural(anchored.documents, 'anchor')}")
     waiting = report.undelivered
     if waiting.any:
         output.say(
-            f"not delivered, and not compared: {waiting.pending} pending, {waiting.in_doubt} in doubt, {waiting.quarantined} quarantined"
+            f"not delivered, and not compared: {waiting.pending} pending, {waiting.in_doubt} in "
+            f"doubt, {waiting.quarantined} quarantined"
         )
 
 
@@ -341,12 +404,23 @@ def _objects(report: VerifyReport) -> str:
 
 def _repaired(repair: Repair) -> str:
     delivered = sum(each.delivered for each in repair.passes)
-    return f"repair: {output.plural(repair.reopened, 'entry')} made pending again, {delivered} sent; compared once more"
+    return (
+        f"repair: {output.plural(repair.reopened, 'entry')} made pending again, {delivered} "
+        "sent; compared once more"
+    )
 
 
 def _table(title: str, differences: Sequence[Difference]) -> None:
     rows = [
-        (each.component, each.kind, each.what, each.name, _value(each, each.expected), _value(each, each.found), _remark(each))
+        (
+            each.component,
+            each.kind,
+            each.what,
+            each.name,
+            _value(each, each.expected),
+            _value(each, each.found),
+            _remark(each),
+        )
         for each in differences[:_ROWS_MAX]
     ]
     output.table(title, ("component", "is", "what", "name", "expected", "found", "remark"), rows)
@@ -364,27 +438,42 @@ def _value(difference: Difference, value: object) -> str | None:
 
 def _remark(difference: Difference) -> str | None:
     if difference.steps:
-        steps = [str(first) if first == last else f"{first}-{last}" for first, last in difference.steps]
-        return output.cut(f"nothing is there at step {', '.join(steps)}; --repair sends it again", 200)
+        steps = [
+            str(first) if first == last else f"{first}-{last}" for first, last in difference.steps
+        ]
+        return output.cut(
+            f"nothing is there at step {', '.join(steps)}; --repair sends it again", 200
+        )
     return difference.note or ("--repair sends it again" if difference.repairable else None)
 
 
 def _explain(report: VerifyReport) -> None:
     """Explain on stderr why the comparison is not complete, and what to do."""
     if report.halted is not None:
-        output.problem("error", f"the comparison stopped: {report.halted.message}", report.halted.hint)
+        output.problem(
+            "error", f"the comparison stopped: {report.halted.message}", report.halted.hint
+        )
     for found in report.anchors.problems if report.anchors is not None else ():
-        hint = "first copy the whole journal, then compare it with a backup: it or its anchors lost something"
+        hint = (
+            "first copy the whole journal, then compare it with a backup: it or its anchors lost "
+            "something"
+        )
         output.problem("error", found.message, hint)
     if report.anchors is not None and report.anchors.note is not None:
-        output.problem("warning", f"the journal's anchors could not be checked: {report.anchors.note}")
+        output.problem(
+            "warning", f"the journal's anchors could not be checked: {report.anchors.note}"
+        )
     if report.out_of_time:
         output.problem("error", "the comparison was stopped before everything was compared")
     for sent in report.repair.passes if report.repair is not None else ():
         problem = sent.problem
         if problem is not None:
-            output.problem("error", f"not everything could be sent again: {problem.message}", problem.hint)
+            output.problem(
+                "error", f"not everything could be sent again: {problem.message}", problem.hint
+            )
     if report.repair is None and any(each.repairable for each in report.differences):
-        output.say("hint: `journaltrack check --remote --repair` sends again what is missing", err=True)
+        output.say(
+            "hint: `journaltrack check --remote --repair` sends again what is missing", err=True
+        )
     if report.undelivered.any:
         output.say("hint: `journaltrack audit` says what is not delivered, and why", err=True)

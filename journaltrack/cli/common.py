@@ -60,9 +60,18 @@ class When(click.ParamType[int]):
             return self._clock_ns() - int(float(ago[1]) * _UNIT_S[ago[2]] * 1e9)
         try:
             # Python 3.10 knows no "Z"; a time without an offset is local time.
-            return int(dt.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value.strip())).astimezone().timestamp() * 1e9)
+            return int(
+                dt.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value.strip()))
+                .astimezone()
+                .timestamp()
+                * 1e9
+            )
         except (ValueError, OverflowError, OSError):
-            self.fail(f"{clean(value)} is not a time: use 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00", param, ctx)
+            self.fail(
+                f"{clean(value)} is not a time: use 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00",
+                param,
+                ctx,
+            )
 
 
 def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
@@ -92,7 +101,12 @@ def verbose_option(command: _Command) -> _Command:
 def common_options(command: _Command) -> _Command:
     """Add ``--json`` and ``-v``, which every command has."""
     as_json = click.option(
-        "--json", "as_json", is_flag=True, is_eager=True, callback=_set_json, help="Print one JSON document and nothing else on stdout."
+        "--json",
+        "as_json",
+        is_flag=True,
+        is_eager=True,
+        callback=_set_json,
+        help="Print one JSON document and nothing else on stdout.",
     )
     return as_json(verbose_option(command))
 
@@ -103,7 +117,8 @@ def component_option(command: _Command) -> _Command:
         "--component",
         metavar="GLOB",
         shell_complete=complete_component,
-        help="Only components whose name fits the pattern, such as 'digits-*' (case does not matter).",
+        help="Only components whose name fits the pattern, such as 'digits-*' (case does "
+        "not matter).",
     )(command)
 
 
@@ -120,7 +135,9 @@ def config_option(command: _Command) -> _Command:
 
 def connection_options(command: _Command) -> _Command:
     """Add the options that say how to reach AWS."""
-    endpoint_url = click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
+    endpoint_url = click.option(
+        "--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's."
+    )
     region = click.option("--region", metavar="NAME", help="AWS region.")
     profile = click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
     return config_option(profile(region(endpoint_url(command))))
@@ -130,7 +147,9 @@ def path_of(journal: str | None) -> str:
     """Return the journal's folder as messages and JSON name it."""
     from journaltrack.util import paths  # noqa: PLC0415
 
-    return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
+    return str(
+        paths.expanded(journal if journal is not None else paths.default_journal()).absolute()
+    )
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
@@ -140,7 +159,11 @@ def exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, errors.JournalError):
         return ExitCode.JOURNAL
     if isinstance(error, errors.RemoteError):
-        return ExitCode.HALTED if error.kind is errors.ErrorKind.HALT and not error.unreachable else ExitCode.UNREACHABLE
+        return (
+            ExitCode.HALTED
+            if error.kind is errors.ErrorKind.HALT and not error.unreachable
+            else ExitCode.UNREACHABLE
+        )
     if isinstance(error, errors.JournaltrackError):
         return ExitCode.USAGE
     return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
@@ -153,7 +176,11 @@ def told_unheard(error: UnheardError) -> ExitCode:
     """
     if error.reason.errno == errno.EPIPE:
         return ExitCode.BROKEN_PIPE
-    problem("error", f"the output can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
+    problem(
+        "error",
+        f"the output can't be written: {error.reason.strerror}",
+        errors.os_hint(error.reason),
+    )
     return ExitCode.OUTPUT
 
 
@@ -162,15 +189,25 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
     if verbose:
         import traceback  # noqa: PLC0415
 
-        for line in "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines():
+        for line in "".join(
+            traceback.format_exception(type(error), error, error.__traceback__)
+        ).splitlines():
             say(clean(without_secrets(line)), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
     elif isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename is not None else ""
-        problem("error", f"{what}{error.strerror or error}; nothing already written is lost", errors.os_hint(error))
+        problem(
+            "error",
+            f"{what}{error.strerror or error}; nothing already written is lost",
+            errors.os_hint(error),
+        )
     else:
-        hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
+        hint = (
+            ""
+            if verbose
+            else "this is a bug in journaltrack; run it again with -v and report the traceback"
+        )
         problem("error", f"unexpected: {type(error).__name__}: {without_secrets(str(error))}", hint)
 
 
@@ -193,7 +230,9 @@ class _OnceOnly(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.name.startswith("journaltrack") and not record.name.startswith("journaltrack.replay.reconciler")
+        return record.name.startswith("journaltrack") and not record.name.startswith(
+            "journaltrack.replay.reconciler"
+        )
 
 
 _printer = _Printer()
@@ -211,7 +250,9 @@ def configure_logging(verbose: int = 0) -> None:
     if not verbose:
         _printer.addFilter(_once_only)
     _printer.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
-    logging.getLogger("journaltrack").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    logging.getLogger("journaltrack").setLevel(
+        (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    )
 
 
 def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -227,7 +268,9 @@ def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: 
             journal.close()
     except Exception:  # noqa: BLE001 - the shell's prompt is no place for errors
         return []
-    return [name for name in names if name.isprintable() and name.lower().startswith(incomplete.lower())]
+    return [
+        name for name in names if name.isprintable() and name.lower().startswith(incomplete.lower())
+    ]
 
 
 def is_verbose() -> bool:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack config\n  JOURNALTRACK_WATCH_DEBOUNCE_S=30 journaltrack config --json\n"
+    epilog="\b\nExamples:\n  journaltrack config\n  JOURNALTRACK_WATCH_DEBOUNCE_S=30 "
+    "journaltrack config --json\n"
     "  journaltrack config --example > ~/.config/journaltrack/config.toml"
 )
 @common.config_option
-@click.option("--example", is_flag=True, help="Print a file with all keys and their defaults instead.")
+@click.option(
+    "--example", is_flag=True, help="Print a file with all keys and their defaults instead."
+)
 @common.common_options
 def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCode:
     """Show the journal, the region and all settings in force, with their origins.
@@ -36,23 +39,51 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         return ExitCode.OK
     loaded = config.load(config_file)
     rows = [
-        (setting, _without_secrets(config.value_of(loaded.configuration, setting.key)), loaded.origins[setting.key])
+        (
+            setting,
+            _without_secrets(config.value_of(loaded.configuration, setting.key)),
+            loaded.origins[setting.key],
+        )
         for setting in config.settings()
     ]
     journal, region = _journal(loaded), _region(loaded)
     if as_json:
         listed = [
-            {"key": s.key, "value": value, "unit": s.unit or None, "from": origin, "variable": s.variable, "meaning": s.meaning}
+            {
+                "key": s.key,
+                "value": value,
+                "unit": s.unit or None,
+                "from": origin,
+                "variable": s.variable,
+                "meaning": s.meaning,
+            }
             for s, value, origin in rows
         ]
-        in_force = {name: {"value": value, "from": origin} for name, (value, origin) in (("journal", journal), ("region", region))}
+        in_force = {
+            name: {"value": value, "from": origin}
+            for name, (value, origin) in (("journal", journal), ("region", region))
+        }
         file = loaded.path and str(loaded.path)
-        output.print_json({"file": file, "in_force": in_force, "settings": listed, "exit_code": int(ExitCode.OK)})
+        output.print_json(
+            {"file": file, "in_force": in_force, "settings": listed, "exit_code": int(ExitCode.OK)}
+        )
         return ExitCode.OK
     place = config.default_file()
-    where = str(loaded.path) if loaded.path else f"none ({place} does not exist)" if place else "none (there is no home folder)"
-    output.fields([("file", where), ("journal", _with_origin(*journal)), ("region", _with_origin(*region))])
-    output.table("settings", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])
+    where = (
+        str(loaded.path)
+        if loaded.path
+        else f"none ({place} does not exist)"
+        if place
+        else "none (there is no home folder)"
+    )
+    output.fields(
+        [("file", where), ("journal", _with_origin(*journal)), ("region", _with_origin(*region))]
+    )
+    output.table(
+        "settings",
+        ("key", "value", "from"),
+        [(s.key, _shown(value), origin) for s, value, origin in rows],
+    )
     return ExitCode.OK
 
 
@@ -65,7 +96,9 @@ def _journal(loaded: Loaded) -> tuple[str | None, str]:
     if named is not None:
         return str(paths.expanded(named)), loaded.origins["journal"]
     try:
-        return str(paths.home() / "journal"), "JOURNALTRACK_HOME" if os.environ.get("JOURNALTRACK_HOME") else "default"
+        return str(paths.home() / "journal"), "JOURNALTRACK_HOME" if os.environ.get(
+            "JOURNALTRACK_HOME"
+        ) else "default"
     except InvalidInputError:
         return None, "nothing: there is no home folder"
 
@@ -76,7 +109,10 @@ def _region(loaded: Loaded) -> tuple[str | None, str]:
 
     if loaded.configuration.region is not None:
         return loaded.configuration.region, loaded.origins["region"]
-    return configured_region(loaded.configuration.profile) or (None, "nothing: name one with --region, AWS_REGION, or `aws configure`")
+    return configured_region(loaded.configuration.profile) or (
+        None,
+        "nothing: name one with --region, AWS_REGION, or `aws configure`",
+    )
 
 
 def _with_origin(value: str | None, origin: str) -> str:

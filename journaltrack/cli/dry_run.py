@@ -76,7 +76,9 @@ class ComponentPlan:
             "entries": self.entries,
             "requests": dict(self.requests),
             "ensure": self.ensure,
-            "trials": [{"experiment": experiment, "trial": trial} for experiment, trial in self.trials],
+            "trials": [
+                {"experiment": experiment, "trial": trial} for experiment, trial in self.trials
+            ],
             "uploads": [{"name": name, "size_bytes": size} for name, size in self.uploads.items()],
             "parameters": list(self.keys.get("parameters", ())),
             "input_artifacts": list(self.keys.get("input_artifacts", ())),
@@ -117,7 +119,9 @@ def plans(
         proof = Proof(opened.database)
         with view.snapshot(opened.database):
             for action in reconciler.dry_run(opened, options, proof):
-                plan = found.setdefault(action.component_id, ComponentPlan(names.get(action.component_id, "")))
+                plan = found.setdefault(
+                    action.component_id, ComponentPlan(names.get(action.component_id, ""))
+                )
                 _add(plan, action, rules)
         return str(opened.path), list(found.values()), None if options.unproved else proof.altered
     finally:
@@ -129,15 +133,25 @@ def print_plans(path: str, found: list[ComponentPlan]) -> None:
     requests = sum(sum(plan.requests.values()) for plan in found)
     entries = sum(plan.entries for plan in found)
     output.say(
-        f"{output.clean(path)}: would make {output.plural(requests, 'request')} for {output.plural(entries, 'entry')}; nothing was sent"
+        f"{output.clean(path)}: would make {output.plural(requests, 'request')} for "
+        f"{output.plural(entries, 'entry')}; nothing was sent"
     )
     for plan in found:
         rows = [
-            (f"  {action}", f"{output.plural(count, 'request'):<14}  {_described(plan, action)}".rstrip())
+            (
+                f"  {action}",
+                f"{output.plural(count, 'request'):<14}  {_described(plan, action)}".rstrip(),
+            )
             for action, count in plan.requests.items()
         ]
-        rows += [("  refused", f"{output.plural(count, 'request'):<14}  {why}") for why, count in plan.refused.items()]
-        rows += [("  no request", f"{output.plural(count, 'entry'):<14}  {why}") for why, count in plan.without_request.items()]
+        rows += [
+            ("  refused", f"{output.plural(count, 'request'):<14}  {why}")
+            for why, count in plan.refused.items()
+        ]
+        rows += [
+            ("  no request", f"{output.plural(count, 'entry'):<14}  {why}")
+            for why, count in plan.without_request.items()
+        ]
         output.say(output.clean(plan.component))
         output.fields(rows)
 
@@ -187,12 +201,18 @@ def _described(plan: ComponentPlan, action: str) -> str:
     if action == Ensure.action:
         return _MODES.get(plan.ensure or "", "")
     if action == Associate.action:
-        return ", ".join(f"trial {trial or '(default)'} of experiment {experiment or '(any)'}" for experiment, trial in plan.trials)
+        return ", ".join(
+            f"trial {trial or '(default)'} of experiment {experiment or '(any)'}"
+            for experiment, trial in plan.trials
+        )
     if action == Upload.action:
         return _few([f"{name} ({output.size(size)})" for name, size in plan.uploads.items()])
     if action == PutMetrics.action:
         return _few([f"{name} {count}" for name, count in plan.metrics.items()])
-    parts = [f"{field_map.replace('_', ' ')}: {_few(list(keys))}" for field_map, keys in plan.keys.items()]
+    parts = [
+        f"{field_map.replace('_', ' ')}: {_few(list(keys))}"
+        for field_map, keys in plan.keys.items()
+    ]
     return "; ".join([*parts, *(["status"] if plan.status else [])])
 
 

@@ -32,8 +32,10 @@ class _TerminatedError(BaseException):
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export /mnt/usb/journal --table entries -o entries.csv\n"
-    "  journaltrack export --component 'digits-*' --since 2d | jq -c 'select(.name == \"train:loss\")'"
+    epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export "
+    "/mnt/usb/journal --table entries -o entries.csv\n"
+    "  journaltrack export --component 'digits-*' --since 2d | jq -c 'select(.name == "
+    '"train:loss")\''
 )
 @about_journals
 @click.option(
@@ -44,7 +46,10 @@ class _TerminatedError(BaseException):
     help="The points of metrics, or all entries.",
 )
 @click.option(
-    "--format", "file_format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Default: by the ending of FILE; jsonl for -."
+    "--format",
+    "file_format",
+    type=click.Choice(["jsonl", "csv", "parquet"]),
+    help="Default: by the ending of FILE; jsonl for -.",
 )
 @click.option(
     "-o",
@@ -58,7 +63,9 @@ class _TerminatedError(BaseException):
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @common.component_option
-@click.option("--since", metavar="WHEN", type=common.When(), help=f"Only what was recorded since: {_WHEN}.")
+@click.option(
+    "--since", metavar="WHEN", type=common.When(), help=f"Only what was recorded since: {_WHEN}."
+)
 @click.option("--until", metavar="WHEN", type=common.When(), help="Only what was recorded before.")
 @common.common_options
 def command(
@@ -85,14 +92,22 @@ def command(
     from journaltrack.transfer.export.exporter import export_selection  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.transfer.export.pages import Selection  # noqa: PLC0415
 
-    what = output.plural(len(journals.folders), "journal") if journals.are_several else common.path_of(journals.folders[0])
+    what = (
+        output.plural(len(journals.folders), "journal")
+        if journals.are_several
+        else common.path_of(journals.folders[0])
+    )
     to: str | IO[bytes] = target
     if target == _STDOUT:
         file_format = file_format or "jsonl"
         if as_json:
-            raise click.UsageError("--json and the export both use stdout; name a file with --output")
+            raise click.UsageError(
+                "--json and the export both use stdout; name a file with --output"
+            )
         if file_format == "parquet" and output.on_terminal():
-            raise click.UsageError("Parquet can't be printed on a terminal; name a file with --output")
+            raise click.UsageError(
+                "Parquet can't be printed on a terminal; name a file with --output"
+            )
         to = _Terminal() if output.on_terminal() else cast("IO[bytes]", output.Bytes())  # type: ignore[assignment]
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
@@ -110,7 +125,9 @@ def command(
         except OSError as error:
             if target == _STDOUT:
                 raise
-            raise click.UsageError(f"{output.clean(Path(target))} can't be written: {error.strerror}") from error
+            raise click.UsageError(
+                f"{output.clean(Path(target))} can't be written: {error.strerror}"
+            ) from error
         finally:
             ended.set()
     if target == _STDOUT:
@@ -122,7 +139,10 @@ def command(
     else:
         of_many = f" of {output.plural(len(made), 'journal')}" if journals.are_several else ""
         rows = output.plural(sum(each.rows for each in made), "row")
-        output.say(f"{output.clean(made[0].output)}: {rows} of {made[0].table}{of_many} as {made[0].format}")
+        output.say(
+            f"{output.clean(made[0].output)}: {rows} of {made[0].table}{of_many} as "
+            f"{made[0].format}"
+        )
     _tell(made)
     return ExitCode.OK
 
@@ -132,10 +152,19 @@ def _tell(made: Sequence[ExportReport]) -> None:
     removed, unsound = sum(each.removed for each in made), sum(each.unsound for each in made)
     if removed:
         gone = output.plural(removed, "entry")
-        output.say(f"note: {gone} were pruned from the journal and are not in the export; `journaltrack audit` has the record", err=True)
+        output.say(
+            f"note: {gone} were pruned from the journal and are not in the export; `journaltrack "
+            "audit` has the record",
+            err=True,
+        )
     if unsound:
         hint = "the column `unsound` lists them; check the journal with `journaltrack check`"
-        output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that journaltrack never records", hint)
+        output.problem(
+            "warning",
+            f"in {output.plural(unsound, 'row')} cells were left out that journaltrack never "
+            "records",
+            hint,
+        )
 
 
 class _Terminal:

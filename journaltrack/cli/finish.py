@@ -16,17 +16,34 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack finish digits-1 --status Stopped\n"
-    "  journaltrack finish digits-1 /mnt/usb/journal --status Failed --message 'the node was taken away'"
+    "  journaltrack finish digits-1 /mnt/usb/journal --status Failed --message 'the node was "
+    "taken away'"
 )
 @click.argument("component", shell_complete=common.complete_component)
 @about_journals
 @click.option(
-    "--status", "ended_as", required=True, type=click.Choice(["Stopped", "Failed", "Completed"], case_sensitive=False), help="How it ended."
+    "--status",
+    "ended_as",
+    required=True,
+    type=click.Choice(["Stopped", "Failed", "Completed"], case_sensitive=False),
+    help="How it ended.",
 )
-@click.option("--message", metavar="TEXT", help="Why, as SageMaker shows it: one line of at most 1,024 characters.")
+@click.option(
+    "--message",
+    metavar="TEXT",
+    help="Why, as SageMaker shows it: one line of at most 1,024 characters.",
+)
 @click.option("--force", is_flag=True, help="Do not warn if the run is alive or has ended.")
 @common.common_options
-def command(component: str, journals: Journals, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
+def command(
+    component: str,
+    journals: Journals,
+    *,
+    ended_as: str,
+    message: str | None,
+    force: bool,
+    as_json: bool,
+) -> ExitCode:
     """Record how the run COMPONENT in JOURNAL ended, with the time of its last entry.
 
     The command contacts nobody; the next sync delivers the record. A sync ends interrupted runs
@@ -35,14 +52,27 @@ def command(component: str, journals: Journals, *, ended_as: str, message: str |
     """
     from journaltrack.tracking.finish import finish  # noqa: PLC0415 - opens journals
 
-    done = finish(component, cast("FinalStatus", ended_as), message=message, journal=journals.only())
+    done = finish(
+        component, cast("FinalStatus", ended_as), message=message, journal=journals.only()
+    )
     if as_json:
         output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
     else:
-        output.say(f"{output.clean(done.component)} is recorded as {done.status}; `journaltrack sync` delivers it")
+        output.say(
+            f"{output.clean(done.component)} is recorded as {done.status}; `journaltrack sync` "
+            "delivers it"
+        )
     if done.replaced is not None and not force:
-        output.problem("warning", f"the run had ended as {done.replaced}; this replaces it", "both stay in the journal")
+        output.problem(
+            "warning",
+            f"the run had ended as {done.replaced}; this replaces it",
+            "both stay in the journal",
+        )
     if done.is_alive and not force and done.before is not None:
         process = f"process {done.before.pid} on {done.before.host}"
-        output.problem("warning", f"the run is alive: {process} began it", "what it records later counts, including its final status")
+        output.problem(
+            "warning",
+            f"the run is alive: {process} began it",
+            "what it records later counts, including its final status",
+        )
     return ExitCode.OK

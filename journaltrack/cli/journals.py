@@ -43,7 +43,11 @@ class Journals:
         for named in self.named:
             folder = paths.expanded(named)
             inside = list(journals_in(folder))
-            found |= {named: False} if inside in ([], [folder]) else dict.fromkeys(map(str, inside), True)
+            found |= (
+                {named: False}
+                if inside in ([], [folder])
+                else dict.fromkeys(map(str, inside), True)
+            )
         return found or {None: False}
 
     @property
@@ -74,10 +78,17 @@ class Journals:
         if len(self.folders) == 1:
             return self.folders[0]
         command = command or str(click.get_current_context().info_name)
-        listed = ", ".join(output.clean(common.path_of(journal)) for journal in self.folders[:_LISTED_MAX])
-        more = f" and {len(self.folders) - _LISTED_MAX} more" if len(self.folders) > _LISTED_MAX else ""
+        listed = ", ".join(
+            output.clean(common.path_of(journal)) for journal in self.folders[:_LISTED_MAX]
+        )
+        more = (
+            f" and {len(self.folders) - _LISTED_MAX} more"
+            if len(self.folders) > _LISTED_MAX
+            else ""
+        )
         raise click.UsageError(
-            f"{command} is about one journal, and you named {len(self.folders)}: {listed}{more}; name one of them. No changes were made."
+            f"{command} is about one journal, and you named {len(self.folders)}: {listed}{more}; "
+            "name one of them. No changes were made."
         )
 
 
@@ -85,7 +96,12 @@ def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``[JOURNAL]...`` and ``-j JOURNAL``; the command gets them as ``journals``."""
 
     @functools.wraps(command)
-    def with_journals(*args: Any, arguments: tuple[str, ...], options: tuple[str, ...], **others: Any) -> Any:  # noqa: ANN401 - click's
+    def with_journals(
+        *args: Any,  # noqa: ANN401
+        arguments: tuple[str, ...],
+        options: tuple[str, ...],
+        **others: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 - click's
         return command(*args, journals=Journals([*arguments, *options]), **others)
 
     argument = click.argument("arguments", metavar="[JOURNAL]...", nargs=-1, type=click.Path())
@@ -136,7 +152,9 @@ def each(
             unnamed.append(error)
         except (JournaltrackError, OSError) as error:
             codes.append(common.exit_code_of(error))
-            documents.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
+            documents.append(
+                {"journal": common.path_of(journal), **output.error_json(error, codes[-1])}
+            )
             common.report_error(error, verbose=common.is_verbose())
     if not codes:
         codes.append(ExitCode.USAGE)
@@ -157,7 +175,9 @@ def _tell_unnamed(errors: Sequence[NothingMatchesError], journals: int) -> None:
     if len(errors) == 1:
         output.problem("note", errors[0].message)
     elif errors:
-        output.problem("note", f"{len(errors)} of {journals} journals have nothing that matches the filter")
+        output.problem(
+            "note", f"{len(errors)} of {journals} journals have nothing that matches the filter"
+        )
 
 
 def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]]:
@@ -168,6 +188,10 @@ def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]
     error = next((each for each in errors if each.hint.startswith(patterns.PERHAPS)), errors[0])
     common.report_error(error, verbose=common.is_verbose())
     if len(errors) > 1:
-        others = "the other journal has" if len(errors) == 2 else f"the other {len(errors) - 1} journals have"  # noqa: PLR2004
+        others = (
+            "the other journal has"
+            if len(errors) == 2  # noqa: PLR2004
+            else f"the other {len(errors) - 1} journals have"
+        )
         output.problem("note", f"{others} none either")
     return [dict(output.error_json(error, ExitCode.USAGE))]

@@ -96,7 +96,14 @@ class _Rates:
         return max(0, after - before) / (last - first) if last > first else None
 
 
-def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interval_s: float, count: int | None, as_json: bool) -> ExitCode:
+def show(
+    journals: Sequence[str | None],
+    *,
+    health_files: Sequence[Path],
+    interval_s: float,
+    count: int | None,
+    as_json: bool,
+) -> ExitCode:
     """Show the journals until Ctrl-C, or ``count`` times."""
     rates, never, looks = _Rates(), threading.Event(), 0
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
@@ -109,7 +116,9 @@ def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interv
                 if live is None:
                     from rich.live import Live  # noqa: PLC0415 - only for a terminal
 
-                    live = stack.enter_context(Live(console=output.terminal(), auto_refresh=False, screen=False))
+                    live = stack.enter_context(
+                        Live(console=output.terminal(), auto_refresh=False, screen=False)
+                    )
                 live.update(_drawn(rows, live.console.width), refresh=True)
             else:
                 for text, _ in _lines(rows):
@@ -121,12 +130,17 @@ def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interv
     return ExitCode.OK
 
 
-def look(journals: Sequence[str | None], rates: _Rates, health_files: Sequence[Path] = ()) -> list[Row]:
+def look(
+    journals: Sequence[str | None], rates: _Rates, health_files: Sequence[Path] = ()
+) -> list[Row]:
     """Return every journal as it is now, those in trouble first."""
     watched: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for state in health.living(health_files):
         for told in state["journals"]:
-            watched[os.path.realpath(str(told.get("journal")))] = (told, state.get("endpoint") or {})
+            watched[os.path.realpath(str(told.get("journal")))] = (
+                told,
+                state.get("endpoint") or {},
+            )
     rows = []
     for journal in journals:
         path = common.path_of(journal)
@@ -134,9 +148,27 @@ def look(journals: Sequence[str | None], rates: _Rates, health_files: Sequence[P
         try:
             found = status(journal)
         except JournaltrackError as error:
-            rows.append(Row(path, None, None, told, endpoint, {"code": type(error).__name__, "message": error.message, "hint": error.hint}))
+            rows.append(
+                Row(
+                    path,
+                    None,
+                    None,
+                    told,
+                    endpoint,
+                    {"code": type(error).__name__, "message": error.message, "hint": error.hint},
+                )
+            )
             continue
-        rows.append(Row(path, found, rates.add(found, time.monotonic()), told, endpoint, _error_of(found, told)))
+        rows.append(
+            Row(
+                path,
+                found,
+                rates.add(found, time.monotonic()),
+                told,
+                endpoint,
+                _error_of(found, told),
+            )
+        )
     return sorted(rows, key=lambda row: row.urgency)
 
 
@@ -144,7 +176,11 @@ def to_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Return one look as JSON; times are seconds since the epoch."""
     return {
         "at": round(time.time(), 3),
-        "totals": {**_totals(rows), "journals": len(rows), "in_trouble": sum(row.in_trouble for row in rows)},
+        "totals": {
+            **_totals(rows),
+            "journals": len(rows),
+            "in_trouble": sum(row.in_trouble for row in rows),
+        },
         "endpoints": _endpoints(rows),
         "journals": [
             {
@@ -180,7 +216,11 @@ def _error_of(found: JournalStatus, told: Mapping[str, Any] | None) -> Mapping[s
     if told is not None and told.get("reason"):
         return {"code": "Arriving", "message": str(told["reason"]), "hint": ""}
     last = found.last_error
-    return {"code": last.code, "message": last.text, "hint": ""} if last is not None and waits else None
+    return (
+        {"code": last.code, "message": last.text, "hint": ""}
+        if last is not None and waits
+        else None
+    )
 
 
 def _totals(rows: Sequence[Row]) -> dict[str, int]:
@@ -206,8 +246,15 @@ def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str
     totals = _totals(rows)
     troubled = sum(row.in_trouble for row in rows)
     counts = [f"{totals['pending']} pending"]
-    counts += [f"{totals[name]} {name.replace('_', ' ')}" for name in ("quarantined", "in_doubt") if totals[name]]
-    head = f"{output.plural(len(rows), 'journal')}, {', '.join(counts)}; {troubled or 'none'} in trouble"
+    counts += [
+        f"{totals[name]} {name.replace('_', ' ')}"
+        for name in ("quarantined", "in_doubt")
+        if totals[name]
+    ]
+    head = (
+        f"{output.plural(len(rows), 'journal')}, {', '.join(counts)}; {troubled or 'none'} in "
+        "trouble"
+    )
     lines = [(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}  {head}", "")]
     for endpoint in _endpoints(rows):
         lines += _of_endpoint(endpoint)
@@ -245,7 +292,9 @@ def _cells(row: Row) -> tuple[object, ...]:
     at = row.next_attempt
     state = row.watcher.get("state") if row.watcher is not None else "not watched"
     last = found.last_success
-    ago = None if last is None else f"{output.duration(max(0.0, time.time() - last.at_ns / 1e9))} ago"
+    ago = (
+        None if last is None else f"{output.duration(max(0.0, time.time() - last.at_ns / 1e9))} ago"
+    )
     counts = ((found.quarantined, "quarantined"), (found.in_doubt, "in doubt"))
     return (
         row.journal,
@@ -262,7 +311,9 @@ def _errors(rows: Sequence[Row]) -> list[tuple[str, str]]:
     by_text: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.error is not None:
-            by_text.setdefault((_short(row.error), str(row.error.get("hint") or "")), []).append(row.journal)
+            by_text.setdefault((_short(row.error), str(row.error.get("hint") or "")), []).append(
+                row.journal
+            )
     lines = []
     for (text, hint), journals in by_text.items():
         where = journals[0] if len(journals) == 1 else output.plural(len(journals), "journal")
@@ -281,5 +332,8 @@ def _drawn(rows: Sequence[Row], width: int) -> Group:
     from rich.text import Text  # noqa: PLC0415
 
     return Group(
-        *(Text(text, style, no_wrap=not text.lstrip().startswith("hint: "), overflow="ellipsis") for text, style in _lines(rows, width))
+        *(
+            Text(text, style, no_wrap=not text.lstrip().startswith("hint: "), overflow="ellipsis")
+            for text, style in _lines(rows, width)
+        )
     )

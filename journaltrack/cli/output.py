@@ -48,7 +48,13 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SMALL_STEPS: Final = re.compile(r"[^\s:]*:|[^\s:]+")
 _STEPS: Final = re.compile(r"[^\s/]*/|[^\s/]+")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
-_STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
+_STYLES: Final = {
+    "quarantined": "red",
+    "in doubt": "red",
+    "pending": "yellow",
+    "in flight": "yellow",
+    "delivered": "green",
+}
 
 
 class UnheardError(Exception):
@@ -122,7 +128,9 @@ def unheard(stream: IO[str], error: OSError) -> UnheardError:
 
 def is_of_click(error: OSError) -> bool:
     """Return whether click raised it while it printed help, a version or wrong usage."""
-    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(
+        frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 class Bytes(io.RawIOBase):
@@ -191,7 +199,12 @@ def duration(seconds: float) -> str:
     if seconds < 10:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     whole = int(seconds)
-    parts = ((whole // 86_400, "d"), (whole // 3_600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    parts = (
+        (whole // 86_400, "d"),
+        (whole // 3_600 % 24, "h"),
+        (whole // 60 % 60, "min"),
+        (whole % 60, "s"),
+    )
     first = next(i for i, (amount, _) in enumerate(parts) if amount)
     return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
 
@@ -223,7 +236,11 @@ def say(text: str = "", *, err: bool = False, style: str | None = None) -> None:
     """Write our own lines; text that they quote must have passed ``clean``."""
     if on_terminal(err=err):
         width = line_width(err=err)
-        text = _painted("\n".join(line for each in text.split("\n") for line in _folded(each, width)), style, err=err)
+        text = _painted(
+            "\n".join(line for each in text.split("\n") for line in _folded(each, width)),
+            style,
+            err=err,
+        )
     write(text, err=err)
 
 
@@ -266,7 +283,11 @@ def problem(word: str, message: object, hint: str = "") -> None:
 
 def line_width(*, err: bool = False) -> int:
     """Return the width of the terminal, or ``PLAIN_WIDTH``."""
-    return max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns) if on_terminal(err=err) else PLAIN_WIDTH
+    return (
+        max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns)
+        if on_terminal(err=err)
+        else PLAIN_WIDTH
+    )
 
 
 def on_terminal(*, err: bool = False) -> bool:
@@ -286,7 +307,12 @@ def terminal(*, err: bool = False) -> Console:
 
 def _painted(text: str, style: str | None, *, err: bool = False) -> str:
     """Colour a text, on a terminal that wants colours."""
-    if style is None or not on_terminal(err=err) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if (
+        style is None
+        or not on_terminal(err=err)
+        or os.environ.get("NO_COLOR")
+        or os.environ.get("TERM") == "dumb"
+    ):
         return text
     return click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
 
@@ -295,7 +321,9 @@ def columns_of(text: str) -> int:
     """Return how many terminal columns a text takes, without its colours."""
     if text.isascii():
         return len(_COLOUR.sub("", text)) if "\x1b" in text else len(text)
-    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in _COLOUR.sub("", text))
+    return sum(
+        2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in _COLOUR.sub("", text)
+    )
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -315,13 +343,23 @@ def _filled(items: Sequence[str], between: str, width: int) -> list[str]:
             continue
         if line:
             lines.append((line + between).rstrip())
-        *before, line = [item] if columns_of(item) <= width else wrapped(item, width) if " " in item else _parts(item, width)
+        *before, line = (
+            [item]
+            if columns_of(item) <= width
+            else wrapped(item, width)
+            if " " in item
+            else _parts(item, width)
+        )
         lines += before
     return [*lines, line]
 
 
 def _parts(word: str, width: int) -> list[str]:
-    steps = [part for step in _STEPS.findall(word) for part in ([step] if columns_of(step) <= width else _SMALL_STEPS.findall(step))]
+    steps = [
+        part
+        for step in _STEPS.findall(word)
+        for part in ([step] if columns_of(step) <= width else _SMALL_STEPS.findall(step))
+    ]
     parts, part = [], ""
     for step in steps:
         if part and columns_of(part + step) > width:
@@ -347,7 +385,11 @@ def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
     beside = len(indent) + width + len(_SEPARATOR)
     for label, value in rows:
         text = cell(value)
-        first, *more = [text] if not on_terminal() else wrapped(text, max(_CELL_CHARS_MIN, line_width() - beside))
+        first, *more = (
+            [text]
+            if not on_terminal()
+            else wrapped(text, max(_CELL_CHARS_MIN, line_width() - beside))
+        )
         style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
         for name, line in ((label, first), *(("", each) for each in more)):
             write(_painted(f"{indent}{name:<{width}}{_SEPARATOR}{line}".rstrip(), style))
@@ -383,7 +425,10 @@ def table(
     uncut = cells
     if width is not None:
         cells = fitted(columns, cells, width, whole)
-    right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
+    right = [
+        all(isinstance(row[i], (int, float)) or row[i] is None for row in rows)
+        for i in range(len(columns))
+    ]
     say(title, style="bold")
     if on_terminal():
         _fit(columns, cells, right, spare)
@@ -393,7 +438,12 @@ def table(
     return cells != uncut
 
 
-def _fit(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], spare: Sequence[str]) -> None:
+def _fit(
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    right: Sequence[bool],
+    spare: Sequence[str],
+) -> None:
     """Print a table that fits the terminal.
 
     Print as many columns as fit; if not even those fit, print one paragraph per row.
@@ -421,19 +471,30 @@ def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
     """
     columns = list(zip(*rows, strict=True))
     natural = [max(map(columns_of, column)) for column in columns]
-    least = [max(columns_of(part) for text in column for part in _STEPS.findall(text) or [text]) for column in columns]
+    least = [
+        max(columns_of(part) for text in column for part in _STEPS.findall(text) or [text])
+        for column in columns
+    ]
     if sum(least) > room:
         return None
     most = max(natural)
-    while sum(widths := [max(low, min(high, most)) for low, high in zip(least, natural, strict=True)]) > room:
+    while (
+        sum(widths := [max(low, min(high, most)) for low, high in zip(least, natural, strict=True)])
+        > room
+    ):
         most -= 1
     return widths
 
 
-def _print_columns(rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool]) -> None:
+def _print_columns(
+    rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool]
+) -> None:
     for number, row in enumerate(rows):
         broken = [wrapped(text, width) for text, width in zip(row, widths, strict=True)]
-        lines = [[cell_lines[line] if line < len(cell_lines) else "" for cell_lines in broken] for line in range(max(map(len, broken)))]
+        lines = [
+            [cell_lines[line] if line < len(cell_lines) else "" for cell_lines in broken]
+            for line in range(max(map(len, broken)))
+        ]
         for line in aligned(lines, right, list(widths), painted=number > 0):
             write(f"{_SEPARATOR}{line}")
 
@@ -445,20 +506,32 @@ def _padded(text: str, width: int, *, at_right: bool, painted: bool) -> str:
 
 
 def fitted(
-    columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset(), least: int = _CELL_CHARS_MIN
+    columns: Sequence[str],
+    cells: list[list[str]],
+    width: int,
+    whole: AbstractSet[str] = frozenset(),
+    least: int = _CELL_CHARS_MIN,
 ) -> list[list[str]]:
     """Cut the widest columns so that lines have at most ``width`` characters.
 
     ``whole`` columns are not cut, and none to less than ``least`` characters, even if the line
     does not fit then.
     """
-    widths = {name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)}
+    widths = {
+        name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)
+    }
     room = width - len(_SEPARATOR) * len(columns) - sum(widths[name] for name in whole)
     others = [each for name, each in widths.items() if name not in whole]
     most = max(others, default=0)
     while most > least and sum(min(each, most) for each in others) > room:
         most -= 1
-    return [[text if name in whole else cut(text, most) for name, text in zip(columns, row, strict=True)] for row in cells]
+    return [
+        [
+            text if name in whole else cut(text, most)
+            for name, text in zip(columns, row, strict=True)
+        ]
+        for row in cells
+    ]
 
 
 def listing(
@@ -498,7 +571,11 @@ def listing(
 
 
 def _list_briefly(
-    columns: Sequence[str], right: AbstractSet[str], cells: Sequence[list[str]], texts: AbstractSet[str], spare: Sequence[str]
+    columns: Sequence[str],
+    right: AbstractSet[str],
+    cells: Sequence[list[str]],
+    texts: AbstractSet[str],
+    spare: Sequence[str],
 ) -> None:
     """Choose as many columns as fit with texts of a readable length."""
     width = line_width()
@@ -517,7 +594,11 @@ def _list_briefly(
 
 
 def aligned(
-    cells: Sequence[Sequence[str]], right: Sequence[bool], widths: list[int] | None = None, *, painted: bool = False
+    cells: Sequence[Sequence[str]],
+    right: Sequence[bool],
+    widths: list[int] | None = None,
+    *,
+    painted: bool = False,
 ) -> Iterator[str]:
     """Align cells into lines.
 
@@ -527,11 +608,21 @@ def aligned(
     for row in cells:
         widths[:] = [max(width, columns_of(text)) for width, text in zip(widths, row, strict=True)]
     for row in cells:
-        padded = [_padded(t, w, at_right=r, painted=painted) for t, w, r in zip(row, widths, right, strict=True)]
+        padded = [
+            _padded(t, w, at_right=r, painted=painted)
+            for t, w, r in zip(row, widths, right, strict=True)
+        ]
         yield _SEPARATOR.join(padded).rstrip()
 
 
 def error_json(error: BaseException, code: int) -> Mapping[str, object]:
     """Return an error as every command's ``--json`` reports it."""
     message = getattr(error, "message", None) or without_secrets(f"{type(error).__name__}: {error}")
-    return {"error": {"type": type(error).__name__, "message": message, "hint": getattr(error, "hint", "")}, "exit_code": int(code)}
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": message,
+            "hint": getattr(error, "hint", ""),
+        },
+        "exit_code": int(code),
+    }

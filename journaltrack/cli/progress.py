@@ -35,7 +35,9 @@ class ProgressView:
         monotonic: Clock in seconds.
     """
 
-    def __init__(self, label: str, *, unit: str = "entries", monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, label: str, *, unit: str = "entries", monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._label = output.clean(label)
         self._unit = unit
         self._monotonic = monotonic
@@ -60,7 +62,12 @@ class ProgressView:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
@@ -81,7 +88,9 @@ class ProgressView:
             if self._unit == BYTES:
                 amount = f"{output.size(progress.done)}/{output.size(total)} {output.size(rate)}/s"
             if self._task is None:
-                label = output.end_of(self._label, max(_LABEL_CHARS_MIN, output.line_width(err=True) - _BESIDE_CHARS))
+                label = output.end_of(
+                    self._label, max(_LABEL_CHARS_MIN, output.line_width(err=True) - _BESIDE_CHARS)
+                )
                 self._task = self._bar.add_task(label, total=total, amount=amount)
             self._bar.update(self._task, completed=progress.done, total=total, amount=amount)
         elif now - self._told >= EVERY_S:

@@ -25,24 +25,47 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack prune --delivered-before 30d --dry-run\n"
-    "  journaltrack prune --delivered-before 30d --archive 2026-11.parquet --blobs-delivered-before 7d\n"
-    "  journaltrack prune --blobs-delivered-before 1d      # the spool alone"
+    "  journaltrack prune --delivered-before 30d --archive 2026-11.parquet "
+    "--blobs-delivered-before 7d\n  journaltrack prune --blobs-delivered-before 1d      # the "
+    "spool alone"
 )
 @about_journals
-@click.option("--delivered-before", metavar="WHEN", type=common.When(), help=f"Entries that were delivered before: {_WHEN}.")
-@click.option("--blobs-delivered-before", metavar="WHEN", type=common.When(), help="Artifacts in the spool that were uploaded before.")
 @click.option(
-    "--archive", metavar="FILE", type=click.Path(), help="First export what is removed to FILE, as its name says: .jsonl, .csv, .parquet."
+    "--delivered-before",
+    metavar="WHEN",
+    type=common.When(),
+    help=f"Entries that were delivered before: {_WHEN}.",
+)
+@click.option(
+    "--blobs-delivered-before",
+    metavar="WHEN",
+    type=common.When(),
+    help="Artifacts in the spool that were uploaded before.",
+)
+@click.option(
+    "--archive",
+    metavar="FILE",
+    type=click.Path(),
+    help="First export what is removed to FILE, as its name says: .jsonl, .csv, .parquet.",
 )
 @common.component_option
 @click.option("--no-compact", is_flag=True, help="Keep the freed pages in the database file.")
-@click.option("--dry-run", is_flag=True, help="Show what would go, what stays, and why. Change nothing, contact nobody.")
-@click.option("--unasked", is_flag=True, help="Do not ask SageMaker and S3: trust the journal's record of deliveries.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what would go, what stays, and why. Change nothing, contact nobody.",
+)
+@click.option(
+    "--unasked",
+    is_flag=True,
+    help="Do not ask SageMaker and S3: trust the journal's record of deliveries.",
+)
 @click.option(
     "--trust",
     metavar="ID",
     multiple=True,
-    help='Trust deliveries that this bundle, receipts file or journal claims (its id, from audit), or "all". May be repeated.',
+    help="Trust deliveries that this bundle, receipts file or journal claims (its id, from "
+    'audit), or "all". May be repeated.',
 )
 @common.connection_options
 @common.common_options
@@ -83,9 +106,13 @@ def command(
 
     _check_times(delivered_before, blobs_delivered_before, archive)
     path = journals.only()
-    known = config.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
+    known = config.load(
+        config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}
+    ).configuration
     rate_limit = RateLimit(known.requests_per_s or REQUESTS_PER_S)
-    connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
+    connection = Connection(
+        rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection()
+    )
     with ProgressView(f"prune of {common.path_of(path)}") as view:
         try:
             done = run_prune(
@@ -103,12 +130,19 @@ def command(
                 trust=trust,
             )
         except RemoteError as error:
-            output.problem("error", f"nothing was removed, since AWS could not confirm the deliveries: {error.message}", error.hint)
+            output.problem(
+                "error",
+                f"nothing was removed, since AWS could not confirm the deliveries: {error.message}",
+                error.hint,
+            )
             return common.exit_code_of(error)
         except OSError as error:
             if archive is None:
                 raise
-            raise click.UsageError(f"{output.clean(Path(archive))} can't be written: {error.strerror}; nothing was removed") from error
+            raise click.UsageError(
+                f"{output.clean(Path(archive))} can't be written: {error.strerror}; nothing was "
+                "removed"
+            ) from error
     unconfirmed = {**done.unconfirmed, **done.blobs_unconfirmed}
     code = ExitCode.PROBLEMS if unconfirmed else ExitCode.OK
     if as_json:
@@ -119,10 +153,15 @@ def command(
     return code
 
 
-def _check_times(delivered_before: int | None, blobs_delivered_before: int | None, archive: str | None) -> None:
+def _check_times(
+    delivered_before: int | None, blobs_delivered_before: int | None, archive: str | None
+) -> None:
     """Refuse a prune that names no time for what it would remove."""
     if delivered_before is None and blobs_delivered_before is None:
-        raise click.UsageError("give --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
+        raise click.UsageError(
+            "give --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; "
+            "nothing was removed"
+        )
     if archive is not None and delivered_before is None:
         raise click.UsageError("--archive holds entries: give --delivered-before WHEN too")
 
@@ -132,16 +171,22 @@ def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
     if done.blobs_kept:
         output.problem(
             "warning",
-            f"{output.plural(done.blobs_kept, 'artifact')} of the spool stayed: their bytes are not what was recorded",
+            f"{output.plural(done.blobs_kept, 'artifact')} of the spool stayed: their bytes are "
+            "not what was recorded",
             "`journaltrack check` names them",
         )
     for each in done.hearsay:
-        output.problem("note", f"{hearsay_text(each)}: they stay", f"if you trust it, run `journaltrack prune --trust {each.id[:16]}`")
+        output.problem(
+            "note",
+            f"{hearsay_text(each)}: they stay",
+            f"if you trust it, run `journaltrack prune --trust {each.id[:16]}`",
+        )
     for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
         output.problem(
             "warning",
             f"{which} stayed: {why}",
-            "`journaltrack check --remote` lists all differences; with --repair it sends what is missing",
+            "`journaltrack check --remote` lists all differences; with --repair it sends what is "
+            "missing",
         )
     if len(unconfirmed) > _UNCONFIRMED_MAX:
         output.say(f"... and {len(unconfirmed) - _UNCONFIRMED_MAX} more; --json has them", err=True)
@@ -152,21 +197,32 @@ def _print(done: PruneReport) -> None:
 
     removed = "would remove" if done.dry_run else "removed"
     if done.delivered_before_ns is not None:
-        output.say(f"{removed} {output.plural(done.entries, 'entry')} delivered before {output.moment(done.delivered_before_ns)}")
+        output.say(
+            f"{removed} {output.plural(done.entries, 'entry')} delivered before "
+            f"{output.moment(done.delivered_before_ns)}"
+        )
         output.table("goes", ("component", "entries"), list(done.by_component.items()))
         output.table(
             "stays",
             ("entries", "state", "why"),
-            [(n, reason, meaning) for reason, meaning in REASONS.items() if (n := done.stays.get(reason))],
+            [
+                (n, reason, meaning)
+                for reason, meaning in REASONS.items()
+                if (n := done.stays.get(reason))
+            ],
         )
     if done.blobs_before_ns is not None:
         contents = output.plural(done.blobs, "artifact")
         output.say(
-            f"{removed} {contents} ({output.size(done.blob_bytes)}) from the spool, uploaded before {output.moment(done.blobs_before_ns)}"
+            f"{removed} {contents} ({output.size(done.blob_bytes)}) from the spool, uploaded "
+            f"before {output.moment(done.blobs_before_ns)}"
         )
     if done.archive is not None:
         archive = done.archive
-        output.say(f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, SHA-256 {output.digest(archive.sha256)}")
+        output.say(
+            f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, "
+            f"SHA-256 {output.digest(archive.sha256)}"
+        )
     if done.before is not None and done.after is not None:
         output.say(
             f"database: {_size(done.before)} before, {_size(done.after)} now"

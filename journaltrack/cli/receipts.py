@@ -19,8 +19,10 @@ _SHOWN_OUTCOMES = ("delivered", "superseded", "in doubt", "quarantined")
 
 
 @click.group(
-    epilog="\b\nExamples:\n  journaltrack receipts export /media/usb/journal -o /media/usb/receipts.jsonl   where it was synced\n"
-    "  journaltrack receipts import /media/usb/receipts.jsonl                           where it was recorded"
+    epilog="\b\nExamples:\n  journaltrack receipts export /media/usb/journal -o "
+    "/media/usb/receipts.jsonl   where it was synced\n"
+    "  journaltrack receipts import /media/usb/receipts.jsonl                           where it "
+    "was recorded"
 )
 def command() -> None:
     """Carry the state of a journal's entries from one copy to another.
@@ -32,7 +34,15 @@ def command() -> None:
 
 @command.command("export")
 @about_journals
-@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), required=True, help="The file; - is standard output.")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    type=click.Path(),
+    required=True,
+    help="The file; - is standard output.",
+)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @common.common_options
 def export_command(journals: Journals, *, target: str, force: bool, as_json: bool) -> ExitCode:
@@ -56,13 +66,18 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
         except OSError as error:
             if target == _STDOUT:
                 raise
-            raise click.UsageError(f"{output.clean(Path(target))} can't be written: {error.strerror}") from error
+            raise click.UsageError(
+                f"{output.clean(Path(target))} can't be written: {error.strerror}"
+            ) from error
     if target == _STDOUT:
         output.Bytes().flush()
     elif as_json:
         output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
     else:
-        output.say(f"{output.clean(made.output)}: {output.plural(made.attestations, 'receipt')} of {_processes(made.reconcilers)}")
+        output.say(
+            f"{output.clean(made.output)}: {output.plural(made.attestations, 'receipt')} of "
+            f"{_processes(made.reconcilers)}"
+        )
         output.say(f"sha256 {output.digest(made.sha256)}")
     return ExitCode.OK
 
@@ -89,7 +104,9 @@ def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: boo
         try:
             done = import_receipts(file, path, dry_run=dry_run, on_progress=view)
         except OSError as error:
-            raise click.UsageError(f"{output.clean(Path(file))} can't be read: {error.strerror}") from error
+            raise click.UsageError(
+                f"{output.clean(Path(file))} can't be read: {error.strerror}"
+            ) from error
     if as_json:
         output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
     else:
@@ -100,16 +117,31 @@ def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: boo
 def _print(done: ReceiptsImported) -> None:
     output.say(f"sha256 {output.digest(done.sha256)}")
     if not done.new:
-        output.say(f"nothing new: all {output.plural(done.attestations, 'receipt')} were here already")
+        output.say(
+            f"nothing new: all {output.plural(done.attestations, 'receipt')} were here already"
+        )
         return
     would = "would take over" if done.dry_run else "took over"
-    output.say(f"{would} {done.new} of {output.plural(done.attestations, 'receipt')}, of {_processes(done.reconcilers)} new here")
-    changes = [f"{done.settled[outcome]:+d} {outcome}" for outcome in _SHOWN_OUTCOMES if done.settled.get(outcome)]
+    output.say(
+        f"{would} {done.new} of {output.plural(done.attestations, 'receipt')}, of "
+        f"{_processes(done.reconcilers)} new here"
+    )
+    changes = [
+        f"{done.settled[outcome]:+d} {outcome}"
+        for outcome in _SHOWN_OUTCOMES
+        if done.settled.get(outcome)
+    ]
     output.say(f"entries: {', '.join(changes) or 'no change'}; {done.pending} pending")
     if done.kept:
-        output.say(f"{output.plural(done.kept, 'entry')} stay as they are here: the copy that released them did not know why")
+        output.say(
+            f"{output.plural(done.kept, 'entry')} stay as they are here: the copy that released "
+            "them did not know why"
+        )
     if done.elsewhere:
-        output.say(f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept until they arrive")
+        output.say(
+            f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept "
+            "until they arrive"
+        )
 
 
 def _processes(count: int) -> str:

@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack resolve --delivered --component digits-1 --note 'counted in Studio'\n"
-    "  journaltrack resolve --set-aside --dry-run\n  journaltrack retry --in-doubt        # or: send them again"
+    epilog="\b\nExamples:\n  journaltrack resolve --delivered --component digits-1 --note "
+    "'counted in Studio'\n"
+    "  journaltrack resolve --set-aside --dry-run\n  journaltrack retry --in-doubt        # or: "
+    "send them again"
 )
 @about_journals
 @common.component_option
 @click.option("--delivered", is_flag=True, help="Count them as delivered: they are in SageMaker.")
-@click.option("--set-aside", is_flag=True, help="Quarantine them; `journaltrack retry` releases them.")
+@click.option(
+    "--set-aside", is_flag=True, help="Quarantine them; `journaltrack retry` releases them."
+)
 @click.option("--note", metavar="TEXT", default="", help="Why, for the audit.")
 @click.option("--dry-run", is_flag=True, help="Show what would be resolved; change nothing.")
 @common.common_options
 def command(
-    journals: Journals, *, component: str | None, delivered: bool, set_aside: bool, note: str, dry_run: bool, as_json: bool
+    journals: Journals,
+    *,
+    component: str | None,
+    delivered: bool,
+    set_aside: bool,
+    note: str,
+    dry_run: bool,
+    as_json: bool,
 ) -> ExitCode:
     """Decide about the entries of each JOURNAL that are in doubt.
 
@@ -47,7 +58,14 @@ def command(
 
 
 def _resolve(
-    path: str | None, component: str | None, outcome: Resolution, note: str, heading: str, *, dry_run: bool, as_json: bool
+    path: str | None,
+    component: str | None,
+    outcome: Resolution,
+    note: str,
+    heading: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> ExitCode:
     from journaltrack.app.api import resolve  # noqa: PLC0415 - shell completion imports this module
 
@@ -56,7 +74,9 @@ def _resolve(
         output.print_json({**told.to_json(), "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
     if dry_run:
-        output.say(f"{heading}would resolve {output.plural(told.in_doubt, 'entry')} in doubt as {outcome}")
+        output.say(
+            f"{heading}would resolve {output.plural(told.in_doubt, 'entry')} in doubt as {outcome}"
+        )
     elif told.resolved:
         output.say(f"{heading}resolved {output.plural(told.resolved, 'entry')} as {outcome}")
     else:

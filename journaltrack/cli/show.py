@@ -25,7 +25,10 @@ _WHOLE = frozenset({"journal", "arn"})
 _NUMBERS = frozenset({"last", "min", "max"})
 
 
-@click.command(epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 /mnt/usb/journal --json | jq .parameters")
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 "
+    "/mnt/usb/journal --json | jq .parameters"
+)
 @click.argument("component", shell_complete=common.complete_component)
 @about_journals
 @common.common_options
@@ -46,7 +49,10 @@ def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:
 
 def _print(view: ComponentView) -> None:
     status = view.status
-    trials = ", ".join(f"{trial or '(default trial)'} of {experiment or '(its experiment)'}" for experiment, trial in view.trials)
+    trials = ", ".join(
+        f"{trial or '(default trial)'} of {experiment or '(its experiment)'}"
+        for experiment, trial in view.trials
+    )
     rows: list[tuple[str, object]] = [
         ("component", view.name),
         ("display name", view.display_name),
@@ -70,18 +76,29 @@ def _print(view: ComponentView) -> None:
     cut = [output.table("parameters", ("name", "value", "state"), parameters, width)]
     for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
         columns = ("name", "media type", "size", "state", "value")
-        cut.append(output.table(title, columns, [_artifact(artifact) for artifact in artifacts], width))
+        cut.append(
+            output.table(title, columns, [_artifact(artifact) for artifact in artifacts], width)
+        )
     shown, metrics = _metrics(view.metrics, width)
     cut.append(output.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)
     if gone:
-        output.say(f"{output.plural(gone, 'point')} of these were pruned from the journal; `journaltrack audit` says when and by whom")
+        output.say(
+            f"{output.plural(gone, 'point')} of these were pruned from the journal; "
+            "`journaltrack audit` says when and by whom"
+        )
     for told in view.hearsay:
         output.say(hearsay_text(told))
     if any(cut):
-        output.say("hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True)
+        output.say(
+            "hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True
+        )
     if view.unreadable:
-        output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
+        output.problem(
+            "warning",
+            f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is "
+            f"{view.unreadable[0]}",
+        )
 
 
 def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
@@ -92,7 +109,9 @@ def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
     return [(name, lines[0]), *(("", line) for line in lines[1:])]
 
 
-def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], list[tuple[object, ...]]]:
+def _metrics(
+    metrics: Sequence[MetricView], width: int
+) -> tuple[Sequence[str], list[tuple[object, ...]]]:
     """Return columns and rows that fit.
 
     If all digits do not fit, there are fewer columns and five digits.
@@ -103,10 +122,21 @@ def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], 
         numbers = (_number(m.last_value), m.last_step, _number(m.minimum), _number(m.maximum))
         rows.append((m.name, m.points, m.not_finite, *numbers, output.moment(m.last_timestamp_ns)))
     empty = frozenset() if any(m.not_finite for m in metrics) else frozenset({"not finite"})
-    for left_out, are_short in ((frozenset(), False), (empty, False), (empty, True), (empty | {"at"}, True)):
+    for left_out, are_short in (
+        (frozenset(), False),
+        (empty, False),
+        (empty, True),
+        (empty | {"at"}, True),
+    ):
         kept = [place for place, name in enumerate(columns) if name not in left_out]
         names = [columns[place] for place in kept]
-        chosen = [tuple(_short(row[place]) if are_short and columns[place] in _NUMBERS else row[place] for place in kept) for row in rows]
+        chosen = [
+            tuple(
+                _short(row[place]) if are_short and columns[place] in _NUMBERS else row[place]
+                for place in kept
+            )
+            for row in rows
+        ]
         cells = [[output.cell(value) for value in row] for row in chosen]
         if output.fitted(names, cells, width) == cells:
             break
@@ -128,7 +158,9 @@ def _short(number: object) -> object:
 
 
 def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
-    value = artifact.value or (f"sha256 {output.digest(artifact.sha256)}, not uploaded yet" if artifact.sha256 else None)
+    value = artifact.value or (
+        f"sha256 {output.digest(artifact.sha256)}, not uploaded yet" if artifact.sha256 else None
+    )
     size = output.size(artifact.size_bytes) if artifact.size_bytes is not None else None
     return (artifact.name, artifact.media_type, size, artifact.state, value)
 

@@ -18,14 +18,25 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack status\n  journaltrack status /mnt/usb/run-*/journal\n"
-    "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not all is delivered'"
+    "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not "
+    "all is delivered'"
 )
 @about_journals
-@click.option("--watch", is_flag=True, help="Repeat until Ctrl-C, with the rate of delivery and the watcher's next attempt.")
 @click.option(
-    "--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: time between looks.  [default: 2]"
+    "--watch",
+    is_flag=True,
+    help="Repeat until Ctrl-C, with the rate of delivery and the watcher's next attempt.",
 )
-@click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after N looks.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1),
+    default=2.0,
+    help="With --watch: time between looks.  [default: 2]",
+)
+@click.option(
+    "--count", metavar="N", type=click.IntRange(1), help="With --watch: end after N looks."
+)
 @click.option(
     "--health-file",
     "health_files",
@@ -34,7 +45,11 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="With --watch: the health file of another user's watcher. May be repeated.",
 )
-@click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.",
+)
 @common.common_options
 def command(
     journals: Journals,
@@ -59,13 +74,17 @@ def command(
         from journaltrack.cli.live import show  # noqa: PLC0415
 
         files = [*map(Path, health_files), *_configured()]
-        return show(journals.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
+        return show(
+            journals.folders, health_files=files, interval_s=interval, count=count, as_json=as_json
+        )
 
     def answer(journal: str | None) -> ExitCode:
         current = status(journal, hearsay=True)
         code = state_code(current) if check else ExitCode.OK
         if as_json:
-            output.print_json({"journal": current.path, **current.to_json(), "exit_code": int(code)})
+            output.print_json(
+                {"journal": current.path, **current.to_json(), "exit_code": int(code)}
+            )
         else:
             print_status(current)
         return code
@@ -102,7 +121,13 @@ def print_status(status: JournalStatus) -> None:
     rows += [(f"  {stream.stream}", stream.entries) for stream in status.pending_by_stream]
     if status.oldest_pending_at_ns is not None and status.oldest_pending_age_s is not None:
         rows.append(
-            ("oldest pending", f"{output.moment(status.oldest_pending_at_ns)} ({output.duration(status.oldest_pending_age_s)} ago)")
+            (
+                "oldest pending",
+                (
+                    f"{output.moment(status.oldest_pending_at_ns)} "
+                    f"({output.duration(status.oldest_pending_age_s)} ago)"
+                ),
+            )
         )
     rows += [
         ("in flight", output.plural(status.in_flight, "entry")),
@@ -119,36 +144,60 @@ def print_status(status: JournalStatus) -> None:
         output.say(hearsay_text(told))
     if status.unfinished_receipts and status.lease is None:
         requests = output.plural(status.unfinished_receipts, "request")
-        output.say(f"hint: {requests} of a sync that ended early have no recorded answer; the next sync settles them", err=True)
+        output.say(
+            f"hint: {requests} of a sync that ended early have no recorded answer; the next sync "
+            "settles them",
+            err=True,
+        )
     for begun in status.unfinished:
         output.problem("warning", begun.text, begun.hint)
     if status.exposed is not None:
         output.problem("warning", status.exposed)
     if status.quarantined or status.in_doubt:
-        output.say("hint: `journaltrack audit` names what is quarantined or in doubt, and why", err=True)
+        output.say(
+            "hint: `journaltrack audit` names what is quarantined or in doubt, and why", err=True
+        )
 
 
 def _sizes(sizes: Sizes) -> str:
-    free = f" ({output.size(sizes.database_free_bytes)} of it free)" if sizes.database_free_bytes else ""
-    delivered = f" ({output.size(sizes.spool_delivered_bytes)} delivered)" if sizes.spool_delivered_bytes else ""
+    free = (
+        f" ({output.size(sizes.database_free_bytes)} of it free)"
+        if sizes.database_free_bytes
+        else ""
+    )
+    delivered = (
+        f" ({output.size(sizes.spool_delivered_bytes)} delivered)"
+        if sizes.spool_delivered_bytes
+        else ""
+    )
     return (
-        f"database {output.size(sizes.database_bytes)}{free}, log {output.size(sizes.wal_bytes)}, "
-        f"spool {output.size(sizes.spool_bytes)} in {output.plural(sizes.spool_files, 'file')}{delivered}"
+        f"database {output.size(sizes.database_bytes)}{free}, log "
+        f"{output.size(sizes.wal_bytes)}, spool {output.size(sizes.spool_bytes)} in "
+        f"{output.plural(sizes.spool_files, 'file')}{delivered}"
     )
 
 
 def _last_success(status: JournalStatus) -> str | None:
     last = status.last_success
-    return None if last is None else f"{output.moment(last.at_ns)} {last.action}, request {last.request_id or '-'}"
+    return (
+        None
+        if last is None
+        else f"{output.moment(last.at_ns)} {last.action}, request {last.request_id or '-'}"
+    )
 
 
 def _last_error(status: JournalStatus) -> str | None:
     last = status.last_error
     if last is None:
         return None
-    return output.cut(f"{output.moment(last.at_ns)} {last.action} {last.outcome}: {last.code or ''} {last.text or ''}")
+    return output.cut(
+        f"{output.moment(last.at_ns)} {last.action} {last.outcome}: {last.code or ''} "
+        f"{last.text or ''}"
+    )
 
 
 def _holder(status: JournalStatus) -> str | None:
     holder = status.lease
-    return None if holder is None else f"{holder.owner} since {output.moment(holder.acquired_at_ns)}"
+    return (
+        None if holder is None else f"{holder.owner} since {output.moment(holder.acquired_at_ns)}"
+    )

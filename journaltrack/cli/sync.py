@@ -34,7 +34,12 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
     name = "buckets"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401 - click's
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, str]:
         """Convert as click does."""
         from journaltrack import limits  # noqa: PLC0415 - shell completion imports this module
 
@@ -58,16 +63,26 @@ class _Run(common.Stoppable):
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack sync\n  journaltrack sync /mnt/usb/*/journal --profile research --region eu-west-1\n"
+    epilog="\b\nExamples:\n  journaltrack sync\n  journaltrack sync /mnt/usb/*/journal "
+    "--profile research --region eu-west-1\n"
     "  journaltrack sync --component 'digits-*' --since 2d --dry-run"
 )
 @about_journals
 @common.component_option
 @click.option(
-    "--since", metavar="WHEN", type=common.When(), help="Only what was recorded since: 2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00."
+    "--since",
+    metavar="WHEN",
+    type=common.When(),
+    help="Only what was recorded since: 2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
-@click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody."
+)
+@click.option(
+    "--create-or-attach",
+    is_flag=True,
+    help="Create loaded components that are missing, attach to foreign ones that exist.",
+)
 @click.option(
     "--bucket",
     "buckets",
@@ -79,11 +94,21 @@ class _Run(common.Stoppable):
 @click.option(
     "--even-if-behind",
     is_flag=True,
-    help="Send what is pending even if another copy of the journal was delivered further; metric points may be duplicated.",
+    help="Send what is pending even if another copy of the journal was delivered further; "
+    "metric points may be duplicated.",
 )
-@click.option("--unproved", is_flag=True, help="Send also entries whose chain of digests does not hold: somebody may have altered them.")
+@click.option(
+    "--unproved",
+    is_flag=True,
+    help="Send also entries whose chain of digests does not hold: somebody may have altered them.",
+)
 @common.connection_options
-@click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
+@click.option(
+    "--concurrency",
+    metavar="N",
+    type=click.IntRange(1, _CONCURRENCY_MAX),
+    help="Requests in flight.  [default: 96]",
+)
 @click.option(
     "--deadline",
     "deadline_s",
@@ -129,15 +154,31 @@ def command(
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
-    given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
+    given = {
+        "concurrency": concurrency,
+        "profile": profile,
+        "region": region,
+        "endpoint_url": endpoint_url,
+    }
     known = config.load(config_file, overrides=given).configuration
     options = Options(
-        component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, unproved=unproved, **known.of_a_pass()
+        component,
+        since,
+        create_or_attach=create_or_attach,
+        even_if_behind=even_if_behind,
+        unproved=unproved,
+        **known.of_a_pass(),
     )
-    connection = Connection(rate_limit=RateLimit(known.requests_per_s), attended=is_attended(), **known.of_a_connection())
+    connection = Connection(
+        rate_limit=RateLimit(known.requests_per_s),
+        attended=is_attended(),
+        **known.of_a_connection(),
+    )
     connection = replace(connection, storage=replace(known.storage(), instead=dict(buckets)))
     one_place = OnePlace() if len(journals.folders) > 1 and not even_if_behind else None
-    run = _Run(deadline=Deadline(deadline_s), options=options, connection=connection, one_place=one_place)
+    run = _Run(
+        deadline=Deadline(deadline_s), options=options, connection=connection, one_place=one_place
+    )
     with common.stopping(run), output.going_on() as lost:
         code = each(
             journals,
@@ -153,15 +194,22 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
     from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     if journal is None or not paths.expanded(journal).is_file():
-        return _dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json)
+        return (
+            _dry_run(run, journal, as_json=as_json)
+            if dry_run
+            else _sync(run, journal, as_json=as_json)
+        )
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
-            return _dry_run(run, str(_unpacked(journal, Path(place), as_json=as_json)), as_json=as_json)
+            return _dry_run(
+                run, str(_unpacked(journal, Path(place), as_json=as_json)), as_json=as_json
+            )
     folder = _unpacked(journal, None, as_json=as_json)
     code = _sync(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
     output.say(
-        f"hint: so that the node knows what arrived: journaltrack receipts export {output.clean(str(folder))} -o "
-        f"{output.clean(Path(journal).stem)}.receipts here, and journaltrack receipts import there",
+        "hint: so that the node knows what arrived: journaltrack receipts export "
+        f"{output.clean(str(folder))} -o {output.clean(Path(journal).stem)}.receipts here, and "
+        "journaltrack receipts import there",
         err=True,
     )
     return code
@@ -176,9 +224,16 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
         arrived = bring(bundle, into=into, on_progress=view)
     if not as_json:
         merged = arrived.merged
-        new = output.plural(sum(source.entries for source in merged.sources), "new entry") if merged is not None else "nothing new"
+        new = (
+            output.plural(sum(source.entries for source in merged.sources), "new entry")
+            if merged is not None
+            else "nothing new"
+        )
         what = "unpacked" if merged is None and not arrived.known else f"{new} brought"
-        output.say(f"{output.clean(common.path_of(bundle))}: {what}; its journal is {output.clean(str(arrived.folder))}")
+        output.say(
+            f"{output.clean(common.path_of(bundle))}: {what}; its journal is "
+            f"{output.clean(str(arrived.folder))}"
+        )
     return arrived.folder
 
 
@@ -186,11 +241,15 @@ def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
     connection = run.connection
-    path, found, altered = dry_run.plans(journal, run.options, connection.allow, connection.storage.instead)
+    path, found, altered = dry_run.plans(
+        journal, run.options, connection.allow, connection.storage.instead
+    )
     code = ExitCode.OK if altered is None else common.exit_code_of(altered)
     if as_json:
         plans = [plan.to_json() for plan in found]
-        output.print_json({"journal": path, "dry_run": True, "components": plans, "exit_code": int(code)})
+        output.print_json(
+            {"journal": path, "dry_run": True, "components": plans, "exit_code": int(code)}
+        )
     else:
         dry_run.print_plans(path, found)
     if altered is not None:
@@ -208,7 +267,9 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
     after = status(journal, component=run.options.component, since=run.options.since_ns)
     code = _code(report, after)
     if as_json:
-        output.print_json({**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})})
+        output.print_json(
+            {**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})}
+        )
     else:
         output.say(_summary(report, after))
     _explain(report, after, run.options.component, stopped=bool(run.signal))
@@ -231,9 +292,17 @@ def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
 
 
 def _code(report: PassReport, after: JournalStatus) -> ExitCode:
-    codes = [common.exit_code_of(error) for error in (report.halted, report.uploads_halted, report.altered) if error is not None]
+    codes = [
+        common.exit_code_of(error)
+        for error in (report.halted, report.uploads_halted, report.altered)
+        if error is not None
+    ]
     if after.pending or after.in_flight:
-        codes.append(ExitCode.UNREACHABLE if report.out_of_time or report.failed is not None else ExitCode.PENDING)
+        codes.append(
+            ExitCode.UNREACHABLE
+            if report.out_of_time or report.failed is not None
+            else ExitCode.PENDING
+        )
     if after.quarantined or after.in_doubt:
         codes.append(ExitCode.PROBLEMS)
     return worst(codes)
@@ -242,34 +311,56 @@ def _code(report: PassReport, after: JournalStatus) -> ExitCode:
 def _summary(report: PassReport, after: JournalStatus) -> str:
     of_them = f" ({report.superseded} of them superseded)" if report.superseded else ""
     return (
-        f"{output.clean(after.path)}: {report.delivered} delivered{of_them}, {report.quarantined} quarantined, "
-        f"{report.in_doubt} in doubt in {output.plural(report.requests, 'request')}, {output.duration(report.duration_s)}; "
-        f"now {after.pending + after.in_flight} pending, {after.quarantined} quarantined, {after.in_doubt} in doubt"
+        f"{output.clean(after.path)}: {report.delivered} delivered{of_them}, "
+        f"{report.quarantined} quarantined, {report.in_doubt} in doubt in "
+        f"{output.plural(report.requests, 'request')}, {output.duration(report.duration_s)}; now "
+        f"{after.pending + after.in_flight} pending, {after.quarantined} quarantined, "
+        f"{after.in_doubt} in doubt"
     )
 
 
-def _explain(report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool) -> None:
+def _explain(
+    report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool
+) -> None:
     """Explain on stderr why not everything is delivered, and what to do."""
     _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
         output.say(
-            f"of the entries in doubt {report.arrived} proved to be there, {report.not_arrived} not: those were pending again", err=True
+            f"of the entries in doubt {report.arrived} proved to be there, {report.not_arrived} "
+            "not: those were pending again",
+            err=True,
         )
-    for what, problem in (("the sync stopped: ", report.halted), ("uploads stopped: ", report.uploads_halted), ("", report.altered)):
+    for what, problem in (
+        ("the sync stopped: ", report.halted),
+        ("uploads stopped: ", report.uploads_halted),
+        ("", report.altered),
+    ):
         if problem is not None:
             output.problem("error", f"{what}{problem.message}", problem.hint)
     _tell_held(report)
-    if report.failed is not None and (report.halted is None or report.failed.message != report.halted.message):
-        output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
+    if report.failed is not None and (
+        report.halted is None or report.failed.message != report.halted.message
+    ):
+        output.problem(
+            "error",
+            f"some requests failed, their entries stay pending: {report.failed.message}",
+            report.failed.hint,
+        )
     if report.out_of_time and not stopped:
-        output.problem("error", "the deadline expired before everything was sent", "sync again: it continues where this one stopped")
+        output.problem(
+            "error",
+            "the deadline expired before everything was sent",
+            "sync again: it continues where this one stopped",
+        )
     if after.quarantined or after.in_doubt:
         from journaltrack.reports.status import undeliverable  # noqa: PLC0415 - SQLAlchemy
 
         output.problem(
             "warning",
             f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt",
-            _what_to_do(after, undeliverable(after.path, component=component) if after.quarantined else 0),
+            _what_to_do(
+                after, undeliverable(after.path, component=component) if after.quarantined else 0
+            ),
         )
 
 
@@ -283,7 +374,10 @@ def _what_to_do(after: JournalStatus, never: int) -> str:
         which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
         hints.append(f"{which} can never be sent to SageMaker, and stay in the journal")
     if after.quarantined > never:
-        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, once the cause is gone")
+        hints.append(
+            f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, once "
+            "the cause is gone"
+        )
     if after.in_doubt:
         hints.append("a later sync reads back what is in doubt")
     return "; ".join(hints)
@@ -299,22 +393,30 @@ def _tell_held(report: PassReport) -> None:
     for name, error in report.held.items():
         by_reason.setdefault((error.message, error.hint), []).append(name)
     for (message, hint), names in list(by_reason.items())[:_HELD_MAX]:
-        who = ", ".join(names[:_HELD_MAX]) + (f" and {len(names) - _HELD_MAX} more" if len(names) > _HELD_MAX else "")
+        who = ", ".join(names[:_HELD_MAX]) + (
+            f" and {len(names) - _HELD_MAX} more" if len(names) > _HELD_MAX else ""
+        )
         if message in told:
             output.problem("held", f"{who}: for the same reason")
         else:
             output.problem("held", f"{who}: {message}", hint)
     if len(by_reason) > _HELD_MAX:
         left = sum(len(names) for names in list(by_reason.values())[_HELD_MAX:])
-        output.say(f"held: {output.plural(left, 'more component')}; --json names them all", err=True)
+        output.say(
+            f"held: {output.plural(left, 'more component')}; --json names them all", err=True
+        )
 
 
 def _tell_ended(names: Sequence[str]) -> None:
     for name in names[:_HELD_MAX]:
-        output.problem("note", f"{name} was interrupted: its process is gone. It is recorded as Stopped")
+        output.problem(
+            "note", f"{name} was interrupted: its process is gone. It is recorded as Stopped"
+        )
     if len(names) > _HELD_MAX:
         output.say(
-            f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are recorded as Stopped; --json names them all", err=True
+            f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are recorded as "
+            "Stopped; --json names them all",
+            err=True,
         )
 
 
@@ -334,7 +436,9 @@ def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str,
         "out_of_time": report.out_of_time,
         "halted": _error(report.halted),
         "uploads_halted": _error(report.uploads_halted),
-        "altered": None if report.altered is None else {"message": report.altered.message, "hint": report.altered.hint},
+        "altered": None
+        if report.altered is None
+        else {"message": report.altered.message, "hint": report.altered.hint},
         "failed": _error(report.failed),
         "held": {name: _error(error) for name, error in report.held.items()},
         "after": {

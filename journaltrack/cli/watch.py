@@ -34,21 +34,58 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack watch\n  journaltrack watch /data/journals /mnt/inbox --profile research --region eu-west-1\n"
+    epilog="\b\nExamples:\n  journaltrack watch\n  journaltrack watch /data/journals "
+    "/mnt/inbox --profile research --region eu-west-1\n"
     "  journaltrack watch --rate-limit 20 --metrics-file /var/lib/node_exporter/journaltrack.prom"
 )
 @about_journals
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=int, help="Requests in flight for one journal.")
-@click.option("--rate-limit", metavar="N", type=float, help="Requests per second at most, for all journals together; 0: no limit.")
-@click.option("--debounce", metavar="SECONDS", type=float, help="How long to wait for more after a write.")
-@click.option("--poll", metavar="SECONDS", type=float, help="How long to wait between looks without an event.")
-@click.option("--settle", metavar="SECONDS", type=float, help="How long a new journal must stay unchanged to count as complete.")
-@click.option("--health-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state as JSON.")
-@click.option("--metrics-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state for Prometheus.")
-@click.option("--child", is_flag=True, hidden=True, help='For sync="background": configured by a line of stdin, and ends with it.')
+@click.option(
+    "--rate-limit",
+    metavar="N",
+    type=float,
+    help="Requests per second at most, for all journals together; 0: no limit.",
+)
+@click.option(
+    "--debounce", metavar="SECONDS", type=float, help="How long to wait for more after a write."
+)
+@click.option(
+    "--poll", metavar="SECONDS", type=float, help="How long to wait between looks without an event."
+)
+@click.option(
+    "--settle",
+    metavar="SECONDS",
+    type=float,
+    help="How long a new journal must stay unchanged to count as complete.",
+)
+@click.option(
+    "--health-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Where to write the state as JSON.",
+)
+@click.option(
+    "--metrics-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Where to write the state for Prometheus.",
+)
+@click.option(
+    "--child",
+    is_flag=True,
+    hidden=True,
+    help='For sync="background": configured by a line of stdin, and ends with it.',
+)
 @common.common_options
-def command(journals: Journals, *, config_file: str | None, child: bool, as_json: bool, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
+def command(
+    journals: Journals,
+    *,
+    config_file: str | None,
+    child: bool,
+    as_json: bool,
+    **given: Any,  # noqa: ANN401 - the options above
+) -> ExitCode:
     """Deliver what is written into each JOURNAL, until a signal ends it.
 
     A folder of journals stands for those in it. The watcher picks up new journals, and waits for a
@@ -67,7 +104,10 @@ def command(journals: Journals, *, config_file: str | None, child: bool, as_json
     if overrides is None:
         return ExitCode.OK
     service = _Service(journals.named, config_file, overrides, child=child)
-    _log_events(logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO, as_json=as_json)
+    _log_events(
+        logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO,
+        as_json=as_json,
+    )
     return service.run()
 
 
@@ -93,7 +133,14 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 class _Service:
     """Run a watcher on a thread, while the main thread waits for signals."""
 
-    def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any], *, child: bool) -> None:
+    def __init__(
+        self,
+        folders: tuple[str, ...],
+        config_file: str | None,
+        overrides: Mapping[str, Any],
+        *,
+        child: bool,
+    ) -> None:
         from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
         from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
 
@@ -120,13 +167,32 @@ class _Service:
         # Block the signals before any thread starts: ``sigwait`` below takes them, not a handler
         # in the middle of something.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        watcher = Watcher(self._roots(), self._deliver, self._probe, settings, events=FolderEvents, tell=health, arrivals=not self._child)
-        logger.info(logfmt("watching", folders=",".join(map(str, self._roots())), pid=os.getpid(), configuration=self._loaded.path))
+        watcher = Watcher(
+            self._roots(),
+            self._deliver,
+            self._probe,
+            settings,
+            events=FolderEvents,
+            tell=health,
+            arrivals=not self._child,
+        )
+        logger.info(
+            logfmt(
+                "watching",
+                folders=",".join(map(str, self._roots())),
+                pid=os.getpid(),
+                configuration=self._loaded.path,
+            )
+        )
         self._tell_missing()
-        thread = threading.Thread(target=self._watch, args=(watcher,), name="journaltrack-watcher", daemon=True)
+        thread = threading.Thread(
+            target=self._watch, args=(watcher,), name="journaltrack-watcher", daemon=True
+        )
         thread.start()
         if self._child:
-            threading.Thread(target=self._end_with_parent, name="journaltrack-parent", daemon=True).start()
+            threading.Thread(
+                target=self._end_with_parent, name="journaltrack-parent", daemon=True
+            ).start()
         self._await_end(watcher)
         thread.join()
         health.close()
@@ -165,7 +231,13 @@ class _Service:
                 continue
             self._rate_limit.change(self._configuration.requests_per_s)
             watcher.reconfigure(self._roots(), self._configuration.watch)
-            logger.info(logfmt("configuration-read", configuration=self._loaded.path, folders=",".join(map(str, self._roots()))))
+            logger.info(
+                logfmt(
+                    "configuration-read",
+                    configuration=self._loaded.path,
+                    folders=",".join(map(str, self._roots())),
+                )
+            )
             self._tell_missing()
 
     def _load(self) -> Loaded:
@@ -179,7 +251,11 @@ class _Service:
     def _roots(self) -> list[Path]:
         from journaltrack.util import paths  # noqa: PLC0415
 
-        named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
+        named = (
+            self._folders
+            or self._configuration.watch.folders
+            or (self._configuration.journal or paths.default_journal(),)
+        )
         # Resolve: one journal under two names would be opened by two passes of one process, whose
         # locks do not exclude each other.
         return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
@@ -195,10 +271,27 @@ class _Service:
             if root.exists():
                 continue
             parent = root.parent
-            beside = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+            beside = (
+                sorted(path.name for path in parent.iterdir() if path.is_dir())
+                if parent.is_dir()
+                else []
+            )
             meant = [str(parent / name) for name in patterns.near(root.name, beside)]
-            hint = f"{patterns.PERHAPS}{' or '.join(meant)}" if meant else None if parent.is_dir() else f"nor does {parent}"
-            logger.warning(logfmt("folder-missing", folder=root, text="it does not exist yet; waiting for it", hint=hint))
+            hint = (
+                f"{patterns.PERHAPS}{' or '.join(meant)}"
+                if meant
+                else None
+                if parent.is_dir()
+                else f"nor does {parent}"
+            )
+            logger.warning(
+                logfmt(
+                    "folder-missing",
+                    folder=root,
+                    text="it does not exist yet; waiting for it",
+                    hint=hint,
+                )
+            )
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         from journaltrack.app import composition  # noqa: PLC0415
@@ -236,7 +329,9 @@ class _Lines(logging.Handler):
             moment = f"{seconds}.{int(record.msecs):03d}Z"
             level = record.levelname.lower()
             text = record.getMessage()
-            line = text if text.startswith("event=") else logfmt("log", logger=record.name, text=text)
+            line = (
+                text if text.startswith("event=") else logfmt("log", logger=record.name, text=text)
+            )
             if self.as_json:
                 output.print_json_line({"at": moment, "level": level, **fields_of(line)})
             else:
@@ -261,4 +356,6 @@ def _log_events(level: int, *, as_json: bool) -> None:
     ours.setLevel(level)
     # The watcher reports a pass in one line.
     for name in ("replay.reconciler", "replay.course", "app.composition"):
-        logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if level == logging.DEBUG else logging.ERROR)
+        logging.getLogger(f"journaltrack.{name}").setLevel(
+            logging.DEBUG if level == logging.DEBUG else logging.ERROR
+        )

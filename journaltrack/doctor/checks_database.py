@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 
-def check_spool(database: Database, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
+def check_spool(
+    database: Database, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Finding]:
     """Check every recorded content, and every file in the spool.
 
     Args:
@@ -70,11 +72,16 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(needed),
             "artifacts with these bytes can't be delivered; all else can",
-            "`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files; then run `journaltrack retry`",
+            "`journaltrack check --repair --restore-from FOLDER` restores them from a folder "
+            "that still has the files; then run `journaltrack retry`",
             "spool",
             tuple(sorted(needed)),
         )
-    gone = {sha256: message for sha256, message in bad.items() if sha256 not in wanted and is_absent(folder / paths.SPOOL, sha256)}
+    gone = {
+        sha256: message
+        for sha256, message in bad.items()
+        if sha256 not in wanted and is_absent(folder / paths.SPOOL, sha256)
+    }
     if gone:
         yield Finding(
             "spool",
@@ -92,7 +99,8 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(changed),
             "somebody or the disk changed contents that are delivered: S3 holds them as they were",
-            "`journaltrack check --remote` compares them; `journaltrack check --repair` moves the changed ones aside",
+            "`journaltrack check --remote` compares them; `journaltrack check --repair` moves "
+            "the changed ones aside",
             "spool",
             tuple(sorted(changed)),
         )
@@ -111,17 +119,24 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
 
 def _listed(bad: dict[str, str]) -> str:
     messages = [bad[sha256] for sha256 in sorted(bad)]
-    return "; ".join(messages[:3]) + (f"; and {len(messages) - 3} more" if len(messages) > 3 else "")  # noqa: PLR2004
+    return "; ".join(messages[:3]) + (
+        f"; and {len(messages) - 3} more" if len(messages) > 3 else ""  # noqa: PLR2004
+    )
 
 
 def _strangers(folder: Path, recorded: set[str]) -> Iterator[Finding]:
-    strangers = [path for path in files_in_spool(folder) if path.name not in recorded and not path.name.startswith("incoming-")]
+    strangers = [
+        path
+        for path in files_in_spool(folder)
+        if path.name not in recorded and not path.name.startswith("incoming-")
+    ]
     if strangers:
         yield Finding(
             "spool",
             "note",
             f"files in the spool that belong to no entry: {len(strangers)}",
-            "a kill left them before their call was recorded, or their entry is on a page that is lost: they are kept",
+            "a kill left them before their call was recorded, or their entry is on a page that "
+            "is lost: they are kept",
             "remove them by hand if the journal has no other problem",
             subjects=tuple(str(path.relative_to(folder)) for path in strangers[:100]),
         )
@@ -156,14 +171,18 @@ def check_pages(database: Database) -> Iterator[Finding]:
     """Run SQLite's own check, and check the size of its log."""
     problems = [problem.message for problem in database_problems(database)]
     if problems:
-        yield damaged(f"SQLite finds the database damaged: {'; '.join(problems[:3])}" + (" ..." if len(problems) > 3 else ""))  # noqa: PLR2004
+        yield damaged(
+            f"SQLite finds the database damaged: {'; '.join(problems[:3])}"
+            + (" ..." if len(problems) > 3 else "")  # noqa: PLR2004
+        )
     log = database.path.with_name(f"{database.path.name}-wal")
     if log.exists() and log.stat().st_size > _WAL_LARGE_BYTES:
         yield Finding(
             "database",
             "warning",
             f"the write-ahead log has {log.stat().st_size} bytes",
-            "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log growing",
+            "nothing is lost, but opening and reading the journal get slow; a process that reads "
+            "for hours keeps the log growing",
             "end long readers, then run `journaltrack check --repair` to empty the log",
             "log",
         )
@@ -176,7 +195,8 @@ def damaged(message: str) -> Finding:
         "problem",
         message,
         "entries on damaged pages can't be read; the others can",
-        "end the processes that log, then run `journaltrack check --repair`: it rebuilds the database from all that is readable and keeps the damaged files",
+        "end the processes that log, then run `journaltrack check --repair`: it rebuilds the "
+        "database from all that is readable and keeps the damaged files",
         "rebuild",
     )
 
@@ -186,7 +206,9 @@ def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
 
     Objects are tables, indexes, triggers and views.
     """
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    rows = connection.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
     return {(str(kind), str(name)): "".join(str(sql).split()) for kind, name, sql in rows}
 
 
@@ -203,7 +225,9 @@ def check_schema(database: Database) -> Iterator[Finding]:
         found, expected = objects(database.connection), expected_objects()
     strange = {key: sql for key, sql in found.items() if expected.get(key) != sql}
     foreign = sorted(
-        name for (kind, name), sql in strange.items() if kind != "table" or (kind, name) in expected or "VIRTUAL" in sql[:20].upper()
+        name
+        for (kind, name), sql in strange.items()
+        if kind != "table" or (kind, name) in expected or "VIRTUAL" in sql[:20].upper()
     )
     harmless = sorted(name for _, name in strange if name not in foreign)
     missing = sorted((kind, name) for kind, name in expected if (kind, name) not in found)
@@ -211,9 +235,12 @@ def check_schema(database: Database) -> Iterator[Finding]:
         yield Finding(
             "schema",
             "problem",
-            f"the database has objects that are not a journal's, or differ from a journal's: {', '.join(foreign)}",
-            "somebody else made them; triggers and views among them could change what is recorded or shown",
-            "`journaltrack check --repair` copies the entries into a clean database and keeps this one in damaged/",
+            "the database has objects that are not a journal's, or differ from a journal's: "
+            f"{', '.join(foreign)}",
+            "somebody else made them; triggers and views among them could change what is "
+            "recorded or shown",
+            "`journaltrack check --repair` copies the entries into a clean database and keeps "
+            "this one in damaged/",
             "rebuild",
             tuple(foreign),
         )
@@ -234,8 +261,10 @@ def check_schema(database: Database) -> Iterator[Finding]:
             "schema",
             "problem",
             f"the database misses {', '.join(rest)}",
-            "what was recorded is no longer guarded against changes (triggers), or found slowly (indexes)",
-            "`journaltrack check --repair` creates them again; the check of the chains tells whether entries were changed meanwhile",
+            "what was recorded is no longer guarded against changes (triggers), or found slowly "
+            "(indexes)",
+            "`journaltrack check --repair` creates them again; the check of the chains tells "
+            "whether entries were changed meanwhile",
             "schema",
             rest,
         )
@@ -245,7 +274,10 @@ def check_records(database: Database) -> Iterator[Finding]:
     """Check that the tables agree with each other."""
     read = database.read
     for each, *_ in taken.unfinished(database):
-        effect = "nothing is altered or lost; what is pending here may have been sent there already, so that a sync sends nothing"
+        effect = (
+            "nothing is altered or lost; what is pending here may have been sent there already, "
+            "so that a sync sends nothing"
+        )
         yield Finding("records", "problem", each.text, effect, each.hint)
     for table, rows in (("meta", 1), ("mark", 1), ("lease", 1), ("alembic_version", 1)):
         count = read(f"SELECT count(*) FROM {table}")[0][0]
@@ -254,7 +286,10 @@ def check_records(database: Database) -> Iterator[Finding]:
             return
     yield from _check_mark(database)
     yield from _check_lease_row(database)
-    (strays,) = read("SELECT count(*) FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq)")[0]
+    (strays,) = read(
+        "SELECT count(*) FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e "
+        "WHERE e.seq = d.seq)"
+    )[0]
     if strays:
         yield Finding(
             "records",
@@ -263,16 +298,23 @@ def check_records(database: Database) -> Iterator[Finding]:
             "entries were removed from the journal",
             "the check of the chains names the gaps; compare with a copy",
         )
-    (nameless,) = read("SELECT count(*) FROM entry e WHERE NOT EXISTS (SELECT 1 FROM component c WHERE c.id = e.component_id)")[0]
+    (nameless,) = read(
+        "SELECT count(*) FROM entry e WHERE NOT EXISTS (SELECT 1 FROM component c "
+        "WHERE c.id = e.component_id)"
+    )[0]
     if nameless:
         yield damaged(f"entries of components that are not recorded: {nameless}")
-    unreadable = [i for i, text in read("SELECT id, entries FROM receipt") if not _is_readable(text)]
+    unreadable = [
+        i for i, text in read("SELECT id, entries FROM receipt") if not _is_readable(text)
+    ]
     if unreadable:
         yield Finding(
             "records",
             "problem",
-            f"receipts that don't say which entries they are about: {', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
-            "what those requests sent can't be told; their entries count as they are recorded otherwise",
+            "receipts that don't say which entries they are about: "
+            f"{', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
+            "what those requests sent can't be told; their entries count as they are recorded "
+            "otherwise",
             "compare with a copy of the journal",
         )
     unfinished = view.in_flight(database).receipts
@@ -289,11 +331,15 @@ def check_records(database: Database) -> Iterator[Finding]:
         yield Finding(
             "records",
             "note",
-            f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {view.iso(prunes[-1].at_ns)}",
-            "they were delivered before; `journaltrack audit` says when and by whom they were removed, and where they are archived",
+            f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the "
+            f"last {view.iso(prunes[-1].at_ns)}",
+            "they were delivered before; `journaltrack audit` says when and by whom they were "
+            "removed, and where they are archived",
         )
     places = ",".join("?" * len(_KINDS))
-    (unknown,) = read(f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS)[0]
+    (unknown,) = read(
+        f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS
+    )[0]
     if unknown:
         yield Finding(
             "records",
@@ -317,14 +363,20 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
     hidden = 0
     if isinstance(mark, int) and 0 <= mark <= newest:
-        sql = f"SELECT count(*) FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq FROM unsettled)"
+        sql = (
+            f"SELECT count(*) FROM entry e WHERE e.seq <= ? AND {UNSETTLED} "
+            "AND e.seq NOT IN (SELECT seq FROM unsettled)"
+        )
         ((hidden,),) = database.read(sql, (mark,))
         if not hidden:
             return
     yield Finding(
         "records",
         "problem",
-        f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
+        f"the low-water mark is {mark!r}"
+        + (
+            f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"
+        ),
         "pending entries below the mark would never be sent",
         "`journaltrack check --repair` computes it again",
         "mark",
@@ -333,7 +385,9 @@ def _check_mark(database: Database) -> Iterator[Finding]:
 
 def _check_lease_row(database: Database) -> Iterator[Finding]:
     ((generation, expires_at_ns),) = database.read("SELECT generation, expires_at_ns FROM lease")
-    if not isinstance(generation, int) or not (expires_at_ns is None or isinstance(expires_at_ns, int)):
+    if not isinstance(generation, int) or not (
+        expires_at_ns is None or isinstance(expires_at_ns, int)
+    ):
         yield Finding(
             "records",
             "problem",
@@ -343,19 +397,26 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
             "lease",
         )
         return
-    rows = database.read("SELECT owner, host, expires_at_ns FROM lease WHERE owner IS NOT NULL AND expires_at_ns > ?", (time.time_ns(),))
+    rows = database.read(
+        "SELECT owner, host, expires_at_ns FROM lease WHERE owner IS NOT NULL "
+        "AND expires_at_ns > ?",
+        (time.time_ns(),),
+    )
     if rows:
         owner, _, expires_at_ns = rows[0]
         yield Finding(
             "records",
             "note",
             f"the lease is recorded for {owner}",
-            "a sync on that machine holds it while that process lives; one that died on another machine holds it for "
+            "a sync on that machine holds it while that process lives; one that died on another "
+            "machine holds it for "
             f"{int(min(TTL_S, max(0, expires_at_ns - time.time_ns()) / 1e9))} s more",
         )
 
 
-def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None) -> Iterator[Finding]:
+def check_chains(
+    database: Database, anchors: Mapping[str, bytes] | None = None
+) -> Iterator[Finding]:
     """Check that entries, writers and settlements are as they were recorded.
 
     Args:
@@ -365,31 +426,50 @@ def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None)
     problems, evidence = record_evidence(database)
     problems += anchor_problems(database, anchors or {}, evidence.gaps)
     for problem in problems:
-        whose = f" (writer {problem.writer}, pid {problem.pid} on {problem.host})" if problem.writer else ""
+        whose = (
+            f" (writer {problem.writer}, pid {problem.pid} on {problem.host})"
+            if problem.writer
+            else ""
+        )
         # Derived tables are no evidence.
         check: Check = "records" if problem.kind == "record" else "chains"
         yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
 
 
-def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:
+def check_clock(
+    database: Database, clock_ns: Callable[[], int] = time.time_ns
+) -> Iterator[Finding]:
     """Check whether a node's clock jumped, or is ahead of this one."""
     sql = "SELECT count(*), max(recorded_at_ns) FROM entry WHERE recorded_at_ns > ?"
     ((ahead, newest_ns),) = database.read(sql, (clock_ns() + _CLOCK_STEP_NS,))
-    effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md; docs/export.md shows how to list them"
+    effect = (
+        "order is kept; metrics carry the time of that clock: see `timestamps` in "
+        "docs/configuration.md; docs/export.md shows how to list them"
+    )
     if ahead:
         yield Finding(
-            "clock", "note", f"entries recorded in the future of this machine's clock: {ahead}, until {view.iso(newest_ns)}", effect
+            "clock",
+            "note",
+            f"entries recorded in the future of this machine's clock: {ahead}, until "
+            f"{view.iso(newest_ns)}",
+            effect,
         )
     back = _steps_back(database)
     if back:
-        yield Finding("clock", "note", f"the clock went back by more than a minute while something was logged; times: {back}", effect)
+        yield Finding(
+            "clock",
+            "note",
+            f"the clock went back by more than a minute while something was logged; times: {back}",
+            effect,
+        )
 
 
 def _steps_back(database: Database) -> int:
     """Count how often a writer's clock went back between two of its entries."""
     sql = (
-        "SELECT seq, writer_id, recorded_at_ns FROM entry WHERE seq > ? AND typeof(recorded_at_ns) = 'integer' "
-        f"AND typeof(writer_id) = 'integer' ORDER BY seq LIMIT {_TIMES_AT_ONCE}"
+        "SELECT seq, writer_id, recorded_at_ns FROM entry WHERE seq > ? "
+        "AND typeof(recorded_at_ns) = 'integer' AND typeof(writer_id) = 'integer' ORDER BY seq "
+        f"LIMIT {_TIMES_AT_ONCE}"
     )
     last_ns: dict[int, int] = {}
     after_seq = times = 0

@@ -37,7 +37,12 @@ _BETWEEN_LOOKS_S: Final = 0.2
 
 def own_files(folder: Path) -> list[Path]:
     """Return the existing files of SQLite and the lease, links included."""
-    names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), files.LOCK_FILE, claim.FILE]
+    names = [
+        paths.DATABASE,
+        *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")),
+        files.LOCK_FILE,
+        claim.FILE,
+    ]
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
@@ -47,7 +52,10 @@ def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
     No call that returned needs them.
     """
     found = []
-    for path in [*folder.glob(f"{paths.SPOOL}/incoming-*"), *folder.glob(f"{paths.DATABASE}.*.partial")]:
+    for path in [
+        *folder.glob(f"{paths.SPOOL}/incoming-*"),
+        *folder.glob(f"{paths.DATABASE}.*.partial"),
+    ]:
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -89,7 +97,8 @@ def check_files(folder: Path) -> Iterator[Finding]:
             "problem",
             f"{paths.DATABASE} is missing",
             "the entries are not in this folder",
-            "restore the folder from a copy" + (f", or rename the newest backup: {backups[-1]}" if backups else ""),
+            "restore the folder from a copy"
+            + (f", or rename the newest backup: {backups[-1]}" if backups else ""),
             subjects=tuple(backups),
         )
     for path in own_files(folder):
@@ -108,7 +117,8 @@ def check_files(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "note",
-            f"half copies left by processes that were killed: {len(left)}, of {sum(p.lstat().st_size for p in left)} bytes",
+            f"half copies left by processes that were killed: {len(left)}, of "
+            f"{sum(p.lstat().st_size for p in left)} bytes",
             "no call that returned needs them",
             "`journaltrack check --repair` removes them",
             "leftovers",
@@ -118,7 +128,12 @@ def check_files(folder: Path) -> Iterator[Finding]:
 
 def open_to_others(folder: Path) -> list[Path]:
     """Return what others may access and whose mode this user can change."""
-    candidates = [folder, folder / paths.SPOOL, *own_files(folder), *folder.glob(f"{paths.DATABASE}.*.backup")]
+    candidates = [
+        folder,
+        folder / paths.SPOOL,
+        *own_files(folder),
+        *folder.glob(f"{paths.DATABASE}.*.backup"),
+    ]
     found = []
     for path in candidates:
         try:
@@ -139,8 +154,10 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
             "files",
             "warning",
             f"others can access the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
-            "whoever can write there can change the journal; whoever can read sees all that was logged",
-            "`journaltrack check --repair` closes it (0700, files 0600), unless the file system has no permissions",
+            "whoever can write there can change the journal; whoever can read sees all that was "
+            "logged",
+            "`journaltrack check --repair` closes it (0700, files 0600), unless the file system "
+            "has no permissions",
             "permissions",
             names,
         )
@@ -149,7 +166,8 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "problem",
-            f"{', '.join(path.name for path in foreign)}: not owned by the folder's owner, as after `sudo journaltrack sync`",
+            f"{', '.join(path.name for path in foreign)}: not owned by the folder's owner, as "
+            "after `sudo journaltrack sync`",
             "the folder's owner can't log or deliver until this is repaired; nothing is lost",
             "run `journaltrack check --repair` as that user or as root",
             "owner",
@@ -192,7 +210,8 @@ def check_medium(folder: Path) -> Iterator[Finding]:
             "medium",
             "problem" if free < _FREE_PROBLEM_BYTES else "warning",
             f"{free} bytes are free on the disk",
-            "entries wait in the training process's memory when the disk is full, and artifacts are not logged",
+            "entries wait in the training process's memory when the disk is full, and artifacts "
+            "are not logged",
             "free space on that device",
         )
 
@@ -235,7 +254,13 @@ def _named(pid: int) -> str:
     if pid == 0:
         return "a process that can't be seen from here"
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        command = (
+            Path(f"/proc/{pid}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode(errors="replace")
+            .strip()
+        )
     except OSError:
         command = ""
     return f"process {pid} ({command[:120]})" if command else f"process {pid}"

@@ -9,7 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from journaltrack.doctor.checks_database import check_chains, check_clock, check_pages, check_records, check_schema, check_spool, damaged
+from journaltrack.doctor.checks_database import (
+    check_chains,
+    check_clock,
+    check_pages,
+    check_records,
+    check_schema,
+    check_spool,
+    damaged,
+)
 from journaltrack.doctor.checks_files import check_files, check_locks, check_medium
 from journaltrack.doctor.findings import Check, Examination, Finding
 from journaltrack.errors import (
@@ -52,7 +60,10 @@ def examine(
     if not folder.exists():
         raise JournalNotFoundError(f"there is no journal at {folder}", hint="check the path")
     if not folder.is_dir():
-        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
+        raise NotAJournalError(
+            f"{folder} is a file; a journal is a folder",
+            hint="name the folder, not the journal.db in it",
+        )
     _refuse_newer(folder / paths.DATABASE)
     findings: list[Finding] = []
     checked: list[Check] = []
@@ -62,7 +73,11 @@ def examine(
         try:
             findings.extend(found)
         except (JournalError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
-            message = error.message if isinstance(error, JournalError) else f"{type(error).__name__}: {error}"
+            message = (
+                error.message
+                if isinstance(error, JournalError)
+                else f"{type(error).__name__}: {error}"
+            )
             findings.append(damaged(f"the check of {check} ended early: {message}"))
             return False
         checked.append(check)
@@ -70,7 +85,9 @@ def examine(
 
     made("files", check_files(folder))
     made("medium", check_medium(folder))
-    usable = os.path.lexists(folder / paths.DATABASE) and not any(f.check == "files" and "not a regular" in f.message for f in findings)
+    usable = os.path.lexists(folder / paths.DATABASE) and not any(
+        f.check == "files" and "not a regular" in f.message for f in findings
+    )
     journal_id = None
     if usable:
         made("locks", check_locks(folder))
@@ -100,7 +117,10 @@ def _refuse_newer(file: Path) -> None:
 
 
 def _look_inside(
-    folder: Path, anchors: Mapping[str, bytes], made: Callable[[Check, Iterator[Finding]], bool], findings: list[Finding]
+    folder: Path,
+    anchors: Mapping[str, bytes],
+    made: Callable[[Check, Iterator[Finding]], bool],
+    findings: list[Finding],
 ) -> str | None:
     """Run the checks that read the database; return its journal id if it can be read."""
     try:
@@ -112,7 +132,9 @@ def _look_inside(
         made("database", check_pages(database))
         if not _is_readable(database, findings):
             return None
-        if not made("schema", check_schema(database)) or any(f.check == "schema" and f.repair == "rebuild" for f in findings):
+        if not made("schema", check_schema(database)) or any(
+            f.check == "schema" and f.repair == "rebuild" for f in findings
+        ):
             # A view in place of a table could be anything.
             return None
         with view.snapshot(database):
@@ -140,7 +162,11 @@ def _is_readable(database: Database, findings: list[Finding]) -> bool:
             if revision not in {None, schema.HEAD}:
                 schema_check.revision(database.connection, database.path, writing=True)
         if revision is None:
-            findings.append(Finding("schema", "note", "the database is empty", "nothing was ever recorded in it"))
+            findings.append(
+                Finding(
+                    "schema", "note", "the database is empty", "nothing was ever recorded in it"
+                )
+            )
         elif revision != schema.HEAD:
             findings.append(_older(revision))
             opening.read_upgraded(database, revision)
@@ -163,7 +189,9 @@ def _older(revision: str) -> Finding:
 
 def _unopened(error: Exception) -> Finding:
     message = error.message if isinstance(error, JournalError) else str(error)
-    if isinstance(error, (JournalAlteredError, JournalCorruptError, NotAJournalError, sqlite3.DatabaseError)):
+    if isinstance(
+        error, (JournalAlteredError, JournalCorruptError, NotAJournalError, sqlite3.DatabaseError)
+    ):
         return damaged(message)
     advice = error.hint if isinstance(error, JournalError) else ""
     return Finding("database", "problem", message, "what is inside was not examined", advice)

@@ -7,10 +7,34 @@ from typing import Any, Final, Literal, TypeAlias
 
 from journaltrack.journal import view
 
-Check: TypeAlias = Literal["files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock"]
-CHECKS: Final[tuple[Check, ...]] = ("files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock")
+Check: TypeAlias = Literal[
+    "files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock"
+]
+CHECKS: Final[tuple[Check, ...]] = (
+    "files",
+    "medium",
+    "locks",
+    "database",
+    "schema",
+    "records",
+    "chains",
+    "spool",
+    "clock",
+)
 Severity: TypeAlias = Literal["problem", "warning", "note"]
-Repair: TypeAlias = Literal["owner", "permissions", "leftovers", "finish", "rebuild", "upgrade", "schema", "log", "mark", "lease", "spool"]
+Repair: TypeAlias = Literal[
+    "owner",
+    "permissions",
+    "leftovers",
+    "finish",
+    "rebuild",
+    "upgrade",
+    "schema",
+    "log",
+    "mark",
+    "lease",
+    "spool",
+]
 """What ``check --repair`` can do; each is a function in ``repairs``."""
 
 
@@ -73,4 +97,9 @@ class Examination:
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
-        return {"journal": members.pop("path"), "journal_id": self.journal_id, "healthy": self.healthy, **members}
+        return {
+            "journal": members.pop("path"),
+            "journal_id": self.journal_id,
+            "healthy": self.healthy,
+            **members,
+        }

@@ -37,7 +37,9 @@ from journaltrack.util.text import is_newer_version, version_needed
 LOST_NAME: Final = "lost-name-of-component"
 """Prefix of the names of components whose own row could not be read."""
 _NAMELESS: Final = "the name of its component was on a page that is lost"
-_PERHAPS_SENT: Final = "it may have been sent: the record of its delivery may have been on a page that is lost"
+_PERHAPS_SENT: Final = (
+    "it may have been sent: the record of its delivery may have been on a page that is lost"
+)
 _DIGEST_BYTES: Final = 32
 _BATCH: Final = 10_000
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
@@ -100,9 +102,14 @@ def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
     found = Salvaged()
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
-        with closing(sqlite3.connect(target, isolation_level=None)) as connection, ExitStack() as stack:
+        with (
+            closing(sqlite3.connect(target, isolation_level=None)) as connection,
+            ExitStack() as stack,
+        ):
             connection.execute("PRAGMA synchronous=OFF")
-            schema.create(connection, journal_id=str(uuid.uuid4()), now_ns=now_ns, version=__version__)
+            schema.create(
+                connection, journal_id=str(uuid.uuid4()), now_ns=now_ns, version=__version__
+            )
             connection.execute("BEGIN")
             pages = sqlite_pages.opened(folder / paths.DATABASE, stack)
             generation = _copy(connection, pages.rows(), found)
@@ -123,14 +130,18 @@ def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
 def _refuse_nothing(folder: Path, found: Salvaged) -> None:
     if not found.rows["entry"] and not found.rows["meta"]:
         raise JournalCorruptError(
-            f"nothing of a journal is readable in {folder / paths.DATABASE}; it was left as it is", hint="restore the folder from a copy"
+            f"nothing of a journal is readable in {folder / paths.DATABASE}; it was left as it is",
+            hint="restore the folder from a copy",
         )
 
 
 # -- telling rows apart ---------------------------------------------------------------------
 
 
-_SHAPES: Final = {table.name: (len(table.columns), tables.value_kinds(table)) for table in tables.metadata.sorted_tables}
+_SHAPES: Final = {
+    table.name: (len(table.columns), tables.value_kinds(table))
+    for table in tables.metadata.sorted_tables
+}
 _BY_LENGTH: Final[dict[int, list[str]]] = {}
 for _name, (_length, _) in _SHAPES.items():
     _BY_LENGTH.setdefault(_length, []).append(_name)
@@ -141,30 +152,46 @@ _BY_LENGTH.setdefault(5, []).append("meta")
 
 def _table_of(values: tuple[Any, ...]) -> str | None:
     for name in _BY_LENGTH.get(len(values), ()):
-        if all(isinstance(value, kinds) for value, kinds in zip(values, _SHAPES[name][1], strict=False)):
+        if all(
+            isinstance(value, kinds) for value, kinds in zip(values, _SHAPES[name][1], strict=False)
+        ):
             return name
     return None
 
 
 def _insert(table: str, *, conflict: str = "", ignore: bool = True) -> str:
     count = _SHAPES[table][0]
-    return f"INSERT {'OR IGNORE ' if ignore else ''}INTO {table} VALUES ({','.join('?' * count)}) {conflict}"
+    return (
+        f"INSERT {'OR IGNORE ' if ignore else ''}INTO {table} "
+        f"VALUES ({','.join('?' * count)}) {conflict}"
+    )
 
 
 # Copies of a row come from pages no longer in use, or from an unproved log. Entries and
 # deliveries never change. Of a receipt the finished copy is the later one; of a field, the one
 # with the later entry.
-_FINISHED: Final = "finished_at_ns = excluded.finished_at_ns, outcome = excluded.outcome, attempts = excluded.attempts"
+_FINISHED: Final = (
+    "finished_at_ns = excluded.finished_at_ns, outcome = excluded.outcome, attempts = "
+    "excluded.attempts"
+)
 _SQL: Final = {
-    **{name: _insert(name) for name in ("entry", "writer", "component", "delivery", "blob", "location", "attestation")},
+    **{
+        name: _insert(name)
+        for name in ("entry", "writer", "component", "delivery", "blob", "location", "attestation")
+    },
     "receipt": _insert(
         "receipt",
         ignore=False,
-        conflict=f"ON CONFLICT (id) DO UPDATE SET {_FINISHED}, request_id = excluded.request_id, error_code = excluded.error_code, "
-        "error_text = excluded.error_text WHERE finished_at_ns IS NULL AND excluded.finished_at_ns IS NOT NULL",
+        conflict=f"ON CONFLICT (id) DO UPDATE SET {_FINISHED}, request_id = "
+        "excluded.request_id, error_code = excluded.error_code, "
+        "error_text = excluded.error_text WHERE finished_at_ns IS NULL "
+        "AND excluded.finished_at_ns IS NOT NULL",
     ),
     "field": _insert(
-        "field", ignore=False, conflict="ON CONFLICT (component_id, map, key) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq"
+        "field",
+        ignore=False,
+        conflict="ON CONFLICT (component_id, map, key) DO UPDATE SET seq = excluded.seq "
+        "WHERE excluded.seq > seq",
     ),
 }
 
@@ -196,7 +223,9 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
             generation = max(generation or 0, int(values[4]))  # type: ignore[arg-type]
         elif name == "meta":
             _refuse_newer(values[4])
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?,?,?,?,?,?,?)", (1, *values[1:]))
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?,?,?,?,?,?,?,?)", (1, *values[1:])
+            )
             found.journal_id_kept = True
         elif name in waiting:
             waiting[name].append(values)
@@ -212,7 +241,8 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
 def _refuse_newer(required: object) -> None:
     if is_newer_version(required):
         raise JournalTooNewError(
-            "a newer journaltrack wrote the journal: this version would lose what it does not know; it was left as it is",
+            "a newer journaltrack wrote the journal: this version would lose what it does not "
+            "know; it was left as it is",
             hint=f"repair it with {version_needed(required)}: pip install -U journaltrack",
         )
 
@@ -220,44 +250,87 @@ def _refuse_newer(required: object) -> None:
 # -- what follows from what is lost ---------------------------------------------------------
 
 
-def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int | None, now_ns: int, *, whole: bool) -> None:
+def _complete(
+    connection: sqlite3.Connection,
+    found: Salvaged,
+    generation: int | None,
+    now_ns: int,
+    *,
+    whole: bool,
+) -> None:
     """Name nameless components, settle what may be sent, derive the rest again."""
     execute = connection.execute
     settled: list[Settled] = []
     execute(
-        "INSERT INTO writer (id, uuid, host, pid, user, program, started_at_ns, package_version, python_version) SELECT DISTINCT writer_id, "
-        "'lost-writer-' || writer_id, 'unknown', 0, 'unknown', 'unknown', 0, '', '' FROM entry WHERE writer_id NOT IN (SELECT id FROM writer)"
+        "INSERT INTO writer (id, uuid, host, pid, user, program, started_at_ns, package_version, "
+        "python_version) SELECT DISTINCT writer_id, 'lost-writer-' || writer_id, 'unknown', 0, "
+        "'unknown', 'unknown', 0, '', '' FROM entry WHERE writer_id NOT IN (SELECT id "
+        "FROM writer)"
     )
-    nameless = [i for (i,) in execute("SELECT DISTINCT component_id FROM entry WHERE component_id NOT IN (SELECT id FROM component)")]
+    nameless = [
+        i
+        for (i,) in execute(
+            "SELECT DISTINCT component_id FROM entry WHERE component_id NOT IN (SELECT id "
+            "FROM component)"
+        )
+    ]
     for component_id in nameless:
-        execute("INSERT INTO component (id, name, created_at_ns) VALUES (?, ?, ?)", (component_id, f"{LOST_NAME}-{component_id}", now_ns))
-        lost = _settle(connection, "quarantined", _NAMELESS, now_ns, "e.component_id = ?", component_id)
+        execute(
+            "INSERT INTO component (id, name, created_at_ns) VALUES (?, ?, ?)",
+            (component_id, f"{LOST_NAME}-{component_id}", now_ns),
+        )
+        lost = _settle(
+            connection, "quarantined", _NAMELESS, now_ns, "e.component_id = ?", component_id
+        )
         found.nameless += len(lost)
         settled.append(Settled("quarantined", _NAMELESS, as_intervals(lost)))
-    used = execute("SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'").fetchone()[0]
+    used = execute(
+        "SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'"
+    ).fetchone()[0]
     highest = min(max(generation or 0, used or 0, 0), check.GENERATION_MAX - 1)
     never_synced = generation == 0 and used is None
     # Or it is of format 0001.
     if not whole or execute("SELECT digest FROM meta").fetchone()[0] is None:
         _begin_evidence_anew(connection, now_ns)
     if not whole and not never_synced:
-        settled.append(Settled("delivered", None, as_intervals(_settle_by_receipts(connection, now_ns))))
+        settled.append(
+            Settled("delivered", None, as_intervals(_settle_by_receipts(connection, now_ns)))
+        )
         in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, "e.stream = 'metric'")
         found.in_doubt = len(in_doubt)
         settled.append(Settled("in doubt", _PERHAPS_SENT, as_intervals(in_doubt)))
         # Settle what could not be settled above: no receipt is in flight any more.
-        execute("UPDATE receipt SET finished_at_ns = ?, outcome = 'interrupted' WHERE finished_at_ns IS NULL", (now_ns,))
+        execute(
+            "UPDATE receipt SET finished_at_ns = ?, outcome = 'interrupted' "
+            "WHERE finished_at_ns IS NULL",
+            (now_ns,),
+        )
     pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
     execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
     execute("UPDATE lease SET generation = ?", (highest + 1,))
     gaps = execute(
-        "SELECT previous + 1, seq - 1 FROM (SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS previous FROM entry) WHERE seq > previous + 1"
+        "SELECT previous + 1, seq - 1 FROM (SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS "
+        "previous FROM entry) WHERE seq > previous + 1"
     )
     found.missing = as_text(gaps)
     found.removed = removed.entries_in(connection)
     settled = [each for each in settled if each.entries]
-    said = Statement(REPAIR, "repaired", None, (), now_ns, highest + 1, settled, None, now_ns, attempts=0, error_text=str(found))
-    Scribe(lambda: now_ns).attest(connection, [said._replace(receipt_id=insert_receipt(connection, said))])
+    said = Statement(
+        REPAIR,
+        "repaired",
+        None,
+        (),
+        now_ns,
+        highest + 1,
+        settled,
+        None,
+        now_ns,
+        attempts=0,
+        error_text=str(found),
+    )
+    Scribe(lambda: now_ns).attest(
+        connection, [said._replace(receipt_id=insert_receipt(connection, said))]
+    )
 
 
 def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
@@ -268,17 +341,30 @@ def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
     Attestations that are there still count.
     """
     facts = "journal_id, created_at_ns, created_by_version, required_version"
-    columns = connection.execute(f"SELECT {facts}, (SELECT coalesce(max(id), 0) FROM receipt), ? FROM meta", (now_ns,)).fetchone()
+    columns = connection.execute(
+        f"SELECT {facts}, (SELECT coalesce(max(id), 0) FROM receipt), ? FROM meta", (now_ns,)
+    ).fetchone()
     connection.execute(
-        "UPDATE meta SET attested_after_receipt = ?, attested_after_ns = ?, digest = ?", (*columns[4:], description_digest(*columns))
+        "UPDATE meta SET attested_after_receipt = ?, attested_after_ns = ?, digest = ?",
+        (*columns[4:], description_digest(*columns)),
     )
 
 
-def _settle(connection: sqlite3.Connection, outcome: str, reason: str, now_ns: int, which: str, *parameters: object) -> list[int]:
+def _settle(
+    connection: sqlite3.Connection,
+    outcome: str,
+    reason: str,
+    now_ns: int,
+    which: str,
+    *parameters: object,
+) -> list[int]:
     """Settle the entries of a condition that have no settlement; return them."""
     sql = f"SELECT e.seq FROM entry e WHERE {which} AND {UNSETTLED}"
     seqs = [seq for (seq,) in connection.execute(sql, parameters)]
-    connection.executemany("INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", [(seq, outcome, reason, now_ns) for seq in seqs])
+    connection.executemany(
+        "INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)",
+        [(seq, outcome, reason, now_ns) for seq in seqs],
+    )
     return seqs
 
 
@@ -288,14 +374,18 @@ def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int
     These are the entries without a delivery row of their own.
     """
     settled: list[int] = []
-    delivered = "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
+    delivered = (
+        "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
+    )
     unsettled = f"SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND {UNSETTLED}"
     for receipt_id, text in connection.execute(delivered).fetchall():
         with contextlib.suppress(ValueError):
             for interval in ranges_in(text):
                 seqs = [seq for (seq,) in connection.execute(unsettled, interval)]
                 rows = [(seq, receipt_id, now_ns) for seq in seqs]
-                connection.executemany("INSERT INTO delivery VALUES (?, ?, 'delivered', NULL, ?)", rows)
+                connection.executemany(
+                    "INSERT INTO delivery VALUES (?, ?, 'delivered', NULL, ?)", rows
+                )
                 settled += seqs
     return settled
 
@@ -303,7 +393,9 @@ def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int
 def _is_whole(database: Path) -> bool:
     """Return whether SQLite finds nothing wrong with the original, opened read-only."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro", uri=True)) as connection:
+        with closing(
+            sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro", uri=True)
+        ) as connection:
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
     except sqlite3.Error:
         return False

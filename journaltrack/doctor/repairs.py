@@ -51,7 +51,12 @@ _ORDER: Final[tuple[Repair, ...]] = (
 )
 
 
-def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_ns: Callable[[], int] = time.time_ns) -> list[Repaired]:
+def mend(
+    examination: Examination,
+    *,
+    restore_from: Sequence[Path] = (),
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> list[Repaired]:
     """Repair what the findings allow; one failure does not stop the other repairs.
 
     Args:
@@ -70,7 +75,9 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
             continue
         try:
             message = _REPAIRS[repair](folder, findings, restore_from, clock_ns)
-            done.append(Repaired(repair, message is not None, message or "nothing could be repaired"))
+            done.append(
+                Repaired(repair, message is not None, message or "nothing could be repaired")
+            )
         except (JournalError, OSError, sqlite3.Error) as error:
             text = error.message if isinstance(error, JournalError) else str(error)
             hint = f" ({error.hint})" if isinstance(error, JournalError) and error.hint else ""
@@ -78,7 +85,9 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
     return done
 
 
-def _owner(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+def _owner(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
+) -> str | None:
     """Give the files to the folder's owner.
 
     Root can do it; the folder's owner can replace another user's lock file by a new one.
@@ -91,10 +100,16 @@ def _owner(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _c
         # The next sync creates it again.
         lock.unlink()
     still = files.of_others(folder)
-    return None if still else f"given to the owner of the folder: {', '.join(path.name for path in foreign)}"
+    return (
+        None
+        if still
+        else f"given to the owner of the folder: {', '.join(path.name for path in foreign)}"
+    )
 
 
-def _permissions(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+def _permissions(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
+) -> str | None:
     loose = open_to_others(folder)
     for path in loose:
         path.chmod(0o700 if path.is_dir() else 0o600)
@@ -102,14 +117,18 @@ def _permissions(folder: Path, _findings: Sequence[Finding], _from: Sequence[Pat
     return None if still else f"closed to others: {len(loose)} files and folders"
 
 
-def _leftovers(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+def _leftovers(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
+) -> str | None:
     left = scraps(folder)
     for path in left:
         path.unlink(missing_ok=True)
     return f"half copies removed: {len(left)}"
 
 
-def _rebuild(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _rebuild(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
+) -> str | None:
     from journaltrack.doctor.recover import salvage  # noqa: PLC0415 - SQLAlchemy
 
     _refuse_if_used(folder)
@@ -121,12 +140,16 @@ def _rebuild(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], 
     return str(report)
 
 
-def _upgrade(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _upgrade(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
+) -> str | None:
     Journal.open(folder, create=False, clock_ns=clock_ns).close()
     return f"upgraded it to schema revision {schema.HEAD}, after a backup beside it"
 
 
-def _finish(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _finish(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
+) -> str | None:
     _refuse_if_used(folder)
     _swap(folder, clock_ns)
     return "put the rebuilt database in its place"
@@ -165,10 +188,16 @@ def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
     return aside
 
 
-def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _schema(
+    folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
+) -> str | None:
     def make(connection: sqlite3.Connection) -> None:
         there = objects(connection)
-        missing = [name for kind, name in expected_objects() if (kind, name) not in there and kind in {"index", "trigger"}]
+        missing = [
+            name
+            for kind, name in expected_objects()
+            if (kind, name) not in there and kind in {"index", "trigger"}
+        ]
         for statement in schema.ddl():
             if any(f" {name} " in statement for name in missing):
                 connection.execute(statement)
@@ -177,9 +206,14 @@ def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], cl
     return _in_database(folder, make, f"made {names} again", clock_ns)
 
 
-def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _lease(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
+) -> str | None:
     def reset(connection: sqlite3.Connection) -> None:
-        used = f"SELECT coalesce(max(generation), 0) FROM receipt WHERE generation BETWEEN 0 AND {check.GENERATION_MAX - 1}"
+        used = (
+            "SELECT coalesce(max(generation), 0) FROM receipt WHERE generation BETWEEN 0 "
+            f"AND {check.GENERATION_MAX - 1}"
+        )
         connection.execute("DELETE FROM lease")
         connection.execute(f"INSERT INTO lease (id, generation) SELECT 1, ({used}) + 1")
 
@@ -188,23 +222,34 @@ def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], cl
     return _in_database(folder, lambda _: None, "created the lease again", clock_ns)
 
 
-def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _mark(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
+) -> str | None:
     pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
 
     def compute(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM unsettled")
-        connection.execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
+        connection.execute(
+            f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)"
+        )
 
     return _in_database(folder, compute, "computed the low-water mark again", clock_ns)
 
 
-def _log(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+def _log(
+    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
+) -> str | None:
     with closing(Database(folder / paths.DATABASE)) as database:
         busy = database.read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
     return None if busy else "emptied the write-ahead log"
 
 
-def _spool(folder: Path, findings: Sequence[Finding], restore_from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+def _spool(
+    folder: Path,
+    findings: Sequence[Finding],
+    restore_from: Sequence[Path],
+    clock_ns: Callable[[], int],
+) -> str | None:
     spool = Spool(folder / paths.SPOOL)
     wanted = {sha256 for finding in findings for sha256 in finding.subjects}
     aside: Path | None = None
@@ -223,18 +268,28 @@ def _spool(folder: Path, findings: Sequence[Finding], restore_from: Sequence[Pat
 
     def record(connection: sqlite3.Connection) -> None:
         for blob in found.values():
-            connection.execute("INSERT OR REPLACE INTO blob VALUES (?, ?, ?)", (blob.sha256, blob.size_bytes, clock_ns()))
+            connection.execute(
+                "INSERT OR REPLACE INTO blob VALUES (?, ?, ?)",
+                (blob.sha256, blob.size_bytes, clock_ns()),
+            )
 
     moved = f"; damaged ones are in {aside.relative_to(folder)}" if aside else ""
     if not found and not aside:
         return None
-    return _in_database(folder, record, f"contents restored: {len(found)} of {len(wanted)}{moved}", clock_ns)
+    return _in_database(
+        folder, record, f"contents restored: {len(found)} of {len(wanted)}{moved}", clock_ns
+    )
 
 
-def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> Iterator[tuple[str, Path]]:
+def _matching(
+    folder: Path, restore_from: Sequence[Path], wanted: set[str]
+) -> Iterator[tuple[str, Path]]:
     """Find regular files with one of these digests; read only those whose size fits."""
     with closing(Database(folder / paths.DATABASE, read_only=True)) as database:
-        rows = database.read("SELECT size_bytes FROM blob WHERE sha256 IN (SELECT value FROM json_each(?))", (json.dumps(sorted(wanted)),))
+        rows = database.read(
+            "SELECT size_bytes FROM blob WHERE sha256 IN (SELECT value FROM json_each(?))",
+            (json.dumps(sorted(wanted)),),
+        )
     sizes = {size for (size,) in rows} if len(rows) == len(wanted) else None
     for root in restore_from:
         for parent, folders, names in os.walk(root):
@@ -242,7 +297,9 @@ def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> I
             for path in (Path(parent, name) for name in sorted(names)):
                 try:
                     status = path.lstat()
-                    if not stat.S_ISREG(status.st_mode) or (sizes is not None and status.st_size not in sizes):
+                    if not stat.S_ISREG(status.st_mode) or (
+                        sizes is not None and status.st_size not in sizes
+                    ):
                         continue
                     with path.open("rb") as file:
                         sha256 = digest_of(file.read)
@@ -252,7 +309,12 @@ def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> I
                     yield sha256, path
 
 
-def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], message: str, clock_ns: Callable[[], int]) -> str:
+def _in_database(
+    folder: Path,
+    work: Callable[[sqlite3.Connection], object],
+    message: str,
+    clock_ns: Callable[[], int],
+) -> str:
     """Make a change in one transaction with its receipt, holding the lease."""
     with closing(Database(folder / paths.DATABASE)) as database:
         held = lease.acquire(database, clock_ns=clock_ns)
@@ -284,7 +346,9 @@ def _refuse_if_used(folder: Path) -> None:
         )
 
 
-_REPAIRS: Final[dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], Callable[[], int]], str | None]]] = {
+_REPAIRS: Final[
+    dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], Callable[[], int]], str | None]]
+] = {
     "owner": _owner,
     "permissions": _permissions,
     "leftovers": _leftovers,

@@ -100,12 +100,20 @@ class Pages:
         unused = self._unused()
         self._strange.clear()
         self._continued.clear()
-        for number in chain(range(1, self.count + 1), sorted(n for n in self._overlay if n > self.count)):
+        for number in chain(
+            range(1, self.count + 1), sorted(n for n in self._overlay if n > self.count)
+        ):
             if number not in unused:
                 yield from self._rows_of(number, self.page(number))
         for number, place in self._unproved:
-            yield from self._rows_of(number, place.file[place.start : place.start + self.page_bytes])
-        self.damaged.update(dict.fromkeys(self._strange - self._continued, "no page of a tree, and no row continues there"))
+            yield from self._rows_of(
+                number, place.file[place.start : place.start + self.page_bytes]
+            )
+        self.damaged.update(
+            dict.fromkeys(
+                self._strange - self._continued, "no page of a tree, and no row continues there"
+            )
+        )
 
     def _rows_of(self, number: int, page: bytes) -> Iterator[Row]:
         head = _HEADER_BYTES if number == 1 else 0
@@ -143,7 +151,9 @@ class Pages:
         local = local_min + (size - local_min) % (usable - 4)
         if local > local_max:
             local = local_min
-        if size > self.page_bytes * max(self.count, len(self._overlay)) or at + local + 4 > len(page):
+        if size > self.page_bytes * max(self.count, len(self._overlay)) or at + local + 4 > len(
+            page
+        ):
             raise DamageError("it is larger than the file")
         parts = [page[at : at + local]]
         left = size - local
@@ -187,7 +197,11 @@ def opened(database: Path, stack: ExitStack) -> Pages:
     content = _mapped(database, stack)
     log = _mapped(database.with_name(f"{database.name}-wal"), stack, missing_ok=True)
     page_bytes = _page_bytes(content, log)
-    reserved = content[20] if content[:16] == _MAGIC and len(content) > _HEADER_BYTES and content[20] <= 32 else 0  # noqa: PLR2004
+    reserved = (
+        content[20]
+        if content[:16] == _MAGIC and len(content) > _HEADER_BYTES and content[20] <= 32  # noqa: PLR2004
+        else 0
+    )
     pages = Pages(page_bytes, len(content) // page_bytes)
     pages._file, pages._usable = content, page_bytes - reserved  # noqa: SLF001 - this module's own
     pages._budget = _READ_TIMES_MAX * (len(content) + len(log)) + 64 * page_bytes  # noqa: SLF001
@@ -196,9 +210,13 @@ def opened(database: Path, stack: ExitStack) -> Pages:
     if len(content) % page_bytes:
         pages.damaged[pages.count + 1] = "the file ends within it"
     elif content[:16] == _MAGIC and not log and int.from_bytes(content[28:32], "big") > pages.count:
-        pages.damaged[pages.count + 1] = f"the file should have {int.from_bytes(content[28:32], 'big')} pages"
+        pages.damaged[pages.count + 1] = (
+            f"the file should have {int.from_bytes(content[28:32], 'big')} pages"
+        )
     _lay_log_over(pages, log)
-    _put_back(pages, _mapped(database.with_name(f"{database.name}-journal"), stack, missing_ok=True))
+    _put_back(
+        pages, _mapped(database.with_name(f"{database.name}-journal"), stack, missing_ok=True)
+    )
     return pages
 
 
@@ -261,7 +279,10 @@ def _lay_log_over(pages: Pages, log: bytes | mmap.mmap) -> None:
             sums = _checksum(order, content, _checksum(order, header[:8], sums))
             proved = sums == struct.unpack(">II", header[16:24])
             if not proved:
-                pages.damaged[0] = f"the write-ahead log is damaged from frame {(start - _WAL_HEADER_BYTES) // frame_bytes + 1} on"
+                pages.damaged[0] = (
+                    "the write-ahead log is damaged from frame "
+                    f"{(start - _WAL_HEADER_BYTES) // frame_bytes + 1} on"
+                )
         waiting.append((number, _Place(log, start + _FRAME_HEADER_BYTES), proved))
         if commit:
             for page, place, certain in waiting:
@@ -288,7 +309,9 @@ def _put_back(pages: Pages, journal: bytes | mmap.mmap) -> None:
     """
     start, first = 0, True
     while journal[start : start + 8] == _ROLLBACK_MAGIC:
-        count, _, before, sector, size = struct.unpack(">IIIII", journal[start + 8 : start + 28].ljust(20, b"\0"))
+        count, _, before, sector, size = struct.unpack(
+            ">IIIII", journal[start + 8 : start + 28].ljust(20, b"\0")
+        )
         if size != pages.page_bytes or not 512 <= sector <= 65_536:  # noqa: PLR2004 - SQLite's bounds
             return
         if first:

@@ -1,17 +1,20 @@
-"""How entries get into a journal: places, chain, what waits in memory, and what is done about a disk that refuses.
+"""How entries get into a journal: places, chain, what waits in memory, and what is done about a
+disk that refuses.
 
 The hot path. Must not know what is read back, replayed or audited.
 
 Invariants:
 
-- An append is one transaction, and is committed when the call returns. Where the journal takes nothing, the call waits
-  in memory, in order, and is counted by ``unwritten`` (``on_journal_error="buffer"``).
-- Each process that appends is a *writer* with a dense ``writer_seq`` and a chain of digests; a forked child is a writer
-  of its own. A call gets its places when it is written, not before: what the journal holds and ``_head`` agree, or
-  ``_unsure`` says that it must be looked up.
-- A call made inside another call of the same thread (a signal handler, ``__del__``, a logging handler) waits until that
-  one has done its work, and is committed before that one returns.
-- An exception at any moment leaves the state to be looked up; one call's error is that call's alone.
+- An append is one transaction, and is committed when the call returns. Where the journal takes
+  nothing, the call waits in memory, in order, and is counted by ``unwritten``
+  (``on_journal_error="buffer"``).
+- Each process that appends is a *writer* with a dense ``writer_seq`` and a chain of digests; a
+  forked child is a writer of its own. A call gets its places when it is written, not before: what
+  the journal holds and ``_head`` agree, or ``_unsure`` says that it must be looked up.
+- A call made inside another call of the same thread (a signal handler, ``__del__``, a logging
+  handler) waits until that one has done its work, and is committed before that one returns.
+- An exception at any moment leaves the state to be looked up; one call's error is that call's
+  alone.
 """
 
 from __future__ import annotations
@@ -49,12 +52,15 @@ logger = logging.getLogger(__name__)
 
 OnJournalError: TypeAlias = Literal["buffer", "raise"]
 
-_LOOK_EVERY_NS: Final = 250_000_000  # how often an append checks whether the journal's files are still in place
-_RETRY_SOON_S: Final = 0.01  # while the journal takes nothing: how soon an append tries again; doubles ...
+# how often an append checks whether the journal's files are still in place
+_LOOK_EVERY_NS: Final = 250_000_000
+# while the journal takes nothing: how soon an append tries again; doubles ...
+_RETRY_SOON_S: Final = 0.01
 _RETRY_EVERY_S: Final = 1.0  # ... up to this
 _BUSY_WHILE_FAILING_S: Final = 0.05  # ... and how long it lets training wait for that
 _CALLS_AT_ONCE_MAX: Final = 1 << 20
-_NESTED_ROUNDS_MAX: Final = 8  # a timer that is faster than the disk must not keep a call from returning
+# a timer that is faster than the disk must not keep a call from returning
+_NESTED_ROUNDS_MAX: Final = 8
 _PAUSE_S: Final = 0.01  # between the attempts of a patient flush
 
 PATIENCE_S: Final = 3.0
@@ -65,15 +71,20 @@ POINTS_AT_ONCE: Final = 64
 
 INSERT_ENTRY: Final = schema.insert_sql("entry")
 _INSERT_METRIC: Final = (  # what is the same for all points costs nothing to bind
-    "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, "
-    "recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, "
+    "timestamp_ns, recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_UNDESCRIBED: Final = (  # into a journal of a revision that has no more
-    f"INSERT INTO writer ({', '.join(schema.UNDESCRIBED_COLUMNS)}) VALUES ({', '.join('?' * len(schema.UNDESCRIBED_COLUMNS))})"
+    f"INSERT INTO writer ({', '.join(schema.UNDESCRIBED_COLUMNS)}) "
+    f"VALUES ({', '.join('?' * len(schema.UNDESCRIBED_COLUMNS))})"
 )
-_INSERT_REFUSED: Final = "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
-_RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
+_INSERT_REFUSED: Final = (
+    "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
+)
+_RENEW_OF_UPLOAD: Final = (
+    "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
+)
 
 
 @functools.cache
@@ -88,7 +99,9 @@ class _UnmetError(Exception):
 
 
 class _Attempt(NamedTuple):
-    """A transaction that may have been committed: the last ``writer_seq`` before it, and its calls."""
+    """A transaction that may have been committed: the last ``writer_seq`` before it, and its
+    calls.
+    """
 
     writer_seq: int
     calls: tuple[Call, ...]
@@ -134,18 +147,22 @@ class Appender:
         self._pause_s = 0.0
         self._looked_ns = clock_ns()
         self._generation = -1
-        self._described = revision not in schema.UNDESCRIBED  # for ever: what a newer schema adds may be left out
+        # for ever: what a newer schema adds may be left out
+        self._described = revision not in schema.UNDESCRIBED
         self._writer: provenance.WriterInfo | None = None
         self._life: WriterLife | None = None
         self._writer_id = 0  # until it is recorded
-        self._head: tuple[int, bytes] = (0, b"")  # of this writer's chain; one value, which no signal can split
+        # of this writer's chain; one value, which no signal can split
+        self._head: tuple[int, bytes] = (0, b"")
         self._checkpointer = Checkpointer(database)
         self._checkpoint_seq = 0  # the chain's length when the log was last written back
         self._waits_for_disk = database.durability == "power"
 
     @property
     def unwritten(self) -> int:
-        """Entries that wait in memory because the journal takes none; lost if the process ends now."""
+        """Entries that wait in memory because the journal takes none; lost if the process ends
+        now.
+        """
         if self._waiting:
             self._waiting.follow_fork(self.database.generation)
         return self._waiting.entries
@@ -165,15 +182,19 @@ class Appender:
             drafts: At least one.
 
         Raises:
-            JournalWriteError: The journal takes nothing and ``on_journal_error="raise"``, or too many entries wait.
+            JournalWriteError: The journal takes nothing and ``on_journal_error="raise"``, or too
+                many entries wait.
         """
         self.append_if(None, component_id, drafts)
 
-    def append_if(self, condition: Callable[[], bool] | None, component_id: int, drafts: Sequence[Draft]) -> bool:
-        """Record drafts if a condition holds, which is checked in the transaction that records them: nobody writes in between.
+    def append_if(
+        self, condition: Callable[[], bool] | None, component_id: int, drafts: Sequence[Draft]
+    ) -> bool:
+        """Record drafts if a condition holds, which is checked in the transaction that records
+        them: nobody writes in between.
 
-        While the journal takes nothing the drafts wait in memory as those of ``append`` do. If the condition does not hold when they
-        are written, they are left out, with a warning in the log.
+        While the journal takes nothing the drafts wait in memory as those of ``append`` do. If the
+        condition does not hold when they are written, they are left out, with a warning in the log.
 
         Args:
             condition: Reads this journal's ``database`` alone; None always holds.
@@ -199,7 +220,9 @@ class Appender:
             self._end()
         return True
 
-    def append_metric(self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int) -> None:
+    def append_metric(
+        self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int
+    ) -> None:
         """Record one metric point that is known to be deliverable: the hot path.
 
         Args:
@@ -217,7 +240,9 @@ class Appender:
                 now_ns = self._clock_ns()
                 middle = self._metric_texts.get((component_id, name))
                 if middle is None or self._inside:
-                    self._append(_points(component_id, ((name, value),), step, timestamp_ns, now_ns))
+                    self._append(
+                        _points(component_id, ((name, value),), step, timestamp_ns, now_ns)
+                    )
                 else:
                     # From here on a call inside this one leaves its work to it.
                     self._inside = True
@@ -225,19 +250,35 @@ class Appender:
                         value = float(value)
                         writer_seq, digest = self._head
                         writer_seq += 1
-                        digest = vocabulary.chain_next_metric(digest, writer_seq, middle, value, step, timestamp_ns, now_ns)
+                        digest = vocabulary.chain_next_metric(
+                            digest, writer_seq, middle, value, step, timestamp_ns, now_ns
+                        )
                         try:
                             self.database.connection.execute(
                                 _INSERT_METRIC,
-                                (self._writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest),
+                                (
+                                    self._writer_id,
+                                    writer_seq,
+                                    component_id,
+                                    name,
+                                    value,
+                                    step,
+                                    timestamp_ns,
+                                    now_ns,
+                                    digest,
+                                ),
                             )
                         except REFUSED:  # the general path sorts it out, and raises it again
-                            call = _points(component_id, ((name, value),), step, timestamp_ns, now_ns)
+                            call = _points(
+                                component_id, ((name, value),), step, timestamp_ns, now_ns
+                            )
                             self._record_after_failure(call)
                         else:
                             self._head = (writer_seq, digest)
                     else:
-                        self._record(_points(component_id, ((name, value),), step, timestamp_ns, now_ns))
+                        self._record(
+                            _points(component_id, ((name, value),), step, timestamp_ns, now_ns)
+                        )
                     self._inside = False
                     if self._nested:
                         self._catch_up()
@@ -254,7 +295,8 @@ class Appender:
         step: int | None,
         timestamp_ns: int,
     ) -> None:
-        """Record points of several metrics that are known to be deliverable, all or none, by one statement.
+        """Record points of several metrics that are known to be deliverable, all or none, by one
+        statement.
 
         Args:
             component_id: From ``component``.
@@ -275,7 +317,9 @@ class Appender:
                 else:
                     self._inside = True
                     if self._is_ready(now_ns):
-                        self._insert_points(component_id, points, middles, step, timestamp_ns, now_ns)
+                        self._insert_points(
+                            component_id, points, middles, step, timestamp_ns, now_ns
+                        )
                     else:
                         self._record(_points(component_id, points, step, timestamp_ns, now_ns))
                     self._inside = False
@@ -293,10 +337,12 @@ class Appender:
         Inside another call of the same thread it is done when that one ends.
 
         Args:
-            patience_s: How long to try again, in smaller transactions, while the journal takes nothing.
+            patience_s: How long to try again, in smaller transactions, while the journal takes
+                nothing.
 
         Raises:
-            JournalWriteError: Entries still wait in memory (``unwritten`` of them), or the disk refuses.
+            JournalWriteError: Entries still wait in memory (``unwritten`` of them), or the disk
+                refuses.
         """
         if self._postpone(self.flush, own_calls=1):
             return
@@ -319,10 +365,12 @@ class Appender:
             self._end()
 
     def save(self) -> None:
-        """Flush, with patience; where the journal still refuses, keep a copy of what waits elsewhere.
+        """Flush, with patience; where the journal still refuses, keep a copy of what waits
+        elsewhere.
 
         Raises:
-            JournalWriteError: As ``flush``. It names the copy, which the next ``save`` that succeeds removes.
+            JournalWriteError: As ``flush``. It names the copy, which the next ``save`` that
+                succeeds removes.
         """
         if self.postpone(self.save):
             return
@@ -337,8 +385,10 @@ class Appender:
             if self._copy is None:
                 raise
             raise JournalWriteError(
-                f"{error.message}. A copy of them is on the disk, in a journal of its own at {self._copy}",
-                hint=f"{error.hint}; once {self.path} works again: `journaltrack merge {self._copy} --into {self.path}`",
+                f"{error.message}. A copy of them is on the disk, in a journal of its own at "
+                f"{self._copy}",
+                hint=f"{error.hint}; once {self.path} works again: `journaltrack merge "
+                f"{self._copy} --into {self.path}`",
                 unwritten=error.unwritten,
             ) from error
         if self._copy is not None:
@@ -360,7 +410,8 @@ class Appender:
                 return True
         return False
 
-    # -- one call at a time -------------------------------------------------------------------------
+    # -- one call at a time
+    # -------------------------------------------------------------------------
 
     def _append(self, call: Call) -> None:
         """Record a call, or leave it to the one that this thread is inside of. Hold the lock."""
@@ -397,7 +448,9 @@ class Appender:
             self._inside = False
 
     def _end_after_exception(self) -> None:
-        """Let an exception that a signal handler raised cost nothing of what the handler logged before it."""
+        """Let an exception that a signal handler raised cost nothing of what the handler logged
+        before it.
+        """
         if not (self._nested or self._afterwards):
             return
         with self.database.lock:
@@ -409,7 +462,9 @@ class Appender:
         self._end()
 
     def _end(self) -> None:
-        """Do what had to wait for the end of the call: warnings, and calls from inside it. Not under the lock."""
+        """Do what had to wait for the end of the call: warnings, and calls from inside it. Not
+        under the lock.
+        """
         if self._inside and process.depth(self, _CALLS) > 1:
             return
         for _ in range(len(self._afterwards)):
@@ -422,7 +477,9 @@ class Appender:
             except Warning as told:  # `-W error`: the call is recorded all the same
                 logger.warning("%s", told)
             except Exception:
-                logger.exception("a call from inside another one failed; what it had logged is recorded")
+                logger.exception(
+                    "a call from inside another one failed; what it had logged is recorded"
+                )
 
     def _log(self, level: int, text: str, *arguments: object) -> None:
         """Log when the lock is free: a logging handler has a lock of its own, and may log here."""
@@ -430,7 +487,9 @@ class Appender:
 
     def _warn(self, text: str) -> None:
         """Warn when the call is recorded: a warning may be an exception."""
-        self._afterwards.append(functools.partial(warnings.warn, text, RuntimeWarning, stacklevel=5))
+        self._afterwards.append(
+            functools.partial(warnings.warn, text, RuntimeWarning, stacklevel=5)
+        )
 
     def _is_ready(self, now_ns: int) -> bool:
         """Return whether an append can do without the general path. Hold the lock."""
@@ -445,7 +504,8 @@ class Appender:
             and not (self._waits_for_disk and self.database.must_yield)
         )
 
-    # -- writing ------------------------------------------------------------------------------------
+    # -- writing
+    # ------------------------------------------------------------------------------------
 
     def _insert_points(
         self,
@@ -462,7 +522,17 @@ class Appender:
         for (name, value), middle in zip(points, middles, strict=True):
             writer_seq += 1
             digest = chain_next(digest, writer_seq, middle or "", value, step, timestamp_ns, now_ns)
-            columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
+            columns += (
+                writer_id,
+                writer_seq,
+                component_id,
+                name,
+                value,
+                step,
+                timestamp_ns,
+                now_ns,
+                digest,
+            )
         try:
             self.database.connection.execute(_insert_points(len(points)), columns)
         except REFUSED:  # as above
@@ -479,14 +549,19 @@ class Appender:
     def _record(self, call: Call) -> None:
         """Write a call behind what waits, or let it wait, too. Hold the lock."""
         if self.database.read_only:
-            raise JournalReadOnlyError(f"the journal at {self.path} was opened for reading alone", hint="open it without read_only=True")
+            raise JournalReadOnlyError(
+                f"the journal at {self.path} was opened for reading alone",
+                hint="open it without read_only=True",
+            )
         self._wait_in_memory(call)
         try:
             if not 0 <= call.at_ns - self._looked_ns < _LOOK_EVERY_NS and self._writer is not None:
                 self._look(call.at_ns, strict=self.on_journal_error == "raise")
             self._write_waiting(call)
         except JournalError as error:
-            if (self.database.closed or self.on_journal_error == "raise") and self._waiting.forget(call):
+            if (self.database.closed or self.on_journal_error == "raise") and self._waiting.forget(
+                call
+            ):
                 raise
             self._report_refusal(error)
         except BaseException:
@@ -501,7 +576,8 @@ class Appender:
         self._waiting.add(call)
 
     def _write_waiting(self, own: Call | None = None) -> None:
-        """Write what waits, in order, in one transaction; in smaller ones while the journal refuses. Hold the lock.
+        """Write what waits, in order, in one transaction; in smaller ones while the journal
+        refuses. Hold the lock.
 
         Raises:
             JournalError: The journal takes nothing. What is not written waits.
@@ -522,7 +598,11 @@ class Appender:
         if self._refused:
             self._refused = False
             self.database.set_busy_timeout(None)
-            self._log(logging.WARNING, "the journal at %s takes entries again: all that waited in memory is written", self.path)
+            self._log(
+                logging.WARNING,
+                "the journal at %s takes entries again: all that waited in memory is written",
+                self.path,
+            )
 
     def _write_in_turn(self, own: Call | None) -> None:
         while self._waiting:
@@ -541,7 +621,11 @@ class Appender:
                     self._waiting.forget(calls[0])
                     if calls[0] is own:
                         raise
-                    self._log(logging.ERROR, "a call that waited in memory can't be recorded (%s); it is left out", described(error))
+                    self._log(
+                        logging.ERROR,
+                        "a call that waited in memory can't be recorded (%s); it is left out",
+                        described(error),
+                    )
                     continue
                 self._calls_at_once = max(1, min(self._calls_at_once, len(calls)) // 2)
                 explained = self._explained(error)
@@ -554,7 +638,8 @@ class Appender:
     def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, MemoryError):
             return JournalWriteError(
-                f"no memory is left to record in the journal at {self.path}", hint="free memory; what waits is written then"
+                f"no memory is left to record in the journal at {self.path}",
+                hint="free memory; what waits is written then",
             )
         return check.why_refused(error, self.database) if isinstance(error, JournalError) else error
 
@@ -582,8 +667,12 @@ class Appender:
         for call in calls:
             self._keep_texts(call)
 
-    def _placed(self, calls: tuple[Call, ...]) -> tuple[list[tuple[Draft, tuple[Any, ...]]], tuple[int, bytes]]:
-        """Return the drafts with their columns behind ``writer_id``, and the chain's head behind them."""
+    def _placed(
+        self, calls: tuple[Call, ...]
+    ) -> tuple[list[tuple[Draft, tuple[Any, ...]]], tuple[int, bytes]]:
+        """Return the drafts with their columns behind ``writer_id``, and the chain's head behind
+        them.
+        """
         writer_seq, digest = self._head
         rows: list[tuple[Draft, tuple[Any, ...]]] = []
         for call in calls:
@@ -591,7 +680,9 @@ class Appender:
             for draft in call.drafts:
                 writer_seq += 1
                 digest = vocabulary.chain_next(digest, writer_seq, name, draft, call.at_ns)
-                rows.append((draft, (writer_seq, call.component_id, *draft[:7], call.at_ns, digest)))
+                rows.append(
+                    (draft, (writer_seq, call.component_id, *draft[:7], call.at_ns, digest))
+                )
         return rows, (writer_seq, digest)
 
     def _insert_writer(self, connection: sqlite3.Connection) -> int:
@@ -602,11 +693,15 @@ class Appender:
         return int(connection.execute(sql, columns).lastrowid or 0)
 
     def _keep_texts(self, call: Call) -> None:
-        """Keep the part of each point's canonical encoding that is the same for all points of its metric."""
+        """Keep the part of each point's canonical encoding that is the same for all points of
+        its metric.
+        """
         for draft in call.drafts:
             key = (call.component_id, draft.name or "")
             if draft.kind == vocabulary.METRIC and key not in self._metric_texts:
-                self._metric_texts[key] = vocabulary.metric_text(self._component_name(call.component_id), key[1])
+                self._metric_texts[key] = vocabulary.metric_text(
+                    self._component_name(call.component_id), key[1]
+                )
 
     def _know_head(self) -> None:
         if self._generation != self.database.generation or self._writer is None:
@@ -615,7 +710,8 @@ class Appender:
             self._look_up()
 
     def _look_up(self) -> None:
-        """Find out what the journal holds: after an interruption, or an attempt that failed but may have been committed.
+        """Find out what the journal holds: after an interruption, or an attempt that failed but may
+        have been committed.
 
         Raises:
             JournalError: It can't be read.
@@ -623,22 +719,28 @@ class Appender:
         with translated(self.database.path):
             self.database.roll_back()
         if self._writer is not None:
-            recorded = self.database.read("SELECT id FROM writer WHERE uuid = ?", (self._writer.uuid,))
+            recorded = self.database.read(
+                "SELECT id FROM writer WHERE uuid = ?", (self._writer.uuid,)
+            )
             self._writer_id = recorded[0][0] if recorded else 0
             rows = self.database.read(
-                "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC LIMIT 1",
+                "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC "
+                "LIMIT 1",
                 (self._writer_id,),
             )
             attempt = self._attempt
             if rows and attempt is not None and rows[0][0] > attempt.writer_seq:
                 self._waiting.forget(*attempt.calls)
-            if rows and rows[0][0] > self._head[0]:  # what was delivered and removed leaves the head as it was
+            # what was delivered and removed leaves the head as it was
+            if rows and rows[0][0] > self._head[0]:
                 self._head = (rows[0][0], bytes(rows[0][1]))
         self._attempt = None
         self._unsure = False
 
     def _start_writer(self) -> None:
-        """Make this process a writer: at its first append, and in a forked child. Its first entries record it."""
+        """Make this process a writer: at its first append, and in a forked child. Its first
+        entries record it.
+        """
         now_ns = min([self._clock_ns(), *(call.at_ns for call in self._waiting.first(1))])
         info = provenance.describe_process(now_ns, self.journal_id)
         if not self._described:
@@ -651,15 +753,19 @@ class Appender:
         self._life = writer_life.hold(self.path, info.uuid)
         self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
-        if self.database.log_bytes() > LOG_BYTES:  # many that append little each: this one might never come to do it
+        # many that append little each: this one might never come to do it
+        if self.database.log_bytes() > LOG_BYTES:
             self._checkpointer.wake()
         _appending.add(self)
-        self._generation = self.database.generation  # last: an interruption before it lets the next append start again
+        # last: an interruption before it lets the next append start again
+        self._generation = self.database.generation
 
-    # -- the files ----------------------------------------------------------------------------------
+    # -- the files
+    # ----------------------------------------------------------------------------------
 
     def _look(self, now_ns: int, *, strict: bool) -> None:
-        """Check whether the files are still in place, and save what is in them if not. Hold the lock.
+        """Check whether the files are still in place, and save what is in them if not. Hold the
+        lock.
 
         Raises:
             JournalError: ``strict``, and they are gone and can't be written again.
@@ -704,7 +810,8 @@ class Appender:
         self._inside = False
         self._catch_up()
 
-    # -- what waits ---------------------------------------------------------------------------------
+    # -- what waits
+    # ---------------------------------------------------------------------------------
 
     def _report_refusal(self, error: JournalError) -> None:
         """Warn, the first time, that entries wait in memory."""
@@ -712,8 +819,8 @@ class Appender:
             return
         self._refused = True
         self._warn(
-            f"{error.message}. Entries wait in memory ({limits.BUFFERED_ENTRIES_MAX} at most) and are lost if the "
-            f"process ends before the journal takes them again. {error.hint}"
+            f"{error.message}. Entries wait in memory ({limits.BUFFERED_ENTRIES_MAX} at most) "
+            f"and are lost if the process ends before the journal takes them again. {error.hint}"
         )
 
     def _component_name(self, component_id: int) -> str:
@@ -730,13 +837,17 @@ class Appender:
         for call in tuple(self._waiting):
             name = self._names.get(call.component_id, "")
             for draft in call.drafts:
-                yield Entry(0, self._writer_id, 0, call.component_id, name, *draft[:7], call.at_ns, b"")
+                yield Entry(
+                    0, self._writer_id, 0, call.component_id, name, *draft[:7], call.at_ns, b""
+                )
 
     def _still_waiting(self, error: JournalError) -> JournalWriteError:
         count = self.unwritten
         return JournalWriteError(
-            f"{count} entries could not be written to the journal at {self.path} and wait in memory: {error.message}",
-            hint=error.hint or "free the disk or the lock, then call close() again before the process ends",
+            f"{count} entries could not be written to the journal at {self.path} and wait in "
+            f"memory: {error.message}",
+            hint=error.hint
+            or "free the disk or the lock, then call close() again before the process ends",
             unwritten=count,
         )
 
@@ -748,22 +859,34 @@ def _points(
     timestamp_ns: int,
     now_ns: int,
 ) -> Call:
-    drafts = [Draft("metric", "metric", name, float(value), step, timestamp_ns) for name, value in points]
+    drafts = [
+        Draft("metric", "metric", name, float(value), step, timestamp_ns) for name, value in points
+    ]
     return Call(component_id, tuple(drafts), now_ns)
 
 
-_CALLS: Final = process.codes_of(Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
+_CALLS: Final = process.codes_of(
+    Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush
+)
 _appending: weakref.WeakSet[Appender] = weakref.WeakSet()
 
 
 def appending_in(folder: Path) -> list[Appender]:
-    """Return the journals in a folder, or below it, that this process has appended to and not closed."""
-    return [journal for journal in list(_appending) if not journal.database.closed and journal.path.is_relative_to(folder)]
+    """Return the journals in a folder, or below it, that this process has appended to and not
+    closed.
+    """
+    return [
+        journal
+        for journal in list(_appending)
+        if not journal.database.closed and journal.path.is_relative_to(folder)
+    ]
 
 
 @atexit.register
 def _write_at_exit() -> None:
-    """Give what waits in memory, or is in deleted files, its last chance when the interpreter ends without ``close``."""
+    """Give what waits in memory, or is in deleted files, its last chance when the interpreter
+    ends without ``close``.
+    """
     for journal in list(_appending):
         if not journal.database.closed and (journal.unwritten or journal.database.moved()):
             try:

@@ -1,9 +1,11 @@
-"""The chains of digests: every writer is as it described itself, every entry as its writer recorded it. Changes nothing.
+"""The chains of digests: every writer is as it described itself, every entry as its writer recorded
+it. Changes nothing.
 
-A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says where it begins, what the
-components are called, and how to go across a place where an entry is not the next one: an audit goes from the first entry to the
-last (``chain_problems``), a pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
-gap that may be gone across. Memory grows with writers, not with entries.
+A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says
+where it begins, what the components are called, and how to go across a place where an entry is not
+the next one: an audit goes from the first entry to the last (``chain_problems``), a pass looks at
+what it is about to send (``proof``). What was removed on the record (``prune``) is a gap that may
+be gone across. Memory grows with writers, not with entries.
 """
 
 from __future__ import annotations
@@ -27,18 +29,31 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.sqlite.connection import Database
 
-FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
+FACTS: Final = (
+    "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, "
+    "attested_after_ns"
+)
 """The columns of ``meta`` that its digest is of, in this order."""
 ProblemKind: TypeAlias = Literal[
-    "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
+    "database",
+    "meta",
+    "writer",
+    "chain",
+    "gap",
+    "attestation",
+    "receipt",
+    "delivery",
+    "record",
+    "blob",
+    "anchor",
 ]
 BODY_CHARS_MAX: Final = 64 << 20
 """Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 _SINCE_0002: Final = 9
 """The place of the first column of a writer that format 0001 did not have."""
 COLUMNS: Final = (
-    "e.seq, e.writer_id, e.writer_seq, e.component_id, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-    "e.recorded_at_ns, e.digest"
+    "e.seq, e.writer_id, e.writer_seq, e.component_id, e.stream, e.kind, e.name, e.value, "
+    "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
 )
 """Of an entry ``e``: what ``follow`` takes."""
 
@@ -46,7 +61,8 @@ COLUMNS: Final = (
 class Removed:
     """Runs of one writer's entries that were removed on the record.
 
-    Copies of a journal may be pruned apart and merged then: runs may overlap, and what is missing may be a part of several.
+    Copies of a journal may be pruned apart and merged then: runs may overlap, and what is missing
+    may be a part of several.
     """
 
     def __init__(self) -> None:
@@ -70,8 +86,14 @@ class Removed:
         return ((first, last) for last, (first, _) in self._by_last.items())
 
     def members(self, uuid: str, above: int) -> Iterator[tuple[str, int, int, str]]:
-        """Those that end above a place, as attestations name them: the writer's uuid, first, last, digest."""
-        return ((uuid, first, last, digest.hex()) for last, (first, digest) in self._by_last.items() if last > above)
+        """Those that end above a place, as attestations name them: the writer's uuid, first,
+        last, digest.
+        """
+        return (
+            (uuid, first, last, digest.hex())
+            for last, (first, digest) in self._by_last.items()
+            if last > above
+        )
 
     def across(self, first: int, last: int) -> bytes | None:
         """The digest of the last of these places, if all of them were removed; else None."""
@@ -81,7 +103,11 @@ class Removed:
             self._joined = merged(self.runs())
         place = bisect.bisect_right(self._joined, (first, last)) - 1
         at = max(place, 0)
-        return self._by_last[last][1] if any(begin <= first and last <= end for begin, end in self._joined[at : at + 2]) else None
+        return (
+            self._by_last[last][1]
+            if any(begin <= first and last <= end for begin, end in self._joined[at : at + 2])
+            else None
+        )
 
 
 Gaps: TypeAlias = Mapping[str, Removed]
@@ -93,10 +119,12 @@ class ChainProblem:
     """Something that is not as it was written.
 
     Attributes:
-        kind: "database" (SQLite's own check), "meta" (what the journal says of itself), "writer" (a process is not as it described
-            itself, or not recorded), "chain" (an entry's content and digest differ), "gap" (an entry is missing or out of place),
-            "attestation" (the same of attestations), "receipt" and "delivery" (a record is not what was attested, or nothing attests
-            it), "record" (what is derived contradicts what it is derived from), "blob", "anchor".
+        kind: "database" (SQLite's own check), "meta" (what the journal says of itself), "writer" (a
+            process is not as it described itself, or not recorded), "chain" (an entry's content and
+            digest differ), "gap" (an entry is missing or out of place), "attestation" (the same of
+            attestations), "receipt" and "delivery" (a record is not what was attested, or nothing
+            attests it), "record" (what is derived contradicts what it is derived from), "blob",
+            "anchor".
         message: What was found.
         writer: The process's unique id.
         host, pid: Of that process.
@@ -136,16 +164,21 @@ def begin_of(uuid: object, digest: object) -> bytes:
 
 
 def is_described(digest: object, columns: Sequence[Any]) -> bool:
-    """Whether a writer, of whom this is the digest and these are the other columns, is as it described itself.
+    """Whether a writer, of whom this is the digest and these are the other columns, is as it
+    described itself.
 
     One of format 0001 had no digest; whoever takes one away breaks the chains that begin with it.
     """
-    return (digest is None and all(column is None for column in columns[_SINCE_0002:])) or describes(digest, columns)
+    return (
+        digest is None and all(column is None for column in columns[_SINCE_0002:])
+    ) or describes(digest, columns)
 
 
 def undescribed(chain: Chain) -> ChainProblem:
     """Its writer is not so."""
-    return chain.problem("writer", f"the writer {limits.shown(chain.uuid)} is not as it described itself")
+    return chain.problem(
+        "writer", f"the writer {limits.shown(chain.uuid)} is not as it described itself"
+    )
 
 
 def describes(digest: object, columns: Sequence[Any]) -> bool:
@@ -166,10 +199,11 @@ def follow(
 
     Args:
         rows: Entries by their ``COLUMNS``, in order of ``seq``.
-        chain_of: How far the chain of a writer (by its id) was followed; None: there is no such writer.
+        chain_of: How far the chain of a writer (by its id) was followed; None: there is no such
+            writer.
         name_of: What a component (by its id) is called.
-        across: Go, in a chain, to the place before the given one (of the entry with the given ``seq``), where that is not the next
-            one; whether that can be.
+        across: Go, in a chain, to the place before the given one (of the entry with the given
+            ``seq``), where that is not the next one; whether that can be.
     """
     middles: dict[tuple[int, str], str] = {}
     found: list[ChainProblem] = []
@@ -177,7 +211,8 @@ def follow(
     current: Any = None
     chain = Chain("", "", 0, b"", broken=True)
     sha256 = hashlib.sha256
-    last, before = -1, b""  # of the current chain; in variables, not attributes: this loop runs a million times
+    # of the current chain; in variables, not attributes: this loop runs a million times
+    last, before = -1, b""
     for (
         seq,
         writer_id,
@@ -199,7 +234,10 @@ def follow(
             if known is None:
                 if writer_id not in unknown:
                     unknown.add(writer_id)
-                    message = f"entries from {seq} on are of writer {told(writer_id)}, which is not recorded"
+                    message = (
+                        f"entries from {seq} on are of writer {told(writer_id)}, which is not "
+                        "recorded"
+                    )
                     found.append(ChainProblem("writer", message, seq=seq))
                 chain, current = Chain("", "", 0, b"", broken=True), None
                 last, before = -1, b""
@@ -220,8 +258,13 @@ def follow(
         ):
             middle = middles.get((component_id, name))
             if middle is None and isinstance(name, str):
-                middle = middles[component_id, name] = vocabulary.metric_text(str(name_of(component_id)), name)
-            text = f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+                middle = middles[component_id, name] = vocabulary.metric_text(
+                    str(name_of(component_id)), name
+                )
+            text = (
+                f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},"
+                f"{timestamp_ns},null,{recorded_at_ns}]"
+            )
             if sha256(before + text.encode()).digest() == digest:
                 before, last = digest, writer_seq
                 continue
@@ -229,7 +272,9 @@ def follow(
             continue
         chain.writer_seq, chain.digest = last, before
         columns = (stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns)
-        if problem := _link_problem(chain, seq, writer_seq, name_of(component_id), columns, digest, across):
+        if problem := _link_problem(
+            chain, seq, writer_seq, name_of(component_id), columns, digest, across
+        ):
             found.append(problem)
         last, before = chain.writer_seq, chain.digest
     chain.writer_seq, chain.digest = last, before
@@ -246,12 +291,22 @@ def _link_problem(
     across: Callable[[Chain, int, int], bool],
 ) -> ChainProblem | None:
     """Go on by one entry of any kind, or say why that can't be."""
-    if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not across(chain, writer_seq, seq)):
-        message = f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
+    if type(writer_seq) is not int or (
+        writer_seq != chain.writer_seq + 1 and not across(chain, writer_seq, seq)
+    ):
+        message = (
+            f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was "
+            "expected"
+        )
         return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
     if not follows(chain.digest, writer_seq, component, columns, digest):
-        message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
-        return chain.problem("chain", f"{message}, or what was before it is not there any more", seq)
+        message = (
+            f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer "
+            "recorded: its digest does not fit its content"
+        )
+        return chain.problem(
+            "chain", f"{message}, or what was before it is not there any more", seq
+        )
     chain.digest, chain.writer_seq = digest, writer_seq
     return None
 
@@ -268,7 +323,9 @@ def told(value: object) -> str:
 
 
 def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
-    """Go across what was removed on the record; whether the place that comes now is the next one then."""
+    """Go across what was removed on the record; whether the place that comes now is the next one
+    then.
+    """
     removed = gaps.get(chain.uuid)
     if removed is None or writer_seq <= chain.writer_seq + 1:
         return False
@@ -279,7 +336,9 @@ def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
     return True
 
 
-def follows(before: bytes, writer_seq: int, component: object, columns: Sequence[Any], digest: object) -> bool:
+def follows(
+    before: bytes, writer_seq: int, component: object, columns: Sequence[Any], digest: object
+) -> bool:
     """Whether a digest is that of an entry after the one with the digest ``before``.
 
     SQLite keeps no sign of zero, the digest does: both are tried.
@@ -295,7 +354,8 @@ def follows(before: bytes, writer_seq: int, component: object, columns: Sequence
     for same in (value, -0.0) if value == 0 else (value,):
         draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)
         try:
-            if vocabulary.chain_next(before, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
+            found = vocabulary.chain_next(before, writer_seq, component, draft, recorded_at_ns)  # type: ignore[arg-type]
+            if found == digest:
                 return True
         except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
             return False
@@ -305,20 +365,25 @@ def follows(before: bytes, writer_seq: int, component: object, columns: Sequence
 def read_body(body: object) -> dict[str, Any] | None:
     """The members of an attestation's body; None if it is none: a crafted journal."""
     try:
-        members = json.loads(body) if isinstance(body, str) and len(body) <= BODY_CHARS_MAX else None
+        members = (
+            json.loads(body) if isinstance(body, str) and len(body) <= BODY_CHARS_MAX else None
+        )
     except (ValueError, RecursionError):
         return None
     return members if isinstance(members, dict) else None
 
 
-def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any], member: str = "removed") -> None:
+def take_gaps(
+    gaps: dict[str, Removed], members: Mapping[str, Any], member: str = "removed"
+) -> None:
     """Add the runs of entries that a member of an attestation says were removed, by their writers.
 
     Raises:
         ValueError, TypeError: They are none.
     """
     for uuid, first, last, digest in members.get(member) or ():
-        if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
+        # a gap that leads back would never end
+        if type(first) is not int or type(last) is not int or not 0 < first <= last:
             msg = "not a range of places"
             raise ValueError(msg)
         gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
@@ -327,19 +392,31 @@ def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any], member: str 
 def removed_in(connection: sqlite3.Connection) -> dict[str, Removed]:
     """The runs of entries that attestations say were removed; what can't be read is left out."""
     gaps: dict[str, Removed] = {}
-    for (body,) in connection.execute("SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"):
+    for (body,) in connection.execute(
+        "SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"
+    ):
         with contextlib.suppress(ValueError, TypeError):
             take_gaps(gaps, read_body(body) or {})
     return gaps
 
 
 def writer_problems(database: Database) -> list[ChainProblem]:
-    """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
+    """Descriptions that are not those that the chains begin with, of the journal itself and of
+    each writer.
+    """
     found = []
     (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
     if not describes(facts[-1], facts[:-1]):
-        found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
-    for *columns, digest in database.read(f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
+        found.append(
+            ChainProblem(
+                "meta",
+                "what the journal says of itself (its id, when and by which version it was made) "
+                "was changed",
+            )
+        )
+    for *columns, digest in database.read(
+        f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"
+    ):
         uuid, host, pid = columns[:3]
         if not is_described(digest, columns):
             found.append(undescribed(Chain(str(uuid), str(host), pid, b"")))
@@ -349,30 +426,47 @@ def writer_problems(database: Database) -> list[ChainProblem]:
 def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain]:
     """The beginnings of all writers' chains, by the writer's id."""
     started = {}
-    for writer_id, uuid, host, pid, digest in database.read("SELECT id, uuid, host, pid, digest FROM writer"):
+    for writer_id, uuid, host, pid, digest in database.read(
+        "SELECT id, uuid, host, pid, digest FROM writer"
+    ):
         begin = begin_of(uuid, digest)
-        started[writer_id] = Chain(str(uuid), str(host), pid, vocabulary.attestation_start(begin) if attestations else begin)
+        started[writer_id] = Chain(
+            str(uuid),
+            str(host),
+            pid,
+            vocabulary.attestation_start(begin) if attestations else begin,
+        )
     return started
 
 
-def chain_problems(database: Database, gaps: Sequence[Gaps] = (), pruned_to: Mapping[str, int] | None = None) -> list[ChainProblem]:
+def chain_problems(
+    database: Database, gaps: Sequence[Gaps] = (), pruned_to: Mapping[str, int] | None = None
+) -> list[ChainProblem]:
     """Return the first broken link of each writer's entries.
 
     Args:
         database: Of the journal.
-        gaps: Entries that were removed on the record (``prune``), from attestations whose own chain holds.
-        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
+        gaps: Entries that were removed on the record (``prune``), from attestations whose own chain
+            holds.
+        pruned_to: By the writer's uuid: the last place that was removed here, and not in another
+            copy.
     """
     started = chains(database)
     names = dict(database.read("SELECT id, name FROM component"))
     with database.lock, translated(database.path):
         rows = database.connection.execute(f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq")
-        found = follow(rows, started.get, names.get, lambda chain, place, _: any(across_removed(chain, place, each) for each in gaps))
+        found = follow(
+            rows,
+            started.get,
+            names.get,
+            lambda chain, place, _: any(across_removed(chain, place, each) for each in gaps),
+        )
     return found + _cut_off(started.values(), pruned_to or {})
 
 
 def _cut_off(followed: Iterable[Chain], pruned_to: Mapping[str, int]) -> list[ChainProblem]:
-    """Return writers of which something was removed here and nothing is left: the last entry of a writer never is removed so.
+    """Return writers of which something was removed here and nothing is left: the last entry of a
+    writer never is removed so.
 
     Of what another copy removed, the entries behind it may not have come yet.
     """
@@ -380,6 +474,9 @@ def _cut_off(followed: Iterable[Chain], pruned_to: Mapping[str, int]) -> list[Ch
     for chain in followed:
         last = pruned_to.get(chain.uuid, 0)
         if last and last >= chain.writer_seq and not chain.broken:
-            message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
+            message = (
+                f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, "
+                "and nobody attests it"
+            )
             found.append(chain.problem("gap", message))
     return found

@@ -37,7 +37,9 @@ INPUT: Final = "input"
 OUTPUT: Final = "output"
 STATUS: Final = "status"
 
-KINDS: Final = frozenset({CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, METRIC, UPLOAD})
+KINDS: Final = frozenset(
+    {CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, METRIC, UPLOAD}
+)
 """Every kind that this version understands.
 
 ``metric`` and ``upload`` are the only kinds in the streams of those names.
@@ -50,7 +52,9 @@ KEYS_MAX: Final = {
 }
 """How many keys of a kind a component may have, and their name in messages."""
 
-_encode_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encode_canonical = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
 
 
 class Draft(NamedTuple):
@@ -160,7 +164,9 @@ def decode(payload: str | None) -> dict[str, Any]:
     level: list[Any] = [decoded]
     for _ in range(limits.PAYLOAD_DEPTH_MAX):
         nested = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [member for members in nested for member in members if isinstance(member, (dict, list))]
+        level = [
+            member for members in nested for member in members if isinstance(member, (dict, list))
+        ]
     if level:
         msg = "the payload is nested too deep"
         raise ValueError(msg)
@@ -203,11 +209,18 @@ def entry_of(row: tuple[Any, ...]) -> Entry:
     types = tuple(map(type, row))
     if types in _sound:
         return Entry(*row)
-    wrong = [name for (name, allowed, _), found in zip(_TYPES, types, strict=True) if found not in allowed]
+    wrong = [
+        name
+        for (name, allowed, _), found in zip(_TYPES, types, strict=True)
+        if found not in allowed
+    ]
     if not wrong:
         _sound.add(types)
         return Entry(*row)
-    columns = tuple(value if type(value) in allowed else other for value, (_, allowed, other) in zip(row, _TYPES, strict=True))
+    columns = tuple(
+        value if type(value) in allowed else other
+        for value, (_, allowed, other) in zip(row, _TYPES, strict=True)
+    )
     return replace(Entry(*columns), unsound=f"the wrong type of value is in {', '.join(wrong)}")
 
 
@@ -227,7 +240,12 @@ def create(
         resume: Attach to the component if it exists.
         tags: Tags that the component gets when it is created.
     """
-    detail = {"owner": owner, "display_name": display_name, "resume": resume or None, "tags": tags or None}
+    detail = {
+        "owner": owner,
+        "display_name": display_name,
+        "resume": resume or None,
+        "tags": tags or None,
+    }
     return Draft(COMPONENT, CREATE, payload=encode(detail))
 
 
@@ -238,7 +256,9 @@ def load(*, job: bool = False, verified: bool = False) -> Draft:
         job: It belongs to a SageMaker job: SageMaker creates it some time after the start.
         verified: SageMaker confirmed it when it was loaded.
     """
-    return Draft(COMPONENT, LOAD, payload=encode({"job": job or None, "verified": verified or None}))
+    return Draft(
+        COMPONENT, LOAD, payload=encode({"job": job or None, "verified": verified or None})
+    )
 
 
 def associate(*, experiment: str | None, trial: str | None) -> Draft:
@@ -261,7 +281,13 @@ def status(
 
     ``traceback`` stays in the journal and is never sent.
     """
-    detail = {"primary": primary, "message": message, "start_ns": start_ns, "end_ns": end_ns, "traceback": traceback}
+    detail = {
+        "primary": primary,
+        "message": message,
+        "start_ns": start_ns,
+        "end_ns": end_ns,
+        "traceback": traceback,
+    }
     return Draft(COMPONENT, STATUS, payload=encode(detail))
 
 
@@ -282,20 +308,33 @@ def parameter(name: str, value: str | float) -> Draft:
     if isinstance(value, int) and not _is_exact(value):
         value = limits.digits(value)
     if isinstance(value, str):
-        problem = limits.text_problem(value, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
-        return _checked(Draft(COMPONENT, PARAMETER, name, payload=encode({"text": value}), undeliverable=problem))
+        problem = limits.text_problem(
+            value, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0
+        )
+        return _checked(
+            Draft(
+                COMPONENT, PARAMETER, name, payload=encode({"text": value}), undeliverable=problem
+            )
+        )
     number, exact = _finite(value)
     problem = limits.number_problem(number, "the value")
     return _checked(Draft(COMPONENT, PARAMETER, name, number, payload=exact, undeliverable=problem))
 
 
-def artifact(direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
+def artifact(
+    direction: Direction, name: str, value: str | BlobRef, media_type: str | None
+) -> Draft:
     """Draft a reference to an artifact: a URI, a text, or a blob of the spool.
 
     A media type that AWS refuses is recorded, and ``sent_media_type`` leaves it out of the request.
     """
     if isinstance(value, BlobRef):
-        detail = {"sha256": value.sha256, "bucket": value.bucket, "prefix": value.prefix, "media_type": media_type}
+        detail = {
+            "sha256": value.sha256,
+            "bucket": value.bucket,
+            "prefix": value.prefix,
+            "media_type": media_type,
+        }
         return _checked(Draft(COMPONENT, direction, name, payload=encode(detail)))
     problem = limits.text_problem(value, "the value", limits.ARTIFACT_VALUE_CHARS_MAX)
     payload = encode({"value": value, "media_type": media_type})
@@ -308,10 +347,14 @@ def redacted(kind: str, name: str) -> Draft:
     The payload has a placeholder for the value, and says that it was redacted.
     """
     member = "text" if kind == PARAMETER else "value"
-    return _checked(Draft(COMPONENT, kind, name, payload=encode({member: REDACTED, "redacted": True})))
+    return _checked(
+        Draft(COMPONENT, kind, name, payload=encode({member: REDACTED, "redacted": True}))
+    )
 
 
-def upload(name: str, blob: BlobRef, size_bytes: int, media_type: str | None, file_name: str) -> Draft:
+def upload(
+    name: str, blob: BlobRef, size_bytes: int, media_type: str | None, file_name: str
+) -> Draft:
     """Draft the upload of a blob to S3 under the artifact's name."""
     detail = {
         "sha256": blob.sha256,
@@ -330,7 +373,9 @@ def metric(name: str, value: float, step: int | None, timestamp_ns: int) -> Draf
     A value that is not finite is text in the payload, and marked undeliverable.
     """
     number, exact = _finite(value)
-    problem = None if number is not None else limits.number_problem(None, "the value", _exact_of(exact))
+    problem = (
+        None if number is not None else limits.number_problem(None, "the value", _exact_of(exact))
+    )
     return _checked(Draft(METRIC, METRIC, name, number, step, timestamp_ns, exact, problem))
 
 
@@ -366,11 +411,15 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     if entry.kind == PARAMETER:
         if "text" in detail:
             text = _text_of(detail, "text")
-            return limits.text_problem(text, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
+            return limits.text_problem(
+                text, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0
+            )
         return limits.number_problem(_number(entry.value), "the value")
     if "value" not in detail:
         return None
-    return limits.text_problem(_text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX)
+    return limits.text_problem(
+        _text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX
+    )
 
 
 def _value_problem(entry: Entry | Draft) -> str | None:
@@ -441,7 +490,12 @@ def attestation_next(previous: bytes, body: str) -> bytes:
 
 
 def chain_next(
-    previous: bytes, writer_seq: int, component: str, draft: Draft, recorded_at_ns: int, sha256: Callable[[bytes], Any] = hashlib.sha256
+    previous: bytes,
+    writer_seq: int,
+    component: str,
+    draft: Draft,
+    recorded_at_ns: int,
+    sha256: Callable[[bytes], Any] = hashlib.sha256,
 ) -> bytes:
     """Return an entry's digest: SHA-256 over the previous one and the encoding.
 
@@ -461,7 +515,13 @@ def metric_text(component: str, name: str) -> str:
 
 
 def chain_next_metric(
-    previous: bytes, writer_seq: int, middle: str, value: float, step: int | None, timestamp_ns: int, recorded_at_ns: int
+    previous: bytes,
+    writer_seq: int,
+    middle: str,
+    value: float,
+    step: int | None,
+    timestamp_ns: int,
+    recorded_at_ns: int,
 ) -> bytes:
     """Return the same as ``chain_next`` for a metric point without payload.
 

@@ -29,7 +29,9 @@ MAP_OF_KIND: dict[str, FieldMap] = {
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An artifact as the remote holds it: usually an S3 URI. ``media_type`` is one that the remote takes, or None."""
+    """An artifact as the remote holds it: usually an S3 URI. ``media_type`` is one that the
+    remote takes, or None.
+    """
 
     value: str
     media_type: str | None = None
@@ -62,8 +64,9 @@ class Place(NamedTuple):
     Attributes:
         seq: In the journal.
         recorded_at_ns: Nanoseconds since the epoch.
-        origin: The journal and host that recorded it. Entries of one are in the order of ``seq``, whatever its clock did; those of
-            others came by a merge, in any order, and are compared by their time.
+        origin: The journal and host that recorded it. Entries of one are in the order of ``seq``,
+            whatever its clock did; those of others came by a merge, in any order, and are compared
+            by their time.
     """
 
     seq: int
@@ -85,13 +88,16 @@ class Part(NamedTuple):
 
 
 def in_order(items: Sequence[T], places: Sequence[Place]) -> list[T]:
-    """Sort items by their places: in the order in which they were recorded, of one origin by ``seq``, of several by time."""
+    """Sort items by their places: in the order in which they were recorded, of one origin by
+    ``seq``, of several by time.
+    """
     latest: dict[int, int] = defaultdict(int)
     keys: dict[int, tuple[int, int]] = {}
     one = len({place.origin for place in places}) <= 1
     for number in sorted(range(len(items)), key=lambda number: places[number].seq):
         place = places[number]
-        latest[place.origin] = 0 if one else max(latest[place.origin], place.recorded_at_ns)  # a clock set back changes no order
+        # a clock set back changes no order
+        latest[place.origin] = 0 if one else max(latest[place.origin], place.recorded_at_ns)
         keys[number] = (latest[place.origin], place.seq)
     return [items[number] for number in sorted(keys, key=lambda number: keys[number])]
 
@@ -103,7 +109,9 @@ def parts_in_order(parts: Iterable[Part]) -> list[Part]:
 
 
 def merge_status(earlier: FieldValue | None, later: FieldValue) -> FieldValue:
-    """Two status calls as one: what the later leaves open stays as the earlier said; a run that is resumed has no end."""
+    """Two status calls as one: what the later leaves open stays as the earlier said; a run that
+    is resumed has no end.
+    """
     if not isinstance(earlier, Status) or not isinstance(later, Status):
         return later
     resumed = later.primary == "InProgress"

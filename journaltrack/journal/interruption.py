@@ -74,9 +74,15 @@ def left_open(journal: Journal, only: Iterable[int] | None = None) -> list[RunIn
     names = {row.id: row.name for row in journal.components()} if files else {}
     wanted = names.keys() if only is None else names.keys() & set(only)
     found = []
-    for component_id in sorted({each for file in files if not file.alive for each in file.components} & wanted):
+    for component_id in sorted(
+        {each for file in files if not file.alive for each in file.components} & wanted
+    ):
         status = journal.last_status(component_id)
-        if status is not None and status.in_progress and _state(journal, component_id, status, files) != "running":
+        if (
+            status is not None
+            and status.in_progress
+            and _state(journal, component_id, status, files) != "running"
+        ):
             found.append(_run(journal, component_id, names[component_id], status, files))
     return found
 
@@ -85,9 +91,15 @@ def interrupted(journal: Journal) -> dict[int, LastStatus]:
     """Return the interrupted components with their last status."""
     files = _files(journal)
     found = {}
-    for component_id in sorted({each for file in files if file.alive is False for each in file.components}):
+    for component_id in sorted(
+        {each for file in files if file.alive is False for each in file.components}
+    ):
         status = journal.last_status(component_id)
-        if status is not None and status.in_progress and _state(journal, component_id, status, files) == "interrupted":
+        if (
+            status is not None
+            and status.in_progress
+            and _state(journal, component_id, status, files) == "interrupted"
+        ):
             found[component_id] = status
     return found
 
@@ -128,8 +140,14 @@ def _files(journal: Journal) -> list[WriterFile]:
     return [file for file in writer_life.look(journal.path) if file.uuid != journal.writer_uuid]
 
 
-def _state(journal: Journal, component_id: int, status: LastStatus, files: Iterable[WriterFile]) -> RunState:
-    mine = {file.uuid: file.alive for file in files if component_id in file.components and not file.copied}
+def _state(
+    journal: Journal, component_id: int, status: LastStatus, files: Iterable[WriterFile]
+) -> RunState:
+    mine = {
+        file.uuid: file.alive
+        for file in files
+        if component_id in file.components and not file.copied
+    }
     if True in mine.values():
         return "running"
     writer = writers.writer(journal.database, status.writer_id)
@@ -137,7 +155,11 @@ def _state(journal: Journal, component_id: int, status: LastStatus, files: Itera
     return "interrupted" if begun_by is False and None not in mine.values() else "unknown"
 
 
-def _run(journal: Journal, component_id: int, name: str, status: LastStatus, files: Iterable[WriterFile]) -> RunInProgress:
+def _run(
+    journal: Journal, component_id: int, name: str, status: LastStatus, files: Iterable[WriterFile]
+) -> RunInProgress:
     writer = writers.writer(journal.database, status.writer_id) or writers.nobody(status.writer_id)
     at_ns = last_entry_at_ns(journal, component_id, status.seq)
-    return RunInProgress(name, _state(journal, component_id, status, files), at_ns, writer.host, writer.pid)
+    return RunInProgress(
+        name, _state(journal, component_id, status, files), at_ns, writer.host, writer.pid
+    )

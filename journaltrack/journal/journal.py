@@ -30,7 +30,9 @@ SELECT_ENTRY: Final = (
 
 _STATUSES_MAX: Final = 100
 """How many status entries are read at most. All that a journaltrack writes have a status."""
-_ANY_OF_COMPONENT: Final = "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' LIMIT 1"
+_ANY_OF_COMPONENT: Final = (
+    "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' LIMIT 1"
+)
 
 
 class ComponentRow(NamedTuple):
@@ -130,10 +132,19 @@ class Journal(Appender):
         create = create and not read_only
         opening.prepare(folder, file, create=create)
         with opening.recognizing_newer(file):
-            database = Database(file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s)
+            database = Database(
+                file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s
+            )
             try:
-                revision = opening.bring_up_to_date(database, clock_ns, create=create, appending=appending)
-                return cls(database, on_journal_error=on_journal_error, clock_ns=clock_ns, revision=revision)
+                revision = opening.bring_up_to_date(
+                    database, clock_ns, create=create, appending=appending
+                )
+                return cls(
+                    database,
+                    on_journal_error=on_journal_error,
+                    clock_ns=clock_ns,
+                    revision=revision,
+                )
             except BaseException:
                 database.close()
                 raise
@@ -178,7 +189,11 @@ class Journal(Appender):
         with self.database.lock:
             if any(entry.component_id == component_id for entry in self._in_memory()):
                 return False
-            return self.append_if(lambda: not self.database.read(_ANY_OF_COMPONENT, (component_id,)), component_id, drafts)
+            return self.append_if(
+                lambda: not self.database.read(_ANY_OF_COMPONENT, (component_id,)),
+                component_id,
+                drafts,
+            )
 
     def renew_blob(self, sha256: str) -> None:
         """Announce that a content will be in the spool again.
@@ -232,7 +247,10 @@ class Journal(Appender):
                 return
             try:
                 statuses = [self.last_status(component_id) for component_id in life.components]
-                left = any(status is not None and status.is_begun_by(self._writer_id) for status in statuses)
+                left = any(
+                    status is not None and status.is_begun_by(self._writer_id)
+                    for status in statuses
+                )
             except JournalError:
                 left = True
             self._writer, self._writer_id = None, 0
@@ -253,7 +271,9 @@ class Journal(Appender):
 
     def components(self) -> list[ComponentRow]:
         """Return all components, in the order in which they were recorded."""
-        rows = self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id")
+        rows = self.database.read(
+            "SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id"
+        )
         return [_component_row(row) for row in rows]
 
     def state_entries(self, component_id: int) -> list[Entry]:
@@ -274,7 +294,9 @@ class Journal(Appender):
         """
         of_component = "e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status'"
         sql = f"{SELECT_ENTRY}WHERE {of_component} ORDER BY e.seq DESC LIMIT ?"
-        for entry in map(vocabulary.entry_of, self.database.read(sql, (component_id, _STATUSES_MAX))):
+        for entry in map(
+            vocabulary.entry_of, self.database.read(sql, (component_id, _STATUSES_MAX))
+        ):
             primary = vocabulary.primary_status(entry)
             if primary is not None:
                 return LastStatus(entry.seq, entry.writer_id, primary)
@@ -284,7 +306,9 @@ class Journal(Appender):
         """Return the newest entry's ``seq``; 0 if there is none."""
         return int(self.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0])
 
-    def entries(self, *, after_seq: int = 0, pending: bool = False, limit: int = 10_000) -> list[Entry]:
+    def entries(
+        self, *, after_seq: int = 0, pending: bool = False, limit: int = 10_000
+    ) -> list[Entry]:
         """Return one page of entries, in order of ``seq``.
 
         Args:
@@ -294,7 +318,9 @@ class Journal(Appender):
         """
         settled = "AND e.seq NOT IN (SELECT seq FROM delivery) " if pending else ""
         sql = f"{SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
-        return [vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))]
+        return [
+            vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))
+        ]
 
 
 def _component_row(row: tuple[Any, ...]) -> ComponentRow:

@@ -48,7 +48,9 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
     if folder.exists() and not folder.is_dir():
         hint = "name the folder, not the journal.db in it"
         if _is_bundle(folder):
-            hint = "it is a bundle: deliver it with `journaltrack sync`, or look with `bundle --check`"
+            hint = (
+                "it is a bundle: deliver it with `journaltrack sync`, or look with `bundle --check`"
+            )
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
     files.check_files(folder)
     if file.exists():
@@ -90,11 +92,14 @@ def _check_name(folder: Path) -> None:
     try:
         os.lstat(folder / paths.DATABASE)
     except ValueError as error:
-        raise InvalidInputError(f"{folder} is no path: {error}", hint="name the journal's folder") from error
+        raise InvalidInputError(
+            f"{folder} is no path: {error}", hint="name the journal's folder"
+        ) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise JournalNotFoundError(
-                f"there can be no journal at {folder}: {error.strerror}", hint="name a folder with a shorter path"
+                f"there can be no journal at {folder}: {error.strerror}",
+                hint="name a folder with a shorter path",
             ) from error
         if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
             raise JournalReadOnlyError(
@@ -137,7 +142,9 @@ def recognizing_newer(file: Path) -> Iterator[None]:
         raise newer from error
 
 
-def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool, appending: bool = False) -> str:
+def bring_up_to_date(
+    database: Database, clock_ns: Callable[[], int], *, create: bool, appending: bool = False
+) -> str:
     """Create the schema of an empty database, upgrade an older, refuse a newer one.
 
     An upgrade makes a backup first. An older journal that is open read-only stays unchanged: a
@@ -169,7 +176,12 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
                 hint="check the path: nothing was ever recorded in it",
             )
         with database.lock, translated(database.path):
-            schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
+            schema.create(
+                database.connection,
+                journal_id=str(uuid.uuid4()),
+                now_ns=clock_ns(),
+                version=__version__,
+            )
         current = schema.HEAD
     elif current != schema.HEAD and writing:
         current = _upgrade(database, current, clock_ns(), appending=appending)
@@ -192,7 +204,9 @@ def _upgrade(database: Database, current: str, now_ns: int, *, appending: bool) 
         with translated(database.path):
             migrate.upgrade(database.path, current, now_ns=now_ns)
     except Exception as error:
-        if not appending or (isinstance(error, JournalError) and not isinstance(error, JournalWriteError)):
+        if not appending or (
+            isinstance(error, JournalError) and not isinstance(error, JournalWriteError)
+        ):
             raise
         logger.warning("%s. Calls are recorded in it, and delivered once it can be upgraded", error)
         return current

@@ -100,7 +100,11 @@ def packages() -> str:
         # Not getattr: a module's own __getattr__ may warn, or import other modules.
         skipped = "." in name or name.startswith("_") or name in sys.stdlib_module_names
         version = None if skipped else getattr(module, "__dict__", {}).get("__version__")
-        if isinstance(version, str) and 0 < len(version) <= _VERSION_CHARS_MAX and len(versions) < PACKAGES_MAX:
+        if (
+            isinstance(version, str)
+            and 0 < len(version) <= _VERSION_CHARS_MAX
+            and len(versions) < PACKAGES_MAX
+        ):
             versions[name] = version
     return json.dumps(versions, separators=(",", ":"))
 
@@ -134,7 +138,9 @@ class _Question:
         self._is_dirty: bool | None = None
 
     def ask(self, folder: Path) -> None:
-        self._thread = threading.Thread(target=self._ask, args=(folder,), name="journaltrack-git", daemon=True)
+        self._thread = threading.Thread(
+            target=self._ask, args=(folder,), name="journaltrack-git", daemon=True
+        )
         # If no thread can start, the answer stays unknown.
         with contextlib.suppress(RuntimeError):
             self._thread.start()
@@ -155,7 +161,13 @@ class _Question:
         # If git is missing or takes too long, at least the commit is known.
         with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
             done = subprocess.run(  # noqa: S603 - a constant command
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_ENDS_S
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=GIT_ENDS_S,
             )
             self._is_dirty = bool(done.stdout.strip()) if done.returncode == 0 else None
 

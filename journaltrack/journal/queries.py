@@ -1,4 +1,5 @@
-"""How a journal stands: what is pending, how far it is settled, where entries are, and what is known of components. Reads alone.
+"""How a journal stands: what is pending, how far it is settled, where entries are, and what is
+known of components. Reads alone.
 
 What a pass plans from; what it records is in ``outcomes``.
 """
@@ -19,30 +20,39 @@ if TYPE_CHECKING:
 LOOKED_AT: Final = "(e.seq > (SELECT seq FROM mark) OR e.seq IN (SELECT seq FROM unsettled))"
 """Of an entry ``e``: whether it may be pending. All others are settled, and need not be read."""
 UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
-"""Of an entry ``e``: whether nothing became of it yet. NOT IN looks the row up as NOT EXISTS does, in a third of the time."""
+"""Of an entry ``e``: whether nothing became of it yet. NOT IN looks the row up as NOT EXISTS
+does, in a third of the time.
+"""
 PENDING: Final = f"FROM entry e WHERE {LOOKED_AT} AND {UNSETTLED}"
 """Entries that nothing became of yet, as a FROM clause; reads no more than it must."""
 UNSETTLED_MAX: Final = 10_000
-"""Ours: entries that are listed as unsettled; a journal in which more stay pending is read from the first one that is not listed."""
+"""Ours: entries that are listed as unsettled; a journal in which more stay pending is read from
+the first one that is not listed.
+"""
 PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
-"""Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a query says this in these words
-(https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
+"""Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a
+query says this in these words (https://sqlite.org/partialindex.html#queries_using_partial_indexes);
+``d.outcome = 'in doubt'`` alone reads all that was ever delivered.
+"""
 HAS_ARRIVED: Final = frozenset({"delivered", "superseded"})
 ARRIVED: Final = "d.outcome IN ('delivered', 'superseded')"
 """Of a settlement ``d``: whether the entry, or a later one of its key, is at the remote."""
 
 IS_BEFORE: Final = (
     "(SELECT CASE WHEN a.journal_id IS b.journal_id AND a.host IS b.host THEN n.seq < o.seq "
-    "ELSE (n.recorded_at_ns, n.seq) < (o.recorded_at_ns, o.seq) END FROM writer a, writer b WHERE a.id = n.writer_id AND b.id = o.writer_id)"
+    "ELSE (n.recorded_at_ns, n.seq) < (o.recorded_at_ns, o.seq) END FROM writer a, writer b "
+    "WHERE a.id = n.writer_id AND b.id = o.writer_id)"
 )
 """Whether an entry ``n`` was recorded before another one, ``o``: ``Place.is_before`` in SQL."""
 _RUNS: Final = (
-    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq, count(*) FROM entry WHERE typeof(writer_seq) = 'integer' "
-    "GROUP BY writer_id, seq - writer_seq"
+    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq, count(*) FROM entry "
+    "WHERE typeof(writer_seq) = 'integer' GROUP BY writer_id, seq - writer_seq"
 )
 _PARTS: Final = (
-    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq FROM (SELECT writer_id, writer_seq, seq, "
-    "seq - row_number() OVER (ORDER BY seq) AS part FROM entry WHERE writer_id = ? AND writer_seq = seq - ? AND seq BETWEEN ? AND ?) GROUP BY part"
+    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq "
+    "FROM (SELECT writer_id, writer_seq, seq, seq - row_number() OVER (ORDER BY seq) AS part "
+    "FROM entry WHERE writer_id = ? AND writer_seq = seq - ? AND seq BETWEEN ? AND ?) "
+    "GROUP BY part"
 )
 _FIND: Final = (
     "SELECT max(first, :first) + shift, min(last, :last) + shift, first, last, shift FROM run "
@@ -56,32 +66,47 @@ def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the mark, and what is listed."""
     # PENDING would keep a set of all numbers, so that none is counted twice.
     above = f"SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND {UNSETTLED}"
-    listed = f"SELECT count(*) FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) AND {UNSETTLED}"
+    listed = (
+        "SELECT count(*) FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq "
+        f"WHERE u.seq <= (SELECT seq FROM mark) AND {UNSETTLED}"
+    )
     return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
 
 
 def undeliverable(database: Database, component_ids: str | None = None) -> dict[str, int]:
     """Count the quarantined entries that AWS can never take, by reason.
 
-    They were refused as they were recorded, or by a pass that met them, without a request: releasing
-    them changes nothing. Costs what is quarantined.
+    They were refused as they were recorded, or by a pass that met them, without a request:
+    releasing them changes nothing. Costs what is quarantined.
 
     Args:
         database: Of the journal.
         component_ids: A JSON list: count those of these components alone; None: of all.
     """
-    of = "" if component_ids is None else "AND d.seq IN (SELECT seq FROM entry WHERE component_id IN (SELECT value FROM json_each(?)))"
+    of = (
+        ""
+        if component_ids is None
+        else "AND d.seq IN (SELECT seq FROM entry WHERE component_id IN (SELECT value FROM "
+        "json_each(?)))"
+    )
     rows = database.read(
-        f"SELECT d.reason, min(d.seq), max(d.seq), count(*) FROM delivery d WHERE {PROBLEM} AND d.outcome = 'quarantined' "
-        f"AND d.receipt_id IS NULL {of} GROUP BY d.reason",
+        f"SELECT d.reason, min(d.seq), max(d.seq), count(*) FROM delivery d WHERE {PROBLEM} "
+        f"AND d.outcome = 'quarantined' AND d.receipt_id IS NULL {of} GROUP BY d.reason",
         () if component_ids is None else (component_ids,),
     )
     # An upload is refused for the sake of the reference that was recorded right after it.
-    return {str(reason): count for reason, *ends, count in rows if any(_is_refused(database, seq, reason) for seq in ends)}
+    return {
+        str(reason): count
+        for reason, *ends, count in rows
+        if any(_is_refused(database, seq, reason) for seq in ends)
+    }
 
 
 def _is_refused(database: Database, seq: int, reason: object) -> bool:
-    columns = "seq, writer_id, writer_seq, component_id, '', stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest"
+    columns = (
+        "seq, writer_id, writer_seq, component_id, '', stream, kind, name, value, step, "
+        "timestamp_ns, payload, recorded_at_ns, digest"
+    )
     rows = database.read(f"SELECT {columns} FROM entry WHERE seq = ?", (seq,))
     if not rows:  # it was removed, and not on the record
         return False
@@ -96,8 +121,14 @@ def _is_refused(database: Database, seq: int, reason: object) -> bool:
 
 def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:
     """Whether anything of a component that is wanted is pending, or in flight."""
-    ids = [component_id for component_id, name in database.read("SELECT id, name FROM component") if wanted(str(name))]
-    sql = f"SELECT EXISTS (SELECT 1 {PENDING} AND e.component_id IN (SELECT value FROM json_each(?)))"
+    ids = [
+        component_id
+        for component_id, name in database.read("SELECT id, name FROM component")
+        if wanted(str(name))
+    ]
+    sql = (
+        f"SELECT EXISTS (SELECT 1 {PENDING} AND e.component_id IN (SELECT value FROM json_each(?)))"
+    )
     return bool(database.read(sql, (json.dumps(ids),))[0][0])
 
 
@@ -108,7 +139,11 @@ def last_receipt_id(database: Database) -> int:
 
 def low_water_mark(database: Database) -> int:
     """Every entry up to this ``seq`` is settled."""
-    return int(database.read("SELECT min(seq, coalesce((SELECT min(seq) FROM unsettled) - 1, seq)) FROM mark")[0][0])
+    return int(
+        database.read(
+            "SELECT min(seq, coalesce((SELECT min(seq) FROM unsettled) - 1, seq)) FROM mark"
+        )[0][0]
+    )
 
 
 def listed_up_to(database: Database) -> int:
@@ -123,15 +158,25 @@ def origins(read: Callable[[str], Iterable[Any]]) -> dict[int, int]:
         read: Gives the rows of a query.
     """
     writers = list(read("SELECT id, journal_id, host FROM writer"))
-    numbers = {origin: number for number, origin in enumerate(dict.fromkeys((journal_id, host) for _, journal_id, host in writers))}
-    return {writer_id: numbers[journal_id, host] for writer_id, journal_id, host in writers} if len(numbers) > 1 else {}
+    numbers = {
+        origin: number
+        for number, origin in enumerate(
+            dict.fromkeys((journal_id, host) for _, journal_id, host in writers)
+        )
+    }
+    return (
+        {writer_id: numbers[journal_id, host] for writer_id, journal_id, host in writers}
+        if len(numbers) > 1
+        else {}
+    )
 
 
 def of_problems(database: Database) -> str:
-    """Return a FROM clause of problems ``d`` and their entries ``e``, for those that are no metrics.
+    """Return a FROM clause of problems ``d`` and their entries ``e``, for those that are no
+    metrics.
 
-    It begins with what is fewer: problems (a few refusals, or a point of NaN for each of a million steps), or entries that
-    are no metrics, by their index.
+    It begins with what is fewer: problems (a few refusals, or a point of NaN for each of a million
+    steps), or entries that are no metrics, by their index.
     """
     sql = f"SELECT count(*) FROM (SELECT 1 FROM delivery d WHERE {PROBLEM} LIMIT {_FEW + 1})"
     if database.read(sql)[0][0] <= _FEW:
@@ -140,10 +185,12 @@ def of_problems(database: Database) -> str:
 
 
 class Places:
-    """Where the entries of each process are in this journal: there is no index for it, so that an append pays for none.
+    """Where the entries of each process are in this journal: there is no index for it, so that an
+    append pays for none.
 
-    Kept in a private database that is gone with its connection, in memory while it is small: an application takes several
-    transactions, and the journal's own connection may be another one in the next.
+    Kept in a private database that is gone with its connection, in memory while it is small: an
+    application takes several transactions, and the journal's own connection may be another one in
+    the next.
 
     Args:
         database: Of the journal. What is appended later by others is not looked for.
@@ -153,16 +200,23 @@ class Places:
     """
 
     def __init__(self, database: Database) -> None:
-        self.writers: dict[str, int] = {str(uuid): i for uuid, i in database.read("SELECT uuid, id FROM writer")}
+        self.writers: dict[str, int] = {
+            str(uuid): i for uuid, i in database.read("SELECT uuid, id FROM writer")
+        }
         self._runs = sqlite3.connect("", isolation_level=None)
-        self._runs.execute("CREATE TABLE run (writer, first, last, shift)")  # seq is the place in the writer's chain plus a shift
+        # seq is the place in the writer's chain plus a shift
+        self._runs.execute("CREATE TABLE run (writer, first, last, shift)")
         with database.lock:
             self._runs.execute("BEGIN")
             for *run, entries in database.connection.execute(_RUNS):
-                self._runs.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", [run] if _is_whole(run, entries) else _parts(database, run))
+                self._runs.executemany(
+                    "INSERT INTO run VALUES (?, ?, ?, ?)",
+                    [run] if _is_whole(run, entries) else _parts(database, run),
+                )
             self._runs.execute("COMMIT")
         self._runs.execute("CREATE INDEX run_last ON run (writer, last)")
-        self._met: dict[str, tuple[int, int, int]] = {}  # of each process the run that was found last: often the next one, too
+        # of each process the run that was found last: often the next one, too
+        self._met: dict[str, tuple[int, int, int]] = {}
         self._is_twice = False
 
     def add(self, writer_id: int, first: int, last: int, shift: int) -> None:
@@ -171,11 +225,15 @@ class Places:
         self._runs.execute("INSERT INTO run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
 
     def add_removed(self, uuid: str, first: int, last: int, shift: int) -> None:
-        """Entries were there once: they get numbers that no entry has. Those that are there (again) have two then."""
+        """Entries were there once: they get numbers that no entry has. Those that are there
+        (again) have two then.
+        """
         self._is_twice = True
         self.add(self.writers.get(uuid, uuid), first, last, shift)  # type: ignore[arg-type]
 
-    def find(self, named: Mapping[str, Iterable[tuple[int, int]]], above: int = 0) -> list[tuple[int, int]]:
+    def find(
+        self, named: Mapping[str, Iterable[tuple[int, int]]], above: int = 0
+    ) -> list[tuple[int, int]]:
         """Find those of the entries that are here, as (first, last) of ``seq``, sorted.
 
         Args:

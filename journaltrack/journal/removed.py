@@ -1,9 +1,12 @@
-"""What was removed from a journal on the record: when, by whom, and what its metrics add up to. Reads attestations; changes nothing.
+"""What was removed from a journal on the record: when, by whom, and what its metrics add up to.
+Reads attestations; changes nothing.
 
-Whoever compares a journal with a service (``in_doubt``) or shows sums (``show``, ``audit``) adds what is here to what is still in
-the tables. Costs the attestations of prunes, and of other decisions without a request: few and small.
+Whoever compares a journal with a service (``in_doubt``) or shows sums (``show``, ``audit``) adds
+what is here to what is still in the tables. Costs the attestations of prunes, and of other
+decisions without a request: few and small.
 
-A journal is data from somebody else: what can't be read counts as nothing here, and ``attestations`` tells of it.
+A journal is data from somebody else: what can't be read counts as nothing here, and
+``attestations`` tells of it.
 """
 
 from __future__ import annotations
@@ -32,13 +35,16 @@ _TEXT_CHARS_MAX: Final = 300
 _PLACE_MAX: Final = 2**62
 _MOST: Final = sys.float_info.max  # a sum may overflow, and JSON has no infinity
 IS_PRUNE: Final = (
-    f"(a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = '{PRUNE}')) "
+    "(a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id "
+    f"IS NULL AND action = '{PRUNE}')) "
     f'AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\''
 )
-"""Whether an attestation ``a`` is of a prune. Indexes lead to the few that are of no request, and to those that came from another copy."""
+"""Whether an attestation ``a`` is of a prune. Indexes lead to the few that are of no request,
+and to those that came from another copy.
+"""
 _BODIES: Final = (
-    "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-    f"WHERE {IS_PRUNE} ORDER BY a.id"
+    "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a "
+    f"JOIN writer w ON w.id = a.writer_id WHERE {IS_PRUNE} ORDER BY a.id"
 )
 
 
@@ -56,10 +62,12 @@ class RemovedMetric:
     """Points of one metric that were removed; all were delivered.
 
     Attributes:
-        points, sum, magnitude, minimum, maximum: Of their values; ``magnitude`` is the sum of their absolute values.
+        points, sum, magnitude, minimum, maximum: Of their values; ``magnitude`` is the sum of their
+            absolute values.
         last: The last of them.
         steps: (first, last) of their steps; None when none has one.
-        at_least: Copies were pruned apart, and what they removed overlaps: there may be more points, of which no sums are known.
+        at_least: Copies were pruned apart, and what they removed overlaps: there may be more
+            points, of which no sums are known.
 
     Minimum, maximum, last and steps may be of points that are here again, from another copy.
     """
@@ -89,7 +97,12 @@ class RemovedMetric:
 
     def minus(self, points: int, total: float, magnitude: float) -> RemovedMetric:
         """Without so many of them, which are here again."""
-        return replace(self, points=self.points - points, sum=self.sum - total, magnitude=max(self.magnitude - magnitude, 0.0))
+        return replace(
+            self,
+            points=self.points - points,
+            sum=self.sum - total,
+            magnitude=max(self.magnitude - magnitude, 0.0),
+        )
 
     def may_have(self, step: int) -> bool:
         """Whether one of the removed points may be of that step."""
@@ -97,8 +110,18 @@ class RemovedMetric:
 
     def to_member(self, component: str, name: str) -> list[Any]:
         """As the attestation's member ``metrics`` has it."""
-        numbers = [max(-_MOST, min(value, _MOST)) for value in (self.sum, self.magnitude, self.minimum, self.maximum)]
-        return [component, name, self.points, *numbers, list(self.last), self.steps and list(self.steps)]
+        numbers = [
+            max(-_MOST, min(value, _MOST))
+            for value in (self.sum, self.magnitude, self.minimum, self.maximum)
+        ]
+        return [
+            component,
+            name,
+            self.points,
+            *numbers,
+            list(self.last),
+            self.steps and list(self.steps),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +136,8 @@ class Removal:
         by_component: The same by component.
         by_kind: The same by kind.
         blobs: Contents that it removed from the spool; ``blob_bytes`` is their size.
-        archive: ``name``, ``sha256``, ``bytes``, ``rows`` of the export that was written first; None: there was none.
+        archive: ``name``, ``sha256``, ``bytes``, ``rows`` of the export that was written first;
+            None: there was none.
     """
 
     at_ns: int
@@ -130,7 +154,9 @@ class Removal:
     archive: Mapping[str, Any] | None = None
 
 
-def metrics(database: Database, component: str | None = None) -> dict[tuple[str, str], RemovedMetric]:
+def metrics(
+    database: Database, component: str | None = None
+) -> dict[tuple[str, str], RemovedMetric]:
     """By component (in lower case) and metric: what was removed.
 
     Args:
@@ -166,8 +192,13 @@ def removals(database: Database) -> list[Removal]:
         members = prune.members
         at_ns = _count(members.get("started_at_ns"))
         before_ns = members.get("before_ns")
-        removal = found.get((uuid, at_ns)) or Removal(at_ns, before_ns if isinstance(before_ns, int) else None, *process)
-        by_component, by_kind = defaultdict(int, removal.by_component), defaultdict(int, removal.by_kind)
+        removal = found.get((uuid, at_ns)) or Removal(
+            at_ns, before_ns if isinstance(before_ns, int) else None, *process
+        )
+        by_component, by_kind = (
+            defaultdict(int, removal.by_component),
+            defaultdict(int, removal.by_kind),
+        )
         entries = 0
         for component, kind, count in () if prune.overlaps else _counts(members):
             gone = max(count - prune.here_of(component, kind), 0)
@@ -194,12 +225,18 @@ def entries(database: Database) -> int:
 
 def entries_in(connection: sqlite3.Connection) -> int:
     """How many entries were removed in all, of a database that is being rebuilt."""
-    return sum(count for *_, body in connection.execute(_BODIES) for _, _, count in _counts(read_body(body) or {}))
+    return sum(
+        count
+        for *_, body in connection.execute(_BODIES)
+        for _, _, count in _counts(read_body(body) or {})
+    )
 
 
 @dataclass(slots=True)
 class _Prune:
-    """One attestation of a prune: who made it, what it says, and what of that is here nevertheless, by component, kind and metric."""
+    """One attestation of a prune: who made it, what it says, and what of that is here
+    nevertheless, by component, kind and metric.
+    """
 
     who: list[Any]
     members: dict[str, Any]
@@ -209,21 +246,28 @@ class _Prune:
 
     def here_of(self, component: str, kind: str) -> int:
         """How many entries of the kind are here."""
-        return sum(points for (name, each, _), (points, _, _) in self.here.items() if (name, each) == (component.lower(), kind))
+        return sum(
+            points
+            for (name, each, _), (points, _, _) in self.here.items()
+            if (name, each) == (component.lower(), kind)
+        )
 
 
 def _prunes(database: Database) -> Iterator[_Prune]:
     """Each attestation of a prune, in order.
 
-    Copies of a journal may be pruned apart and merged then. What one of them removed and another brought is here, and does not
-    count; what both removed counts once. Of two attestations that share a part no sums are known of the part: the smaller one
-    ``overlaps``, and is not to be added.
+    Copies of a journal may be pruned apart and merged then. What one of them removed and another
+    brought is here, and does not count; what both removed counts once. Of two attestations that
+    share a part no sums are known of the part: the smaller one ``overlaps``, and is not to be
+    added.
     """
     found = [_Prune(who, members, _runs(members)) for who, members in _attested(database)]
     covered: dict[str, list[tuple[int, int]]] = defaultdict(list)
     contained = set()
     if _any_twice(run for each in found for run in each.runs):
-        for each in sorted(found, key=lambda one: -sum(last - first + 1 for _, first, last in one.runs)):
+        for each in sorted(
+            found, key=lambda one: -sum(last - first + 1 for _, first, last in one.runs)
+        ):
             shared = sum(_shared(covered[uuid], first, last) for uuid, first, last in each.runs)
             if not shared:
                 for uuid, first, last in each.runs:
@@ -240,7 +284,9 @@ def _prunes(database: Database) -> Iterator[_Prune]:
 def _any_twice(runs: Iterable[tuple[str, int, int]]) -> bool:
     """Whether two of them share a place."""
     ordered = sorted(runs)
-    return any(one[0] == other[0] and other[1] <= one[2] for one, other in itertools.pairwise(ordered))
+    return any(
+        one[0] == other[0] and other[1] <= one[2] for one, other in itertools.pairwise(ordered)
+    )
 
 
 def _shared(intervals: list[tuple[int, int]], first: int, last: int) -> int:
@@ -256,15 +302,23 @@ def _shared(intervals: list[tuple[int, int]], first: int, last: int) -> int:
 
 
 def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
-    """Sum up what is here of what they removed; one scan for where each process's entries are, then by ``seq``."""
+    """Sum up what is here of what they removed; one scan for where each process's entries are,
+    then by ``seq``.
+    """
     if not prunes:
         return
     sql = (
-        "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN component c ON c.id = e.component_id "
-        "WHERE e.seq BETWEEN ? AND ? GROUP BY 1, 2, 3"
+        "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) "
+        "FROM entry e JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? "
+        "GROUP BY 1, 2, 3"
     )
     with closing(Places(database)) as places:
-        found = [(each, where) for each in prunes for uuid, first, last in each.runs for where in places.find({uuid: ((first, last),)})]
+        found = [
+            (each, where)
+            for each in prunes
+            for uuid, first, last in each.runs
+            for where in places.find({uuid: ((first, last),)})
+        ]
     for each, where in found:
         for component, kind, name, points, total, magnitude in database.read(sql, where):
             key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
@@ -273,7 +327,9 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
 
 
 def _counts(members: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """(component, kind, entries) that it says were removed; those that can't be read are left out."""
+    """(component, kind, entries) that it says were removed; those that can't be read are left
+    out.
+    """
     listed = members.get("counts")
     for each in listed if isinstance(listed, list) else ():
         if isinstance(each, list) and len(each) == 3:  # noqa: PLR2004
@@ -281,11 +337,19 @@ def _counts(members: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 
 def _runs(members: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """(writer, first, last) of the places that it says were removed; those that can't be read are left out."""
+    """(writer, first, last) of the places that it says were removed; those that can't be read
+    are left out.
+    """
     listed = members.get("removed")
     found = []
     for run in listed if isinstance(listed, list) else ():
-        if isinstance(run, list) and len(run) > 2 and isinstance(run[0], str) and type(run[1]) is int and type(run[2]) is int:  # noqa: PLR2004
+        if (
+            isinstance(run, list)
+            and len(run) > 2  # noqa: PLR2004
+            and isinstance(run[0], str)
+            and type(run[1]) is int
+            and type(run[2]) is int
+        ):
             _, first, last, *_ = run
             if 0 < first <= last <= _PLACE_MAX:
                 found.append((run[0], first, last))
@@ -295,14 +359,24 @@ def _runs(members: Mapping[str, Any]) -> list[tuple[str, int, int]]:
 def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     after = 0
     while True:
-        rows = database.read_page(_BODIES.replace("ORDER BY", f"AND a.id > {after} ORDER BY") + " LIMIT 100")
+        rows = database.read_page(
+            _BODIES.replace("ORDER BY", f"AND a.id > {after} ORDER BY") + " LIMIT 100"
+        )
         if not rows:
             return
         for number, host, user, pid, program, uuid, body in rows:
             after = int(number)
             members = read_body(body)
             if members is not None:
-                yield [*(_text(each) for each in (host, user)), pid if isinstance(pid, int) else None, _text(program), str(uuid)], members
+                yield (
+                    [
+                        *(_text(each) for each in (host, user)),
+                        pid if isinstance(pid, int) else None,
+                        _text(program),
+                        str(uuid),
+                    ],
+                    members,
+                )
 
 
 def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401 - whatever the journal says
@@ -310,11 +384,19 @@ def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN4
         component, name, points, *numbers, last, steps = member
         total, magnitude, low, high = map(float, numbers)
         seq, value, step, timestamp_ns = last
-        point = LastPoint(int(seq), float(value), None if step is None else int(step), int(timestamp_ns))
+        point = LastPoint(
+            int(seq), float(value), None if step is None else int(step), int(timestamp_ns)
+        )
         span = None if steps is None else (int(steps[0]), int(steps[1]))
-        if int(points) < 1 or not all(map(math.isfinite, (total, magnitude, low, high, point.value))):
+        if int(points) < 1 or not all(
+            map(math.isfinite, (total, magnitude, low, high, point.value))
+        ):
             return None
-        return str(component).lower(), str(name), RemovedMetric(int(points), total, magnitude, low, high, point, span)
+        return (
+            str(component).lower(),
+            str(name),
+            RemovedMetric(int(points), total, magnitude, low, high, point, span),
+        )
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 
@@ -322,7 +404,9 @@ def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN4
 def _archive(member: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: member.get(key) for key in ("name", "sha256", "bytes", "rows")}
     return {
-        key: value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value for key, value in known.items() if isinstance(value, (str, int))
+        key: value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value
+        for key, value in known.items()
+        if isinstance(value, (str, int))
     }
 
 

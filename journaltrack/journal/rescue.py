@@ -44,7 +44,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SIBLINGS_MAX: Final = 1_000
-_NUMBERED: Final = {"writer": "uuid", "component": "name", "receipt": "action || ' ' || started_at_ns"}
+_NUMBERED: Final = {
+    "writer": "uuid",
+    "component": "name",
+    "receipt": "action || ' ' || started_at_ns",
+}
 """Tables whose ids are valid only in one copy, and what identifies their rows in all."""
 _LOCK_FILE: Final = "rescue.lock"
 
@@ -91,7 +95,12 @@ def rescue(database: Database) -> tuple[Path, str]:
     )
 
 
-def keep_elsewhere(folder: Path, journal_id: str, calls: Sequence[tuple[str | None, Sequence[Draft]]], copy: Path | None) -> Path | None:
+def keep_elsewhere(
+    folder: Path,
+    journal_id: str,
+    calls: Sequence[tuple[str | None, Sequence[Draft]]],
+    copy: Path | None,
+) -> Path | None:
     """Write calls that wait in memory into another journal, on another disk.
 
     If there is no other disk, it is another folder.
@@ -114,7 +123,9 @@ def keep_elsewhere(folder: Path, journal_id: str, calls: Sequence[tuple[str | No
     for parent in (paths.home(), Path(tempfile.gettempdir()) / "journaltrack", Path.cwd()):
         place = parent / name
         try:
-            with closing(Journal.open(place, durability="power", on_journal_error="raise")) as journal:
+            with closing(
+                Journal.open(place, durability="power", on_journal_error="raise")
+            ) as journal:
                 known: set[int] = set()
                 for component, drafts in calls:
                     if component is None:
@@ -141,7 +152,13 @@ def _write_again(database: Database) -> Path:
     """
     path = database.path
     (journal_id,) = database.connection.execute("SELECT journal_id FROM meta").fetchone()
-    for folder in (path.parent, *(path.parent.with_name(f"{path.parent.name}.rescued-{n}") for n in range(1, _SIBLINGS_MAX))):
+    for folder in (
+        path.parent,
+        *(
+            path.parent.with_name(f"{path.parent.name}.rescued-{n}")
+            for n in range(1, _SIBLINGS_MAX)
+        ),
+    ):
         if os.path.lexists(folder) and not folder.is_dir():
             # A file is in its place.
             continue
@@ -150,7 +167,9 @@ def _write_again(database: Database) -> Path:
             if not os.path.lexists(folder / path.name):
                 _copy(database, folder / path.name)
                 return folder
-            if _journal_id(folder / path.name) == journal_id and _add_missing(database.connection, folder / path.name):
+            if _journal_id(folder / path.name) == journal_id and _add_missing(
+                database.connection, folder / path.name
+            ):
                 return folder
     msg = f"all names beside {path.parent} are taken"
     raise OSError(msg)
@@ -162,7 +181,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
     Other processes that had the deleted journal open then find the copy.
     """
-    descriptor = os.open(folder / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(
+        folder / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         yield
@@ -217,7 +238,9 @@ def _add_missing(old: sqlite3.Connection, path: Path) -> bool:
             end = ends.get(writer_id, 0)
             sql = "SELECT * FROM entry WHERE writer_id = ? AND writer_seq > ? ORDER BY seq"
             if seq > end:
-                _insert(new, "entry", [(None, *row[1:]) for row in old.execute(sql, (writer_id, end))])
+                _insert(
+                    new, "entry", [(None, *row[1:]) for row in old.execute(sql, (writer_id, end))]
+                )
         _insert(new, "blob", old.execute("SELECT * FROM blob").fetchall(), "OR IGNORE")
         new.execute("COMMIT")
         return True
@@ -249,6 +272,10 @@ def _same_order(old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
     return bool(old.execute(sql, (last,)).fetchone() == new.execute(sql, (last,)).fetchone())
 
 
-def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]], conflict: str = "") -> None:
+def _insert(
+    connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]], conflict: str = ""
+) -> None:
     if rows:
-        connection.executemany(f"INSERT {conflict} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+        connection.executemany(
+            f"INSERT {conflict} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows
+        )

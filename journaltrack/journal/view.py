@@ -108,7 +108,9 @@ def opened(journal: Journal | str | os.PathLike[str] | None) -> Iterator[Journal
     if isinstance(journal, Journal) and journal.database.read_only:
         yield journal
         return
-    own = Journal.open(journal.path if isinstance(journal, Journal) else journal, create=False, read_only=True)
+    own = Journal.open(
+        journal.path if isinstance(journal, Journal) else journal, create=False, read_only=True
+    )
     try:
         yield own
     finally:
@@ -206,7 +208,9 @@ def error_record(row: tuple[Any, ...] | None) -> ErrorRecord | None:
     return ErrorRecord(*row) if row is not None else None
 
 
-ERROR_COLUMNS: Final = "id, action, outcome, error_code, error_text, finished_at_ns, attempts, request_id"
+ERROR_COLUMNS: Final = (
+    "id, action, outcome, error_code, error_text, finished_at_ns, attempts, request_id"
+)
 
 
 def last_error(database: Database) -> ErrorRecord | None:
@@ -277,7 +281,9 @@ def nanoseconds(name: str, when: When | None) -> int | None:
     elif type(when) is int:
         found = when
     else:
-        raise InvalidTypeError(f"{name} is {type(when).__name__}; it must be a datetime, a timedelta or nanoseconds")
+        raise InvalidTypeError(
+            f"{name} is {type(when).__name__}; it must be a datetime, a timedelta or nanoseconds"
+        )
     # A journal has nothing older or newer, and SQLite accepts no larger number.
     return min(max(found, 0), limits.JOURNAL_NS_MAX)
 
@@ -317,7 +323,9 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
     ``_ns``. Bytes become hexadecimal text, and NaN and infinity become text.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _members({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+        return _members(
+            {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        )
     if isinstance(value, Mapping):
         return {str(key): to_json(member) for key, member in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -334,4 +342,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
 
 
 def _members(members: dict[str, Any]) -> dict[str, Any]:
-    return {name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value) for name, value in members.items()}
+    return {
+        name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value)
+        for name, value in members.items()
+    }

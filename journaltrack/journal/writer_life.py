@@ -147,7 +147,9 @@ _held: weakref.WeakSet[WriterLife] = weakref.WeakSet()
 
 def _hold(path: Path) -> WriterLife:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(
+        path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # After the lock: others do not look at the lock of an empty file.
@@ -188,11 +190,17 @@ def _look(path: Path) -> WriterFile | None:
         return None
     try:
         status = os.fstat(descriptor)
-        lines = os.read(descriptor, _RECORD_BYTES_MAX).split(b"\n") if stat.S_ISREG(status.st_mode) else []
+        lines = (
+            os.read(descriptor, _RECORD_BYTES_MAX).split(b"\n")
+            if stat.S_ISREG(status.st_mode)
+            else []
+        )
         # The first line is not complete: its writer may have no lock yet.
         if len(lines) < 2:  # noqa: PLR2004
             return None
-        components = frozenset(int(line) for line in lines[1:-1] if line.isdigit() and len(line) < _DIGITS_MAX)
+        components = frozenset(
+            int(line) for line in lines[1:-1] if line.isdigit() and len(line) < _DIGITS_MAX
+        )
         told = _decoded(lines[0])
         locked = _is_locked(descriptor)
         copied = locked is False and told.get("inode") != status.st_ino
@@ -230,7 +238,11 @@ def _is_alive(told: dict[str, Any], place: Path) -> bool | None:
     if "boot" in same and (here["boot"] is not None or "host" in same):
         # Its process may live without the lock: freed, or lost (``os.closerange``, a file server).
         return "pid_namespace" in same and process.runs(told.get("pid"), told.get("started"))
-    restarted = {"host", "machine"} <= same and told.get("boot") is not None and paths.network_file_system(place) is None
+    restarted = (
+        {"host", "machine"} <= same
+        and told.get("boot") is not None
+        and paths.network_file_system(place) is None
+    )
     return False if restarted else None
 
 

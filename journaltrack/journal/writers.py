@@ -58,7 +58,9 @@ class WriterRecord:
 
 def writers(database: Database) -> dict[int, WriterRecord]:
     """Return all writers by id."""
-    return {row[0]: _record(row) for row in database.read(f"SELECT {_SELECTED} FROM writer ORDER BY id")}
+    return {
+        row[0]: _record(row) for row in database.read(f"SELECT {_SELECTED} FROM writer ORDER BY id")
+    }
 
 
 def writer(database: Database, writer_id: object) -> WriterRecord | None:

@@ -24,7 +24,14 @@ from journaltrack.remotes.upload_notes import prefix_name
 if TYPE_CHECKING:
     from journaltrack.replay.evidence.readback import ReadBack
     from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
-    from journaltrack.replay.remote import Answer, BlobUpload, Document, Remote, RemoteComponent, RemoteObject
+    from journaltrack.replay.remote import (
+        Answer,
+        BlobUpload,
+        Document,
+        Remote,
+        RemoteComponent,
+        RemoteObject,
+    )
     from journaltrack.util.config import AllowConfiguration
 
 _HINT: Final = "it waits in the journal: allow it (`journaltrack config`), or remove the journal"
@@ -131,12 +138,16 @@ class AllowingRemote:
         self._rules.place(bucket, prefix)
         return self._inner.documents(bucket, prefix, folder)
 
-    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+    def document_names(
+        self, bucket: str | None, prefix: str | None, folder: str, after: str
+    ) -> Sequence[str]:
         """See ``Remote.document_names``."""
         self._rules.place(bucket, prefix)
         return self._inner.document_names(bucket, prefix, folder, after)
 
-    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+    def document(
+        self, bucket: str | None, prefix: str | None, folder: str, name: str
+    ) -> bytes | None:
         """See ``Remote.document``."""
         self._rules.place(bucket, prefix)
         return self._inner.document(bucket, prefix, folder, name)

@@ -23,7 +23,15 @@ from journaltrack.journal.sqlite import files
 from journaltrack.remotes.upload_notes import DEFAULT_PREFIX
 from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
-from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
+from journaltrack.replay.remote import (
+    Answer,
+    BlobUpload,
+    Document,
+    Refusal,
+    RemoteComponent,
+    RemoteMetric,
+    RemoteObject,
+)
 
 DEFAULT_BUCKET = "memory"
 
@@ -82,7 +90,9 @@ class MemoryRemote:
     def create(self, spec: ComponentSpec) -> Answer:
         """See ``Remote.create``."""
         problem = limits.name_problem(spec.name, "trial component name") or (
-            limits.name_problem(spec.display_name, "display name") if spec.display_name is not None else None
+            limits.name_problem(spec.display_name, "display name")
+            if spec.display_name is not None
+            else None
         )
         with self._lock:
             request_id = self._request_id()
@@ -90,7 +100,9 @@ class MemoryRemote:
                 raise _refused(problem, request_id)
             if spec.name.lower() in self.components:
                 msg = f"a component named {spec.name} already exists"
-                raise AlreadyExistsError(msg, kind=ErrorKind.HOLD, code="AlreadyExists", request_id=request_id)
+                raise AlreadyExistsError(
+                    msg, kind=ErrorKind.HOLD, code="AlreadyExists", request_id=request_id
+                )
             self.components[spec.name.lower()] = MemoryComponent(spec)
             return Answer(request_id, arn=_arn(spec.name))
 
@@ -106,15 +118,22 @@ class MemoryRemote:
         with self._lock:
             request_id = self._request_id()
             try:
-                with files.opened_blob(blob.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+                with (
+                    files.opened_blob(blob.path) as descriptor,
+                    open(descriptor, "rb", closefd=False) as file,
+                ):
                     content = file.read()
                     found = hashlib.sha256(content).hexdigest()
             except (OSError, ValueError) as error:
                 text = f"{blob.path} is not there: {error}"
-                raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id) from error
+                raise RemoteError(
+                    text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id
+                ) from error
             if found != blob.sha256 or len(content) > blob.size_bytes:
                 text = f"{blob.path} is damaged"
-                raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
+                raise RemoteError(
+                    text, kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id
+                )
             uri = _folder_uri(blob.bucket, blob.prefix, blob.component) + blob.name
             if self.objects.get(uri, blob.sha256) != blob.sha256:
                 stem, extension = posixpath.splitext(uri)
@@ -136,13 +155,21 @@ class MemoryRemote:
         with self._lock:
             self._request_id()
             begin = _folder_uri(bucket, prefix, folder)
-            return {uri.removeprefix(begin): content for uri, content in self.stored.items() if uri.startswith(begin)}
+            return {
+                uri.removeprefix(begin): content
+                for uri, content in self.stored.items()
+                if uri.startswith(begin)
+            }
 
-    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+    def document_names(
+        self, bucket: str | None, prefix: str | None, folder: str, after: str
+    ) -> Sequence[str]:
         """See ``Remote.document_names``."""
         return sorted(name for name in self.documents(bucket, prefix, folder) if name > after)
 
-    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+    def document(
+        self, bucket: str | None, prefix: str | None, folder: str, name: str
+    ) -> bytes | None:
         """See ``Remote.document``."""
         return self.documents(bucket, prefix, folder).get(name)
 
@@ -173,7 +200,9 @@ class MemoryRemote:
             refused = {}
             for index, point in enumerate(points):
                 finite = point.value if math.isfinite(point.value) else None
-                problem = limits.text_problem(point.name, "metric name", limits.METRIC_NAME_CHARS_MAX)
+                problem = limits.text_problem(
+                    point.name, "metric name", limits.METRIC_NAME_CHARS_MAX
+                )
                 problem = problem or limits.number_problem(finite, "the value")
                 if problem:
                     refused[index] = Refusal("VALIDATION_ERROR", problem, permanent=True)
@@ -210,7 +239,11 @@ class MemoryRemote:
             if not re.match("s3://[^/]+/.", uri):
                 raise _refused(f"{limits.shown(uri)} is no URI of this remote", request_id)
             sha256 = self.objects.get(uri)
-            return None if sha256 is None else RemoteObject(self.sizes.get(uri, 0), sha256, sha256, request_id)
+            return (
+                None
+                if sha256 is None
+                else RemoteObject(self.sizes.get(uri, 0), sha256, sha256, request_id)
+            )
 
     def close(self) -> None:
         """Give up nothing: what it holds can be looked at afterwards."""
@@ -219,7 +252,9 @@ class MemoryRemote:
         held = self.components.get(component.lower())
         if held is None:
             msg = f"there is no component {component}"
-            raise ComponentMissingError(msg, kind=ErrorKind.HOLD, code="ResourceNotFound", request_id=request_id)
+            raise ComponentMissingError(
+                msg, kind=ErrorKind.HOLD, code="ResourceNotFound", request_id=request_id
+            )
         return held
 
     def _request_id(self) -> str:
@@ -234,9 +269,13 @@ def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
     for name, value in fields.parameters.items():
         problem = limits.text_problem(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
         if isinstance(value, str):
-            problem = problem or limits.text_problem(value, "value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
+            problem = problem or limits.text_problem(
+                value, "value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0
+            )
         else:
-            problem = problem or limits.number_problem(value if math.isfinite(value) else None, "the value")
+            problem = problem or limits.number_problem(
+                value if math.isfinite(value) else None, "the value"
+            )
         if problem:
             return problem
     both = (
@@ -248,7 +287,9 @@ def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
             return f"a component has at most {limits.ARTIFACTS_MAX} artifacts each way"
         for name, artifact in new.items():
             problem = limits.text_problem(name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
-            problem = problem or limits.text_problem(artifact.value, "value", limits.ARTIFACT_VALUE_CHARS_MAX)
+            problem = problem or limits.text_problem(
+                artifact.value, "value", limits.ARTIFACT_VALUE_CHARS_MAX
+            )
             if not problem and artifact.media_type:
                 problem = limits.media_type_problem(artifact.media_type)
             if problem:
@@ -264,7 +305,10 @@ def _summaries(points: Sequence[MetricPoint]) -> dict[str, RemoteMetric]:
     by_name: dict[str, list[float]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point.value)
-    return {name: RemoteMetric(len(values), min(values), max(values), values[-1], fmean(values)) for name, values in by_name.items()}
+    return {
+        name: RemoteMetric(len(values), min(values), max(values), values[-1], fmean(values))
+        for name, values in by_name.items()
+    }
 
 
 def _arn(name: str) -> str:
@@ -272,4 +316,6 @@ def _arn(name: str) -> str:
 
 
 def _refused(problem: str, request_id: str) -> RemoteError:
-    return RemoteError(problem, kind=ErrorKind.PERMANENT, code="ValidationException", request_id=request_id)
+    return RemoteError(
+        problem, kind=ErrorKind.PERMANENT, code="ValidationException", request_id=request_id
+    )

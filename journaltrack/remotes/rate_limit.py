@@ -133,7 +133,9 @@ class Throttle:
             self._calm += 1
             slower = max(1.0, (self._sent - self._taken - self._refused) / FLYING)
             calm_s = self._clock() - self._cut_at
-            doublings = max(0.0, (self._calm / slower - CALM) / DOUBLE, (calm_s - CALM_S) / DOUBLE_S)
+            doublings = max(
+                0.0, (self._calm / slower - CALM) / DOUBLE, (calm_s - CALM_S) / DOUBLE_S
+            )
             self.per_s *= 1 + min(GROW_MAX, GROW * 2 ** min(doublings, 10.0)) / slower
             if self.per_s > FORGET * self._cut_per_s:
                 self.per_s = None
@@ -178,7 +180,9 @@ class RateLimit:
         clock: Monotonic seconds.
     """
 
-    def __init__(self, requests_per_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, requests_per_s: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._limit = requests_per_s
         self._next = float("-inf")

@@ -19,7 +19,14 @@ from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 if TYPE_CHECKING:
     from journaltrack.replay.evidence.readback import ReadBack
     from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
-    from journaltrack.replay.remote import Answer, BlobUpload, Document, Remote, RemoteComponent, RemoteObject
+    from journaltrack.replay.remote import (
+        Answer,
+        BlobUpload,
+        Document,
+        Remote,
+        RemoteComponent,
+        RemoteObject,
+    )
     from journaltrack.util.deadline import Deadline
 
 T = TypeVar("T")
@@ -82,7 +89,9 @@ class RetryingRemote:
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
         """See ``Remote.associate``."""
-        return self._call(self._idempotent, lambda: self._inner.associate(component, experiment, trial))
+        return self._call(
+            self._idempotent, lambda: self._inner.associate(component, experiment, trial)
+        )
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``."""
@@ -96,11 +105,17 @@ class RetryingRemote:
         """See ``Remote.documents``."""
         return self._call(self._idempotent, lambda: self._inner.documents(bucket, prefix, folder))
 
-    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+    def document_names(
+        self, bucket: str | None, prefix: str | None, folder: str, after: str
+    ) -> Sequence[str]:
         """See ``Remote.document_names``. Tried once: a pass waits for it."""
-        return self._call(self._once, lambda: self._inner.document_names(bucket, prefix, folder, after))
+        return self._call(
+            self._once, lambda: self._inner.document_names(bucket, prefix, folder, after)
+        )
 
-    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+    def document(
+        self, bucket: str | None, prefix: str | None, folder: str, name: str
+    ) -> bytes | None:
         """See ``Remote.document``. Tried once: a pass waits for it."""
         return self._call(self._once, lambda: self._inner.document(bucket, prefix, folder, name))
 
@@ -169,7 +184,10 @@ class RetryingRemote:
             if (state.seconds_since_start or 0.0) > UNREACHABLE_S:
                 return True
             attempts_max = min(attempts_max, UNREACHABLE_ATTEMPTS_MAX)
-        return state.attempt_number >= attempts_max or self._deadline.remaining_s() <= state.upcoming_sleep
+        return (
+            state.attempt_number >= attempts_max
+            or self._deadline.remaining_s() <= state.upcoming_sleep
+        )
 
 
 def _wait_s(state: RetryCallState) -> float:

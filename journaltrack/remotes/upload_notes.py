@@ -132,7 +132,9 @@ class UploadNotes:
         partial = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         text = json.dumps({**place._asdict(), **asdict(note)}).encode()
         try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
             files.hand_over(descriptor, path.parent.parent)
             try:
                 os.write(descriptor, text)

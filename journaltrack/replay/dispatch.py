@@ -29,7 +29,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from journaltrack.errors import NOT_ALLOWED, JournalWriteError, LeaseLostError, RemoteError, UnexpectedError
+from journaltrack.errors import (
+    NOT_ALLOWED,
+    JournalWriteError,
+    LeaseLostError,
+    RemoteError,
+    UnexpectedError,
+)
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.replay.remote import Answer
@@ -108,7 +114,11 @@ class Course:
     def note(self, action: Request, verdict: Verdict) -> None:
         """Remember what this verdict forbids."""
         # The fast path: nearly every verdict is this one.
-        if isinstance(action, PutMetrics) and verdict.outcome.outcome == "delivered" and not self._failures:
+        if (
+            isinstance(action, PutMetrics)
+            and verdict.outcome.outcome == "delivered"
+            and not self._failures
+        ):
             self._succeeded = True
             return
         way = _way(action)
@@ -205,7 +215,11 @@ def _folder(action: Upload) -> _Way:
 
 
 def _way(action: Request) -> _Way:
-    return ("bucket", action.blob.bucket) if isinstance(action, Upload) else ("component", action.component_id)
+    return (
+        ("bucket", action.blob.bucket)
+        if isinstance(action, Upload)
+        else ("component", action.component_id)
+    )
 
 
 class _Waiting:
@@ -349,7 +363,11 @@ class Dispatch:
             LeaseLostError: Another process took the lease over.
         """
         unfinished = self._settlement.unfinished()
-        known = {outcome.receipt_id: outcome for outcome in self._outcomes if outcome.receipt_id in unfinished}
+        known = {
+            outcome.receipt_id: outcome
+            for outcome in self._outcomes
+            if outcome.receipt_id in unfinished
+        }
         for receipt_id in unfinished.keys() - known.keys() - self._handed_out.keys():
             known[receipt_id] = Outcome(receipt_id, unfinished[receipt_id], "not sent", attempts=0)
         recorded = [*known.values()]
@@ -358,7 +376,9 @@ class Dispatch:
         except (JournalWriteError, LeaseLostError):
             raise
         except Exception:
-            logger.exception("some answers could not be recorded together; each is recorded by itself")
+            logger.exception(
+                "some answers could not be recorded together; each is recorded by itself"
+            )
             recorded = [outcome for outcome in recorded if self._is_recorded(outcome)]
         self._outcomes = []
         self._count(recorded)
@@ -371,9 +391,14 @@ class Dispatch:
         slow = self._uploads.next(IN_FLIGHT_MAX - self._crew.unfinished(UPLOADS))
         outcomes, ended = self._outcomes, self._ended_uploads
         if quick or slow:
-            receipts = self._settlement.begin([_intent(job.action) for job in chain(quick, slow)], outcomes)
+            receipts = self._settlement.begin(
+                [_intent(job.action) for job in chain(quick, slow)], outcomes
+            )
             self._outcomes = []
-            sendings = [Sending(job, receipt_id) for job, receipt_id in zip(chain(quick, slow), receipts, strict=True)]
+            sendings = [
+                Sending(job, receipt_id)
+                for job, receipt_id in zip(chain(quick, slow), receipts, strict=True)
+            ]
             self._handed_out.update(zip(receipts, sendings, strict=True))
             self._crew.give(QUICK, sendings[: len(quick)])
             self._crew.give(UPLOADS, sendings[len(quick) :])
@@ -390,7 +415,9 @@ class Dispatch:
         jobs = self._uploads.next_references(self._is_free)
         for each in jobs:
             self._updating[each.action.component_id] += 1
-        free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(QUICK)
+        free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(
+            QUICK
+        )
         if free <= 0 or self._course.ended:
             return jobs
         # Late in a pass no metrics are sent: without an answer they would be in doubt.
@@ -412,7 +439,10 @@ class Dispatch:
 
     def _sends_metrics(self, jobs: Iterable[Job]) -> bool:
         """Return whether metrics are in flight, or among these jobs."""
-        return any(isinstance(each.action, PutMetrics) for each in chain(jobs, (sending.job for sending in self._handed_out.values())))
+        return any(
+            isinstance(each.action, PutMetrics)
+            for each in chain(jobs, (sending.job for sending in self._handed_out.values()))
+        )
 
     def _is_free(self, component_id: int) -> bool:
         return not self._updating[component_id]
@@ -422,7 +452,9 @@ class Dispatch:
 
     def _take(self, seconds: float) -> None:
         # Other answers follow soon after the first. One transaction for all disturbs appends less.
-        if self._crew.wait(min(seconds, self._gate.remaining_s(), self._uploads.due_in_s()), GROUP_S):
+        if self._crew.wait(
+            min(seconds, self._gate.remaining_s(), self._uploads.due_in_s()), GROUP_S
+        ):
             self.collect()
         else:
             self._settlement.renew()
@@ -431,19 +463,26 @@ class Dispatch:
         """Judge one result, keep its outcome, and note what follows for other requests."""
         sending: Sending = done.job
         job = sending.job
-        result: Result = done.result if done.error is None else self._attempts.unexpected(sending, done.error)
+        result: Result = (
+            done.result if done.error is None else self._attempts.unexpected(sending, done.error)
+        )
         try:
             verdict = judge(job.action, sending.receipt_id, *result)
         except Exception as error:  # noqa: BLE001 - an unexpected answer must not lose the others
             result = self._attempts.unexpected(sending, error)
             verdict = judge(job.action, sending.receipt_id, *result)
         self._keep(sending, verdict.outcome)
-        if isinstance(job.action, PutMetrics) and (isinstance(result.result, Answer) or result.result.request_id is not None):
+        if isinstance(job.action, PutMetrics) and (
+            isinstance(result.result, Answer) or result.result.request_id is not None
+        ):
             self._metrics_answered = True
         self._report.requests += 1
         self._course.note(job.action, verdict)
         if job.round < _AGAIN_MAX and verdict.again:
-            self._waiting.put_first(Job(a, job.round + (1 if isinstance(result.result, Answer) else 0)) for a in verdict.again)
+            self._waiting.put_first(
+                Job(a, job.round + (1 if isinstance(result.result, Answer) else 0))
+                for a in verdict.again
+            )
 
     def _keep(self, sending: Sending, outcome: Outcome) -> None:
         """Keep an outcome until it is recorded."""

@@ -115,7 +115,14 @@ class Gate(Deadline):
 class Lease:
     """A held lease. Make one with ``acquire``."""
 
-    def __init__(self, database: Database, key: tuple[int, str], descriptor: int, generation: int, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        key: tuple[int, str],
+        descriptor: int,
+        generation: int,
+        clock_ns: Callable[[], int],
+    ) -> None:
         """Use ``acquire``."""
         self.generation = generation
         self._database = database
@@ -171,7 +178,10 @@ class Lease:
         """Give the lease back."""
         try:
             with self._database.transaction() as connection:
-                connection.execute("UPDATE lease SET owner = NULL, expires_at_ns = 0 WHERE generation = ?", (self.generation,))
+                connection.execute(
+                    "UPDATE lease SET owner = NULL, expires_at_ns = 0 WHERE generation = ?",
+                    (self.generation,),
+                )
         finally:
             _unlock(self._key, self._descriptor)
 
@@ -235,16 +245,29 @@ def _lock(database: Database) -> int:
 def _take_row(database: Database, clock_ns: Callable[[], int]) -> int:
     host = socket.gethostname()
     with database.transaction() as connection:
-        owner, holder_host, generation, expires = connection.execute("SELECT owner, host, generation, expires_at_ns FROM lease").fetchone()
+        owner, holder_host, generation, expires = connection.execute(
+            "SELECT owner, host, generation, expires_at_ns FROM lease"
+        ).fetchone()
         now_ns = clock_ns()
         # Our lock is free, so a holder on this host is dead. Elsewhere only the clock can tell.
         # An expiry further away than any lease lasts comes from a wrong clock.
         expires = expires if isinstance(expires, int) else 0
-        if owner is not None and holder_host != host and now_ns < expires <= now_ns + 2 * int(TTL_S * 1e9):
+        if (
+            owner is not None
+            and holder_host != host
+            and now_ns < expires <= now_ns + 2 * int(TTL_S * 1e9)
+        ):
             raise _held_by(database, None)
         connection.execute(
             _TAKE,
-            (f"pid {os.getpid()} on {host}", host, os.getpid(), generation + 1, now_ns, now_ns + int(TTL_S * 1e9)),
+            (
+                f"pid {os.getpid()} on {host}",
+                host,
+                os.getpid(),
+                generation + 1,
+                now_ns,
+                now_ns + int(TTL_S * 1e9),
+            ),
         )
     return int(generation) + 1
 

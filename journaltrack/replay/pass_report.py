@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PENDING_UPLOADS: Final = f"SELECT e.payload {queries.PENDING} AND e.kind = 'upload'"
-_ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
+_ERROR_FIELDS: Final = (
+    "code",
+    "hint",
+    "request_id",
+    "maybe_applied",
+    "unreachable",
+    "uploads_only",
+    "everywhere",
+    "throttled",
+)
 _ERRORS: Final = ("halted", "uploads_halted", "failed")
 
 
@@ -67,13 +76,21 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
     with view.opened(journal) as own, view.snapshot(own.database):
         database = own.database
         position = Position(own.last_seq(), queries.last_receipt_id(database))
-        unfinished = int(database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0])
+        unfinished = int(
+            database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0]
+        )
         missing = None
         if blobs:
             # A broken digest, or a thing that is no file, can't arrive: a pass quarantines it.
-            found = {str(view.detail_of(payload).get("sha256")) for (payload,) in database.read_page(_PENDING_UPLOADS)}
+            found = {
+                str(view.detail_of(payload).get("sha256"))
+                for (payload,) in database.read_page(_PENDING_UPLOADS)
+            }
             digests = filter(is_digest, found)
-            missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
+            missing = sum(
+                not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest)
+                for digest in digests
+            )
         pending, interrupted = queries.pending_count(database), len(interruption.interrupted(own))
         return Work(position, pending, unfinished, missing, interrupted, own.journal_id)
 
@@ -157,7 +174,13 @@ class PassReport:
 
         A deadline is not among the reasons: see ``out_of_time``.
         """
-        return self.halted or self.uploads_halted or self.altered or next(iter(self.held.values()), None) or self.failed
+        return (
+            self.halted
+            or self.uploads_halted
+            or self.altered
+            or next(iter(self.held.values()), None)
+            or self.failed
+        )
 
     def add(self, outcome: str, entries: int) -> None:
         """Count entries settled with this outcome, as ``delivery`` names it."""
@@ -171,7 +194,11 @@ class PassReport:
         converted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in _ERRORS:
             converted[name] = error_to_json(converted[name])
-        converted["altered"] = None if self.altered is None else {"message": self.altered.message, "hint": self.altered.hint}
+        converted["altered"] = (
+            None
+            if self.altered is None
+            else {"message": self.altered.message, "hint": self.altered.hint}
+        )
         converted["held"] = {name: error_to_json(error) for name, error in self.held.items()}
         return converted
 
@@ -180,4 +207,8 @@ def error_to_json(error: RemoteError | None) -> dict[str, Any] | None:
     """Return a remote's failure as ``json.dumps`` takes it."""
     if error is None:
         return None
-    return {"message": error.message, "kind": error.kind.value, **{name: getattr(error, name) for name in _ERROR_FIELDS}}
+    return {
+        "message": error.message,
+        "kind": error.kind.value,
+        **{name: getattr(error, name) for name in _ERROR_FIELDS},
+    }

@@ -47,7 +47,15 @@ from journaltrack.journal import interruption, queries, writer_life, writers
 from journaltrack.journal.entries import CREATE, LOAD, Entry
 from journaltrack.journal.journal import Journal
 from journaltrack.replay import lease as leases
-from journaltrack.replay.dispatch import GROUP_S, HEARTBEAT_S, QUICK, UPLOADS, Course, Crew, Dispatch
+from journaltrack.replay.dispatch import (
+    GROUP_S,
+    HEARTBEAT_S,
+    QUICK,
+    UPLOADS,
+    Course,
+    Crew,
+    Dispatch,
+)
 from journaltrack.replay.evidence import anchors, readback, taken
 from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.outcomes import Settlement
@@ -56,7 +64,13 @@ from journaltrack.replay.lease import Gate
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.replay.plan import planner as planning
 from journaltrack.replay.plan.actions import Action, ComponentState, Request, Settle, Update, Upload
-from journaltrack.replay.plan.pending import Chunk, PendingChunks, Wanted, pending_chunks, read_states
+from journaltrack.replay.plan.pending import (
+    Chunk,
+    PendingChunks,
+    Wanted,
+    pending_chunks,
+    read_states,
+)
 from journaltrack.replay.remote import Remote
 from journaltrack.replay.requests import Attempts, Context
 from journaltrack.replay.uploads import IN_FLIGHT_MAX, Uploads
@@ -175,16 +189,22 @@ def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]
         JournalError: The journal can't be read or written.
     """
     found = interruption.interrupted(journal)
-    names = {row.id: row.name for row in journal.components() if row.id in found and wants(row.name)}
+    names = {
+        row.id: row.name for row in journal.components() if row.id in found and wants(row.name)
+    }
     ended = []
     for component_id, name in names.items():
         run = interruption.of_component(journal, component_id, name)
         if run is None:
             continue
         process = f"process {run.pid} on {run.host}"
-        message = limits.one_line(f"interrupted: {process} ended without close; last entry at {run.last_entry_at}")
+        message = limits.one_line(
+            f"interrupted: {process} ended without close; last entry at {run.last_entry_at}"
+        )
         draft = vocabulary.status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
-        still = functools.partial(interruption.is_interrupted, journal, component_id, found[component_id])
+        still = functools.partial(
+            interruption.is_interrupted, journal, component_id, found[component_id]
+        )
         if journal.append_if(still, component_id, [draft]):
             logger.info("%s is ended as Stopped: %s", name, message)
             ended.append(name)
@@ -200,7 +220,11 @@ def _forget(journal: Journal) -> None:
     for file in writer_life.look(journal.path):
         if file.alive is False or file.copied:
             statuses = [journal.last_status(component_id) for component_id in file.components]
-            begun = [writers.writer(journal.database, s.writer_id) for s in statuses if s is not None and s.in_progress]
+            begun = [
+                writers.writer(journal.database, s.writer_id)
+                for s in statuses
+                if s is not None and s.in_progress
+            ]
             if not any(writer is not None and writer.uuid == file.uuid for writer in begun):
                 writer_life.forget(journal.path, file.uuid)
 
@@ -254,7 +278,11 @@ class Options:
         """Return whether the pass is about this entry."""
         if not self.wants_component(entry.component):
             return False
-        return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
+        return (
+            self.since_ns is None
+            or entry.recorded_at_ns >= self.since_ns
+            or entry.kind in {CREATE, LOAD}
+        )
 
     @property
     def wanted(self) -> Wanted:
@@ -295,7 +323,9 @@ class Reconciler:
         self._report = PassReport()
         self._course = Course(self._report, self._gate)
         self._ending = Ending(self._gate)
-        self._apart: Apart[None, Progress] = Apart(self._pass, on_message=on_progress, on_interrupt=self._ending.hurry)
+        self._apart: Apart[None, Progress] = Apart(
+            self._pass, on_message=on_progress, on_interrupt=self._ending.hurry
+        )
         self._attempts = Attempts(
             remote,
             Context(
@@ -368,7 +398,9 @@ class Reconciler:
             raise
         self._gate.close()
         lease.release()
-        self._report.position = Position(self._seen_seq, queries.last_receipt_id(self._journal.database))
+        self._report.position = Position(
+            self._seen_seq, queries.last_receipt_id(self._journal.database)
+        )
         self._report.pending = queries.pending_count(self._journal.database)
         self._report.out_of_time &= self._report.pending > 0
 
@@ -392,12 +424,27 @@ class Reconciler:
         """Send what is pending, and end the pass."""
         crew: Crew = Workers(
             self._attempts,
-            {QUICK: self._options.concurrency, UPLOADS: min(self._options.concurrency, IN_FLIGHT_MAX)},
+            {
+                QUICK: self._options.concurrency,
+                UPLOADS: min(self._options.concurrency, IN_FLIGHT_MAX),
+            },
             "journaltrack-replay",
         )
-        uploads = Uploads(self._journal, self._course, lambda actions: self._settle(settlement, actions))
+        uploads = Uploads(
+            self._journal, self._course, lambda actions: self._settle(settlement, actions)
+        )
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
-        dispatch = Dispatch(settlement, crew, self._attempts, self._course, self._gate, self._report, self._tell, window, uploads)
+        dispatch = Dispatch(
+            settlement,
+            crew,
+            self._attempts,
+            self._course,
+            self._gate,
+            self._report,
+            self._tell,
+            window,
+            uploads,
+        )
         try:
             self._report.in_doubt += settlement.recover()
             self._resolve_doubts(settlement)
@@ -442,7 +489,9 @@ class Reconciler:
         """
         if not self._options.ask_for_copies:
             return
-        found = anchors.ask(self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns())
+        found = anchors.ask(
+            self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns()
+        )
         if found is not None:
             self._ahead = found.number
             if not self._options.even_if_behind:
@@ -451,12 +500,16 @@ class Reconciler:
     def _resolve_doubts(self, settlement: Settlement) -> None:
         """Ask the remote which points in doubt arrived. The others are sent in this pass."""
         options, database = self._options, self._journal.database
-        asked = doubting.to_ask(database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
+        asked = doubting.to_ask(
+            database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s
+        )
         for component_id, name in asked.items():
             if self._course.ended:
                 return
             found = doubting.of_component(database, component_id)
-            if not options.wants_component(name) or not self._proof.all_hold([doubt.seq for doubt in found]):
+            if not options.wants_component(name) or not self._proof.all_hold(
+                [doubt.seq for doubt in found]
+            ):
                 continue
             settlement.renew()
             steps: dict[str, tuple[int, int]] = {}
@@ -474,20 +527,32 @@ class Reconciler:
                 continue
             # They stay in doubt, and the rest of the pass continues.
             except Exception:
-                logger.warning("%s could not be asked for its metrics in doubt", name, exc_info=True)
+                logger.warning(
+                    "%s could not be asked for its metrics in doubt", name, exc_info=True
+                )
                 continue
             if shown is None:
                 continue
             self._report.requests += 1
             known = doubting.acknowledged(database, component_id, found)
-            findings = readback.judge(found, known, shown, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
+            findings = readback.judge(
+                found,
+                known,
+                shown,
+                now_ns=self._clock_ns(),
+                visible_after_s=options.visible_after_s,
+            )
             doubting.record(settlement.attestor, component_id, findings, shown.request_id)
             self._report.arrived += sum(finding.outcome == "arrived" for finding in findings)
-            self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
+            self._report.not_arrived += sum(
+                finding.outcome == "not arrived" for finding in findings
+            )
 
     def _replay(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads) -> None:
         """Replay chunk after chunk. While uploads continue, look for new entries."""
-        chunks = PendingChunks(self._journal, replace(self._options.wanted, is_closed=self._course.is_closed))
+        chunks = PendingChunks(
+            self._journal, replace(self._options.wanted, is_closed=self._course.is_closed)
+        )
         while True:
             for chunk in map(self._proved, chunks):
                 self._seen_seq = max(self._seen_seq, chunk.upto_seq)
@@ -504,7 +569,9 @@ class Reconciler:
             else:
                 return
 
-    def _replay_chunk(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads, chunk: Chunk) -> None:
+    def _replay_chunk(
+        self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads, chunk: Chunk
+    ) -> None:
         states = read_states(self._journal.database, chunk.component_ids)
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
@@ -512,8 +579,12 @@ class Reconciler:
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload))]
         dispatch.perform(request for request in requests if request.phase == 1)
-        uploads.put_off(seq for action in actions if isinstance(action, Upload) for seq in action.seqs)
-        rest = self._resolved(settlement, uploads, [request for request in requests if request.phase > 1])
+        uploads.put_off(
+            seq for action in actions if isinstance(action, Upload) for seq in action.seqs
+        )
+        rest = self._resolved(
+            settlement, uploads, [request for request in requests if request.phase > 1]
+        )
         dispatch.perform(chain(rest, metrics))
 
     def _proved(self, chunk: Chunk) -> Chunk:
@@ -526,7 +597,9 @@ class Reconciler:
         # Only the proof needed the columns.
         return replace(left, columns=[])
 
-    def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
+    def _resolved(
+        self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]
+    ) -> list[Request]:
         """Put the URIs of earlier uploads into the updates.
 
         References that wait for an upload are put off with it.

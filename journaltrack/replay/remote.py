@@ -197,14 +197,18 @@ class Remote(Protocol):
         """
         ...
 
-    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+    def document_names(
+        self, bucket: str | None, prefix: str | None, folder: str, after: str
+    ) -> Sequence[str]:
         """Return the names in a folder of ``put_document`` that sort after ``after``.
 
         One request: the first 1,000 names.
         """
         ...
 
-    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+    def document(
+        self, bucket: str | None, prefix: str | None, folder: str, name: str
+    ) -> bytes | None:
         """Return what ``put_document`` stored under this name, or None."""
         ...
 

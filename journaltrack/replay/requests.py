@@ -49,7 +49,9 @@ NO_EFFECT: Final[Mapping[str, Any]] = MappingProxyType({"no_effect": True})
 If the component is there all the same, another writer made it.
 """
 ATTACH_COMMAND: Final = "`journaltrack sync --create-or-attach --component NAME`"
-SHIFTED = "sent with the time of delivery, since its own is older than 14 days or over 2 hours ahead"
+SHIFTED = (
+    "sent with the time of delivery, since its own is older than 14 days or over 2 hours ahead"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,13 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
     return _ensure(action, remote, context)
 
 
-def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int, notes: Mapping[int, str] | None = None) -> Verdict:
+def judge(
+    action: Request,
+    receipt_id: int,
+    result: Answer | RemoteError,
+    attempts: int,
+    notes: Mapping[int, str] | None = None,
+) -> Verdict:
     """Return what the result of an action means.
 
     Args:
@@ -134,7 +142,10 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
     verdict = _judge(action, receipt_id, result, attempts)
     if not notes:
         return verdict
-    known = [*(Delivery(seq, "delivered") for seq in verdict.outcome.delivered), *verdict.outcome.deliveries]
+    known = [
+        *(Delivery(seq, "delivered") for seq in verdict.outcome.delivered),
+        *verdict.outcome.deliveries,
+    ]
     told = [d._replace(reason=d.reason or notes.get(d.seq)) for d in known]
     return verdict._replace(outcome=verdict.outcome._replace(delivered=(), deliveries=told))
 
@@ -150,7 +161,9 @@ def not_sent(action: Request, receipt_id: int, attempts: int = 0) -> Outcome:
     return Outcome(receipt_id, action.component_id, "not sent", attempts=attempts)
 
 
-def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int) -> Verdict:
+def _judge(
+    action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int
+) -> Verdict:
     if isinstance(result, Answer):
         return _delivered(action, receipt_id, result, attempts)
     if isinstance(result, NotSentError):
@@ -164,7 +177,9 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
         error_code=result.code,
         error_text=result.message[:REASON_CHARS_MAX],
         missing=isinstance(result, ComponentMissingError),
-        more=NO_EFFECT if isinstance(action, Ensure) and _is_without_effect(result) else NOTHING_MORE,
+        more=NO_EFFECT
+        if isinstance(action, Ensure) and _is_without_effect(result)
+        else NOTHING_MORE,
     )
     if result.maybe_applied and not action.idempotent:
         return _in_doubt(action, outcome, result)
@@ -176,7 +191,9 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
         # The object store is another endpoint: the components' endpoint may be up.
         if result.unreachable and isinstance(action, Upload):
             return Verdict(outcome, halt=_of_uploads_only(result))
-        return Verdict(outcome, block=True, halt=result if result.unreachable else None, passing=result)
+        return Verdict(
+            outcome, block=True, halt=result if result.unreachable else None, passing=result
+        )
     return _refused(action, outcome, result)
 
 
@@ -202,7 +219,12 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
             raise
         # It was there and is gone: somebody deleted it in between.
         if answer is None:
-            raise RemoteError(error.message, kind=ErrorKind.TRANSIENT, code=error.code, request_id=error.request_id) from error
+            raise RemoteError(
+                error.message,
+                kind=ErrorKind.TRANSIENT,
+                code=error.code,
+                request_id=error.request_id,
+            ) from error
         return answer
 
 
@@ -218,11 +240,17 @@ def _update(action: Update, remote: Remote) -> Answer:
             action.component,
             len(left.older),
         )
-    answer = remote.update(action.component, left.update.fields()) if left.update.changes else Answer(found.request_id, arn=found.arn)
+    answer = (
+        remote.update(action.component, left.update.fields())
+        if left.update.changes
+        else Answer(found.request_id, arn=found.arn)
+    )
     return replace(answer, older=left.older)
 
 
-def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy: bool) -> Answer | None:
+def _attach(
+    action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy: bool
+) -> Answer | None:
     """Return the component as it exists, or None. Raise if it must not be written to.
 
     ``by_a_copy``: nothing of this journal can have created it. If it carries this journal's
@@ -260,14 +288,31 @@ def _missing(component: str, *, job: bool) -> RemoteError:
 
 def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) -> Verdict:
     if isinstance(action, PutMetrics) and not answer.refused:
-        return Verdict(Outcome(receipt_id, action.component_id, "delivered", attempts, answer.request_id, delivered=action.seqs))
-    outcome = Outcome(receipt_id, action.component_id, "delivered", attempts=attempts, request_id=answer.request_id)
+        return Verdict(
+            Outcome(
+                receipt_id,
+                action.component_id,
+                "delivered",
+                attempts,
+                answer.request_id,
+                delivered=action.seqs,
+            )
+        )
+    outcome = Outcome(
+        receipt_id,
+        action.component_id,
+        "delivered",
+        attempts=attempts,
+        request_id=answer.request_id,
+    )
     if isinstance(action, PutMetrics):
         return _partly(action, outcome, answer)
     if isinstance(action, Update):
         fields = [(c.map, c.key, c.seq) for c in action.changes if c.seq not in answer.older]
         older = [Delivery(seq, "superseded", why) for seq, why in answer.older.items()]
-        sent = [d for d in _change_deliveries(action, "delivered", None) if d.seq not in answer.older]
+        sent = [
+            d for d in _change_deliveries(action, "delivered", None) if d.seq not in answer.older
+        ]
         return Verdict(outcome._replace(deliveries=[*sent, *older], fields=fields))
     outcome = outcome._replace(delivered=action.seqs)
     if isinstance(action, Ensure):
@@ -285,7 +330,11 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
         if refusal is None:
             deliveries.append(Delivery(seq, "delivered"))
         elif refusal.permanent:
-            deliveries.append(Delivery(seq, "quarantined", f"{refusal.code}: {refusal.message}"[:REASON_CHARS_MAX]))
+            deliveries.append(
+                Delivery(
+                    seq, "quarantined", f"{refusal.code}: {refusal.message}"[:REASON_CHARS_MAX]
+                )
+            )
         elif refusal.maybe_applied:
             why = f"sent, and answered with {refusal.code}: it may or may not be there"
             deliveries.append(Delivery(seq, "in doubt", why))
@@ -294,14 +343,22 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
     codes = sorted({r.code for r in answer.refused.values()})
     error = f"{len(answer.refused)} of {len(action.points)} points refused: {', '.join(codes)}"
     return Verdict(
-        outcome._replace(outcome="partial", deliveries=deliveries, error_code=codes[0], error_text=error),
+        outcome._replace(
+            outcome="partial", deliveries=deliveries, error_code=codes[0], error_text=error
+        ),
         again=(action.pick(again),) if again else (),
     )
 
 
 def _of_uploads_only(error: RemoteError) -> RemoteError:
     return RemoteError(
-        error.message, kind=error.kind, code=error.code, hint=error.hint, request_id=error.request_id, unreachable=True, uploads_only=True
+        error.message,
+        kind=error.kind,
+        code=error.code,
+        hint=error.hint,
+        request_id=error.request_id,
+        unreachable=True,
+        uploads_only=True,
     )
 
 
@@ -310,13 +367,19 @@ def _is_without_effect(error: RemoteError) -> bool:
 
     A refusal without a request id may be a proxy's, which passed the request on.
     """
-    return not error.maybe_applied and (error.request_id is not None or isinstance(error, NotSentError) or error.unreachable)
+    return not error.maybe_applied and (
+        error.request_id is not None or isinstance(error, NotSentError) or error.unreachable
+    )
 
 
 def _in_doubt(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
     reason = f"sent, but no answer arrived ({error.code}): it may or may not be there"
     deliveries = [Delivery(seq, "in doubt", reason) for seq in action.seqs]
-    return Verdict(outcome._replace(outcome="in doubt", deliveries=deliveries), halt=error if error.unreachable else None, passing=error)
+    return Verdict(
+        outcome._replace(outcome="in doubt", deliveries=deliveries),
+        halt=error if error.unreachable else None,
+        passing=error,
+    )
 
 
 def _refused(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
@@ -329,15 +392,24 @@ def _refused(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
         return Verdict(outcome, again=halves)
     reason = f"{error.code}: {error.message}"[:REASON_CHARS_MAX]
     if isinstance(action, Update):
-        return Verdict(outcome._replace(deliveries=_change_deliveries(action, "quarantined", reason)))
-    return Verdict(outcome._replace(deliveries=[Delivery(seq, "quarantined", reason) for seq in action.seqs]))
+        return Verdict(
+            outcome._replace(deliveries=_change_deliveries(action, "quarantined", reason))
+        )
+    return Verdict(
+        outcome._replace(deliveries=[Delivery(seq, "quarantined", reason) for seq in action.seqs])
+    )
 
 
-def _change_deliveries(action: Update, of_last: DeliveryOutcome, reason: str | None) -> list[Delivery]:
+def _change_deliveries(
+    action: Update, of_last: DeliveryOutcome, reason: str | None
+) -> list[Delivery]:
     deliveries = []
     for change in action.changes:
         deliveries.append(Delivery(change.seq, of_last, reason))
-        deliveries += [Delivery(seq, "superseded", f"entry {change.seq} overrides it") for seq in change.superseded]
+        deliveries += [
+            Delivery(seq, "superseded", f"entry {change.seq} overrides it")
+            for seq in change.superseded
+        ]
     return deliveries
 
 
@@ -411,7 +483,12 @@ class Attempts:
 
     def unexpected(self, sending: Sending, error: BaseException) -> Result:
         """Return the result of a request that ended with an unexpected exception."""
-        logger.warning("%s of %s failed unexpectedly", sending.job.action.action, sending.job.action.component, exc_info=error)
+        logger.warning(
+            "%s of %s failed unexpectedly",
+            sending.job.action.action,
+            sending.job.action.component,
+            exc_info=error,
+        )
         return Result(UnexpectedError(error, maybe_applied=sending.left_at is not None), attempts=1)
 
     def _made(self, sending: Sending) -> Result:
@@ -423,7 +500,11 @@ class Attempts:
         self._gate.carry(sending)
         sent = self._timed(job.action)
         notes: Mapping[int, str] = {}
-        if sent is not job.action and isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics):
+        if (
+            sent is not job.action
+            and isinstance(job.action, PutMetrics)
+            and isinstance(sent, PutMetrics)
+        ):
             notes = shifted(job.action, sent)
         try:
             answer = perform(sent, self._remote, self._context)
@@ -443,7 +524,11 @@ class Attempts:
         """
         if error.maybe_applied and sending.left_at is None:
             return _with(error, maybe_applied=False)
-        if isinstance(sending.job.action, Upload) and error.kind is ErrorKind.PERMANENT and self._displaced():
+        if (
+            isinstance(sending.job.action, Upload)
+            and error.kind is ErrorKind.PERMANENT
+            and self._displaced()
+        ):
             hint = "the next pass looks for it where the journal is now"
             return _with(error, kind=ErrorKind.TRANSIENT, hint=hint)
         return error
@@ -460,5 +545,15 @@ class Attempts:
 
 def _with(error: RemoteError, **changes: Any) -> RemoteError:  # noqa: ANN401 - the constructor's
     """Return the same failure with some members changed."""
-    kept = ("kind", "code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
+    kept = (
+        "kind",
+        "code",
+        "hint",
+        "request_id",
+        "maybe_applied",
+        "unreachable",
+        "uploads_only",
+        "everywhere",
+        "throttled",
+    )
     return RemoteError(error.message, **{name: getattr(error, name) for name in kept} | changes)

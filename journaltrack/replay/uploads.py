@@ -88,7 +88,10 @@ class Uploads:
         if not self._due:
             return float("inf")
         now = self._clock()
-        return min((since + LINGER_S - now for since in self._due.values() if since + LINGER_S > now), default=float("inf"))
+        return min(
+            (since + LINGER_S - now for since in self._due.values() if since + LINGER_S > now),
+            default=float("inf"),
+        )
 
     def next(self, free: int) -> list[Job]:
         """Return the uploads that may begin now, ``free`` of them at most."""
@@ -103,7 +106,10 @@ class Uploads:
             action = self._waiting.popleft()
             if self._course.forbids(action):
                 continue
-            if self._busy[action.blob.bucket] and action.blob.bucket not in self._course.open_buckets:
+            if (
+                self._busy[action.blob.bucket]
+                and action.blob.bucket not in self._course.open_buckets
+            ):
                 # Another upload to this bucket finds out whether it answers.
                 self._waiting.append(action)
                 continue
@@ -121,7 +127,9 @@ class Uploads:
         if not self._due:
             return []
         now = self._clock()
-        busy = {action.component_id for action in self._waiting} | {component_id for component_id, _ in self._in_flight}
+        busy = {action.component_id for action in self._waiting} | {
+            component_id for component_id, _ in self._in_flight
+        }
         jobs: list[Job] = []
         for component_id, since in list(self._due.items()):
             if not is_free(component_id) or (component_id in busy and now - since < LINGER_S):
@@ -154,7 +162,11 @@ class Uploads:
         actions = planning.plan(entries, states)
         self._settle([action for action in actions if isinstance(action, Settle)])
         uploads = [action for action in actions if isinstance(action, Upload)]
-        fresh = (upload for upload in uploads if (upload.component_id, upload.blob) not in self._in_flight)
+        fresh = (
+            upload
+            for upload in uploads
+            if (upload.component_id, upload.blob) not in self._in_flight
+        )
         self._waiting.extend(sorted(fresh, key=lambda upload: upload.size_bytes))
         for upload in uploads:
             if (upload.component_id, upload.blob) in self._in_flight:
@@ -162,7 +174,9 @@ class Uploads:
         waiting = {action.component_id for action in self._waiting}
         for action in actions:
             if isinstance(action, Update):
-                _, changes = self._references.setdefault(action.component_id, (action.component, []))
+                _, changes = self._references.setdefault(
+                    action.component_id, (action.component, [])
+                )
                 changes += action.changes
                 # No upload is left whose end would make them due.
                 if action.component_id not in waiting:
@@ -174,11 +188,15 @@ class Uploads:
         state = read_states(self._journal.database, [component_id])[component_id]
         update, settled = planning.resolve(Update(component_id, component, tuple(changes)), state)
         self._settle(settled)
-        over = {seq for action in settled for seq in action.seqs} | set(update.seqs if update is not None else ())
+        over = {seq for action in settled for seq in action.seqs} | set(
+            update.seqs if update is not None else ()
+        )
         left = [rest for change in changes if (rest := change.without(over)) is not None]
         if left:
             self._references[component_id] = (component, left)
-        return replace(update, changes=_last_of_each(update.changes)) if update is not None else None
+        return (
+            replace(update, changes=_last_of_each(update.changes)) if update is not None else None
+        )
 
 
 def _last_of_each(changes: Sequence[Change]) -> tuple[Change, ...]:

@@ -199,7 +199,14 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         if field_map == "parameters":
             exact = entry.detail.get("exact")
             shown = exact if isinstance(exact, str) else value
-            parameters.append(ParameterView(name, shown if isinstance(shown, (str, float)) else "", state, entry.recorded_at_ns))
+            parameters.append(
+                ParameterView(
+                    name,
+                    shown if isinstance(shown, (str, float)) else "",
+                    state,
+                    entry.recorded_at_ns,
+                )
+            )
         else:
             artifacts[field_map].append(_artifact(entry, value, state, locations, fold.sizes))
     now, traceback = _status(fold.statuses)
@@ -228,9 +235,11 @@ def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry,
     after_seq = 0
     while True:
         rows = journal.database.read_page(
-            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, "
-            "e.payload, e.recorded_at_ns, e.digest, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-            "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, "
+            "e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest, "
+            "d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq "
+            "LIMIT ?",
             (component_id, after_seq, _PAGE_ENTRIES),
         )
         if not rows:
@@ -248,7 +257,9 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
     if entry.kind == vocabulary.CREATE:
         tags = detail.get("tags")
         fold.display_name = _text(detail.get("display_name")) or fold.display_name
-        fold.tags |= {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+        fold.tags |= (
+            {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+        )
     elif entry.kind == vocabulary.ASSOCIATE:
         fold.trials[_text(detail.get("experiment")), _text(detail.get("trial"))] = None
     elif entry.kind == vocabulary.UPLOAD:
@@ -256,7 +267,11 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         if isinstance(size, int) and 0 <= size < 2**63:
             fold.sizes[blob_of(entry).sha256] = size
     elif entry.kind in MAP_OF_KIND:
-        exact = detail.get("exact") if entry.kind == vocabulary.PARAMETER and entry.value is None else None
+        exact = (
+            detail.get("exact")
+            if entry.kind == vocabulary.PARAMETER and entry.value is None
+            else None
+        )
         # The plan knows no value that is not finite: the exact text stands for it.
         value = exact if isinstance(exact, str) else value_of(entry)
         place = Place(entry.seq, entry.recorded_at_ns, fold.origins.get(entry.writer_id, 0))
@@ -296,16 +311,26 @@ def _artifact(
     if isinstance(value, PendingArtifact):
         blob = value.blob
         uri = locations.get((blob.sha256, blob.bucket, blob.prefix))
-        return ArtifactView(str(entry.name), uri, media_type, blob.sha256, sizes.get(blob.sha256), state, entry.recorded_at_ns)
+        return ArtifactView(
+            str(entry.name),
+            uri,
+            media_type,
+            blob.sha256,
+            sizes.get(blob.sha256),
+            state,
+            entry.recorded_at_ns,
+        )
     text = value.value if isinstance(value, Artifact) else None
     return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
 
 
 def _metrics(journal: Journal, component_id: int, component: str) -> tuple[MetricView, ...]:
     rows = journal.database.read(
-        "SELECT m.name, m.points, m.points - m.finite, e.value, e.step, coalesce(e.timestamp_ns, e.recorded_at_ns), m.low, m.high, "
-        "e.payload, m.last FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, max(value) AS high, "
-        "max(seq) AS last FROM entry WHERE component_id = ? AND stream = 'metric' AND kind = 'metric' GROUP BY name) m "
+        "SELECT m.name, m.points, m.points - m.finite, e.value, e.step, coalesce(e.timestamp_ns, "
+        "e.recorded_at_ns), m.low, m.high, e.payload, m.last "
+        "FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, "
+        "max(value) AS high, max(seq) AS last FROM entry WHERE component_id = ? "
+        "AND stream = 'metric' AND kind = 'metric' GROUP BY name) m "
         "JOIN entry e ON e.seq = m.last ORDER BY m.name",
         (component_id,),
     )
@@ -313,11 +338,26 @@ def _metrics(journal: Journal, component_id: int, component: str) -> tuple[Metri
     for name, points, not_finite, value, step, timestamp_ns, low, high, payload, last_seq in rows:
         exact = view.detail_of(payload).get("exact")
         shown = value if value is not None else _text(exact)
-        known[str(name)] = last_seq, MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high)
+        known[str(name)] = (
+            last_seq,
+            MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high),
+        )
     for (_, name), gone in removed.metrics(journal.database, component).items():
         last = gone.last
-        before = MetricView(name, gone.points, 0, last.value, last.step, last.timestamp_ns, gone.minimum, gone.maximum, gone.points)
-        known[name] = _newer((last.seq, before), known[name]) if name in known else (last.seq, before)
+        before = MetricView(
+            name,
+            gone.points,
+            0,
+            last.value,
+            last.step,
+            last.timestamp_ns,
+            gone.minimum,
+            gone.maximum,
+            gone.points,
+        )
+        known[name] = (
+            _newer((last.seq, before), known[name]) if name in known else (last.seq, before)
+        )
     return tuple(known[name][1] for name in sorted(known))
 
 

@@ -38,7 +38,13 @@ _NAMES_MAX: Final = 10_000
 _BY_DEFAULT: Final = "sagemaker-"
 """The beginning of the bucket's name for artifacts that name no bucket."""
 _KINDS: Final = (
-    *(vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.PARAMETER, vocabulary.INPUT),
+    *(
+        vocabulary.CREATE,
+        vocabulary.LOAD,
+        vocabulary.ASSOCIATE,
+        vocabulary.PARAMETER,
+        vocabulary.INPUT,
+    ),
     *(vocabulary.OUTPUT, vocabulary.STATUS, vocabulary.METRIC, vocabulary.UPLOAD),
 )
 PAGE_ENTRIES: Final = 5_000
@@ -49,8 +55,8 @@ _ALL: Final = 2**63
 _ENTRIES: Final = "entry e LEFT JOIN delivery d ON d.seq = e.seq"
 _PROBLEMS: Final = "delivery d CROSS JOIN entry e ON e.seq = d.seq"
 _FLYING: Final = (
-    "json_each(?8) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-    "LEFT JOIN delivery d ON d.seq = e.seq"
+    "json_each(?8) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') "
+    "AND json_extract(i.value, '$[1]') LEFT JOIN delivery d ON d.seq = e.seq"
 )
 SOURCES: Final[dict[State | None, tuple[str, str]]] = {
     None: (_ENTRIES, "1"),
@@ -62,12 +68,14 @@ SOURCES: Final[dict[State | None, tuple[str, str]]] = {
 }
 """What to read for a state, and on which condition. ?8 is what is in flight."""
 _COLUMNS: Final = (
-    "e.seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, d.outcome, "
-    "d.seq IS NULL, d.settled_at_ns, d.reason, d.receipt_id, r.action, r.request_id, r.attempts, r.error_code, "
-    "e.writer_id, w.host, w.user, w.pid, w.program"
+    "e.seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
+    "e.recorded_at_ns, d.outcome, d.seq IS NULL, d.settled_at_ns, d.reason, d.receipt_id, "
+    "r.action, r.request_id, r.attempts, r.error_code, e.writer_id, w.host, w.user, w.pid, "
+    "w.program"
 )
 _JOINED: Final = (
-    "LEFT JOIN component c ON c.id = e.component_id LEFT JOIN receipt r ON r.id = d.receipt_id LEFT JOIN writer w ON w.id = e.writer_id"
+    "LEFT JOIN component c ON c.id = e.component_id LEFT JOIN receipt r ON r.id = d.receipt_id "
+    "LEFT JOIN writer w ON w.id = e.writer_id"
 )
 
 
@@ -103,7 +111,12 @@ class Choice:
         It leaves out the state, and what is not asked: SQLite evaluates it for a million entries.
         """
         asked = (self.component, self.kind, self.name, self.since_ns, self.until_ns)
-        return " AND ".join(text for text, value in zip(_CONDITIONS, asked, strict=True) if value is not None) or "1"
+        return (
+            " AND ".join(
+                text for text, value in zip(_CONDITIONS, asked, strict=True) if value is not None
+            )
+            or "1"
+        )
 
     def parameters(self, journal: Journal) -> tuple[Any, ...]:
         """Return the parameters of ``condition``.
@@ -115,7 +128,13 @@ class Choice:
         """
         # SQLite's GLOB negates a set with ^ where shells have !.
         name = None if self.name is None else self.name.replace("[!", "[^")
-        return (view.matching(journal, self.component), self.kind, name, self.since_ns, self.until_ns)
+        return (
+            view.matching(journal, self.component),
+            self.kind,
+            name,
+            self.since_ns,
+            self.until_ns,
+        )
 
     def check(self, journal: Journal) -> None:
         """Check that the journal has such a kind and name, or had them before a prune.
@@ -123,8 +142,14 @@ class Choice:
         Raises:
             NothingMatchesError: It has not. An empty answer would look like "all is well".
         """
-        if self.kind is not None and self.kind not in _KINDS and not _any(journal, Choice(self.component, self.kind)):
-            others = {str(kind) for (kind,) in journal.database.read("SELECT DISTINCT kind FROM entry")}
+        if (
+            self.kind is not None
+            and self.kind not in _KINDS
+            and not _any(journal, Choice(self.component, self.kind))
+        ):
+            others = {
+                str(kind) for (kind,) in journal.database.read("SELECT DISTINCT kind FROM entry")
+            }
             raise nothing(journal, "no entry of the kind", self.kind, sorted(others.union(_KINDS)))
         if self.name is None or _any(journal, Choice(self.component, self.kind, self.name)):
             return
@@ -140,12 +165,17 @@ def check_buckets(journal: Journal, buckets: Iterable[str]) -> None:
     Raises:
         NothingMatchesError: No artifact goes to one of the buckets.
     """
-    sql = "SELECT DISTINCT json_extract(payload, '$.bucket') FROM entry WHERE kind = ?1 AND json_valid(payload)"
+    sql = (
+        "SELECT DISTINCT json_extract(payload, '$.bucket') FROM entry WHERE kind = ?1 "
+        "AND json_valid(payload)"
+    )
     known = {bucket for (bucket,) in journal.database.read(sql, (vocabulary.UPLOAD,))}
     for bucket in buckets:
         by_default = None in known and bucket.startswith(_BY_DEFAULT)
         if (bucket or None) not in known and not by_default:
-            named = sorted(str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known)
+            named = sorted(
+                str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known
+            )
             raise nothing(journal, "no artifacts for the bucket", bucket, named)
 
 
@@ -161,8 +191,8 @@ def names(journal: Journal, choice: Choice, condition: str = "1") -> list[str]:
         The ``_NAMES_MAX`` newest names at most.
     """
     sql = (
-        f"SELECT e.name FROM entry e WHERE e.name IS NOT NULL AND {condition} AND {choice.condition} "
-        "GROUP BY e.name ORDER BY max(e.seq) DESC LIMIT ?6"
+        f"SELECT e.name FROM entry e WHERE e.name IS NOT NULL AND {condition} "
+        f"AND {choice.condition} GROUP BY e.name ORDER BY max(e.seq) DESC LIMIT ?6"
     )
     rows = journal.database.read(sql, (*choice.parameters(journal), _NAMES_MAX))
     return [str(name) for (name,) in reversed(rows)]
@@ -252,7 +282,10 @@ def entries_of(
     """
     choice = Choice(component, kind, name, state, since_ns, until_ns)
     source, condition = SOURCES[state]
-    sql = f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq > ?6 AND {condition} AND {choice.condition} ORDER BY e.seq LIMIT ?7"
+    sql = (
+        f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq > ?6 AND {condition} "
+        f"AND {choice.condition} ORDER BY e.seq LIMIT ?7"
+    )
     with view.snapshot(journal.database):
         flying = view.in_flight(journal.database)
         chosen_by = choice.parameters(journal)
@@ -304,7 +337,9 @@ def each_entry(
             after_seq = page[-1].seq
 
 
-def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> tuple[bool, bool]:
+def unsettled(
+    journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None
+) -> tuple[bool, bool]:
     """Return whether entries are unsettled; far cheaper than the whole report.
 
     It looks for pending entries above the low-water mark alone, as ``status`` does. The whole
@@ -317,18 +352,25 @@ def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, compon
         choice = Choice(component)
         sql = "SELECT e.seq FROM {0} WHERE {1} AND " + choice.condition + " LIMIT ?6"
         asked = (*choice.parameters(own), 1)
-        pending = own.database.read(sql.format(_ENTRIES, f"{queries.LOOKED_AT} AND d.seq IS NULL"), asked)
+        pending = own.database.read(
+            sql.format(_ENTRIES, f"{queries.LOOKED_AT} AND d.seq IS NULL"), asked
+        )
         problems = own.database.read(sql.format(_PROBLEMS, queries.PROBLEM), asked)
         return bool(pending), bool(problems)
 
 
-def entries_where(journal: Journal, condition: str, parameters: tuple[Any, ...]) -> Iterator[AuditedEntry]:
+def entries_where(
+    journal: Journal, condition: str, parameters: tuple[Any, ...]
+) -> Iterator[AuditedEntry]:
     """Yield entries in order of ``seq`` by the caller's condition on ``e``.
 
     The condition's parameters begin with ?3. Entries are read a page at a time.
     """
     source, _ = SOURCES[None]
-    sql = f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE {condition} AND e.seq > ?1 ORDER BY e.seq LIMIT ?2"
+    sql = (
+        f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE {condition} AND e.seq > ?1 "
+        "ORDER BY e.seq LIMIT ?2"
+    )
     after_seq = 0
     while True:
         with view.snapshot(journal.database):
@@ -343,7 +385,12 @@ def entries_where(journal: Journal, condition: str, parameters: tuple[Any, ...])
 
 def entries_in(journal: Journal, seqs: Sequence[int]) -> dict[int, AuditedEntry]:
     """Return entries by ``seq``, without those that are not there."""
-    return {entry.seq: entry for entry in entries_where(journal, "e.seq IN (SELECT value FROM json_each(?3))", (json.dumps(seqs),))}
+    return {
+        entry.seq: entry
+        for entry in entries_where(
+            journal, "e.seq IN (SELECT value FROM json_each(?3))", (json.dumps(seqs),)
+        )
+    }
 
 
 def entry_of(journal: Journal, seq: int) -> AuditedEntry | None:
@@ -352,12 +399,28 @@ def entry_of(journal: Journal, seq: int) -> AuditedEntry | None:
     The caller holds a ``view.snapshot``.
     """
     source, _ = SOURCES[None]
-    rows = journal.database.read(f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq = ?", (seq,))
+    rows = journal.database.read(
+        f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq = ?", (seq,)
+    )
     return _audited(rows[0], view.in_flight(journal.database)) if rows else None
 
 
 def _audited(row: tuple[Any, ...], flying: InFlight) -> AuditedEntry:
-    seq, component, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, outcome, unsettled, *rest = row
+    (
+        seq,
+        component,
+        stream,
+        kind,
+        name,
+        value,
+        step,
+        timestamp_ns,
+        payload,
+        recorded_at_ns,
+        outcome,
+        unsettled,
+        *rest,
+    ) = row
     return AuditedEntry(
         seq,
         component,

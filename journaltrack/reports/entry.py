@@ -40,10 +40,13 @@ RELEASE: Final = "release"
 NO_REQUESTS: Final = frozenset({RELEASE, REOPEN, READBACK, in_doubt.SETTLE, REPAIR, PRUNE, MERGE})
 """Actions of receipts that carried no entry: decisions and findings about carried entries."""
 COLUMNS: Final = (
-    "r.id, r.action, r.component_id, r.entries, r.started_at_ns, r.finished_at_ns, r.outcome, r.attempts, r.request_id, r.error_code, "
-    "r.error_text, r.generation, w.host, w.user, w.pid"
+    "r.id, r.action, r.component_id, r.entries, r.started_at_ns, r.finished_at_ns, r.outcome, "
+    "r.attempts, r.request_id, r.error_code, r.error_text, r.generation, w.host, w.user, w.pid"
 )
-FROM: Final = "receipt r LEFT JOIN attestation a ON a.receipt_id = r.id LEFT JOIN writer w ON w.id = a.writer_id"
+FROM: Final = (
+    "receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
+    "LEFT JOIN writer w ON w.id = a.writer_id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,9 @@ def ranges_of(text: object) -> tuple[tuple[int, int], ...] | None:
         return None
 
 
-def receipt_rows(database: Database, columns: str, where: str = "1", parameters: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def receipt_rows(
+    database: Database, columns: str, where: str = "1", parameters: tuple[Any, ...] = ()
+) -> Iterator[tuple[Any, ...]]:
     """Yield rows of the table ``receipt r`` in order of id, a page at a time.
 
     Args:
@@ -97,7 +102,10 @@ def receipt_rows(database: Database, columns: str, where: str = "1", parameters:
         parameters: Of ``where``.
     """
     after_id = -(2**63)
-    sql = f"SELECT {columns} FROM {FROM if columns == COLUMNS else 'receipt r'} WHERE r.id > ?1 AND {where} ORDER BY r.id LIMIT ?2"
+    sql = (
+        f"SELECT {columns} FROM {FROM if columns == COLUMNS else 'receipt r'} WHERE r.id > ?1 "
+        f"AND {where} ORDER BY r.id LIMIT ?2"
+    )
     while page := database.read_page(sql, (after_id, PAGE_RECEIPTS, *parameters)):
         yield from page
         after_id = page[-1][0]
@@ -105,7 +113,9 @@ def receipt_rows(database: Database, columns: str, where: str = "1", parameters:
 
 def receipts_in(database: Database, ids: Sequence[int]) -> dict[int, ReceiptRecord]:
     """Return receipts by id, without those that are not there."""
-    rows = receipt_rows(database, COLUMNS, "r.id IN (SELECT value FROM json_each(?3))", (json.dumps(ids),))
+    rows = receipt_rows(
+        database, COLUMNS, "r.id IN (SELECT value FROM json_each(?3))", (json.dumps(ids),)
+    )
     return {row[0]: ReceiptRecord(*row) for row in rows}
 
 
@@ -170,7 +180,9 @@ def entry(journal: Journal | str | os.PathLike[str] | None, seq: int) -> EntryAu
 
 
 def _audited(database: Database, found: AuditedEntry) -> EntryAudit:
-    ((component_id, writer_seq, digest),) = database.read("SELECT component_id, writer_seq, digest FROM entry WHERE seq = ?", (found.seq,))
+    ((component_id, writer_seq, digest),) = database.read(
+        "SELECT component_id, writer_seq, digest FROM entry WHERE seq = ?", (found.seq,)
+    )
     named, omitted, unreadable = _naming(database, component_id, found.seq)
     settled_by = None
     if found.receipt_id is not None and not any(each.id == found.receipt_id for each in named):
@@ -191,10 +203,14 @@ def _audited(database: Database, found: AuditedEntry) -> EntryAudit:
     )
 
 
-def _naming(database: Database, component_id: object, seq: int) -> tuple[tuple[ReceiptRecord, ...], int, int]:
+def _naming(
+    database: Database, component_id: object, seq: int
+) -> tuple[tuple[ReceiptRecord, ...], int, int]:
     ids: list[int] = []
     omitted = unreadable = 0
-    for receipt_id, text in receipt_rows(database, "r.id, r.entries", "r.component_id = ?3", (component_id,)):
+    for receipt_id, text in receipt_rows(
+        database, "r.id, r.entries", "r.component_id = ?3", (component_id,)
+    ):
         ranges = ranges_of(text)
         if ranges is None:
             unreadable += 1
@@ -209,14 +225,23 @@ def _naming(database: Database, component_id: object, seq: int) -> tuple[tuple[R
 
 def _superseded_by(found: AuditedEntry) -> int | None:
     """Read the later entry from the settlement's reason, which the reconciler writes."""
-    said = re.fullmatch(r"entry (\d{1,19}) overrides it", found.reason) if found.superseded and isinstance(found.reason, str) else None
+    said = (
+        re.fullmatch(r"entry (\d{1,19}) overrides it", found.reason)
+        if found.superseded and isinstance(found.reason, str)
+        else None
+    )
     return int(said[1]) if said else None
 
 
-def _neighbours(database: Database, component_id: object, found: AuditedEntry) -> tuple[int | None, int | None]:
+def _neighbours(
+    database: Database, component_id: object, found: AuditedEntry
+) -> tuple[int | None, int | None]:
     if found.stream == "metric":
         return None, None
-    same = "FROM entry WHERE component_id = ?1 AND stream <> 'metric' AND kind IS ?2 AND name IS ?3 AND seq"
+    same = (
+        "FROM entry WHERE component_id = ?1 AND stream <> 'metric' AND kind IS ?2 AND name IS ?3 "
+        "AND seq"
+    )
     key = (component_id, found.kind, found.name, found.seq)
     ((earlier,),) = database.read(f"SELECT max(seq) {same} < ?4", key)
     ((later,),) = database.read(f"SELECT min(seq) {same} > ?4", key)

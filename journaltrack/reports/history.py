@@ -34,8 +34,23 @@ from journaltrack.journal import view, writers
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import READBACK, REOPEN
-from journaltrack.reports.entries import SOURCES, AuditedEntry, Choice, entries_in, entries_where, names, nothing
-from journaltrack.reports.entry import NO_REQUESTS, RELEASE, ReceiptRecord, ranges_of, receipt_rows, receipts_in
+from journaltrack.reports.entries import (
+    SOURCES,
+    AuditedEntry,
+    Choice,
+    entries_in,
+    entries_where,
+    names,
+    nothing,
+)
+from journaltrack.reports.entry import (
+    NO_REQUESTS,
+    RELEASE,
+    ReceiptRecord,
+    ranges_of,
+    receipt_rows,
+    receipts_in,
+)
 from journaltrack.util.intervals import SEQ_MAX
 
 if TYPE_CHECKING:
@@ -131,7 +146,8 @@ def history(
     """
     condition = (
         "e.stream <> 'metric' AND e.component_id = ?3 AND (?4 IS NULL OR e.kind = ?4) AND "
-        f"(e.kind IN ('parameter', 'input', 'output') AND e.name = ?5 OR e.kind = 'status' AND ?5 = '{STATUS_NAME}')"
+        "(e.kind IN ('parameter', 'input', 'output') AND e.name = ?5 OR e.kind = 'status' AND "
+        f"?5 = '{STATUS_NAME}')"
     )
     with view.opened(journal) as own:
         for component_id in _components(own, component):
@@ -152,7 +168,12 @@ def check(journal: Journal, choice: Choice, name: str) -> None:
     """
     known = names(journal, choice, "e.kind IN ('parameter', 'input', 'output')")
     if name not in {STATUS_NAME, *known}:
-        raise nothing(journal, f"no {choice.kind or 'parameter, input or output'}", name, [*known, STATUS_NAME])
+        raise nothing(
+            journal,
+            f"no {choice.kind or 'parameter, input or output'}",
+            name,
+            [*known, STATUS_NAME],
+        )
 
 
 def _components(journal: Journal, component: str | None) -> list[int]:
@@ -166,7 +187,9 @@ def _revision(entry: AuditedEntry, before: AuditedEntry | None) -> Revision:
     if before is None:
         return Revision(entry, value, None, None, changed=True)
     earlier = value_of(before)
-    return Revision(entry, value, before.seq, earlier, _shape(entry, value) != _shape(before, earlier))
+    return Revision(
+        entry, value, before.seq, earlier, _shape(entry, value) != _shape(before, earlier)
+    )
 
 
 def _shape(entry: AuditedEntry, value: object) -> tuple[object, ...]:
@@ -186,7 +209,9 @@ def _within(recorded_at_ns: object, since_ns: int | None, until_ns: int | None) 
         return True
     if not isinstance(recorded_at_ns, int):
         return False
-    return (since_ns is None or recorded_at_ns >= since_ns) and (until_ns is None or recorded_at_ns < until_ns)
+    return (since_ns is None or recorded_at_ns >= since_ns) and (
+        until_ns is None or recorded_at_ns < until_ns
+    )
 
 
 class Position(NamedTuple):
@@ -239,7 +264,10 @@ class Event:
         The position becomes text, and only members with a value are kept.
         """
         converted: dict[str, Any] = view.to_json(replace(self, position=START))
-        return {**{key: value for key, value in converted.items() if value is not None}, "position": str(self.position)}
+        return {
+            **{key: value for key, value in converted.items() if value is not None},
+            "position": str(self.position),
+        }
 
 
 class _Span(NamedTuple):
@@ -322,23 +350,46 @@ def _span(journal: Journal, choice: Choice) -> _Span:
     source, condition = SOURCES[choice.state]
     until_ns = SEQ_MAX if choice.until_ns is None else choice.until_ns
     flying = view.in_flight(journal.database).json
-    span = _Span(journal, choice, parameters, flying, source.replace("?8", "?6"), f"{condition} AND {of_entries.condition}", None, until_ns)
+    span = _Span(
+        journal,
+        choice,
+        parameters,
+        flying,
+        source.replace("?8", "?6"),
+        f"{condition} AND {of_entries.condition}",
+        None,
+        until_ns,
+    )
     if not choice.of_entries:
         return span
     # SQLite needs every parameter in the statement: ?6 is used whatever is asked.
-    sql = f"SELECT e.seq FROM {span.source} WHERE {span.condition} AND ?6 IS ?6 ORDER BY e.seq LIMIT {_FEW + 1}"
+    sql = (
+        f"SELECT e.seq FROM {span.source} WHERE {span.condition} AND ?6 IS ?6 ORDER BY e.seq "
+        f"LIMIT {_FEW + 1}"
+    )
     seqs = [row[0] for row in journal.database.read(sql, (*parameters, flying))]
     if len(seqs) > _FEW:
         return span
     texts = receipt_rows(journal.database, "r.id, r.entries") if seqs else ()
-    receipts = [i for i, text in texts if any(bisect_left(seqs, a) < bisect_right(seqs, b) for a, b in ranges_of(text) or ())]
-    of_few = "json_each(?6) f CROSS JOIN entry e ON e.seq = f.value LEFT JOIN delivery d ON d.seq = e.seq"
-    return span._replace(entries=json.dumps(seqs), source=of_few, condition="1", receipts=json.dumps(receipts))
+    receipts = [
+        i
+        for i, text in texts
+        if any(bisect_left(seqs, a) < bisect_right(seqs, b) for a, b in ranges_of(text) or ())
+    ]
+    of_few = (
+        "json_each(?6) f CROSS JOIN entry e ON e.seq = f.value "
+        "LEFT JOIN delivery d ON d.seq = e.seq"
+    )
+    return span._replace(
+        entries=json.dumps(seqs), source=of_few, condition="1", receipts=json.dumps(receipts)
+    )
 
 
 def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[Event]:
     """Yield one source in order; pages grow, since each costs a scan."""
-    number = after.number if source == after.source else (SEQ_MAX if source < after.source else _NS_MIN)
+    number = (
+        after.number if source == after.source else (SEQ_MAX if source < after.source else _NS_MIN)
+    )
     place = (after.at_ns, number)
     size = _FIRST_PAGE
     while True:
@@ -352,7 +403,14 @@ def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[
 
 
 def _keys(
-    span: _Span, table: str, time: str, number: str, condition: str, place: tuple[int, int], size: int, sixth: str | None = None
+    span: _Span,
+    table: str,
+    time: str,
+    number: str,
+    condition: str,
+    place: tuple[int, int],
+    size: int,
+    sixth: str | None = None,
 ) -> list[tuple[int, int]]:
     """Read the next (time, number) pairs of a source.
 
@@ -365,32 +423,56 @@ def _keys(
     - ?10: the size.
     """
     sql = (
-        f"SELECT {time}, {number} FROM {table} WHERE {time} >= ?7 AND {time} < ?9 AND ({time} > ?7 OR {number} > ?8) "
-        f"AND ({condition}) ORDER BY 1, 2 LIMIT ?10"
+        f"SELECT {time}, {number} FROM {table} WHERE {time} >= ?7 AND {time} < ?9 "
+        f"AND ({time} > ?7 OR {number} > ?8) AND ({condition}) ORDER BY 1, 2 LIMIT ?10"
     )
-    return span.journal.database.read(sql, (*span.parameters, span.entries if sixth is None else sixth, *place, span.until_ns, size))
+    return span.journal.database.read(
+        sql,
+        (*span.parameters, span.entries if sixth is None else sixth, *place, span.until_ns, size),
+    )
 
 
-def _started(span: _Span, source: int, place: tuple[int, int], size: int) -> tuple[_Keys, Iterator[Event]]:
-    condition = "1" if span.of_all else f"w.id IN (SELECT e.writer_id FROM {span.source} WHERE {span.condition})"
+def _started(
+    span: _Span, source: int, place: tuple[int, int], size: int
+) -> tuple[_Keys, Iterator[Event]]:
+    condition = (
+        "1"
+        if span.of_all
+        else f"w.id IN (SELECT e.writer_id FROM {span.source} WHERE {span.condition})"
+    )
     keys = _keys(span, "writer w", "w.started_at_ns", "w.id", condition, place, size)
     known = writers.writers(span.journal.database) if keys else {}
-    return keys, (Event(Position(at, source, i), at, "started", writer=known[i]) for at, i in keys if i in known)
+    return keys, (
+        Event(Position(at, source, i), at, "started", writer=known[i])
+        for at, i in keys
+        if i in known
+    )
 
 
-def _recorded(span: _Span, source: int, place: tuple[int, int], size: int) -> tuple[_Keys, Iterator[Event]]:
+def _recorded(
+    span: _Span, source: int, place: tuple[int, int], size: int
+) -> tuple[_Keys, Iterator[Event]]:
     table, condition = ("entry e", "1") if span.of_all else (span.source, span.condition)
     keys = _keys(span, table, "e.recorded_at_ns", "e.seq", condition, place, size)
     return keys, _of_entries(span, source, keys, lambda _: "recorded")
 
 
-def _settled(span: _Span, source: int, place: tuple[int, int], size: int) -> tuple[_Keys, Iterator[Event]]:
+def _settled(
+    span: _Span, source: int, place: tuple[int, int], size: int
+) -> tuple[_Keys, Iterator[Event]]:
     table, condition = ("delivery d", "1") if span.of_all else (span.source, span.condition)
     keys = _keys(span, table, "d.settled_at_ns", "d.seq", condition, place, size)
-    return keys, _of_entries(span, source, keys, lambda entry: "superseded" if entry.superseded else _OUTCOMES.get(entry.state, "settled"))
+    return keys, _of_entries(
+        span,
+        source,
+        keys,
+        lambda entry: "superseded" if entry.superseded else _OUTCOMES.get(entry.state, "settled"),
+    )
 
 
-def _of_entries(span: _Span, source: int, keys: _Keys, named: Callable[[AuditedEntry], EventKind]) -> Iterator[Event]:
+def _of_entries(
+    span: _Span, source: int, keys: _Keys, named: Callable[[AuditedEntry], EventKind]
+) -> Iterator[Event]:
     for start in range(0, len(keys), _FIRST_PAGE):
         part = keys[start : start + _FIRST_PAGE]
         found = entries_in(span.journal, [seq for _, seq in part])
@@ -398,21 +480,40 @@ def _of_entries(span: _Span, source: int, keys: _Keys, named: Callable[[AuditedE
             entry = found.get(seq)
             # A crafted journal may have settlements of entries that it does not have.
             if entry is not None:
-                yield Event(Position(at_ns, source, seq), at_ns, named(entry), entry.component, entry=entry)
+                yield Event(
+                    Position(at_ns, source, seq), at_ns, named(entry), entry.component, entry=entry
+                )
 
 
-def _sent(span: _Span, source: int, place: tuple[int, int], size: int) -> tuple[_Keys, Iterator[Event]]:
-    return _receipts(span, source, "r.started_at_ns", f"r.action NOT IN ({_NO_REQUESTS})", place, size)
+def _sent(
+    span: _Span, source: int, place: tuple[int, int], size: int
+) -> tuple[_Keys, Iterator[Event]]:
+    return _receipts(
+        span, source, "r.started_at_ns", f"r.action NOT IN ({_NO_REQUESTS})", place, size
+    )
 
 
-def _answered(span: _Span, source: int, place: tuple[int, int], size: int) -> tuple[_Keys, Iterator[Event]]:
+def _answered(
+    span: _Span, source: int, place: tuple[int, int], size: int
+) -> tuple[_Keys, Iterator[Event]]:
     return _receipts(span, source, "r.finished_at_ns", "1", place, size)
 
 
-def _receipts(span: _Span, source: int, time: str, condition: str, place: tuple[int, int], size: int) -> tuple[_Keys, Iterator[Event]]:
+def _receipts(
+    span: _Span, source: int, time: str, condition: str, place: tuple[int, int], size: int
+) -> tuple[_Keys, Iterator[Event]]:
     of_component = "(?1 IS NULL OR r.component_id IN (SELECT value FROM json_each(?1)))"
     of_few = "r.id IN (SELECT value FROM json_each(?6))" if span.receipts is not None else "1"
-    keys = _keys(span, "receipt r", time, "r.id", f"{condition} AND {of_component} AND {of_few}", place, size, span.receipts)
+    keys = _keys(
+        span,
+        "receipt r",
+        time,
+        "r.id",
+        f"{condition} AND {of_component} AND {of_few}",
+        place,
+        size,
+        span.receipts,
+    )
     return keys, _of_receipts(span, source, keys, sent=_PAGES[source] is _sent)
 
 
@@ -422,12 +523,22 @@ def _of_receipts(span: _Span, source: int, keys: _Keys, *, sent: bool) -> Iterat
     for start in range(0, len(keys), _FIRST_PAGE):
         part = keys[start : start + _FIRST_PAGE]
         found = receipts_in(database, [receipt_id for _, receipt_id in part])
-        about = _about_chosen(span, found) if span.choice.of_entries and span.receipts is None else found.keys()
+        about = (
+            _about_chosen(span, found)
+            if span.choice.of_entries and span.receipts is None
+            else found.keys()
+        )
         for at_ns, receipt_id in part:
             if receipt_id in about:
                 receipt = found[receipt_id]
                 event: EventKind = "sent" if sent else _DECISIONS.get(receipt.action, "answered")
-                yield Event(Position(at_ns, source, receipt_id), at_ns, event, _name(names, receipt.component_id), receipt=receipt)
+                yield Event(
+                    Position(at_ns, source, receipt_id),
+                    at_ns,
+                    event,
+                    _name(names, receipt.component_id),
+                    receipt=receipt,
+                )
 
 
 def _name(names: Mapping[int, str], component_id: int | None) -> str | None:
@@ -436,12 +547,22 @@ def _name(names: Mapping[int, str], component_id: int | None) -> str | None:
 
 def _about_chosen(span: _Span, receipts: Mapping[int, ReceiptRecord]) -> set[int]:
     """Return the ids of the receipts that name a chosen entry."""
-    named = [(receipt.id, first, last) for receipt in receipts.values() for first, last in ranges_of(receipt.entries) or ()]
+    named = [
+        (receipt.id, first, last)
+        for receipt in receipts.values()
+        for first, last in ranges_of(receipt.entries) or ()
+    ]
     sql = (
-        "SELECT json_extract(n.value, '$[0]') FROM json_each(?7) n WHERE EXISTS (SELECT 1 FROM "
-        f"{span.source} WHERE {span.condition} AND e.seq BETWEEN json_extract(n.value, '$[1]') AND json_extract(n.value, '$[2]'))"
+        "SELECT json_extract(n.value, '$[0]') FROM json_each(?7) n WHERE EXISTS (SELECT 1 "
+        f"FROM {span.source} WHERE {span.condition} "
+        "AND e.seq BETWEEN json_extract(n.value, '$[1]') AND json_extract(n.value, '$[2]'))"
     )
-    return {row[0] for row in span.journal.database.read(sql, (*span.parameters, span.entries, json.dumps(named)))}
+    return {
+        row[0]
+        for row in span.journal.database.read(
+            sql, (*span.parameters, span.entries, json.dumps(named))
+        )
+    }
 
 
 _PAGES: Final[tuple[_Read, ...]] = (_started, _recorded, _sent, _answered, _settled)

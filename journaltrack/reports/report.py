@@ -71,10 +71,12 @@ def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
     nothing, so they are missing. A process that only took over what others attest is left out.
     """
     rows = database.read(
-        "SELECT w.host, w.user, count(DISTINCT w.id), count(*), min(w.started_at_ns), max(w.started_at_ns) "
-        "FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id NOT IN "
-        "(SELECT t.id FROM receipt r JOIN attestation t ON t.receipt_id = r.id WHERE r.component_id IS NULL AND r.action = ?) "
-        "AND a.id NOT IN (SELECT id FROM attestation WHERE receipt_id IS NULL AND substr(body, 1, 17) = ?) GROUP BY w.host, w.user ORDER BY min(a.id) LIMIT ?",
+        "SELECT w.host, w.user, count(DISTINCT w.id), count(*), min(w.started_at_ns), "
+        "max(w.started_at_ns) FROM attestation a JOIN writer w ON w.id = a.writer_id "
+        "WHERE a.id NOT IN (SELECT t.id FROM receipt r JOIN attestation t ON t.receipt_id = r.id "
+        "WHERE r.component_id IS NULL AND r.action = ?) AND a.id NOT IN (SELECT id "
+        "FROM attestation WHERE receipt_id IS NULL AND substr(body, 1, 17) = ?) "
+        "GROUP BY w.host, w.user ORDER BY min(a.id) LIMIT ?",
         (TAKEN, f'{{"action":"{TAKEN}"', RECONCILERS_MAX),
     )
     return tuple(ReconcilerRecord(str(host), str(user), *rest) for host, user, *rest in rows)
@@ -103,7 +105,10 @@ class States:
     def adds_up(self) -> bool:
         """Return whether every entry is in exactly one state."""
         settled = self.delivered + self.in_doubt + self.quarantined
-        return self.entries == self.pending + self.in_flight + settled and self.superseded <= self.delivered
+        return (
+            self.entries == self.pending + self.in_flight + settled
+            and self.superseded <= self.delivered
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +254,9 @@ class _Tally:
     delivered: list[int] = field(default_factory=list)
 
 
-def audit(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> AuditReport:
+def audit(
+    journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None
+) -> AuditReport:
     """Report what a journal holds and what became of it.
 
     Args:
@@ -266,15 +273,24 @@ def audit(journal: Journal | str | os.PathLike[str] | None = None, *, component:
 def _audit(journal: Journal, ids: str | None) -> AuditReport:
     database = journal.database
     flying = view.in_flight(database)
-    wrong = [f"receipt {receipt_id} names entries that can't be read" for receipt_id in flying.unreadable]
+    wrong = [
+        f"receipt {receipt_id} names entries that can't be read" for receipt_id in flying.unreadable
+    ]
     tallies = _tally(database, flying, ids, wrong)
     wanted = None if ids is None else set(json.loads(ids))
     rows = [row for row in journal.components() if wanted is None or row.id in wanted]
     lost = tallies.keys() - {row.id for row in rows}
-    wrong += [f"{_total([tallies[i]]).entries} entries belong to component {i}, which is not recorded" for i in sorted(lost, key=str)]
+    wrong += [
+        f"{_total([tallies[i]]).entries} entries belong to component {i}, which is not recorded"
+        for i in sorted(lost, key=str)
+    ]
     writers = report_writers.writers(database)
     recorders = _merged(tally.writers for tally in tallies.values())
-    wrong += [f"{n} entries are of writer {i}, which is not recorded" for i, n in recorders.items() if i not in writers]
+    wrong += [
+        f"{n} entries are of writer {i}, which is not recorded"
+        for i, n in recorders.items()
+        if i not in writers
+    ]
     problems, omitted = _problems(database, ids)
     receipts = _receipts(database, ids)
     redacted = _redacted(database, ids)
@@ -295,7 +311,9 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         )
     totals = _total(tallies.values())
     wrong += _inconsistencies(database, totals, ids)
-    created_at_ns, created_by = database.read("SELECT created_at_ns, created_by_version FROM meta")[0]
+    created_at_ns, created_by = database.read("SELECT created_at_ns, created_by_version FROM meta")[
+        0
+    ]
     return AuditReport(
         journal_id=journal.journal_id,
         path=str(journal.path),
@@ -315,32 +333,56 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     )
 
 
-def _tally(database: Database, flying: InFlight, ids: str | None, wrong: list[str]) -> dict[int, _Tally]:
+def _tally(
+    database: Database, flying: InFlight, ids: str | None, wrong: list[str]
+) -> dict[int, _Tally]:
     """Count all entries in one pass, then move the few that are in flight."""
     tallies: dict[int, _Tally] = defaultdict(_Tally)
     groups = database.read(
-        "SELECT e.component_id, e.writer_id, e.stream, e.kind, d.outcome, count(*), min(e.recorded_at_ns), max(e.recorded_at_ns), "
-        "min(d.settled_at_ns), max(d.settled_at_ns) FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+        "SELECT e.component_id, e.writer_id, e.stream, e.kind, d.outcome, count(*), "
+        "min(e.recorded_at_ns), max(e.recorded_at_ns), min(d.settled_at_ns), "
+        "max(d.settled_at_ns) FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
         f"WHERE {_OF_COMPONENTS.format('e.component_id')} GROUP BY 1, 2, 3, 4, 5",
         (ids,),
     )
-    for component_id, writer_id, stream, kind, outcome, count, first, last, first_settled, last_settled in groups:
+    for (
+        component_id,
+        writer_id,
+        stream,
+        kind,
+        outcome,
+        count,
+        first,
+        last,
+        first_settled,
+        last_settled,
+    ) in groups:
         tally = tallies[component_id]
         tally.writers[writer_id] += count
         tally.recorded += [time_ns for time_ns in (first, last) if isinstance(time_ns, int)]
         state = view.state_of(outcome, flying=False)
         counted = States(entries=count)
         if state is None:
-            wrong.append(f"{count} entries have the outcome {limits.shown(str(outcome))}, which this version does not know")
+            wrong.append(
+                f"{count} entries have the outcome {limits.shown(str(outcome))}, which this "
+                "version does not know"
+            )
         else:
-            counted = replace(counted, **{state.replace(" ", "_"): count}, superseded=count if outcome == "superseded" else 0)
+            counted = replace(
+                counted,
+                **{state.replace(" ", "_"): count},
+                superseded=count if outcome == "superseded" else 0,
+            )
         if state == "delivered":
-            tally.delivered += [time_ns for time_ns in (first_settled, last_settled) if isinstance(time_ns, int)]
+            tally.delivered += [
+                time_ns for time_ns in (first_settled, last_settled) if isinstance(time_ns, int)
+            ]
         tally.kinds[stream, kind] = tally.kinds[stream, kind].plus(counted)
     sent = database.read(
         "SELECT e.component_id, e.stream, e.kind, count(*) FROM json_each(?2) i "
-        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-        f"WHERE {_OF_COMPONENTS.format('e.component_id')} AND {UNSETTLED} GROUP BY 1, 2, 3",
+        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') "
+        f"AND json_extract(i.value, '$[1]') WHERE {_OF_COMPONENTS.format('e.component_id')} "
+        f"AND {UNSETTLED} GROUP BY 1, 2, 3",
         (ids, flying.json),
     )
     for component_id, stream, kind, count in sent:
@@ -349,12 +391,15 @@ def _tally(database: Database, flying: InFlight, ids: str | None, wrong: list[st
     return dict(tallies)
 
 
-def _component(database: Database, row: ComponentRow, tally: _Tally, writers: tuple[WriterRecord, ...]) -> ComponentAudit:
+def _component(
+    database: Database, row: ComponentRow, tally: _Tally, writers: tuple[WriterRecord, ...]
+) -> ComponentAudit:
     states = _total([tally])
     errors = []
     if states.pending or states.in_flight:
         errors = database.read(
-            f"SELECT {view.ERROR_COLUMNS} FROM receipt WHERE component_id = ? AND error_text IS NOT NULL ORDER BY id DESC LIMIT 1",
+            f"SELECT {view.ERROR_COLUMNS} FROM receipt WHERE component_id = ? "
+            "AND error_text IS NOT NULL ORDER BY id DESC LIMIT 1",
             (row.id,),
         )
     return ComponentAudit(
@@ -363,22 +408,27 @@ def _component(database: Database, row: ComponentRow, tally: _Tally, writers: tu
         arn=row.arn,
         confirmed_at_ns=row.confirmed_at_ns,
         states=states,
-        kinds=tuple(KindStates(stream, kind, counted) for (stream, kind), counted in tally.kinds.items()),
+        kinds=tuple(
+            KindStates(stream, kind, counted) for (stream, kind), counted in tally.kinds.items()
+        ),
         first_recorded_at_ns=min(tally.recorded, default=None),
         last_recorded_at_ns=max(tally.recorded, default=None),
         first_delivered_at_ns=min(tally.delivered, default=None),
         last_delivered_at_ns=max(tally.delivered, default=None),
         writers=writers,
         last_error=view.error_record(errors[0] if errors else None),
-        unknown_kinds=tuple(sorted(str(kind) for kind in {kind for _, kind in tally.kinds} - vocabulary.KINDS)),
+        unknown_kinds=tuple(
+            sorted(str(kind) for kind in {kind for _, kind in tally.kinds} - vocabulary.KINDS)
+        ),
     )
 
 
 def _problems(database: Database, ids: str | None) -> tuple[dict[int, list[Problem]], int]:
     rows = database.read(
-        "SELECT g.*, (SELECT request_id FROM receipt WHERE id = g.last_id) FROM ("
-        "SELECT e.component_id, d.outcome, e.kind, e.name, d.reason, r.error_code, count(*), min(d.seq), max(d.seq), "
-        "max(r.id) AS last_id FROM delivery d JOIN entry e ON e.seq = d.seq LEFT JOIN receipt r ON r.id = d.receipt_id "
+        "SELECT g.*, (SELECT request_id FROM receipt WHERE id = g.last_id) "
+        "FROM (SELECT e.component_id, d.outcome, e.kind, e.name, d.reason, r.error_code, "
+        "count(*), min(d.seq), max(d.seq), max(r.id) AS last_id FROM delivery d "
+        "JOIN entry e ON e.seq = d.seq LEFT JOIN receipt r ON r.id = d.receipt_id "
         f"WHERE {PROBLEM} AND {_OF_COMPONENTS.format('e.component_id')} "
         "GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY min(d.seq) LIMIT ?2) g",
         (ids, PROBLEMS_MAX),
@@ -386,12 +436,15 @@ def _problems(database: Database, ids: str | None) -> tuple[dict[int, list[Probl
     problems: dict[int, list[Problem]] = defaultdict(list)
     listed = 0
     for component_id, state, kind, name, reason, code, count, first, last, _, request_id in rows:
-        problems[component_id].append(Problem(state, kind, name, reason, code, request_id, count, first, last))
+        problems[component_id].append(
+            Problem(state, kind, name, reason, code, request_id, count, first, last)
+        )
         listed += count
     if len(rows) < PROBLEMS_MAX:
         return problems, 0
     (total,) = database.read(
-        f"SELECT count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND {_OF_COMPONENTS.format('e.component_id')}",
+        f"SELECT count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} "
+        f"AND {_OF_COMPONENTS.format('e.component_id')}",
         (ids,),
     )[0]
     return problems, int(total) - listed
@@ -399,23 +452,40 @@ def _problems(database: Database, ids: str | None) -> tuple[dict[int, list[Probl
 
 def _receipts(database: Database, ids: str | None) -> dict[int, list[ReceiptGroup]]:
     rows = database.read(
-        "SELECT g.*, (SELECT request_id FROM receipt WHERE id = first_id), (SELECT request_id FROM receipt WHERE id = last_id) FROM ("
-        "SELECT component_id, action, coalesce(outcome, 'unfinished'), count(*), cast(total(attempts) AS integer), min(started_at_ns), "
-        "max(finished_at_ns), min(CASE WHEN request_id IS NOT NULL THEN id END) AS first_id, "
-        "max(CASE WHEN request_id IS NOT NULL THEN id END) AS last_id FROM receipt "
+        "SELECT g.*, (SELECT request_id FROM receipt WHERE id = first_id), (SELECT request_id "
+        "FROM receipt WHERE id = last_id) "
+        "FROM (SELECT component_id, action, coalesce(outcome, 'unfinished'), count(*), "
+        "cast(total(attempts) AS integer), min(started_at_ns), max(finished_at_ns), min(CASE "
+        "WHEN request_id IS NOT NULL THEN id END) AS first_id, max(CASE "
+        "WHEN request_id IS NOT NULL THEN id END) AS last_id FROM receipt "
         f"WHERE {_OF_COMPONENTS.format('component_id')} GROUP BY 1, 2, 3 ORDER BY 1, min(id)) g",
         (ids,),
     )
     groups: dict[int, list[ReceiptGroup]] = defaultdict(list)
-    for component_id, action, outcome, count, attempts, started, finished, _, _, first_id, last_id in rows:
-        groups[component_id].append(ReceiptGroup(action, outcome, count, attempts, started, finished, first_id, last_id))
+    for (
+        component_id,
+        action,
+        outcome,
+        count,
+        attempts,
+        started,
+        finished,
+        _,
+        _,
+        first_id,
+        last_id,
+    ) in rows:
+        groups[component_id].append(
+            ReceiptGroup(action, outcome, count, attempts, started, finished, first_id, last_id)
+        )
     return groups
 
 
 def _redacted(database: Database, ids: str | None) -> dict[int, list[str]]:
     rows = database.read(
-        "SELECT component_id, name FROM entry WHERE stream <> 'metric' AND kind IN ('parameter', 'input', 'output') "
-        "AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.redacted') END = 1 "
+        "SELECT component_id, name FROM entry WHERE stream <> 'metric' "
+        "AND kind IN ('parameter', 'input', 'output') AND CASE "
+        "WHEN json_valid(payload) THEN json_extract(payload, '$.redacted') END = 1 "
         f"AND {_OF_COMPONENTS.format('component_id')} GROUP BY 1, 2 ORDER BY 1, 2 LIMIT ?2",
         (ids, PROBLEMS_MAX),
     )
@@ -425,8 +495,12 @@ def _redacted(database: Database, ids: str | None) -> dict[int, list[str]]:
     return names
 
 
-def _recorded_by(counts: Mapping[int, int], writers: Mapping[int, WriterRecord]) -> tuple[WriterRecord, ...]:
-    return tuple(replace(writers.get(i) or nobody(i), entries=counts[i]) for i in sorted(counts, key=_order))
+def _recorded_by(
+    counts: Mapping[int, int], writers: Mapping[int, WriterRecord]
+) -> tuple[WriterRecord, ...]:
+    return tuple(
+        replace(writers.get(i) or nobody(i), entries=counts[i]) for i in sorted(counts, key=_order)
+    )
 
 
 def _order(writer_id: object) -> tuple[bool, int, str]:
@@ -436,15 +510,20 @@ def _order(writer_id: object) -> tuple[bool, int, str]:
 
 def _inconsistencies(database: Database, totals: States, ids: str | None) -> list[str]:
     wrong = []
-    (entries,) = database.read(f"SELECT count(*) FROM entry WHERE {_OF_COMPONENTS.format('component_id')}", (ids,))[0]
+    (entries,) = database.read(
+        f"SELECT count(*) FROM entry WHERE {_OF_COMPONENTS.format('component_id')}", (ids,)
+    )[0]
     if entries != totals.entries or not totals.adds_up:
         wrong.append(f"the states do not add up to the {entries} entries: {totals}")
-    (orphans,) = database.read("SELECT count(*) FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq)")[0]
+    (orphans,) = database.read(
+        "SELECT count(*) FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e "
+        "WHERE e.seq = d.seq)"
+    )[0]
     if orphans:
         wrong.append(f"{orphans} deliveries are of entries that are not there")
     (unproven,) = database.read(
-        "SELECT count(*) FROM delivery d WHERE d.outcome = 'delivered' "
-        "AND NOT EXISTS (SELECT 1 FROM receipt r WHERE r.id = d.receipt_id AND r.finished_at_ns IS NOT NULL)"
+        "SELECT count(*) FROM delivery d WHERE d.outcome = 'delivered' AND NOT EXISTS (SELECT 1 "
+        "FROM receipt r WHERE r.id = d.receipt_id AND r.finished_at_ns IS NOT NULL)"
     )[0]
     if unproven:
         wrong.append(f"{unproven} entries count as delivered without a finished receipt")

@@ -166,11 +166,19 @@ def status(
         JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        found = _status(own, view.matching(own, component), view.nanoseconds("since", since), clock_ns())
-        return replace(found, hearsay=tuple(each.hearsay for each in told(own.database))) if hearsay else found
+        found = _status(
+            own, view.matching(own, component), view.nanoseconds("since", since), clock_ns()
+        )
+        return (
+            replace(found, hearsay=tuple(each.hearsay for each in told(own.database)))
+            if hearsay
+            else found
+        )
 
 
-def undeliverable(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> int:
+def undeliverable(
+    journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None
+) -> int:
     """Count the quarantined entries that AWS can never accept.
 
     `retry` leaves them as they are. The cost grows with quarantined entries.
@@ -184,32 +192,50 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
     flying = view.in_flight(database)
     sent = database.read(
         "SELECT e.stream, count(*) FROM json_each(?3) i "
-        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-        f"WHERE {_UNSETTLED} GROUP BY 1",
+        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') "
+        f"AND json_extract(i.value, '$[1]') WHERE {_UNSETTLED} GROUP BY 1",
         (ids, since_ns, flying.json),
     )
     in_flight = dict(sent)
     rows = database.read(
-        f"SELECT e.stream, count(*), min(e.recorded_at_ns) FROM entry e WHERE {_UNSETTLED} GROUP BY 1 ORDER BY 1", (ids, since_ns)
+        f"SELECT e.stream, count(*), min(e.recorded_at_ns) FROM entry e WHERE {_UNSETTLED} "
+        "GROUP BY 1 ORDER BY 1",
+        (ids, since_ns),
     )
-    streams = tuple(PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows)
-    oldest_ns = min((s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)), default=None)
-    of_problems = f"SELECT d.outcome, count(*) FROM delivery d {{}} WHERE {queries.PROBLEM} {{}} GROUP BY 1"
+    streams = tuple(
+        PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows
+    )
+    oldest_ns = min(
+        (s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)),
+        default=None,
+    )
+    of_problems = (
+        f"SELECT d.outcome, count(*) FROM delivery d {{}} WHERE {queries.PROBLEM} {{}} GROUP BY 1"
+    )
     # Without a filter, the partial index answers alone.
     if ids is None and since_ns is None:
         problems = dict(database.read(of_problems.format("", "")))
     else:
-        problems = dict(database.read(of_problems.format("JOIN entry e ON e.seq = d.seq", f"AND {_CHOSEN}"), (ids, since_ns)))
+        problems = dict(
+            database.read(
+                of_problems.format("JOIN entry e ON e.seq = d.seq", f"AND {_CHOSEN}"),
+                (ids, since_ns),
+            )
+        )
     return JournalStatus(
         journal_id=journal.journal_id,
         path=str(journal.path),
         at_ns=now_ns,
         last_seq=journal.last_seq(),
-        components=len(json.loads(ids)) if ids is not None else database.read("SELECT count(*) FROM component")[0][0],
+        components=len(json.loads(ids))
+        if ids is not None
+        else database.read("SELECT count(*) FROM component")[0][0],
         pending=sum(s.entries for s in streams),
         pending_by_stream=tuple(s for s in streams if s.entries),
         oldest_pending_at_ns=oldest_ns,
-        oldest_pending_age_s=None if oldest_ns is None else round(max(0, now_ns - oldest_ns) / 1e9, 3),
+        oldest_pending_age_s=None
+        if oldest_ns is None
+        else round(max(0, now_ns - oldest_ns) / 1e9, 3),
         in_flight=sum(in_flight.values()),
         unfinished_receipts=flying.receipts,
         in_doubt=problems.get("in doubt", 0),
@@ -226,8 +252,9 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
 
 def _last_success(database: Database) -> LastSuccess | None:
     rows = database.read(
-        "SELECT action, finished_at_ns, request_id FROM receipt WHERE outcome = 'delivered' AND "
-        f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} ORDER BY id DESC LIMIT 1"
+        "SELECT action, finished_at_ns, request_id FROM receipt WHERE outcome = 'delivered' "
+        f"AND id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} "
+        "ORDER BY id DESC LIMIT 1"
     )
     return LastSuccess(*rows[0]) if rows else None
 
@@ -235,9 +262,11 @@ def _last_success(database: Database) -> LastSuccess | None:
 def _last_error(database: Database) -> ErrorRecord | None:
     recent = f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS}"
     rows = database.read(
-        f"WITH done AS (SELECT component_id, max(id) AS id FROM receipt WHERE outcome = 'delivered' AND {recent} GROUP BY 1) "
-        f"SELECT {view.ERROR_COLUMNS} FROM receipt r WHERE error_text IS NOT NULL AND action <> 'repair' AND {recent} "
-        "AND NOT EXISTS (SELECT 1 FROM done d WHERE d.component_id IS r.component_id AND d.id > r.id) ORDER BY id DESC LIMIT 1"
+        "WITH done AS (SELECT component_id, max(id) AS id FROM receipt "
+        f"WHERE outcome = 'delivered' AND {recent} GROUP BY 1) SELECT {view.ERROR_COLUMNS} "
+        f"FROM receipt r WHERE error_text IS NOT NULL AND action <> 'repair' AND {recent} "
+        "AND NOT EXISTS (SELECT 1 FROM done d WHERE d.component_id IS r.component_id "
+        "AND d.id > r.id) ORDER BY id DESC LIMIT 1"
     )
     return view.error_record(rows[0] if rows else None)
 
@@ -262,4 +291,11 @@ def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
 def _sizes(journal: Journal) -> Sizes:
     found = footprint(journal.database)
     spool = spool_use(journal.path / paths.SPOOL, needed_blobs(journal.database))
-    return Sizes(found.database_bytes, found.wal_bytes, spool.size_bytes, spool.files, found.free_bytes, spool.delivered_bytes)
+    return Sizes(
+        found.database_bytes,
+        found.wal_bytes,
+        spool.size_bytes,
+        spool.files,
+        found.free_bytes,
+        spool.delivered_bytes,
+    )

@@ -87,7 +87,8 @@ REASONS: Final[dict[Reason, str]] = {
     "in use": "delivered, and needed to continue and show the component",
     "counted": "delivered points of metrics with others in doubt: reading back needs them",
     "end of a chain": "delivered, and the last entry of a process: its chain continues there",
-    "not confirmed": "delivered, but the remote lacks part of it now, see `journaltrack check --remote`",
+    "not confirmed": "delivered, but the remote lacks part of it now, see `journaltrack "
+    "check --remote`",
     "hearsay": "only others say that they delivered them: `--trust` names whom you believe",
     "of another version": "of kinds or outcomes that this version does not know",
 }
@@ -99,7 +100,8 @@ _REMOVABLE: Final = (
     "OR e.stream = 'upload' AND e.kind = 'upload')"
 )
 _COUNTED: Final = (
-    "(e.stream = 'metric' AND EXISTS (SELECT 1 FROM temp.prune_doubt q WHERE q.component_id = e.component_id AND q.name = e.name))"
+    "(e.stream = 'metric' AND EXISTS (SELECT 1 FROM temp.prune_doubt q "
+    "WHERE q.component_id = e.component_id AND q.name = e.name))"
 )
 _UNCONFIRMED: Final = "e.component_id IN (SELECT id FROM temp.prune_unconfirmed)"
 _FLYING: Final = "EXISTS (SELECT 1 FROM temp.prune_flying f WHERE e.seq BETWEEN f.first AND f.last)"
@@ -109,7 +111,10 @@ _TABLES: Final = (
     "prune_doubt (component_id INTEGER, name TEXT, PRIMARY KEY (component_id, name)) WITHOUT ROWID",
     "prune_unconfirmed (id INTEGER PRIMARY KEY)",
     "prune_flying (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
-    "prune_content (component_id INTEGER, sha256 TEXT, PRIMARY KEY (component_id, sha256)) WITHOUT ROWID",
+    (
+        "prune_content (component_id INTEGER, sha256 TEXT, PRIMARY KEY (component_id, sha256)) "
+        "WITHOUT ROWID"
+    ),
 )
 _LAST_OF_KEY: Final = (
     "SELECT max(e.seq), 'in use' FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
@@ -118,7 +123,10 @@ _LAST_OF_KEY: Final = (
 )
 _KEEP: Final = (
     # A component's creation and associations; every status, since each may tell only a part.
-    "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', 'associate', 'status')",
+    (
+        "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' "
+        "AND kind IN ('create', 'load', 'associate', 'status')"
+    ),
     # The remote's values, then the last recorded ones, which may be refused or pending. A person
     # sees the latter, and a tracker continues from them.
     "SELECT seq, 'in use' FROM field",
@@ -173,7 +181,9 @@ def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) 
         some = contents[start : start + _AT_A_TIME]
         with attestor.transaction() as connection:
             chosen = _still_removable(connection, some)
-            attestor.attest(connection, [_statement(attestor, chosen, started_at_ns)] if chosen else [])
+            attestor.attest(
+                connection, [_statement(attestor, chosen, started_at_ns)] if chosen else []
+            )
         # After a loss of power, no file may be gone without its record.
         attestor.database.sync()
         with _folder(attestor.database.path.parent / paths.SPOOL) as spool:
@@ -190,7 +200,9 @@ def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) 
     return gone
 
 
-def make_room(folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = time.time_ns) -> int:
+def make_room(
+    folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = time.time_ns
+) -> int:
     """Remove delivered contents from a journal's spool, the oldest first, to free some bytes.
 
     Contents stay if only other copies say that they were uploaded. Does not wait: while another
@@ -223,7 +235,8 @@ def make_room(folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = 
 def _still_removable(connection: sqlite3.Connection, contents: Sequence[Content]) -> list[Content]:
     """Return the contents that no tracker has spooled again since."""
     rows = connection.execute(
-        "SELECT b.sha256, b.spooled_at_ns FROM blob b WHERE b.sha256 IN (SELECT value FROM json_each(?))",
+        "SELECT b.sha256, b.spooled_at_ns FROM blob b WHERE b.sha256 IN (SELECT value "
+        "FROM json_each(?))",
         (json.dumps([content.sha256 for content in contents]),),
     )
     known = dict(rows.fetchall())
@@ -339,7 +352,9 @@ class Plan:
             else:
                 execute("INSERT INTO temp.prune_component SELECT value FROM json_each(?)", (ids,))
             execute(
-                "INSERT INTO temp.prune_flying SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
+                "INSERT INTO temp.prune_flying "
+                "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') "
+                "FROM json_each(?)",
                 (in_flight,),
             )
             execute(f"INSERT OR IGNORE INTO temp.prune_doubt {_DOUBTFUL}")
@@ -380,7 +395,10 @@ class Plan:
         """Keep all entries of these components."""
         with self._database.lock, translated(self._database.path):
             names = json.dumps(list(components))
-            sql = "INSERT INTO temp.prune_unconfirmed SELECT id FROM component WHERE name IN (SELECT value FROM json_each(?))"
+            sql = (
+                "INSERT INTO temp.prune_unconfirmed SELECT id FROM component "
+                "WHERE name IN (SELECT value FROM json_each(?))"
+            )
             self._database.connection.execute(sql, (names,))
 
     def withhold(self, seqs: Iterable[tuple[int, int]]) -> None:
@@ -421,7 +439,9 @@ class Plan:
                 survey.goes[str(component), str(kind)] = entries
             else:
                 survey.stays[reason] = survey.stays.get(reason, 0) + entries
-        survey.stays = {reason: survey.stays[reason] for reason in REASONS if reason in survey.stays}
+        survey.stays = {
+            reason: survey.stays[reason] for reason in REASONS if reason in survey.stays
+        }
         return survey
 
     def page(self, after_seq: int, limit: int) -> list[Doomed]:

@@ -128,10 +128,14 @@ class Ask(Protocol):
     Each answer names what the remote lacks, or can't confirm, and why.
     """
 
-    def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
+    def components(
+        self, names: Sequence[str], on_progress: Callable[[], None]
+    ) -> Mapping[str, str]:
         """Ask for what was delivered of these components."""
 
-    def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
+    def contents(
+        self, sha256s: Sequence[str], on_progress: Callable[[], None]
+    ) -> Mapping[str, str]:
         """Ask for these contents."""
 
 
@@ -205,7 +209,9 @@ def prune(
     return found
 
 
-def _check_times(delivered_before_ns: int | None, blobs_before_ns: int | None, *, has_archive: bool) -> None:
+def _check_times(
+    delivered_before_ns: int | None, blobs_before_ns: int | None, *, has_archive: bool
+) -> None:
     if delivered_before_ns is None and blobs_before_ns is None:
         raise InvalidInputError(
             "a prune needs a time: it removes what was delivered before",
@@ -245,7 +251,9 @@ class _Prune:
     def run(self, archive: str | os.PathLike[str] | None, trust: Collection[str]) -> None:
         """Verify, decide, ask, archive, remove."""
         # A connection of its own reads. Its temporary tables hold the decision.
-        with contextlib.closing(Journal.open(self._journal.path, create=False, read_only=True)) as reader:
+        with contextlib.closing(
+            Journal.open(self._journal.path, create=False, read_only=True)
+        ) as reader:
             _refuse_unless_whole(reader)
             if self._attestor is not None:
                 self._attestor.lease.renew()
@@ -257,7 +265,9 @@ class _Prune:
                 plan = Plan(reader, self._found.delivered_before_ns, self._component)
                 plan.withhold(interval for each in told for interval in each.seqs)
                 survey = self._surveyed(plan)
-            contents = self._contents(reader.database, {sha256 for each in told for sha256 in each.sha256s})
+            contents = self._contents(
+                reader.database, {sha256 for each in told for sha256 in each.sha256s}
+            )
             if survey.stays.get("hearsay") or self._found.blobs_hearsay:
                 self._found.hearsay = tuple(each.hearsay for each in told)
             # All questions are answered. Only now may anything go.
@@ -268,7 +278,9 @@ class _Prune:
                     self._count(survey.goes)
                 elif survey.entries:
                     if archive is not None:
-                        self._found.archive = self._archived(reader, plan, archive, survey.entries, self._attestor)
+                        self._found.archive = self._archived(
+                            reader, plan, archive, survey.entries, self._attestor
+                        )
                     self._remove(plan, survey.entries, self._attestor)
             self._remove_blobs(contents)
 
@@ -336,7 +348,9 @@ class _Prune:
                 attestor.attest(connection, [self._statement(attestor, members)])
             after_seq = page[-1].seq
             self._found.entries += len(page)
-            self._count({(component, kind): entries for component, kind, entries in members["counts"]})
+            self._count(
+                {(component, kind): entries for component, kind, entries in members["counts"]}
+            )
             self._on_progress(Progress(self._found.entries, total, 0))
 
     def _members(self, page: list[Doomed]) -> dict[str, Any]:
@@ -353,7 +367,10 @@ class _Prune:
         archive = self._found.archive
         return {
             "before_ns": self._found.delivered_before_ns,
-            "removed": [[self._uuids[writer], first, last, digest.hex()] for writer, first, last, digest in runs_of(page)],
+            "removed": [
+                [self._uuids[writer], first, last, digest.hex()]
+                for writer, first, last, digest in runs_of(page)
+            ],
             "counts": [[component, kind, entries] for (component, kind), entries in counts.items()],
             "metrics": [metric.to_member(*key) for key, metric in metrics.items()] or None,
             "archive": archive
@@ -418,7 +435,11 @@ def _refuse_unless_whole(reader: Journal) -> None:
         problems = [*database_problems(reader.database), *found]
     if problems:
         shown = "; ".join(limits.shown(problem.message) for problem in problems[:_PROBLEMS_SHOWN])
-        more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+        more = (
+            f"; and {len(problems) - _PROBLEMS_SHOWN} more"
+            if len(problems) > _PROBLEMS_SHOWN
+            else ""
+        )
         raise JournalCorruptError(
             f"the journal at {reader.path} does not verify; nothing was removed: {shown}{more}",
             hint="`journaltrack check` lists all, and explains them",
@@ -429,7 +450,9 @@ def _delete(connection: sqlite3.Connection, seqs: list[tuple[int, int]], entries
     """Delete entries inside a transaction: all of them, or raise."""
     connection.execute(f"DROP TRIGGER {_GUARD}")
     deleted = connection.executemany("DELETE FROM entry WHERE seq BETWEEN ? AND ?", seqs).rowcount
-    settled = connection.executemany("DELETE FROM delivery WHERE seq BETWEEN ? AND ?", seqs).rowcount
+    settled = connection.executemany(
+        "DELETE FROM delivery WHERE seq BETWEEN ? AND ?", seqs
+    ).rowcount
     connection.execute(_MAKE_GUARD)
     if (deleted, settled) != (entries, entries):
         raise JournalCorruptError(

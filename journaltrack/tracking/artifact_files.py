@@ -38,7 +38,9 @@ def given(path: object) -> str:
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         kind = type(path).__name__
-        raise InvalidTypeError(f"a path must be a str or os.PathLike, not {kind}; nothing was recorded")
+        raise InvalidTypeError(
+            f"a path must be a str or os.PathLike, not {kind}; nothing was recorded"
+        )
     text = os.fsdecode(path)
     if not text.startswith("~") or os.path.lexists(text):
         return text

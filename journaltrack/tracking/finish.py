@@ -80,7 +80,9 @@ def finish(
         JournalError: The journal can't be read or written.
     """
     if status not in FINAL_STATUSES:
-        raise InvalidInputError(f"status is {status!r}; a run ends as one of {', '.join(FINAL_STATUSES)}")
+        raise InvalidInputError(
+            f"status is {status!r}; a run ends as one of {', '.join(FINAL_STATUSES)}"
+        )
     opened = Journal.open(journal, create=False, on_journal_error="raise")
     try:
         row = view.component(opened, component)

@@ -74,10 +74,14 @@ class Services:
 
 def _later(service: str) -> Callable[..., Any]:
     def call(*arguments: object) -> Any:  # noqa: ANN401 - what the service returns
-        return getattr(importlib.import_module("journaltrack.app.composition").SERVICES, service)(*arguments)
+        return getattr(importlib.import_module("journaltrack.app.composition").SERVICES, service)(
+            *arguments
+        )
 
     return call
 
 
-WIRED: Final = Services(*(_later(service) for service in ("replay", "lookup", "background", "make_room")))
+WIRED: Final = Services(
+    *(_later(service) for service in ("replay", "lookup", "background", "make_room"))
+)
 """The services of the composition root."""

@@ -77,7 +77,9 @@ def settings_of(
     """
     known = current()
     if not isinstance(sync, (str, bool, type(None))):
-        raise InvalidTypeError(f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT)
+        raise InvalidTypeError(
+            f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT
+        )
     chosen = known.sync if sync is None else _SYNC_OF_BOOL[sync] if isinstance(sync, bool) else sync
     if chosen not in {"close", "background", "off"}:
         raise InvalidInputError(f"sync={limits.shown(chosen)} is not known", hint=_SYNC_HINT)
@@ -137,10 +139,18 @@ def check_makes_requests(session: object, client: object) -> None:
             )
 
 
-def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:
+def replay_request(
+    journal: Path, component: str, deadline_s: float, settings: Settings
+) -> ReplayRequest:
     """Return a tracker's request to replay. Its deadline starts now."""
     return ReplayRequest(
-        journal, component, deadline_s, Deadline(deadline_s), settings.configuration, settings.boto3_session, settings.sagemaker_client
+        journal,
+        component,
+        deadline_s,
+        Deadline(deadline_s),
+        settings.configuration,
+        settings.boto3_session,
+        settings.sagemaker_client,
     )
 
 
@@ -155,23 +165,33 @@ def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
     """Return a new component's name: the given one in lower case, or a unique one."""
     if name is not None:
         if base is not None:
-            raise InvalidInputError("give trial_component_name or base_trial_component_name, not both")
+            raise InvalidInputError(
+                "give trial_component_name or base_trial_component_name, not both"
+            )
         return _lower(validation.entity_name(name, "trial component name"))
     if resume:
         raise InvalidInputError(
             "resume=True needs a trial_component_name",
             hint="the next job finds the run by its name",
         )
-    base = "trialcomponent" if base is None else _lower(validation.entity_name(base, "base trial component name"))
+    base = (
+        "trialcomponent"
+        if base is None
+        else _lower(validation.entity_name(base, "base trial component name"))
+    )
     suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
     return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
 
 
-def name_to_load(name: str | None, training_job: str | None, processing_job: str | None) -> tuple[str, bool]:
+def name_to_load(
+    name: str | None, training_job: str | None, processing_job: str | None
+) -> tuple[str, bool]:
     """Return the name to load, and whether it is a job's component."""
     given = [n for n in (name, training_job, processing_job) if n is not None]
     if len(given) > 1:
-        raise InvalidInputError("give one of trial_component_name, training_job_name and processing_job_name")
+        raise InvalidInputError(
+            "give one of trial_component_name, training_job_name and processing_job_name"
+        )
     if training_job is not None:
         name = sagemaker_job.component_of(training_job, "training")
     elif processing_job is not None:
@@ -198,13 +218,17 @@ def _lower(name: str) -> str:
 
 
 def open_journal(
-    journal: str | os.PathLike[str] | Journal | None, durability: Durability, on_journal_error: OnJournalError
+    journal: str | os.PathLike[str] | Journal | None,
+    durability: Durability,
+    on_journal_error: OnJournalError,
 ) -> tuple[Journal, bool]:
     """Return the journal to write to, and whether this call opened it."""
     if isinstance(journal, Journal):
         return journal, False
     provenance.ask_git()
-    return Journal.open(journal, durability=durability, on_journal_error=on_journal_error, appending=True), True
+    return Journal.open(
+        journal, durability=durability, on_journal_error=on_journal_error, appending=True
+    ), True
 
 
 @contextlib.contextmanager
@@ -254,7 +278,9 @@ def final_status(error: BaseException | None) -> Draft:
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     kind = _text_of(lambda: type(error).__name__) or "an exception"
     message = limits.one_line(_text_of(lambda: _message_of(error)))
-    text = _text_of(lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__)))
+    text = _text_of(
+        lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__))
+    )
     return vocabulary.status(
         primary="Stopped" if _is_stop(error) else "Failed",
         message=message or kind,
@@ -288,7 +314,9 @@ def _is_stop(error: BaseException) -> bool:
         members = getattr(error, "exceptions", ())
         return bool(members) and all(_is_stop(each) for each in members)
     names = {(each.__module__, each.__name__) for each in classes}
-    return isinstance(error, (KeyboardInterrupt, GeneratorExit, TerminatedError)) or not names.isdisjoint(_CANCELLED)
+    return isinstance(
+        error, (KeyboardInterrupt, GeneratorExit, TerminatedError)
+    ) or not names.isdisjoint(_CANCELLED)
 
 
 _CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")}

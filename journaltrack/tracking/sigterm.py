@@ -101,7 +101,10 @@ class SigtermStops:
             _installed.remove(self)
         # A handler that was installed since then may call this one as its predecessor, which passes
         # the signal on. So it stays.
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == self._handle:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) == self._handle
+        ):
             signal.signal(signal.SIGTERM, self._former)
         if sys.unraisablehook == self._not_raised:
             sys.unraisablehook = self._former_hook
@@ -168,4 +171,6 @@ def _after_fork_in_child() -> None:
 
 
 # Registered after the hooks of ``connection``, so that these are the first and last ones of a fork.
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

@@ -23,7 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from journaltrack import limits
-from journaltrack.errors import ArtifactError, ComponentNotFoundError, InvalidInputError, InvalidTypeError
+from journaltrack.errors import (
+    ArtifactError,
+    ComponentNotFoundError,
+    InvalidInputError,
+    InvalidTypeError,
+)
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import artifact_files, sagemaker_job, validation
@@ -45,7 +50,12 @@ from journaltrack.tracking.settings import (
 from journaltrack.tracking.sigterm import SigtermStops
 from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.tracking.validation import JournaltrackWarning
-from journaltrack.tracking.writers import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
+from journaltrack.tracking.writers import (
+    ArtifactUploader,
+    JournalArtifactUploader,
+    JournalMetricsWriter,
+    MetricsWriter,
+)
 from journaltrack.util.config import Redaction
 from journaltrack.util.guard import guarded
 
@@ -89,15 +99,21 @@ class Tracker:
         _settings: Settings | None = None,
     ) -> None:
         if not isinstance(trial_component, TrialComponent):
-            trial_component = attached(Journal.open(appending=True), getattr(trial_component, "trial_component_name", None))
+            trial_component = attached(
+                Journal.open(appending=True), getattr(trial_component, "trial_component_name", None)
+            )
         self.trial_component: TrialComponent = trial_component
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
         self._journal_metrics = JournalMetricsWriter(trial_component, self._append)
-        self._metrics_writer: MetricsWriter = self._journal_metrics if metrics_writer is None else metrics_writer
+        self._metrics_writer: MetricsWriter = (
+            self._journal_metrics if metrics_writer is None else metrics_writer
+        )
         self._settings = settings = settings_of() if _settings is None else _settings
         if artifact_uploader is None:
-            artifact_uploader = JournalArtifactUploader(trial_component, self._make_room, settings.configuration.spool_max_bytes)
+            artifact_uploader = JournalArtifactUploader(
+                trial_component, self._make_room, settings.configuration.spool_max_bytes
+            )
         self._uploader: ArtifactUploader = artifact_uploader
         self._sigterm = SigtermStops()
         self._redaction = Redaction(self._settings.redact)
@@ -200,7 +216,11 @@ class Tracker:
         with closing_on_error(opened, owned):
             component_id = opened.component(name)
             owner = str(uuid.uuid4())
-            drafts = [vocabulary.create(owner=owner, display_name=display_name, resume=resume, tags=checked_tags)]
+            drafts = [
+                vocabulary.create(
+                    owner=owner, display_name=display_name, resume=resume, tags=checked_tags
+                )
+            ]
             if experiment_name is not None or trial_name is not None:
                 drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
             if resume:
@@ -294,7 +314,9 @@ class Tracker:
                 if lookup_deadline_s is None:
                     lookup_deadline_s = settings.configuration.lookup_deadline_s
                 request = replay_request(opened.path, name, lookup_deadline_s, settings)
-                failure = f"SageMaker could not be asked for {name}; it is verified at the first replay"
+                failure = (
+                    f"SageMaker could not be asked for {name}; it is verified at the first replay"
+                )
                 verified = guarded(lambda: lookup(request), failure, request.deadline)
             if verified is False:
                 raise ComponentNotFoundError(
@@ -333,7 +355,12 @@ class Tracker:
             InvalidTypeError: It is none of these.
             InvalidInputError: See ``log_parameter``.
         """
-        self._append([self._parameter(name, value) for name, value in validation.pairs(parameters, "parameters")])
+        self._append(
+            [
+                self._parameter(name, value)
+                for name, value in validation.pairs(parameters, "parameters")
+            ]
+        )
 
     def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an input artifact: a URI or other text. The last value per name counts.
@@ -349,7 +376,12 @@ class Tracker:
         """Record an output artifact: a URI or other text; see ``log_input``."""
         self._append(*self._reference("output", name, value, media_type))
 
-    def log_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
+    def log_artifact(
+        self,
+        file_path: str | os.PathLike[str],
+        name: str | None = None,
+        media_type: str | None = None,
+    ) -> None:
         """Record a local file as an output artifact, with its bytes as they are now.
 
         Later changes to the file do not matter.
@@ -365,15 +397,31 @@ class Tracker:
         """
         self.log_output_artifact(file_path, name, media_type)
 
-    def log_output_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
+    def log_output_artifact(
+        self,
+        file_path: str | os.PathLike[str],
+        name: str | None = None,
+        media_type: str | None = None,
+    ) -> None:
         """Record a local file as an output artifact; see ``log_artifact``."""
-        self._record_kept([self._keep("output", artifact_files.given(file_path), name, media_type, set())])
+        self._record_kept(
+            [self._keep("output", artifact_files.given(file_path), name, media_type, set())]
+        )
 
-    def log_input_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
+    def log_input_artifact(
+        self,
+        file_path: str | os.PathLike[str],
+        name: str | None = None,
+        media_type: str | None = None,
+    ) -> None:
         """Record a local file as an input artifact; see ``log_artifact``."""
-        self._record_kept([self._keep("input", artifact_files.given(file_path), name, media_type, set())])
+        self._record_kept(
+            [self._keep("input", artifact_files.given(file_path), name, media_type, set())]
+        )
 
-    def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
+    def log_artifacts(
+        self, directory: str | os.PathLike[str], *, direction: Direction = "output"
+    ) -> None:
         """Record every file below a folder, all in one transaction.
 
         Each artifact's name is the file's path relative to the folder. Links are followed. A file
@@ -389,7 +437,9 @@ class Tracker:
             raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
         root = artifact_files.given(directory)
         if not os.path.isdir(root):  # noqa: PTH112 - never raises
-            raise ArtifactError(f"{root} is not a folder", hint="for a file use log_artifact(file_path)")
+            raise ArtifactError(
+                f"{root} is not a folder", hint="for a file use log_artifact(file_path)"
+            )
         files, left_out = artifact_files.below(root)
         kept: list[_Kept] = []
         new: set[tuple[str, str | None]] = set()
@@ -450,7 +500,9 @@ class Tracker:
             self._reopen()
         if step is not None:
             iteration_number = validation.one_step(iteration_number, step)
-        points = list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
+        points = (
+            list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
+        )
         if self._metrics_writer is not self._journal_metrics:
             for name, value in points:
                 self._metrics_writer.log_metric(name, value, timestamp, iteration_number)
@@ -496,7 +548,12 @@ class Tracker:
             self._sigterm.install()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         with self._sigterm.at_the_end(error):
             self._end(error)
 
@@ -514,7 +571,9 @@ class Tracker:
             logger.exception("closing failed while another exception was on its way out")
             # With `-W error` the warning is an error, too.
             with contextlib.suppress(RuntimeWarning):
-                warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2
+                )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a tracker of the same component in the same journal.
@@ -524,7 +583,10 @@ class Tracker:
         """
         own = [
             None if isinstance(given, default) else given
-            for given, default in ((self._metrics_writer, JournalMetricsWriter), (self._uploader, JournalArtifactUploader))
+            for given, default in (
+                (self._metrics_writer, JournalMetricsWriter),
+                (self._uploader, JournalArtifactUploader),
+            )
         ]
         settings = replace(self._settings, boto3_session=None, sagemaker_client=None, sync="off")
         how = (os.fspath(self._journal.path), settings.durability, self._journal.on_journal_error)
@@ -574,14 +636,20 @@ class Tracker:
 
     def _replay_request(self) -> ReplayRequest:
         return replay_request(
-            self._journal.path, self.trial_component.trial_component_name, self._settings.close_deadline_s, self._settings
+            self._journal.path,
+            self.trial_component.trial_component_name,
+            self._settings.close_deadline_s,
+            self._settings,
         )
 
     def _make_room(self, journal: Path, wanted_bytes: int) -> int:
         make_room = self.services.make_room
         if make_room is None:
             return 0
-        return guarded(lambda: make_room(journal, wanted_bytes), "no room could be made in the spool") or 0
+        return (
+            guarded(lambda: make_room(journal, wanted_bytes), "no room could be made in the spool")
+            or 0
+        )
 
     def _reopen(self) -> None:
         """Record a call after ``close`` like any other: the next ``close`` delivers it."""
@@ -593,7 +661,10 @@ class Tracker:
 
         Then the job owns its status and times.
         """
-        return sagemaker_job.component_of_this_job() == self.trial_component.trial_component_name.lower()
+        return (
+            sagemaker_job.component_of_this_job()
+            == self.trial_component.trial_component_name.lower()
+        )
 
     def _append(self, drafts: Sequence[Draft], notices: Sequence[Notice] = ()) -> None:
         """Record drafts in one transaction, then give the notices."""
@@ -610,7 +681,11 @@ class Tracker:
         if checked:
             self._journal.append(self._id, checked)
         for draft in checked:
-            if draft.kind in vocabulary.KEYS_MAX and draft.name is not None and draft.undeliverable is None:
+            if (
+                draft.kind in vocabulary.KEYS_MAX
+                and draft.name is not None
+                and draft.undeliverable is None
+            ):
                 self._keys[draft.kind].add(draft.name)
         return checked
 
@@ -648,10 +723,14 @@ class Tracker:
             )
         return True
 
-    def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> tuple[list[Draft], list[Notice]]:
+    def _reference(
+        self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None
+    ) -> tuple[list[Draft], list[Notice]]:
         key = validation.key(name, f"{direction} name", limits.ARTIFACT_KEY_CHARS_MAX)
         if not isinstance(value, (str, vocabulary.BlobRef)):
-            raise InvalidTypeError(f"the value of {direction} {key!r} must be a str, not {type(value).__name__}")
+            raise InvalidTypeError(
+                f"the value of {direction} {key!r} must be a str, not {type(value).__name__}"
+            )
         media_type = validation.optional_text(media_type, "media_type")
         problem = limits.media_type_problem(media_type) if media_type else None
         text = f"{problem}: it is recorded, and left out of what is sent"
@@ -663,31 +742,50 @@ class Tracker:
         return [vocabulary.artifact(direction, key, value, media_type)], notices
 
     def _keep(
-        self, direction: Direction, file_path: str, name: str | None, media_type: str | None, new: set[tuple[str, str | None]]
+        self,
+        direction: Direction,
+        file_path: str,
+        name: str | None,
+        media_type: str | None,
+        new: set[tuple[str, str | None]],
     ) -> _Kept:
         """Check everything, then keep the file's bytes, and return what to record.
 
         ``new`` collects the new names of the same call, as for ``_within_limit``.
         """
         path = Path(file_path)
-        key = validation.key(path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
-        media_type = validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
+        key = validation.key(
+            path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX
+        )
+        media_type = (
+            validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
+        )
         if not isinstance(self._uploader, JournalArtifactUploader):
             uri, _ = self._uploader.upload_artifact(file_path)
             return _Kept({}, *self._reference(direction, key, uri, media_type))
         spooled = self._uploader.spool(path)
-        blob = vocabulary.BlobRef(spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix)
+        blob = vocabulary.BlobRef(
+            spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
+        )
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
         references, notices = self._reference(direction, key, blob, media_type)
         reference = self._within_limit(references[0], new)
-        return _Kept({spooled.sha256: path}, [upload._replace(undeliverable=reference.undeliverable), reference], notices)
+        return _Kept(
+            {spooled.sha256: path},
+            [upload._replace(undeliverable=reference.undeliverable), reference],
+            notices,
+        )
 
     def _record_kept(self, files: Sequence[_Kept], notices: Sequence[Notice] = ()) -> None:
         """Record kept files in one transaction, then give the notices."""
         recorded = self._record([draft for file in files for draft in file.drafts])
         if isinstance(self._uploader, JournalArtifactUploader):
-            self._uploader.confirm({sha256: path for file in files for sha256, path in file.content.items()})
-        self._notices.tell(recorded, [*(notice for file in files for notice in file.notices), *notices])
+            self._uploader.confirm(
+                {sha256: path for file in files for sha256, path in file.content.items()}
+            )
+        self._notices.tell(
+            recorded, [*(notice for file in files for notice in file.notices), *notices]
+        )
 
 
 class _Kept(NamedTuple):
@@ -707,8 +805,15 @@ def _elsewhere(
 ) -> Tracker:
     """Rebuild a pickled tracker in the process that received it."""
     path, durability, on_journal_error = how
-    journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True)
-    tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader, _settings=settings)
+    journal = Journal.open(
+        path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True
+    )
+    tracker = Tracker(
+        TrialComponent(journal, journal.component(name), name),
+        metrics_writer,
+        artifact_uploader,
+        _settings=settings,
+    )
     # -1 is no process's pid: this process does not end the run.
     tracker._owns_journal, tracker._pid = True, -1  # noqa: SLF001 - this module's own
     return tracker

@@ -11,7 +11,15 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.fold import FieldValue, Place, Status, blob_of, in_order, merge_status, value_of
+from journaltrack.journal.fold import (
+    FieldValue,
+    Place,
+    Status,
+    blob_of,
+    in_order,
+    merge_status,
+    value_of,
+)
 from journaltrack.journal.queries import origins
 from journaltrack.util import paths
 
@@ -69,7 +77,11 @@ class TrialComponent:
         values: dict[str, str | float] = {}
         for entry in self._entries(vocabulary.PARAMETER):
             detail = entry.detail
-            values[entry.name or ""] = str(detail.get("text", detail.get("exact", ""))) if entry.value is None else entry.value
+            values[entry.name or ""] = (
+                str(detail.get("text", detail.get("exact", "")))
+                if entry.value is None
+                else entry.value
+            )
         return values
 
     @property
@@ -103,9 +115,15 @@ class TrialComponent:
 
         In a merged journal this is not the order of ``seq``.
         """
-        found = [e for e in self.journal.state_entries(self.component_id) if e.kind == kind and _is_readable(e)]
+        found = [
+            e
+            for e in self.journal.state_entries(self.component_id)
+            if e.kind == kind and _is_readable(e)
+        ]
         origin = origins(self.journal.database.read).get
-        return in_order(found, [Place(n, e.recorded_at_ns, origin(e.writer_id, 0)) for n, e in enumerate(found)])
+        return in_order(
+            found, [Place(n, e.recorded_at_ns, origin(e.writer_id, 0)) for n, e in enumerate(found)]
+        )
 
     def _artifacts(self, kind: str) -> dict[str, TrialComponentArtifact]:
         artifacts = {}

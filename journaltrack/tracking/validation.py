@@ -99,7 +99,9 @@ def bucket(name: object) -> str | None:
     first, _, rest = text.removeprefix("s3://").strip("/").partition("/")
     hint = "give the bucket's name alone"
     if first != text and limits.bucket_problem(first) is None:
-        hint = f"pass artifact_bucket={first!r}" + (f" and artifact_prefix={rest!r}" if rest else "")
+        hint = f"pass artifact_bucket={first!r}" + (
+            f" and artifact_prefix={rest!r}" if rest else ""
+        )
     raise InvalidInputError(
         f"artifact_bucket {limits.shown(text)} can't be a bucket: {problem}; nothing was recorded",
         hint=hint,
@@ -118,10 +120,16 @@ def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
         return list(value.items())
     # A caller that has a Namespace has imported argparse.
     argparse = sys.modules.get("argparse")
-    if isinstance(value, SimpleNamespace) or (argparse is not None and isinstance(value, argparse.Namespace)):
+    if isinstance(value, SimpleNamespace) or (
+        argparse is not None and isinstance(value, argparse.Namespace)
+    ):
         return list(vars(value).items())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value) if hasattr(value, each.name)]
+        return [
+            (each.name, getattr(value, each.name))
+            for each in dataclasses.fields(value)
+            if hasattr(value, each.name)
+        ]
     found: Any = None
     if not isinstance(value, (str, bytes, type)):
         items = getattr(value, "items", None)
@@ -134,7 +142,9 @@ def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
     known = list(found)
     odd = next((each for each in known if not _is_pair(each)), None)
     if odd is not None:
-        raise InvalidTypeError(f"{what} must be (name, value) pairs, not {_brief(odd)}; nothing was recorded")
+        raise InvalidTypeError(
+            f"{what} must be (name, value) pairs, not {_brief(odd)}; nothing was recorded"
+        )
     return [(each[0], each[1]) for each in known]
 
 
@@ -192,7 +202,9 @@ def metric_value(value: object) -> float | int:
             return _float(value)
         # Each library has its own error for an array of several elements.
         with contextlib.suppress(Exception):
-            if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(value, numbers.Complex):
+            if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(
+                value, numbers.Complex
+            ):
                 return float(value)
     raise InvalidTypeError(f"a metric's value must be a number, not {type(value).__name__}")
 
@@ -252,14 +264,20 @@ def step(value: object) -> int | None:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}")
+            raise InvalidTypeError(
+                f"the step (iteration_number) must be an integer, not {type(value).__name__}"
+            )
         try:
             value = int(operator.index(value))
         except TypeError as error:
             # An array of several elements.
-            raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}") from error
+            raise InvalidTypeError(
+                f"the step (iteration_number) must be an integer, not {type(value).__name__}"
+            ) from error
     if not 0 <= value <= limits.STEP_MAX:
-        raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}, not from 0 to {limits.STEP_MAX}")
+        raise InvalidInputError(
+            f"the step (iteration_number) is {_brief(value)}, not from 0 to {limits.STEP_MAX}"
+        )
     return value
 
 
@@ -298,7 +316,9 @@ def timestamp_ns(value: object) -> int:
         value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_time(value):
             kind = type(value).__name__
-            raise InvalidTypeError(f"timestamp must be a datetime or seconds since the epoch, not {kind}")
+            raise InvalidTypeError(
+                f"timestamp must be a datetime or seconds since the epoch, not {kind}"
+            )
         # This refuses NaN, too. A plain float() could overflow.
         if not 0 <= _float(value) <= _SECONDS_MAX:
             in_milliseconds = 0 <= _float(value) / 1000 <= _SECONDS_MAX
@@ -306,7 +326,11 @@ def timestamp_ns(value: object) -> int:
                 f"timestamp is {_brief(value)}, not seconds since the epoch (until {_LAST})",
                 hint="divide milliseconds by 1,000" if in_milliseconds else "",
             )
-        nanoseconds = int(value) * 1_000_000_000 if isinstance(value, numbers.Integral) else round(float(value) * 1e6) * 1000
+        nanoseconds = (
+            int(value) * 1_000_000_000
+            if isinstance(value, numbers.Integral)
+            else round(float(value) * 1e6) * 1000
+        )
     if not 0 <= nanoseconds <= limits.JOURNAL_NS_MAX:
         raise InvalidInputError(f"timestamp {_brief(value)} is before 1970 or after {_LAST}")
     return nanoseconds
@@ -347,11 +371,17 @@ def tags(value: object) -> dict[str, str]:
         try:
             value = {item["Key"]: item["Value"] for item in value}
         except (TypeError, KeyError) as error:
-            raise InvalidTypeError('tags must be a dict, or a list of {"Key": ..., "Value": ...}') from error
-    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+            raise InvalidTypeError(
+                'tags must be a dict, or a list of {"Key": ..., "Value": ...}'
+            ) from error
+    if not isinstance(value, dict) or not all(
+        isinstance(k, str) and isinstance(v, str) for k, v in value.items()
+    ):
         raise InvalidTypeError("tags must be a dict of str to str")
     if len(value) > limits.TAGS_MAX:
-        raise InvalidInputError(f"{len(value)} tags were given; AWS takes at most {limits.TAGS_MAX}")
+        raise InvalidInputError(
+            f"{len(value)} tags were given; AWS takes at most {limits.TAGS_MAX}"
+        )
     for name, text in value.items():
         problem = limits.tag_problem(name, text)
         if problem:
@@ -371,7 +401,15 @@ def _of_datetime(value: datetime) -> int:
         raise InvalidInputError(f"timestamp is {value}, no point in time")
     try:
         plain = datetime(
-            value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold
+            value.year,
+            value.month,
+            value.day,
+            value.hour,
+            value.minute,
+            value.second,
+            value.microsecond,
+            value.tzinfo,
+            fold=value.fold,
         )
         since = (plain if plain.tzinfo is not None else plain.astimezone()) - _EPOCH
     except (OverflowError, ValueError) as error:
@@ -384,7 +422,9 @@ def _of_datetime(value: datetime) -> int:
 def _of_datetime64(value: Any) -> int:  # noqa: ANN401 - NumPy's
     """Return the nanoseconds of a ``datetime64``, or of an array with one."""
     if any(length != 1 for length in value.shape):
-        raise InvalidTypeError(f"timestamp must be one point in time, not an array of shape {tuple(value.shape)}")
+        raise InvalidTypeError(
+            f"timestamp must be one point in time, not an array of shape {tuple(value.shape)}"
+        )
     # A datetime or date, or an integer if those can't hold it.
     item = value.item()
     if item is None:

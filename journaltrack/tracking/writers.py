@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 class MetricsWriter(Protocol):
     """Takes metric points, one per call, as the caller gave them."""
 
-    def log_metric(self, metric_name: str, value: Any, timestamp: Any = None, iteration_number: Any = None) -> None:  # noqa: ANN401
+    def log_metric(
+        self,
+        metric_name: str,
+        value: Any,  # noqa: ANN401
+        timestamp: Any = None,  # noqa: ANN401
+        iteration_number: Any = None,  # noqa: ANN401
+    ) -> None:
         """Record one point."""
         ...
 
@@ -55,7 +61,11 @@ class JournalMetricsWriter:
             strict, else records and then warns.
     """
 
-    def __init__(self, trial_component: TrialComponent, record: Callable[[list[vocabulary.Draft], list[Notice]], None]) -> None:
+    def __init__(
+        self,
+        trial_component: TrialComponent,
+        record: Callable[[list[vocabulary.Draft], list[Notice]], None],
+    ) -> None:
         self._journal: Journal = trial_component.journal
         self._component_id = trial_component.component_id
         self._record = record
@@ -75,10 +85,15 @@ class JournalMetricsWriter:
             # False for NaN and infinity.
             and value - value == 0
             and timestamp is None
-            and (iteration_number is None or (type(iteration_number) is int and 0 <= iteration_number <= limits.STEP_MAX))
+            and (
+                iteration_number is None
+                or (type(iteration_number) is int and 0 <= iteration_number <= limits.STEP_MAX)
+            )
             and metric_name in self._valid
         ):
-            self._journal.append_metric(self._component_id, metric_name, value, iteration_number, time.time_ns())
+            self._journal.append_metric(
+                self._component_id, metric_name, value, iteration_number, time.time_ns()
+            )
             return
         self._log([(metric_name, value)], timestamp, iteration_number)
 
@@ -97,7 +112,12 @@ class JournalMetricsWriter:
                 points.append((name, value))
             else:
                 if points:
-                    self._journal.append_metrics(self._component_id, points, validation.step(iteration_number), time.time_ns())
+                    self._journal.append_metrics(
+                        self._component_id,
+                        points,
+                        validation.step(iteration_number),
+                        time.time_ns(),
+                    )
                     return
         self._log(metrics, timestamp, iteration_number)
 
@@ -120,7 +140,11 @@ class JournalMetricsWriter:
             name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
             self._valid.add(name)
             drafts.append(vocabulary.metric(name, validation.metric_value(value), step, when))
-        notices = [_of_rounding(draft) for draft in drafts if draft.value is not None and draft.payload is not None]
+        notices = [
+            _of_rounding(draft)
+            for draft in drafts
+            if draft.value is not None and draft.payload is not None
+        ]
         if timestamp is not None and validation.like_a_step(timestamp, when):
             notices += [_of_a_step(draft.name or "", when) for draft in drafts]
         self._record(drafts, notices)
@@ -155,7 +179,10 @@ class JournalArtifactUploader:
     """
 
     def __init__(
-        self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None, spool_max_bytes: int = 0
+        self,
+        trial_component: TrialComponent,
+        make_room: Callable[[Path, int], int] | None = None,
+        spool_max_bytes: int = 0,
     ) -> None:
         self._journal = trial_component.journal
         self._spool_max_bytes = spool_max_bytes
@@ -174,7 +201,11 @@ class JournalArtifactUploader:
         spool = Spool(folder / paths.SPOOL)
         if self._spool_max_bytes:
             make_room = self._make_room
-            room = None if make_room is None else (lambda wanted_bytes: make_room(folder, wanted_bytes))
+            room = (
+                None
+                if make_room is None
+                else (lambda wanted_bytes: make_room(folder, wanted_bytes))
+            )
             admit(spool, Path(file_path), self._spool_max_bytes, room)
         blob = spool.add(file_path, self._journal.renew_blob, self._of_size)
         self._journal.add_blob(blob.sha256, blob.size_bytes)

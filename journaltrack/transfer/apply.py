@@ -38,33 +38,53 @@ from journaltrack.replay.evidence.follow import follow, learn
 from journaltrack.replay.evidence.statements import MERGE, RELEASED, Named, Said, Settled, Statement
 from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.plan.actions import PutMetrics
-from journaltrack.transfer.apply_source import Attested, Checked, Source, WriterRow, check_writer, forged, said_by
+from journaltrack.transfer.apply_source import (
+    Attested,
+    Checked,
+    Source,
+    WriterRow,
+    check_writer,
+    forged,
+    said_by,
+)
 from journaltrack.util.intervals import as_intervals, merged
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection
 
-_HEADS: Final = "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
+_HEADS: Final = (
+    "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id "
+    "GROUP BY a.writer_id"
+)
 _PROBLEMS: Final = (
-    f"SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns FROM delivery d WHERE d.seq BETWEEN ? AND ? AND {PROBLEM}"
+    "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns FROM delivery d "
+    f"WHERE d.seq BETWEEN ? AND ? AND {PROBLEM}"
 )
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_ATTESTATION: Final = schema.insert_sql("attestation")
-_MAPS: Final = " ".join(f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items())
+_MAPS: Final = " ".join(
+    f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items()
+)
 _FIELDS: Final = (
-    f"SELECT CASE e.kind {_MAPS} END, coalesce(e.name, ''), e.seq, e.recorded_at_ns, e.writer_id FROM entry e "
-    "JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
-    f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered'"
+    f"SELECT CASE e.kind {_MAPS} END, coalesce(e.name, ''), e.seq, e.recorded_at_ns, e.writer_id "
+    "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
+    f"AND e.stream <> 'metric' AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) "
+    "AND d.outcome = 'delivered'"
 )
 _HELD_FIELD: Final = (
-    "SELECT e.seq, e.recorded_at_ns, e.writer_id FROM field f JOIN entry e ON e.seq = f.seq JOIN delivery d ON d.seq = f.seq "
-    "WHERE f.component_id = ? AND f.map = ? AND f.key = ? AND d.outcome = 'delivered'"
+    "SELECT e.seq, e.recorded_at_ns, e.writer_id FROM field f JOIN entry e ON e.seq = f.seq "
+    "JOIN delivery d ON d.seq = f.seq WHERE f.component_id = ? AND f.map = ? AND f.key = ? "
+    "AND d.outcome = 'delivered'"
 )
-_COMPONENTS: Final = "SELECT DISTINCT component_id FROM entry WHERE seq BETWEEN ? AND ? AND stream <> 'metric'"
+_COMPONENTS: Final = (
+    "SELECT DISTINCT component_id FROM entry WHERE seq BETWEEN ? AND ? AND stream <> 'metric'"
+)
 _INSERT_COMPONENT: Final = "INSERT INTO component (name, created_at_ns) VALUES (?, ?)"
-_INSERT_FIELD: Final = "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)"
+_INSERT_FIELD: Final = (
+    "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)"
+)
 _OF_RECORD: Final = 10
 """Measured: a receipt and its attestation take as long as settling this many entries."""
 
@@ -112,7 +132,9 @@ class Applier:
         self.turns = Turns(attestor)
         self._attestor = attestor
         self._database = database
-        self._components: dict[str, int] = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
+        self._components: dict[str, int] = {
+            str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")
+        }
         self._connection: sqlite3.Connection
         # The highest generation of a lease that an attestation names.
         self._generation = 0
@@ -165,9 +187,13 @@ class Applier:
         if row.uuid not in self.writers:
             check_writer(row, where)
             return
-        (found,) = self._database.read(f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],))
+        (found,) = self._database.read(
+            f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],)
+        )
         if (*row.columns, row.digest) != tuple(found):
-            raise forged(where, f"the process {limits.shown(row.uuid)} is described differently here")
+            raise forged(
+                where, f"the process {limits.shown(row.uuid)} is described differently here"
+            )
 
     def add_writer(self, row: WriterRow) -> int:
         """Return the local id of a checked process; record it if it is new.
@@ -176,7 +202,9 @@ class Applier:
         """
         known = self.writers.get(row.uuid)
         if known is None:
-            known = int(self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0)
+            known = int(
+                self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0
+            )
             self.writers[row.uuid] = known
         return known
 
@@ -197,9 +225,15 @@ class Applier:
         known = self._components.get(name.lower())
         if known is None:
             # Another process may have made it meanwhile.
-            found = self._connection.execute("SELECT id FROM component WHERE name = ?", (name,)).fetchone()
+            found = self._connection.execute(
+                "SELECT id FROM component WHERE name = ?", (name,)
+            ).fetchone()
             columns = (name, self._attestor.clock_ns())
-            known = found[0] if found else self._connection.execute(_INSERT_COMPONENT, columns).lastrowid or 0
+            known = (
+                found[0]
+                if found
+                else self._connection.execute(_INSERT_COMPONENT, columns).lastrowid or 0
+            )
             self._components[name.lower()] = known
             for receipt_id, said in self._nameless.get(name.lower(), ()):
                 learn(self._connection, said.here(lambda _: (), known, receipt_id))
@@ -224,14 +258,22 @@ class Applier:
         """
         for first, last in self.places(named):
             sql = (
-                "SELECT min(e.seq), c.name FROM entry e JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? GROUP BY c.id"
+                "SELECT min(e.seq), c.name FROM entry e "
+                "JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? "
+                "GROUP BY c.id"
             )
             for seq, name in self._database.read(sql, (first, last)):
                 yield f"entry {seq}", str(name)
 
     # -- attestations -----------------------------------------------------------------------------
 
-    def begin(self, checked: Checked, gaps: Sequence[tuple[str, int, int, str]] = (), *, is_told_all: bool = True) -> None:
+    def begin(
+        self,
+        checked: Checked,
+        gaps: Sequence[tuple[str, int, int, str]] = (),
+        *,
+        is_told_all: bool = True,
+    ) -> None:
         """Record that a source is being taken over, before anything of it is here.
 
         It records where the source comes from, too. So what comes from it never counts as this
@@ -269,7 +311,9 @@ class Applier:
         done = [
             each
             for each in unfinished
-            if Origin(each.what.kind, each.what.id) in origins_done or each.note in elsewhere or each.is_here(heads)
+            if Origin(each.what.kind, each.what.id) in origins_done
+            or each.note in elsewhere
+            or each.is_here(heads)
         ]
         self.derive(self._components.values())
         with self.transaction() as connection:
@@ -283,9 +327,15 @@ class Applier:
         source = checked.source
         self.applied = Applied(known=checked.known, reconcilers=checked.reconcilers)
         self._lost.clear()
-        self._last_attestation = self._database.read("SELECT coalesce(max(id), 0) FROM attestation")[0][0]
+        self._last_attestation = self._database.read(
+            "SELECT coalesce(max(id), 0) FROM attestation"
+        )[0][0]
         self._outcomes = self._count()
-        new = (each for each in source.attestations() if each.writer_seq > checked.heads.get(each.uuid, 0))
+        new = (
+            each
+            for each in source.attestations()
+            if each.writer_seq > checked.heads.get(each.uuid, 0)
+        )
         for group in self._groups((each, said_by(source, each)) for each in new):
             with self.transaction():
                 for each, said in group:
@@ -295,14 +345,24 @@ class Applier:
                 self._decide(checked)
         self.derive(self._touched)
         after = self._count()
-        self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
+        self.applied.settled = Counter(
+            {
+                k: after[k] - self._outcomes[k]
+                for k in after | self._outcomes
+                if after[k] != self._outcomes[k]
+            }
+        )
 
-    def _groups(self, read: Iterator[tuple[Attested, Said]]) -> Iterator[list[tuple[Attested, Said]]]:
+    def _groups(
+        self, read: Iterator[tuple[Attested, Said]]
+    ) -> Iterator[list[tuple[Attested, Said]]]:
         """Yield as many at a time as a transaction shall settle entries."""
         group, rows = [], 0
         for each in read:
             group.append(each)
-            rows += _OF_RECORD + sum(last - first + 1 for named in each[1].entries.values() for first, last in named)
+            rows += _OF_RECORD + sum(
+                last - first + 1 for named in each[1].entries.values() for first, last in named
+            )
             if rows >= self.turns.size:
                 yield group
                 group, rows = [], 0
@@ -311,12 +371,17 @@ class Applier:
 
     def _record(self, each: Attested, said: Said) -> None:
         self._generation = max(self._generation, said.generation)
-        component_id = None if said.component is None else self._components.get(said.component.lower())
+        component_id = (
+            None if said.component is None else self._components.get(said.component.lower())
+        )
         here = said.here(self.places, component_id, None)
         if said.started_at_ns is not None and not taken.is_note(said):
             here = here._replace(receipt_id=insert_receipt(self._connection, here))
             self.applied.receipts += 1
-        self._connection.execute(_INSERT_ATTESTATION, (self.writers[each.uuid], each.writer_seq, here.receipt_id, each.body, each.digest))
+        self._connection.execute(
+            _INSERT_ATTESTATION,
+            (self.writers[each.uuid], each.writer_seq, here.receipt_id, each.body, each.digest),
+        )
         self.applied.attestations += 1
         self.applied.elsewhere += bool(said.entries) and not here.entries
         self._follow(here)
@@ -329,7 +394,11 @@ class Applier:
 
     def note(self, here: Iterable[tuple[int, int]]) -> None:
         """Note that something was said of these entries."""
-        self._settled += [(row[0], first, last) for first, last in here for row in self._connection.execute(_COMPONENTS, (first, last))]
+        self._settled += [
+            (row[0], first, last)
+            for first, last in here
+            for row in self._connection.execute(_COMPONENTS, (first, last))
+        ]
 
     def _follow(self, said: Statement) -> None:
         """Settle the entries as it says, and remember what is a problem now."""
@@ -353,8 +422,8 @@ class Applier:
         """Return what was attested of components that were not here, by lower-case name."""
         found = defaultdict(list)
         rows = self._connection.execute(
-            "SELECT r.id, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = '' "
-            "ORDER BY a.id"
+            "SELECT r.id, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
+            "WHERE r.component_id IS NULL AND r.entries = '' ORDER BY a.id"
         )
         for receipt_id, body in rows:
             said = _own(body)
@@ -370,17 +439,25 @@ class Applier:
         """
         ahead: Ahead = defaultdict(list)
         rows = self._database.read(
-            "SELECT a.id, a.body FROM attestation a WHERE EXISTS (SELECT 1 FROM json_each(?) u WHERE instr(a.body, u.value)) ORDER BY a.id",
+            "SELECT a.id, a.body FROM attestation a WHERE EXISTS (SELECT 1 FROM json_each(?) u "
+            "WHERE instr(a.body, u.value)) ORDER BY a.id",
             (json.dumps(sorted(beyond)),),
         )
         for number, body in rows:
             said = _own(body)
-            for named in (said.entries, *(group.entries for group in said.settled if group.entries is not said.entries)):
+            for named in (
+                said.entries,
+                *(group.entries for group in said.settled if group.entries is not said.entries),
+            ):
                 for uuid in named.keys() & beyond.keys():
-                    ahead[uuid] += [(first, last, number) for first, last in named[uuid] if last > beyond[uuid]]
+                    ahead[uuid] += [
+                        (first, last, number) for first, last in named[uuid] if last > beyond[uuid]
+                    ]
         return ahead
 
-    def follow_known(self, ahead: Ahead, brought: Mapping[str, tuple[int, int]], above: int) -> None:
+    def follow_known(
+        self, ahead: Ahead, brought: Mapping[str, tuple[int, int]], above: int
+    ) -> None:
         """Follow what was here about the entries that this transaction brings.
 
         Args:
@@ -388,9 +465,16 @@ class Applier:
             brought: By the writer's uuid: the first and the last place of those entries.
             above: The last ``seq`` before.
         """
-        about = {n for uuid, (low, high) in brought.items() for first, last, n in ahead.get(uuid, ()) if first <= high and last >= low}
+        about = {
+            n
+            for uuid, (low, high) in brought.items()
+            for first, last, n in ahead.get(uuid, ())
+            if first <= high and last >= low
+        }
         for number in sorted(about):
-            receipt_id, body = self._connection.execute("SELECT receipt_id, body FROM attestation WHERE id = ?", (number,)).fetchone()
+            receipt_id, body = self._connection.execute(
+                "SELECT receipt_id, body FROM attestation WHERE id = ?", (number,)
+            ).fetchone()
             here = _own(body).here(lambda named: self.places(named, above), None, receipt_id)
             self._follow(here)
             self.note(here.entries)
@@ -404,11 +488,19 @@ class Applier:
         known_origins = origins(self._connection.execute)
         for component_id, first, last in self._settled:
             sql = f"{_FIELDS} AND e.seq BETWEEN ? AND ? ORDER BY e.seq"
-            found = _latest(self._connection.execute(sql, (component_id, first, last)), known_origins)
+            found = _latest(
+                self._connection.execute(sql, (component_id, first, last)), known_origins
+            )
             for (field_map, key), place in found.items():
-                held = self._connection.execute(_HELD_FIELD, (component_id, field_map, key)).fetchone()
-                if held is None or Place(held[0], held[1], known_origins.get(held[2], 0)).is_before(place):
-                    self._connection.execute(_INSERT_FIELD, (component_id, field_map, key, place.seq))
+                held = self._connection.execute(
+                    _HELD_FIELD, (component_id, field_map, key)
+                ).fetchone()
+                if held is None or Place(held[0], held[1], known_origins.get(held[2], 0)).is_before(
+                    place
+                ):
+                    self._connection.execute(
+                        _INSERT_FIELD, (component_id, field_map, key, place.seq)
+                    )
 
     def tell_origin(self, source: Source) -> None:
         """Record once where what is found in a source comes from. Inside a transaction.
@@ -429,16 +521,27 @@ class Applier:
         """
         known_origins = origins(self._database.read)
         for component_id in component_ids:
-            found = _latest(self._database.read(f"{_FIELDS} ORDER BY e.seq", (component_id,)), known_origins)
+            found = _latest(
+                self._database.read(f"{_FIELDS} ORDER BY e.seq", (component_id,)), known_origins
+            )
             held = {
-                (m, k): seq for m, k, seq in self._database.read("SELECT map, key, seq FROM field WHERE component_id = ?", (component_id,))
+                (m, k): seq
+                for m, k, seq in self._database.read(
+                    "SELECT map, key, seq FROM field WHERE component_id = ?", (component_id,)
+                )
             }
-            for page in self.turns.pages((component_id, *key, place.seq) for key, place in found.items() if held.get(key) != place.seq):
+            for page in self.turns.pages(
+                (component_id, *key, place.seq)
+                for key, place in found.items()
+                if held.get(key) != place.seq
+            ):
                 with self.turns.transaction() as connection:
                     connection.executemany(_INSERT_FIELD, page)
 
     def _count(self) -> Counter[str]:
-        return Counter(dict(self._database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome")))
+        return Counter(
+            dict(self._database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome"))
+        )
 
     # -- where the copies contradict each other ---------------------------------------------------
 
@@ -450,13 +553,16 @@ class Applier:
         settled an entry after its release, and that came here before, the entry is settled so.
         """
         lost = self._connection.execute(
-            "SELECT e.seq, d.outcome, e.component_id, e.recorded_at_ns, w.uuid, e.writer_seq FROM json_each(?) n JOIN entry e ON e.seq = n.value "
-            "JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq WHERE d.seq IS NULL OR d.outcome = 'quarantined' "
-            "ORDER BY e.seq",
+            "SELECT e.seq, d.outcome, e.component_id, e.recorded_at_ns, w.uuid, e.writer_seq "
+            "FROM json_each(?) n JOIN entry e ON e.seq = n.value "
+            "JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq "
+            "WHERE d.seq IS NULL OR d.outcome = 'quarantined' ORDER BY e.seq",
             (json.dumps(sorted(self._changed)),),
         ).fetchall()
         known: dict[int, bool] = {}
-        planned = self._planned([row[0] for row in lost if self._lost[row[0]][0] is None], checked.source)
+        planned = self._planned(
+            [row[0] for row in lost if self._lost[row[0]][0] is None], checked.source
+        )
         kept: dict[tuple[int, str, str | None, int, int | None], list[int]] = defaultdict(list)
         for seq, now, component_id, recorded_at_ns, uuid, place in lost:
             receipt_id, outcome, reason, at_ns = self._lost[seq]
@@ -466,17 +572,25 @@ class Applier:
                 known[receipt_id] = self._is_known(receipt_id, checked.source)
             # The append itself refused the entry: every copy knows that.
             at_once = receipt_id is None and outcome == "quarantined" and at_ns == recorded_at_ns
-            if not (at_once or (planned.get(seq, False) if receipt_id is None else known[receipt_id])):
+            if not (
+                at_once or (planned.get(seq, False) if receipt_id is None else known[receipt_id])
+            ):
                 kept[component_id, outcome, reason, at_ns, receipt_id].append(seq)
             elif now is None:
-                fate = next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None) if uuid in checked.fates else None
+                fate = (
+                    next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None)
+                    if uuid in checked.fates
+                    else None
+                )
                 if fate is not None and fate.is_known and fate.group is not None:
                     group = fate.group
                     kept[component_id, group.outcome, group.reason, group.at_ns, None].append(seq)
         self.applied.kept += sum(map(len, kept.values()))
         groups: dict[int, list[Settled]] = defaultdict(list)
         for (component_id, outcome, reason, at_ns, receipt_id), seqs in kept.items():
-            groups[component_id].append(Settled(outcome, reason, as_intervals(seqs), at_ns, receipt_id))
+            groups[component_id].append(
+                Settled(outcome, reason, as_intervals(seqs), at_ns, receipt_id)
+            )
         self.attest("kept", groups, {})
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
@@ -490,18 +604,22 @@ class Applier:
         wanted = set(seqs)
         found: dict[int, bool] = {}
         rows = self._connection.execute(
-            "SELECT a.id, w.uuid, a.writer_seq, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-            "WHERE a.receipt_id IS NULL ORDER BY a.id"
+            "SELECT a.id, w.uuid, a.writer_seq, a.body FROM attestation a "
+            "JOIN writer w ON w.id = a.writer_id WHERE a.receipt_id IS NULL ORDER BY a.id"
         )
         for number, uuid, writer_seq, body in rows:
-            said = dict.fromkeys(self._seqs(_own(body).entries, wanted), writer_seq <= source.heads.get(uuid, 0))
+            said = dict.fromkeys(
+                self._seqs(_own(body).entries, wanted), writer_seq <= source.heads.get(uuid, 0)
+            )
             found = found | said if number <= self._last_attestation else said | found
         return found
 
     def _is_known(self, receipt_id: int, source: Source) -> bool:
         """Return whether the other copy has what the receipt says."""
         rows = self._connection.execute(
-            "SELECT w.uuid, a.writer_seq FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.receipt_id = ?", (receipt_id,)
+            "SELECT w.uuid, a.writer_seq FROM attestation a JOIN writer w ON w.id = a.writer_id "
+            "WHERE a.receipt_id = ?",
+            (receipt_id,),
         )
         return any(writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq in rows)
 
@@ -511,17 +629,23 @@ class Applier:
             return [seq for seq in wanted if any(first <= seq <= last for first, last in places)]
         return [seq for first, last in places for seq in range(first, last + 1) if seq in wanted]
 
-    def attest(self, outcome: str, groups: Mapping[int, Sequence[Settled]], more: Mapping[str, Any]) -> None:
+    def attest(
+        self, outcome: str, groups: Mapping[int, Sequence[Settled]], more: Mapping[str, Any]
+    ) -> None:
         """Record what this process decided or found, by component.
 
         Each component gets a receipt and an attestation.
         """
         for component_id, settled in groups.items():
             entries = merged(interval for each in settled for interval in each.entries)
-            self._attestor.decide(self._connection, MERGE, outcome, component_id, entries, settled, more=more)
+            self._attestor.decide(
+                self._connection, MERGE, outcome, component_id, entries, settled, more=more
+            )
 
 
-def _latest(rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]) -> dict[tuple[str, str], Place]:
+def _latest(
+    rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]
+) -> dict[tuple[str, str], Place]:
     """Return the entry of each key that was recorded last."""
     last: dict[tuple[str, str], Place] = {}
     for field_map, key, seq, recorded_at_ns, writer_id in rows:
@@ -541,4 +665,7 @@ def _own(body: object) -> Said:
         return statements.read(body)
     except ValueError as error:
         hint = "`journaltrack check` says more; if the journal is not yours, do not trust it"
-        raise JournalAlteredError(f"an attestation of the journal can't be read: {error}; nothing was taken over", hint=hint) from error
+        raise JournalAlteredError(
+            f"an attestation of the journal can't be read: {error}; nothing was taken over",
+            hint=hint,
+        ) from error

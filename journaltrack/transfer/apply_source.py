@@ -114,9 +114,13 @@ def check_link(each: Attested, chain: tuple[int, bytes], where: str) -> None:
         EvidenceError: It does not.
     """
     if each.writer_seq != chain[0] + 1:
-        raise forged(where, f"{which(each)} comes where {chain[0] + 1} was expected: some are missing")
+        raise forged(
+            where, f"{which(each)} comes where {chain[0] + 1} was expected: some are missing"
+        )
     if not each.body.isascii() or vocabulary.attestation_next(chain[1], each.body) != each.digest:
-        raise forged(where, f"{which(each)} is not what was attested: its digest does not fit its body")
+        raise forged(
+            where, f"{which(each)} is not what was attested: its digest does not fit its body"
+        )
 
 
 def forged(where: str, what: str) -> EvidenceError:
@@ -165,12 +169,19 @@ class Coverage(Generic[T]):
             firsts.append(last + 1)
             lasts.append(self._lasts[end - 1])
             claims.append(self._claims[end - 1])
-        self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = firsts, lasts, claims
+        self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = (
+            firsts,
+            lasts,
+            claims,
+        )
 
     def of(self, first: int, last: int) -> list[tuple[int, int, T]]:
         """Return the claims about these places, in order, cut to them."""
         start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
-        return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
+        return [
+            (max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i])
+            for i in range(start, end)
+        ]
 
 
 class Fate(NamedTuple):
@@ -217,7 +228,12 @@ class Checker:
             component, in words, with the component.
     """
 
-    def __init__(self, applier: Applier, database: Database, components_of: Callable[[Named], Iterable[tuple[str, str]]]) -> None:
+    def __init__(
+        self,
+        applier: Applier,
+        database: Database,
+        components_of: Callable[[Named], Iterable[tuple[str, str]]],
+    ) -> None:
         self._applier = applier
         self._database = database
         self._components_of = components_of
@@ -226,7 +242,10 @@ class Checker:
         self._heads = dict(self._here)
         # Attestations that these sources bring.
         self._brought = sqlite3.connect("", isolation_level=None)
-        self._brought.execute("CREATE TABLE attestation (uuid, writer_seq, digest, PRIMARY KEY (uuid, writer_seq)) WITHOUT ROWID")
+        self._brought.execute(
+            "CREATE TABLE attestation (uuid, writer_seq, digest, PRIMARY KEY (uuid, writer_seq)) "
+            "WITHOUT ROWID"
+        )
 
     def close(self) -> None:
         """Drop what was kept of the sources."""
@@ -260,13 +279,23 @@ class Checker:
                 check_link(each, chains.get(each.uuid) or self._chain(source, each), source.name)
                 chains[each.uuid] = (each.writer_seq, each.digest)
                 self._heads[each.uuid] = each.writer_seq
-                self._brought.execute("INSERT INTO attestation VALUES (?, ?, ?)", (each.uuid, each.writer_seq, each.digest))
+                self._brought.execute(
+                    "INSERT INTO attestation VALUES (?, ?, ?)",
+                    (each.uuid, each.writer_seq, each.digest),
+                )
                 self._refuse_others(source, each, said)
                 new[each.uuid] = (new.get(each.uuid, (each.writer_seq, 0))[0], each.writer_seq)
                 is_told |= not taken.is_note(said)
             _foresee(fates, said, is_known=is_known)
         self._brought.execute("COMMIT")
-        return Checked(source, before, known, len(self._heads.keys() - before.keys()), fates, new if is_told else {})
+        return Checked(
+            source,
+            before,
+            known,
+            len(self._heads.keys() - before.keys()),
+            fates,
+            new if is_told else {},
+        )
 
     def _digest(self, uuid: str, writer_seq: int) -> bytes | None:
         if writer_seq > self._here.get(uuid, 0):
@@ -284,20 +313,32 @@ class Checker:
             return head, self._digest(each.uuid, head) or b""
         row = source.writers.get(each.uuid)
         if row is None:
-            raise forged(source.name, f"an attestation is of the process {limits.shown(each.uuid)}, which is not described")
+            raise forged(
+                source.name,
+                f"an attestation is of the process {limits.shown(each.uuid)}, which is not "
+                "described",
+            )
         self._applier.check_writer(row, source.name)
         return 0, vocabulary.attestation_start(row.begin)
 
     def _refuse_fork(self, source: Source, each: Attested) -> None:
         if self._digest(each.uuid, each.writer_seq) != each.digest:
-            what = f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} says something else there than here"
+            what = (
+                f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} says "
+                "something else there than here"
+            )
             raise forged(source.name, f"{what}: one of the two was forged")
 
     def _refuse_others(self, source: Source, each: Attested, said: Said) -> None:
         """Check that a statement about a component names only entries of that component."""
-        for what, component in self._components_of(said.entries) if said.component is not None else ():
+        for what, component in (
+            self._components_of(said.entries) if said.component is not None else ()
+        ):
             if component.lower() != str(said.component).lower():
-                told = f"{what} is not of the component {limits.shown(str(said.component))}, although it says so"
+                told = (
+                    f"{what} is not of the component {limits.shown(str(said.component))}, "
+                    "although it says so"
+                )
                 raise forged(f"{which(each)} of {source.name}", told)
 
 

@@ -47,7 +47,18 @@ from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply import Ahead, Applied, Applier
 from journaltrack.transfer.apply_source import Checked, Checker, forged
-from journaltrack.transfer.merge_source import COMPONENT, PLACE, RECORDED, REST, SEQ, WRITER, Found, Incoming, JournalSource, Row
+from journaltrack.transfer.merge_source import (
+    COMPONENT,
+    PLACE,
+    RECORDED,
+    REST,
+    SEQ,
+    WRITER,
+    Found,
+    Incoming,
+    JournalSource,
+    Row,
+)
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import as_intervals, contains, merged
@@ -55,10 +66,22 @@ from journaltrack.util.intervals import as_intervals, contains, merged
 if TYPE_CHECKING:
     import sqlite3
 
-IN_FLIGHT: Final = "a request that carried it had no answer yet when the journal was merged: it may have been sent"
-_INSERT_ENTRY: Final = schema.insert_sql("entry").replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
-_INSERT_REFUSED: Final = "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
-_SETTLEMENT: Final = "SELECT e.component_id, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.seq = ?"
+IN_FLIGHT: Final = (
+    "a request that carried it had no answer yet when the journal was merged: it may have been sent"
+)
+_INSERT_ENTRY: Final = (
+    schema.insert_sql("entry")
+    .replace("(writer_id", "(seq, writer_id", 1)
+    .replace("VALUES (", "VALUES (?, ", 1)
+)
+_INSERT_REFUSED: Final = (
+    "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) "
+    "VALUES (?, 'quarantined', ?, ?)"
+)
+_SETTLEMENT: Final = (
+    "SELECT e.component_id, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.seq = ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +137,10 @@ class MergeReport:
     @property
     def changed(self) -> bool:
         """Return whether anything was new."""
-        return any(source.entries or source.attestations or source.blobs or source.taken_as_found for source in self.sources)
+        return any(
+            source.entries or source.attestations or source.blobs or source.taken_as_found
+            for source in self.sources
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes."""
@@ -148,10 +174,16 @@ def merge(
         LeaseHeldError: A source or the target is being reconciled.
         JournalError: A source can't be read, or the target can't be written.
     """
-    folders = [_folder(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
+    folders = [
+        _folder(source)
+        for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)
+    ]
     target = _folder(into)
     if not folders:
-        raise InvalidInputError("no journal was named to merge from", hint="name one or more, then --into and the target's folder")
+        raise InvalidInputError(
+            "no journal was named to merge from",
+            hint="name one or more, then --into and the target's folder",
+        )
     _refuse_itself(folders, target)
     with contextlib.ExitStack() as stack:
         opened = [_opened_source(folder, stack) for folder in folders]
@@ -164,13 +196,19 @@ def merge(
         stack.callback(merger.close)
         results = merger.run()
         ((entries, pending),) = journal.database.read(
-            "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)"
+            "SELECT (SELECT count(*) FROM entry), (SELECT count(*) "
+            "FROM entry) - (SELECT count(*) FROM delivery)"
         )
-        return MergeReport(str(journal.path), journal.journal_id, created, results, entries, pending)
+        return MergeReport(
+            str(journal.path), journal.journal_id, created, results, entries, pending
+        )
 
 
 def bring(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, on_progress: Callable[[Progress], None] | None = None
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> MergeReport:
     """Bring what is new in another copy into an existing journal.
 
@@ -206,13 +244,18 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
             merge.
     """
     journal = stack.enter_context(view.opened(str(folder)))
-    ((owner, host, expires_at_ns),) = journal.database.read("SELECT owner, host, expires_at_ns FROM lease")
-    elsewhere = owner is not None and host != socket.gethostname() and isinstance(expires_at_ns, int)
+    ((owner, host, expires_at_ns),) = journal.database.read(
+        "SELECT owner, host, expires_at_ns FROM lease"
+    )
+    elsewhere = (
+        owner is not None and host != socket.gethostname() and isinstance(expires_at_ns, int)
+    )
     now_ns = time.time_ns()
     away = elsewhere and now_ns < expires_at_ns <= now_ns + 2 * int(leases.TTL_S * 1e9)
     if away or leases.lock_holder(folder) is not None:
         raise LeaseHeldError(
-            f"the journal at {folder} is being reconciled: what is sent meanwhile would be pending in the merge",
+            f"the journal at {folder} is being reconciled: what is sent meanwhile would be "
+            "pending in the merge",
             hint="merge when that process is done; `journaltrack status` says which it is",
         )
     stack.enter_context(view.snapshot(journal.database))
@@ -233,7 +276,13 @@ class _Counts:
 class _Merger:
     """One merge. Its sources are opened and the target's lease is held."""
 
-    def __init__(self, journal: Journal, lease: leases.Lease, sources: Sequence[JournalSource], tell: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        lease: leases.Lease,
+        sources: Sequence[JournalSource],
+        tell: Callable[[Progress], None],
+    ) -> None:
         self._journal = journal
         self._lease = lease
         self._sources = sources
@@ -272,8 +321,13 @@ class _Merger:
             counts.taken_as_found = self._take_as_found(source)
         Settlement(database, self._lease).advance_mark()
         heads = self._applier.heads()
-        self._applier.end({s.origin for s in self._sources if all(each.is_here(heads) for each in s.unfinished)})
-        return tuple(self._result(*each) for each in zip(self._sources, self._counts, self._incoming.counts, strict=True))
+        self._applier.end(
+            {s.origin for s in self._sources if all(each.is_here(heads) for each in s.unfinished)}
+        )
+        return tuple(
+            self._result(*each)
+            for each in zip(self._sources, self._counts, self._incoming.counts, strict=True)
+        )
 
     def _begin(self, source: JournalSource, checked: Checked, count: int) -> None:
         """Record that a source is taken over, if entries may come before their outcomes.
@@ -283,9 +337,18 @@ class _Merger:
             checked: What its attestations say.
             count: How many entries come from it.
         """
-        finds = any(True for _ in (source.unattested(IN_FLIGHT) if count or checked.taken else self._found(source)))
+        finds = any(
+            True
+            for _ in (
+                source.unattested(IN_FLIGHT) if count or checked.taken else self._found(source)
+            )
+        )
         if checked.taken or finds or (count and source.unfinished):
-            self._applier.begin(checked, source.gaps_above(self._incoming.beyond), is_told_all=not finds and not source.unfinished)
+            self._applier.begin(
+                checked,
+                source.gaps_above(self._incoming.beyond),
+                is_told_all=not finds and not source.unfinished,
+            )
 
     def _components_of(self, named: Named) -> Iterator[tuple[str, str]]:
         yield from self._applier.components_of(named)
@@ -312,7 +375,9 @@ class _Merger:
     def _copy_blobs(self, source: JournalSource, counts: _Counts) -> None:
         ours = Spool(self._journal.path / paths.SPOOL)
         for sha256, size_bytes, _ in source.blobs():
-            if not is_digest(sha256) or (ours.has(sha256) and ours.path_of(sha256).lstat().st_size == size_bytes):
+            if not is_digest(sha256) or (
+                ours.has(sha256) and ours.path_of(sha256).lstat().st_size == size_bytes
+            ):
                 continue
             blob = ours.take_over(source.journal.path / paths.SPOOL, sha256, size_bytes)
             if blob is None:
@@ -352,21 +417,33 @@ class _Merger:
         """
         (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
         if last != self._seen_seq:
-            sql = "SELECT DISTINCT w.uuid FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ?"
+            sql = (
+                "SELECT DISTINCT w.uuid FROM entry e JOIN writer w ON w.id = e.writer_id "
+                "WHERE e.seq > ?"
+            )
             for (uuid,) in connection.execute(sql, (self._seen_seq,)):
                 if uuid in self._incoming.writers:
                     where = self._incoming.where(uuid)
-                    raise forged(where, f"the process {limits.shown(uuid)} also continued in {self._journal.path}, with other entries")
+                    raise forged(
+                        where,
+                        f"the process {limits.shown(uuid)} also continued in "
+                        f"{self._journal.path}, with other entries",
+                    )
         return int(last)
 
-    def _insert(self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int) -> dict[str, tuple[int, int]]:
+    def _insert(
+        self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int
+    ) -> dict[str, tuple[int, int]]:
         """Insert a page of entries.
 
         Returns:
             By the process's uuid, the first and the last place.
         """
         applier, sources = self._applier, self._sources
-        writers = {(n, i): applier.add_writer(sources[n].writers[sources[n].uuids[i]]) for n, i in {(n, row[WRITER]) for n, row in page}}
+        writers = {
+            (n, i): applier.add_writer(sources[n].writers[sources[n].uuids[i]])
+            for n, i in {(n, row[WRITER]) for n, row in page}
+        }
         named = dict.fromkeys([(n, row[COMPONENT]) for n, row in page])
         components = {(n, i): applier.add_component(sources[n].components[i]) for n, i in named}
         rows = [
@@ -384,7 +461,11 @@ class _Merger:
         open_runs: dict[int, list[int]] = {}
         brought: dict[str, tuple[int, int]] = {}
         for seq, (n, row) in enumerate(page, above + 1):
-            writer_id, place, uuid = writers[n, row[WRITER]], row[PLACE], sources[n].uuids[row[WRITER]]
+            writer_id, place, uuid = (
+                writers[n, row[WRITER]],
+                row[PLACE],
+                sources[n].uuids[row[WRITER]],
+            )
             run = open_runs.get(writer_id)
             if run is not None and place == run[1] + 1 and seq - place == run[2]:
                 run[1] = place
@@ -397,14 +478,23 @@ class _Merger:
             applier.add_run(writer_id, *run)
         return brought
 
-    def _insert_refused(self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int) -> None:
+    def _insert_refused(
+        self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int
+    ) -> None:
         """Keep entries quarantined that were so when recorded: AWS can never accept them."""
         seqs: dict[int, list[int]] = defaultdict(list)
         for n, row in page:
             seqs[n].append(row[SEQ])
-        refused = {(n, seq): reason for n, of in seqs.items() for seq, reason in self._sources[n].refused(of[0], of[-1]).items()}
+        refused = {
+            (n, seq): reason
+            for n, of in seqs.items()
+            for seq, reason in self._sources[n].refused(of[0], of[-1]).items()
+        }
         if refused:
-            found = [(seq, refused.get((n, row[SEQ])), row[RECORDED]) for seq, (n, row) in enumerate(page, above + 1)]
+            found = [
+                (seq, refused.get((n, row[SEQ])), row[RECORDED])
+                for seq, (n, row) in enumerate(page, above + 1)
+            ]
             connection.executemany(_INSERT_REFUSED, [each for each in found if each[1] is not None])
 
     # -- what nobody attests ----------------------------------------------------------------------
@@ -418,7 +508,9 @@ class _Merger:
         Returns:
             How many entries were settled.
         """
-        if source.may_have_made and not self._journal.database.read("SELECT 1 FROM receipt WHERE action = ? LIMIT 1", (TAKEN,)):
+        if source.may_have_made and not self._journal.database.read(
+            "SELECT 1 FROM receipt WHERE action = ? LIMIT 1", (TAKEN,)
+        ):
             # A component on the remote with this journal's mark is then no sign of another copy.
             with self._applier.transaction():
                 self._applier.tell_origin(source)
@@ -451,13 +543,20 @@ class _Merger:
                         if wanted:
                             yield seq, component_id, each
 
-    def _settle_as_found(self, page: Sequence[tuple[int, int, Found]], source: JournalSource) -> None:
+    def _settle_as_found(
+        self, page: Sequence[tuple[int, int, Found]], source: JournalSource
+    ) -> None:
         """Settle these entries, and attest it. Inside a transaction."""
-        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         for seq, component_id, each in page:
             groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
         settled = {
-            component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
+            component_id: [
+                Settled(outcome, reason, as_intervals(seqs), at_ns)
+                for (outcome, reason, at_ns), seqs in by_kind.items()
+            ]
             for component_id, by_kind in groups.items()
         }
         self._applier.tell_origin(source)
@@ -473,11 +572,16 @@ class _Merger:
         # Few merges find something, so this stays small.
         named: dict[int, list[tuple[int, int]]] = defaultdict(list)
         rows = self._journal.database.read(
-            "SELECT body FROM attestation WHERE instr(body, '\"found\"') AND instr(body, ?)", (source.journal.journal_id,)
+            "SELECT body FROM attestation WHERE instr(body, '\"found\"') AND instr(body, ?)",
+            (source.journal.journal_id,),
         )
         for (body,) in rows:
             members = json.loads(body)
-            if (members.get("action"), members.get("outcome"), members.get("from")) == (MERGE, "found", source.journal.journal_id):
+            if (members.get("action"), members.get("outcome"), members.get("from")) == (
+                MERGE,
+                "found",
+                source.journal.journal_id,
+            ):
                 for group in statements.read(body).settled:
                     named[group.at_ns] += self._applier.places(group.entries)
         places = {at_ns: merged(intervals) for at_ns, intervals in named.items()}

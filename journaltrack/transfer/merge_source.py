@@ -52,27 +52,31 @@ _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq"
 _LAST: Final = f"SELECT {COLUMNS} FROM json_each(?) i CROSS JOIN entry e ON e.seq = i.value"
 _UNSOUND: Final = (
-    "SELECT seq FROM entry WHERE typeof(writer_seq) <> 'integer' OR typeof(recorded_at_ns) <> 'integer' OR typeof(digest) <> 'blob' LIMIT 1"
+    "SELECT seq FROM entry WHERE typeof(writer_seq) <> 'integer' "
+    "OR typeof(recorded_at_ns) <> 'integer' OR typeof(digest) <> 'blob' LIMIT 1"
 )
 _REFUSED: Final = (
-    f"SELECT {COLUMNS}, d.reason FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'quarantined' "
-    "AND d.receipt_id IS NULL AND d.settled_at_ns = e.recorded_at_ns AND d.seq BETWEEN ? AND ?"
+    f"SELECT {COLUMNS}, d.reason FROM delivery d CROSS JOIN entry e ON e.seq = d.seq "
+    f"WHERE {PROBLEM} AND d.outcome = 'quarantined' AND d.receipt_id IS NULL "
+    "AND d.settled_at_ns = e.recorded_at_ns AND d.seq BETWEEN ? AND ?"
 )
 # Fewer than the 700 new objects after which Python's garbage collector runs.
 _PAGE: Final = 500
 _UNATTESTED: Final = (
-    "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
-    "WHERE (typeof(d.receipt_id) = 'integer' AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ? "
+    "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d "
+    "JOIN entry e ON e.seq = d.seq WHERE (typeof(d.receipt_id) = 'integer' "
+    "AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ? "
     "AND NOT (d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns)) ORDER BY d.seq"
 )
 """Without what was refused when it was recorded: ``refused`` yields that with the entry."""
 _UNSETTLED: Final = (
-    "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
-    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
+    "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? "
+    "AND e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+    "ORDER BY e.seq"
 )
 _BLOBS: Final = (
-    "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' AND typeof(size_bytes) = 'integer' "
-    "AND typeof(spooled_at_ns) = 'integer' ORDER BY sha256"
+    "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' "
+    "AND typeof(size_bytes) = 'integer' AND typeof(spooled_at_ns) = 'integer' ORDER BY sha256"
 )
 
 
@@ -103,7 +107,9 @@ class Incoming:
         counts: How many entries each source brings.
     """
 
-    def __init__(self, sources: Sequence[JournalSource], applier: Applier, database: Database) -> None:
+    def __init__(
+        self, sources: Sequence[JournalSource], applier: Applier, database: Database
+    ) -> None:
         self.writers: dict[str, WriterRow] = {}
         self.beyond: dict[str, int] = {}
         self.counts = [0] * len(sources)
@@ -145,12 +151,22 @@ class Incoming:
         row = source.writers[uuid]
         self._applier.check_writer(row, source.name)
         if self._described.setdefault(uuid, row) != row:
-            raise forged(source.name, f"the process {limits.shown(uuid)} is described differently in another source")
+            raise forged(
+                source.name,
+                f"the process {limits.shown(uuid)} is described differently in another source",
+            )
         self._chains.setdefault(uuid, Chain(uuid, "", 0, row.begin))
 
     def _look_at(self, number: int, source: JournalSource, alive: Callable[[], None]) -> None:
-        chains = {writer_id: self._chains[uuid] for writer_id, uuid in source.uuids.items() if uuid in self._chains}
-        since = {writer_id: min(last, chains[writer_id].writer_seq) for writer_id, last in source.places.items()}
+        chains = {
+            writer_id: self._chains[uuid]
+            for writer_id, uuid in source.uuids.items()
+            if uuid in self._chains
+        }
+        since = {
+            writer_id: min(last, chains[writer_id].writer_seq)
+            for writer_id, last in source.places.items()
+        }
         new = [writer_id for writer_id, last in source.places.items() if last > since[writer_id]]
         if not new:
             self._compare(source, source.last_rows(), since, chains)
@@ -180,33 +196,57 @@ class Incoming:
             name = source.components.get(component_id)
             if not isinstance(name, str):
                 process = limits.shown(source.uuids[writer_id])
-                raise forged(source.name, f"the component of an entry of the process {process} is not recorded")
+                raise forged(
+                    source.name,
+                    f"the component of an entry of the process {process} is not recorded",
+                )
             self._name(name, source.name)
             if self._only.setdefault(source.uuids[writer_id], name) != name:
                 self._only[source.uuids[writer_id]] = None
-        found = follow(rows, chains.get, source.components.get, lambda chain, place, _: across_removed(chain, place, source.gaps))
+        found = follow(
+            rows,
+            chains.get,
+            source.components.get,
+            lambda chain, place, _: across_removed(chain, place, source.gaps),
+        )
         if found:
             raise forged(source.name, found[0].message)
 
     def _name(self, name: str, where: str) -> None:
         if name in self._names:
             return
-        spelling = self._applier.spelling(name) or next((known for known in self._names if known.lower() == name.lower()), name)
+        spelling = self._applier.spelling(name) or next(
+            (known for known in self._names if known.lower() == name.lower()), name
+        )
         if spelling != name:
             raise InvalidInputError(
-                f"{where}: another journal spells the component {limits.shown(name)} as {limits.shown(spelling)}; nothing was merged",
+                f"{where}: another journal spells the component {limits.shown(name)} as "
+                f"{limits.shown(spelling)}; nothing was merged",
                 hint="SageMaker ignores case, but digests do not: merge into different journals",
             )
         self._names[name] = None
 
-    def _compare(self, source: JournalSource, rows: list[Row], since: dict[Any, int], chains: dict[Any, Chain]) -> None:
+    def _compare(
+        self,
+        source: JournalSource,
+        rows: list[Row],
+        since: dict[Any, int],
+        chains: dict[Any, Chain],
+    ) -> None:
         """See that the last entry of each process that both have is the same."""
         for row in rows:
             if row[PLACE] != since[row[WRITER]]:
                 continue
             chain = chains[row[WRITER]]
-            if (chain.digest if row[PLACE] == chain.writer_seq else self._digest(chain.uuid, row[PLACE])) not in {row[DIGEST], None}:
-                what = f"entry {row[PLACE]} of the process {limits.shown(chain.uuid)} differs from the one here"
+            if (
+                chain.digest
+                if row[PLACE] == chain.writer_seq
+                else self._digest(chain.uuid, row[PLACE])
+            ) not in {row[DIGEST], None}:
+                what = (
+                    f"entry {row[PLACE]} of the process {limits.shown(chain.uuid)} differs from "
+                    "the one here"
+                )
                 raise forged(source.name, f"{what}: both copies were continued, or one was altered")
 
     def _digest(self, uuid: str, place: int) -> bytes | None:
@@ -220,7 +260,9 @@ class Incoming:
         for source, parts in zip(self._sources, self._parts, strict=True):
             if any(part.uuid == uuid and part.after < place for part in parts.values()):
                 for seq, _ in source.found.find({uuid: ((place, place),)}):
-                    ((digest,),) = source.journal.database.read("SELECT digest FROM entry WHERE seq = ?", (seq,))
+                    ((digest,),) = source.journal.database.read(
+                        "SELECT digest FROM entry WHERE seq = ?", (seq,)
+                    )
                     return bytes(digest)
         return None
 
@@ -234,7 +276,9 @@ class Incoming:
         With each component comes one of its entries, first and in words.
         """
         for uuid, intervals in named.items():
-            if uuid not in self.writers or not any(last > self.beyond[uuid] for _, last in intervals):
+            if uuid not in self.writers or not any(
+                last > self.beyond[uuid] for _, last in intervals
+            ):
                 continue
             only = self._only[uuid]
             # Nearly always.
@@ -255,7 +299,10 @@ class Incoming:
         if len(streams) == 1:
             return zip(itertools.repeat(0), streams[0], strict=False)
         return (
-            (number, row) for _, number, row in heapq.merge(*itertools.starmap(self._timed, enumerate(streams)), key=lambda each: each[:2])
+            (number, row)
+            for _, number, row in heapq.merge(
+                *itertools.starmap(self._timed, enumerate(streams)), key=lambda each: each[:2]
+            )
         )
 
     def _of(self, number: int, source: JournalSource) -> Iterator[Row]:
@@ -311,20 +358,32 @@ class JournalSource:
         self.unfinished = taken.unfinished(database)
         self.uuids: dict[Any, str] = {}
         self.writers: dict[str, WriterRow] = {}
-        for writer_id, *columns, digest in database.read(f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
+        for writer_id, *columns, digest in database.read(
+            f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"
+        ):
             row = WriterRow(tuple(columns), digest)
             self.writers[row.uuid] = row
             self.uuids[writer_id] = row.uuid
         self.components: dict[Any, Any] = dict(database.read("SELECT id, name FROM component"))
-        attested = database.read("SELECT writer_id, max(writer_seq) FROM attestation GROUP BY writer_id")
-        self.heads: Mapping[str, int] = {self.uuids[i]: seq for i, seq in attested if i in self.uuids and isinstance(seq, int)}
+        attested = database.read(
+            "SELECT writer_id, max(writer_seq) FROM attestation GROUP BY writer_id"
+        )
+        self.heads: Mapping[str, int] = {
+            self.uuids[i]: seq for i, seq in attested if i in self.uuids and isinstance(seq, int)
+        }
         self.places: dict[Any, int] = {}
         self._last: dict[Any, int] = {}
         self.entries = 0
-        rows = database.read("SELECT writer_id, count(*), max(writer_seq), max(seq) FROM entry GROUP BY writer_id")
+        rows = database.read(
+            "SELECT writer_id, count(*), max(writer_seq), max(seq) FROM entry GROUP BY writer_id"
+        )
         for writer_id, count, last, self._last[writer_id] in rows:
             if writer_id not in self.uuids or not isinstance(last, int):
-                raise forged(self.name, f"{count} entries are of a process ({limits.shown(str(writer_id))}) that is not recorded")
+                raise forged(
+                    self.name,
+                    f"{count} entries are of a process ({limits.shown(str(writer_id))}) that is "
+                    "not recorded",
+                )
             self.entries += count
             self.places[writer_id] = last
         self.recorders = {self.uuids[i] for i in self.places}
@@ -333,10 +392,17 @@ class JournalSource:
 
     def attestations(self) -> Iterator[Attested]:
         """Implement ``apply_source.Source``."""
-        rows = self.journal.database.connection.execute("SELECT id, writer_id, writer_seq, body, digest FROM attestation ORDER BY id")
+        rows = self.journal.database.connection.execute(
+            "SELECT id, writer_id, writer_seq, body, digest FROM attestation ORDER BY id"
+        )
         for number, writer_id, writer_seq, body, digest in rows:
             uuid = self.uuids.get(writer_id)
-            if uuid is None or type(writer_seq) is not int or not isinstance(body, str) or not isinstance(digest, bytes):
+            if (
+                uuid is None
+                or type(writer_seq) is not int
+                or not isinstance(body, str)
+                or not isinstance(digest, bytes)
+            ):
                 raise forged(self.name, f"attestation {number} is not one that journaltrack made")
             yield Attested(uuid, writer_seq, body, digest)
 
@@ -367,7 +433,11 @@ class JournalSource:
         These are the entries that were quarantined when they were recorded.
         """
         rows = self.journal.database.read(_REFUSED, (first, last))
-        return {row[0]: reason for *row, reason in rows if reason is not None and self._refusal(row) == reason}
+        return {
+            row[0]: reason
+            for *row, reason in rows
+            if reason is not None and self._refusal(row) == reason
+        }
 
     def close(self) -> None:
         """Drop what was kept of the source."""
@@ -386,9 +456,14 @@ class JournalSource:
         """
         for begin, end in self.found.find({self.uuids[writer_id]: ((first, last),)}):
             for place, component_id in self.journal.database.read(
-                "SELECT min(writer_seq), component_id FROM entry WHERE seq BETWEEN ? AND ? GROUP BY component_id", (begin, end)
+                "SELECT min(writer_seq), component_id FROM entry WHERE seq BETWEEN ? AND ? "
+                "GROUP BY component_id",
+                (begin, end),
             ):
-                yield f"entry {place} of the process {limits.shown(self.uuids[writer_id])}", str(self.components.get(component_id))
+                yield (
+                    f"entry {place} of the process {limits.shown(self.uuids[writer_id])}",
+                    str(self.components.get(component_id)),
+                )
 
     def _refusal(self, row: list[Any]) -> str | None:
         """Return why AWS could never accept the entry.
@@ -406,17 +481,26 @@ class JournalSource:
 
         Only removals above these places come, in the form of attestations.
         """
-        return [gap for uuid, place in places.items() if uuid in self.gaps for gap in self.gaps[uuid].members(uuid, place)]
+        return [
+            gap
+            for uuid, place in places.items()
+            if uuid in self.gaps
+            for gap in self.gaps[uuid].members(uuid, place)
+        ]
 
     def _removed(self) -> dict[str, Removed]:
         """Return the runs that were removed on the record, each with its last digest."""
         gaps = taken.gaps_to_come(self.journal.database)
-        for (body,) in self.journal.database.connection.execute(f"SELECT a.body FROM attestation a WHERE {IS_PRUNE} ORDER BY a.id"):
+        for (body,) in self.journal.database.connection.execute(
+            f"SELECT a.body FROM attestation a WHERE {IS_PRUNE} ORDER BY a.id"
+        ):
             members = read_body(body)
             try:
                 take_gaps(gaps, members or {})
             except (ValueError, TypeError) as error:
-                raise forged(self.name, "an attestation of what was removed can't be read") from error
+                raise forged(
+                    self.name, "an attestation of what was removed can't be read"
+                ) from error
         return gaps
 
     # -- what nobody attests ----------------------------------------------------------------------
@@ -427,7 +511,9 @@ class JournalSource:
         Yields:
             The entries that a request carried, and since when.
         """
-        unfinished = "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ?"
+        unfinished = (
+            "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ?"
+        )
         for entries, started_at_ns in self.journal.database.read(unfinished, (PutMetrics.action,)):
             try:
                 intervals = list(ranges_in(entries))
@@ -451,9 +537,13 @@ class JournalSource:
             in_flight: The reason to record for entries in flight.
         """
         database = self.journal.database
-        ((receipt_id, at_ns),) = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")
+        ((receipt_id, at_ns),) = database.read(
+            "SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta"
+        )
         if receipt_id or at_ns:
-            yield from self._runs(map(self._settled, database.connection.execute(_UNATTESTED, (receipt_id, at_ns))))
+            yield from self._runs(
+                map(self._settled, database.connection.execute(_UNATTESTED, (receipt_id, at_ns)))
+            )
         for intervals, since in self._flying:
             for interval in intervals:
                 rows = database.connection.execute(_UNSETTLED, interval)
@@ -469,7 +559,12 @@ class JournalSource:
         """Join neighbours that are alike."""
         begun: list[Any] | None = None
         for writer_id, place, *alike in rows:
-            if begun is not None and begun[0] == writer_id and place == begun[2] + 1 and begun[3] == alike:
+            if (
+                begun is not None
+                and begun[0] == writer_id
+                and place == begun[2] + 1
+                and begun[3] == alike
+            ):
                 begun[2] = place
                 continue
             if begun is not None:

@@ -40,7 +40,15 @@ from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply import Applied, Applier
-from journaltrack.transfer.apply_source import Attested, Checker, Source, WriterRow, check_link, check_writer, forged
+from journaltrack.transfer.apply_source import (
+    Attested,
+    Checker,
+    Source,
+    WriterRow,
+    check_link,
+    check_writer,
+    forged,
+)
 from journaltrack.util import paths
 from journaltrack.util.text import is_newer_version, version_needed
 
@@ -151,7 +159,9 @@ def export_receipts(
         return ReceiptsExported(str(own.path), own.journal_id, None, *_write(own, to, on_progress))
 
 
-def _write(journal: Journal, stream: IO[bytes], on_progress: Callable[[Progress], None] | None) -> tuple[int, int, str]:
+def _write(
+    journal: Journal, stream: IO[bytes], on_progress: Callable[[Progress], None] | None
+) -> tuple[int, int, str]:
     database = journal.database
     digest = hashlib.sha256()
     count = 0
@@ -180,10 +190,20 @@ def _write(journal: Journal, stream: IO[bytes], on_progress: Callable[[Progress]
         )
         columns = ", ".join(f"w.{name}" for name in schema.WRITER_COLUMNS)
         connection = database.connection
-        for *described, described_digest in connection.execute(f"SELECT {columns}, w.digest FROM writer w {where} ORDER BY w.id"):
+        for *described, described_digest in connection.execute(
+            f"SELECT {columns}, w.digest FROM writer w {where} ORDER BY w.id"
+        ):
             known = described_digest.hex() if isinstance(described_digest, bytes) else None
-            put({"process": dict(zip(schema.WRITER_COLUMNS, described, strict=True)), "digest": known})
-        sql = "SELECT w.uuid, a.writer_seq, a.body, a.digest FROM attestation a JOIN writer w ON w.id = a.writer_id ORDER BY a.id"
+            put(
+                {
+                    "process": dict(zip(schema.WRITER_COLUMNS, described, strict=True)),
+                    "digest": known,
+                }
+            )
+        sql = (
+            "SELECT w.uuid, a.writer_seq, a.body, a.digest FROM attestation a "
+            "JOIN writer w ON w.id = a.writer_id ORDER BY a.id"
+        )
         for uuid, writer_seq, body, body_digest in connection.execute(sql):
             put({"by": uuid, "seq": writer_seq, "body": body, "digest": bytes(body_digest).hex()})
             count += 1
@@ -231,19 +251,38 @@ def import_receipts(
         lease = leases.acquire(opened.database)
         try:
             applied = apply(opened.database, lease, source, dry_run=dry_run)
-            pending = opened.database.read("SELECT (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)")[0][0]
+            pending = opened.database.read(
+                "SELECT (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)"
+            )[0][0]
         finally:
             lease.release()
         settled = dict(applied.settled)
         return ReceiptsImported(
-            *(str(opened.path), opened.journal_id, source.name, source.journal_id, source.sha256, source.count, applied.attestations),
-            *(applied.reconcilers, applied.elsewhere, settled, applied.kept, pending - (sum(settled.values()) if dry_run else 0), dry_run),
+            *(
+                str(opened.path),
+                opened.journal_id,
+                source.name,
+                source.journal_id,
+                source.sha256,
+                source.count,
+                applied.attestations,
+            ),
+            *(
+                applied.reconcilers,
+                applied.elsewhere,
+                settled,
+                applied.kept,
+                pending - (sum(settled.values()) if dry_run else 0),
+                dry_run,
+            ),
         )
     finally:
         opened.close()
 
 
-def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: bool = False) -> Applied:
+def apply(
+    database: Database, lease: leases.Lease, source: Source, *, dry_run: bool = False
+) -> Applied:
     """Apply a source's attestations, and move the low-water mark.
 
     Raises:
@@ -262,7 +301,9 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
             lease.generation = generation
     with contextlib.ExitStack() as stack:
         applier = stack.enter_context(contextlib.closing(Applier(Attestor(database, lease))))
-        checker = stack.enter_context(contextlib.closing(Checker(applier, database, applier.components_of)))
+        checker = stack.enter_context(
+            contextlib.closing(Checker(applier, database, applier.components_of))
+        )
         checked = checker.check(source)
         if checked.taken:
             applier.begin(checked)
@@ -277,13 +318,14 @@ def _refuse_foreign(source: ReceiptsFile, journal: Journal) -> None:
         return
     with translated(journal.database.path):
         known = journal.database.read(
-            "SELECT 1 FROM json_each(?) n JOIN writer w ON w.uuid = n.value WHERE EXISTS (SELECT 1 FROM entry e WHERE e.writer_id = w.id) LIMIT 1",
+            "SELECT 1 FROM json_each(?) n JOIN writer w ON w.uuid = n.value "
+            "WHERE EXISTS (SELECT 1 FROM entry e WHERE e.writer_id = w.id) LIMIT 1",
             (json.dumps(sorted(source.named)),),
         )
     if not known:
         raise InvalidInputError(
-            f"{source.name} is of the journal {source.journal_id}, and about no entry of {journal.path}, which is {journal.journal_id}; "
-            "nothing was taken over",
+            f"{source.name} is of the journal {source.journal_id}, and about no entry of "
+            f"{journal.path}, which is {journal.journal_id}; nothing was taken over",
             hint="name the journal that it is of, or one into which that was merged",
         )
 
@@ -308,7 +350,9 @@ class ReceiptsFile:
     _identity: tuple[int, ...] = ()
 
     @classmethod
-    def opened(cls, path: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None) -> ReceiptsFile:
+    def opened(
+        cls, path: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None
+    ) -> ReceiptsFile:
         """Read a whole file, and check that it is complete.
 
         Every chain in it must hold, and every body must be readable.
@@ -322,7 +366,10 @@ class ReceiptsFile:
         file = cls(paths.expanded(path).absolute())
         file.name = str(file.path)
         if not file.path.is_file():
-            raise InvalidInputError(f"{file.path} is not a file", hint="name a file that `journaltrack receipts export` made")
+            raise InvalidInputError(
+                f"{file.path} is not a file",
+                hint="name a file that `journaltrack receipts export` made",
+            )
         file._verify(on_progress or (lambda _: None))
         return file
 
@@ -364,14 +411,20 @@ class ReceiptsFile:
                     trailer = members
                     continue
                 else:
-                    raise forged(self.name, f"line {lines + 1} is of no kind that a file of receipts has")
+                    raise forged(
+                        self.name, f"line {lines + 1} is of no kind that a file of receipts has"
+                    )
                 digest.update(line)
                 lines += 1
         self.sha256 = digest.hexdigest()
         if trailer is None:
             raise forged(self.name, "its end is missing: the file was cut")
         if trailer != {"lines": lines, "sha256": self.sha256}:
-            raise forged(self.name, "its last line does not fit the lines before: the file was changed, or lines were lost")
+            raise forged(
+                self.name,
+                "its last line does not fit the lines before: the file was changed, or lines "
+                "were lost",
+            )
         self.heads = {uuid: head for uuid, (head, _) in chains.items()}
 
     def _read_header(self, members: Mapping[str, Any]) -> None:
@@ -392,25 +445,45 @@ class ReceiptsFile:
 
     def _read_process(self, members: Mapping[str, Any]) -> None:
         described, digest = members["process"], _bytes(members.get("digest"))
-        if not isinstance(described, dict) or set(described) != set(schema.WRITER_COLUMNS) or len(self.writers) >= PROCESSES_MAX:
+        if (
+            not isinstance(described, dict)
+            or set(described) != set(schema.WRITER_COLUMNS)
+            or len(self.writers) >= PROCESSES_MAX
+        ):
             raise forged(self.name, "a process is not described as journaltrack describes it")
         columns = tuple(described[name] for name in schema.WRITER_COLUMNS)
         numbers = {"pid", "started_at_ns", "git_dirty"}
         for name, value in described.items():
-            right = type(value) is int and -(2**63) <= value < 2**63 if name in numbers else isinstance(value, str) and _is_text(value)
-            if not right and not (value is None and name in {"git_commit", "git_dirty", "packages", "journal_id"}):
-                raise forged(self.name, f"{name} of a process can't be {limits.shown(str(value)[:200])}")
+            right = (
+                type(value) is int and -(2**63) <= value < 2**63
+                if name in numbers
+                else isinstance(value, str) and _is_text(value)
+            )
+            if not right and not (
+                value is None and name in {"git_commit", "git_dirty", "packages", "journal_id"}
+            ):
+                raise forged(
+                    self.name, f"{name} of a process can't be {limits.shown(str(value)[:200])}"
+                )
         row = WriterRow(columns, digest)
         if not 0 < len(row.uuid) <= statements.UUID_CHARS_MAX or row.uuid in self.writers:
-            raise forged(self.name, f"the process {limits.shown(row.uuid)} is described twice, or not at all")
+            raise forged(
+                self.name, f"the process {limits.shown(row.uuid)} is described twice, or not at all"
+            )
         check_writer(row, self.name)
         self.writers[row.uuid] = row
 
-    def _read_attestation(self, members: Mapping[str, Any], chains: dict[str, tuple[int, bytes]]) -> None:
+    def _read_attestation(
+        self, members: Mapping[str, Any], chains: dict[str, tuple[int, bytes]]
+    ) -> None:
         each = self._attested(members)
         row = self.writers.get(each.uuid)
         if row is None:
-            raise forged(self.name, f"an attestation is of the process {limits.shown(each.uuid)}, which is not described")
+            raise forged(
+                self.name,
+                f"an attestation is of the process {limits.shown(each.uuid)}, which is not "
+                "described",
+            )
         chain = chains.get(each.uuid) or (0, vocabulary.attestation_start(row.begin))
         check_link(each, chain, self.name)
         chains[each.uuid] = (each.writer_seq, each.digest)
@@ -418,15 +491,27 @@ class ReceiptsFile:
             self.named.update(statements.read(each.body).entries)
         except ValueError as error:
             raise forged(
-                self.name, f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} can't be read: {error}"
+                self.name,
+                f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} can't "
+                f"be read: {error}",
             ) from error
         if len(self.named) > PROCESSES_MAX:
             raise forged(self.name, f"it names entries of more than {PROCESSES_MAX} processes")
         self.count += 1
 
     def _attested(self, members: Mapping[str, Any]) -> Attested:
-        uuid, writer_seq, body, digest = members.get("by"), members.get("seq"), members.get("body"), _bytes(members.get("digest"))
-        if not isinstance(uuid, str) or type(writer_seq) is not int or not isinstance(body, str) or digest is None:
+        uuid, writer_seq, body, digest = (
+            members.get("by"),
+            members.get("seq"),
+            members.get("body"),
+            _bytes(members.get("digest")),
+        )
+        if (
+            not isinstance(uuid, str)
+            or type(writer_seq) is not int
+            or not isinstance(body, str)
+            or digest is None
+        ):
             raise forged(self.name, "an attestation in it has a missing or wrong member")
         return Attested(uuid, writer_seq, body, digest)
 
@@ -449,7 +534,10 @@ def _members(line: bytes, name: str, *, first: bool = False) -> dict[str, Any]:
 
 
 def _none(name: str) -> InvalidInputError:
-    return InvalidInputError(f"{name} is no file of receipts; nothing was taken over", hint="`journaltrack receipts export` makes one")
+    return InvalidInputError(
+        f"{name} is no file of receipts; nothing was taken over",
+        hint="`journaltrack receipts export` makes one",
+    )
 
 
 def _bytes(value: object) -> bytes | None:

@@ -89,13 +89,21 @@ class Redaction:
 
 
 # As ``dataclasses.field``, these return Any.
-def _text(default: str | None, meaning: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:  # noqa: ANN401
+def _text(
+    default: str | None, meaning: str, *, choices: tuple[str, ...] = (), path: bool = False
+) -> Any:  # noqa: ANN401
     metadata = {"kind": "text", "meaning": meaning, "choices": choices, "path": path, "unit": ""}
     return field(default=default, metadata=metadata)
 
 
 def _number(
-    default: float, meaning: str, *, unit: str = "seconds", least: float = 0.0, most: float = float("inf"), zero: bool = False
+    default: float,
+    meaning: str,
+    *,
+    unit: str = "seconds",
+    least: float = 0.0,
+    most: float = float("inf"),
+    zero: bool = False,
 ) -> Any:  # noqa: ANN401
     kind = "integer" if isinstance(default, int) else "number"
     bounds = {"least": least, "most": most, "zero": zero}
@@ -138,19 +146,40 @@ class WatchConfiguration:
     """The table ``[watch]``, for ``journaltrack watch`` and ``sync="background"``."""
 
     folders: tuple[str, ...] = field(
-        default=(), metadata={"kind": "paths", "meaning": "journals, or folders of journals; none: the default journal", "unit": ""}
+        default=(),
+        metadata={
+            "kind": "paths",
+            "meaning": "journals, or folders of journals; none: the default journal",
+            "unit": "",
+        },
     )
     debounce_s: float = _number(0.3, "how long to wait after a write for more before a pass")
-    poll_s: float = _number(5.0, "how often to look for changes without events (network file systems)")
-    settle_s: float = _number(5.0, "how long a journal that appears must stay unchanged to count as whole")
+    poll_s: float = _number(
+        5.0, "how often to look for changes without events (network file systems)"
+    )
+    settle_s: float = _number(
+        5.0, "how long a journal that appears must stay unchanged to count as whole"
+    )
     journals_at_a_time: int = _number(4, "passes at a time", unit="journals", least=1, most=64)
-    probe_first_s: float = _number(1.0, "first delay to a probe after the endpoint was found down; doubles")
-    probe_max_s: float = _number(30.0, "longest delay between probes, and so before delivery goes on")
-    retry_first_s: float = _number(5.0, "first delay after a failure of one journal (a held component); doubles")
+    probe_first_s: float = _number(
+        1.0, "first delay to a probe after the endpoint was found down; doubles"
+    )
+    probe_max_s: float = _number(
+        30.0, "longest delay between probes, and so before delivery goes on"
+    )
+    retry_first_s: float = _number(
+        5.0, "first delay after a failure of one journal (a held component); doubles"
+    )
     retry_max_s: float = _number(300.0, "longest delay after a failure of one journal")
-    stop_deadline_s: float = _number(20.0, "how long to wait after SIGTERM for answers to requests in flight")
-    health_file: str | None = _text(None, "file for the state as JSON; none: watchers/ in JOURNALTRACK_HOME", path=True)
-    metrics_file: str | None = _text(None, "file for the state in Prometheus's text format; none: no file", path=True)
+    stop_deadline_s: float = _number(
+        20.0, "how long to wait after SIGTERM for answers to requests in flight"
+    )
+    health_file: str | None = _text(
+        None, "file for the state as JSON; none: watchers/ in JOURNALTRACK_HOME", path=True
+    )
+    metrics_file: str | None = _text(
+        None, "file for the state in Prometheus's text format; none: no file", path=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,45 +189,82 @@ class AllowConfiguration:
     By default everything.
     """
 
-    buckets: tuple[str, ...] = _patterns("buckets that artifacts may go to, besides the default one; none: any")
-    prefixes: tuple[str, ...] = _patterns("prefixes that artifacts may go to, with all below; none: any")
-    components: tuple[str, ...] = _patterns("trial components that may be created or written to; none: any")
-    experiments: tuple[str, ...] = _patterns("experiments and trials that components may be added to; none: any")
+    buckets: tuple[str, ...] = _patterns(
+        "buckets that artifacts may go to, besides the default one; none: any"
+    )
+    prefixes: tuple[str, ...] = _patterns(
+        "prefixes that artifacts may go to, with all below; none: any"
+    )
+    components: tuple[str, ...] = _patterns(
+        "trial components that may be created or written to; none: any"
+    )
+    experiments: tuple[str, ...] = _patterns(
+        "experiments and trials that components may be added to; none: any"
+    )
     create_buckets: bool = _switch("whether to create a missing bucket", default=True)
-    create_experiments: bool = _switch("whether to create a missing experiment or trial", default=True)
-    artifact_bytes_max: int = _number(0, "largest artifact; a larger one is quarantined; 0: no limit", unit="bytes", zero=True)
-    journal_bytes_max: int = _number(0, "largest journal database; a larger one is not delivered; 0: no limit", unit="bytes", zero=True)
+    create_experiments: bool = _switch(
+        "whether to create a missing experiment or trial", default=True
+    )
+    artifact_bytes_max: int = _number(
+        0, "largest artifact; a larger one is quarantined; 0: no limit", unit="bytes", zero=True
+    )
+    journal_bytes_max: int = _number(
+        0,
+        "largest journal database; a larger one is not delivered; 0: no limit",
+        unit="bytes",
+        zero=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """All settings."""
 
-    journal: str | None = _text(None, "the default journal's folder; none: journal in JOURNALTRACK_HOME, see below", path=True)
+    journal: str | None = _text(
+        None,
+        "the default journal's folder; none: journal in JOURNALTRACK_HOME, see below",
+        path=True,
+    )
     sync: str = _text("close", "when a tracker replays", choices=("close", "background", "off"))
-    durability: str = _text("process", "what a returned call survives: a kill, or also a loss of power", choices=("process", "power"))
+    durability: str = _text(
+        "process",
+        "what a returned call survives: a kill, or also a loss of power",
+        choices=("process", "power"),
+    )
     close_deadline_s: float = _number(10.0, "how long a tracker's close may replay")
-    lookup_deadline_s: float = _number(3.0, "how long Tracker.load may ask AWS for a name unknown to the journal")
-    concurrency: int = _number(96, "requests in flight for one journal", unit="requests", least=1, most=256)
-    requests_per_s: float = _number(0.0, "most requests of all journals of a process; 0: no limit", unit="per second", zero=True)
+    lookup_deadline_s: float = _number(
+        3.0, "how long Tracker.load may ask AWS for a name unknown to the journal"
+    )
+    concurrency: int = _number(
+        96, "requests in flight for one journal", unit="requests", least=1, most=256
+    )
+    requests_per_s: float = _number(
+        0.0, "most requests of all journals of a process; 0: no limit", unit="per second", zero=True
+    )
     timestamps: str = _text(
         "keep",
         "metrics over 14 days old or 2 hours ahead: send their time or the delivery's",
         choices=("keep", "shift"),
     )
-    visible_after_s: float = _number(900.0, "how long until missing metrics in doubt count as not arrived")
+    visible_after_s: float = _number(
+        900.0, "how long until missing metrics in doubt count as not arrived"
+    )
     anchor: str = _text(
         "artifacts",
         "where a sync puts the heads of the journal's chains, see below",
         choices=("artifacts", "s3", "parameter", "both", "off"),
     )
-    end_interrupted: bool = _switch("whether a sync marks runs of dead processes as Stopped", default=True)
+    end_interrupted: bool = _switch(
+        "whether a sync marks runs of dead processes as Stopped", default=True
+    )
     sigterm: str = _text(
         "default",
         "what SIGTERM does in a tracker's `with` block: the usual, or end the run",
         choices=("default", "stop"),
     )
-    redact: tuple[str, ...] = _patterns("shell patterns (*token*) of names whose values are never recorded")
+    redact: tuple[str, ...] = _patterns(
+        "shell patterns (*token*) of names whose values are never recorded"
+    )
     spool_max_bytes: int = _number(
         0,
         "largest spool: delivered artifacts leave it first; 0: no limit",
@@ -214,8 +280,13 @@ class Configuration:
         choices=("AES256", "aws:kms", "aws:kms:dsse"),
     )
     s3_kms_key: str | None = _text(None, "id, ARN or alias of the KMS key for uploads")
-    s3_bucket_owner: str | None = _text(None, "account (12 digits) that must own the buckets; the default bucket is always the caller's")
-    s3_requests_paid_by: str = _text("owner", "who pays for requests to the buckets", choices=("owner", "requester"))
+    s3_bucket_owner: str | None = _text(
+        None,
+        "account (12 digits) that must own the buckets; the default bucket is always the caller's",
+    )
+    s3_requests_paid_by: str = _text(
+        "owner", "who pays for requests to the buckets", choices=("owner", "requester")
+    )
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
 
@@ -333,7 +404,13 @@ def load(
             values[key] = _checked(key, _field(key, f"the {origin}"), value, f"the {origin}")
             origins[key] = origin
     tables = {
-        table: made(**{key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{table}.")})
+        table: made(
+            **{
+                key.partition(".")[2]: value
+                for key, value in values.items()
+                if key.startswith(f"{table}.")
+            }
+        )
         for table, made in _TABLES.items()
     }
     rest = {key: value for key, value in values.items() if "." not in key}
@@ -373,7 +450,9 @@ def as_overrides(configuration: Configuration) -> dict[str, Any]:
 
 def example() -> str:
     """Return a file with all defaults and their meanings as comments."""
-    lines: list[str] = ["# journaltrack's configuration with all defaults. Remove the # to set a key."]
+    lines: list[str] = [
+        "# journaltrack's configuration with all defaults. Remove the # to set a key."
+    ]
     table = ""
     for setting in settings():
         of, _, name = setting.key.rpartition(".")
@@ -436,7 +515,9 @@ def _field(key: str, where: str) -> Field[Any]:
     return found
 
 
-def _from_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
+def _from_file(
+    path: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> tuple[Path | None, dict[str, Any]]:
     named = path if path is not None else environ.get(CONFIG_VARIABLE) or None
     file = paths.expanded(named).absolute() if named is not None else default_file()
     if file is None:
@@ -497,7 +578,14 @@ def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401
         return text
 
 
-def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path | None = None) -> Any:  # noqa: ANN401
+def _checked(
+    key: str,
+    each: Field[Any],
+    value: Any,  # noqa: ANN401
+    where: str,
+    *,
+    base: Path | None = None,
+) -> Any:  # noqa: ANN401
     metadata = each.metadata
     if metadata["kind"] in {"patterns", "paths"}:
         return _checked_list(key, metadata["kind"], value, where, base)
@@ -521,7 +609,9 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
     return value if whole else float(value)
 
 
-def _checked_text(key: str, each: Field[Any], value: object, where: str, base: Path | None) -> str | None:
+def _checked_text(
+    key: str, each: Field[Any], value: object, where: str, base: Path | None
+) -> str | None:
     choices = each.metadata["choices"]
     if not isinstance(value, str):
         raise _wrong(key, value, where, "text")
@@ -532,7 +622,9 @@ def _checked_text(key: str, each: Field[Any], value: object, where: str, base: P
     return _absolute(value, base) if each.metadata["path"] else value
 
 
-def _checked_list(key: str, kind: str, value: object, where: str, base: Path | None) -> tuple[str, ...]:
+def _checked_list(
+    key: str, kind: str, value: object, where: str, base: Path | None
+) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
         raise _wrong(key, value, where, f"a list of {kind}")
     if kind == "patterns":

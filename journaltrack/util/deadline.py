@@ -35,7 +35,13 @@ class Deadline:
     guarded = False
     """Whether the sender calls ``departing`` before each request, and ``connecting``."""
 
-    def __init__(self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic, outer: Deadline | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        outer: Deadline | None = None,
+    ) -> None:
         self._clock = clock
         self._ends = None if seconds is None else clock() + seconds
         self._grace_ends = self._ends

@@ -24,7 +24,9 @@ GRACE_S: Final = 1.5
 """How long after its deadline a pass may still record the outcomes of its requests."""
 
 
-def guarded(call: Callable[[], T], failure: str, deadline: Deadline | None = None, *, sends: bool = False) -> T | None:
+def guarded(
+    call: Callable[[], T], failure: str, deadline: Deadline | None = None, *, sends: bool = False
+) -> T | None:
     """Return the result of a call, or None if it failed or took too long, and log that.
 
     Args:

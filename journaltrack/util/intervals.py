@@ -49,7 +49,9 @@ def contains(intervals: Sequence[tuple[int, int]], number: int) -> bool:
     return place >= 0 and number <= intervals[place][1]
 
 
-def without(intervals: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def without(
+    intervals: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
     """Return the numbers that no other interval contains; all are sorted and do not touch."""
     found = []
     for begin, last in intervals:
@@ -73,7 +75,9 @@ def ranges(seqs: Iterable[int]) -> str:
 
 def as_text(intervals: Iterable[tuple[int, int]]) -> str:
     """Return intervals as text: ``[(1, 3), (7, 7)] -> "1-3,7"``."""
-    return ",".join([str(first) if first == last else f"{first}-{last}" for first, last in intervals])
+    return ",".join(
+        [str(first) if first == last else f"{first}-{last}" for first, last in intervals]
+    )
 
 
 def ranges_in(text: object) -> list[tuple[int, int]]:

@@ -40,8 +40,34 @@ _told: set[Path] = set()
 # ones would never be complete.
 _LOCAL: Final = frozenset(
     [
-        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "f2fs", "jfs", "nilfs2", "reiserfs", "ubifs", "ufs"),
-        *("tmpfs", "ramfs", "rootfs", "apfs", "hfs", "hfsplus", "vfat", "msdos", "exfat", "ntfs", "ntfs3"),
+        *(
+            "ext2",
+            "ext3",
+            "ext4",
+            "xfs",
+            "btrfs",
+            "zfs",
+            "bcachefs",
+            "f2fs",
+            "jfs",
+            "nilfs2",
+            "reiserfs",
+            "ubifs",
+            "ufs",
+        ),
+        *(
+            "tmpfs",
+            "ramfs",
+            "rootfs",
+            "apfs",
+            "hfs",
+            "hfsplus",
+            "vfat",
+            "msdos",
+            "exfat",
+            "ntfs",
+            "ntfs3",
+        ),
         *("iso9660", "udf", "squashfs", "erofs"),
     ]
 )
@@ -56,7 +82,9 @@ _LOCKS_OF_ONE_MACHINE: Final = frozenset(["nolock", "local_lock=all", "local_loc
 _DEVICE, _POINT = 2, 4
 
 # File systems without permissions: ``stat`` returns the mount's, the same for every file.
-_WITHOUT_PERMISSIONS: Final = frozenset(["vfat", "msdos", "exfat", "fuse.exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "iso9660", "udf"])
+_WITHOUT_PERMISSIONS: Final = frozenset(
+    ["vfat", "msdos", "exfat", "fuse.exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "iso9660", "udf"]
+)
 # Network file systems that map owners.
 _MAPPING_OWNERS: Final = frozenset(["cifs", "smb3", "smbfs", "9p", "fuse.sshfs"])
 
@@ -107,7 +135,11 @@ def _temporary_home() -> Path:
         raise InvalidInputError(message, hint=hint)
     if folder not in _told:
         _told.add(folder)
-        logger.warning("there is no home folder: the default journal is in %s, which a restart may empty; %s", folder, hint)
+        logger.warning(
+            "there is no home folder: the default journal is in %s, which a restart may empty; %s",
+            folder,
+            hint,
+        )
     return folder
 
 
@@ -283,11 +315,13 @@ def fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole(target: Path, partial: Path | None = None, *, durable: bool = True) -> Iterator[Path]:
-    """Make a file in a block: it takes its place, or that of another, when the block is left, and is gone after any exception.
+    """Make a file in a block: it takes its place, or that of another, when the block is left, and
+    is gone after any exception.
 
     Args:
         target: Its place.
-        partial: Where the block makes it, in the same folder; None: under a name that nobody else chooses.
+        partial: Where the block makes it, in the same folder; None: under a name that nobody else
+            chooses.
         durable: Wait until it is on the disk: before it gets its name, and after that.
 
     Yields:
@@ -332,7 +366,9 @@ def _exists(target: Path) -> InvalidInputError:
 
 
 @contextlib.contextmanager
-def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
+def whole_file(
+    to: str | os.PathLike[str], *journals: Path, force: bool
+) -> Iterator[tuple[Path, IO[bytes]]]:
     """Write a file that appears when the block ends, whole and on the disk.
 
     After an exception no file is there. Unfinished files of killed runs are removed first.

@@ -55,7 +55,9 @@ _RULES: Final = (
 
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 _FIELD = re.compile(r'([^\s=]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)')
-_VERSION: Final = re.compile(r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII)
+_VERSION: Final = re.compile(
+    r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII
+)
 
 
 def first_words(answer: str | bytes) -> str:
@@ -112,7 +114,10 @@ def fields_of(line: str) -> dict[str, str]:
     # As above.
     import json  # noqa: PLC0415
 
-    return {key: str(json.loads(text)) if text.startswith('"') else text for key, text in _FIELD.findall(line)}
+    return {
+        key: str(json.loads(text)) if text.startswith('"') else text
+        for key, text in _FIELD.findall(line)
+    }
 
 
 def is_newer_version(stated: object, than: str = __version__) -> bool:

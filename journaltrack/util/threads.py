@@ -60,7 +60,13 @@ class Apart(Generic[T, M]):
             ``work`` to end.
     """
 
-    def __init__(self, work: Callable[[], T], *, on_message: Callable[[M], None] | None, on_interrupt: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[], T],
+        *,
+        on_message: Callable[[M], None] | None,
+        on_interrupt: Callable[[int], None],
+    ) -> None:
         self._work = work
         self._on_message = on_message
         self._on_interrupt = on_interrupt
@@ -131,7 +137,11 @@ class CallError(Exception):
     """The call raised an exception that would end the interpreter."""
 
 
-def outcome(call: Callable[[], T], time_left_s: Callable[[], float], on_interrupt: Callable[[int], None] | None = None) -> T | Exception:
+def outcome(
+    call: Callable[[], T],
+    time_left_s: Callable[[], float],
+    on_interrupt: Callable[[int], None] | None = None,
+) -> T | Exception:
     """Return a call's result, its exception, or an ``OutOfTimeError``.
 
     Raises only what signal handlers raise in the waiting thread.
@@ -178,7 +188,11 @@ def outcome(call: Callable[[], T], time_left_s: Callable[[], float], on_interrup
     return found
 
 
-def _answer(to_start: list[threading.Thread], answers: queue.SimpleQueue[T | Exception], time_left_s: Callable[[], float]) -> T | Exception:
+def _answer(
+    to_start: list[threading.Thread],
+    answers: queue.SimpleQueue[T | Exception],
+    time_left_s: Callable[[], float],
+) -> T | Exception:
     if to_start:
         # The process may have reached its limit of threads.
         try:
@@ -219,7 +233,9 @@ class DaemonPool(Executor):
     def __init__(self, threads_max: int, name: str) -> None:
         self._threads_max = threads_max
         self._name = name
-        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
@@ -308,7 +324,9 @@ class Workers(Generic[J, R]):
     def __init__(self, work: Callable[[J], R], lanes: Mapping[str, int], name: str) -> None:
         self._work = work
         self._name = name
-        self._lanes: dict[str, _Lane[J]] = {lane: _Lane(lane, threads_max) for lane, threads_max in lanes.items()}
+        self._lanes: dict[str, _Lane[J]] = {
+            lane: _Lane(lane, threads_max) for lane, threads_max in lanes.items()
+        }
         self._results: deque[Done] = deque()
         # The bell rings at this number of results.
         self._wanted = 1

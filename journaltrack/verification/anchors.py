@@ -37,7 +37,9 @@ class AnchorsReport:
     note: str | None = None
 
 
-def compare_with_anchors(journal: Journal, remote: Remote, *, default_place: bool = False) -> AnchorsReport:
+def compare_with_anchors(
+    journal: Journal, remote: Remote, *, default_place: bool = False
+) -> AnchorsReport:
     """Fetch the anchors and compare the journal with them.
 
     Args:
@@ -53,7 +55,9 @@ def compare_with_anchors(journal: Journal, remote: Remote, *, default_place: boo
     documents: dict[str, bytes] = {}
     try:
         for bucket, prefix in places:
-            documents.update(remote.documents(bucket, prefix, anchors.folder_of(journal.journal_id)))
+            documents.update(
+                remote.documents(bucket, prefix, anchors.folder_of(journal.journal_id))
+            )
     except RemoteError as error:
         return AnchorsReport(len(documents), note=f"{error.code}: {error.message}")
     with view.snapshot(journal.database):
@@ -61,6 +65,14 @@ def compare_with_anchors(journal: Journal, remote: Remote, *, default_place: boo
         # Called for the gaps that it collects: entries that were removed on the record.
         attestation_problems(journal.database, evidence)
         problems = anchor_problems(journal.database, documents, evidence.gaps)
-    if known is not None and known.uri is not None and not any(known.sha256 in name for name in documents):
-        problems.append(ChainProblem("anchor", f"the newest anchor that the journal knows of is gone: {known.uri}"))
+    if (
+        known is not None
+        and known.uri is not None
+        and not any(known.sha256 in name for name in documents)
+    ):
+        problems.append(
+            ChainProblem(
+                "anchor", f"the newest anchor that the journal knows of is gone: {known.uri}"
+            )
+        )
     return AnchorsReport(len(documents), tuple(problems))

@@ -42,7 +42,9 @@ class Confirmation:
         deadline: When it is over, calls raise ``RemoteError``.
     """
 
-    def __init__(self, journal: Journal, remote: Remote, options: VerifyOptions, deadline: Deadline) -> None:
+    def __init__(
+        self, journal: Journal, remote: Remote, options: VerifyOptions, deadline: Deadline
+    ) -> None:
         self._journal = journal
         self._remote = remote
         self._options = options
@@ -65,7 +67,13 @@ class Confirmation:
         for start in range(0, len(names), _AT_A_TIME):
             some = frozenset(names[start : start + _AT_A_TIME])
             options = self._options.of(some)
-            verifier = Verifier(self._journal, self._remote, options=options, deadline=self._deadline, on_progress=lambda _: on_progress())
+            verifier = Verifier(
+                self._journal,
+                self._remote,
+                options=options,
+                deadline=self._deadline,
+                on_progress=lambda _: on_progress(),
+            )
             found = verifier.run()
             if found.halted is not None:
                 raise found.halted
@@ -106,10 +114,22 @@ class Confirmation:
         return kept
 
     def _uploaded(self, sha256s: Sequence[str]) -> Iterator[tuple[str, Claims, ObjectClaim]]:
-        for sha256, component_id, name, bucket, prefix, uri, size_bytes in self._journal.database.read(_LOCATIONS, (json.dumps(sha256s),)):
+        for (
+            sha256,
+            component_id,
+            name,
+            bucket,
+            prefix,
+            uri,
+            size_bytes,
+        ) in self._journal.database.read(_LOCATIONS, (json.dumps(sha256s),)):
             blob = BlobRef(sha256, bucket or None, prefix or None)
             size = size_bytes if isinstance(size_bytes, int) else None
-            yield sha256, Claims(component_id, str(name), 0), ObjectClaim(uri, blob, size, in_spool=True)
+            yield (
+                sha256,
+                Claims(component_id, str(name), 0),
+                ObjectClaim(uri, blob, size, in_spool=True),
+            )
 
     def _refuse_if_over(self) -> None:
         if self._deadline.over:
@@ -122,6 +142,12 @@ class Confirmation:
 
 def _told(difference: Difference) -> str:
     """Describe a difference in one line."""
-    which = f" {difference.name}" if difference.name is not None and difference.name != difference.component else ""
-    told = {"missing": "is not there", "different": "is not what was delivered"}.get(difference.kind, "is unknown")
+    which = (
+        f" {difference.name}"
+        if difference.name is not None and difference.name != difference.component
+        else ""
+    )
+    told = {"missing": "is not there", "different": "is not what was delivered"}.get(
+        difference.kind, "is unknown"
+    )
     return f"{difference.what}{which} {told}" + (f" ({difference.note})" if difference.note else "")

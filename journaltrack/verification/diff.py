@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent, RemoteMetric, RemoteObject
 
 Kind: TypeAlias = Literal["missing", "different", "extra", "unknown"]
-What: TypeAlias = Literal["component", "display name", "parameter", "input", "output", "status", "metric", "object"]
+What: TypeAlias = Literal[
+    "component", "display name", "parameter", "input", "output", "status", "metric", "object"
+]
 Scalar: TypeAlias = "str | float | int | None"
 
 WHAT: Final[Mapping[FieldMap, What]] = {
@@ -183,7 +185,11 @@ class Claims:
 
 
 def compare(
-    claims: Claims, found: RemoteComponent | None, *, shown_until_ns: int, logged: Callable[[str, float], bool]
+    claims: Claims,
+    found: RemoteComponent | None,
+    *,
+    shown_until_ns: int,
+    logged: Callable[[str, float], bool],
 ) -> list[Difference]:
     """Return the differences of a component, without its objects.
 
@@ -194,28 +200,65 @@ def compare(
             nanoseconds since the epoch.
         logged: Returns whether a value was logged for a metric.
     """
-    differences = [_difference(claims, "unknown", "component", note=f"entry {seq} can't be read", seq=seq) for seq in claims.unreadable]
+    differences = [
+        _difference(claims, "unknown", "component", note=f"entry {seq} can't be read", seq=seq)
+        for seq in claims.unreadable
+    ]
     if found is None:
         created = claims.owner is not None
         note = None if created else "this journal did not create it and can't repair it"
-        return [*differences, _difference(claims, "missing", "component", claims.name, "there", None, repairable=created, note=note)]
+        return [
+            *differences,
+            _difference(
+                claims,
+                "missing",
+                "component",
+                claims.name,
+                "there",
+                None,
+                repairable=created,
+                note=note,
+            ),
+        ]
     foreign = claims.exclusive and found.owner != claims.owner
     if foreign:
         note = "somebody else attached to it, or deleted and created it again"
-        differences.append(_difference(claims, "extra", "component", "owner", claims.owner, found.owner, note=note))
-    elif claims.owner == found.owner and claims.display_name is not None and claims.display_name != found.display_name:
+        differences.append(
+            _difference(claims, "extra", "component", "owner", claims.owner, found.owner, note=note)
+        )
+    elif (
+        claims.owner == found.owner
+        and claims.display_name is not None
+        and claims.display_name != found.display_name
+    ):
         note = "journaltrack sets it only when it creates a component"
-        differences.append(_difference(claims, "different", "display name", None, claims.display_name, found.display_name, note=note))
+        differences.append(
+            _difference(
+                claims,
+                "different",
+                "display name",
+                None,
+                claims.display_name,
+                found.display_name,
+                note=note,
+            )
+        )
     is_ours = found.owner is not None and found.owner in {claims.owner, *claims.owners}
     leave = FOREIGN if foreign else None if is_ours else SHARED
     began_ns = _later_run(claims, found.status or Status())
     differences += _fields(claims, found, leave, began_ns)
-    differences += _status(claims, found.status or Status(), leave, handed_over=began_ns is not None)
+    differences += _status(
+        claims, found.status or Status(), leave, handed_over=began_ns is not None
+    )
     for name, claim in claims.metrics.items():
-        differences += _metric(claims, name, claim, found.metrics.get(name), shown_until_ns, logged, foreign=foreign)
+        differences += _metric(
+            claims, name, claim, found.metrics.get(name), shown_until_ns, logged, foreign=foreign
+        )
     for name, there in found.metrics.items():
         if name not in claims.metrics and there.points:
-            differences.append(_difference(claims, "extra", "metric", name, None, f"{there.points} points"))
+            differences.append(
+                _difference(claims, "extra", "metric", name, None, f"{there.points} points")
+            )
     return differences
 
 
@@ -231,7 +274,9 @@ def _later_run(claims: Claims, found: Status) -> int | None:
     return began_ns if began_ns is not None and began_ns > until_ns + TIME_TOLERANCE_NS else None
 
 
-def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | None) -> Difference | None:
+def compare_object(
+    claims: Claims, claim: ObjectClaim, found: RemoteObject | None
+) -> Difference | None:
     """Return how an object differs from the uploaded blob.
 
     None if it does not, as far as ``found`` tells.
@@ -242,17 +287,33 @@ def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | Non
     elif claim.size_bytes is not None and found.size_bytes != claim.size_bytes:
         kind, expected, there = "different", _bytes(claim.size_bytes), _bytes(found.size_bytes)
     elif found.sha256 is not None and found.sha256 != claim.blob.sha256:
-        kind, expected, there = "different", f"SHA-256 {claim.blob.sha256}", f"SHA-256 {found.sha256}"
+        kind, expected, there = (
+            "different",
+            f"SHA-256 {claim.blob.sha256}",
+            f"SHA-256 {found.sha256}",
+        )
     elif found.sha256 is None and found.noted_sha256 != claim.blob.sha256:
         kind, expected = "different", f"noted SHA-256 {claim.blob.sha256}"
         there = f"noted SHA-256 {found.noted_sha256}" if found.noted_sha256 else "no note of ours"
     else:
         return None
     note = None if claim.in_spool else _NOT_IN_SPOOL
-    return _difference(claims, kind, "object", claim.uri, expected, there, repairable=claim.in_spool, note=note, blob=claim.blob)
+    return _difference(
+        claims,
+        kind,
+        "object",
+        claim.uri,
+        expected,
+        there,
+        repairable=claim.in_spool,
+        note=note,
+        blob=claim.blob,
+    )
 
 
-def empty_steps(delivered: Mapping[int, int], shown: Mapping[int, int], points: int) -> tuple[tuple[int, int], ...]:
+def empty_steps(
+    delivered: Mapping[int, int], shown: Mapping[int, int], points: int
+) -> tuple[tuple[int, int], ...]:
     """Return the steps that are proven to have no points, as (first, last).
 
     Args:
@@ -265,7 +326,9 @@ def empty_steps(delivered: Mapping[int, int], shown: Mapping[int, int], points: 
     return tuple(as_intervals(step for step in delivered if not shown.get(step)))
 
 
-def _fields(claims: Claims, found: RemoteComponent, leave: str | None, began_ns: int | None) -> Iterable[Difference]:
+def _fields(
+    claims: Claims, found: RemoteComponent, leave: str | None, began_ns: int | None
+) -> Iterable[Difference]:
     maps: Mapping[FieldMap, Mapping[str, str | float | Artifact]] = {
         "parameters": found.parameters,
         "input_artifacts": found.input_artifacts,
@@ -276,17 +339,46 @@ def _fields(claims: Claims, found: RemoteComponent, leave: str | None, began_ns:
         if there is None and key not in maps[field_map]:
             note = leave if leave == FOREIGN else None
             yield _difference(
-                claims, "missing", WHAT[field_map], key, _shown(claim.value), None, repairable=note is None, note=note, seq=claim.seq
+                claims,
+                "missing",
+                WHAT[field_map],
+                key,
+                _shown(claim.value),
+                None,
+                repairable=note is None,
+                note=note,
+                seq=claim.seq,
             )
         elif not any(_same(value, there) for value in (claim.value, *claim.also)):
             expected, held = _shown(claim.value), _shown(there)
-            if expected == held and isinstance(claim.value, Artifact) and isinstance(there, Artifact):
-                expected, held = f"{expected} ({claim.value.media_type})", f"{held} ({there.media_type})"
-            if began_ns is not None and claim.recorded_at_ns is not None and claim.recorded_at_ns < began_ns:
-                yield _difference(claims, "extra", WHAT[field_map], key, expected, held, note=LATER, seq=claim.seq)
+            if (
+                expected == held
+                and isinstance(claim.value, Artifact)
+                and isinstance(there, Artifact)
+            ):
+                expected, held = (
+                    f"{expected} ({claim.value.media_type})",
+                    f"{held} ({there.media_type})",
+                )
+            if (
+                began_ns is not None
+                and claim.recorded_at_ns is not None
+                and claim.recorded_at_ns < began_ns
+            ):
+                yield _difference(
+                    claims, "extra", WHAT[field_map], key, expected, held, note=LATER, seq=claim.seq
+                )
                 continue
             yield _difference(
-                claims, "different", WHAT[field_map], key, expected, held, repairable=leave is None, note=leave, seq=claim.seq
+                claims,
+                "different",
+                WHAT[field_map],
+                key,
+                expected,
+                held,
+                repairable=leave is None,
+                note=leave,
+                seq=claim.seq,
             )
     for field_map, held_map in maps.items():
         for key, value in held_map.items():
@@ -294,7 +386,9 @@ def _fields(claims: Claims, found: RemoteComponent, leave: str | None, began_ns:
                 yield _difference(claims, "extra", WHAT[field_map], key, None, _shown(value))
 
 
-def _status(claims: Claims, found: Status, leave: str | None, *, handed_over: bool) -> Iterable[Difference]:
+def _status(
+    claims: Claims, found: Status, leave: str | None, *, handed_over: bool
+) -> Iterable[Difference]:
     if claims.status is None:
         return
     claimed = claims.status
@@ -309,15 +403,32 @@ def _status(claims: Claims, found: Status, leave: str | None, *, handed_over: bo
         if any(_close(value, there) for value in (wanted, *(other[name] for other in others))):
             continue
         if handed_over:
-            yield _difference(claims, "extra", "status", name, wanted, there, note=LATER, seq=claimed.seq)
+            yield _difference(
+                claims, "extra", "status", name, wanted, there, note=LATER, seq=claimed.seq
+            )
             continue
         kind: Kind = "missing" if there is None else "different"
         note = leave if kind == "different" or leave == FOREIGN else None
-        yield _difference(claims, kind, "status", name, wanted, there, repairable=note is None, note=note, seq=claimed.seq)
+        yield _difference(
+            claims,
+            kind,
+            "status",
+            name,
+            wanted,
+            there,
+            repairable=note is None,
+            note=note,
+            seq=claimed.seq,
+        )
 
 
 def _members(status: Status) -> dict[str, str | int | None]:
-    return {"status": status.primary, "message": status.message or None, "start": status.start_ns, "end": status.end_ns}
+    return {
+        "status": status.primary,
+        "message": status.message or None,
+        "start": status.start_ns,
+        "end": status.end_ns,
+    }
 
 
 def _metric(
@@ -337,7 +448,16 @@ def _metric(
             yield _difference(claims, "unknown", "metric", name, expected, there, note=HIDDEN)
             return
         note = FOREIGN if foreign else NOT_TOLD if points else REMOVED if claim.removed else None
-        yield _difference(claims, "different" if points else "missing", "metric", name, expected, there, repairable=note is None, note=note)
+        yield _difference(
+            claims,
+            "different" if points else "missing",
+            "metric",
+            name,
+            expected,
+            there,
+            repairable=note is None,
+            note=note,
+        )
         return
     # Points in doubt are not claimed.
     if found is None or not claim.points:
@@ -345,21 +465,50 @@ def _metric(
     more = points > claim.points + claim.in_doubt
     if more:
         yield _difference(
-            claims, "extra", "metric", name, f"{claim.points} points", f"{points} points", note="from another journal, or stored twice"
+            claims,
+            "extra",
+            "metric",
+            name,
+            f"{claim.points} points",
+            f"{points} points",
+            note="from another journal, or stored twice",
         )
     least, most = claim.minimum, claim.maximum
-    low = -math.inf if more else _least(claim.minimum, claim.doubt_minimum) if points > claim.points else least
-    high = math.inf if more else _most(claim.maximum, claim.doubt_maximum) if points > claim.points else most
+    low = (
+        -math.inf
+        if more
+        else _least(claim.minimum, claim.doubt_minimum)
+        if points > claim.points
+        else least
+    )
+    high = (
+        math.inf
+        if more
+        else _most(claim.maximum, claim.doubt_maximum)
+        if points > claim.points
+        else most
+    )
     if least is not None and low is not None and not _between(found.minimum, low, least):
-        yield _difference(claims, "different", "metric", f"{name}: min", least, found.minimum, note=NOT_TOLD)
+        yield _difference(
+            claims, "different", "metric", f"{name}: min", least, found.minimum, note=NOT_TOLD
+        )
     if most is not None and high is not None and not _between(found.maximum, most, high):
-        yield _difference(claims, "different", "metric", f"{name}: max", most, found.maximum, note=NOT_TOLD)
+        yield _difference(
+            claims, "different", "metric", f"{name}: max", most, found.maximum, note=NOT_TOLD
+        )
     # The last point may be a pruned one.
     if claim.removed:
         return
     # AWS does not define an order for points that arrive at the same time: any of ours may be last.
-    if not more and claim.last is not None and not _between(found.last, claim.last, claim.last) and not logged(name, found.last):
-        yield _difference(claims, "different", "metric", f"{name}: last", claim.last, found.last, note=NOT_TOLD)
+    if (
+        not more
+        and claim.last is not None
+        and not _between(found.last, claim.last, claim.last)
+        and not logged(name, found.last)
+    ):
+        yield _difference(
+            claims, "different", "metric", f"{name}: last", claim.last, found.last, note=NOT_TOLD
+        )
 
 
 def _least(one: float | None, other: float | None) -> float | None:
@@ -372,7 +521,9 @@ def _most(one: float | None, other: float | None) -> float | None:
 
 def _between(value: float, low: float, high: float) -> bool:
     return (
-        low <= value <= high or math.isclose(value, low, rel_tol=_METRIC_TOLERANCE) or math.isclose(value, high, rel_tol=_METRIC_TOLERANCE)
+        low <= value <= high
+        or math.isclose(value, low, rel_tol=_METRIC_TOLERANCE)
+        or math.isclose(value, high, rel_tol=_METRIC_TOLERANCE)
     )
 
 
@@ -412,5 +563,15 @@ def _difference(
     blob: BlobRef | None = None,
 ) -> Difference:
     return Difference(
-        claims.component_id, claims.name, kind, what, name, expected, found, repairable=repairable, note=note, seq=seq, blob=blob
+        claims.component_id,
+        claims.name,
+        kind,
+        what,
+        name,
+        expected,
+        found,
+        repairable=repairable,
+        note=note,
+        seq=seq,
+        blob=blob,
     )

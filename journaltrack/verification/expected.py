@@ -57,7 +57,9 @@ _COLUMNS: Final = (
 )
 # typeof and abs: SQLite keeps values of any type in any column, and infinity.
 _IS_NUMBER: Final = "typeof(e.value) = 'real' AND abs(e.value) < 9e999"
-_IS_POINT: Final = f"e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND {_IS_NUMBER}"
+_IS_POINT: Final = (
+    f"e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND {_IS_NUMBER}"
+)
 _POINTS: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
 _MAYBE_POINTS: Final = f"FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
 
@@ -128,7 +130,13 @@ def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
             "AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) "
             "AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
             "AND e.value BETWEEN ? AND ? ORDER BY e.seq DESC LIMIT 1",
-            (claims.component_id, name, claims.metrics[name].last_seq, value - margin, value + margin),
+            (
+                claims.component_id,
+                name,
+                claims.metrics[name].last_seq,
+                value - margin,
+                value + margin,
+            ),
         )
         return bool(found)
 
@@ -154,11 +162,15 @@ def last_receipt(database: Database, component_id: int) -> int:
 
     If it changes, a request was sent meanwhile.
     """
-    ((newest,),) = database.read("SELECT coalesce(max(id), 0) FROM receipt WHERE component_id = ?", (component_id,))
+    ((newest,),) = database.read(
+        "SELECT coalesce(max(id), 0) FROM receipt WHERE component_id = ?", (component_id,)
+    )
     return int(newest)
 
 
-def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricClaim]) -> Claims | None:
+def _claims(
+    journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricClaim]
+) -> Claims | None:
     database = journal.database
     claims = Claims(row.id, row.name, last_receipt(database, row.id), metrics=metrics)
     locations = {
@@ -171,16 +183,28 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
         )
     }
     reading = _Reading({blob: uri for blob, (uri, _) in locations.items()}, origins(database.read))
-    held = {seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))}
+    held = {
+        seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))
+    }
     for *columns, outcome, receipt_id in _state_rows(database, row.id):
         entry = vocabulary.entry_of(tuple(columns))
         reading.add(entry, outcome, receipt_id, is_held=entry.seq in held)
     objects = tuple(
-        ObjectClaim(uri, blob, size if isinstance(size, int) else None, _in_spool(journal.path / paths.SPOOL, blob.sha256, size))
+        ObjectClaim(
+            uri,
+            blob,
+            size if isinstance(size, int) else None,
+            _in_spool(journal.path / paths.SPOOL, blob.sha256, size),
+        )
         for blob, (uri, size) in locations.items()
     )
     found = replace(reading.result(claims), objects=objects)
-    delivered = bool(found.fields or found.status or reading.there or any(metric.points for metric in metrics.values()))
+    delivered = bool(
+        found.fields
+        or found.status
+        or reading.there
+        or any(metric.points for metric in metrics.values())
+    )
     return found if delivered or objects else None
 
 
@@ -255,7 +279,9 @@ class _Reading:
             self._owners |= {owner} if owner is not None else set()
             self._display_name = _text(detail.get("display_name")) or self._display_name
 
-    def _add_field(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
+    def _add_field(
+        self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool
+    ) -> None:
         field_map = MAP_OF_KIND[entry.kind]
         place = (field_map, entry.name or "")
         value = value_of(entry) if outcome != "quarantined" else None
@@ -263,7 +289,10 @@ class _Reading:
             if outcome is None:
                 self._later_status.append(value)
             elif outcome in HAS_ARRIVED and isinstance(receipt_id, int):
-                part = Part(Place(entry.seq, entry.recorded_at_ns, self._origins.get(entry.writer_id, 0)), value)
+                part = Part(
+                    Place(entry.seq, entry.recorded_at_ns, self._origins.get(entry.writer_id, 0)),
+                    value,
+                )
                 self._statuses[receipt_id].append((part, outcome == "delivered"))
             return
         if outcome != "delivered":
@@ -284,7 +313,10 @@ class _Reading:
 
     def result(self, claims: Claims) -> Claims:
         """Return the claims, completed with the added entries."""
-        fields = {place: replace(claim, also=tuple(self._later.get(place, ()))) for place, claim in self._fields.items()}
+        fields = {
+            place: replace(claim, also=tuple(self._later.get(place, ())))
+            for place, claim in self._fields.items()
+        }
         return replace(
             claims,
             owner=self._owner,
@@ -302,13 +334,21 @@ class _Reading:
 
         A request that ended in quarantine delivered none of its entries.
         """
-        sent = [[part for part, _ in group] for group in self._statuses.values() if any(was_last for _, was_last in group)]
+        sent = [
+            [part for part, _ in group]
+            for group in self._statuses.values()
+            if any(was_last for _, was_last in group)
+        ]
         merged: Status | None = None
         last_seq = 0
         for part in parts_in_order(part for group in sent for part in group):
             if isinstance(part.value, Status):
                 # SageMaker accepts no message without a status.
-                value = part.value if part.value.primary is not None else replace(part.value, message=None)
+                value = (
+                    part.value
+                    if part.value.primary is not None
+                    else replace(part.value, message=None)
+                )
                 merged, last_seq = _merged(merged, value), part.place.seq
         if merged is None:
             return None
@@ -360,13 +400,24 @@ def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict
         known = claims[component_id].get(name, MetricClaim())
         known = replace(known, last_seq=max(known.last_seq, last_seq))
         if outcome == "delivered":
-            known = replace(known, points=points, minimum=least, maximum=most, last=last, settled_at_ns=settled_at_ns)
+            known = replace(
+                known,
+                points=points,
+                minimum=least,
+                maximum=most,
+                last=last,
+                settled_at_ns=settled_at_ns,
+            )
         else:
             known = replace(
                 known,
                 in_doubt=known.in_doubt + points,
-                doubt_minimum=least if known.doubt_minimum is None else min(least, known.doubt_minimum),
-                doubt_maximum=most if known.doubt_maximum is None else max(most, known.doubt_maximum),
+                doubt_minimum=least
+                if known.doubt_minimum is None
+                else min(least, known.doubt_minimum),
+                doubt_maximum=most
+                if known.doubt_maximum is None
+                else max(most, known.doubt_maximum),
             )
         claims[component_id][name] = known
     ids_of = {str(row.name).lower(): row.id for row in rows}

@@ -31,7 +31,14 @@ _DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq {_OF_COMPONE
 _FIELDS: Final = {"parameter", "input", "output"}
 
 
-def reopen(database: Database, lease: Lease, differences: Sequence[Difference], *, read_at_ns: int, receipt_id: int) -> int:
+def reopen(
+    database: Database,
+    lease: Lease,
+    differences: Sequence[Difference],
+    *,
+    read_at_ns: int,
+    receipt_id: int,
+) -> int:
     """Make the entries behind repairable differences pending again.
 
     Args:
@@ -78,7 +85,10 @@ def by_bucket(differences: Sequence[Difference]) -> dict[tuple[str, str] | None,
     for each in differences:
         replaced = None
         if each.blob is not None and each.name is not None:
-            recorded, actual = each.blob.bucket or "", each.name.removeprefix("s3://").partition("/")[0]
+            recorded, actual = (
+                each.blob.bucket or "",
+                each.name.removeprefix("s3://").partition("/")[0],
+            )
             used = bucket_used(recorded, actual)
             replaced = (recorded, used) if used is not None and used != recorded else None
         found.setdefault(replaced, []).append(each)
@@ -122,7 +132,9 @@ def _of_blob(database: Database, component_id: int, blob: BlobRef) -> list[int]:
     return [seq for (seq,) in rows]
 
 
-def _points(database: Database, difference: Difference, read_at_ns: int, receipt_id: int) -> list[int]:
+def _points(
+    database: Database, difference: Difference, read_at_ns: int, receipt_id: int
+) -> list[int]:
     rows = database.read(
         f"SELECT e.seq, e.step {_DELIVERED} AND d.outcome = 'delivered' "
         "AND e.stream = 'metric' AND e.name = ? AND d.settled_at_ns <= ? "

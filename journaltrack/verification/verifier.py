@@ -29,7 +29,14 @@ from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool
 from journaltrack.verification import expected as claiming
 from journaltrack.verification.anchors import AnchorsReport, compare_with_anchors
-from journaltrack.verification.diff import Claims, Difference, Kind, compare, compare_object, empty_steps
+from journaltrack.verification.diff import (
+    Claims,
+    Difference,
+    Kind,
+    compare,
+    compare_object,
+    empty_steps,
+)
 from journaltrack.verification.expected import Undelivered
 
 if TYPE_CHECKING:
@@ -132,7 +139,9 @@ class VerifyReport:
     at_ns: int
     receipt_id: int
     checked: Checked = field(default_factory=Checked)
-    counts: dict[Kind, int] = field(default_factory=lambda: {"missing": 0, "different": 0, "extra": 0, "unknown": 0})
+    counts: dict[Kind, int] = field(
+        default_factory=lambda: {"missing": 0, "different": 0, "extra": 0, "unknown": 0}
+    )
     differences: list[Difference] = field(default_factory=list)
     undelivered: Undelivered = field(default_factory=Undelivered)
     unverified: int = 0
@@ -151,7 +160,12 @@ class VerifyReport:
     def verified(self) -> bool:
         """Return whether the remote holds everything delivered, as it was sent."""
         anchored = self.anchors is None or not self.anchors.problems
-        return self.complete and anchored and not self.counts["missing"] and not self.counts["different"]
+        return (
+            self.complete
+            and anchored
+            and not self.counts["missing"]
+            and not self.counts["different"]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for ``json.dumps``, see ``journal.view.to_json``."""
@@ -162,7 +176,10 @@ class VerifyReport:
             told["sha256"] = difference.blob.sha256 if difference.blob else None
             told["missing_steps"] = [list(interval) for interval in difference.steps]
             if difference.what == "status" and difference.name in {"start", "end"}:
-                told["expected"], told["found"] = view.iso(difference.expected), view.iso(difference.found)
+                told["expected"], told["found"] = (
+                    view.iso(difference.expected),
+                    view.iso(difference.found),
+                )
         converted["verified"] = self.verified
         converted["halted"] = error_to_json(self.halted)
         if self.repair is not None:
@@ -208,7 +225,9 @@ class Verifier:
         self._deadline = deadline or Deadline()
         self._on_progress = on_progress
         self._clock_ns = clock_ns
-        self._report = VerifyReport(str(journal.path), journal.journal_id, clock_ns(), last_receipt_id(journal.database))
+        self._report = VerifyReport(
+            str(journal.path), journal.journal_id, clock_ns(), last_receipt_id(journal.database)
+        )
         self._failures = 0
 
     def run(self) -> VerifyReport:
@@ -228,9 +247,15 @@ class Verifier:
         pool = DaemonPool(CONCURRENCY, "journaltrack-verify")
         try:
             self._look_at(rows, pool)
-            if not self._ended() and self._options.component is None and self._options.names is None:
+            if (
+                not self._ended()
+                and self._options.component is None
+                and self._options.names is None
+            ):
                 by_default = self._options.anchor == "s3"
-                self._report.anchors = compare_with_anchors(self._journal, self._remote, default_place=by_default)
+                self._report.anchors = compare_with_anchors(
+                    self._journal, self._remote, default_place=by_default
+                )
         finally:
             pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
         self._report.out_of_time = self._deadline.over and self._report.halted is None
@@ -250,7 +275,9 @@ class Verifier:
                 running[pool.submit(self._ask, claims)] = claims
             if not running:
                 return
-            finished, _ = wait(running, timeout=min(1.0, self._deadline.remaining_s()), return_when=FIRST_COMPLETED)
+            finished, _ = wait(
+                running, timeout=min(1.0, self._deadline.remaining_s()), return_when=FIRST_COMPLETED
+            )
             for future in finished:
                 self._judge(running.pop(future), future)
                 judged += 1
@@ -272,10 +299,17 @@ class Verifier:
         objects_read = 0
         for claim in claims.objects:
             if self._deadline.over:
-                raise RemoteError("the deadline expired", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+                raise RemoteError(
+                    "the deadline expired", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER
+                )
             try:
                 found = self._remote.find_object(claim.uri)
-                if self._options.deep and found is not None and found.sha256 is None and found.size_bytes == claim.size_bytes:
+                if (
+                    self._options.deep
+                    and found is not None
+                    and found.sha256 is None
+                    and found.size_bytes == claim.size_bytes
+                ):
                     found = self._remote.find_object(claim.uri, read=True)
                     objects_read += 1
             except RemoteError as error:
@@ -291,13 +325,20 @@ class Verifier:
             found = future.result()
             differences = self._differences(claims, found)
             for _ in range(2):
-                if not differences or claiming.last_receipt(self._journal.database, claims.component_id) == claims.receipt_id:
+                if (
+                    not differences
+                    or claiming.last_receipt(self._journal.database, claims.component_id)
+                    == claims.receipt_id
+                ):
                     break
                 claims = self._again(claims)
                 found = self._ask(claims)
                 differences = self._differences(claims, found)
             else:
-                differences = [replace(each, kind="unknown", repairable=False, steps=(), note=_BUSY) for each in differences]
+                differences = [
+                    replace(each, kind="unknown", repairable=False, steps=(), note=_BUSY)
+                    for each in differences
+                ]
         except RemoteError as error:
             self._failed(claims, error)
             return
@@ -312,20 +353,42 @@ class Verifier:
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
         database = self._journal.database
         until_ns = self._clock_ns() - int(self._options.visible_after_s * 1e9)
-        told = compare(claims, found.component, shown_until_ns=until_ns, logged=claiming.logged(database, claims))
+        told = compare(
+            claims,
+            found.component,
+            shown_until_ns=until_ns,
+            logged=claiming.logged(database, claims),
+        )
         differences = [self._with_steps(claims, found.component, each) for each in told]
         for claim, there in zip(claims.objects, found.objects, strict=True):
             if isinstance(there, RemoteError):
                 note = f"{there.code}: {there.message}"
-                differences.append(Difference(claims.component_id, claims.name, "unknown", "object", claim.uri, note=note, blob=claim.blob))
+                differences.append(
+                    Difference(
+                        claims.component_id,
+                        claims.name,
+                        "unknown",
+                        "object",
+                        claim.uri,
+                        note=note,
+                        blob=claim.blob,
+                    )
+                )
             elif (difference := compare_object(claims, claim, there)) is not None:
                 differences.append(difference)
         return differences
 
-    def _with_steps(self, claims: Claims, component: RemoteComponent | None, difference: Difference) -> Difference:
+    def _with_steps(
+        self, claims: Claims, component: RemoteComponent | None, difference: Difference
+    ) -> Difference:
         """Add the steps of a metric that are proven to be missing: safe to repair."""
         name = difference.name or ""
-        if difference.what != "metric" or difference.kind != "different" or name not in claims.metrics or component is None:
+        if (
+            difference.what != "metric"
+            or difference.kind != "different"
+            or name not in claims.metrics
+            or component is None
+        ):
             return difference
         if claims.metrics[name].removed:
             return difference
@@ -337,7 +400,9 @@ class Verifier:
         shown = self._remote.read_metrics(claims.name, {name: (min(delivered), max(delivered))})
         if shown is None or name not in shown.by_step or name not in shown.totals:
             return difference
-        by_step: Mapping[int, int] = {step: each.points for (metric, step), each in shown.steps.items() if metric == name}
+        by_step: Mapping[int, int] = {
+            step: each.points for (metric, step), each in shown.steps.items() if metric == name
+        }
         steps = empty_steps(delivered, by_step, shown.totals[name].points)
         return replace(difference, repairable=True, steps=steps, note=None) if steps else difference
 
@@ -349,7 +414,13 @@ class Verifier:
         if error.unreachable or error.everywhere or halts or self._failures >= _PASSING_MAX:
             self._report.halted = self._report.halted or error
         note = f"{error.code}: {error.message}"
-        self._add([Difference(claims.component_id, claims.name, "unknown", "component", claims.name, note=note)])
+        self._add(
+            [
+                Difference(
+                    claims.component_id, claims.name, "unknown", "component", claims.name, note=note
+                )
+            ]
+        )
 
     def _add(self, differences: Sequence[Difference]) -> None:
         for difference in differences:
@@ -365,7 +436,9 @@ class Verifier:
         checked.artifacts += len(claims.fields) - parameters
         checked.metrics += len(claims.metrics)
         checked.points += sum(metric.points for metric in claims.metrics.values())
-        there = [each for each in found.objects if each is not None and not isinstance(each, RemoteError)]
+        there = [
+            each for each in found.objects if each is not None and not isinstance(each, RemoteError)
+        ]
         by_size = sum(each.sha256 is None for each in there)
         checked.objects_by_size += by_size
         checked.objects_by_content += found.objects_read

@@ -63,7 +63,9 @@ class FolderEvents:
         clock: Monotonic seconds.
     """
 
-    def __init__(self, wake: Callable[[], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, wake: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._wake = wake
         self._clock = clock
         self._observer: BaseObserver | None = None
@@ -86,7 +88,9 @@ class FolderEvents:
                 self._observer.daemon = True
                 self._observer.start()
             handler = _Handler(folder, self)
-            self._watches[folder] = self._observer.schedule(handler, str(folder), event_filter=_KINDS)
+            self._watches[folder] = self._observer.schedule(
+                handler, str(folder), event_filter=_KINDS
+            )
         except OSError as error:
             if is_limit(error):
                 self._refused_until = self._clock() + LIMIT_AGAIN_S
@@ -135,7 +139,9 @@ class FolderEvents:
         if device not in self._kinds:
             kind = self._kinds[device] = paths.network_file_system(folder)
             if kind is not None:
-                logger.warning(logfmt("polling", reason="network_file_system", type=kind, folder=folder))
+                logger.warning(
+                    logfmt("polling", reason="network_file_system", type=kind, folder=folder)
+                )
         return self._kinds[device] is not None
 
 

@@ -107,13 +107,18 @@ class Health:
                 "up": gate.up,
                 "since": moment(gate.since),
                 "next_probe": next_probe,
-                "error": error and {"code": error.code, "message": error.message, "hint": error.hint},
+                "error": error
+                and {"code": error.code, "message": error.message, "hint": error.hint},
             },
             "journals": journals,
         }
 
     @staticmethod
-    def _journal(journal: WatchedJournal, moment: Callable[[float | None], float | None], next_probe: float | None) -> dict[str, Any]:
+    def _journal(
+        journal: WatchedJournal,
+        moment: Callable[[float | None], float | None],
+        next_probe: float | None,
+    ) -> dict[str, Any]:
         times = [t for t in (journal.due_at, journal.retry_at) if t is not None]
         totals = journal.totals
         success_ns, rate_per_s = journal.last_success_at_ns, journal.rate_per_s
@@ -147,7 +152,9 @@ class Health:
                 logger.warning("%s can't be written: %s", path, error)
 
 
-def living(named: Iterable[Path] = (), *, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Mapping[str, Any]]:
+def living(
+    named: Iterable[Path] = (), *, clock_ns: Callable[[], int] = time.time_ns
+) -> Iterator[Mapping[str, Any]]:
     """Yield the states of this user's watchers that live, and of others by their health files.
 
     Args:
@@ -209,9 +216,17 @@ def prometheus(state: Mapping[str, Any]) -> str:
         samples = [(j["journal"], j[key]) for j in state["journals"] if j[key] is not None]
         if samples:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-            lines += [f'{name}{{journal="{_label(journal)}"}} {value}' for journal, value in samples]
+            lines += [
+                f'{name}{{journal="{_label(journal)}"}} {value}' for journal, value in samples
+            ]
     return "\n".join(lines) + "\n"
 
 
 def _label(text: str) -> str:
-    return text.encode(errors="replace").decode().replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return (
+        text.encode(errors="replace")
+        .decode()
+        .replace("\\", r"\\")
+        .replace('"', r"\"")
+        .replace("\n", r"\n")
+    )

@@ -23,7 +23,13 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from journaltrack.errors import ErrorKind, JournalError, JournaltrackError, LeaseHeldError, RemoteError
+from journaltrack.errors import (
+    ErrorKind,
+    JournalError,
+    JournaltrackError,
+    LeaseHeldError,
+    RemoteError,
+)
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import logfmt
 from journaltrack.util.threads import DaemonPool
@@ -170,7 +176,9 @@ class Watcher:
         for path in sorted(found - self.journals.keys()):
             backoff = Backoff(self.settings.retry_first_s, self.settings.retry_max_s, self._chance)
             arrivals = self._arrivals
-            self.journals[path] = WatchedJournal(path, backoff, arrivals, arriving=arrivals, unchecked=arrivals, quiet_since=now)
+            self.journals[path] = WatchedJournal(
+                path, backoff, arrivals, arriving=arrivals, unchecked=arrivals, quiet_since=now
+            )
             logger.info(logfmt("journal-found", journal=path))
         for journal in list(self.journals.values()):
             is_watched = any(journal.path.is_relative_to(root) for root in self._roots)
@@ -241,7 +249,9 @@ class Watcher:
         due_at, retry_at = journal.due_at, journal.retry_at
         # While the endpoint is down, a look only counts the pending entries.
         if not self.gate.up:
-            return due_at is not None and now >= max(due_at, journal.looked_at + self.settings.poll_s)
+            return due_at is not None and now >= max(
+                due_at, journal.looked_at + self.settings.poll_s
+            )
         return (due_at is not None and now >= due_at) or (retry_at is not None and now >= retry_at)
 
     def _start(self, journal: WatchedJournal, now: float) -> None:
@@ -309,7 +319,9 @@ class Watcher:
             if journal.reason is not None and journal.reason != reason:
                 hint = "waiting for them; if they are lost, `journaltrack sync` delivers the rest"
                 reason = journal.reason
-                logger.warning(logfmt("journal-incomplete", journal=journal.path, reason=reason, hint=hint))
+                logger.warning(
+                    logfmt("journal-incomplete", journal=journal.path, reason=reason, hint=hint)
+                )
             return
         if report.settled or report.problem is not None:
             level = logging.INFO if report.problem is None else logging.WARNING
@@ -340,7 +352,9 @@ class Watcher:
     def _up(self, now: float) -> None:
         since = self.gate.since
         if self.gate.answered(now):
-            logger.info(logfmt("endpoint-up", after_s=round(now - since, 3) if since is not None else None))
+            logger.info(
+                logfmt("endpoint-up", after_s=round(now - since, 3) if since is not None else None)
+            )
             for journal in self.journals.values():
                 if journal.retry_at is not None or journal.pending:
                     journal.retry_at = now
@@ -383,7 +397,10 @@ class Watcher:
 
     def _tell_if_due(self, now: float) -> None:
         told_at, told = self._told
-        journals = [(j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason) for j in self.journals.values()]
+        journals = [
+            (j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason)
+            for j in self.journals.values()
+        ]
         state = (self.gate.error, journals)
         if now - told_at >= TELL_EVERY_S or (state != told and now - told_at >= TELL_AT_MOST_S):
             self._told = (now, state)

@@ -7,7 +7,8 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-# Frozen text, not journaltrack.journal.schema.schema: a revision must make what it made when it was released.
+# Frozen text, not journaltrack.journal.schema.schema: a revision must make what it made when it was
+# released.
 STATEMENTS = (
     """CREATE TABLE blob ( sha256 TEXT NOT NULL, size_bytes INTEGER NOT NULL, spooled_at_ns INTEGER NOT NULL, PRIMARY KEY (sha256) )""",
     """CREATE TABLE component ( id INTEGER NOT NULL, name TEXT COLLATE "NOCASE" NOT NULL, created_at_ns INTEGER NOT NULL, arn TEXT, confirmed_at_ns INTEGER, PRIMARY KEY (id), UNIQUE (name) )""",
@@ -32,7 +33,9 @@ STATEMENTS = (
 
 
 def upgrade() -> None:
-    """Make everything; journaltrack itself makes a new journal without Alembic, to the same result."""
+    """Make everything; journaltrack itself makes a new journal without Alembic, to the same
+    result.
+    """
     for statement in STATEMENTS:
         op.execute(statement)
 

@@ -1,6 +1,8 @@
-"""Attestations: what receipts say is chained, as entries are; writers and the journal itself are described with a digest.
+"""Attestations: what receipts say is chained, as entries are; writers and the journal itself are
+described with a digest.
 
-Receipts and settlements from before have no attestation, and none is made up for them: ``meta`` says up to where.
+Receipts and settlements from before have no attestation, and none is made up for them: ``meta``
+says up to where.
 """
 
 from __future__ import annotations
@@ -37,11 +39,17 @@ def upgrade() -> None:
     """Add the table, the columns, and where attestations begin."""
     for statement in STATEMENTS:
         op.execute(statement)
-    facts = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
+    facts = (
+        "journal_id, created_at_ns, created_by_version, required_version, "
+        "attested_after_receipt, attested_after_ns"
+    )
     connection = op.get_bind()
     for row in connection.exec_driver_sql(f"SELECT {facts} FROM meta").fetchall():
         text = json.dumps(list(row), ensure_ascii=False, separators=(",", ":"))
-        connection.exec_driver_sql("UPDATE meta SET digest = ?", (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(),))
+        connection.exec_driver_sql(
+            "UPDATE meta SET digest = ?",
+            (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(),),
+        )
 
 
 def downgrade() -> None:

@@ -1,4 +1,6 @@
-"""Unsettled entries that passes leave behind are listed, so that the low-water mark goes on past them."""
+"""Unsettled entries that passes leave behind are listed, so that the low-water mark goes on past
+them.
+"""
 
 from __future__ import annotations
 
@@ -14,5 +16,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Not offered: a mark that is past pending entries would hide them from an older journaltrack."""
+    """Not offered: a mark that is past pending entries would hide them from an older
+    journaltrack.
+    """
     raise NotImplementedError

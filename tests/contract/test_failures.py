@@ -58,7 +58,11 @@ def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
         (HttpError(500, "InternalFailure"), ErrorKind.TRANSIENT, True),
         (HttpError(503, "ServiceUnavailable"), ErrorKind.TRANSIENT, True),
         (HttpError(400, "ConflictException"), ErrorKind.TRANSIENT, False),
-        (HttpError(400, "ValidationException", "1 validation error detected"), ErrorKind.PERMANENT, False),
+        (
+            HttpError(400, "ValidationException", "1 validation error detected"),
+            ErrorKind.PERMANENT,
+            False,
+        ),
         (HttpError(400, "ResourceLimitExceeded"), ErrorKind.HOLD, False),
         (HttpError(400, "ExpiredTokenException"), ErrorKind.HALT, False),
         (HttpError(400, "UnrecognizedClientException"), ErrorKind.HALT, False),
@@ -73,9 +77,11 @@ def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
     ids=lambda value: getattr(value, "code", None) or type(value).__name__,
 )
 @pytest.mark.parametrize("earlier", [0, 1], ids=["boto3", "direct"])
-def test_each_failure_means_what_it_should(sim: Simulator, fault: Fault, kind: ErrorKind, maybe_applied: bool, earlier: int):
-    """A failure is classified, sent once, and told with a hint that a person can act on; of the first request, which boto3 makes,
-    and of a later one, which it does not.
+def test_each_failure_means_what_it_should(
+    sim: Simulator, fault: Fault, kind: ErrorKind, maybe_applied: bool, earlier: int
+):
+    """A failure is classified, sent once, and told with a hint that a person can act on; of the
+    first request, which boto3 makes, and of a later one, which it does not.
     """
     remote = aws(sim.endpoint_url)
     for _ in range(earlier):
@@ -104,7 +110,9 @@ def test_a_page_in_place_of_aws_is_told_in_words(sim: Simulator):
 
 
 def test_silence_is_unreachable_and_perhaps_applied(sim: Simulator):
-    """No answer within the time-out: the request may have taken effect, and the remote counts as unreachable."""
+    """No answer within the time-out: the request may have taken effect, and the remote counts as
+    unreachable.
+    """
     sim.fail("BatchPutMetrics", BlackHole(applied=True))
     error = failure(aws(sim.endpoint_url, read_timeout_s=0.3))
     assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, True)
@@ -115,7 +123,11 @@ def test_silence_is_unreachable_and_perhaps_applied(sim: Simulator):
 def test_where_nobody_listens_nothing_was_sent(host: str):
     """A refused connection and an unknown host are unreachable, and certainly had no effect."""
     error = failure(aws(f"http://{host}:{free_ports(1)[0]}"))
-    assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, False)
+    assert (error.kind, error.unreachable, error.maybe_applied) == (
+        ErrorKind.TRANSIENT,
+        True,
+        False,
+    )
     assert error.hint
 
 
@@ -152,10 +164,21 @@ def test_without_a_region_the_pass_halts():
         lambda remote: remote.documents("bucket", None, "folder"),
         lambda remote: remote.find_object("s3://bucket/key"),
     ],
-    ids=["describe", "create", "associate", "associate-trial", "update", "read_metrics", "documents", "find_object"],
+    ids=[
+        "describe",
+        "create",
+        "associate",
+        "associate-trial",
+        "update",
+        "read_metrics",
+        "documents",
+        "find_object",
+    ],
 )
 def test_every_request_classifies_what_making_its_client_raises(request_of):
-    """No exception of botocore's gets out of the remote, whichever request is the first to need a client."""
+    """No exception of botocore's gets out of the remote, whichever request is the first to need
+    a client.
+    """
     with pytest.raises(RemoteError) as caught:
         request_of(AwsRemote(session=boto3.Session(**KEYS)))
     assert (caught.value.kind, caught.value.code) == (ErrorKind.HALT, "NoRegionError")
@@ -181,8 +204,15 @@ def test_a_wrong_region_halts():
 
 
 def test_the_restriction_to_jobs_is_held(sim: Simulator):
-    """An account that lets only jobs create components holds the component and says how to go on."""
-    sim.fail("CreateTrialComponent", HttpError(400, "ValidationException", "Creation is currently restricted to the SageMaker runtime"))
+    """An account that lets only jobs create components holds the component and says how to go
+    on.
+    """
+    sim.fail(
+        "CreateTrialComponent",
+        HttpError(
+            400, "ValidationException", "Creation is currently restricted to the SageMaker runtime"
+        ),
+    )
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url).create(ComponentSpec("new", "o"))
     assert caught.value.kind is ErrorKind.HOLD
@@ -193,7 +223,9 @@ def test_an_update_is_tried_again_until_it_is_taken(sim: Simulator):
     """Passing refusals, cuts and gateways cost time, not data."""
     for fault in (HttpError(400, "ThrottlingException"), CutAfter(), BadGateway()):
         sim.fail("UpdateTrialComponent", fault)
-    remote = RetryingRemote(aws(sim.endpoint_url, merges_per_key=True), deadline=Deadline(), sleep=lambda _: None)
+    remote = RetryingRemote(
+        aws(sim.endpoint_url, merges_per_key=True), deadline=Deadline(), sleep=lambda _: None
+    )
     assert remote.update("run", FIELDS).request_id
     assert remote.attempts_of_last_call() == 4
     assert sim.components["run"].parameters == {"lr": {"NumberValue": 0.1}}
@@ -218,9 +250,17 @@ def test_throttled_metrics_are_sent_again(sim: Simulator):
 
 def test_partial_refusals_name_their_points(sim: Simulator):
     """What is refused for good is told from what may be sent again."""
-    codes = {0: "METRIC_LIMIT_EXCEEDED", 1: "VALIDATION_ERROR", 2: "INTERNAL_ERROR", 3: "CONFLICT_ERROR", 4: "SOMETHING_NEW"}
+    codes = {
+        0: "METRIC_LIMIT_EXCEEDED",
+        1: "VALIDATION_ERROR",
+        2: "INTERNAL_ERROR",
+        3: "CONFLICT_ERROR",
+        4: "SOMETHING_NEW",
+    }
     sim.fail("BatchPutMetrics", PartialErrors(codes))
-    answer = aws(sim.endpoint_url).put_metrics("run", [MetricPoint("m", 1.0, i, AT_NS) for i in range(6)])
+    answer = aws(sim.endpoint_url).put_metrics(
+        "run", [MetricPoint("m", 1.0, i, AT_NS) for i in range(6)]
+    )
     assert {i: r.code for i, r in answer.refused.items()} == codes
     assert {i for i, r in answer.refused.items() if r.permanent} == {0, 1}
 
@@ -229,9 +269,14 @@ def test_partial_refusals_name_their_points(sim: Simulator):
 def test_a_refusal_that_names_no_point_is_in_doubt(sim: Simulator, index: int | None):
     """Which points were taken is not known: neither sent again nor counted as delivered."""
     remote = aws(sim.endpoint_url)
-    error: dict[str, Any] = {"Code": "INTERNAL_ERROR", **({} if index is None else {"MetricIndex": index})}
+    error: dict[str, Any] = {
+        "Code": "INTERNAL_ERROR",
+        **({} if index is None else {"MetricIndex": index}),
+    }
     with Stubber(remote._clients.metrics) as stub:
-        stub.add_response("batch_put_metrics", {"Errors": [error], "ResponseMetadata": {"RequestId": "r"}})
+        stub.add_response(
+            "batch_put_metrics", {"Errors": [error], "ResponseMetadata": {"RequestId": "r"}}
+        )
         raised = failure(remote)
     assert (raised.maybe_applied, raised.request_id) == (True, "r")
 
@@ -256,7 +301,9 @@ def test_associating_a_missing_component_is_held(sim: Simulator):
 
 
 def test_the_default_trial_is_the_sdk_s(sim: Simulator):
-    """An experiment alone: its default trial, with a legal name of at most 120 characters, made once per remote."""
+    """An experiment alone: its default trial, with a legal name of at most 120 characters, made
+    once per remote.
+    """
     remote = aws(sim.endpoint_url)
     experiment = "e" * 100 + "-" * 10 + "e" * 10
     remote.associate("run", experiment, None)
@@ -298,7 +345,9 @@ def web_page(status: int) -> Iterator[str]:
 
 
 def test_a_sign_in_page_is_not_a_delivery():
-    """A page with status 200, which botocore takes for an empty answer, counts nothing as delivered."""
+    """A page with status 200, which botocore takes for an empty answer, counts nothing as
+    delivered.
+    """
     with web_page(200) as url:
         remote = aws(url, merges_per_key=True)
         for call in (
@@ -310,7 +359,11 @@ def test_a_sign_in_page_is_not_a_delivery():
             with pytest.raises(RemoteError) as caught:
                 call()
             error = caught.value
-            assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, True)
+            assert (error.kind, error.unreachable, error.maybe_applied) == (
+                ErrorKind.TRANSIENT,
+                True,
+                True,
+            )
 
 
 @pytest.mark.parametrize("status", [302, 403, 404, 405, 407, 511])
@@ -324,8 +377,12 @@ def test_a_page_with_an_error_quarantines_nothing(status: int):
 
 
 def test_the_caller_s_client_lends_region_endpoint_and_credentials(sim: Simulator):
-    """With nothing but a SageMaker client all services are reached as that client reaches its own."""
-    client = boto3.client("sagemaker", region_name="eu-central-1", endpoint_url=sim.endpoint_url, **KEYS)
+    """With nothing but a SageMaker client all services are reached as that client reaches its
+    own.
+    """
+    client = boto3.client(
+        "sagemaker", region_name="eu-central-1", endpoint_url=sim.endpoint_url, **KEYS
+    )
     remote = AwsRemote(sagemaker_client=client)
     assert remote.create(ComponentSpec("new", "o")).arn
     assert not remote.put_metrics("new", POINTS).refused
@@ -337,12 +394,22 @@ def test_the_caller_s_stubbed_client_is_used():
     """A client that its owner hooked into is used as it is."""
     client = boto3.client("sagemaker", region_name=REGION, **KEYS)
     with Stubber(client) as stub:
-        stub.add_response("create_trial_component", {"TrialComponentArn": "arn:aws:sagemaker:::x", "ResponseMetadata": {"RequestId": "r"}})
-        assert AwsRemote(sagemaker_client=client).create(ComponentSpec("new", "o")).arn == "arn:aws:sagemaker:::x"
+        stub.add_response(
+            "create_trial_component",
+            {"TrialComponentArn": "arn:aws:sagemaker:::x", "ResponseMetadata": {"RequestId": "r"}},
+        )
+        assert (
+            AwsRemote(sagemaker_client=client).create(ComponentSpec("new", "o")).arn
+            == "arn:aws:sagemaker:::x"
+        )
 
 
-@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SAGEMAKER", "SAGEMAKER_ENDPOINT"])
-def test_endpoints_of_the_environment_are_honoured(sim: Simulator, monkeypatch: pytest.MonkeyPatch, variable: str):
+@pytest.mark.parametrize(
+    "variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SAGEMAKER", "SAGEMAKER_ENDPOINT"]
+)
+def test_endpoints_of_the_environment_are_honoured(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch, variable: str
+):
     """The variables of botocore, and the one of the original library."""
     monkeypatch.setenv(variable, sim.endpoint_url)
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
@@ -351,8 +418,12 @@ def test_endpoints_of_the_environment_are_honoured(sim: Simulator, monkeypatch: 
     assert remote._clients.sagemaker.meta.region_name == "eu-west-3"
 
 
-def test_a_request_is_sent_once_whatever_the_environment_says(sim: Simulator, monkeypatch: pytest.MonkeyPatch):
-    """Retries of botocore are off even where the environment asks for them: there is one retry layer."""
+def test_a_request_is_sent_once_whatever_the_environment_says(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch
+):
+    """Retries of botocore are off even where the environment asks for them: there is one retry
+    layer.
+    """
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
     monkeypatch.setenv("AWS_RETRY_MODE", "adaptive")
     sim.fail("*", HttpError(500, "InternalFailure"), times=3)
@@ -361,7 +432,9 @@ def test_a_request_is_sent_once_whatever_the_environment_says(sim: Simulator, mo
 
 
 def test_the_caller_s_plain_client_does_not_bring_its_patience(sim: Simulator):
-    """The default of five attempts and 60 s would outlive every deadline: the client is rebuilt with ours."""
+    """The default of five attempts and 60 s would outlive every deadline: the client is rebuilt
+    with ours.
+    """
     client = boto3.client("sagemaker", region_name=REGION, endpoint_url=sim.endpoint_url, **KEYS)
     sim.fail("*", HttpError(500, "InternalFailure"), times=3)
     remote = AwsRemote(sagemaker_client=client)
@@ -383,7 +456,9 @@ def test_silence_ends_with_the_deadline(sim: Simulator):
 
 
 def test_what_a_stand_in_fails_at_is_told(moto_url):
-    """moto answers a point without a step with a page: its status and first words are told, and where to look."""
+    """moto answers a point without a step with a page: its status and first words are told, and
+    where to look.
+    """
     remote = aws(moto_url)
     remote.create(ComponentSpec("stepless", "o"))
     with pytest.raises(RemoteError, match=r"HTTP 500.*Internal Server Error") as caught:

@@ -1,4 +1,6 @@
-"""Large artifacts go in parts that S3 verifies, and what it has of an interrupted upload is not sent again."""
+"""Large artifacts go in parts that S3 verifies, and what it has of an interrupted upload is not
+sent again.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def blob(tmp_path: Path, name: str) -> BlobUpload:
     path = tmp_path / "spool" / sha256[:2] / sha256
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
-    return BlobUpload(path, sha256, len(CONTENT), name, "model.bin", bucket=BUCKET, scratch=tmp_path / "spool")
+    return BlobUpload(
+        path, sha256, len(CONTENT), name, "model.bin", bucket=BUCKET, scratch=tmp_path / "spool"
+    )
 
 
 def key_of(blob: BlobUpload) -> str:
@@ -91,9 +95,18 @@ def assert_whole(sim: Simulator, blob: BlobUpload, answer: Any, content: bytes =
 def begun_by_hand(sim: Simulator, blob: BlobUpload, parts: dict[int, bytes], **options: str) -> str:
     """A multipart upload that another program began at the key."""
     s3 = session().client("s3", endpoint_url=sim.endpoint_url)
-    upload_id: str = s3.create_multipart_upload(Bucket=BUCKET, Key=key_of(blob), **options)["UploadId"]
+    upload_id: str = s3.create_multipart_upload(Bucket=BUCKET, Key=key_of(blob), **options)[
+        "UploadId"
+    ]
     for number, body in parts.items():
-        s3.upload_part(Bucket=BUCKET, Key=key_of(blob), UploadId=upload_id, PartNumber=number, Body=body, **options)
+        s3.upload_part(
+            Bucket=BUCKET,
+            Key=key_of(blob),
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=body,
+            **options,
+        )
     return upload_id
 
 
@@ -112,7 +125,9 @@ def test_an_interrupted_upload_is_sent_on(sim: Simulator, blob: BlobUpload) -> N
 
 
 def test_the_same_pass_sends_it_on_without_asking(sim: Simulator, blob: BlobUpload) -> None:
-    """The retry layer calls again: the parts that were acknowledged are neither read nor sent nor asked for."""
+    """The retry layer calls again: the parts that were acknowledged are neither read nor sent
+    nor asked for.
+    """
     sim.fail("UploadPart", HttpError(500, "InternalError"), times=2, after=1)
     remote = RetryingRemote(aws(sim.endpoint_url), deadline=Deadline(), sleep=lambda _: None)
     assert_whole(sim, blob, remote.upload(blob))
@@ -121,8 +136,12 @@ def test_the_same_pass_sends_it_on_without_asking(sim: Simulator, blob: BlobUplo
 
 
 @pytest.mark.parametrize("page", [1, 1000])
-def test_without_the_note_it_is_found_by_its_parts(sim: Simulator, blob: BlobUpload, page: int) -> None:
-    """A journal that came from another machine without its notes: parts that are ours tell whose upload it is."""
+def test_without_the_note_it_is_found_by_its_parts(
+    sim: Simulator, blob: BlobUpload, page: int
+) -> None:
+    """A journal that came from another machine without its notes: parts that are ours tell whose
+    upload it is.
+    """
     sim.s3.page_parts_max = page
     interrupted(sim, blob)
     for note in notes_in(blob):
@@ -145,15 +164,29 @@ def test_a_kill_before_the_id_is_noted_leaves_nothing(sim: Simulator, blob: Blob
     [
         ({}, {"ChecksumAlgorithm": "SHA256"}),
         ({1: b"other" * (PART_BYTES // 5)}, {"ChecksumAlgorithm": "SHA256"}),
-        ({1: CONTENT[:PART_BYTES], 2: CONTENT[: PART_BYTES - 1] + b"?"}, {"ChecksumAlgorithm": "SHA256"}),
+        (
+            {1: CONTENT[:PART_BYTES], 2: CONTENT[: PART_BYTES - 1] + b"?"},
+            {"ChecksumAlgorithm": "SHA256"},
+        ),
         ({1: CONTENT[: PART_BYTES - 1]}, {"ChecksumAlgorithm": "SHA256"}),
         ({1: CONTENT[:PART_BYTES]}, {"ChecksumAlgorithm": "CRC32"}),
         ({1: CONTENT[:PART_BYTES], 4: b"more"}, {"ChecksumAlgorithm": "SHA256"}),
     ],
-    ids=["empty", "other bytes", "one other byte", "another size", "another checksum", "a part too many"],
+    ids=[
+        "empty",
+        "other bytes",
+        "one other byte",
+        "another size",
+        "another checksum",
+        "a part too many",
+    ],
 )
-def test_somebody_elses_upload_is_left_alone(sim: Simulator, blob: BlobUpload, parts: dict[int, bytes], options: dict[str, str]) -> None:
-    """An upload at our key that is not provably ours is neither sent on, nor put together, nor aborted."""
+def test_somebody_elses_upload_is_left_alone(
+    sim: Simulator, blob: BlobUpload, parts: dict[int, bytes], options: dict[str, str]
+) -> None:
+    """An upload at our key that is not provably ours is neither sent on, nor put together, nor
+    aborted.
+    """
     upload_id = begun_by_hand(sim, blob, parts, **options)
     before = {number: part.body for number, part in sim.uploads[upload_id].parts.items()}
     aws(sim.endpoint_url).upload(blob)
@@ -162,19 +195,31 @@ def test_somebody_elses_upload_is_left_alone(sim: Simulator, blob: BlobUpload, p
     assert list(sim.uploads) == [upload_id]
 
 
-def test_an_upload_at_a_longer_key_is_not_taken_for_this_one(sim: Simulator, blob: BlobUpload) -> None:
+def test_an_upload_at_a_longer_key_is_not_taken_for_this_one(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """S3 lists by prefix: model.bin is not model.bin.old."""
-    begun_by_hand(sim, replace(blob, name="model.bin.old"), {1: CONTENT[:PART_BYTES]}, ChecksumAlgorithm="SHA256")
+    begun_by_hand(
+        sim,
+        replace(blob, name="model.bin.old"),
+        {1: CONTENT[:PART_BYTES]},
+        ChecksumAlgorithm="SHA256",
+    )
     aws(sim.endpoint_url).upload(blob)
     assert list(sim.uploads) == ["upload-1"]
     assert parts_sent(sim)[1] == 2
 
 
-def test_of_two_orphans_one_is_sent_on_and_the_other_aborted(sim: Simulator, blob: BlobUpload) -> None:
+def test_of_two_orphans_one_is_sent_on_and_the_other_aborted(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """Both have parts of ours; the one that has more of them becomes the object."""
     for numbers in ((1,), (1, 2)):
         upload_id = begun_by_hand(
-            sim, blob, {n: CONTENT[(n - 1) * PART_BYTES : n * PART_BYTES] for n in numbers}, ChecksumAlgorithm="SHA256"
+            sim,
+            blob,
+            {n: CONTENT[(n - 1) * PART_BYTES : n * PART_BYTES] for n in numbers},
+            ChecksumAlgorithm="SHA256",
         )
         sim.uploads[upload_id].metadata = {"sha256": blob.sha256}
     assert_whole(sim, blob, aws(sim.endpoint_url).upload(blob))
@@ -183,8 +228,12 @@ def test_of_two_orphans_one_is_sent_on_and_the_other_aborted(sim: Simulator, blo
 
 @pytest.mark.parametrize("place", [0, PART_BYTES + 5, len(CONTENT) - 2])
 @pytest.mark.parametrize("resumed", [False, True])
-def test_a_damaged_content_never_becomes_an_object(sim: Simulator, blob: BlobUpload, place: int, resumed: bool) -> None:
-    """Wherever the damage is, also in a part that S3 has: the artifact is refused for good, and nothing is left at S3."""
+def test_a_damaged_content_never_becomes_an_object(
+    sim: Simulator, blob: BlobUpload, place: int, resumed: bool
+) -> None:
+    """Wherever the damage is, also in a part that S3 has: the artifact is refused for good, and
+    nothing is left at S3.
+    """
     if resumed:
         interrupted(sim, blob)
     damage(blob, place)
@@ -196,16 +245,22 @@ def test_a_damaged_content_never_becomes_an_object(sim: Simulator, blob: BlobUpl
     assert notes_in(blob) == []
 
 
-def test_a_content_that_is_cut_off_while_it_is_sent_is_damaged(sim: Simulator, blob: BlobUpload) -> None:
+def test_a_content_that_is_cut_off_while_it_is_sent_is_damaged(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """The file becomes shorter after the upload was begun."""
-    sim.on_request = lambda call: os.truncate(blob.path, PART_BYTES) if call.operation == "CreateMultipartUpload" else None
+    sim.on_request = lambda call: (
+        os.truncate(blob.path, PART_BYTES) if call.operation == "CreateMultipartUpload" else None
+    )
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url).upload(blob)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
     assert not sim.uploads
 
 
-def test_a_content_that_changes_between_two_attempts_is_damaged(sim: Simulator, blob: BlobUpload) -> None:
+def test_a_content_that_changes_between_two_attempts_is_damaged(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """What was hashed for the whole and could not be sent is what has to be sent."""
     remote = aws(sim.endpoint_url)
     sim.fail("UploadPart", HttpError(503, "SlowDown"), times=COUNT)
@@ -231,7 +286,9 @@ def test_a_content_that_is_gone_leaves_nothing_at_s3(sim: Simulator, blob: BlobU
     assert notes_in(blob) == []
 
 
-def test_bytes_that_change_on_the_way_are_sent_again(sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_change_on_the_way_are_sent_again(
+    sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S3 finds another SHA-256 than the part's: BadDigest, and the part is sent again."""
     read, spoilt = Body.read, []
 
@@ -248,16 +305,24 @@ def test_bytes_that_change_on_the_way_are_sent_again(sim: Simulator, blob: BlobU
     assert [call.status for call in sim.calls("UploadPart")].count(400) == 1
 
 
-@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
-def test_a_lost_answer_costs_a_part_at_most(sim: Simulator, blob: BlobUpload, operation: str) -> None:
-    """The request took effect and nobody told: no part comes a third time, and nothing is left over."""
+@pytest.mark.parametrize(
+    "operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"]
+)
+def test_a_lost_answer_costs_a_part_at_most(
+    sim: Simulator, blob: BlobUpload, operation: str
+) -> None:
+    """The request took effect and nobody told: no part comes a third time, and nothing is left
+    over.
+    """
     sim.fail(operation, CutAfter())
     remote = RetryingRemote(aws(sim.endpoint_url), deadline=Deadline(), sleep=lambda _: None)
     assert_whole(sim, blob, remote.upload(blob))
     assert sum(parts_sent(sim).values()) <= COUNT + (operation == "UploadPart")
 
 
-def test_the_lost_answer_of_the_end_is_found_by_the_next_pass(sim: Simulator, blob: BlobUpload) -> None:
+def test_the_lost_answer_of_the_end_is_found_by_the_next_pass(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """The object is there: the upload counts as done, and its note goes."""
     sim.fail("CompleteMultipartUpload", CutAfter())
     with pytest.raises(RemoteError):
@@ -266,13 +331,18 @@ def test_the_lost_answer_of_the_end_is_found_by_the_next_pass(sim: Simulator, bl
     assert parts_sent(sim) == {1: 1, 2: 1, 3: 1}
 
 
-def test_an_upload_that_a_rule_of_the_bucket_aborted_is_begun_anew(sim: Simulator, blob: BlobUpload) -> None:
+def test_an_upload_that_a_rule_of_the_bucket_aborted_is_begun_anew(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """Between two passes, and in the middle of one."""
     interrupted(sim, blob)
     sim.uploads.clear()
 
     def abort_once(call: Any) -> None:
-        if call.operation == "CompleteMultipartUpload" and len(sim.calls("CompleteMultipartUpload")) == 0:
+        if (
+            call.operation == "CompleteMultipartUpload"
+            and len(sim.calls("CompleteMultipartUpload")) == 0
+        ):
             sim.uploads.clear()
 
     sim.on_request = abort_once
@@ -283,7 +353,9 @@ def test_an_upload_that_a_rule_of_the_bucket_aborted_is_begun_anew(sim: Simulato
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same content", "other content"])
 def test_a_key_that_is_taken_meanwhile(sim: Simulator, blob: BlobUpload, same: bool) -> None:
-    """Taken in the last moment: by our content that is success, by another one the artifact gets a name of its own. No upload stays."""
+    """Taken in the last moment: by our content that is success, by another one the artifact gets
+    a name of its own. No upload stays.
+    """
     other = session().client("s3", endpoint_url=sim.endpoint_url)
     body, note = (CONTENT, blob.sha256) if same else (b"other", "")
 
@@ -304,7 +376,9 @@ def test_a_key_that_is_taken_meanwhile(sim: Simulator, blob: BlobUpload, same: b
 def test_a_key_that_is_taken_between_two_passes(sim: Simulator, blob: BlobUpload) -> None:
     """What the first pass sent there is aborted."""
     interrupted(sim, blob)
-    session().client("s3", endpoint_url=sim.endpoint_url).put_object(Bucket=BUCKET, Key=key_of(blob), Body=b"other")
+    session().client("s3", endpoint_url=sim.endpoint_url).put_object(
+        Bucket=BUCKET, Key=key_of(blob), Body=b"other"
+    )
     assert aws(sim.endpoint_url).upload(blob).uri != f"s3://{BUCKET}/{key_of(blob)}"
     assert not sim.uploads
     assert notes_in(blob) == []
@@ -313,7 +387,9 @@ def test_a_key_that_is_taken_between_two_passes(sim: Simulator, blob: BlobUpload
 def test_the_deadline_leaves_what_was_sent(sim: Simulator, blob: BlobUpload) -> None:
     """No part is begun after it; the next pass sends the others."""
     deadline = Deadline()
-    sim.on_request = lambda call: deadline.cancel(grace_s=30.0) if call.operation == "UploadPart" else None
+    sim.on_request = lambda call: (
+        deadline.cancel(grace_s=30.0) if call.operation == "UploadPart" else None
+    )
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url, deadline=deadline).upload(blob)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
@@ -325,7 +401,9 @@ def test_the_deadline_leaves_what_was_sent(sim: Simulator, blob: BlobUpload) -> 
     assert parts_sent(sim) == {1: 1, 2: 1, 3: 1}
 
 
-def test_the_deadline_ends_a_part_in_its_middle(sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deadline_ends_a_part_in_its_middle(
+    sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without grace also what is being sent ends, however slow the connection."""
     deadline = Deadline()
     read = Body.read
@@ -340,7 +418,11 @@ def test_the_deadline_ends_a_part_in_its_middle(sim: Simulator, blob: BlobUpload
         aws(sim.endpoint_url, deadline=deadline).upload(blob)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
     assert set(parts_sent(sim)) <= {3}  # which is one piece, and may be on its way already
-    small = replace(blob, path=blob.path.with_name("small"), sha256=hashlib.sha256(CONTENT[:PART_BYTES]).hexdigest())
+    small = replace(
+        blob,
+        path=blob.path.with_name("small"),
+        sha256=hashlib.sha256(CONTENT[:PART_BYTES]).hexdigest(),
+    )
     small.path.write_bytes(CONTENT[:PART_BYTES])
     deadline = Deadline()
     with pytest.raises(RemoteError) as caught:
@@ -351,7 +433,9 @@ def test_the_deadline_ends_a_part_in_its_middle(sim: Simulator, blob: BlobUpload
 
 def test_expired_credentials_leave_what_was_sent(sim: Simulator, blob: BlobUpload) -> None:
     """The pass halts; with new ones the upload goes on."""
-    sim.on_request = lambda call: sim.expired.add("AKIASIMULATED") if sim.calls("UploadPart") else None
+    sim.on_request = lambda call: (
+        sim.expired.add("AKIASIMULATED") if sim.calls("UploadPart") else None
+    )
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url).upload(blob)
     assert caught.value.kind is ErrorKind.HALT
@@ -362,10 +446,17 @@ def test_expired_credentials_leave_what_was_sent(sim: Simulator, blob: BlobUploa
 
 
 @pytest.mark.parametrize(
-    "denied", [("ListMultipartUploads",), ("ListParts",), ("ListMultipartUploads", "ListParts", "AbortMultipartUpload")]
+    "denied",
+    [
+        ("ListMultipartUploads",),
+        ("ListParts",),
+        ("ListMultipartUploads", "ListParts", "AbortMultipartUpload"),
+    ],
 )
 @pytest.mark.parametrize("noted", [True, False])
-def test_permissions_that_only_save_work_are_not_needed(sim: Simulator, blob: BlobUpload, denied: tuple[str, ...], noted: bool) -> None:
+def test_permissions_that_only_save_work_are_not_needed(
+    sim: Simulator, blob: BlobUpload, denied: tuple[str, ...], noted: bool
+) -> None:
     """Without them an upload succeeds; where S3 does not tell its parts, all are sent again."""
     sim.access.denied_operations.update(denied)
     interrupted(sim, blob)
@@ -380,7 +471,9 @@ def test_permissions_that_only_save_work_are_not_needed(sim: Simulator, blob: Bl
     assert notes_in(blob) == []
 
 
-def test_a_damaged_content_is_told_as_such_where_nothing_may_be_aborted(sim: Simulator, blob: BlobUpload) -> None:
+def test_a_damaged_content_is_told_as_such_where_nothing_may_be_aborted(
+    sim: Simulator, blob: BlobUpload
+) -> None:
     """The missing permission does not hide why the artifact was refused."""
     sim.access.denied_operations.add("AbortMultipartUpload")
     damage(blob, 5)
@@ -395,7 +488,10 @@ def test_two_copies_of_a_journal_converge(sim: Simulator, blob: BlobUpload, tmp_
     both = threading.Barrier(2, timeout=300)
 
     def meet(call: Any) -> None:
-        if call.operation == "CompleteMultipartUpload" and len(sim.calls("CompleteMultipartUpload")) == 0:
+        if (
+            call.operation == "CompleteMultipartUpload"
+            and len(sim.calls("CompleteMultipartUpload")) == 0
+        ):
             with contextlib.suppress(threading.BrokenBarrierError):
                 both.wait()
 
@@ -419,7 +515,9 @@ def test_two_copies_of_a_journal_converge(sim: Simulator, blob: BlobUpload, tmp_
         assert_whole(sim, copy, answer)
 
 
-def test_a_copy_that_comes_later_sends_the_others_upload_on(sim: Simulator, blob: BlobUpload, tmp_path: Path) -> None:
+def test_a_copy_that_comes_later_sends_the_others_upload_on(
+    sim: Simulator, blob: BlobUpload, tmp_path: Path
+) -> None:
     """The other one has no note of it; its parts tell."""
     interrupted(sim, blob)
     (tmp_path / "other").mkdir()
@@ -454,7 +552,9 @@ def test_a_note_of_any_bytes_does_no_harm(sim: Simulator, blob: BlobUpload, text
     assert_whole(sim, blob, aws(sim.endpoint_url).upload(blob))
 
 
-def test_a_note_that_is_no_file_is_not_followed(sim: Simulator, blob: BlobUpload, tmp_path: Path) -> None:
+def test_a_note_that_is_no_file_is_not_followed(
+    sim: Simulator, blob: BlobUpload, tmp_path: Path
+) -> None:
     """Neither read, nor written through."""
     notes = UploadNotes(blob.scratch)
     notes.intend(place_of(blob), PART_BYTES)
@@ -469,14 +569,20 @@ def test_a_note_that_is_no_file_is_not_followed(sim: Simulator, blob: BlobUpload
     assert notes.read(place_of(blob)) is None
 
 
-def test_an_upload_succeeds_where_nothing_can_be_noted(sim: Simulator, blob: BlobUpload, tmp_path: Path) -> None:
+def test_an_upload_succeeds_where_nothing_can_be_noted(
+    sim: Simulator, blob: BlobUpload, tmp_path: Path
+) -> None:
     """A folder that is missing is not the artifact's fault."""
     assert aws(sim.endpoint_url).upload(replace(blob, scratch=tmp_path / "none")).uri
     assert not sim.uploads
 
 
-def test_what_s3_puts_together_is_compared(sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checksum of the object that is not the one of its parts is told, and not taken for success."""
+def test_what_s3_puts_together_is_compared(
+    sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checksum of the object that is not the one of its parts is told, and not taken for
+    success.
+    """
     monkeypatch.setattr(aws_parts.Parts, "composite", lambda self: f"{'A' * 43}=-{COUNT}")
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url).upload(blob)
@@ -484,11 +590,16 @@ def test_what_s3_puts_together_is_compared(sim: Simulator, blob: BlobUpload, mon
 
 
 def test_the_body_is_hashed_once_for_the_signature(sim: Simulator, blob: BlobUpload) -> None:
-    """What is signed is the digest that the request carries: the simulator compares both with the bytes."""
+    """What is signed is the digest that the request carries: the simulator compares both with
+    the bytes.
+    """
     signed: list[str] = []
     remote = aws(sim.endpoint_url)
     events = remote._clients.s3.meta.events
-    events.register("before-send.s3.UploadPart", lambda request, **_: signed.append(request.headers["X-Amz-Content-SHA256"].decode()))
+    events.register(
+        "before-send.s3.UploadPart",
+        lambda request, **_: signed.append(request.headers["X-Amz-Content-SHA256"].decode()),
+    )
     assert_whole(sim, blob, remote.upload(blob))
     parts = [CONTENT[n * PART_BYTES : (n + 1) * PART_BYTES] for n in range(COUNT)]
     assert sorted(signed) == sorted(hashlib.sha256(part).hexdigest() for part in parts)

@@ -26,7 +26,9 @@ AT_NS = 1_700_000_000_123_456_789
 POINTS = [MetricPoint("loss", 0.5, 1, AT_NS), MetricPoint("loss", 0.4, 2, AT_NS)]
 LARGE_BYTES = 17 * 1024 * 1024
 BUCKET = "proof-bucket"
-XHTML = b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body>Sign in</body></html>'
+XHTML = (
+    b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body>Sign in</body></html>'
+)
 IMPOSTORS = {
     "html": Instead(200, b"<html><body>Sign in</body></html>", {"Content-Type": "text/html"}),
     "json": Instead(200, b'{"status": "ok"}', {"Content-Type": "application/json"}),
@@ -39,7 +41,9 @@ IMPOSTORS = {
     "204": Instead(204),
     "201": Instead(201, b"{}", {"Content-Type": "application/json"}),
     "an ETag of its own": Instead(200, b"", {"ETag": '"0123456789abcdef0123456789abcdef"'}),
-    "the page of a file": Instead(200, b"<p>", {"ETag": '"1-2"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}),
+    "the page of a file": Instead(
+        200, b"<p>", {"ETag": '"1-2"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    ),
 }
 
 
@@ -77,7 +81,9 @@ CALLS: dict[str, Call] = {
     "CreateMultipartUpload": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
     "UploadPart": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
     "CompleteMultipartUpload": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
-    "GetCallerIdentity": lambda remote, _: remote.put_document(Document(None, None, "f", "a.json", b"{}")),
+    "GetCallerIdentity": lambda remote, _: remote.put_document(
+        Document(None, None, "f", "a.json", b"{}")
+    ),
 }
 
 
@@ -94,11 +100,16 @@ def remote_of(sim: Simulator, **options: Any) -> AwsRemote:
 
 
 @pytest.mark.parametrize("impostor", IMPOSTORS)
-@pytest.mark.parametrize(("operation", "hooked"), [*((operation, False) for operation in CALLS), ("BatchPutMetrics", True)])
+@pytest.mark.parametrize(
+    ("operation", "hooked"),
+    [*((operation, False) for operation in CALLS), ("BatchPutMetrics", True)],
+)
 def test_an_answer_that_proves_nothing_delivers_nothing(
     sim: Simulator, spooled: Callable[..., BlobUpload], operation: str, impostor: str, hooked: bool
 ):
-    """Whatever says 200 in the service's place: not delivered, not refused, no entry's fault, and a hint at what it may be."""
+    """Whatever says 200 in the service's place: not delivered, not refused, no entry's fault,
+    and a hint at what it may be.
+    """
     remote = remote_of(sim, hooked=hooked)
     if operation == "BatchPutMetrics":
         remote.put_metrics("run", POINTS)  # later ones are made without boto3
@@ -108,14 +119,23 @@ def test_an_answer_that_proves_nothing_delivers_nothing(
     with pytest.raises(RemoteError) as caught:
         CALLS[operation](remote, spooled)
     error = caught.value
-    assert (error.kind, error.code, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, "NotAnAnswer", True, True)
+    assert (error.kind, error.code, error.unreachable, error.maybe_applied) == (
+        ErrorKind.TRANSIENT,
+        "NotAnAnswer",
+        True,
+        True,
+    )
     assert "captive portal" in error.hint
     assert "<" not in error.message
 
 
 def test_a_proxy_that_replaces_answers_leaves_points_in_doubt_and_sends_none_twice(sim: Simulator):
-    """The points are there although a page came back: they are reported in doubt, not sent again."""
-    sim.fail("BatchPutMetrics", Instead(200, b"<html>", {"Content-Type": "text/html"}, applied=True))
+    """The points are there although a page came back: they are reported in doubt, not sent
+    again.
+    """
+    sim.fail(
+        "BatchPutMetrics", Instead(200, b"<html>", {"Content-Type": "text/html"}, applied=True)
+    )
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
     with pytest.raises(RemoteError) as caught:
         remote.put_metrics("run", POINTS)
@@ -124,8 +144,12 @@ def test_a_proxy_that_replaces_answers_leaves_points_in_doubt_and_sends_none_twi
 
 
 @pytest.mark.parametrize("size", [1000, LARGE_BYTES], ids=["small", "multipart"])
-def test_uploads_converge_behind_a_proxy_that_replaces_answers(sim: Simulator, spooled: Callable[..., BlobUpload], size: int):
-    """What can be sent again is, until an answer proves itself; the object is there once, and whole."""
+def test_uploads_converge_behind_a_proxy_that_replaces_answers(
+    sim: Simulator, spooled: Callable[..., BlobUpload], size: int
+):
+    """What can be sent again is, until an answer proves itself; the object is there once, and
+    whole.
+    """
     for operation in ("HeadBucket", "PutObject", "UploadPart", "CompleteMultipartUpload"):
         sim.fail(operation, Instead(200, b"", {}, applied=True))
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
@@ -140,19 +164,44 @@ def test_uploads_converge_behind_a_proxy_that_replaces_answers(sim: Simulator, s
     [
         ((f"x-amz-request-id: {REQUEST_ID}", 'ETag: "{md5}"'), b"", True),
         (('ETag: "{md5}"',), b"", True),  # a store without request ids that knows the bytes
-        ((f"x-amz-request-id: {REQUEST_ID}", 'ETag: "{md5}"', "x-amz-checksum-sha256: {sha}"), b"", True),
-        ((f"x-amz-request-id: {REQUEST_ID}", 'ETag: "of-kms"', "x-amz-checksum-sha256: {sha}"), b"", True),
-        ((f"x-amz-request-id: {REQUEST_ID}", 'ETag: "{md5}"', "x-amz-checksum-sha256: AAAA"), b"", False),
+        (
+            (f"x-amz-request-id: {REQUEST_ID}", 'ETag: "{md5}"', "x-amz-checksum-sha256: {sha}"),
+            b"",
+            True,
+        ),
+        (
+            (f"x-amz-request-id: {REQUEST_ID}", 'ETag: "of-kms"', "x-amz-checksum-sha256: {sha}"),
+            b"",
+            True,
+        ),
+        (
+            (f"x-amz-request-id: {REQUEST_ID}", 'ETag: "{md5}"', "x-amz-checksum-sha256: AAAA"),
+            b"",
+            False,
+        ),
         ((f"x-amz-request-id: {REQUEST_ID}",), b"", False),
         ((f"x-amz-request-id: {REQUEST_ID}", 'ETag: "{md5}"'), b"<html>", False),
-        (("x-amz-checksum-sha256: {sha}", 'ETag: "x"'), b"", False),  # what echoes the headers of a request knows nothing
-        ((f"x-amz-request-id: {REQUEST_ID}", 'ETag: "ffffffffffffffffffffffffffffffff"'), b"", False),  # and HEAD does not find it
+        # what echoes the headers of a request knows nothing
+        (("x-amz-checksum-sha256: {sha}", 'ETag: "x"'), b"", False),
+        # and HEAD does not find it
+        (
+            (f"x-amz-request-id: {REQUEST_ID}", 'ETag: "ffffffffffffffffffffffffffffffff"'),
+            b"",
+            False,
+        ),
     ],
 )
-def test_what_a_store_tells_of_the_bytes_has_to_be_true(headers: tuple[str, ...], body: bytes, counts: bool):
-    """ETag, checksum and emptiness of PutObject's answer: of the bytes that were sent, as far as they are told."""
+def test_what_a_store_tells_of_the_bytes_has_to_be_true(
+    headers: tuple[str, ...], body: bytes, counts: bool
+):
+    """ETag, checksum and emptiness of PutObject's answer: of the bytes that were sent, as far as
+    they are told.
+    """
     content = b"{}"
-    told = {"md5": hashlib.md5(content).hexdigest(), "sha": base64.b64encode(hashlib.sha256(content).digest()).decode()}
+    told = {
+        "md5": hashlib.md5(content).hexdigest(),
+        "sha": base64.b64encode(hashlib.sha256(content).digest()).decode(),
+    }
     lines = [line.format(**told) for line in headers]
     there = reply(b"", "200 OK", f"x-amz-request-id: {REQUEST_ID}", request_id=None)
     gone = reply(b"", "404 Not Found", f"x-amz-request-id: {REQUEST_ID}", request_id=None)
@@ -168,13 +217,19 @@ def test_what_a_store_tells_of_the_bytes_has_to_be_true(headers: tuple[str, ...]
 
 def test_a_refusal_without_a_request_id_quarantines_nothing():
     """A proxy's JSON that looks like a refusal for good is nobody's refusal."""
-    answer = reply(b'{"__type": "ValidationException", "message": "no"}', "400 Bad Request", request_id=None)
+    answer = reply(
+        b'{"__type": "ValidationException", "message": "no"}', "400 Bad Request", request_id=None
+    )
     with scripted(reply(), answer) as server:
         remote = aws(server.url)
         remote.put_metrics("run", POINTS)
         with pytest.raises(RemoteError) as caught:
             remote.put_metrics("run", POINTS)
-    assert (caught.value.kind, caught.value.code, caught.value.maybe_applied) == (ErrorKind.TRANSIENT, "NotAnAnswer", False)
+    assert (caught.value.kind, caught.value.code, caught.value.maybe_applied) == (
+        ErrorKind.TRANSIENT,
+        "NotAnAnswer",
+        False,
+    )
 
 
 def test_an_object_is_missing_only_if_the_store_says_so(sim: Simulator):
@@ -219,8 +274,12 @@ def test_answers_to_the_callers_own_client_have_to_prove_themselves_too(sim: Sim
     ],
 )
 @pytest.mark.parametrize("earlier", [0, 1], ids=["boto3", "direct"])
-def test_a_failure_after_the_request_was_applied_doubles_no_point(sim: Simulator, status: int, code: str, earlier: int):
-    """Only a refusal that is known to have had no effect is followed by another attempt; all else is in doubt."""
+def test_a_failure_after_the_request_was_applied_doubles_no_point(
+    sim: Simulator, status: int, code: str, earlier: int
+):
+    """Only a refusal that is known to have had no effect is followed by another attempt; all
+    else is in doubt.
+    """
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
     for _ in range(earlier):
         remote.put_metrics("run", POINTS)
@@ -241,7 +300,9 @@ def test_a_failure_after_the_request_was_applied_doubles_no_point(sim: Simulator
         (400, "ConflictException"),
     ],
 )
-def test_a_refusal_that_had_no_effect_is_followed_by_another_attempt(sim: Simulator, status: int, code: str):
+def test_a_refusal_that_had_no_effect_is_followed_by_another_attempt(
+    sim: Simulator, status: int, code: str
+):
     """That is a property of the code, not of the status."""
     sim.fail("BatchPutMetrics", HttpError(status, code))
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
@@ -249,7 +310,9 @@ def test_a_refusal_that_had_no_effect_is_followed_by_another_attempt(sim: Simula
     assert len(sim.components["run"].metrics) == len(POINTS)
 
 
-def test_a_failure_is_followed_by_another_attempt_where_that_changes_nothing(sim: Simulator, spooled: Callable[..., BlobUpload]):
+def test_a_failure_is_followed_by_another_attempt_where_that_changes_nothing(
+    sim: Simulator, spooled: Callable[..., BlobUpload]
+):
     """Updates and uploads are sent again after a 5xx: they converge."""
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
     sim.fail("UpdateTrialComponent", HttpError(500, "InternalFailure", applied=True), times=2)
@@ -261,8 +324,20 @@ def test_a_failure_is_followed_by_another_attempt_where_that_changes_nothing(sim
 
 def test_a_point_that_failed_inside_of_the_service_may_be_there(sim: Simulator):
     """INTERNAL_ERROR of an item, and codes that nobody knows, are no refusals."""
-    codes = {0: "INTERNAL_ERROR", 1: "CONFLICT_ERROR", 2: "VALIDATION_ERROR", 3: "SOMETHING_NEW", 4: "THROTTLING"}
+    codes = {
+        0: "INTERNAL_ERROR",
+        1: "CONFLICT_ERROR",
+        2: "VALIDATION_ERROR",
+        3: "SOMETHING_NEW",
+        4: "THROTTLING",
+    }
     sim.fail("BatchPutMetrics", PartialErrors(codes))
-    answer: Answer = remote_of(sim).put_metrics("run", [MetricPoint("m", 1.0, step, AT_NS) for step in range(6)])
-    assert {index for index, refusal in answer.refused.items() if refusal.maybe_applied} == {0, 3, 4}
+    answer: Answer = remote_of(sim).put_metrics(
+        "run", [MetricPoint("m", 1.0, step, AT_NS) for step in range(6)]
+    )
+    assert {index for index, refusal in answer.refused.items() if refusal.maybe_applied} == {
+        0,
+        3,
+        4,
+    }
     assert {index for index, refusal in answer.refused.items() if refusal.permanent} == {2}

@@ -1,4 +1,6 @@
-"""How S3 is asked to keep what is uploaded: encryption, owner and payer, in every request that takes them."""
+"""How S3 is asked to keep what is uploaded: encryption, owner and payer, in every request that
+takes them.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +39,30 @@ def sim() -> Iterator[Simulator]:
         yield running
 
 
-def uploaded(sim: Simulator, tmp_path: Path, storage: Storage, size: int, bucket: str | None = "a-bucket") -> dict[str, dict[str, str]]:
+def uploaded(
+    sim: Simulator, tmp_path: Path, storage: Storage, size: int, bucket: str | None = "a-bucket"
+) -> dict[str, dict[str, str]]:
     """The headers of each operation that an upload made."""
     seen: dict[str, dict[str, str]] = {}
     made = session()
 
     def look(request: Any, event_name: str, **_: object) -> None:
-        headers = {k.lower(): v.decode() if isinstance(v, bytes) else str(v) for k, v in request.headers.items()}
+        headers = {
+            k.lower(): v.decode() if isinstance(v, bytes) else str(v)
+            for k, v in request.headers.items()
+        }
         seen[event_name.rpartition(".")[2]] = headers
 
     made.events.register("before-send.s3", look)
     content = os.urandom(size)
-    blob = BlobUpload(tmp_path / "blob", hashlib.sha256(content).hexdigest(), size, "run", "model.bin", bucket=bucket)
+    blob = BlobUpload(
+        tmp_path / "blob",
+        hashlib.sha256(content).hexdigest(),
+        size,
+        "run",
+        "model.bin",
+        bucket=bucket,
+    )
     blob.path.write_bytes(content)
     remote = AwsRemote(session=made, endpoint_url=sim.endpoint_url, storage=storage)
     uri = remote.upload(blob).uri or ""
@@ -67,8 +81,12 @@ def uploaded(sim: Simulator, tmp_path: Path, storage: Storage, size: int, bucket
         (Storage(encryption="aws:kms:dsse", kms_key="k"), {SSE: "aws:kms:dsse", KEY: "k"}),
     ],
 )
-def test_uploads_are_encrypted_as_configured(sim: Simulator, tmp_path: Path, size: int, storage: Storage, wanted: dict[str, str]):
-    """The request that makes an object says so, and no other; without a setting the bucket decides."""
+def test_uploads_are_encrypted_as_configured(
+    sim: Simulator, tmp_path: Path, size: int, storage: Storage, wanted: dict[str, str]
+):
+    """The request that makes an object says so, and no other; without a setting the bucket
+    decides.
+    """
     seen = uploaded(sim, tmp_path, storage, size)
     making = seen["PutObject" if size == 1000 else "CreateMultipartUpload"]
     assert {name: making[name] for name in (SSE, KEY) if name in making} == wanted
@@ -82,18 +100,30 @@ def test_owner_and_payer_are_in_every_request(sim: Simulator, tmp_path: Path, si
     seen = uploaded(sim, tmp_path, Storage(bucket_owner=ACCOUNT, requester_pays=True), size)
     assert len(seen) >= 4
     assert all(headers.get(OWNER) == ACCOUNT for headers in seen.values()), seen.keys()
-    assert all(headers.get(PAYER) == "requester" for operation, headers in seen.items() if operation != "HeadBucket"), seen.keys()
+    assert all(
+        headers.get(PAYER) == "requester"
+        for operation, headers in seen.items()
+        if operation != "HeadBucket"
+    ), seen.keys()
 
 
 def test_the_default_bucket_has_to_be_the_callers(sim: Simulator, tmp_path: Path):
-    """Its name can be guessed and taken: its owner is asked for without a setting; a named bucket may be anybody's."""
+    """Its name can be guessed and taken: its owner is asked for without a setting; a named
+    bucket may be anybody's.
+    """
     seen = uploaded(sim, tmp_path, Storage(), 10, bucket=None)
-    assert all(headers.get(OWNER) == ACCOUNT for operation, headers in seen.items() if operation != "CreateBucket")
+    assert all(
+        headers.get(OWNER) == ACCOUNT
+        for operation, headers in seen.items()
+        if operation != "CreateBucket"
+    )
     assert not any(OWNER in headers for headers in uploaded(sim, tmp_path, Storage(), 10).values())
 
 
 def test_a_bucket_of_somebody_else_gets_nothing(sim: Simulator, tmp_path: Path):
-    """The owner is another one than was configured: uploads stop, nothing is stored, nothing quarantined."""
+    """The owner is another one than was configured: uploads stop, nothing is stored, nothing
+    quarantined.
+    """
     with pytest.raises(RemoteError) as caught:
         uploaded(sim, tmp_path, Storage(bucket_owner="999999999999"), 10)
     assert (caught.value.kind, caught.value.uploads_only) == (ErrorKind.HALT, True)
@@ -104,15 +134,21 @@ def test_documents_are_kept_alike(sim: Simulator):
     """Anchors are in the same bucket, under the same rules of it."""
     headers: list[dict[str, Any]] = []
     made = session()
-    made.events.register("before-send.s3.PutObject", lambda request, **_: headers.append(dict(request.headers)))
+    made.events.register(
+        "before-send.s3.PutObject", lambda request, **_: headers.append(dict(request.headers))
+    )
     remote = AwsRemote(session=made, endpoint_url=sim.endpoint_url, storage=Storage(kms_key="k"))
     remote.put_document(Document("a-bucket", None, "anchors", "a.json", b"{}"))
     assert {name.lower() for name in headers[0]} >= {SSE, KEY}
 
 
 def test_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """From the file and from variables; what can't be an account is refused before anything is sent."""
-    (tmp_path / "c.toml").write_text('s3_kms_key = "k"\ns3_bucket_owner = "123456789012"\ns3_encryption = ""\n')
+    """From the file and from variables; what can't be an account is refused before anything is
+    sent.
+    """
+    (tmp_path / "c.toml").write_text(
+        's3_kms_key = "k"\ns3_bucket_owner = "123456789012"\ns3_encryption = ""\n'
+    )
     monkeypatch.setenv("JOURNALTRACK_S3_REQUESTS_PAID_BY", "requester")
     known = config.load(tmp_path / "c.toml").configuration
     assert known.storage() == Storage(None, "k", "123456789012", requester_pays=True)
@@ -140,7 +176,9 @@ def test_what_s3_would_always_refuse_is_refused_first(
 
 
 @pytest.mark.parametrize("sync", ["close", "background", "command"])
-def test_every_way_to_deliver_asks_for_it(sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str):
+def test_every_way_to_deliver_asks_for_it(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str
+):
     """A tracker's close, its helper process and `journaltrack sync` ask as configured."""
     settings = {
         "AWS_ENDPOINT_URL": sim.endpoint_url,
@@ -206,7 +244,11 @@ def run(*arguments: object) -> Result:
 def with_artifact(folder: Path, bucket: str | None) -> Path:
     """A journal with an artifact for a bucket."""
     (folder / "model.bin").write_bytes(b"weights")
-    names = {"trial_component_name": "run", "journal": folder / "journal", "artifact_bucket": bucket}
+    names = {
+        "trial_component_name": "run",
+        "journal": folder / "journal",
+        "artifact_bucket": bucket,
+    }
     with Tracker.create(**names, sync="off") as tracker:  # type: ignore[arg-type]
         tracker.log_artifact(folder / "model.bin")
     return folder / "journal"
@@ -215,7 +257,9 @@ def with_artifact(folder: Path, bucket: str | None) -> Path:
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("old", ["wrong-bucket", None])
 def test_a_wrong_bucket_is_replaced(sim: Simulator, tmp_path: Path, old: str | None):
-    """Artifact, reference and anchors are in the other bucket, also those of later syncs; verify finds them there."""
+    """Artifact, reference and anchors are in the other bucket, also those of later syncs; verify
+    finds them there.
+    """
     wrong = old or f"sagemaker-us-east-1-{ACCOUNT}"
     sim.state.foreign_buckets.add(wrong)
     journal = with_artifact(tmp_path, old)
@@ -233,13 +277,20 @@ def test_a_wrong_bucket_is_replaced(sim: Simulator, tmp_path: Path, old: str | N
     assert {bucket for bucket, _ in sim.objects} == {"a-bucket"}
     assert len(sim.objects) == before + 1, "one more anchor"
     verified = run("check", "--remote", journal, *at)
-    assert (verified.exit_code, "everything that was delivered is there" in verified.stdout) == (0, True), verified.output
+    assert (verified.exit_code, "everything that was delivered is there" in verified.stdout) == (
+        0,
+        True,
+    ), verified.output
 
 
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("old", ["wrong-bucket", None])
-def test_a_repair_uses_the_bucket_that_took_the_artifact(sim: Simulator, tmp_path: Path, old: str | None):
-    """What is missing in a bucket that had replaced another one is uploaded there again, and nothing to the other one."""
+def test_a_repair_uses_the_bucket_that_took_the_artifact(
+    sim: Simulator, tmp_path: Path, old: str | None
+):
+    """What is missing in a bucket that had replaced another one is uploaded there again, and
+    nothing to the other one.
+    """
     wrong = old or f"sagemaker-us-east-1-{ACCOUNT}"
     journal = with_artifact(tmp_path, old)
     at = ("--endpoint-url", sim.endpoint_url)
@@ -254,7 +305,9 @@ def test_a_repair_uses_the_bucket_that_took_the_artifact(sim: Simulator, tmp_pat
 
 
 @pytest.mark.usefixtures("credentials")
-def test_a_copy_from_before_a_replacement_looks_for_anchors_in_the_new_bucket(sim: Simulator, tmp_path: Path):
+def test_a_copy_from_before_a_replacement_looks_for_anchors_in_the_new_bucket(
+    sim: Simulator, tmp_path: Path
+):
     """With the same replacement as the copy that is ahead, it sends nothing a second time."""
     journal = with_artifact(tmp_path, "old-bucket")
     at = ("--endpoint-url", sim.endpoint_url)
@@ -264,16 +317,28 @@ def test_a_copy_from_before_a_replacement_looks_for_anchors_in_the_new_bucket(si
     shutil.copytree(journal, tmp_path / "backup")
     assert run("sync", journal, *at, "--bucket", "old-bucket=new-bucket").exit_code == 0
     behind = run("sync", tmp_path / "backup", *at, "--bucket", "old-bucket=new-bucket")
-    assert (behind.exit_code, "another copy of this journal" in behind.stderr) == (8, True), behind.output
+    assert (behind.exit_code, "another copy of this journal" in behind.stderr) == (8, True), (
+        behind.output
+    )
     assert len(sim.components["run"].metrics) == 1
 
 
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["sync", "dry-run"])
-def test_a_bucket_that_nothing_goes_to_is_not_replaced(sim: Simulator, tmp_path: Path, more: tuple[str, ...]):
+def test_a_bucket_that_nothing_goes_to_is_not_replaced(
+    sim: Simulator, tmp_path: Path, more: tuple[str, ...]
+):
     """A misspelt bucket is wrong usage with the right one; nothing is sent."""
     journal = with_artifact(tmp_path, "wrong-bucket")
-    done = run("sync", journal, "--endpoint-url", sim.endpoint_url, "--bucket", "worng-bucket=a-bucket", *more)
+    done = run(
+        "sync",
+        journal,
+        "--endpoint-url",
+        sim.endpoint_url,
+        "--bucket",
+        "worng-bucket=a-bucket",
+        *more,
+    )
     assert (done.exit_code, "perhaps wrong-bucket" in done.stderr) == (2, True), done.output
     assert not sim.requests
 

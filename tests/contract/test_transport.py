@@ -1,4 +1,6 @@
-"""What the network did, and what it means for points that can't be sent twice: in doubt only if they may be there."""
+"""What the network did, and what it means for points that can't be sent twice: in doubt only if
+they may be there.
+"""
 
 from __future__ import annotations
 
@@ -82,23 +84,36 @@ def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
     return caught.value
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")  # CPython's socket of a handshake that failed
+# CPython's socket of a handshake that failed
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")
 @pytest.mark.parametrize("meet", [reset, reset_in_handshake, end_in_handshake, no_tls, silent])
 def test_a_handshake_that_fails_leaves_no_doubt(meet: Callable[[socket.socket], None]):
-    """Before TLS is agreed on no byte of the request has left, however the handshake fails: pending, and tried again."""
+    """Before TLS is agreed on no byte of the request has left, however the handshake fails:
+    pending, and tried again.
+    """
     with listener(meet) as port:
         error = failure(aws(f"https://localhost:{port}", read_timeout_s=1.0))
-    assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, False)
+    assert (error.kind, error.unreachable, error.maybe_applied) == (
+        ErrorKind.TRANSIENT,
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize("meet", [reset_in_handshake, end_in_handshake, silent, refuse_tunnel])
-def test_a_tunnel_that_is_not_made_leaves_no_doubt(meet: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch):
+def test_a_tunnel_that_is_not_made_leaves_no_doubt(
+    meet: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+):
     """A proxy that does not connect has got nothing but CONNECT."""
     with listener(meet) as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{port}")
         monkeypatch.setenv("NO_PROXY", "")
         error = failure(aws("https://sagemaker.invalid", read_timeout_s=1.0))
-    assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, False)
+    assert (error.kind, error.unreachable, error.maybe_applied) == (
+        ErrorKind.TRANSIENT,
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize("meet", [reset_in_handshake, end_in_handshake])
@@ -123,7 +138,9 @@ class Clock(Deadline):
 
 @pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
 def test_an_idle_connection_carries_no_metrics(hooked: bool):
-    """A firewall may have forgotten it without a word: a request gets a connection of its own once the last was idle for too long."""
+    """A firewall may have forgotten it without a word: a request gets a connection of its own
+    once the last was idle for too long.
+    """
     clock = Clock()
     with scripted() as server:
         remote = aws(server.url, hooked=hooked, deadline=clock)
@@ -138,7 +155,9 @@ def test_a_connection_that_waited_long_for_its_turn_carries_no_metrics(hooked: b
     """It was idle meanwhile."""
     clock = Clock()
     with scripted() as server:
-        remote = aws(server.url, hooked=hooked, deadline=clock, rate_limit=RateLimit(0.1, clock=clock.now))
+        remote = aws(
+            server.url, hooked=hooked, deadline=clock, rate_limit=RateLimit(0.1, clock=clock.now)
+        )
         for _ in range(3):
             remote.put_metrics("run", POINTS)
         assert [number for number, _ in server.requests] == [0, 1, 2]
@@ -147,18 +166,26 @@ def test_a_connection_that_waited_long_for_its_turn_carries_no_metrics(hooked: b
 
 @pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
 def test_no_metric_request_begins_that_may_not_be_answered_in_time(hooked: bool):
-    """With less time left than twice the slowest recent answer, points stay pending, and nothing was sent; other requests go."""
+    """With less time left than twice the slowest recent answer, points stay pending, and nothing
+    was sent; other requests go.
+    """
     now = [0.0]
     with simulator(latency_s=0.3) as sim:
         sim.add_component("run")
         remote = RetryingRemote(
-            aws(sim.endpoint_url, hooked=hooked, deadline=Deadline(60.0, clock=lambda: now[0])), deadline=Deadline(), sleep=lambda _: None
+            aws(sim.endpoint_url, hooked=hooked, deadline=Deadline(60.0, clock=lambda: now[0])),
+            deadline=Deadline(),
+            sleep=lambda _: None,
         )
         for _ in range(2):
             remote.put_metrics("run", POINTS)
         now[0] = 59.5
         error = failure(remote)
-        assert (error.code, error.maybe_applied, remote.attempts_of_last_call()) == (DEADLINE_OVER, False, 1)
+        assert (error.code, error.maybe_applied, remote.attempts_of_last_call()) == (
+            DEADLINE_OVER,
+            False,
+            1,
+        )
         assert len(sim.calls("BatchPutMetrics")) == 2
         assert remote.describe("run") is not None
         now[0] = 30.0

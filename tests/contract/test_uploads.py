@@ -19,7 +19,9 @@ LARGE_BYTES = 17 * 1024 * 1024
 BUCKET = "contract-bucket"
 
 
-def spooled(tmp_path: Path, content: bytes, component: str, name: str = "model.bin", **options: object) -> BlobUpload:
+def spooled(
+    tmp_path: Path, content: bytes, component: str, name: str = "model.bin", **options: object
+) -> BlobUpload:
     """A blob as the spool holds it."""
     sha256 = hashlib.sha256(content).hexdigest()
     path = tmp_path / sha256
@@ -41,8 +43,12 @@ def test_what_is_fetched_is_what_was_logged(store: Subject, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("size", [1000, LARGE_BYTES], ids=["small", "multipart"])
-def test_other_content_of_the_same_name_keeps_both(store: Subject, tmp_path: Path, name: str, size: int):
-    """A second content under a name gets a name that tells its digest; the first stays, and both can be sent again."""
+def test_other_content_of_the_same_name_keeps_both(
+    store: Subject, tmp_path: Path, name: str, size: int
+):
+    """A second content under a name gets a name that tells its digest; the first stays, and both
+    can be sent again.
+    """
     contents = [b"1" * size, b"2" * size]
     blobs = [spooled(tmp_path, content, name, "folder/model.tar.gz") for content in contents]
     first, second = (store.remote.upload(blob) for blob in blobs)
@@ -75,9 +81,20 @@ def test_the_default_bucket_is_made_once(tmp_path: Path, name: str):
     """sagemaker-<region>-<account> is made when missing, and looked at once per remote."""
     with simulator(region="eu-west-1") as sim:
         remote = aws(sim.endpoint_url, region="eu-west-1")
-        uris = [remote.upload(spooled(tmp_path, bytes([n]), name, f"{n}.bin", bucket=None)).uri for n in range(3)]
-        assert uris[0] == f"s3://sagemaker-eu-west-1-123456789012/trial-component-artifacts/{name}/0.bin"
-        assert len(sim.calls("HeadBucket")) == len(sim.calls("CreateBucket")) == len(sim.calls("GetCallerIdentity")) == 1
+        uris = [
+            remote.upload(spooled(tmp_path, bytes([n]), name, f"{n}.bin", bucket=None)).uri
+            for n in range(3)
+        ]
+        assert (
+            uris[0]
+            == f"s3://sagemaker-eu-west-1-123456789012/trial-component-artifacts/{name}/0.bin"
+        )
+        assert (
+            len(sim.calls("HeadBucket"))
+            == len(sim.calls("CreateBucket"))
+            == len(sim.calls("GetCallerIdentity"))
+            == 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +130,9 @@ def test_a_link_in_the_spool_is_not_followed(tmp_path: Path, name: str):
 
 
 def test_the_recorded_size_is_not_believed(tmp_path: Path, name: str):
-    """A file that is larger than a crafted journal calls it is refused before anything is asked; one that is smaller goes as what it is."""
+    """A file that is larger than a crafted journal calls it is refused before anything is asked;
+    one that is smaller goes as what it is.
+    """
     with simulator() as sim:
         blob = spooled(tmp_path, b"0" * LARGE_BYTES, name)
         lying = BlobUpload(blob.path, blob.sha256, LARGE_BYTES - 1, name, blob.name, bucket=BUCKET)
@@ -156,7 +175,13 @@ def test_credentials_that_expire_before_an_upload_quarantine_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (400, "BadDigest"), (409, "ConditionalRequestConflict")]
+    ("status", "code"),
+    [
+        (503, "SlowDown"),
+        (500, "InternalError"),
+        (400, "BadDigest"),
+        (409, "ConditionalRequestConflict"),
+    ],
 )
 def test_a_passing_refusal_of_s3_is_transient(tmp_path: Path, name: str, status: int, code: str):
     """S3's refusals that concern the moment or the way there can be tried again."""
@@ -171,11 +196,15 @@ def test_a_passing_refusal_of_s3_is_transient(tmp_path: Path, name: str, status:
 
 
 def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
-    """A pass can end in mid-upload: there is no half object, and the next pass sends on what this one began."""
+    """A pass can end in mid-upload: there is no half object, and the next pass sends on what
+    this one began.
+    """
     with simulator() as sim:
         deadline = Deadline()
         remote = aws(sim.endpoint_url, deadline=deadline)
-        sim.on_request = lambda call: deadline.cancel() if call.operation == "CreateMultipartUpload" else None
+        sim.on_request = lambda call: (
+            deadline.cancel() if call.operation == "CreateMultipartUpload" else None
+        )
         blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name, scratch=tmp_path)
         with pytest.raises(RemoteError) as caught:
             remote.upload(blob)
@@ -205,14 +234,19 @@ def body_of(sim: Simulator, key: str) -> bytes:
 
 
 def test_documents_are_stored_once_and_listed(store: Subject, name: str):
-    """What was put is what is listed, by name; a second document under the name changes nothing; nowhere is nothing."""
+    """What was put is what is listed, by name; a second document under the name changes nothing;
+    nowhere is nothing.
+    """
     folder = f"journaltrack-anchors/{name}"
     first = Document(BUCKET, None, folder, "1.json", b'{"a":1}')
     uri = store.remote.put_document(first).uri
     assert uri == f"s3://{BUCKET}/trial-component-artifacts/{folder}/1.json"
     assert store.remote.put_document(replace(first, content=b"{}")).uri == uri
     store.remote.put_document(replace(first, name="2.json", content=b'{"b":2}'))
-    assert dict(store.remote.documents(BUCKET, None, folder)) == {"1.json": b'{"a":1}', "2.json": b'{"b":2}'}
+    assert dict(store.remote.documents(BUCKET, None, folder)) == {
+        "1.json": b'{"a":1}',
+        "2.json": b'{"b":2}',
+    }
     assert dict(store.remote.documents(BUCKET, None, f"{folder}-none")) == {}
     assert [*store.remote.document_names(BUCKET, None, folder, "")] == ["1.json", "2.json"]
     assert [*store.remote.document_names(BUCKET, None, folder, "1.json")] == ["2.json"]
@@ -224,8 +258,12 @@ def test_documents_are_stored_once_and_listed(store: Subject, name: str):
 
 
 @pytest.mark.parametrize("size", [0, 1000, LARGE_BYTES], ids=["empty", "small", "multipart"])
-def test_an_object_is_found_with_its_size_and_whose_it_is(store: Subject, tmp_path: Path, name: str, size: int):
-    """What was uploaded is found by its URI with size and noted digest; a digest of the store, where it has one, is right; reading gives it."""
+def test_an_object_is_found_with_its_size_and_whose_it_is(
+    store: Subject, tmp_path: Path, name: str, size: int
+):
+    """What was uploaded is found by its URI with size and noted digest; a digest of the store,
+    where it has one, is right; reading gives it.
+    """
     blob = spooled(tmp_path, os.urandom(size), name)
     uri = store.remote.upload(blob).uri
     assert uri is not None
@@ -240,7 +278,9 @@ def test_an_object_is_found_with_its_size_and_whose_it_is(store: Subject, tmp_pa
 
 
 def test_an_object_that_is_not_there_is_none(store: Subject, tmp_path: Path, name: str):
-    """A missing key, and a missing bucket, are answers; text that is no URI of the store is a permanent refusal."""
+    """A missing key, and a missing bucket, are answers; text that is no URI of the store is a
+    permanent refusal.
+    """
     uri = store.remote.upload(spooled(tmp_path, b"x", name)).uri
     assert uri is not None
     assert store.remote.find_object(uri + "-gone") is None
@@ -252,7 +292,9 @@ def test_an_object_that_is_not_there_is_none(store: Subject, tmp_path: Path, nam
 
 
 def test_only_the_store_knows_a_small_object_by_its_checksum(tmp_path: Path, name: str):
-    """S3 keeps the SHA-256 of a small object; of a large one it has a digest of digests, which is not taken for the content's."""
+    """S3 keeps the SHA-256 of a small object; of a large one it has a digest of digests, which
+    is not taken for the content's.
+    """
     with simulator() as sim:
         remote = aws(sim.endpoint_url)
         for size, known in ((1000, True), (LARGE_BYTES, False)):
@@ -264,7 +306,9 @@ def test_only_the_store_knows_a_small_object_by_its_checksum(tmp_path: Path, nam
 
 
 def test_without_the_right_to_checksums_the_size_is_told(tmp_path: Path, name: str):
-    """Where checksums are not permitted (KMS), an object is found without one; without any right it is an error, not a missing object."""
+    """Where checksums are not permitted (KMS), an object is found without one; without any right
+    it is an error, not a missing object.
+    """
     with simulator() as sim:
         remote = aws(sim.endpoint_url)
         uri = remote.upload(spooled(tmp_path, b"x", name)).uri or ""
@@ -279,7 +323,9 @@ def test_without_the_right_to_checksums_the_size_is_told(tmp_path: Path, name: s
 
 
 def test_an_object_that_was_cut_short_is_not_taken_for_ours(tmp_path: Path, name: str):
-    """The note of our digest does not make another size our content: the artifact gets a name of its own."""
+    """The note of our digest does not make another size our content: the artifact gets a name of
+    its own.
+    """
     with simulator() as sim:
         remote = aws(sim.endpoint_url)
         blob = spooled(tmp_path, b"whole", name)

@@ -1,4 +1,6 @@
-"""A journal that is carried from an air-gapped node to a connected machine, and the receipts that are carried back."""
+"""A journal that is carried from an air-gapped node to a connected machine, and the receipts
+that are carried back.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def run(*arguments, code=0):
 
 def train(tmp_path, steps):
     """Some of a run on the node, with a checkpoint."""
-    with Tracker.create(trial_component_name="airgap", resume=True, journal=tmp_path / "node", sync="off") as tracker:
+    with Tracker.create(
+        trial_component_name="airgap", resume=True, journal=tmp_path / "node", sync="off"
+    ) as tracker:
         for step in steps:
             tracker.log_metric("loss", 1.0 / (step + 1), iteration_number=step)
         (tmp_path / "model.bin").write_bytes(b"weights" * (1 + steps[0]))
@@ -53,16 +57,22 @@ def points(sim):
 
 
 def carry(tmp_path, name):
-    """Bundle on the node, deliver on the machine, bring the receipts back; what the machine said."""
+    """Bundle on the node, deliver on the machine, bring the receipts back; what the machine
+    said.
+    """
     run("bundle", tmp_path / "node", "-o", tmp_path / f"{name}.bundle")
-    said = json.loads(CliRunner().invoke(main, ["sync", "--json", str(tmp_path / f"{name}.bundle")]).stdout)["journals"][0]
+    said = json.loads(
+        CliRunner().invoke(main, ["sync", "--json", str(tmp_path / f"{name}.bundle")]).stdout
+    )["journals"][0]
     run("receipts", "export", said["journal"], "-o", tmp_path / f"{name}.receipts")
     run("receipts", "import", tmp_path / f"{name}.receipts", tmp_path / "node")
     return said
 
 
 def journals(place):
-    """All that is in the folder of journals that arrive, without the empty files by whose locks processes take turns."""
+    """All that is in the folder of journals that arrive, without the empty files by whose locks
+    processes take turns.
+    """
     locks = {path for path in place.iterdir() if path.name.endswith(".lock")}
     found = sorted(set(place.iterdir()) - locks)
     assert locks <= {path.with_name(f".{path.name}.lock") for path in found}
@@ -71,29 +81,42 @@ def journals(place):
 
 
 def test_what_is_carried_there_and_back_is_delivered_once(tmp_path, aws):
-    """Two bundles of a run that goes on: every point arrives once, and the node knows it, proves it, and may prune at its operator's word."""
+    """Two bundles of a run that goes on: every point arrives once, and the node knows it, proves
+    it, and may prune at its operator's word.
+    """
     train(tmp_path, range(25))
     first = carry(tmp_path, "monday")
     assert audit(tmp_path / "node").all_delivered
     train(tmp_path, range(25, 40))
     assert audit(tmp_path / "node").totals.pending > 15
     second = carry(tmp_path, "tuesday")
-    assert first["journal"] == second["journal"] == str(tmp_path / "machine" / "bundles" / first["journal_id"])
+    assert (
+        first["journal"]
+        == second["journal"]
+        == str(tmp_path / "machine" / "bundles" / first["journal_id"])
+    )
     assert points(aws) == list(range(40))
     assert audit(tmp_path / "node").all_delivered
     assert {held.body for held in aws.artifacts.values()} == {b"weights", b"weights" * 26}
     for folder in (tmp_path / "node", second["journal"]):
         assert verify_chains(folder) == []
     assert "everything that was delivered is there" in run("check", "--remote", tmp_path / "node")
-    assert "removed 0 entries" in run("prune", tmp_path / "node", "--delivered-before", "2100-01-01")
-    assert "removed 42 entries" in run("prune", tmp_path / "node", "--delivered-before", "2100-01-01", "--trust", "all")
+    assert "removed 0 entries" in run(
+        "prune", tmp_path / "node", "--delivered-before", "2100-01-01"
+    )
+    assert "removed 42 entries" in run(
+        "prune", tmp_path / "node", "--delivered-before", "2100-01-01", "--trust", "all"
+    )
     assert verify_chains(tmp_path / "node") == []
     train(tmp_path, range(40, 50))
     third = carry(tmp_path, "wednesday")
     assert points(aws) == list(range(50))
-    for folder in (tmp_path / "node", third["journal"]):  # the copy still has what was removed at the node
+    # the copy still has what was removed at the node
+    for folder in (tmp_path / "node", third["journal"]):
         assert verify_chains(folder) == []
-        assert "compared 1 component, 0 parameters, 1 artifact, 50 points of 1 metric" in run("check", "--remote", folder)
+        assert "compared 1 component, 0 parameters, 1 artifact, 50 points of 1 metric" in run(
+            "check", "--remote", folder
+        )
 
 
 def test_a_bundle_is_brought_once(tmp_path, aws):
@@ -134,7 +157,9 @@ def test_a_damaged_bundle_changes_nothing(tmp_path, aws):
     train(tmp_path, range(5))
     run("bundle", tmp_path / "node", "-o", tmp_path / "a.bundle")
     run("sync", tmp_path / "a.bundle")
-    before = {path: path.read_bytes() for path in (tmp_path / "machine").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in (tmp_path / "machine").rglob("*") if path.is_file()
+    }
     train(tmp_path, range(5, 9))
     run("bundle", tmp_path / "node", "-o", tmp_path / "b.bundle")
     damaged = bytearray((tmp_path / "b.bundle").read_bytes())
@@ -145,7 +170,9 @@ def test_a_damaged_bundle_changes_nothing(tmp_path, aws):
     with pytest.raises(BundleDamagedError):
         bring(tmp_path / "b.bundle")
     assert len(aws.requests) == requests
-    assert {path: path.read_bytes() for path in (tmp_path / "machine").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "machine").rglob("*") if path.is_file()
+    } == before
 
 
 def test_a_dry_run_of_a_bundle_unpacks_nothing_for_good(tmp_path, aws):

@@ -49,7 +49,9 @@ def demo(*options: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_demo_proves_what_it_claims(tmp_path):
-    """A run offline, killed, resumed, synced, audited and read back: each fact is there, and the stand-in is gone afterwards."""
+    """A run offline, killed, resumed, synced, audited and read back: each fact is there, and the
+    stand-in is gone afterwards.
+    """
     done = demo("--folder", tmp_path / "demo", "--epochs", 20)
     assert done.returncode == 0, done.stdout
     for fact in PROVEN:
@@ -64,7 +66,9 @@ def test_the_demo_proves_what_it_claims(tmp_path):
 
 
 def test_a_fact_that_does_not_hold_fails_the_demo(tmp_path):
-    """Without epochs nothing is acknowledged before the kill: the demo says so, and its exit code too."""
+    """Without epochs nothing is acknowledged before the kill: the demo says so, and its exit
+    code too.
+    """
     done = demo("--folder", tmp_path / "demo", "--epochs", 0)
     assert done.returncode == 1, done.stdout
     assert "✗" in done.stdout

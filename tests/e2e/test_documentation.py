@@ -1,18 +1,23 @@
-"""Every fenced block of the documentation is executed: what a reader copies works, and the output shown is real.
+"""Every fenced block of the documentation is executed: what a reader copies works, and the output
+shown is real.
 
-A file is a session: its blocks run in order, in one temporary folder with a default journal of its own.
+A file is a session: its blocks run in order, in one temporary folder with a default journal of its
+own.
 
-- ``python`` is run as a program, with no network and no credentials. If its first line is ``# name.py`` it is saved under
-  that name, so that later commands can run it.
-- ``console``: each line after ``$`` is run by bash; the simulator is AWS, variables and the working folder last until the end
-  of the file. Lines below are its output: compared after what differs from run to run (times, ids, paths) was taken out;
-  ``…`` stands for anything, on a line of its own for any lines. A command that fails must be followed by ``$ echo $?``.
+- ``python`` is run as a program, with no network and no credentials. If its first line is ``#
+  name.py`` it is saved under that name, so that later commands can run it.
+- ``console``: each line after ``$`` is run by bash; the simulator is AWS, variables and the working
+  folder last until the end of the file. Lines below are its output: compared after what differs
+  from run to run (times, ids, paths) was taken out; ``…`` stands for anything, on a line of its own
+  for any lines. A command that fails must be followed by ``$ echo $?``.
 - ``bash`` is a script, run with ``set -eu`` in the same way.
-- ``toml`` must be a configuration; it is saved under the name in its first line. ``ini`` must be a unit that systemd takes (where
-  there is systemd). ``json`` and ``yaml`` must parse, and commands of containers be ours. ``text`` is prose.
+- ``toml`` must be a configuration; it is saved under the name in its first line. ``ini`` must be a
+  unit that systemd takes (where there is systemd). ``json`` and ``yaml`` must parse, and commands
+  of containers be ours. ``text`` is prose.
 - Any other language is an error, and so is none.
 
-``make`` and ``pip`` are checked against Makefile and pyproject.toml instead of being run; tests/test_packaging.py installs.
+``make`` and ``pip`` are checked against Makefile and pyproject.toml instead of being run;
+tests/test_packaging.py installs.
 """
 
 from __future__ import annotations
@@ -42,7 +47,12 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BIN = Path(sys.executable).parent
 EXAMPLE_ENDPOINT = "http://127.0.0.1:5000"  # what the documentation writes for a local stand-in
 EXAMPLE_MOUNT = "/media/usb"  # and for a disk that is carried about
@@ -51,12 +61,20 @@ TIMEOUT_S = 600
 VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),
     (re.compile(r"trialcomponent-\d[a-z0-9-]*"), "<name>"),
-    (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\b[0-9a-f]{12,64}\b"), "<id>"),
+    (
+        re.compile(
+            r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|\b[0-9a-f]{12,64}\b"
+        ),
+        "<id>",
+    ),
     (re.compile(r"journaltrack,? (version )?\d+\.\d+\.\d+\S*"), "journaltrack <version>"),
     (re.compile(r"(?<![\w:/.])/[^\s\",:]+"), "<path>"),
     (re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b"), "<size>"),
     (re.compile(r"\b\d+(\.\d+)? s\b"), "<duration>"),
-    (re.compile(r'"duration_s": [\d.]+|"(\w+_bytes|oldest_pending_age_s|pid)": [\d.]+'), "<number>"),
+    (
+        re.compile(r'"duration_s": [\d.]+|"(\w+_bytes|oldest_pending_age_s|pid)": [\d.]+'),
+        "<number>",
+    ),
     (re.compile(r"[ \t]+"), " "),
 ]
 # What commands tell every five seconds while they are at work: where they take as long.
@@ -103,7 +121,9 @@ class Session:
         self.where = folder / ".where"
         self.where.write_text(str(self.work))
         offline = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "JOURNALTRACK_", "COVERAGE", "PYTEST"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "JOURNALTRACK_", "COVERAGE", "PYTEST"))
         }
         self.offline = offline | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -114,7 +134,11 @@ class Session:
             "AWS_DEFAULT_REGION": "us-east-1",
             "PYTHONUTF8": "1",
         }
-        self.online = self.offline | {"AWS_ENDPOINT_URL": endpoint_url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        self.online = self.offline | {
+            "AWS_ENDPOINT_URL": endpoint_url,
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }
 
     def check(self, block: Block) -> None:
         """Execute a block in the way of its language."""
@@ -129,7 +153,9 @@ class Session:
             "text": lambda _: None,
         }
         if block.language not in ways:
-            raise WrongError(f"line {block.line}: nobody knows how to check the language {block.language!r}")
+            raise WrongError(
+                f"line {block.line}: nobody knows how to check the language {block.language!r}"
+            )
         ways[block.language](block)
 
     def _console(self, block: Block) -> None:
@@ -157,13 +183,24 @@ class Session:
         script = self.work / (named[1] if named else f"block-{block.line}.py")
         script.write_text(block.text, encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, script], cwd=self.work, env=self.offline, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            [sys.executable, script],
+            cwd=self.work,
+            env=self.offline,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
         if done.returncode != 0:
-            raise WrongError(f"line {block.line}: the program ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            raise WrongError(
+                f"line {block.line}: the program ended with "
+                f"{done.returncode}:\n{done.stdout}{done.stderr}"
+            )
 
     def _unit(self, block: Block) -> None:
-        """systemd has nothing to say against the unit; its command is ours, with options that exist."""
+        """systemd has nothing to say against the unit; its command is ours, with options that
+        exist.
+        """
         unit = configparser.ConfigParser(interpolation=None)
         unit.optionxform = str
         unit.read_string(block.text)
@@ -171,9 +208,17 @@ class Session:
         options_exist(["journaltrack", *words[1:]])
         if shutil.which("systemd-analyze"):
             file = self.work / "documented.service"
-            file.write_text(block.text.replace(words[0], shutil.which("true") or "true"), encoding="utf-8")
-            told = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, check=False).stderr
-            wrong = [line for line in told.splitlines() if file.name in line and re.search("Unknown|Failed|Invalid|ignoring", line)]
+            file.write_text(
+                block.text.replace(words[0], shutil.which("true") or "true"), encoding="utf-8"
+            )
+            told = subprocess.run(
+                ["systemd-analyze", "verify", file], capture_output=True, text=True, check=False
+            ).stderr
+            wrong = [
+                line
+                for line in told.splitlines()
+                if file.name in line and re.search("Unknown|Failed|Invalid|ignoring", line)
+            ]
             if wrong:
                 raise WrongError(f"line {block.line}: systemd says: {wrong}")
 
@@ -183,10 +228,13 @@ class Session:
             return
         if self.code != 0 and command.text.strip() != "echo $?":
             self._expect_success(command.line)
-        text = command.text.replace(EXAMPLE_ENDPOINT, self.endpoint_url).replace(EXAMPLE_MOUNT, str(self.folder / "usb"))
+        text = command.text.replace(EXAMPLE_ENDPOINT, self.endpoint_url).replace(
+            EXAMPLE_MOUNT, str(self.folder / "usb")
+        )
         script = (
-            f'[ -e "{self.exports}" ] && . "{self.exports}"; cd "$(cat "{self.where}")"; (exit {self.code})\n{text}\n'
-            f'code=$?; export -p > "{self.exports}"; pwd > "{self.where}"; exit $code\n'
+            f'[ -e "{self.exports}" ] && . "{self.exports}"; cd "$(cat "{self.where}")"; (exit '
+            f'{self.code})\n{text}\ncode=$?; export -p > "{self.exports}"; pwd > "{self.where}"; '
+            "exit $code\n"
         )
         done = subprocess.run(
             ["bash", "-c", script],
@@ -201,11 +249,17 @@ class Session:
         self.code, self.last = done.returncode, f"{command.text}\n{done.stdout}"
         problem = difference(command.output, done.stdout)
         if problem:
-            raise WrongError(f"line {command.line}: $ {command.text}\n{problem}\n--- all that it printed:\n{done.stdout}")
+            raise WrongError(
+                f"line {command.line}: $ {command.text}\n{problem}\n--- all that it "
+                f"printed:\n{done.stdout}"
+            )
 
     def _expect_success(self, line: int) -> None:
         if self.code != 0:
-            raise WrongError(f"before line {line}: exit code {self.code}, and no `$ echo $?` shows it: $ {self.last}")
+            raise WrongError(
+                f"before line {line}: exit code {self.code}, and no `$ echo $?` shows it: $ "
+                f"{self.last}"
+            )
 
 
 def blocks(text: str) -> list[Block]:
@@ -241,7 +295,9 @@ def containers(tree: object) -> Iterator[list[str]]:
 
 def options_exist(words: list[str]) -> None:
     """The command and its options are in its help."""
-    done = subprocess.run([BIN / words[0], words[1], "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [BIN / words[0], words[1], "--help"], capture_output=True, text=True, check=False
+    )
     missing = [word for word in words if word.startswith("--") and word not in done.stdout]
     if done.returncode or missing:
         raise WrongError(f"{' '.join(words)}: no such command, or no {missing}")
@@ -265,13 +321,22 @@ def commands(block: Block) -> list[Command]:
 def difference(expected: list[str], actual: str) -> str | None:
     """What of the output shown is not in the output, or None. No output shown: any is right."""
     wanted = [stable(line) for line in expected if line.strip()]
-    got = [stable(line) for line in actual.splitlines() if line.strip() and not PROGRESS.fullmatch(line)]
+    got = [
+        stable(line)
+        for line in actual.splitlines()
+        if line.strip() and not PROGRESS.fullmatch(line)
+    ]
     if not wanted:
         return None
-    pattern = "".join("(?:.*\n)*?" if line in {"…", "..."} else ".*".join(map(re.escape, line.split("…"))) + "\n" for line in wanted)
+    pattern = "".join(
+        "(?:.*\n)*?" if line in {"…", "..."} else ".*".join(map(re.escape, line.split("…"))) + "\n"
+        for line in wanted
+    )
     if re.fullmatch(pattern, "".join(line + "\n" for line in got)):
         return None
-    return "--- shown:\n" + "\n".join(wanted) + "\n--- printed, in the same form:\n" + "\n".join(got)
+    return (
+        "--- shown:\n" + "\n".join(wanted) + "\n--- printed, in the same form:\n" + "\n".join(got)
+    )
 
 
 def stable(line: str) -> str:
@@ -282,7 +347,9 @@ def stable(line: str) -> str:
 
 
 def checked_otherwise(command: str) -> None:
-    """``make`` targets exist; ``pip`` installs or fetches this project, with extras that it has, and options that pip has."""
+    """``make`` targets exist; ``pip`` installs or fetches this project, with extras that it has,
+    and options that pip has.
+    """
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text()
@@ -291,7 +358,12 @@ def checked_otherwise(command: str) -> None:
                 raise WrongError(f"the Makefile has no target {target}")
         return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    told = subprocess.run([sys.executable, "-m", "pip", words[1], "--help"], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [sys.executable, "-m", "pip", words[1], "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     rest = iter(words[2:])
     for word in rest:
         option, _, value = word.partition("=")
@@ -324,14 +396,18 @@ def test_the_table_of_exit_codes_is_the_enum():
 
 
 def test_the_table_of_keys_is_the_code():
-    """docs/configuration.md has every key with its default, unit, choices and meaning, and no other."""
+    """docs/configuration.md has every key with its default, unit, choices and meaning, and no
+    other.
+    """
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*) \|$", text, re.MULTILINE)
     wanted = []
     for setting in config.settings():
         default = "" if setting.default in (None, ()) else f"`{setting.default}`"
         unit = f" ({setting.unit})" if setting.unit else ""
-        choices = ": " + ", ".join(f"`{choice}`" for choice in setting.choices) if setting.choices else ""
+        choices = (
+            ": " + ", ".join(f"`{choice}`" for choice in setting.choices) if setting.choices else ""
+        )
         wanted.append((setting.key, default, f"{setting.meaning}{unit}{choices}"))
     assert shown == wanted
 
@@ -347,7 +423,9 @@ def test_links_inside_of_the_project_lead_somewhere(path):
         assert linked.exists(), target
         if heading:
             titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+            assert heading in {
+                re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+            }, target
 
 
 def test_a_block_in_an_unknown_language_is_an_error(tmp_path):
@@ -359,11 +437,28 @@ def test_a_block_in_an_unknown_language_is_an_error(tmp_path):
 
 
 def test_output_that_is_not_printed_is_an_error():
-    """The comparison sees a missing line, an additional one and another number, and overlooks times, ids and progress."""
-    printed = "3 delivered in 0.2 s\nrequest 00000000-0000-4000-8000-000000000001 at 2026-11-23T20:05:00Z\n"
-    assert difference(["3 delivered in 1.4 s", "request 0a000000-0000-4000-8000-00000000000f at 2027-01-01T00:00:00Z"], printed) is None
+    """The comparison sees a missing line, an additional one and another number, and overlooks
+    times, ids and progress.
+    """
+    printed = (
+        "3 delivered in 0.2 s\nrequest 00000000-0000-4000-8000-000000000001 at "
+        "2026-11-23T20:05:00Z\n"
+    )
+    assert (
+        difference(
+            [
+                "3 delivered in 1.4 s",
+                "request 0a000000-0000-4000-8000-00000000000f at 2027-01-01T00:00:00Z",
+            ],
+            printed,
+        )
+        is None
+    )
     assert difference(["3 delivered …", "…"], printed) is None
-    slow = f"/j: 2 of 54 entries (3 %), 0/s, about 4 min 6 s left\n1 of 2 components verified\n{printed}"
+    slow = (
+        "/j: 2 of 54 entries (3 %), 0/s, about 4 min 6 s left\n1 of 2 components "
+        f"verified\n{printed}"
+    )
     assert difference(["3 delivered …", "…"], slow) is None
     assert difference(["4 delivered in 0.2 s", "…"], printed)
     assert difference(["3 delivered in 0.2 s"], printed)
@@ -375,7 +470,11 @@ def test_make_targets_and_package_names_must_exist():
     checked_otherwise("make demo")
     checked_otherwise("pip install journaltrack[examples]")
     checked_otherwise("pip install --no-index --find-links wheels journaltrack")
-    wrong = ("pip install journal-track", "pip install journaltrack[all]", "pip install --offline journaltrack")
+    wrong = (
+        "pip install journal-track",
+        "pip install journaltrack[all]",
+        "pip install --offline journaltrack",
+    )
     for command in ("make dinner", "pip fetch --dest wheels journaltrack", *wrong):
         with pytest.raises(WrongError):
             checked_otherwise(command)

@@ -1,4 +1,6 @@
-"""The training example as a program: killed at the worst moment, resumed, synced to the simulator, audited."""
+"""The training example as a program: killed at the worst moment, resumed, synced to the
+simulator, audited.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +52,22 @@ def offline(monkeypatch, tmp_path):
 
 
 def arguments(folder: Path) -> list[str]:
-    return ["--name", "digits", "--epochs", str(EPOCHS), "--journal", str(folder / "journal"), "--checkpoint", str(folder / "output")]
+    return [
+        "--name",
+        "digits",
+        "--epochs",
+        str(EPOCHS),
+        "--journal",
+        str(folder / "journal"),
+        "--checkpoint",
+        str(folder / "output"),
+    ]
 
 
 def train(folder: Path, monkeypatch) -> None:
-    """Run the example from its beginning to its end, in this process: importing scikit-learn takes seconds."""
+    """Run the example from its beginning to its end, in this process: importing scikit-learn
+    takes seconds.
+    """
     monkeypatch.setattr(sys, "argv", ["digits.py", *arguments(folder)])
     spec = importlib.util.spec_from_file_location("digits", EXAMPLES / "digits.py")
     module = importlib.util.module_from_spec(spec)
@@ -64,15 +77,24 @@ def train(folder: Path, monkeypatch) -> None:
 
 
 def metrics(folder: Path) -> list[tuple[str, int, float]]:
-    with contextlib.closing(sqlite3.connect(f"file:{folder}/journal/journal.db?mode=ro", uri=True)) as database:
-        return database.execute("SELECT name, step, value FROM entry WHERE kind = 'metric' ORDER BY seq").fetchall()
+    with contextlib.closing(
+        sqlite3.connect(f"file:{folder}/journal/journal.db?mode=ro", uri=True)
+    ) as database:
+        return database.execute(
+            "SELECT name, step, value FROM entry WHERE kind = 'metric' ORDER BY seq"
+        ).fetchall()
 
 
 def test_digits_survives_a_kill_and_arrives_whole(tmp_path, offline, monkeypatch, capsys):
-    """Killed after logging an epoch and before its checkpoint, the run resumes in one component, and all of it is delivered."""
+    """Killed after logging an epoch and before its checkpoint, the run resumes in one component,
+    and all of it is delivered.
+    """
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_BEFORE_CHECKPOINT, str(EXAMPLES), *arguments(killed)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILLED_BEFORE_CHECKPOINT, str(EXAMPLES), *arguments(killed)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "epoch 3 recorded" in done.stdout
@@ -84,17 +106,33 @@ def test_digits_survives_a_kill_and_arrives_whole(tmp_path, offline, monkeypatch
     train(whole, monkeypatch)
     after = metrics(killed)
     assert after[: len(before)] == before
-    assert len(after) == (EPOCHS + 1) * len(METRICS), "the epoch without a checkpoint is recorded again"
-    assert set(after) == set(metrics(whole)), "a resumed run is the run that was never killed, to the last bit"
+    assert len(after) == (EPOCHS + 1) * len(METRICS), (
+        "the epoch without a checkpoint is recorded again"
+    )
+    assert set(after) == set(metrics(whole)), (
+        "a resumed run is the run that was never killed, to the last bit"
+    )
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with simulator() as sim:
-        report = journaltrack.sync(killed / "journal", region="us-east-1", endpoint_url=sim.endpoint_url)
-        assert (report.pending, report.quarantined, report.in_doubt, report.halted) == (0, 0, 0, None)
+        report = journaltrack.sync(
+            killed / "journal", region="us-east-1", endpoint_url=sim.endpoint_url
+        )
+        assert (report.pending, report.quarantined, report.in_doubt, report.halted) == (
+            0,
+            0,
+            0,
+            None,
+        )
         assert journaltrack.audit(killed / "journal").all_delivered
         requests = len(sim.requests)
-        assert journaltrack.sync(killed / "journal", region="us-east-1", endpoint_url=sim.endpoint_url).requests == 0
+        assert (
+            journaltrack.sync(
+                killed / "journal", region="us-east-1", endpoint_url=sim.endpoint_url
+            ).requests
+            == 0
+        )
         assert len(sim.requests) == requests
         (component,) = sim.components.values()
     assert component.status["PrimaryStatus"] == "Completed"
@@ -104,7 +142,10 @@ def test_digits_survives_a_kill_and_arrives_whole(tmp_path, offline, monkeypatch
     assert sorted((p.name, p.step, p.value) for p in component.metrics) == sorted(after)
     files = ("confusion-matrix.csv", "classification-report.json", "model.joblib")
     assert set(component.output_artifacts) == set(files)
-    stored = {f"s3://{bucket}/{key}": hashlib.sha256(held.body).digest() for (bucket, key), held in sim.objects.items()}
+    stored = {
+        f"s3://{bucket}/{key}": hashlib.sha256(held.body).digest()
+        for (bucket, key), held in sim.objects.items()
+    }
     for name in files:
         uri = component.output_artifacts[name]["Value"]
         assert stored[uri] == hashlib.sha256((killed / "output" / name).read_bytes()).digest()

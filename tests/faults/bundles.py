@@ -13,7 +13,9 @@ from journaltrack.transfer.bundle.layout import END, Layout, Manifest
 
 def journal_of(folder, contents, metrics=5):
     """A journal with these artifacts and some metrics, all pending."""
-    with Tracker.create(trial_component_name="run", journal=folder / "journal", sync="off") as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=folder / "journal", sync="off"
+    ) as tracker:
         for number, content in enumerate(contents):
             (folder / "file").write_bytes(content)
             tracker.log_artifact(folder / "file", name=f"a{number}")
@@ -28,10 +30,23 @@ def digest(data):
 
 
 def crafted(path, database, contents=(), **changes):
-    """A bundle in which everything fits together, whatever its manifest says and its members hold."""
+    """A bundle in which everything fits together, whatever its manifest says and its members
+    hold.
+    """
     listed = {digest(blob): len(blob) for blob in sorted(contents, key=digest)}
-    values = {"journal_id": "j", "created_at_ns": 10**18, "package_version": "0.1.0", "host": "h", "last_seq": 1, "content": "undelivered"}
-    values |= {"database_bytes": len(database), "database_sha256": digest(database), "blobs": listed}
+    values = {
+        "journal_id": "j",
+        "created_at_ns": 10**18,
+        "package_version": "0.1.0",
+        "host": "h",
+        "last_seq": 1,
+        "content": "undelivered",
+    }
+    values |= {
+        "database_bytes": len(database),
+        "database_sha256": digest(database),
+        "blobs": listed,
+    }
     layout = Layout(Manifest(**values | changes))
     bodies = [layout.manifest_bytes, database, *sorted(contents, key=digest), layout.sums_bytes]
     members = zip(layout.members(), bodies, strict=True)

@@ -31,12 +31,16 @@ def credentials(monkeypatch):
 
 @pytest.fixture
 def patient(tmp_path_factory, monkeypatch):
-    """Every process waits an hour for an answer: what ends before that did not wait for it, however slow the machine.
+    """Every process waits an hour for an answer: what ends before that did not wait for it, however
+    slow the machine.
 
     Python imports ``sitecustomize`` when it starts, from the first folder of the path that has one.
     """
     folder = tmp_path_factory.mktemp("patient")
-    code = "from journaltrack.remotes.aws import clients as aws_clients\naws_clients.READ_TIMEOUT_S = 3_600.0\n"
+    code = (
+        "from journaltrack.remotes.aws import clients as aws_clients\naws_clients.READ_TIMEOUT_S "
+        "= 3_600.0\n"
+    )
     (folder / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(clients, "READ_TIMEOUT_S", 3_600.0)
@@ -53,27 +57,75 @@ def closed_port():
 
 @pytest.fixture
 def journal(tmp_path):
-    """The folder of a journal with parameters, artifacts and 95 metrics of one component, all pending."""
-    return tracked(tmp_path, parameters={"lr": 0.1, "optimizer": "sgd"}, steps=95, artifact=b"weights")
+    """The folder of a journal with parameters, artifacts and 95 metrics of one component, all
+    pending.
+    """
+    return tracked(
+        tmp_path, parameters={"lr": 0.1, "optimizer": "sgd"}, steps=95, artifact=b"weights"
+    )
 
 
 def sync_process(journal, endpoint_url, *arguments, **kwargs):
     """Start `journaltrack sync` in a process of its own."""
-    command = [sys.executable, "-m", "journaltrack", "sync", str(journal), "--endpoint-url", endpoint_url, *arguments]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT | kwargs.pop("env", {})
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
+    command = [
+        sys.executable,
+        "-m",
+        "journaltrack",
+        "sync",
+        str(journal),
+        "--endpoint-url",
+        endpoint_url,
+        *arguments,
+    ]
+    environment = (
+        {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+        | ENVIRONMENT
+        | kwargs.pop("env", {})
+    )
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **kwargs,
+    )
 
 
 class Watching:
     """`journaltrack watch` in a process of its own, whose log lines can be waited for."""
 
-    def __init__(self, folder, endpoint_url, *arguments, env=None, launcher=None, prefix=(), **kwargs):
+    def __init__(
+        self, folder, endpoint_url, *arguments, env=None, launcher=None, prefix=(), **kwargs
+    ):
         start = ["-c", launcher] if launcher else ["-m", "journaltrack"]
         quick = ["--debounce", "0.05", "--poll", "0.2", "--settle", "0.3"]
         folders = [] if folder is None else [str(folder)]
-        command = [*prefix, sys.executable, *start, "watch", *folders, "--endpoint-url", endpoint_url, *quick, *arguments]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT | QUICK | (env or {})
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
+        command = [
+            *prefix,
+            sys.executable,
+            *start,
+            "watch",
+            *folders,
+            "--endpoint-url",
+            endpoint_url,
+            *quick,
+            *arguments,
+        ]
+        environment = (
+            {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+            | ENVIRONMENT
+            | QUICK
+            | (env or {})
+        )
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            **kwargs,
+        )
         self.lines = []
         self._changed = threading.Condition()
         self._ended = False  # whether its stderr did
@@ -90,10 +142,19 @@ class Watching:
             self._changed.notify_all()
 
     def wait_for(self, *words, after=0, timeout_s=300):
-        """Wait for a line with all these words, from the line with number `after` on; returns the number of the next one."""
+        """Wait for a line with all these words, from the line with number `after` on; returns
+        the number of the next one.
+        """
 
         def found():
-            return next((n for n, line in enumerate(self.lines) if n >= after and all(word in line for word in words)), None)
+            return next(
+                (
+                    n
+                    for n, line in enumerate(self.lines)
+                    if n >= after and all(word in line for word in words)
+                ),
+                None,
+            )
 
         with self._changed:
             self._changed.wait_for(lambda: found() is not None or self._ended, timeout_s)
@@ -124,7 +185,9 @@ QUICK = {
 
 @pytest.fixture
 def watch():
-    """Starts watchers; those that still run at the end are killed, and their log is shown when the test failed."""
+    """Starts watchers; those that still run at the end are killed, and their log is shown when
+    the test failed.
+    """
     started = []
 
     def start(*arguments, **kwargs):

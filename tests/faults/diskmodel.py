@@ -1,8 +1,9 @@
 """What a disk may hold after a loss of power, given what a program did (``disktrace``).
 
-Certain is only what was synced: bytes by an fsync of their file, names by an fsync of their folder. Of everything else any
-part may be there: each write in pieces of a sector, each change of a name by itself. That is more than real file systems
-lose (they keep some order), and nothing that POSIX forbids.
+Certain is only what was synced: bytes by an fsync of their file, names by an fsync of their folder.
+Of everything else any part may be there: each write in pieces of a sector, each change of a name by
+itself. That is more than real file systems lose (they keep some order), and nothing that POSIX
+forbids.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class File:
                     if chance.random() < 0.5:
                         _apply(content, start, part)
                     elif chance.random() < 0.3 and len(content) < start + len(part):
-                        content.extend(bytes(start + len(part) - len(content)))  # the size arrived, the bytes did not
+                        # the size arrived, the bytes did not
+                        content.extend(bytes(start + len(part) - len(content)))
         return bytes(content)
 
 

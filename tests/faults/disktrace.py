@@ -1,14 +1,17 @@
 """Everything that a program does to the files below a folder, recorded from the kernel's side.
 
-A seccomp filter sends the system calls that change files to the recording process, which looks at them while the program
-waits, and lets them go on (seccomp_unotify(2)). No strace, no compiler, no root. What a call writes is read from the
-program's memory. Calls that would move bytes without our seeing them (reflink, copy_file_range, sendfile) are answered
-with an error, so that the program falls back to writing.
+A seccomp filter sends the system calls that change files to the recording process, which looks at
+them while the program waits, and lets them go on (seccomp_unotify(2)). No strace, no compiler, no
+root. What a call writes is read from the program's memory. Calls that would move bytes without our
+seeing them (reflink, copy_file_range, sendfile) are answered with an error, so that the program
+falls back to writing.
 
-    events = record([sys.executable, "program.py"], folder=tmp_path / "disk", acknowledgements=tmp_path / "acks")
+    events = record([sys.executable, "program.py"], folder=tmp_path / "disk",
+    acknowledgements=tmp_path / "acks")
 
-The program may ask for errors, by writing a line to the acknowledgements: ``fault ENOSPC write,truncate *-wal``, ``fault none``.
-With a number behind it (``fault EIO write *-wal 20``) one such call in so many fails, by a seeded choice.
+The program may ask for errors, by writing a line to the acknowledgements: ``fault ENOSPC
+write,truncate *-wal``, ``fault none``. With a number behind it (``fault EIO write *-wal 20``) one
+such call in so many fails, by a seeded choice.
 """
 
 from __future__ import annotations
@@ -81,9 +84,11 @@ class Recording(NamedTuple):
 
 
 class Killing:
-    """Kills one program again and again, each time when it is about to make another change of a file.
+    """Kills one program again and again, each time when it is about to make another change of a
+    file.
 
-    Neither the clock nor the machine's speed decides when: a kill at the n-th change comes there on every machine.
+    Neither the clock nor the machine's speed decides when: a kill at the n-th change comes there on
+    every machine.
 
     Args:
         code: The program, as text.
@@ -114,35 +119,66 @@ class Killing:
 
     def _run(self, folder, arguments, at, number=signal.SIGKILL):
         none = self.program.with_suffix(".none")
-        return record([self.program, *arguments], folder=folder, acknowledgements=none, env=self.env, kill_at=at, number=number)
+        return record(
+            [self.program, *arguments],
+            folder=folder,
+            acknowledgements=none,
+            env=self.env,
+            kill_at=at,
+            number=number,
+        )
 
 
 def supported() -> str | None:
     """Why nothing can be recorded here, or None."""
     if not sys.platform.startswith("linux") or platform.machine() not in _MACHINES:
         return "recording file-system calls needs Linux on x86_64 or aarch64"
-    child = subprocess.run([sys.executable, __file__, "--probe"], capture_output=True, text=True, check=False)
-    return None if child.returncode == 0 else f"the kernel gives no seccomp listener here: {child.stderr.strip()[-200:]}"
+    child = subprocess.run(
+        [sys.executable, __file__, "--probe"], capture_output=True, text=True, check=False
+    )
+    return (
+        None
+        if child.returncode == 0
+        else f"the kernel gives no seccomp listener here: {child.stderr.strip()[-200:]}"
+    )
 
 
-def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_s=1_200, kill_at=None, number=signal.SIGKILL):
+def record(
+    command,
+    *,
+    folder,
+    acknowledgements,
+    env=None,
+    reads=False,
+    timeout_s=1_200,
+    kill_at=None,
+    number=signal.SIGKILL,
+):
     """Run a Python program under the recorder.
 
     Args:
         command: Arguments for the interpreter: a file and its arguments.
         folder: What happens below it is recorded.
-        acknowledgements: A file outside; each write to it is an ``ack`` event with what was written.
+        acknowledgements: A file outside; each write to it is an ``ack`` event with what was
+            written.
         env: Of the program.
         reads: Whether reads can fail, too; slow.
         timeout_s: Bound on its time.
-        kill_at: Send the program a signal when it is about to make its so many'th change below the folder; SIGKILL comes before it is made.
+        kill_at: Send the program a signal when it is about to make its so many'th change below the
+            folder; SIGKILL comes before it is made.
         number: The signal.
 
     Returns:
         The events in order, the program's exit code, and how many calls were made to fail.
     """
     ours, theirs = socket.socketpair()
-    command = [sys.executable, __file__, str(theirs.fileno()), "reads" if reads else "-", *map(str, command)]
+    command = [
+        sys.executable,
+        __file__,
+        str(theirs.fileno()),
+        "reads" if reads else "-",
+        *map(str, command),
+    ]
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env) as program:
         theirs.close()
         ours.settimeout(timeout_s)
@@ -150,8 +186,12 @@ def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_
         listener = descriptors[0]
         ours.close()
         try:
-            recorder = _Recorder(listener, os.path.realpath(folder), os.path.realpath(acknowledgements))
-            events = recorder.run(timeout_s, lambda: len(recorder.events) == kill_at and program.send_signal(number))
+            recorder = _Recorder(
+                listener, os.path.realpath(folder), os.path.realpath(acknowledgements)
+            )
+            events = recorder.run(
+                timeout_s, lambda: len(recorder.events) == kill_at and program.send_signal(number)
+            )
         finally:
             os.close(listener)
         code = program.wait(timeout_s)
@@ -196,7 +236,16 @@ class _Recorder:
             return errno.ENOSYS
         if name == "ioctl":
             return errno.EOPNOTSUPP if a[1] & 0xFFFFFFFF == _FICLONE else 0
-        if name in {"write", "pwrite", "writev", "ftruncate", "fsync", "fdatasync", "pread", "read"}:
+        if name in {
+            "write",
+            "pwrite",
+            "writev",
+            "ftruncate",
+            "fsync",
+            "fdatasync",
+            "pread",
+            "read",
+        }:
             return self.seen_descriptor(pid, name, a)
         return self.seen_path(pid, name, a)
 
@@ -241,14 +290,18 @@ class _Recorder:
             with open(f"/proc/{pid}/fdinfo/{descriptor}") as info:
                 fields = dict(line.split(":", 1) for line in info)
             append = int(fields["flags"], 8) & os.O_APPEND
-            self.events.append(Event("write", path, os.path.getsize(path) if append else int(fields["pos"]), data))
+            self.events.append(
+                Event("write", path, os.path.getsize(path) if append else int(fields["pos"]), data)
+            )
         return 0
 
     def seen_path(self, pid, name, a):
         at = name.endswith(("at", "at2"))
         first = self.path(pid, a[0] if at else _AT_FDCWD, a[1] if at else a[0])
         if name in {"open", "openat", "creat"}:
-            return self.seen_open(first, os.O_CREAT | os.O_TRUNC if name == "creat" else a[2 if at else 1])
+            return self.seen_open(
+                first, os.O_CREAT | os.O_TRUNC if name == "creat" else a[2 if at else 1]
+            )
         failure = self.fails("name", first)
         if failure:
             return failure
@@ -256,9 +309,12 @@ class _Recorder:
             self.events.append(Event("truncate", first, a[1]))
         elif name in {"mkdir", "mkdirat"} and self.below(first) and not os.path.lexists(first):
             self.events.append(Event("mkdir", first))
-        elif name in {"unlink", "unlinkat", "rmdir"} and self.below(first) and os.path.lexists(first):
+        elif (
+            name in {"unlink", "unlinkat", "rmdir"} and self.below(first) and os.path.lexists(first)
+        ):
             is_folder = name == "rmdir" or (at and a[2] & 0x200)
-            if not (is_folder and os.listdir(first)):  # the kernel refuses to remove a folder that is not empty
+            # the kernel refuses to remove a folder that is not empty
+            if not (is_folder and os.listdir(first)):
                 self.events.append(Event("rmdir" if is_folder else "unlink", first))
         elif name in {"rename", "renameat", "renameat2", "link", "linkat"}:
             second = self.path(pid, a[2] if at else _AT_FDCWD, a[3] if at else a[1])
@@ -304,7 +360,9 @@ def memory(pid, address, size):
 def vectors(pid, address, count):
     """What an array of iovec names."""
     pairs = struct.unpack(f"={2 * count}Q", memory(pid, address, 16 * count))
-    return b"".join(memory(pid, start, size) for start, size in zip(pairs[::2], pairs[1::2], strict=True))
+    return b"".join(
+        memory(pid, start, size) for start, size in zip(pairs[::2], pairs[1::2], strict=True)
+    )
 
 
 def string(pid, address):
@@ -315,7 +373,8 @@ def string(pid, address):
     return content.split(b"\0", 1)[0]
 
 
-# -- in the recorded process -------------------------------------------------------------------------------------
+# -- in the recorded process
+# -------------------------------------------------------------------------------------
 
 
 def listen(*, reads=False):
@@ -336,7 +395,10 @@ def listen(*, reads=False):
     if libc.prctl(38, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
     listener = libc.syscall(
-        ctypes.c_long(seccomp), ctypes.c_ulong(1), ctypes.c_ulong(8), ctypes.byref(Program(len(program), ctypes.addressof(buffer)))
+        ctypes.c_long(seccomp),
+        ctypes.c_ulong(1),
+        ctypes.c_ulong(8),
+        ctypes.byref(Program(len(program), ctypes.addressof(buffer))),
     )
     if listener < 0:
         raise OSError(ctypes.get_errno(), "seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER)")

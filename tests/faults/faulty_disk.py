@@ -1,7 +1,9 @@
-"""Real faults of a disk, in a forked child: file systems of its own, system calls that fail, and a plain reader that counts.
+"""Real faults of a disk, in a forked child: file systems of its own, system calls that fail, and a
+plain reader that counts.
 
-``in_child`` runs a scenario in a process of its own; what it mounts is seen by it alone. ``failing`` runs calls on a thread
-whose system calls the kernel lets fail (seccomp), while the other threads' disk is well: a fault that begins and ends.
+``in_child`` runs a scenario in a process of its own; what it mounts is seen by it alone.
+``failing`` runs calls on a thread whose system calls the kernel lets fail (seccomp), while the
+other threads' disk is well: a fault that begins and ends.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class UnableError(Exception):
     """The machine does not permit this fault."""
 
 
-# -- a process of its own -----------------------------------------------------------------------------------------------
+# -- a process of its own
+# -----------------------------------------------------------------------------------------------
 
 
 def in_child(scenario, *args):
@@ -86,7 +89,8 @@ def warned():
     texts += [str(w.message) for w in found if issubclass(w.category, RuntimeWarning)]
 
 
-# -- file systems ---------------------------------------------------------------------------------------------------------
+# -- file systems
+# ------------------------------------------------------------------------------------------------
 
 
 def _checked(result, what):
@@ -98,18 +102,26 @@ def _checked(result, what):
 def own_mounts():
     """From now on this process sees mounts of its own."""
     uid, gid = os.getuid(), os.getgid()
-    _checked(_libc.unshare(NEWNS if uid == 0 else NEWNS | NEWUSER), "no mount namespace is permitted here")
+    _checked(
+        _libc.unshare(NEWNS if uid == 0 else NEWNS | NEWUSER),
+        "no mount namespace is permitted here",
+    )
     if uid != 0:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
         Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    _checked(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mounts can't be made private")
+    _checked(
+        _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mounts can't be made private"
+    )
 
 
 def mount(source, target, kind=None, flags=0, data=None):
     """Mount a file system, or change a mount, as the system call of that name does."""
     arguments = [os.fsencode(v) if v is not None else None for v in (source, target, kind)]
-    _checked(_libc.mount(*arguments, flags, os.fsencode(data) if data else None), f"{target} can't be mounted")
+    _checked(
+        _libc.mount(*arguments, flags, os.fsencode(data) if data else None),
+        f"{target} can't be mounted",
+    )
 
 
 def small_disk(folder, kilobytes=1024):
@@ -121,7 +133,9 @@ def small_disk(folder, kilobytes=1024):
 
 
 def remount(folder, *, writable):
-    """Make a mount that is a bind mount of itself read-only, also while files are open for writing, or writable again."""
+    """Make a mount that is a bind mount of itself read-only, also while files are open for
+    writing, or writable again.
+    """
     mount(None, folder, None, MS_REMOUNT | MS_BIND | (0 if writable else MS_RDONLY))
 
 
@@ -144,7 +158,8 @@ class Ballast:
         self.path.unlink()
 
 
-# -- system calls that fail -------------------------------------------------------------------------------------------------
+# -- system calls that fail
+# -------------------------------------------------------------------------------------------------
 
 CALLS = {
     "x86_64": {
@@ -175,7 +190,9 @@ WRITES, SYNCS, READS = ("pwrite", "ftruncate"), ("fsync", "fdatasync"), ("pread"
 
 
 def failing(work, calls, number=errno.EIO):
-    """Run ``work`` on a thread of which every such system call fails; returns its result, raises what it raises."""
+    """Run ``work`` on a thread of which every such system call fails; returns its result, raises
+    what it raises.
+    """
     if CALLS is None:
         raise UnableError(f"system calls of {platform.machine()} are not known to this test")
     results = []
@@ -200,7 +217,8 @@ def _let_fail(numbers, number):
     """seccomp(2): this thread's calls of these numbers fail from now on."""
     code = [struct.pack("HBBI", 0x20, 0, 0, 0)]  # load the call's number
     for at, n in enumerate(numbers):
-        code.append(struct.pack("HBBI", 0x15, len(numbers) - at, 0, n))  # equal: to the last instruction
+        # equal: to the last instruction
+        code.append(struct.pack("HBBI", 0x15, len(numbers) - at, 0, n))
     code.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))  # allow
     code.append(struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | number))  # fail with this errno
     _filter(code)
@@ -210,19 +228,29 @@ def _filter(code):
     program = ctypes.create_string_buffer(b"".join(code))
     header = struct.pack("HL", len(code), ctypes.addressof(program))
     _checked(_libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
-    _checked(_libc.prctl(22, 2, ctypes.create_string_buffer(header), 0, 0), "no seccomp filter is permitted here")
+    _checked(
+        _libc.prctl(22, 2, ctypes.create_string_buffer(header), 0, 0),
+        "no seccomp filter is permitted here",
+    )
 
 
 _MMAP, _FCNTL = {"x86_64": (9, 72), "aarch64": (222, 25)}.get(platform.machine(), (0, 0))
 # Of a call the argument that tells, the bits of it that count, and their values that are refused.
-LACKING = {"shared memory": (_MMAP, 3, 0xF, (1,)), "locks": (_FCNTL, 1, 0xFFFF, (5, 6, 7, 36, 37, 38))}
+LACKING = {
+    "shared memory": (_MMAP, 3, 0xF, (1,)),
+    "locks": (_FCNTL, 1, 0xFFFF, (5, 6, 7, 36, 37, 38)),
+}
 
 
 def without(what, work, number):
-    """Run ``work`` on a thread for which no file can be shared as memory, or locked; returns its result."""
+    """Run ``work`` on a thread for which no file can be shared as memory, or locked; returns its
+    result.
+    """
     if not _MMAP:
         raise UnableError(f"system calls of {platform.machine()} are not known to this test")
-    with concurrent.futures.ThreadPoolExecutor(1, initializer=_refuse, initargs=(*LACKING[what], number)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(
+        1, initializer=_refuse, initargs=(*LACKING[what], number)
+    ) as pool:
         return pool.submit(work).result()
 
 
@@ -240,21 +268,28 @@ def _refuse(call, argument, mask, values, number):
     _filter(code)
 
 
-# -- training, and what is left of it -------------------------------------------------------------------------------------------
+# -- training, and what is left of it
+# -------------------------------------------------------------------------------------------
 
 
 class Training:
-    """A tracker whose acknowledged metrics are counted: values 0, 1, 2, ...; what a call raises goes up."""
+    """A tracker whose acknowledged metrics are counted: values 0, 1, 2, ...; what a call raises
+    goes up.
+    """
 
     def __init__(self, folder, **options):
         self.folder = folder
-        self.tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off", **options)
+        self.tracker = Tracker.create(
+            trial_component_name="run", journal=folder, sync="off", **options
+        )
         self.acknowledged = 0
 
     def log(self, count=1):
         """So many points more."""
         for _ in range(count):
-            self.tracker.log_metric("loss", float(self.acknowledged), iteration_number=self.acknowledged)
+            self.tracker.log_metric(
+                "loss", float(self.acknowledged), iteration_number=self.acknowledged
+            )
             self.acknowledged += 1
 
     def journal(self):
@@ -263,10 +298,14 @@ class Training:
 
 
 def written(folder):
-    """The points in a journal in their order, by a plain reader that knows nothing of the package."""
+    """The points in a journal in their order, by a plain reader that knows nothing of the
+    package.
+    """
     uri = f"file:{folder / 'journal.db'}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, timeout=FOREVER_S, uri=True)) as connection:
-        rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
+        rows = connection.execute(
+            "SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq"
+        ).fetchall()
     return [int(value) for (value,) in rows]
 
 

@@ -1,7 +1,8 @@
 """Makes journals that no journaltrack would write, and runs every command on them.
 
-A cell of any SQLite table can hold a value of any type, whatever the table declares, if the file is made by hand. ``by_hand``
-gives a connection to a journal that has neither types nor triggers, and puts both back afterwards.
+A cell of any SQLite table can hold a value of any type, whatever the table declares, if the file is
+made by hand. ``by_hand`` gives a connection to a journal that has neither types nor triggers, and
+puts both back afterwards.
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ VALUES = (
     b"\xff\xfe\x00",
     "9" * 5_000,
     DEEP,
-    '{"sha256": 7, "size": -1, "text": [], "value": {}, "start_ns": 1e400, "end_ns": 99999999999999999999999999, "tags": [1]}',
-    '{"text": NaN, "primary": "\\u001b[31m", "start_ns": -5, "exact": 3, "display_name": {"a": 1}, "owner": 3}',
+    (
+        '{"sha256": 7, "size": -1, "text": [], "value": {}, "start_ns": 1e400, "end_ns": '
+        '99999999999999999999999999, "tags": [1]}'
+    ),
+    (
+        '{"text": NaN, "primary": "\\u001b[31m", "start_ns": -5, "exact": 3, "display_name": {"a": '
+        '1}, "owner": 3}'
+    ),
     "1-9223372036854775807",
     "3-1,x,-7",
     "",
@@ -60,20 +67,34 @@ class Doubtful(MemoryRemote):
     def put_metrics(self, component, points):
         self.requests += 1
         if self.requests == 2:
-            raise RemoteError("no answer", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True)
+            raise RemoteError(
+                "no answer", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True
+            )
         return super().put_metrics(component, points)
 
     def update(self, component, fields):
         if "bad" in fields.parameters:
-            raise RemoteError("not this one", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="r-9")
+            raise RemoteError(
+                "not this one",
+                kind=ErrorKind.PERMANENT,
+                code="ValidationException",
+                request_id="r-9",
+            )
         return super().update(component, fields)
 
 
 def base(folder):
-    """A journal with every kind of entry and every state: delivered, in doubt, quarantined, in flight, pending."""
+    """A journal with every kind of entry and every state: delivered, in doubt, quarantined, in
+    flight, pending.
+    """
     (folder / "model.bin").write_bytes(b"weights")
     with Tracker.create(
-        trial_component_name="run", journal=folder / "journal", sync="off", experiment_name="e", trial_name="t", tags={"k": "v"}
+        trial_component_name="run",
+        journal=folder / "journal",
+        sync="off",
+        experiment_name="e",
+        trial_name="t",
+        tags={"k": "v"},
     ) as tracker:
         tracker.log_parameters({"lr": 0.1, "optimizer": "sgd", "bad": 1})
         tracker.log_input("data", "s3://bucket/data")
@@ -84,7 +105,9 @@ def base(folder):
     Reconciler(journal, Doubtful()).run()
     journal.close()
     (folder / "other.bin").write_bytes(b"more")
-    with Tracker.create(trial_component_name="next", journal=folder / "journal", sync="off") as tracker:
+    with Tracker.create(
+        trial_component_name="next", journal=folder / "journal", sync="off"
+    ) as tracker:
         tracker.log_parameters({"lr": 0.2, "text": "x", "many": float("nan")})
         tracker.log_output("result", "s3://bucket/result", media_type="text/plain")
         tracker.log_artifact(folder / "other.bin")
@@ -93,7 +116,9 @@ def base(folder):
     journal = Journal.open(folder / "journal")
     held = acquire(journal.database)
     last = journal.last_seq()
-    Settlement(journal.database, held).begin([Intent("metrics", 2, [last - 4, last - 3]), Intent("update", 2, [last - 8])])
+    Settlement(journal.database, held).begin(
+        [Intent("metrics", 2, [last - 4, last - 3]), Intent("update", 2, [last - 8])]
+    )
     held.release()
     journal.close()
     return folder / "journal"
@@ -111,24 +136,41 @@ def by_hand(journal):
     file = journal / "journal.db"
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("PRAGMA journal_mode = DELETE")
-        schema = connection.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-        columns = {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for kind, name, *_ in schema if kind == "table"}
+        schema = connection.execute(
+            "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE sql IS NOT NULL"
+        ).fetchall()
+        columns = {
+            name: connection.execute(f"PRAGMA table_info({name})").fetchall()
+            for kind, name, *_ in schema
+            if kind == "table"
+        }
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("DELETE FROM sqlite_master WHERE type = 'trigger'")
         for name, of_table in columns.items():
             keys = [row for row in of_table if row[5]]
             alone = len(keys) == 1 and keys[0][2] == "INTEGER"
-            parts = [f'"{row[1]}"' + (" INTEGER PRIMARY KEY" if alone and row[5] else "") for row in of_table]
-            indexed = {"component": ["name"], "writer": ["uuid"]}.get(name, [] if alone else [f'"{row[1]}"' for row in keys])
+            parts = [
+                f'"{row[1]}"' + (" INTEGER PRIMARY KEY" if alone and row[5] else "")
+                for row in of_table
+            ]
+            indexed = {"component": ["name"], "writer": ["uuid"]}.get(
+                name, [] if alone else [f'"{row[1]}"' for row in keys]
+            )
             parts += [f"UNIQUE ({', '.join(indexed)})"] if indexed else []
-            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (f"CREATE TABLE {name} ({', '.join(parts)})", name))
+            connection.execute(
+                "UPDATE sqlite_master SET sql = ? WHERE name = ?",
+                (f"CREATE TABLE {name} ({', '.join(parts)})", name),
+            )
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         yield connection
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")
         for kind, name, table, rootpage, sql in schema:
             if kind == "trigger":
-                connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", (kind, name, table, rootpage, sql))
+                connection.execute(
+                    "INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)",
+                    (kind, name, table, rootpage, sql),
+                )
             else:
                 connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, name))
 
@@ -136,19 +178,37 @@ def by_hand(journal):
 def cells(journal):
     """Every (table, column) of a journal."""
     with contextlib.closing(sqlite3.connect(journal / "journal.db")) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
-        return [(table, row[1]) for table in tables for row in connection.execute(f"PRAGMA table_info({table})")]
+        tables = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+            )
+        ]
+        return [
+            (table, row[1])
+            for table in tables
+            for row in connection.execute(f"PRAGMA table_info({table})")
+        ]
 
 
 def run(*arguments):
-    """Run a command in this process: exit code, stdout and stderr. Anything that is garbled or a traceback fails."""
+    """Run a command in this process: exit code, stdout and stderr. Anything that is garbled or a
+    traceback fails.
+    """
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exception is None or isinstance(done.exception, SystemExit), (arguments, done.exception)
+    assert done.exception is None or isinstance(done.exception, SystemExit), (
+        arguments,
+        done.exception,
+    )
     assert done.exit_code != exit_codes.ExitCode.UNEXPECTED, (arguments, done.output)
     printed = done.output
     assert "Traceback" not in printed, printed
     # Categories C* are controls, formats (bidirectional marks), surrogates.
-    raw = {char for char in printed if char != "\n" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
+    raw = {
+        char
+        for char in printed
+        if char != "\n" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    }
     assert not raw, (arguments, raw)
     if "--json" in arguments:
         in_lines = {"entries", "timeline", "history"}.intersection(map(str, arguments))
@@ -159,7 +219,9 @@ def run(*arguments):
 
 
 def every_command(journal, endpoint_url, component="run", *, as_json):
-    """All that the command line does with a journal, the reading first; returns all that it printed."""
+    """All that the command line does with a journal, the reading first; returns all that it
+    printed.
+    """
     tail = ["--json"] if as_json else []
     aws = ["--endpoint-url", endpoint_url, "--region", "us-east-1"]
     commands = [
@@ -176,13 +238,30 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
         ("show", component, "-j", journal),
         ("sync", journal, "--dry-run"),
         ("retry", journal, "--dry-run", "--in-doubt"),
-        ("prune", journal, "--unasked", "--delivered-before", "0s", "--blobs-delivered-before", "0s", "--dry-run"),
+        (
+            "prune",
+            journal,
+            "--unasked",
+            "--delivered-before",
+            "0s",
+            "--blobs-delivered-before",
+            "0s",
+            "--dry-run",
+        ),
         ("resolve", journal, "--set-aside", "--component", "next"),
         ("sync", journal, *aws, "--deadline", "10"),
         ("check", "--remote", journal, *aws, "--deep", "--rate", "1000"),
         ("check", "--remote", journal, *aws, "--repair", "--rate", "1000"),
         ("retry", journal, "--in-doubt"),
-        ("prune", journal, "--unasked", "--delivered-before", "0s", "--blobs-delivered-before", "0s"),
+        (
+            "prune",
+            journal,
+            "--unasked",
+            "--delivered-before",
+            "0s",
+            "--blobs-delivered-before",
+            "0s",
+        ),
         ("audit", journal),
     ]
     return "".join("".join(run(*command, *tail)[1:]) for command in commands)

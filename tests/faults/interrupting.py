@@ -30,7 +30,8 @@ class Training:
 
     Args:
         journal: Of the run.
-        body: What it does in the block before it says that it is ready; `pause` waits for a line, `say` prints one.
+        body: What it does in the block before it says that it is ready; `pause` waits for a line,
+            `say` prints one.
         component: The run.
         program: Instead of the usual one.
     """
@@ -39,7 +40,12 @@ class Training:
         indented = body.strip("\n").replace("\n", "\n    ")
         command = [sys.executable, "-c", program.replace("BODY", indented), str(journal), component]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self.pid = self.process.pid
 

@@ -2,11 +2,13 @@
 
 The campaigns are in ``killing_training`` and ``killing_syncs``.
 
-`python -m tests.faults.killing FD PURPOSE` is a *zygote*: it has imported everything and opened nothing, and forks a child for
-every order, so that a round costs milliseconds. A child leads a process group of its own; who gave the order kills it.
+`python -m tests.faults.killing FD PURPOSE` is a *zygote*: it has imported everything and opened
+nothing, and forks a child for every order, so that a round costs milliseconds. A child leads a
+process group of its own; who gave the order kills it.
 
-What a writer's n-th call logs follows from the writer's tag and n alone (``script``); a call that returned is
-acknowledged through a pipe. The reader, plain sqlite3, then knows every value that has to be in the file.
+What a writer's n-th call logs follows from the writer's tag and n alone (``script``); a call that
+returned is acknowledged through a pipe. The reader, plain sqlite3, then knows every value that has
+to be in the file.
 """
 
 from __future__ import annotations
@@ -38,10 +40,12 @@ from tests.faults.conftest import ENVIRONMENT
 WRITERS = {"processes": 8, "forks": 3, "threads": 4, "one": 1}
 LIFE_S = 1_200  # a child that nobody killed by then ends by itself
 WAIT_S = 600.0
-SET_CHILD_SUBREAPER = 36  # prctl(2): orphans of a group become the zygote's children, which knows then when all have ended
+# prctl(2): orphans of a group become the zygote's children, which knows then when all have ended
+SET_CHILD_SUBREAPER = 36
 
 
-# -- what a call logs -----------------------------------------------------------------------------------------------
+# -- what a call logs
+# -----------------------------------------------------------------------------------------------
 
 
 class Item(NamedTuple):
@@ -60,7 +64,9 @@ def content(tag, number):
 
 
 def script(tag, number):
-    """What the call does, and the entries that it makes. Tags of writers that have a tracker of their own hold one hyphen."""
+    """What the call does, and the entries that it makes. Tags of writers that have a tracker of
+    their own hold one hyphen.
+    """
     if number == 0:
         return "create", [Item("create", text=tag)]
     own = tag.count("-") == 1
@@ -76,12 +82,17 @@ def script(tag, number):
     if chance < 900:
         return "metrics", points
     if chance < 960:
-        return "parameters", [Item("parameter", f"p{i}", text=f"{tag}.{number}.{i}") for i in range(1 + more)]
+        return "parameters", [
+            Item("parameter", f"p{i}", text=f"{tag}.{number}.{i}") for i in range(1 + more)
+        ]
     if chance < 985:
         return "input", [Item("input", "data", text=f"{tag}.{number}")]
     if chance < 991:
         sha256 = hashlib.sha256(content(tag, number)).hexdigest()
-        return "artifact", [Item("upload", f"a{more}", text=sha256), Item("output", f"a{more}", text=sha256)]
+        return "artifact", [
+            Item("upload", f"a{more}", text=sha256),
+            Item("output", f"a{more}", text=sha256),
+        ]
     return ("reopen" if own and chance > 995 else "flush"), []
 
 
@@ -90,7 +101,11 @@ class Writer:
 
     def __init__(self, order, tag, acks, tracker=None) -> None:
         self.order, self.tag, self.acks, self.tracker = order, tag, acks, tracker
-        self.options = {"trial_component_name": order["component"], "journal": order["folder"], "sync": "off"}
+        self.options = {
+            "trial_component_name": order["component"],
+            "journal": order["folder"],
+            "sync": "off",
+        }
         if tracker is None:
             self.call(0)
 
@@ -108,7 +123,9 @@ class Writer:
         elif does == "metric":
             tracker.log_metric(items[0].name, items[0].value, iteration_number=number)
         elif does == "timed metric":
-            tracker.log_metric(items[0].name, items[0].value, timestamp=time.time(), iteration_number=number)
+            tracker.log_metric(
+                items[0].name, items[0].value, timestamp=time.time(), iteration_number=number
+            )
         elif does == "metrics":
             tracker.log_metrics({item.name: item.value for item in items}, iteration_number=number)
         elif does == "parameters":
@@ -128,7 +145,8 @@ class Writer:
         os.write(self.acks, f"{self.tag} {number}\n".encode())
 
 
-# -- in the zygote and its children ---------------------------------------------------------------------------------
+# -- in the zygote and its children
+# ---------------------------------------------------------------------------------
 
 
 def _guarded(work, acks) -> int:
@@ -137,7 +155,9 @@ def _guarded(work, acks) -> int:
     try:
         work()
     except BaseException:  # noqa: BLE001 - told, and the process ends
-        os.write(acks, ("! " + traceback.format_exc()[-3_000:].replace("\n", " | ") + "\n").encode())
+        os.write(
+            acks, ("! " + traceback.format_exc()[-3_000:].replace("\n", " | ") + "\n").encode()
+        )
         return 1
     return 0
 
@@ -168,12 +188,18 @@ def _train(order, acks) -> None:
 
 
 def _train_with_forks(order, acks, writer) -> None:
-    """As a DataLoader does: workers with the parent's tracker, anew in every epoch; the parent may close and load meanwhile."""
+    """As a DataLoader does: workers with the parent's tracker, anew in every epoch; the parent
+    may close and load meanwhile.
+    """
     for epoch in itertools.count():
         workers = []
         for n in range(WRITERS["forks"]):
             shared = Writer(order, f"{writer.tag}-e{epoch}f{n}", acks, writer.tracker)
-            workers.append(_forked(lambda shared=shared, n=n: (shared.run(20), n or shared.tracker.close()), acks))
+            workers.append(
+                _forked(
+                    lambda shared=shared, n=n: (shared.run(20), n or shared.tracker.close()), acks
+                )
+            )
         for number in range(20 * epoch + 1, 20 * epoch + 21):
             writer.call(number)
         for worker in workers:
@@ -187,7 +213,8 @@ def _sync(order, acks) -> None:
 
 def zygote(orders: socket.socket, purpose: str) -> None:
     """Carry out orders until nobody gives any."""
-    warnings.simplefilter("error", RuntimeWarning)  # "entries wait in memory" would be an acknowledgement that means less
+    # "entries wait in memory" would be an acknowledgement that means less
+    warnings.simplefilter("error", RuntimeWarning)
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
     if purpose == "sync":
         _import_the_rest()
@@ -199,12 +226,15 @@ def zygote(orders: socket.socket, purpose: str) -> None:
         if child == 0:
             os.setpgid(0, 0)
             orders.close()
-            code = _guarded(partial(_sync if "endpoint_url" in order else _train, order, acks), acks)
+            code = _guarded(
+                partial(_sync if "endpoint_url" in order else _train, order, acks), acks
+            )
             for thread in threading.enumerate():
                 if thread is not threading.current_thread() and not thread.daemon:
                     thread.join()
             os._exit(code)
-        with contextlib.suppress(ProcessLookupError):  # the shells' way: whoever is first, it leads a group from now on
+        # the shells' way: whoever is first, it leads a group from now on
+        with contextlib.suppress(ProcessLookupError):
             os.setpgid(child, child)
         os.close(acks)
         orders.send(str(child).encode())
@@ -217,7 +247,9 @@ def zygote(orders: socket.socket, purpose: str) -> None:
 
 
 def _import_the_rest() -> None:
-    """What a first call imports late, and botocore's models, which a process reads once: no connection is made."""
+    """What a first call imports late, and botocore's models, which a process reads once: no
+    connection is made.
+    """
     from journaltrack.remotes import retry
     from journaltrack.remotes.aws.clients import Clients
     from journaltrack.replay import reconciler
@@ -228,7 +260,8 @@ def _import_the_rest() -> None:
     assert all((clients.sagemaker, clients.metrics, clients.s3, clients.sts))
 
 
-# -- in the process that gives the orders -----------------------------------------------------------------------------
+# -- in the process that gives the orders
+# -----------------------------------------------------------------------------
 
 
 class Zygote:
@@ -237,9 +270,13 @@ class Zygote:
     def __init__(self, purpose) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(WAIT_S)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith("AWS_")
+        } | ENVIRONMENT
         command = [sys.executable, "-m", "tests.faults.killing", str(theirs.fileno()), purpose]
-        self.process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, pass_fds=[theirs.fileno()])
+        self.process = subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], env=environment, pass_fds=[theirs.fileno()]
+        )
         theirs.close()
 
     def __enter__(self):
@@ -263,7 +300,9 @@ class Child:
         self.pid = int(self._socket.recv(64))
 
     def listen(self, timeout_s, *, until=lambda told: False, also=()) -> None:
-        """Take in what is told until the time is over, the condition holds, all have ended, or ``also`` has something to read."""
+        """Take in what is told until the time is over, the condition holds, all have ended, or
+        ``also`` has something to read.
+        """
         end = time.monotonic() + timeout_s
         while not self.ended and not until(self.told):
             ready, _, _ = select.select([self._read, *also], [], [], max(0, end - time.monotonic()))

@@ -1,6 +1,8 @@
-"""SIGKILL at random moments to processes that sync, while training goes on; counted in the journal and in AWS's stand-in.
+"""SIGKILL at random moments to processes that sync, while training goes on; counted in the journal
+and in AWS's stand-in.
 
-The journal is read with plain sqlite3 and AWS as the simulator holds it: neither asks journaltrack what it believes.
+The journal is read with plain sqlite3 and AWS as the simulator holds it: neither asks journaltrack
+what it believes.
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ from journaltrack.reports.proof.check import verify_chains
 from tests.faults.killing import WAIT_S, Child, Zygote
 from tests.simulator import simulator
 
-REQUESTS_MAX = (8, 12)  # a kill follows the arrival of one of so many first requests of a pass, or its start
+# a kill follows the arrival of one of so many first requests of a pass, or its start
+REQUESTS_MAX = (8, 12)
 COMPONENTS = ("run-a", "run-b")
 
 
 @dataclass(slots=True)
 class Syncing:
-    """What a campaign against syncing processes counted; the entries at its end, after one sync in peace."""
+    """What a campaign against syncing processes counted; the entries at its end, after one sync
+    in peace.
+    """
 
     seed: int | str
     kills: int = 0
@@ -44,7 +49,8 @@ class Syncing:
     duplicated: int = 0  # points that AWS has more than once
     unexplained: int = 0  # points that AWS has, and that are pending or quarantined
     artifacts: int = 0
-    killed_in: Counter[str] = field(default_factory=Counter)  # passes that had such a request in flight
+    # passes that had such a request in flight
+    killed_in: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     duration_s: float = 0.0
 
@@ -55,7 +61,9 @@ class Training:
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.folder, self.chance = folder, chance
         self.options = {"journal": folder / "journal", "sync": "off"}
-        self.trackers = {name: Tracker.create(trial_component_name=name, **self.options) for name in COMPONENTS}
+        self.trackers = {
+            name: Tracker.create(trial_component_name=name, **self.options) for name in COMPONENTS
+        }
         self.points: list[tuple[str, str, float]] = []
         self.parameters: dict[str, dict] = {name: {} for name in COMPONENTS}
         self.artifacts: dict[str, dict[str, bytes]] = {name: {} for name in COMPONENTS}
@@ -75,9 +83,14 @@ class Training:
                 tracker.log_metrics(points)
                 self.points += [(name, key, value) for key, value in points.items()]
             elif does < 0.95:
-                key, value = f"p{self.number % 9}", self.chance.choice([float(self.number), f"text {self.number}"])
+                key, value = (
+                    f"p{self.number % 9}",
+                    self.chance.choice([float(self.number), f"text {self.number}"]),
+                )
                 tracker.log_parameter(key, value)
-                self.parameters[name][key] = {"NumberValue": value} if isinstance(value, float) else {"StringValue": value}
+                self.parameters[name][key] = (
+                    {"NumberValue": value} if isinstance(value, float) else {"StringValue": value}
+                )
                 self.others += 1
             elif does < 0.98:
                 file = self.folder / f"a{self.number % 5}"
@@ -118,7 +131,9 @@ def kill_syncs(folder: Path, kills: int, seed: int | str) -> Syncing:
             _drain(arrived)
             _check_points(sim, training, summary)
             if code:
-                unfinished = _read(folder, "SELECT DISTINCT action FROM receipt WHERE finished_at_ns IS NULL")
+                unfinished = _read(
+                    folder, "SELECT DISTINCT action FROM receipt WHERE finished_at_ns IS NULL"
+                )
                 summary.killed_in.update([action for (action,) in unfinished] or ["nothing"])
         training.go_on(10)
         training.close()
@@ -131,7 +146,9 @@ def kill_syncs(folder: Path, kills: int, seed: int | str) -> Syncing:
 
 
 def _await_moment(child, arrived, chance, training) -> None:
-    """Some time after the pass began, or after its n-th request arrived; training goes on meanwhile."""
+    """Some time after the pass began, or after its n-th request arrived; training goes on
+    meanwhile.
+    """
     n = chance.randint(0, chance.choice(REQUESTS_MAX))
     count = 0
     while count < n and not child.ended:
@@ -150,7 +167,10 @@ def _drain(arrived) -> int:
 def _let_settle(sim) -> None:
     """Until what the killed process had sent has been applied, as far as it ever will be."""
     url = urlsplit(sim.endpoint_url)
-    with contextlib.closing(http.client.HTTPConnection(url.hostname, url.port, timeout=WAIT_S)) as last:  # all others are accepted by now
+    # all others are accepted by now
+    with contextlib.closing(
+        http.client.HTTPConnection(url.hostname, url.port, timeout=WAIT_S)
+    ) as last:
         last.request("GET", "/_simulator/nothing")
         last.getresponse().read()
     for thread in list(sim._server._threads):
@@ -160,27 +180,43 @@ def _let_settle(sim) -> None:
 
 
 def _read(folder: Path, sql: str):
-    with contextlib.closing(sqlite3.connect(f"file:{folder}/journal/journal.db?mode=ro", uri=True, timeout=WAIT_S)) as connection:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{folder}/journal/journal.db?mode=ro", uri=True, timeout=WAIT_S)
+    ) as connection:
         return connection.execute(sql).fetchall()
 
 
 def _states(folder: Path) -> dict[int, str]:
     """The state of every entry, from the tables alone."""
-    states = {seq: outcome or "pending" for seq, outcome in _read(folder, "SELECT seq, outcome FROM entry LEFT JOIN delivery USING (seq)")}
+    states = {
+        seq: outcome or "pending"
+        for seq, outcome in _read(
+            folder, "SELECT seq, outcome FROM entry LEFT JOIN delivery USING (seq)"
+        )
+    }
     for (seqs,) in _read(folder, "SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
         for part in filter(None, seqs.split(",")):  # an anchor names no entries
             first, _, last = part.partition("-")
-            states.update((seq, "in flight") for seq in range(int(first), int(last or first) + 1) if states[seq] == "pending")
+            states.update(
+                (seq, "in flight")
+                for seq in range(int(first), int(last or first) + 1)
+                if states[seq] == "pending"
+            )
     return states
 
 
 def _check_points(sim, training, summary) -> Counter[str]:
-    """Points are where the journal says: delivered ones once, those in flight or in doubt once at most, others not at all."""
+    """Points are where the journal says: delivered ones once, those in flight or in doubt once
+    at most, others not at all.
+    """
     states = _states(training.folder)
-    there = Counter((c.name, point.name, point.value) for c in sim.components.values() for point in c.metrics)
+    there = Counter(
+        (c.name, point.name, point.value) for c in sim.components.values() for point in c.metrics
+    )
     rows = _read(
         training.folder,
-        "SELECT e.seq, c.name, e.name, e.value FROM entry e JOIN component c ON c.id = e.component_id WHERE e.stream = 'metric'",
+        "SELECT e.seq, c.name, e.name, e.value FROM entry e "
+        "JOIN component c ON c.id = e.component_id WHERE e.stream = 'metric'",
     )
     logged = Counter(training.points)
     logged.subtract((*point,) for _, *point in rows)
@@ -195,10 +231,16 @@ def _check_points(sim, training, summary) -> Counter[str]:
         summary.problems.append("other points are in the journal, or in AWS, than were logged")
     mark = _read(training.folder, "SELECT seq FROM mark")[0][0]
     listed = {seq for (seq,) in _read(training.folder, "SELECT seq FROM unsettled")}
-    if any(seq <= mark and seq not in listed and state in {"pending", "in flight"} for seq, state in states.items()):
+    if any(
+        seq <= mark and seq not in listed and state in {"pending", "in flight"}
+        for seq, state in states.items()
+    ):
         summary.problems.append(f"something pending is below the mark {mark}")
     summary.lost, summary.duplicated = max(summary.lost, lost), max(summary.duplicated, duplicated)
-    summary.unexplained, summary.in_doubt_there = max(summary.unexplained, unexplained), doubtful_there
+    summary.unexplained, summary.in_doubt_there = (
+        max(summary.unexplained, unexplained),
+        doubtful_there,
+    )
     return Counter(states.values())
 
 
@@ -216,7 +258,9 @@ def _end_in_peace(zygote, order, sim, summary) -> None:
 
 
 def _count(sim, training, summary) -> None:
-    """The last count, and what is no point: parameters are the last ones logged, artifacts have their bytes."""
+    """The last count, and what is no point: parameters are the last ones logged, artifacts have
+    their bytes.
+    """
     states = _check_points(sim, training, summary)
     summary.entries, summary.points = states.total(), len(training.points)
     summary.delivered = states.pop("delivered", 0) + states.pop("superseded", 0)
@@ -224,12 +268,16 @@ def _count(sim, training, summary) -> None:
     summary.lost += abs(len(training.points) + training.others - summary.entries)
     if states:
         summary.problems.append(f"after a sync in peace there is still {states}")
-    if list(sim.components) != list(dict.fromkeys(sim.components)) or set(sim.components) != set(COMPONENTS):
+    if list(sim.components) != list(dict.fromkeys(sim.components)) or set(sim.components) != set(
+        COMPONENTS
+    ):
         summary.problems.append(f"the components are {list(sim.components)}")
     for name in COMPONENTS:
         component = sim.components[name]
         if component.parameters != training.parameters[name]:
-            summary.problems.append(f"{name} has the parameters {component.parameters}, not {training.parameters[name]}")
+            summary.problems.append(
+                f"{name} has the parameters {component.parameters}, not {training.parameters[name]}"
+            )
         bodies = {}
         for key, artifact in component.output_artifacts.items():
             bucket, _, path = artifact["Value"].removeprefix("s3://").partition("/")
@@ -237,7 +285,12 @@ def _count(sim, training, summary) -> None:
         if bodies != training.artifacts[name]:
             summary.problems.append(f"{name} has other artifacts than were logged")
         summary.artifacts += len(bodies)
-    for action, count in _read(training.folder, "SELECT action, count(*) FROM receipt WHERE finished_at_ns IS NULL GROUP BY action"):
+    for action, count in _read(
+        training.folder,
+        "SELECT action, count(*) FROM receipt WHERE finished_at_ns IS NULL GROUP BY action",
+    ):
         summary.problems.append(f"{count} receipts of {action} are unfinished")
-    summary.problems += [str(line) for (line,) in _read(training.folder, "PRAGMA integrity_check") if line != "ok"]
+    summary.problems += [
+        str(line) for (line,) in _read(training.folder, "PRAGMA integrity_check") if line != "ok"
+    ]
     summary.problems += map(str, verify_chains(training.folder / "journal"))

@@ -1,6 +1,8 @@
-"""Training processes SIGKILLed at random moments, and everything counted that they were told is recorded.
+"""Training processes SIGKILLed at random moments, and everything counted that they were told is
+recorded.
 
-The reader is plain sqlite3, and knows from ``killing.script`` every value that has to be in the file.
+The reader is plain sqlite3, and knows from ``killing.script`` every value that has to be in the
+file.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ from journaltrack.errors import JournalNotFoundError
 from journaltrack.reports.proof.check import verify_chains
 from tests.faults.killing import WAIT_S, Child, Item, Zygote, content, script
 
-OPENING_S = {"one": 0.04, "processes": 0.12, "threads": 0.04, "forks": 0.06}  # until all log, in a journal that is made
-LOGGING_S = {"one": 0.03, "processes": 0.06, "threads": 0.03, "forks": 0.15}  # from the first call on: forks take their time
+# until all log, in a journal that is made
+OPENING_S = {"one": 0.04, "processes": 0.12, "threads": 0.04, "forks": 0.06}
+# from the first call on: forks take their time
+LOGGING_S = {"one": 0.03, "processes": 0.06, "threads": 0.03, "forks": 0.15}
 
 
 @dataclass(slots=True)
 class Training:
-    """What a campaign against training processes counted. Calls and entries as the writers' acknowledgements say."""
+    """What a campaign against training processes counted. Calls and entries as the writers'
+    acknowledgements say.
+    """
 
     mode: str
     seed: int
@@ -45,7 +51,8 @@ class Training:
     in_progress: int = 0  # calls that were not acknowledged and are there, whole
     blobs: int = 0
     logs_left: int = 0  # kills that left a write-ahead log to recover
-    killed_in: Counter[str] = field(default_factory=Counter)  # what writers did that had made a call before
+    # what writers did that had made a call before
+    killed_in: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     duration_s: float = 0.0
 
@@ -74,12 +81,16 @@ class Ledger:
             self.acknowledged[tag] = int(number)
             self._new.add(tag)
             last[tag] = int(number)
-        self.summary.killed_in += Counter(script(tag, number + 1)[0] for tag, number in last.items())
+        self.summary.killed_in += Counter(
+            script(tag, number + 1)[0] for tag, number in last.items()
+        )
         log = self.folder / "journal.db-wal"
         self.summary.logs_left += log.exists() and log.stat().st_size > 0
 
     def look(self, *, thorough: bool) -> None:
-        """Count what came since the last look; ``thorough``: also what SQLite and the digest chains say of the whole file."""
+        """Count what came since the last look; ``thorough``: also what SQLite and the digest
+        chains say of the whole file.
+        """
         found, summary = self._found(), self.summary
         summary.looks += 1
         tags = self._new | {tag for tag, _ in found}
@@ -108,7 +119,9 @@ class Ledger:
             self._check_whole()
 
     def recount(self) -> None:
-        """Look at everything once more, from the beginning, and hand in what is wrong: what was there may not be gone."""
+        """Look at everything once more, from the beginning, and hand in what is wrong: what was
+        there may not be gone.
+        """
         whole = Ledger(self.folder, Training(self.summary.mode, self.summary.seed))
         whole.acknowledged, whole._new = self.acknowledged, set(self.acknowledged)
         whole.look(thorough=True)
@@ -117,18 +130,28 @@ class Ledger:
         self.summary.problems += whole.summary.problems
         rows = self._read("SELECT count(*) FROM entry")
         if rows is not None and rows[0][0] != whole.summary.found + whole._wrong["stray"]:
-            self.summary.problems.append(f"{self.folder}: {rows[0][0]} entries, {whole.summary.found} were made")
+            self.summary.problems.append(
+                f"{self.folder}: {rows[0][0]} entries, {whole.summary.found} were made"
+            )
         for file in (self.folder / "spool").glob("??/*"):
             if hashlib.sha256(file.read_bytes()).hexdigest() != file.name:
                 self.summary.problems.append(f"{file} has other bytes than its name says")
 
     def _read(self, sql, *parameters):
-        """Rows; None when the journal's creation was killed before there was a table. Leaves the log as the kill left it."""
+        """Rows; None when the journal's creation was killed before there was a table. Leaves the
+        log as the kill left it.
+        """
         path = self.folder / "journal.db"
         for mode in ("ro", "rw") if path.exists() else ():
-            # Right for reading alone would be enough but for a kill while SQLite switched to the write-ahead log.
-            with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(_connect(path, mode)) as connection:
-                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entry'").fetchone():
+            # Right for reading alone would be enough but for a kill while SQLite switched to the
+            # write-ahead log.
+            with (
+                contextlib.suppress(sqlite3.OperationalError),
+                contextlib.closing(_connect(path, mode)) as connection,
+            ):
+                if connection.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'entry'"
+                ).fetchone():
                     return connection.execute(sql, parameters).fetchall()
                 return None
         assert not path.exists(), f"{path} can't be read"
@@ -136,19 +159,33 @@ class Ledger:
 
     def _found(self):
         """The entries after the last look, by writer and call."""
-        rows = self._read("SELECT seq, kind, name, value, step, payload FROM entry WHERE seq > ? ORDER BY seq", self._seen_seq) or ()
+        rows = (
+            self._read(
+                "SELECT seq, kind, name, value, step, payload FROM entry WHERE seq > ? "
+                "ORDER BY seq",
+                self._seen_seq,
+            )
+            or ()
+        )
         self._blobs = {sha256 for (sha256,) in self._read("SELECT sha256 FROM blob") or ()}
         found, makers = defaultdict(list), {}
         for seq, kind, name, value, step, payload in rows:
             self._seen_seq = seq
             detail = json.loads(payload or "{}")
-            text = detail.get("text") or detail.get("value") or detail.get("display_name") or detail.get("sha256")
+            text = (
+                detail.get("text")
+                or detail.get("value")
+                or detail.get("display_name")
+                or detail.get("sha256")
+            )
             if kind == "metric":
                 maker = (name.rpartition(".")[0], step)
             elif kind == "create":
                 maker = (text, 0)
             else:
-                made_of = {"upload": detail.get("file_name"), "output": makers.get(text)}.get(kind, text) or "unknown.0"
+                made_of = {"upload": detail.get("file_name"), "output": makers.get(text)}.get(
+                    kind, text
+                ) or "unknown.0"
                 makers[text] = made_of
                 maker = (made_of.split(".")[0], int(made_of.split(".")[1]))
             found[maker].append(Item(kind, name, value, step, text))
@@ -164,7 +201,8 @@ class Ledger:
         lines = self._read("PRAGMA quick_check") or [("ok",)]
         self.summary.problems += [str(line) for (line,) in lines if line != "ok"]
         try:
-            self.summary.problems += map(str, verify_chains(self.folder))  # has SQLite's integrity_check in it
+            # has SQLite's integrity_check in it
+            self.summary.problems += map(str, verify_chains(self.folder))
         except JournalNotFoundError:
             assert not self.acknowledged
 
@@ -173,8 +211,12 @@ def _connect(path, mode):
     return sqlite3.connect(f"file:{path}?mode={mode}", uri=True, timeout=WAIT_S)
 
 
-def kill_training(mode: str, folder: Path, kills: int, seed: int, *, thorough_every: int = 100) -> Training:
-    """Kill so many groups of training processes: half of them log to one journal that goes on, half make a new one."""
+def kill_training(
+    mode: str, folder: Path, kills: int, seed: int, *, thorough_every: int = 100
+) -> Training:
+    """Kill so many groups of training processes: half of them log to one journal that goes on,
+    half make a new one.
+    """
     began = time.monotonic()
     chance = random.Random(f"{seed} {mode}")
     summary = Training(mode, seed, journals=1)
@@ -187,7 +229,8 @@ def kill_training(mode: str, folder: Path, kills: int, seed: int, *, thorough_ev
                 summary.journals += 1
             ledger = chance.choice([lasting, fresh])
             _round(zygote, ledger, chance, n)
-            # The reader's look itself makes SQLite recover the log: not after every kill, so that a next opening has to.
+            # The reader's look itself makes SQLite recover the log: not after every kill, so that a
+            # next opening has to.
             if chance.random() < 0.5:
                 ledger.look(thorough=ledger is fresh or n % thorough_every == 0)
             lives -= ledger is fresh
@@ -204,7 +247,8 @@ def kill_training(mode: str, folder: Path, kills: int, seed: int, *, thorough_ev
 def _round(zygote, ledger, chance, n) -> None:
     summary = ledger.summary
     child = Child(zygote, **_order(ledger, n, summary.mode))
-    if chance.random() < 0.6:  # a moment after the first call has returned; else one after the fork: opening, creation
+    # a moment after the first call has returned; else one after the fork: opening, creation
+    if chance.random() < 0.6:
         child.listen(WAIT_S, until=lambda told: b"\n" in told)
         child.listen(chance.uniform(0, LOGGING_S[summary.mode]))
     else:
@@ -228,7 +272,8 @@ def _close_the_books(zygote, ledger, n) -> None:
 
 
 def _order(ledger, n, mode, calls=None):
-    component = f"run-{n // 8}" if isinstance(n, int) else f"run-{n}"  # some are continued, none grows for ever
+    # some are continued, none grows for ever
+    component = f"run-{n // 8}" if isinstance(n, int) else f"run-{n}"
     return {
         "tag": f"r{n}",
         "mode": mode,

@@ -1,4 +1,5 @@
-"""What test_power_loss records: run as a program, `power_programs.py SCENARIO FOLDER ACKNOWLEDGEMENTS`.
+"""What test_power_loss records: run as a program, `power_programs.py SCENARIO FOLDER
+ACKNOWLEDGEMENTS`.
 
 A line is acknowledged only when the call that it tells of has returned.
 """
@@ -64,7 +65,13 @@ class Acknowledging:
 def log(folder, acks, writer, *, durability, flush_every=0, calls=range(CALLS), resume=True):
     """A writer's calls, each acknowledged, and its close."""
     scratch = Path(acks_path).with_name(f"scratch-{writer}")
-    tracker = Tracker.create(trial_component_name="run", resume=resume, journal=folder / "journal", durability=durability, sync="off")
+    tracker = Tracker.create(
+        trial_component_name="run",
+        resume=resume,
+        journal=folder / "journal",
+        durability=durability,
+        sync="off",
+    )
     for number in calls:
         call(tracker, writer, number, scratch)
         acks.say("call", writer, number)
@@ -86,8 +93,12 @@ def process(folder, acks):
 
 
 def mixed(folder, acks):
-    """A writer that does not wait for the disk makes the journal; one that does goes on in it, while it is open and after."""
-    first = Tracker.create(trial_component_name="run", journal=folder / "journal", durability="process", sync="off")
+    """A writer that does not wait for the disk makes the journal; one that does goes on in it,
+    while it is open and after.
+    """
+    first = Tracker.create(
+        trial_component_name="run", journal=folder / "journal", durability="process", sync="off"
+    )
     first.log_parameter("first", 1)
     log(folder, acks, "v", durability="power", calls=range(12))
     first.log_parameter("second", 2)
@@ -98,7 +109,9 @@ def mixed(folder, acks):
 def checkpoint(folder, acks):
     """Enough for the log to be written back and begun anew, several times."""
     scratch = Path(acks_path).with_name("scratch")
-    tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off")
+    tracker = Tracker.create(
+        trial_component_name="run", journal=folder / "journal", durability="power", sync="off"
+    )
     tracker._journal.database.connection.execute("PRAGMA wal_autocheckpoint = 20")
     for number in range(CALLS):
         call(tracker, "w", number, scratch)
@@ -108,7 +121,9 @@ def checkpoint(folder, acks):
 
 def threads(folder, acks):
     """Two threads on one tracker."""
-    tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off")
+    tracker = Tracker.create(
+        trial_component_name="run", journal=folder / "journal", durability="power", sync="off"
+    )
 
     def run(writer):
         scratch = Path(acks_path).with_name(f"scratch-{writer}")
@@ -125,9 +140,13 @@ def threads(folder, acks):
 
 
 def beside(folder, acks):
-    """The log is written back by another thread, again and again, also while calls wait for the last of it."""
+    """The log is written back by another thread, again and again, also while calls wait for the
+    last of it.
+    """
     scratch = Path(acks_path).with_name("scratch")
-    tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off")
+    tracker = Tracker.create(
+        trial_component_name="run", journal=folder / "journal", durability="power", sync="off"
+    )
     stop = threading.Event()
 
     def write_back_again():
@@ -146,7 +165,9 @@ def beside(folder, acks):
 
 def ranks(folder, acks):
     """Two processes on one journal."""
-    Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off").close()
+    Tracker.create(
+        trial_component_name="run", journal=folder / "journal", durability="power", sync="off"
+    ).close()
     children = []
     for writer in ("v", "w"):
         pid = os.fork()

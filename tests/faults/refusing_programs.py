@@ -1,6 +1,8 @@
-"""What test_disk_refusing runs under the recorder, which makes calls fail: `refusing_programs.py SCENARIO FOLDER ACKNOWLEDGEMENTS ARGUMENT...`.
+"""What test_disk_refusing runs under the recorder, which makes calls fail: `refusing_programs.py
+SCENARIO FOLDER ACKNOWLEDGEMENTS ARGUMENT...`.
 
-Lines that are acknowledged: ``call N`` when a call has returned, ``saw WORDS`` for what the program noticed.
+Lines that are acknowledged: ``call N`` when a call has returned, ``saw WORDS`` for what the program
+noticed.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.power_programs import Acknowledging, RecordedRemote, call
 
 warned = []
-warnings.showwarning = lambda message, category, *_: warned.append((category.__name__, str(message)))
+warnings.showwarning = lambda message, category, *_: warned.append(
+    (category.__name__, str(message))
+)
 warnings.simplefilter("always")
 
 
 def tracker_at(folder, **kwargs):
-    return Tracker.create(trial_component_name="run", resume=True, journal=folder / "journal", sync="off", **kwargs)
+    return Tracker.create(
+        trial_component_name="run", resume=True, journal=folder / "journal", sync="off", **kwargs
+    )
 
 
 def calls(tracker, acks, numbers):
@@ -79,7 +85,8 @@ def flaky(folder, acks, *fault):
     tracker = tracker_at(folder)
     calls(tracker, acks, range(3))
     acks.say("fault", *fault)
-    calls(tracker, acks, [number for number in range(3, 300) if number % 11 != 8])  # no artifact: that one may raise
+    # no artifact: that one may raise
+    calls(tracker, acks, [number for number in range(3, 300) if number % 11 != 8])
     acks.say("saw unwritten", tracker._journal.unwritten)
     try:
         tracker.close()
@@ -91,7 +98,9 @@ def flaky(folder, acks, *fault):
 
 
 def creating(folder, acks, *fault):
-    """No journal can be made: an error of ours, and nothing half made that keeps the next start from working."""
+    """No journal can be made: an error of ours, and nothing half made that keeps the next start
+    from working.
+    """
     acks.say("fault", *fault)
     try:
         tracker_at(folder)
@@ -140,9 +149,21 @@ def reading(folder, acks, *fault):
     with tracker_at(folder) as tracker:
         calls(tracker, acks, range(40))
     acks.say("fault", *fault)
-    for command in (["status"], ["audit"], ["check"], ["show", "run"], ["check"], ["sync", "--dry-run"]):
+    for command in (
+        ["status"],
+        ["audit"],
+        ["check"],
+        ["show", "run"],
+        ["check"],
+        ["sync", "--dry-run"],
+    ):
         result = CliRunner().invoke(main, [*command, "--journal", str(folder / "journal")])
-        acks.say("saw", command[0], result.exit_code, "Traceback" in result.output or isinstance(result.exception, (OSError, ValueError)))
+        acks.say(
+            "saw",
+            command[0],
+            result.exit_code,
+            "Traceback" in result.output or isinstance(result.exception, (OSError, ValueError)),
+        )
     acks.say("fault none")
 
 

@@ -1,4 +1,6 @@
-"""A small journal in which everything has happened, and what of it is evidence; for attacks on its verification."""
+"""A small journal in which everything has happened, and what of it is evidence; for attacks on
+its verification.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,24 @@ from journaltrack.replay.evidence.readback import ReadBack
 from journaltrack.replay.reconciler import Options, Reconciler
 
 EVIDENCE = {
-    "entry": "seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest",
+    "entry": "seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, "
+    "timestamp_ns, payload, recorded_at_ns, digest",
     "writer": (
-        "id, uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id, digest"
+        "id, uuid, host, pid, user, program, started_at_ns, package_version, python_version, "
+        "git_commit, git_dirty, packages, journal_id, digest"
     ),
     "component": "id, name, arn, confirmed_at_ns",
     "receipt": (
-        "id, action, component_id, entries, generation, started_at_ns, finished_at_ns, outcome, attempts, request_id, error_code, error_text"
+        "id, action, component_id, entries, generation, started_at_ns, finished_at_ns, outcome, "
+        "attempts, request_id, error_code, error_text"
     ),
     "delivery": "seq, receipt_id, outcome, reason, settled_at_ns",
     "attestation": "writer_id, writer_seq, receipt_id, body, digest",
     "blob": "sha256, size_bytes",
     "location": "component_id, sha256, bucket, prefix, uri, receipt_id",
     "field": "component_id, map, key, seq",
-    "meta": "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns, digest",
+    "meta": "journal_id, created_at_ns, created_by_version, required_version, "
+    "attested_after_receipt, attested_after_ns, digest",
 }
 """Everything but what docs/journal-format.md calls machinery, and receipts that are unfinished."""
 
@@ -52,10 +58,17 @@ class Moody(MemoryRemote):
         """See ``Remote.put_metrics``."""
         values = {point.value for point in points}
         if values & self.refused:
-            raise RemoteError("it is not liked", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="refusal")
+            raise RemoteError(
+                "it is not liked",
+                kind=ErrorKind.PERMANENT,
+                code="ValidationException",
+                request_id="refusal",
+            )
         answer = None if values & self.swallowed else super().put_metrics(component, points)
         if values & (self.lost | self.swallowed):
-            raise RemoteError("reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True)
+            raise RemoteError(
+                "reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True
+            )
         return answer
 
     def read_metrics(self, component, steps):
@@ -75,27 +88,62 @@ class Clock:
 
 
 def make(folder, *, pending=3):
-    """Two writers; entries delivered, superseded, quarantined (by AWS and at once), released, in doubt, read back, decided, pending.
+    """Two writers; entries delivered, superseded, quarantined (by AWS and at once), released, in
+    doubt, read back, decided, pending.
 
     Args:
         folder: Of the journal.
         pending: Points at the end that nobody has sent.
     """
     clock, remote = Clock(), Moody()
-    with closing(Journal.open(folder, clock_ns=clock)) as first, closing(Journal.open(folder, clock_ns=clock)) as second:
+    with (
+        closing(Journal.open(folder, clock_ns=clock)) as first,
+        closing(Journal.open(folder, clock_ns=clock)) as second,
+    ):
 
         def sync(**options):
-            return Reconciler(first, remote, options=Options(concurrency=1, anchor="off", **options), clock_ns=clock).run()
+            return Reconciler(
+                first,
+                remote,
+                options=Options(concurrency=1, anchor="off", **options),
+                clock_ns=clock,
+            ).run()
 
         a, b = first.component("Run-A"), second.component("run-b")
-        first.append(a, [entries.create(owner="owner", tags={"team": "ü"}), entries.parameter("x", 1.0), entries.parameter("x", 2)])
-        second.append(b, [entries.create(owner="other"), entries.associate(experiment="e", trial="t"), entries.parameter("big", 2**70 + 1)])
         first.append(
-            a, [entries.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'), entries.status(primary="InProgress", start_ns=clock())]
+            a,
+            [
+                entries.create(owner="owner", tags={"team": "ü"}),
+                entries.parameter("x", 1.0),
+                entries.parameter("x", 2),
+            ],
         )
-        first.append(a, [entries.metric("nan", float("nan"), 1, clock()), entries.metric("zero", -0.0, None, clock())])
+        second.append(
+            b,
+            [
+                entries.create(owner="other"),
+                entries.associate(experiment="e", trial="t"),
+                entries.parameter("big", 2**70 + 1),
+            ],
+        )
+        first.append(
+            a,
+            [
+                entries.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'),
+                entries.status(primary="InProgress", start_ns=clock()),
+            ],
+        )
+        first.append(
+            a,
+            [
+                entries.metric("nan", float("nan"), 1, clock()),
+                entries.metric("zero", -0.0, None, clock()),
+            ],
+        )
         for step in range(8):
-            (first, second)[step % 2].append_metric((a, b)[step % 2], "loss", 1.0 / (step + 1), step, clock())
+            (first, second)[step % 2].append_metric(
+                (a, b)[step % 2], "loss", 1.0 / (step + 1), step, clock()
+            )
         _artifact(first, a, "weights.bin", b"golden weights\n")
         remote.refused = {-5.0}
         first.append_metric(a, "refused", -5.0, 0, clock())
@@ -113,8 +161,11 @@ def make(folder, *, pending=3):
         with closing(Journal.open(folder, clock_ns=clock)) as third:
             _artifact(third, a, "again.bin", b"golden weights\n")  # the same content
             _artifact(third, b, "other.bin", b"")
-            third.append(a, [entries.parameter("x", 3), entries.status(primary="Completed", end_ns=clock())])
-        second.append(b, [entries.metric("never", float("inf"), None, clock())])  # refused at once, and left so
+            third.append(
+                a, [entries.parameter("x", 3), entries.status(primary="Completed", end_ns=clock())]
+            )
+        # refused at once, and left so
+        second.append(b, [entries.metric("never", float("inf"), None, clock())])
         sync()
         _decide(first, clock, b, ["delivered", "quarantined"])
         _release(first, clock, sync, remote, a)
@@ -138,13 +189,21 @@ def _artifact(journal, component, name, content):
     journal.add_blob(blob.sha256, blob.size_bytes)
     ref = BlobRef(blob.sha256, None, "models")
     media = "application/octet-stream"
-    journal.append(component, [entries.upload(name, ref, blob.size_bytes, media, name), entries.artifact("output", name, ref, media)])
+    journal.append(
+        component,
+        [
+            entries.upload(name, ref, blob.size_bytes, media, name),
+            entries.artifact("output", name, ref, media),
+        ],
+    )
 
 
 def _begin(journal, clock, component):
     """A request for the last point, whose process was killed."""
     held = lease.acquire(journal.database, clock_ns=clock)
-    Settlement(journal.database, held, clock).begin([Intent("metrics", component, [journal.last_seq()])])
+    Settlement(journal.database, held, clock).begin(
+        [Intent("metrics", component, [journal.last_seq()])]
+    )
     held.release()
 
 
@@ -155,7 +214,12 @@ def _decide(journal, clock, component, outcomes):
         _begin(journal, clock, component)
         held = lease.acquire(journal.database, clock_ns=clock)
         Settlement(journal.database, held, clock).recover()
-        in_doubt.decide(Attestor(journal.database, held, clock), outcome, "as the lab's notebook says", [component])
+        in_doubt.decide(
+            Attestor(journal.database, held, clock),
+            outcome,
+            "as the lab's notebook says",
+            [component],
+        )
         held.release()
 
 
@@ -175,22 +239,30 @@ def content(path):
         found = {}
         for table, columns in EVIDENCE.items():
             where = "WHERE finished_at_ns IS NOT NULL" if table == "receipt" else ""
-            rows = connection.execute(f"SELECT {columns} FROM {table} {where} ORDER BY {'id' if table == 'attestation' else 1}")
-            found[table] = [tuple(map(repr, row)) for row in rows]  # repr: -0.0 is not 0.0, and 1 not 1.0
+            rows = connection.execute(
+                f"SELECT {columns} FROM {table} {where} "
+                f"ORDER BY {'id' if table == 'attestation' else 1}"
+            )
+            # repr: -0.0 is not 0.0, and 1 not 1.0
+            found[table] = [tuple(map(repr, row)) for row in rows]
         return found
 
 
 def used(image):
-    """Which bytes of a database file mean something: all but those between the cells' pointers and the cells of each page.
+    """Which bytes of a database file mean something: all but those between the cells' pointers and
+    the cells of each page.
 
-    https://sqlite.org/fileformat2.html#b_tree_pages; pages of other types (overflow, free) count as a whole.
+    https://sqlite.org/fileformat2.html#b_tree_pages; pages of other types (overflow, free) count as
+    a whole.
     """
     size = int.from_bytes(image[16:18], "big")
     places = []
     for begin in range(0, len(image), size):
         head = begin + (100 if begin == 0 else 0)
         if image[head] in {2, 5, 10, 13}:
-            count, cells = (int.from_bytes(image[head + at : head + at + 2], "big") for at in (3, 5))
+            count, cells = (
+                int.from_bytes(image[head + at : head + at + 2], "big") for at in (3, 5)
+            )
             pointers = head + (12 if image[head] in {2, 5} else 8) + 2 * count
             places += [*range(begin, pointers), *range(begin + (cells or 65536), begin + size)]
         else:

@@ -1,4 +1,6 @@
-"""An inbox is no deputy: what a dropped journal may have done with the operator's credentials, and how the rest is refused."""
+"""An inbox is no deputy: what a dropped journal may have done with the operator's credentials,
+and how the rest is refused.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def sync(tmp_path):
 
     def run(folder, *lines, code=0, options=()):
         (tmp_path / "config.toml").write_text("\n".join(["[allow]", *lines]))
-        result = CliRunner().invoke(main, ["sync", str(folder), "--config", str(tmp_path / "config.toml"), *options])
+        result = CliRunner().invoke(
+            main, ["sync", str(folder), "--config", str(tmp_path / "config.toml"), *options]
+        )
         assert result.exit_code == code, result.output
         return result.output
 
@@ -39,7 +43,9 @@ def sync(tmp_path):
 
 def record(folder, component="run", artifact=None, **options):
     """A closed journal with two points, and perhaps an artifact of these bytes."""
-    with Tracker.create(trial_component_name=component, journal=folder, sync="off", **options) as tracker:
+    with Tracker.create(
+        trial_component_name=component, journal=folder, sync="off", **options
+    ) as tracker:
         for step in range(2):
             tracker.log_metric("loss", float(step), iteration_number=step)
         if artifact is not None:
@@ -51,7 +57,11 @@ def record(folder, component="run", artifact=None, **options):
 
 def written(sim):
     """What was asked for that changes something."""
-    return {call.operation for call in sim.requests if not call.operation.startswith(("Describe", "List", "Get", "Head"))}
+    return {
+        call.operation
+        for call in sim.requests
+        if not call.operation.startswith(("Describe", "List", "Get", "Head"))
+    }
 
 
 def test_without_a_list_everything_is_delivered(tmp_path, sim, sync):
@@ -63,7 +73,9 @@ def test_without_a_list_everything_is_delivered(tmp_path, sim, sync):
 
 
 def test_a_component_that_is_not_allowed_is_held_and_no_other(tmp_path, sim, sync):
-    """Nothing is written to it, whether it is there or not; the other one of the journal is delivered, and all of it once it is allowed."""
+    """Nothing is written to it, whether it is there or not; the other one of the journal is
+    delivered, and all of it once it is allowed.
+    """
     journal = record(tmp_path / "j", "digits-1")
     record(journal, "prod")
     with Tracker.load("prod-2", journal=journal, sync="off") as tracker:
@@ -82,19 +94,38 @@ def test_a_component_that_is_not_allowed_is_held_and_no_other(tmp_path, sim, syn
 def test_of_a_bucket_that_is_replaced_the_new_one_has_to_be_allowed(tmp_path, sim, sync):
     """What the operator puts in its place is what is used, and looked at."""
     journal = record(tmp_path / "j", artifact=b"1", artifact_bucket="misspelt")
-    output = sync(journal, 'buckets = ["team-*"]', code=HALTED, options=("--bucket", "misspelt=prod-data"))
+    output = sync(
+        journal, 'buckets = ["team-*"]', code=HALTED, options=("--bucket", "misspelt=prod-data")
+    )
     assert "the bucket 'prod-data' is not allowed" in output
     sync(journal, 'buckets = ["team-*"]', options=("--bucket", "misspelt=team-a"))
     assert {bucket for bucket, key in sim.objects if "artifact.bin" in key} == {"team-a"}
 
 
 def test_a_dry_run_tells_what_is_not_allowed(tmp_path, sim, sync):
-    """Each request that a sync would have refused is counted with the reason, as text and as JSON; of a replaced bucket the new one counts."""
-    journal = record(tmp_path / "j", "run-1", artifact=b"12", artifact_bucket="prod-data", experiment_name="Secret")
+    """Each request that a sync would have refused is counted with the reason, as text and as
+    JSON; of a replaced bucket the new one counts.
+    """
+    journal = record(
+        tmp_path / "j",
+        "run-1",
+        artifact=b"12",
+        artifact_bucket="prod-data",
+        experiment_name="Secret",
+    )
     record(journal, "prod")
-    lines = ('components = ["run-*"]', 'buckets = ["team-*"]', 'experiments = ["Digits"]', "artifact_bytes_max = 1")
+    lines = (
+        'components = ["run-*"]',
+        'buckets = ["team-*"]',
+        'experiments = ["Digits"]',
+        "artifact_bytes_max = 1",
+    )
     output = sync(journal, *lines, options=("--dry-run",))
-    for refused in ("the bucket 'prod-data'", "the experiment 'Secret'", "the trial component 'prod'"):
+    for refused in (
+        "the bucket 'prod-data'",
+        "the experiment 'Secret'",
+        "the trial component 'prod'",
+    ):
         assert f"{refused} is not allowed" in output
     output = sync(journal, *lines, options=("--dry-run", "--json", "--bucket", "prod-data=team-a"))
     run, prod = (each["refused"] for each in json.loads(output)["journals"][0]["components"])
@@ -107,14 +138,19 @@ def test_a_dry_run_tells_what_is_not_allowed(tmp_path, sim, sync):
 
 
 def test_a_bucket_that_is_not_allowed_takes_nothing(tmp_path, sim, sync):
-    """Neither it nor an anchor is made; parameters and metrics go out, artifacts wait, exit code 5; other buckets and the default one go on."""
+    """Neither it nor an anchor is made; parameters and metrics go out, artifacts wait, exit code
+    5; other buckets and the default one go on.
+    """
     journal = record(tmp_path / "j", "run-1", artifact=b"1", artifact_bucket="prod-data")
     record(journal, "run-2", artifact=b"2", artifact_bucket="team-a")
     record(journal, "run-3", artifact=b"3")
     output = sync(journal, 'buckets = ["team-*"]', code=HALTED)
     assert "the bucket 'prod-data' is not allowed" in output
     assert "prod-data" not in sim.buckets
-    assert sorted(bucket for bucket, key in sim.objects if "artifact.bin" in key) == ["sagemaker-us-east-1-123456789012", "team-a"]
+    assert sorted(bucket for bucket, key in sim.objects if "artifact.bin" in key) == [
+        "sagemaker-us-east-1-123456789012",
+        "team-a",
+    ]
     assert len(sim.components["run-1"].metrics) == 2
     assert states(journal)["quarantined"] == 0
     sync(journal, 'buckets = ["team-*", "prod-data"]')
@@ -134,7 +170,9 @@ def test_a_bucket_that_is_not_allowed_takes_nothing(tmp_path, sim, sync):
     ],
 )
 def test_a_prefix_is_looked_at_as_it_is_used(tmp_path, sim, sync, prefix, allowed):
-    """A folder with all that is below is allowed, by the name that the object gets: ``..`` leads out of none, and the default one has to be named."""
+    """A folder with all that is below is allowed, by the name that the object gets: ``..`` leads
+    out of none, and the default one has to be named.
+    """
     options = {} if prefix is None else {"artifact_prefix": prefix}
     journal = record(tmp_path / "j", artifact=b"1", artifact_bucket="a-bucket", **options)
     sync(journal, 'prefixes = ["team-a"]', code=0 if allowed else HALTED)
@@ -146,16 +184,38 @@ def test_one_folder_that_is_not_allowed_holds_up_no_other(tmp_path, sim, sync):
     """Artifacts for an allowed folder of the same bucket are uploaded beside."""
     journal = tmp_path / "j"
     for number in range(4):
-        record(journal, f"a-{number}", artifact=b"a%d" % number, artifact_bucket="one", artifact_prefix="prod")
-        record(journal, f"b-{number}", artifact=b"b%d" % number, artifact_bucket="one", artifact_prefix="team")
+        record(
+            journal,
+            f"a-{number}",
+            artifact=b"a%d" % number,
+            artifact_bucket="one",
+            artifact_prefix="prod",
+        )
+        record(
+            journal,
+            f"b-{number}",
+            artifact=b"b%d" % number,
+            artifact_bucket="one",
+            artifact_prefix="team",
+        )
     sync(journal, 'prefixes = ["team"]', code=HALTED)
-    assert len([key for _, key in sim.objects if key.startswith("team/") and "anchors" not in key]) == 4
+    assert (
+        len([key for _, key in sim.objects if key.startswith("team/") and "anchors" not in key])
+        == 4
+    )
     assert not [key for _, key in sim.objects if key.startswith("prod/")]
 
 
-@pytest.mark.parametrize("group", [{"experiment_name": "Prod"}, {"experiment_name": "Digits", "trial_name": "prod-trial"}])
-def test_an_experiment_or_trial_that_is_not_allowed_is_not_made_or_joined(tmp_path, sim, sync, group):
-    """Neither by an experiment's name nor by a trial that belongs to another one; the component itself is delivered."""
+@pytest.mark.parametrize(
+    "group",
+    [{"experiment_name": "Prod"}, {"experiment_name": "Digits", "trial_name": "prod-trial"}],
+)
+def test_an_experiment_or_trial_that_is_not_allowed_is_not_made_or_joined(
+    tmp_path, sim, sync, group
+):
+    """Neither by an experiment's name nor by a trial that belongs to another one; the component
+    itself is delivered.
+    """
     journal = record(tmp_path / "j", **group)
     output = sync(journal, 'experiments = ["digits*"]', code=HELD)
     assert "allow.experiments" in output
@@ -166,22 +226,34 @@ def test_an_experiment_or_trial_that_is_not_allowed_is_not_made_or_joined(tmp_pa
 
 
 def test_nothing_is_made_where_that_is_switched_off(tmp_path, sim, sync):
-    """Missing buckets and experiments stay missing; what needs them waits, and goes out when somebody made them."""
-    journal = record(tmp_path / "j", artifact=b"1", artifact_bucket="missing", experiment_name="Digits")
+    """Missing buckets and experiments stay missing; what needs them waits, and goes out when
+    somebody made them.
+    """
+    journal = record(
+        tmp_path / "j", artifact=b"1", artifact_bucket="missing", experiment_name="Digits"
+    )
     switches = ("create_buckets = false", "create_experiments = false")
     output = sync(journal, *switches, code=HALTED)
     assert "allow.create_buckets" in output
     assert "allow.create_experiments" in output
     assert not written(sim) & {"CreateBucket", "CreateExperiment", "CreateTrial"}
     assert states(journal)["quarantined"] == 0
-    other = record(tmp_path / "other", "other", artifact=b"2", artifact_bucket="missing", experiment_name="Digits")
+    other = record(
+        tmp_path / "other",
+        "other",
+        artifact=b"2",
+        artifact_bucket="missing",
+        experiment_name="Digits",
+    )
     sync(other)
     sync(journal, *switches)
     assert states(journal)["pending"] == 0
 
 
 def test_an_artifact_that_is_too_large_is_set_aside(tmp_path, sim, sync):
-    """Not a byte of it is sent; all else is, and it goes out once the limit is raised and it is released."""
+    """Not a byte of it is sent; all else is, and it goes out once the limit is raised and it is
+    released.
+    """
     journal = record(tmp_path / "j", artifact=b"12345")
     output = sync(journal, "artifact_bytes_max = 4", code=QUARANTINED)
     assert "quarantined" in output
@@ -202,25 +274,34 @@ def test_a_journal_that_is_too_large_is_not_opened(tmp_path, sim, sync):
 
 
 def test_a_crafted_place_of_an_anchor_is_not_used(tmp_path, sim, sync):
-    """A journal that claims that its artifacts went to a foreign bucket has neither that bucket made nor anything put there or listed."""
+    """A journal that claims that its artifacts went to a foreign bucket has neither that bucket
+    made nor anything put there or listed.
+    """
     from tests.copies import without_triggers
 
     journal = record(tmp_path / "j", artifact=b"1", artifact_bucket="team-a")
     sync(journal)
     with without_triggers(journal) as connection:
         connection.execute("UPDATE location SET bucket = 'prod-data'")
-        connection.execute("UPDATE attestation SET body = replace(body, 's3://team-a', 's3://prod-data')")
+        connection.execute(
+            "UPDATE attestation SET body = replace(body, 's3://team-a', 's3://prod-data')"
+        )
     record(journal, "run-2")
     before = len(sim.requests)
-    sync(journal, 'buckets = ["team-*"]', code=REFUSED)  # the attestation was altered: no anchor is made of it
+    # the attestation was altered: no anchor is made of it
+    sync(journal, 'buckets = ["team-*"]', code=REFUSED)
     assert "prod-data" not in sim.buckets
     assert not [call for call in sim.requests[before:] if "prod-data" in str(call)]
 
 
 def test_a_watcher_keeps_to_the_list(tmp_path, sim, watch):
-    """A journal that is dropped into an inbox has nothing done that is not allowed; the log says what, and the next journal is delivered."""
+    """A journal that is dropped into an inbox has nothing done that is not allowed; the log says
+    what, and the next journal is delivered.
+    """
     config = tmp_path / "config.toml"
-    config.write_text('[allow]\ncomponents = ["digits-*"]\nbuckets = ["team-*"]\ncreate_buckets = false\n')
+    config.write_text(
+        '[allow]\ncomponents = ["digits-*"]\nbuckets = ["team-*"]\ncreate_buckets = false\n'
+    )
     inbox = tmp_path / "inbox"
     record(inbox / "1", "prod", artifact=b"1", artifact_bucket="prod-data")
     record(inbox / "2", "digits-1")

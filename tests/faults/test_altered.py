@@ -1,4 +1,6 @@
-"""A journal that somebody altered, through real boto3 over HTTP: no command and no tracker carries the forgery out."""
+"""A journal that somebody altered, through real boto3 over HTTP: no command and no tracker
+carries the forgery out.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def anchors(sim):
 
 
 def test_a_repair_of_an_altered_journal_is_refused(journal, aws, cli):
-    """A parameter altered after its delivery: `check --remote --repair` leaves SageMaker's true value, ends with 8, and anchors nothing."""
+    """A parameter altered after its delivery: `check --remote --repair` leaves SageMaker's true
+    value, ends with 8, and anchors nothing.
+    """
     assert cli("sync", journal)[0] == 0
     known = anchors(aws)
     assert known
@@ -82,7 +86,9 @@ def test_a_repair_looks_at_records_too(journal, aws, cli, forgery):
 
 
 def test_a_sync_of_an_altered_journal_says_what_it_held_back(journal, aws, cli):
-    """`sync` ends with 8, says why and what to do, and delivers the other processes' runs; `--json` has it; `--unproved` sends it."""
+    """`sync` ends with 8, says why and what to do, and delivers the other processes' runs;
+    `--json` has it; `--unproved` sends it.
+    """
     with Tracker.create(trial_component_name="other", journal=journal, sync="off") as other:
         other.log_metric("loss", 1.0)
     change(journal, FORGE)
@@ -101,9 +107,16 @@ def test_a_sync_of_an_altered_journal_says_what_it_held_back(journal, aws, cli):
 
 
 def test_a_closing_tracker_warns_and_delivers_nothing_altered(tmp_path, aws, monkeypatch, caplog):
-    """`close()` raises nothing, says what was found, and sends nothing of what this process recorded."""
+    """`close()` raises nothing, says what was found, and sends nothing of what this process
+    recorded.
+    """
     monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="close", close_deadline_s=3_600) as tracker:
+    with Tracker.create(
+        trial_component_name="run",
+        journal=tmp_path / "journal",
+        sync="close",
+        close_deadline_s=3_600,
+    ) as tracker:
         tracker.log_parameters({"lr": 0.1})
         change(tmp_path / "journal", FORGE)
     assert aws.components == {}
@@ -112,9 +125,13 @@ def test_a_closing_tracker_warns_and_delivers_nothing_altered(tmp_path, aws, mon
 
 
 def test_a_watcher_delivers_all_but_what_was_altered(tmp_path, journal, aws, watch):
-    """`watch` tells of an altered journal, goes on with the others, and sends nothing of that process's."""
+    """`watch` tells of an altered journal, goes on with the others, and sends nothing of that
+    process's.
+    """
     change(journal, FORGE)
-    with Tracker.create(trial_component_name="other", journal=tmp_path / "other", sync="off") as other:
+    with Tracker.create(
+        trial_component_name="other", journal=tmp_path / "other", sync="off"
+    ) as other:
         other.log_metric("loss", 1.0)
     watching = watch(tmp_path, aws.endpoint_url)
     watching.wait_for("JournalAlteredError")
@@ -124,10 +141,19 @@ def test_a_watcher_delivers_all_but_what_was_altered(tmp_path, journal, aws, wat
 
 
 def test_retry_sends_nothing_altered(tmp_path, aws, cli):
-    """A point that was refused, and was made into another one before it was released, is held back by the next sync."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker, pytest.warns(JournaltrackWarning):
+    """A point that was refused, and was made into another one before it was released, is held
+    back by the next sync.
+    """
+    with (
+        Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="off"
+        ) as tracker,
+        pytest.warns(JournaltrackWarning),
+    ):
         tracker.log_metric("loss", float("nan"))
-    change(tmp_path / "journal", "UPDATE entry SET value = 0.01, payload = NULL WHERE name = 'loss'")
+    change(
+        tmp_path / "journal", "UPDATE entry SET value = 0.01, payload = NULL WHERE name = 'loss'"
+    )
     assert cli("retry", tmp_path / "journal")[0] == 0
     assert cli("sync", tmp_path / "journal")[0] == 8
     assert aws.components == {}

@@ -1,4 +1,6 @@
-"""``sync="background"``: delivered while training runs, by a process that ends with it, and never in training's way."""
+"""``sync="background"``: delivered while training runs, by a process that ends with it, and
+never in training's way.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def at(sim, monkeypatch):
 def watchers_of(pid):
     """Its children that watch, by pid; a test process may have servers of other tests as children.
 
-    Each process is asked for its parent: the kernel's list of a thread's children leaves out what changes threads meanwhile.
+    Each process is asked for its parent: the kernel's list of a thread's children leaves out what
+    changes threads meanwhile.
     """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -64,17 +67,27 @@ def ends(pidfd):
 def script(code, sim, journal, *, start_new_session=False):
     """Start a training script."""
     known = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT | QUICK
-    known |= {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(journal), "JOURNALTRACK_SYNC": "background"}
+    known |= {
+        "AWS_ENDPOINT_URL": sim.endpoint_url,
+        "JOURNALTRACK_JOURNAL": str(journal),
+        "JOURNALTRACK_SYNC": "background",
+    }
     known |= {"JOURNALTRACK_WATCH_DEBOUNCE_S": "0.05", "JOURNALTRACK_CLOSE_DEADLINE_S": "600"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], env=known, start_new_session=start_new_session, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=known, start_new_session=start_new_session, **pipes
+    )
 
 
 def test_points_arrive_while_training_runs(tmp_path, quick, monkeypatch):
-    """Without close, what is logged is delivered; close delivers the rest and leaves no process behind."""
+    """Without close, what is logged is delivered; close delivers the rest and leaves no process
+    behind.
+    """
     with simulator() as sim:
         at(sim, monkeypatch)
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        )
         for step in range(30):
             tracker.log_metric("loss", float(step), iteration_number=step)
         assert arrived(sim, 30)
@@ -84,24 +97,36 @@ def test_points_arrive_while_training_runs(tmp_path, quick, monkeypatch):
         assert sim.components["run"].status["PrimaryStatus"] == "Completed"
         assert set(points_of(sim).values()) == {1}
         assert watchers_of(os.getpid()) == []
-        assert not [thread for thread in threading.enumerate() if thread.name == "journaltrack-background"]
+        assert not [
+            thread for thread in threading.enumerate() if thread.name == "journaltrack-background"
+        ]
         assert states(tmp_path / "journal")["pending"] == 0
 
 
 def test_an_outage_during_training_and_at_its_end(tmp_path, quick, monkeypatch, caplog):
-    """While the endpoint is down nothing raises and close keeps its deadline; the next tracker's background delivers everything."""
+    """While the endpoint is down nothing raises and close keeps its deadline; the next tracker's
+    background delivers everything.
+    """
     with simulator() as sim:
         at(sim, monkeypatch)
         sim.stop()
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=2)
+        tracker = Tracker.create(
+            trial_component_name="run",
+            journal=tmp_path / "journal",
+            sync="background",
+            close_deadline_s=2,
+        )
         for step in range(20):
             tracker.log_metric("loss", float(step), iteration_number=step)
         begun = time.monotonic()
         tracker.close()
         assert time.monotonic() - begun < LIMIT_S
-        assert "not delivered completely" in caplog.text or "not replayed on close" in caplog.text  # the helper may not be up yet
+        # the helper may not be up yet
+        assert "not delivered completely" in caplog.text or "not replayed on close" in caplog.text
         sim.start()
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", resume=True)
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background", resume=True
+        )
         assert arrived(sim, 20)
         tracker.close()
         assert set(points_of(sim).values()) == {1}
@@ -111,8 +136,12 @@ def test_two_trackers_of_a_journal_share_one_background(tmp_path, quick, monkeyp
     """The second tracker starts nothing anew, and the first one's end does not end it."""
     with simulator() as sim:
         at(sim, monkeypatch)
-        first = Tracker.create(trial_component_name="a", journal=tmp_path / "journal", sync="background")
-        second = Tracker.create(trial_component_name="b", journal=tmp_path / "journal", sync="background")
+        first = Tracker.create(
+            trial_component_name="a", journal=tmp_path / "journal", sync="background"
+        )
+        second = Tracker.create(
+            trial_component_name="b", journal=tmp_path / "journal", sync="background"
+        )
         first.log_metric("loss", 1.0)
         assert arrived(sim, 1, "a")
         assert len(watchers_of(os.getpid())) == 1
@@ -128,7 +157,12 @@ def test_a_session_of_the_caller_is_used(tmp_path, quick, monkeypatch):
     with simulator(known_keys={"AKIDSESSION": "secret"}) as sim:
         at(sim, monkeypatch)
         session = boto3.Session("AKIDSESSION", "secret", region_name="us-east-1")
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", boto3_session=session)
+        tracker = Tracker.create(
+            trial_component_name="run",
+            journal=tmp_path / "journal",
+            sync="background",
+            boto3_session=session,
+        )
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
         assert watchers_of(os.getpid()) == []
@@ -137,7 +171,9 @@ def test_a_session_of_the_caller_is_used(tmp_path, quick, monkeypatch):
 
 
 def test_a_helper_that_is_asked_to_end_records_every_answer(tmp_path, quick, monkeypatch):
-    """SIGTERM to the helper in mid-pass, as a machine that shuts down sends it: nothing is in doubt, and another helper delivers the rest."""
+    """SIGTERM to the helper in mid-pass, as a machine that shuts down sends it: nothing is in
+    doubt, and another helper delivers the rest.
+    """
     with simulator(latency_s=0.005) as sim:
         at(sim, monkeypatch)
         asked = iter(range(1, 10**6))
@@ -148,7 +184,12 @@ def test_a_helper_that_is_asked_to_end_records_every_answer(tmp_path, quick, mon
                 os.kill(child, signal.SIGTERM)
 
         sim.on_request = terminate
-        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=3_600) as tracker:
+        with Tracker.create(
+            trial_component_name="run",
+            journal=tmp_path / "journal",
+            sync="background",
+            close_deadline_s=3_600,
+        ) as tracker:
             for step in range(3_000):
                 tracker.log_metric("loss", float(step), iteration_number=step)
             assert arrived(sim, 400)
@@ -170,7 +211,9 @@ sys.stdin.read()
 
 
 def test_a_killed_training_process_leaves_no_helper_and_nothing_in_doubt(tmp_path):
-    """When training is killed while a pass is under way, its helper records the answers to what is in flight, and ends."""
+    """When training is killed while a pass is under way, its helper records the answers to what
+    is in flight, and ends.
+    """
     with simulator(latency_s=0.1) as sim:
         training = script(KILLED, sim, tmp_path / "journal")
         assert training.stdout.readline() == "logged\n"
@@ -195,7 +238,9 @@ input()
 
 
 def test_a_silent_server_keeps_no_interpreter_from_exiting(tmp_path, patient):
-    """A script that ends without close exits at once, although a request waits for an answer that never comes."""
+    """A script that ends without close exits at once, although a request waits for an answer
+    that never comes.
+    """
     with simulator() as sim:
         sim.fail("*", BlackHole(), times=1_000)
         asked = threading.Event()
@@ -209,11 +254,20 @@ def test_a_silent_server_keeps_no_interpreter_from_exiting(tmp_path, patient):
     assert states(tmp_path / "journal")["pending"] + states(tmp_path / "journal")["in doubt"] >= 1
 
 
-def test_close_keeps_its_deadline_with_a_silent_server(tmp_path, quick, patient, monkeypatch, caplog):
-    """When nobody answers, close returns soon after its deadline; what was sent is settled by the helper or the next sync."""
+def test_close_keeps_its_deadline_with_a_silent_server(
+    tmp_path, quick, patient, monkeypatch, caplog
+):
+    """When nobody answers, close returns soon after its deadline; what was sent is settled by
+    the helper or the next sync.
+    """
     with simulator() as sim:
         at(sim, monkeypatch)
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=2)
+        tracker = Tracker.create(
+            trial_component_name="run",
+            journal=tmp_path / "journal",
+            sync="background",
+            close_deadline_s=2,
+        )
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
         sim.fail("*", BlackHole(), times=1_000)
@@ -250,7 +304,9 @@ tracker.close()
 
 
 def test_training_that_forks_is_delivered_whole(tmp_path):
-    """Workers forked from a process with a background log into the journal; parent's and children's points arrive once."""
+    """Workers forked from a process with a background log into the journal; parent's and
+    children's points arrive once.
+    """
     with simulator() as sim:
         training = script(FORKING, sim, tmp_path / "journal")
         assert training.stdout.readline() == "ready\n"
@@ -262,7 +318,9 @@ def test_training_that_forks_is_delivered_whole(tmp_path):
         training.communicate("\n", timeout=600)
         assert training.returncode == 0
         there = Counter((point.name, point.value) for point in sim.components["run"].metrics)
-        assert there == Counter({("parent", 0.0): 1, ("parent", 1.0): 1, **{("child", float(n)): 1 for n in range(40)}})
+        assert there == Counter(
+            {("parent", 0.0): 1, ("parent", 1.0): 1, **{("child", float(n)): 1 for n in range(40)}}
+        )
 
 
 CHILD_TRACKER = """
@@ -294,7 +352,9 @@ def test_a_helper_that_is_killed_is_started_again(tmp_path, quick, monkeypatch):
     """When somebody kills the helper, training notices nothing, and another one delivers."""
     with simulator() as sim:
         at(sim, monkeypatch)
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        )
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
         (child,) = watchers_of(os.getpid())
@@ -309,7 +369,9 @@ def test_what_is_refused_never_raises_into_training(tmp_path, quick, monkeypatch
     with simulator() as sim:
         at(sim, monkeypatch)
         sim.fail("*", HttpError(400, "AccessDeniedException"), times=1_000)
-        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background") as tracker:
+        with Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        ) as tracker:
             tracker.log_metric("loss", 1.0)
         assert "AccessDenied" in caplog.text
         assert states(tmp_path / "journal")["pending"] == 4
@@ -330,7 +392,9 @@ sys.stdin.read()
 
 
 def test_a_worker_that_outlives_training_keeps_no_watcher_alive(tmp_path):
-    """A forked worker does not hold the pipe whose end tells the watcher that training was killed."""
+    """A forked worker does not hold the pipe whose end tells the watcher that training was
+    killed.
+    """
     with simulator() as sim:
         training = script(LEFT_ALIVE, sim, tmp_path / "journal")
         assert training.stdout.readline() == "logged\n"
@@ -367,7 +431,9 @@ for pid, gate in gates:
 
 
 def test_forked_workers_start_no_watchers_of_their_own(tmp_path):
-    """Trackers that workers inherit, and those that they make, are delivered by the one watcher of their parent."""
+    """Trackers that workers inherit, and those that they make, are delivered by the one watcher
+    of their parent.
+    """
     with simulator() as sim:
         training = script(WORKERS, sim, tmp_path / "journal")
         workers = [int(pid) for pid in training.stdout.readline().split()]
@@ -392,7 +458,9 @@ with Tracker.create(trial_component_name="run") as tracker:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_process_group_puts_nothing_in_doubt(tmp_path, number):
-    """Ctrl-C, or a scheduler's SIGTERM to all that a job is, in the middle of a pass: every answer that comes is recorded."""
+    """Ctrl-C, or a scheduler's SIGTERM to all that a job is, in the middle of a pass: every
+    answer that comes is recorded.
+    """
     with simulator(latency_s=0.05) as sim:
         training = script(STOPPED, sim, tmp_path / "journal", start_new_session=True)
         assert training.stdout.readline() == "logged\n"
@@ -405,16 +473,21 @@ def test_a_signal_to_the_process_group_puts_nothing_in_doubt(tmp_path, number):
         found = states(tmp_path / "journal")
         assert found["in doubt"] == 0
         assert set(points_of(sim).values()) == {1}
-        assert number == signal.SIGTERM or found["pending"] == 0  # after Ctrl-C the block ends, and close delivers
+        # after Ctrl-C the block ends, and close delivers
+        assert number == signal.SIGTERM or found["pending"] == 0
 
 
 def test_the_watcher_is_configured_as_the_tracker_was(tmp_path, quick, monkeypatch):
-    """What the file says by the time that the watcher starts, or starts again, is for trackers to come."""
+    """What the file says by the time that the watcher starts, or starts again, is for trackers
+    to come.
+    """
     with simulator() as sim:
         file = tmp_path / "config.toml"
         file.write_text(f"endpoint_url = '{sim.endpoint_url}'\nallow.components = ['r,n', 'run']\n")
         monkeypatch.setenv("JOURNALTRACK_CONFIG", str(file))
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        )
         file.write_text("no TOML")
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
@@ -427,10 +500,14 @@ def test_the_watcher_is_configured_as_the_tracker_was(tmp_path, quick, monkeypat
 
 
 def test_new_credentials_in_the_environment_reach_the_watcher(tmp_path, quick, monkeypatch):
-    """A program that renews its credentials in os.environ is delivered with them, without a call to the tracker."""
+    """A program that renews its credentials in os.environ is delivered with them, without a call
+    to the tracker.
+    """
     with simulator(known_keys={"AKIDRENEWED": "secret"}) as sim:
         at(sim, monkeypatch)
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        )
         tracker.log_metric("loss", 1.0)
         assert sim.wait_until(lambda sim: sim.requests)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDRENEWED")
@@ -440,22 +517,32 @@ def test_new_credentials_in_the_environment_reach_the_watcher(tmp_path, quick, m
 
 
 def test_no_terminal_is_there_to_ask_anybody(tmp_path, quick, monkeypatch):
-    """The watcher leads a session of its own, which has no terminal: no program that it runs for credentials can prompt."""
+    """The watcher leads a session of its own, which has no terminal: no program that it runs for
+    credentials can prompt.
+    """
     with simulator() as sim:
         at(sim, monkeypatch)
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        )
         (child,) = watchers_of(os.getpid())
         assert os.getsid(child) == child
-        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[4] == "0", "its terminal"
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[4] == "0", (
+            "its terminal"
+        )
         tracker.close()
 
 
 def test_a_frozen_program_is_not_started_again(tmp_path, quick, monkeypatch):
-    """Where sys.executable is the program itself, running it as Python would start the training anew, and anew: a thread delivers."""
+    """Where sys.executable is the program itself, running it as Python would start the training
+    anew, and anew: a thread delivers.
+    """
     with simulator() as sim:
         at(sim, monkeypatch)
         monkeypatch.setattr(sys, "frozen", True, raising=False)
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "journal", sync="background"
+        )
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
         assert watchers_of(os.getpid()) == []

@@ -1,4 +1,6 @@
-"""A bundle with other bytes than were written, cut short, or made by somebody with intentions: found, named, and nothing is taken from it."""
+"""A bundle with other bytes than were written, cut short, or made by somebody with intentions:
+found, named, and nothing is taken from it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ import warnings
 import pytest
 
 from journaltrack import bundle, open_bundle
-from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError
+from journaltrack.errors import (
+    BundleDamagedError,
+    BundleError,
+    BundleTooNewError,
+    InvalidInputError,
+)
 from tests.faults.bundles import crafted, digest, journal_of, layout_of, problem_of, written_over
 from tests.faults.hostile import SOAK, VALUES, base, by_hand, cells, copied, run
 
@@ -49,7 +56,9 @@ def test_every_flipped_bit_is_found(path):
 
 
 def test_every_byte_that_is_cut_off_is_found_and_what_is_missing_is_named(path, tmp_path):
-    """At every length; the message says how much there is, and from the manifest on which member is the first that is not whole."""
+    """At every length; the message says how much there is, and from the manifest on which member
+    is the first that is not whole.
+    """
     data = path.read_bytes()
     layout = layout_of(path)
     cut = tmp_path / "cut"
@@ -68,7 +77,10 @@ def test_every_byte_that_is_cut_off_is_found_and_what_is_missing_is_named(path, 
 
 def rewritten(path, target, change):
     """The bundle's members as ``change`` gives them, in an archive of Python's."""
-    with tarfile.open(path, "r:") as source, tarfile.open(target, "w:", format=tarfile.USTAR_FORMAT) as archive:
+    with (
+        tarfile.open(path, "r:") as source,
+        tarfile.open(target, "w:", format=tarfile.USTAR_FORMAT) as archive,
+    ):
         for info, data in change([(info, source.extractfile(info).read()) for info in source]):
             archive.addfile(info, io.BytesIO(data))
     return target
@@ -85,14 +97,34 @@ HOSTILE = {
     "parent": lambda m: [*m[:2], member("../evil", b"x" * 100), *m[3:]],
     "absolute": lambda m: [*m[:2], member("/tmp/evil", b"x" * 100), *m[3:]],
     "inside": lambda m: [*m[:2], member("spool/../../evil", b"x" * 100), *m[3:]],
-    "symlink": lambda m: [*m[:2], member(m[2][0].name, kind=tarfile.SYMTYPE, link="/etc/passwd"), *m[3:]],
-    "database is a symlink": lambda m: [m[0], member("journal.db", kind=tarfile.SYMTYPE, link="/etc/passwd"), *m[2:]],
-    "hard link": lambda m: [*m[:2], member(m[2][0].name, kind=tarfile.LNKTYPE, link="journal.db"), *m[3:]],
+    "symlink": lambda m: [
+        *m[:2],
+        member(m[2][0].name, kind=tarfile.SYMTYPE, link="/etc/passwd"),
+        *m[3:],
+    ],
+    "database is a symlink": lambda m: [
+        m[0],
+        member("journal.db", kind=tarfile.SYMTYPE, link="/etc/passwd"),
+        *m[2:],
+    ],
+    "hard link": lambda m: [
+        *m[:2],
+        member(m[2][0].name, kind=tarfile.LNKTYPE, link="journal.db"),
+        *m[3:],
+    ],
     "device": lambda m: [*m[:2], member(m[2][0].name, kind=tarfile.CHRTYPE), *m[3:]],
     "fifo": lambda m: [*m[:2], member(m[2][0].name, kind=tarfile.FIFOTYPE), *m[3:]],
     "folder": lambda m: [*m[:2], member(m[2][0].name, kind=tarfile.DIRTYPE), *m[3:]],
-    "sparse": lambda m: [*m[:2], member(m[2][0].name, b"x" * 100, kind=tarfile.GNUTYPE_SPARSE), *m[3:]],
-    "extended header": lambda m: [m[0], member("x", b"20 path=../../evil\n\n", kind=tarfile.XHDTYPE), *m[1:]],
+    "sparse": lambda m: [
+        *m[:2],
+        member(m[2][0].name, b"x" * 100, kind=tarfile.GNUTYPE_SPARSE),
+        *m[3:],
+    ],
+    "extended header": lambda m: [
+        m[0],
+        member("x", b"20 path=../../evil\n\n", kind=tarfile.XHDTYPE),
+        *m[1:],
+    ],
     "global header": lambda m: [member("x", b"20 path=../../evil\n\n", kind=tarfile.XGLTYPE), *m],
     "twice": lambda m: [*m[:3], m[2], *m[3:]],
     "another one": lambda m: [*m, member("more", b"x")],
@@ -106,7 +138,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_members_that_do_not_belong_there_are_refused(path, tmp_path, case):
-    """Names that lead elsewhere, links, devices, members too many, too few, twice or in another order: no file is made anywhere."""
+    """Names that lead elsewhere, links, devices, members too many, too few, twice or in another
+    order: no file is made anywhere.
+    """
     (tmp_path / "in").mkdir()
     bad = rewritten(path, tmp_path / "in" / "bad", HOSTILE[case])
     with pytest.raises(BundleError):
@@ -123,7 +157,9 @@ def test_what_stands_in_a_wrong_place_is_named(path, tmp_path):
     """The name and type that were found, escaped, and where which member should be."""
     data, layout = bytearray(path.read_bytes()), layout_of(path)
     blob = next(iter(layout.blobs()))
-    data[blob.offset : blob.offset + 512] = tarfile.TarInfo("../../evil\x1b").tobuf(tarfile.USTAR_FORMAT)
+    data[blob.offset : blob.offset + 512] = tarfile.TarInfo("../../evil\x1b").tobuf(
+        tarfile.USTAR_FORMAT
+    )
     data[blob.offset + 156 : blob.offset + 157] = b"2"
     (tmp_path / "bad").write_bytes(data)
     with pytest.raises(BundleDamagedError) as caught:
@@ -137,14 +173,20 @@ def test_what_stands_in_a_wrong_place_is_named(path, tmp_path):
 def test_sizes_beyond_the_file_are_refused_before_anything_is_read(tmp_path):
     """A manifest that promises exabytes is one of a file that is cut short."""
     with pytest.raises(BundleDamagedError, match="cut short"):
-        open_bundle(crafted(tmp_path / "b", b"db", database_bytes=2**60, database_sha256=digest(b"db")))
+        open_bundle(
+            crafted(tmp_path / "b", b"db", database_bytes=2**60, database_sha256=digest(b"db"))
+        )
     with pytest.raises(BundleDamagedError, match="cut short"):
         open_bundle(crafted(tmp_path / "b", b"db", [b"blob"], blobs={digest(b"blob"): 2**62}))
 
 
 def test_a_newer_bundle_names_the_version_needed(path, tmp_path):
     """On opening, checking and extracting; nothing is made."""
-    data = path.read_bytes().replace(b'"journaltrack_bundle": 1', b'"journaltrack_bundle": 2', 1).replace(b'"0.1.0"', b'"7.0.0"', 1)
+    data = (
+        path.read_bytes()
+        .replace(b'"journaltrack_bundle": 1', b'"journaltrack_bundle": 2', 1)
+        .replace(b'"0.1.0"', b'"7.0.0"', 1)
+    )
     (tmp_path / "new").write_bytes(data)
     with pytest.raises(BundleTooNewError) as caught:
         open_bundle(tmp_path / "new")
@@ -160,7 +202,12 @@ def test_what_is_no_bundle_is_said_to_be_none(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("hello\n" * 1000)
     with tarfile.open(tmp_path / "other.tar", "w") as archive:
-        archive.addfile(*[part if not isinstance(part, bytes) else io.BytesIO(part) for part in member("file", b"x")])
+        archive.addfile(
+            *[
+                part if not isinstance(part, bytes) else io.BytesIO(part)
+                for part in member("file", b"x")
+            ]
+        )
     for name in ("empty", "text", "other.tar"):
         with pytest.raises(BundleDamagedError):
             open_bundle(tmp_path / name)
@@ -171,7 +218,9 @@ def test_what_is_no_bundle_is_said_to_be_none(tmp_path):
 
 
 def test_a_crafted_journal_is_bundled_or_refused(tmp_path):
-    """Any value in any cell: never a traceback, never anything raw on the terminal, and a bundle that is made can be read."""
+    """Any value in any cell: never a traceback, never anything raw on the terminal, and a bundle
+    that is made can be read.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         journal = base(tmp_path)

@@ -1,4 +1,6 @@
-"""Bundling is killed, its disk fills up or fails, and training goes on meanwhile: a bundle is one whole snapshot, or is not there."""
+"""Bundling is killed, its disk fills up or fails, and training goes on meanwhile: a bundle is
+one whole snapshot, or is not there.
+"""
 
 from __future__ import annotations
 
@@ -94,11 +96,17 @@ def proved(path, folder):
 def journal(tmp_path_factory):
     """Some megabytes of artifacts."""
     chance = random.Random(3)
-    return journal_of(tmp_path_factory.mktemp("killed"), [chance.randbytes(chance.randrange(400_000)) for _ in range(25)], metrics=300)
+    return journal_of(
+        tmp_path_factory.mktemp("killed"),
+        [chance.randbytes(chance.randrange(400_000)) for _ in range(25)],
+        metrics=300,
+    )
 
 
 def test_a_killed_run_leaves_no_bundle_and_the_next_one_cleans_up(journal, tmp_path):
-    """One kill after another, each a step later: nothing has the name, and what is left does not add up."""
+    """One kill after another, each a step later: nothing has the name, and what is left does not
+    add up.
+    """
     calls = 1
     while killed(journal, tmp_path / "b", calls):
         calls += 1 if calls < 40 else 7
@@ -115,7 +123,9 @@ def test_killed_at_any_change_of_a_file_what_has_the_name_is_whole(journal, tmp_
     folder.mkdir()
     changes = killing.changes(folder, journal, folder / "b")
     chance = random.Random(4)
-    for number, first in enumerate([1, 2, changes - 1, changes, *chance.sample(range(3, changes - 1), 8 * SOAK)]):
+    for number, first in enumerate(
+        [1, 2, changes - 1, changes, *chance.sample(range(3, changes - 1), 8 * SOAK)]
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
         at = first
@@ -132,7 +142,9 @@ def test_killed_at_any_change_of_a_file_what_has_the_name_is_whole(journal, tmp_
 
 
 def test_training_goes_on_while_its_journal_is_bundled(tmp_path):
-    """Appends and artifacts never stop: every bundle is a whole prefix of the journal, with all of its artifacts."""
+    """Appends and artifacts never stop: every bundle is a whole prefix of the journal, with all
+    of its artifacts.
+    """
     command = [sys.executable, "-c", TRAINING, tmp_path / "journal", tmp_path / "artifact"]
     training = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -185,13 +197,18 @@ def no_room(journal, folder):
     with pytest.raises(BundleError, match="are free; nothing was written"):
         bundle(journal, to=disk / "b")
     bundle(journal, to=folder.parent / "b")
-    with open_bundle(folder.parent / "b") as opened, pytest.raises(BundleError, match="are free; nothing was written"):
+    with (
+        open_bundle(folder.parent / "b") as opened,
+        pytest.raises(BundleError, match="are free; nothing was written"),
+    ):
         opened.extract(disk / "out")
     return list(disk.iterdir())
 
 
 def test_a_disk_that_is_too_small_is_told_at_once(journal, tmp_path):
-    """Before an hour of copying to a slow stick, and before anything is left there; extracting does the same."""
+    """Before an hour of copying to a slow stick, and before anything is left there; extracting
+    does the same.
+    """
     assert in_child(no_room, journal, tmp_path / "disk") == []
 
 

@@ -1,4 +1,6 @@
-"""Clocks that are wrong, or jump both ways, on the node that logs and on the one that syncs: everything is delivered, in order."""
+"""Clocks that are wrong, or jump both ways, on the node that logs and on the one that syncs:
+everything is delivered, in order.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Jumping:
 @pytest.mark.parametrize("timestamps", ["keep", "shift"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_clock_that_jumps_keeps_nothing_from_being_synced(tmp_path, seed, timestamps):
-    """Logged and synced by such a clock, in several sittings: all is delivered once, in order of the calls, and no lease is stuck."""
+    """Logged and synced by such a clock, in several sittings: all is delivered once, in order of
+    the calls, and no lease is stuck.
+    """
     clock, remote, logged = Jumping(seed), MemoryRemote(), 0
     for sitting in range(3):
         with closing(Journal.open(tmp_path / "j", clock_ns=clock)) as journal:
@@ -46,12 +50,18 @@ def test_a_clock_that_jumps_keeps_nothing_from_being_synced(tmp_path, seed, time
                 journal.append_metric(component, "m", float(logged), logged, clock())
                 logged += 1
         with closing(Journal.open(tmp_path / "j", clock_ns=clock)) as journal:
-            report = Reconciler(journal, remote, options=Options(timestamps=timestamps, concurrency=1), clock_ns=clock).run()
+            report = Reconciler(
+                journal,
+                remote,
+                options=Options(timestamps=timestamps, concurrency=1),
+                clock_ns=clock,
+            ).run()
             assert report.pending == 0
             assert report.quarantined == 0
     points = remote.components["run"].points
     assert [point.value for point in points] == [float(n) for n in range(logged)]
-    if timestamps == "shift":  # each within the window of the clock that it was sent by, which was within twenty years
+    # each within the window of the clock that it was sent by, which was within twenty years
+    if timestamps == "shift":
         assert all(abs(point.timestamp_ns - NOW_NS) < 21 * YEAR_NS for point in points)
         assert METRIC_AGE_MAX_S > METRIC_AHEAD_MAX_S
     assert audit(tmp_path / "j").all_delivered

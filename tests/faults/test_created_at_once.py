@@ -1,4 +1,6 @@
-"""One name, several processes that create it at once: "is there one?" and "make it" are one step."""
+"""One name, several processes that create it at once: "is there one?" and "make it" are one
+step.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +35,26 @@ def creates(journal, name):
     """The create entries of a component."""
     opened = Journal.open(journal, create=False, read_only=True)
     row = opened.find(name)
-    found = [] if row is None else [entry for entry in opened.state_entries(row.id) if entry.kind == "create"]
+    found = (
+        []
+        if row is None
+        else [entry for entry in opened.state_entries(row.id) if entry.kind == "create"]
+    )
     opened.close()
     return found
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_of_several_processes_that_create_a_name_at_once_exactly_one_makes_it(tmp_path, durability):
-    """For each of 40 names one of four processes is told that it made the component, the others get the error with the hint."""
+    """For each of 40 names one of four processes is told that it made the component, the others
+    get the error with the hint.
+    """
     journal = tmp_path / "journal"
     command = [sys.executable, "-c", CREATOR, str(journal), durability]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     assert [process.stdout.readline() for process in started] == ["ready\n"] * 4
     for number in range(40):
         for process in started:
@@ -59,7 +70,9 @@ def test_of_several_processes_that_create_a_name_at_once_exactly_one_makes_it(tm
 
 
 def test_of_several_threads_that_create_a_name_at_once_exactly_one_makes_it(tmp_path):
-    """Threads that share a journal, and threads with journals of their own, exclude each other as processes do."""
+    """Threads that share a journal, and threads with journals of their own, exclude each other
+    as processes do.
+    """
     shared = Journal.open(tmp_path / "journal")
     for number in range(20):
         answers, together = [], threading.Barrier(4)
@@ -76,7 +89,8 @@ def test_of_several_threads_that_create_a_name_at_once_exactly_one_makes_it(tmp_
                     tracker.close()
 
         threads = [
-            threading.Thread(target=create, args=(journal,)) for journal in (shared, shared, tmp_path / "journal", tmp_path / "journal")
+            threading.Thread(target=create, args=(journal,))
+            for journal in (shared, shared, tmp_path / "journal", tmp_path / "journal")
         ]
         for thread in threads:
             thread.start()
@@ -96,7 +110,9 @@ def test_a_name_whose_creator_was_killed_before_its_first_entry_is_free(tmp_path
 
 
 def test_who_comes_second_leaves_no_trace_and_its_chain_goes_on(tmp_path):
-    """The refused call records nothing, and what the same journal records next has the place that the refused call would have had."""
+    """The refused call records nothing, and what the same journal records next has the place
+    that the refused call would have had.
+    """
     first, second = Journal.open(tmp_path / "journal"), Journal.open(tmp_path / "journal")
     made = Tracker.create(trial_component_name="run", journal=first, sync="off")
     other = Tracker.create(trial_component_name="other", journal=second, sync="off")
@@ -113,7 +129,9 @@ def test_who_comes_second_leaves_no_trace_and_its_chain_goes_on(tmp_path):
 
 
 def test_create_while_the_disk_refuses_still_waits_in_memory(tmp_path):
-    """A component that is known by name alone is created in memory while another process keeps the journal locked, and written later."""
+    """A component that is known by name alone is created in memory while another process keeps
+    the journal locked, and written later.
+    """
     opened = Journal.open(tmp_path / "journal", busy_timeout_s=0.01)
     opened.component("run")
     other = sqlite3.connect(tmp_path / "journal" / "journal.db", isolation_level=None)

@@ -1,4 +1,6 @@
-"""Credentials that never come, break, or want to be asked for: training goes on in time, and the next good ones deliver."""
+"""Credentials that never come, break, or want to be asked for: training goes on in time, and the
+next good ones deliver.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,12 @@ class Profile:
     def use(self, *lines, **more):
         """Make these lines the default profile; ``more`` are other profiles' lines."""
         sections = {"default": lines, **{f"profile {name}": each for name, each in more.items()}}
-        self.file.write_text("".join(f"[{name}]\n" + "".join(f"{line}\n" for line in each) for name, each in sections.items()))
+        self.file.write_text(
+            "".join(
+                f"[{name}]\n" + "".join(f"{line}\n" for line in each)
+                for name, each in sections.items()
+            )
+        )
         self._monkeypatch.setenv("AWS_CONFIG_FILE", str(self.file))
         self._monkeypatch.setenv("AWS_REGION", "us-east-1")
 
@@ -85,7 +92,11 @@ class Silent:
     def pids(self):
         """Of those that still block."""
         asked = [int(pid) for pid in self.asked.read_text().split()] if self.asked.exists() else []
-        return [pid for pid in asked if os.path.exists(f"/proc/{pid}/cwd") and str(self.program) in _command(pid)]
+        return [
+            pid
+            for pid in asked
+            if os.path.exists(f"/proc/{pid}/cwd") and str(self.program) in _command(pid)
+        ]
 
 
 def _command(pid):
@@ -109,7 +120,8 @@ def sim(monkeypatch):
     """AWS."""
     with simulator() as found:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint_url)
-        monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "120")  # where good credentials deliver, however busy the machine
+        # where good credentials deliver, however busy the machine
+        monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "120")
         yield found
 
 
@@ -120,18 +132,29 @@ def seconds(call):
     return time.monotonic() - begun
 
 
-def test_a_look_up_returns_in_time_when_credentials_never_come(tmp_path, profile, silent, sim, caplog):
+def test_a_look_up_returns_in_time_when_credentials_never_come(
+    tmp_path, profile, silent, sim, caplog
+):
     """Tracker.load keeps its deadline, goes on unverified, and says why."""
     profile.use(silent.line)
-    assert seconds(lambda: Tracker.load("unknown", journal=tmp_path / "j", lookup_deadline_s=DEADLINE_S)) < LIMIT_S
+    assert (
+        seconds(
+            lambda: Tracker.load("unknown", journal=tmp_path / "j", lookup_deadline_s=DEADLINE_S)
+        )
+        < LIMIT_S
+    )
     assert "the credentials did not come in time" in caplog.text
     assert silent.ends(), "nobody waits for that program any more"
 
 
-def test_a_close_returns_in_time_when_credentials_never_come_and_a_later_pass_delivers(tmp_path, profile, silent, sim, caplog, monkeypatch):
+def test_a_close_returns_in_time_when_credentials_never_come_and_a_later_pass_delivers(
+    tmp_path, profile, silent, sim, caplog, monkeypatch
+):
     """One stuck look-up delays close by its deadline, and no other pass of the process at all."""
     profile.use(silent.line)
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", close_deadline_s=DEADLINE_S)
+    tracker = Tracker.create(
+        trial_component_name="run", journal=tmp_path / "j", close_deadline_s=DEADLINE_S
+    )
     tracker.log_metric("loss", 1.0)
     assert seconds(tracker.close) < LIMIT_S
     assert "credential_process" in caplog.text
@@ -144,8 +167,12 @@ def test_a_close_returns_in_time_when_credentials_never_come_and_a_later_pass_de
 
 
 @pytest.mark.parametrize("preflight", [False, True])
-def test_a_look_up_that_is_cut_short_is_not_blamed_on_the_credentials(tmp_path, profile, silent, sim, preflight):
-    """A pass that somebody ends while it waits for credentials tells no reason of theirs, and so keeps the one known before."""
+def test_a_look_up_that_is_cut_short_is_not_blamed_on_the_credentials(
+    tmp_path, profile, silent, sim, preflight
+):
+    """A pass that somebody ends while it waits for credentials tells no reason of theirs, and so
+    keeps the one known before.
+    """
     profile.use(silent.line)
     os.mkfifo(silent.asked)
     with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
@@ -163,10 +190,19 @@ def test_a_look_up_that_is_cut_short_is_not_blamed_on_the_credentials(tmp_path, 
     assert silent.ends()
 
 
-def test_a_stuck_session_of_the_caller_delays_no_other_pass(tmp_path, profile, silent, sim, monkeypatch):
-    """A session that never gets its credentials blocks neither its own close nor the pass of another tracker."""
+def test_a_stuck_session_of_the_caller_delays_no_other_pass(
+    tmp_path, profile, silent, sim, monkeypatch
+):
+    """A session that never gets its credentials blocks neither its own close nor the pass of
+    another tracker.
+    """
     profile.use(silent.line)
-    stuck = Tracker.create(trial_component_name="a", journal=tmp_path / "j", close_deadline_s=DEADLINE_S, boto3_session=boto3.Session())
+    stuck = Tracker.create(
+        trial_component_name="a",
+        journal=tmp_path / "j",
+        close_deadline_s=DEADLINE_S,
+        boto3_session=boto3.Session(),
+    )
     assert seconds(stuck.close) < LIMIT_S
     session = boto3.Session("AKIDTEST", "secret", region_name="us-east-1")
     Tracker.create(trial_component_name="b", journal=tmp_path / "j", boto3_session=session).close()
@@ -174,12 +210,21 @@ def test_a_stuck_session_of_the_caller_delays_no_other_pass(tmp_path, profile, s
     assert "a" not in sim.components
 
 
-def test_the_background_returns_in_time_when_credentials_never_come(tmp_path, profile, silent, sim, monkeypatch):
-    """Also with sync="background" close keeps its deadline; what waits is delivered with good credentials."""
+def test_the_background_returns_in_time_when_credentials_never_come(
+    tmp_path, profile, silent, sim, monkeypatch
+):
+    """Also with sync="background" close keeps its deadline; what waits is delivered with good
+    credentials.
+    """
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)
     profile.use(silent.line)
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="background", close_deadline_s=DEADLINE_S)
+    tracker = Tracker.create(
+        trial_component_name="run",
+        journal=tmp_path / "j",
+        sync="background",
+        close_deadline_s=DEADLINE_S,
+    )
     tracker.log_metric("loss", 1.0)
     assert seconds(tracker.close) < LIMIT_S
     for name, value in GOOD.items():
@@ -191,8 +236,14 @@ def test_the_background_returns_in_time_when_credentials_never_come(tmp_path, pr
 
 def test_a_role_whose_source_never_answers_is_given_up(tmp_path, profile, silent, sim):
     """Also the program of a role's source profile is ended when its time is over."""
-    profile.use("role_arn = arn:aws:iam::123456789012:role/r", "source_profile = source", source=[silent.line])
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", close_deadline_s=DEADLINE_S)
+    profile.use(
+        "role_arn = arn:aws:iam::123456789012:role/r",
+        "source_profile = source",
+        source=[silent.line],
+    )
+    tracker = Tracker.create(
+        trial_component_name="run", journal=tmp_path / "j", close_deadline_s=DEADLINE_S
+    )
     assert seconds(tracker.close) < LIMIT_S
     assert silent.ends()
 
@@ -252,8 +303,12 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("mode", ["close", "background"])
-def test_nothing_that_a_credential_plugin_raises_reaches_training(tmp_path, sim, caplog, error, mode, monkeypatch):
-    """Whatever a provider of the user's raises, load and close return, say so, and leave the entries in the journal."""
+def test_nothing_that_a_credential_plugin_raises_reaches_training(
+    tmp_path, sim, caplog, error, mode, monkeypatch
+):
+    """Whatever a provider of the user's raises, load and close return, say so, and leave the
+    entries in the journal.
+    """
     session = session_with(raising(error))
     tracker = Tracker.load("unknown", journal=tmp_path / "j", boto3_session=session, sync=mode)
     tracker.log_metric("loss", 1.0)
@@ -268,9 +323,13 @@ def test_nothing_that_a_credential_plugin_raises_reaches_training(tmp_path, sim,
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_sync_with_a_broken_plugin_halts_and_says_what_to_do(journal, error):
-    """What a provider raises is an answer about the credentials: the pass stops, nothing is quarantined, and there is a hint."""
+    """What a provider raises is an answer about the credentials: the pass stops, nothing is
+    quarantined, and there is a hint.
+    """
     with simulator() as sim:
-        report = sync(journal, endpoint_url=sim.endpoint_url, boto3_session=session_with(raising(error)))
+        report = sync(
+            journal, endpoint_url=sim.endpoint_url, boto3_session=session_with(raising(error))
+        )
     assert report.halted is not None
     assert report.halted.kind is ErrorKind.HALT
     assert report.halted.everywhere
@@ -279,7 +338,9 @@ def test_a_sync_with_a_broken_plugin_halts_and_says_what_to_do(journal, error):
 
 
 def test_a_pass_asks_a_broken_plugin_once(tmp_path, sim):
-    """However many requests are in flight when credentials fail, the plug-in is asked once: a slow failure is waited for once."""
+    """However many requests are in flight when credentials fail, the plug-in is asked once: a
+    slow failure is waited for once.
+    """
     asked = []
 
     def load():
@@ -294,10 +355,13 @@ def test_a_pass_asks_a_broken_plugin_once(tmp_path, sim):
 
 
 def test_a_broken_cache_of_single_sign_on_halts_with_a_hint(tmp_path, journal, profile):
-    """A token file that was cut off (botocore raises KeyError) is exit code 5 with a hint, and no bug of ours."""
+    """A token file that was cut off (botocore raises KeyError) is exit code 5 with a hint, and
+    no bug of ours.
+    """
     cache = tmp_path / ".aws" / "sso" / "cache"
     cache.mkdir(parents=True)
-    (cache / "e8be5486177c5b5392bd9aa76563515b29358e6e.json").write_text('{"accessToken": ')  # sha1 of the start URL
+    # sha1 of the start URL
+    (cache / "e8be5486177c5b5392bd9aa76563515b29358e6e.json").write_text('{"accessToken": ')
     profile.use(
         "sso_start_url = https://example.awsapps.com/start",
         "sso_region = us-east-1",
@@ -305,7 +369,12 @@ def test_a_broken_cache_of_single_sign_on_halts_with_a_hint(tmp_path, journal, p
         "sso_role_name = r",
     )
     with simulator() as sim:
-        env = {"HOME": str(tmp_path), "AWS_CONFIG_FILE": str(profile.file), "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+        env = {
+            "HOME": str(tmp_path),
+            "AWS_CONFIG_FILE": str(profile.file),
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+        }
         process = sync_process(journal, sim.endpoint_url, env=env)
         out, err = process.communicate()
     assert process.returncode == 5, (out, err)
@@ -325,9 +394,16 @@ tracker.log_metric("loss", 1.0)
 tracker.close()
 print("closed", flush=True)
 """
-WATCHING = "import sys; sys.argv[1:] = ['watch', '--debounce', '0.05']; from journaltrack.cli import main; main()"
+WATCHING = (
+    "import sys; sys.argv[1:] = ['watch', '--debounce', '0.05']; from journaltrack.cli import "
+    "main; main()"
+)
 SYNCING = "import sys; sys.argv[1:] = ['sync']; from journaltrack.cli import main; main()"
-MFA = ("role_arn = arn:aws:iam::123456789012:role/r", "mfa_serial = arn:aws:iam::123456789012:mfa/me", "source_profile = source")
+MFA = (
+    "role_arn = arn:aws:iam::123456789012:role/r",
+    "mfa_serial = arn:aws:iam::123456789012:mfa/me",
+    "source_profile = source",
+)
 SOURCE = ("aws_access_key_id = AKIDTEST", "aws_secret_access_key = secret")
 
 
@@ -340,7 +416,12 @@ def on_a_terminal(code, *arguments, env, errors=None):
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if errors is None else theirs,
-        env={k: v for k, v in os.environ.items() if not k.startswith("AWS_") or k == "AWS_CONFIG_FILE"} | env,
+        env={
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith("AWS_") or k == "AWS_CONFIG_FILE"
+        }
+        | env,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - the only way to a terminal of its own
     )
@@ -372,13 +453,26 @@ def asked_on(terminal, timeout_s):
     ids=["its own session", "the caller's session", "the caller's session, looked at before"],
 )
 @pytest.mark.parametrize("chained", [False, True], ids=["role", "role of a role"])
-def test_training_on_a_terminal_is_never_asked_for_a_code(tmp_path, profile, sim, code, arguments, end, chained):
-    """A profile that wants an MFA code is no reason to ask on the terminal: load and close go on, and say what to do."""
+def test_training_on_a_terminal_is_never_asked_for_a_code(
+    tmp_path, profile, sim, code, arguments, end, chained
+):
+    """A profile that wants an MFA code is no reason to ask on the terminal: load and close go
+    on, and say what to do.
+    """
     if chained:
-        profile.use("role_arn = arn:aws:iam::123456789012:role/outer", "source_profile = inner", inner=MFA, source=SOURCE)
+        profile.use(
+            "role_arn = arn:aws:iam::123456789012:role/outer",
+            "source_profile = inner",
+            inner=MFA,
+            source=SOURCE,
+        )
     else:
         profile.use(*MFA, source=SOURCE)
-    env = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(tmp_path / "j")}
+    env = {
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": sim.endpoint_url,
+        "JOURNALTRACK_JOURNAL": str(tmp_path / "j"),
+    }
     with on_a_terminal(code, *arguments, env=env) as (process, terminal):
         out, err = process.communicate(timeout=FOREVER_S)
         assert process.returncode == 0, err
@@ -392,7 +486,11 @@ def test_training_on_a_terminal_is_never_asked_for_a_code(tmp_path, profile, sim
 def test_a_watcher_on_a_terminal_asks_for_no_code(journal, profile, sim):
     """journaltrack watch has nobody to ask, even if it was started on a terminal."""
     profile.use(*MFA, source=SOURCE)
-    env = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(journal)} | QUICK
+    env = {
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": sim.endpoint_url,
+        "JOURNALTRACK_JOURNAL": str(journal),
+    } | QUICK
     with on_a_terminal(WATCHING, env=env) as (process, terminal):
         told = []
         for line in process.stderr:
@@ -406,7 +504,11 @@ def test_a_watcher_on_a_terminal_asks_for_no_code(journal, profile, sim):
 def test_a_sync_without_a_terminal_asks_for_no_code(journal, profile, sim):
     """Exit code 5, and what to do."""
     profile.use(*MFA, source=SOURCE)
-    env = {"AWS_CONFIG_FILE": str(profile.file), "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    env = {
+        "AWS_CONFIG_FILE": str(profile.file),
+        "AWS_ACCESS_KEY_ID": "",
+        "AWS_SECRET_ACCESS_KEY": "",
+    }
     process = sync_process(journal, sim.endpoint_url, env=env, stdin=subprocess.DEVNULL)
     _, err = process.communicate(timeout=FOREVER_S)
     assert process.returncode == 5, err
@@ -415,9 +517,15 @@ def test_a_sync_without_a_terminal_asks_for_no_code(journal, profile, sim):
 
 
 def test_a_sync_on_a_terminal_asks_for_the_code(journal, profile, sim):
-    """A person who runs journaltrack sync is asked, and an end of input instead of a code is exit code 5, not a traceback."""
+    """A person who runs journaltrack sync is asked, and an end of input instead of a code is
+    exit code 5, not a traceback.
+    """
     profile.use(*MFA, source=SOURCE)
-    env = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(journal)}
+    env = {
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": sim.endpoint_url,
+        "JOURNALTRACK_JOURNAL": str(journal),
+    }
     with on_a_terminal(SYNCING, env=env, errors="there") as (process, terminal):
         shown = ""
         while "MFA code for" not in shown:

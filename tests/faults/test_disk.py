@@ -1,6 +1,8 @@
-"""The journal's disk is full, broken or read-only: training goes on, nothing acknowledged is lost, and every error says so.
+"""The journal's disk is full, broken or read-only: training goes on, nothing acknowledged is lost,
+and every error says so.
 
-Real faults (``faulty_disk``), each in a process of its own; what is left is counted by plain sqlite3.
+Real faults (``faulty_disk``), each in a process of its own; what is left is counted by plain
+sqlite3.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def refused_at_close(training):
     return caught.value.unwritten
 
 
-# -- full ---------------------------------------------------------------------------------------------------------------
+# -- full
+# ------------------------------------------------------------------------------------------------
 
 
 def full_while_logging(folder):
@@ -63,7 +66,8 @@ def full_while_logging(folder):
     assert "no space is left" in texts[0]
     waiting = training.journal().unwritten
     assert refused_at_close(training) == waiting > 1_000
-    assert written(disk / "j") == list(range(training.acknowledged - waiting))  # also now, for everybody
+    # also now, for everybody
+    assert written(disk / "j") == list(range(training.acknowledged - waiting))
     ballast.drop()
     training.log(10)
     training.tracker.close()
@@ -71,7 +75,9 @@ def full_while_logging(folder):
 
 
 def test_a_full_disk_delays_entries_and_loses_none(tmp_path):
-    """While the disk is full 2,000 calls return, warned once; close says how many wait; with room all are written in order."""
+    """While the disk is full 2,000 calls return, warned once; close says how many wait; with
+    room all are written in order.
+    """
     in_child(full_while_logging, tmp_path / "disk")
 
 
@@ -83,7 +89,9 @@ def full_to_the_end(folder):
     with warned():
         training.log(500)
     os.environ["JOURNALTRACK_HOME"] = str(disk.parent / "elsewhere")
-    with pytest.raises(JournalWriteError, match="A copy of them is on the disk, in a journal of its own at") as caught:
+    with pytest.raises(
+        JournalWriteError, match="A copy of them is on the disk, in a journal of its own at"
+    ) as caught:
         training.tracker.close()
     copies = list((disk.parent / "elsewhere").iterdir())
     assert [str(copy) in str(caught.value) for copy in copies] == [True]
@@ -91,7 +99,9 @@ def full_to_the_end(folder):
     assert sorted(written(disk / "j") + written(copies[0])) == list(range(550))
     into = disk.parent / "merged"
     for source in (disk / "j", copies[0]):
-        assert CliRunner().invoke(cli.main, ["merge", str(source), "--into", str(into)]).exit_code == 0
+        assert (
+            CliRunner().invoke(cli.main, ["merge", str(source), "--into", str(into)]).exit_code == 0
+        )
     assert sorted(written(into)) == list(range(550))
     ballast.drop()
     training.tracker.close()
@@ -100,7 +110,9 @@ def full_to_the_end(folder):
 
 
 def test_what_a_full_disk_never_takes_is_kept_elsewhere(tmp_path):
-    """A close in vain names a journal of its own that has the rest and can be merged; one that succeeds removes it."""
+    """A close in vain names a journal of its own that has the rest and can be merged; one that
+    succeeds removes it.
+    """
     in_child(full_to_the_end, tmp_path / "disk")
 
 
@@ -117,7 +129,9 @@ def full_with_raise(folder):
 
 
 def test_a_full_disk_raises_at_the_call_for_who_wants_that(tmp_path):
-    """With on_journal_error="raise" the call that failed was not recorded, and the chain goes on without it."""
+    """With on_journal_error="raise" the call that failed was not recorded, and the chain goes on
+    without it.
+    """
     in_child(full_with_raise, tmp_path / "disk")
 
 
@@ -136,11 +150,15 @@ def full_for_an_artifact(folder):
     training.tracker.close()
     assert whole(disk / "j", 10)
     with closing(sqlite3.connect(disk / "j" / "journal.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM entry WHERE kind = 'upload'").fetchone() == (1,)
+        assert connection.execute(
+            "SELECT count(*) FROM entry WHERE kind = 'upload'"
+        ).fetchone() == (1,)
 
 
 def test_an_artifact_that_does_not_fit_is_an_error_and_leaves_nothing(tmp_path):
-    """No half blob, no entry, a clear error; metrics go on, and with room the same call succeeds."""
+    """No half blob, no entry, a clear error; metrics go on, and with room the same call
+    succeeds.
+    """
     in_child(full_for_an_artifact, tmp_path / "disk")
 
 
@@ -205,11 +223,14 @@ def within_a_limit_of_size(folder):
 
 
 def test_a_limit_of_file_size_is_like_a_full_disk(tmp_path):
-    """RLIMIT_FSIZE (``ulimit -f``) neither kills training nor loses an entry; lifted, everything is written."""
+    """RLIMIT_FSIZE (``ulimit -f``) neither kills training nor loses an entry; lifted, everything
+    is written.
+    """
     in_child(within_a_limit_of_size, tmp_path)
 
 
-# -- broken -------------------------------------------------------------------------------------------------------------
+# -- broken
+# ------------------------------------------------------------------------------------------------
 
 BROKEN = {"write": WRITES, "sync": SYNCS, "write and sync": WRITES + SYNCS, "read": READS}
 
@@ -236,13 +257,19 @@ def broken_for_a_while(folder, calls, number, durability):
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("calls", BROKEN)
 def test_io_errors_delay_entries_and_lose_none(tmp_path, calls, durability):
-    """Whatever fails with EIO: no call raises, what was acknowledged as written is there, the rest waits and is written later."""
+    """Whatever fails with EIO: no call raises, what was acknowledged as written is there, the
+    rest waits and is written later.
+    """
     waiting = in_child(broken_for_a_while, tmp_path, BROKEN[calls], errno.EIO, durability)
-    assert waiting == (200 if "write" in calls or (durability == "power" and calls == "sync") else 0)
+    assert waiting == (
+        200 if "write" in calls or (durability == "power" and calls == "sync") else 0
+    )
 
 
 def test_a_file_system_that_turns_read_only_delays_entries(tmp_path):
-    """As ext4 does after an error: open files can't be written any more (EROFS); after the repair everything is."""
+    """As ext4 does after an error: open files can't be written any more (EROFS); after the
+    repair everything is.
+    """
     assert in_child(broken_for_a_while, tmp_path, WRITES, errno.EROFS, "process") == 200
 
 
@@ -261,11 +288,15 @@ def flush_after_a_failed_one(folder):
     training.tracker.flush()
     shutil.copyfile(folder / "j" / "journal.db", folder / "alone.db")  # without its log
     with closing(sqlite3.connect(folder / "alone.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM entry WHERE stream = 'metric'").fetchone() == (100,)
+        assert connection.execute(
+            "SELECT count(*) FROM entry WHERE stream = 'metric'"
+        ).fetchone() == (100,)
 
 
 def test_a_flush_after_a_failed_one_does_the_work_again(tmp_path):
-    """The kernel tells of a failed write-back once: the next flush may not take fsync's word for what was written before."""
+    """The kernel tells of a failed write-back once: the next flush may not take fsync's word for
+    what was written before.
+    """
     in_child(flush_after_a_failed_one, tmp_path)
 
 
@@ -274,7 +305,9 @@ def artifact_on_a_broken_disk(folder, calls):
     training = Training(folder / "j")
     with pytest.raises(JournalWriteError, match="not logged"):
         failing(lambda: training.tracker.log_artifact(folder / "model"), calls)
-    assert [p.name for p in (folder / "j" / "spool").rglob("*") if p.name.startswith("incoming")] == []
+    assert [
+        p.name for p in (folder / "j" / "spool").rglob("*") if p.name.startswith("incoming")
+    ] == []
     training.tracker.log_artifact(folder / "model")
     training.tracker.close()
     assert whole(folder / "j", 0)
@@ -282,7 +315,9 @@ def artifact_on_a_broken_disk(folder, calls):
 
 @pytest.mark.parametrize("calls", [("write",), SYNCS])
 def test_an_artifact_on_a_broken_disk_is_an_error(tmp_path, calls):
-    """Neither a failed write nor a failed fsync leaves a blob that counts; the next call stores it."""
+    """Neither a failed write nor a failed fsync leaves a blob that counts; the next call stores
+    it.
+    """
     in_child(artifact_on_a_broken_disk, tmp_path, calls)
 
 
@@ -300,7 +335,8 @@ def fork_onto_a_broken_disk(folder):
             os._exit(0 if waited == 10 and not training.journal().unwritten else 1)
         finally:
             os._exit(2)
-    with warned() as texts:  # the fork took the parent's connection: it can't be opened again either
+    # the fork took the parent's connection: it can't be opened again either
+    with warned() as texts:
         failing(lambda: training.log(20), ("open",))
     assert len(texts) == 1, texts
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -311,7 +347,9 @@ def fork_onto_a_broken_disk(folder):
 
 
 def test_a_fork_onto_a_broken_disk_raises_on_neither_side(tmp_path):
-    """A child whose first entry finds a broken disk, and a parent that can't open the journal again: both go on, nothing is lost."""
+    """A child whose first entry finds a broken disk, and a parent that can't open the journal
+    again: both go on, nothing is lost.
+    """
     in_child(fork_onto_a_broken_disk, tmp_path)
 
 
@@ -343,17 +381,24 @@ def out_of_sight(folder, number, connected):
 @pytest.mark.parametrize("connected", [True, False])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
 def test_a_folder_that_can_not_be_looked_at_is_not_a_deleted_one(tmp_path, number, connected):
-    """No permission for a moment, a restarted file server: no call raises, the warning names the reason, all is written later."""
+    """No permission for a moment, a restarted file server: no call raises, the warning names the
+    reason, all is written later.
+    """
     in_child(out_of_sight, tmp_path, number, connected)
 
 
-# -- read-only media ------------------------------------------------------------------------------------------------------
+# -- read-only media
+# ------------------------------------------------------------------------------------------------
 
 
 def shown(folder):
     """Exit codes of the commands that read."""
     runner = CliRunner()
-    commands = (["status", str(folder)], ["audit", str(folder)], ["show", "run", "--journal", str(folder)])
+    commands = (
+        ["status", str(folder)],
+        ["audit", str(folder)],
+        ["show", "run", "--journal", str(folder)],
+    )
     results = [runner.invoke(cli.main, arguments) for arguments in commands]
     for result in results:
         assert "Traceback" not in result.output
@@ -389,11 +434,14 @@ def read_only_media(folder, log):
 
 @pytest.mark.parametrize("log", [True, False])
 def test_read_only_media_can_be_read(tmp_path, log):
-    """status, audit and show work on read-only media: also on the journal of a process that was killed, with its log."""
+    """status, audit and show work on read-only media: also on the journal of a process that was
+    killed, with its log.
+    """
     assert in_child(read_only_media, tmp_path / "media", log) == [0, 3, 0]
 
 
-# -- no write-ahead log ---------------------------------------------------------------------------------------------------
+# -- no write-ahead log
+# ------------------------------------------------------------------------------------------------
 
 NETWORK = "36 35 98:0 / / rw,noatime master:1 - nfs4 server:/export rw\n"
 
@@ -413,12 +461,17 @@ if sys.argv[3] != "killed":
 
 
 def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
-    """As on NFS: several writers at once, one killed in the midst of it, readers beside them; everything acknowledged is there."""
+    """As on NFS: several writers at once, one killed in the midst of it, readers beside them;
+    everything acknowledged is there.
+    """
     (tmp_path / "mounts").write_text(NETWORK)
     command = [sys.executable, "-c", WRITER, tmp_path / "j", tmp_path / "mounts"]
-    subprocess.run([*command, "first", "0"], check=True)  # made there: a mode is not changed while others have the journal open
+    # made there: a mode is not changed while others have the journal open
+    subprocess.run([*command, "first", "0"], check=True)
     started = [
-        subprocess.Popen([*command, name, count], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, name, count], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for name, count in (("one", "15"), ("two", "15"), ("killed", "100000"))
     ]
     acknowledged = 0
@@ -437,7 +490,9 @@ def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
     started[2].stderr.close()
     with closing(sqlite3.connect(tmp_path / "j" / "journal.db", timeout=FOREVER_S)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-        found = dict(connection.execute("SELECT name, count(*) FROM entry GROUP BY name").fetchall())
+        found = dict(
+            connection.execute("SELECT name, count(*) FROM entry GROUP BY name").fetchall()
+        )
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert (found["one"], found["two"]) == (15, 15)
     assert acknowledged <= found["killed"] <= acknowledged + 1

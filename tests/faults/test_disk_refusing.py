@@ -1,7 +1,8 @@
-"""Disks that are full, read-only or broken, journals deleted under a live tracker: nothing that was acknowledged is lost.
+"""Disks that are full, read-only or broken, journals deleted under a live tracker: nothing that was
+acknowledged is lost.
 
-The errors come from the kernel's side (`disktrace` answers the program's calls), or from a real file system that is full;
-what is there is counted by plain sqlite3.
+The errors come from the kernel's side (`disktrace` answers the program's calls), or from a real
+file system that is full; what is there is counted by plain sqlite3.
 """
 
 from __future__ import annotations
@@ -30,19 +31,39 @@ from tests.faults.test_power_loss import entries_in
 WHY_NOT = disktrace.supported()
 traced = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 NAMESPACES = (
-    subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False, capture_output=True).returncode == 0
+    subprocess.run(
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
+        check=False,
+        capture_output=True,
+    ).returncode
+    == 0
     if shutil.which("unshare")
     else False
 )
 
 
 def run(tmp_path, scenario, *arguments, reads=False):
-    """Run a scenario; what it saw, the journal's folder, the calls that returned, how many system calls failed."""
+    """Run a scenario; what it saw, the journal's folder, the calls that returned, how many
+    system calls failed.
+    """
     (tmp_path / "disk").mkdir()
-    environment = os.environ | {"JOURNALTRACK_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [refusing_programs.__file__, scenario, tmp_path / "disk", tmp_path / "acks", *arguments]
+    environment = os.environ | {
+        "JOURNALTRACK_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [
+        refusing_programs.__file__,
+        scenario,
+        tmp_path / "disk",
+        tmp_path / "acks",
+        *arguments,
+    ]
     events, code, failed = disktrace.record(
-        command, folder=tmp_path / "disk", acknowledgements=tmp_path / "acks", env=environment, reads=reads
+        command,
+        folder=tmp_path / "disk",
+        acknowledgements=tmp_path / "acks",
+        env=environment,
+        reads=reads,
     )
     assert code == 0
     lines = [event.data.decode().strip() for event in events if event.kind == "ack"]
@@ -58,7 +79,12 @@ def check_calls(folder, returned):
         for each in power_programs.expected("w", number):
             assert there[each] == 1, (number, each, there[each])
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
-        values = [value for (value,) in connection.execute("SELECT value FROM entry WHERE name = 'w' ORDER BY seq")]
+        values = [
+            value
+            for (value,) in connection.execute(
+                "SELECT value FROM entry WHERE name = 'w' ORDER BY seq"
+            )
+        ]
     assert values == sorted(values)
     assert verify_chains(folder) == []
 
@@ -69,7 +95,8 @@ FAULTS = [
     ("EROFS", "write,create,open,truncate,name,sync", "*"),
     ("EIO", "write", "*-wal"),
     ("EIO", "sync", "*-wal"),
-    ("EIO", "write,sync,truncate", "*/journal.db"),  # the log can be written, but not back into the database
+    # the log can be written, but not back into the database
+    ("EIO", "write,sync,truncate", "*/journal.db"),
 ]
 
 
@@ -77,16 +104,23 @@ FAULTS = [
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: "-".join(f).replace("*", ""))
 def test_entries_wait_while_the_disk_refuses(tmp_path, durability, fault):
-    """No call raises but that of an artifact; one warning; everything is written, in order, when the disk takes it again."""
+    """No call raises but that of an artifact; one warning; everything is written, in order, when
+    the disk takes it again.
+    """
     saw, folder, returned, failed, _ = run(tmp_path, "faulty", durability, "buffer", *fault)
     refused = [line for line in saw if line.startswith("raised")]
-    assert {int(line.split()[1]) for line in refused} <= {19}  # the one artifact among them has nowhere to be copied to
+    # the one artifact among them has nowhere to be copied to
+    assert {int(line.split()[1]) for line in refused} <= {19}
     assert set(returned) == set(range(22)) - {int(line.split()[1]) for line in refused}
     assert "closed 0" in saw
     check_calls(folder, returned)
     waited = int(next(line for line in saw if line.startswith("unwritten")).split()[1])
-    warned = json.loads(next(line for line in saw if line.startswith("warned")).removeprefix("warned "))
-    assert len([1 for category, _ in warned if category == "RuntimeWarning"]) == (1 if waited else 0)
+    warned = json.loads(
+        next(line for line in saw if line.startswith("warned")).removeprefix("warned ")
+    )
+    assert len([1 for category, _ in warned if category == "RuntimeWarning"]) == (
+        1 if waited else 0
+    )
     if fault[2] == "*-wal" and (fault[1] == "write" or durability == "power"):
         assert failed
         assert waited
@@ -96,13 +130,17 @@ def test_entries_wait_while_the_disk_refuses(tmp_path, durability, fault):
 
 @traced
 def test_a_refusing_disk_can_raise_instead(tmp_path):
-    """With on_journal_error="raise" the call raises, nothing of it is recorded, and later ones go on."""
+    """With on_journal_error="raise" the call raises, nothing of it is recorded, and later ones
+    go on.
+    """
     saw, folder, returned, _, _ = run(tmp_path, "faulty", "process", "raise", *FAULTS[0])
     assert len([line for line in saw if line.startswith("raised")]) == 10
     assert "unwritten 0" in saw
     check_calls(folder, returned)
     there = entries_in(folder)
-    assert not any(there[each] for number in range(10, 20) for each in power_programs.expected("w", number))
+    assert not any(
+        there[each] for number in range(10, 20) for each in power_programs.expected("w", number)
+    )
 
 
 @traced
@@ -116,7 +154,9 @@ def test_a_close_on_a_full_disk_says_what_is_not_written(tmp_path):
 @traced
 @pytest.mark.parametrize("one_in", ["5", "20"])
 def test_a_flaky_disk_costs_no_entry(tmp_path, one_in):
-    """Every fifth write of the log fails, or every 20th: close tries again, in smaller transactions, and nothing is lost."""
+    """Every fifth write of the log fails, or every 20th: close tries again, in smaller
+    transactions, and nothing is lost.
+    """
     saw, folder, returned, failed, _ = run(tmp_path, "flaky", "EIO", "write", "*-wal", one_in)
     assert failed > 5
     assert "close fine" in saw
@@ -126,7 +166,11 @@ def test_a_flaky_disk_costs_no_entry(tmp_path, one_in):
 @traced
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [(FAULTS[0], "JournalFullError"), (FAULTS[2], "JournalReadOnlyError"), (("EIO", "write", "*"), "JournalWriteError")],
+    [
+        (FAULTS[0], "JournalFullError"),
+        (FAULTS[2], "JournalReadOnlyError"),
+        (("EIO", "write", "*"), "JournalWriteError"),
+    ],
 )
 def test_no_journal_can_be_made(tmp_path, fault, error):
     """An error of the right kind, and the next start makes one."""
@@ -139,7 +183,9 @@ def test_no_journal_can_be_made(tmp_path, fault, error):
 @traced
 @pytest.mark.parametrize("fault", [FAULTS[0], FAULTS[3]], ids=["full", "EIO"])
 def test_a_sync_that_can_not_record_stops(tmp_path, fault):
-    """It sends nothing that it could not note before; the next one sends the rest, and nothing twice but what is in doubt."""
+    """It sends nothing that it could not note before; the next one sends the rest, and nothing
+    twice but what is in doubt.
+    """
     saw, folder, returned, failed, lines = run(tmp_path, "syncing", *fault)
     assert failed
     assert saw[0].startswith("pass Journal")
@@ -153,9 +199,11 @@ def test_a_sync_that_can_not_record_stops(tmp_path, fault):
                 sent.update((point.name, point.value) for point in arguments[1])
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         rows = connection.execute(
-            "SELECT e.name, e.value, d.outcome FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.kind = 'metric'"
+            "SELECT e.name, e.value, d.outcome FROM entry e JOIN delivery d ON d.seq = e.seq "
+            "WHERE e.kind = 'metric'"
         ).fetchall()
-    # Until an outcome can be recorded, an intent alone is known: of as many requests as are in hand at one time, three with one worker.
+    # Until an outcome can be recorded, an intent alone is known: of as many requests as are in hand
+    # at one time, three with one worker.
     in_doubt = [(name, value) for name, value, outcome in rows if outcome == "in doubt"]
     assert len(in_doubt) <= 3 * 10
     assert all(sent[point] <= 1 for point in in_doubt)
@@ -220,14 +268,31 @@ print(waited, done)
 
 @pytest.mark.skipif(not NAMESPACES, reason="needs unshare -rm, to mount a small file system")
 def test_a_file_system_that_is_really_full(tmp_path):
-    """2,000 calls on a full tmpfs: those that did not fit wait, and are there when there is room again, each once."""
+    """2,000 calls on a full tmpfs: those that did not fit wait, and are there when there is room
+    again, each once.
+    """
     (tmp_path / "disk").mkdir()
-    command = ["unshare", "-rm", sys.executable, "-c", FULL, str(tmp_path / "disk"), str(tmp_path / "copy.db")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    command = [
+        "unshare",
+        "-rm",
+        sys.executable,
+        "-c",
+        FULL,
+        str(tmp_path / "disk"),
+        str(tmp_path / "copy.db"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr
     assert "artifact refused free space" in done.stdout
     with closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
-        values = [value for (value,) in connection.execute("SELECT value FROM entry WHERE name = 'w' ORDER BY seq")]
+        values = [
+            value
+            for (value,) in connection.execute(
+                "SELECT value FROM entry WHERE name = 'w' ORDER BY seq"
+            )
+        ]
     assert values == [float(n) for n in range(2200)]
 
 
@@ -253,23 +318,41 @@ except errors.JournalReadOnlyError as error:
 @pytest.mark.skipif(not NAMESPACES, reason="needs unshare -rm, to mount read-only")
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_read_only_medium(tmp_path, killed):
-    """A journal on it can be read, with a log that nobody wrote back too; syncing and logging say what to do."""
+    """A journal on it can be read, with a log that nobody wrote back too; syncing and logging
+    say what to do.
+    """
     place = tmp_path / "disk"
     script = (
-        "import os, sys; from journaltrack import Tracker; t = Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off')\n"
-        "for n in range(50): t.log_metric('w', n)\n"
+        "import os, sys; from journaltrack import Tracker; t = "
+        "Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off')\nfor n in "
+        "range(50): t.log_metric('w', n)\n"
     ) + ("os._exit(0)" if killed else "t.close()")
     subprocess.run([sys.executable, "-c", script, str(place / "journal")], check=True)
     assert (place / "journal" / "journal.db-wal").exists() == killed
     if killed:
         (place / "journal" / "journal.db-shm").unlink()
-    done = subprocess.run(["unshare", "-rm", sys.executable, "-c", READ_ONLY, str(place)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-rm", sys.executable, "-c", READ_ONLY, str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     if killed:
-        assert [line.split()[:2] for line in lines[:3]] == [["status", "0"], ["audit", "3"], ["show", "0"]]
+        assert [line.split()[:2] for line in lines[:3]] == [
+            ["status", "0"],
+            ["audit", "3"],
+            ["show", "0"],
+        ]
     else:
-        assert [line.split()[:2] for line in lines[:5]] == [["status", "0"], ["audit", "3"], ["show", "0"], ["check", "0"], ["sync", "8"]]
+        assert [line.split()[:2] for line in lines[:5]] == [
+            ["status", "0"],
+            ["audit", "3"],
+            ["show", "0"],
+            ["check", "0"],
+            ["sync", "8"],
+        ]
     assert not any("True" in line for line in lines)
     assert "folder that" in lines[-1] or "writable" in lines[-1]
 
@@ -278,12 +361,19 @@ def values_in(folder):
     """The metric's values in order, by plain sqlite3."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return [value for (value,) in connection.execute("SELECT value FROM entry WHERE name = 'w' ORDER BY seq")]
+        return [
+            value
+            for (value,) in connection.execute(
+                "SELECT value FROM entry WHERE name = 'w' ORDER BY seq"
+            )
+        ]
 
 
 @pytest.fixture
 def live(tmp_path):
-    """A tracker that has logged 100 values, and whose clock for looking at its files is always due."""
+    """A tracker that has logged 100 values, and whose clock for looking at its files is always
+    due.
+    """
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off")
     for number in range(100):
         tracker.log_metric("w", number)
@@ -299,7 +389,9 @@ def go_on(tracker, numbers):
 
 
 def test_a_journal_deleted_under_a_live_tracker_is_written_again(live, tmp_path):
-    """rm -r of the folder: everything ever committed is there again, under the old name, with a warning."""
+    """rm -r of the folder: everything ever committed is there again, under the old name, with a
+    warning.
+    """
     shutil.rmtree(tmp_path / "journal")
     with pytest.warns(RuntimeWarning, match="was deleted while it was in use; all its entries"):
         go_on(live, range(100, 200))
@@ -369,11 +461,18 @@ tracker.close()
 
 
 def test_eight_processes_find_one_journal_again(tmp_path):
-    """All had it open when it was deleted: one copies it, the others add what is theirs; every entry is there once."""
+    """All had it open when it was deleted: one copies it, the others add what is theirs; every
+    entry is there once.
+    """
     folder = tmp_path / "journal"
     Tracker.create(trial_component_name="run", journal=folder, sync="off").close()
     command = [sys.executable, "-c", RANK, str(folder)]
-    ranks = [subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for n in range(8)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for n in range(8)
+    ]
     for rank in ranks:
         assert rank.stdout.readline() == "logged\n"
     shutil.rmtree(folder)
@@ -385,7 +484,9 @@ def test_eight_processes_find_one_journal_again(tmp_path):
         assert rank.returncode == 0
     assert not list(tmp_path.glob("*rescued*"))
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
-        rows = connection.execute("SELECT name, value FROM entry WHERE kind = 'metric' ORDER BY seq").fetchall()
+        rows = connection.execute(
+            "SELECT name, value FROM entry WHERE kind = 'metric' ORDER BY seq"
+        ).fetchall()
     assert Counter(rows) == Counter((f"rank{n}", float(v)) for n in range(8) for v in range(200))
     assert verify_chains(folder) == []
 
@@ -401,8 +502,12 @@ def test_a_file_in_its_place_does_not_keep_it_from_being_written_again(live, tmp
 
 
 def test_nowhere_to_write_it_again_keeps_everything_in_the_process(tmp_path):
-    """No place for the copy: no call raises, and the close says what is lost with the process; with a place, all is there."""
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "runs" / "journal", sync="off")
+    """No place for the copy: no call raises, and the close says what is lost with the process;
+    with a place, all is there.
+    """
+    tracker = Tracker.create(
+        trial_component_name="run", journal=tmp_path / "runs" / "journal", sync="off"
+    )
     go_on(tracker, range(100))
     shutil.rmtree(tmp_path / "runs")
     (tmp_path / "runs").write_text("in the way")
@@ -417,7 +522,9 @@ def test_nowhere_to_write_it_again_keeps_everything_in_the_process(tmp_path):
 
 @pytest.mark.parametrize("damage", ["page", "header"])
 def test_a_page_that_somebody_overwrites(tmp_path, damage):
-    """Bytes of the live database are overwritten: calls go on waiting or being recorded, nothing raises but the close, and doctor mends."""
+    """Bytes of the live database are overwritten: calls go on waiting or being recorded, nothing
+    raises but the close, and doctor mends.
+    """
     from journaltrack import doctor
 
     script = """
@@ -439,7 +546,12 @@ except errors.JournalError as error:
     print("closed", getattr(error, "unwritten", "?"))
 """
     folder = tmp_path / "journal"
-    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "ready\n"
     with (folder / "journal.db").open("r+b") as file:
         file.seek(0 if damage == "header" else 4096 * 30)
@@ -457,7 +569,9 @@ except errors.JournalError as error:
 
 
 def test_locked_for_longer_than_it_waits(tmp_path):
-    """Another process holds the write lock: opening waits for its time and says who to look for; calls wait in memory."""
+    """Another process holds the write lock: opening waits for its time and says who to look for;
+    calls wait in memory.
+    """
     folder = tmp_path / "journal"
     with closing(Journal.open(folder, busy_timeout_s=0.05)) as journal:
         component = journal.component("run")
@@ -475,7 +589,9 @@ def test_locked_for_longer_than_it_waits(tmp_path):
 
 
 def test_an_older_copy_in_its_place_is_not_written_into(tmp_path):
-    """A backup is put into the place of a journal in use, and another process logs there first: ours is written beside it, whole."""
+    """A backup is put into the place of a journal in use, and another process logs there first:
+    ours is written beside it, whole.
+    """
     folder = tmp_path / "journal"
     first = Tracker.create(trial_component_name="first", journal=folder, sync="off")
     first.log_metric("w", -1.0)
@@ -498,27 +614,40 @@ def test_an_older_copy_in_its_place_is_not_written_into(tmp_path):
 
 
 def test_a_run_begun_in_deleted_files_is_nobody_elses(tmp_path):
-    """Two processes' journals were deleted; one wrote it again, a third began a run there, and the other one a run in the old files."""
+    """Two processes' journals were deleted; one wrote it again, a third began a run there, and
+    the other one a run in the old files.
+    """
     folder = tmp_path / "journal"
     one, two = (Journal.open(folder) for _ in range(2))
     for journal, name in ((one, "one"), (two, "two")):
-        journal.append(journal.component(name), [vocabulary.create(owner=name), vocabulary.metric("w", 1.0, None, 1)])
+        journal.append(
+            journal.component(name),
+            [vocabulary.create(owner=name), vocabulary.metric("w", 1.0, None, 1)],
+        )
     shutil.rmtree(folder)
     one._looked_ns = 0
     with pytest.warns(RuntimeWarning, match="was deleted"):
         one.append_metric(one.component("one"), "w", 2.0, None, 1)
     with closing(Journal.open(folder)) as third:
-        third.append(third.component("third"), [vocabulary.create(owner="third"), vocabulary.metric("w", 3.0, None, 1)])
+        third.append(
+            third.component("third"),
+            [vocabulary.create(owner="third"), vocabulary.metric("w", 3.0, None, 1)],
+        )
     component = two.component("begun")
     two._looked_ns = 0
     with pytest.warns(RuntimeWarning, match=r"journal\.rescued-1"):
-        two.append(component, [vocabulary.create(owner="begun"), vocabulary.metric("w", 4.0, None, 1)])
+        two.append(
+            component, [vocabulary.create(owner="begun"), vocabulary.metric("w", 4.0, None, 1)]
+        )
     one.close()
     two.close()
     found = {}
     for place in (folder, tmp_path / "journal.rescued-1"):
         with closing(sqlite3.connect(place / "journal.db")) as connection:
-            rows = connection.execute("SELECT c.name, e.value FROM entry e JOIN component c ON c.id = e.component_id WHERE e.name = 'w'")
+            rows = connection.execute(
+                "SELECT c.name, e.value FROM entry e JOIN component c ON c.id = e.component_id "
+                "WHERE e.name = 'w'"
+            )
             found[place.name] = sorted(rows)
         assert verify_chains(place) == []
     assert found == {

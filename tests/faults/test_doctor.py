@@ -1,4 +1,6 @@
-"""`journaltrack check`: each kind of damage is found, explained, repaired where that is possible, and nothing is deleted."""
+"""`journaltrack check`: each kind of damage is found, explained, repaired where that is
+possible, and nothing is deleted.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,11 @@ def delivered(journal, remote=None):
 
 def test_a_healthy_journal_is_well(journal):
     """No finding; every check was made; nothing in the folder changes."""
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in journal.rglob("*") if p.suffix != ".db-shm" and "-shm" not in p.name}
+    before = {
+        p: (p.stat().st_mtime_ns, p.stat().st_size)
+        for p in journal.rglob("*")
+        if p.suffix != ".db-shm" and "-shm" not in p.name
+    }
     examination = doctor.examine(journal)
     assert examination.findings == ()
     assert examination.checked == doctor.CHECKS
@@ -76,12 +82,16 @@ def test_a_healthy_journal_is_well(journal):
 
 
 def test_training_goes_on_meanwhile(tmp_path):
-    """A journal that a live tracker holds, with entries in its log only, is well, and neither is kept from its work."""
+    """A journal that a live tracker holds, with entries in its log only, is well, and neither is
+    kept from its work.
+    """
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off")
     for n in range(100):
         tracker.log_metric("loss", n)
     examined = subprocess.run(
-        [sys.executable, "-m", "journaltrack", "check", "--json", str(tmp_path / "j")], capture_output=True, check=False
+        [sys.executable, "-m", "journaltrack", "check", "--json", str(tmp_path / "j")],
+        capture_output=True,
+        check=False,
     )
     document = json.loads(examined.stdout)
     assert (examined.returncode, document["healthy"], document["findings"]) == (0, True, [])
@@ -99,7 +109,14 @@ def test_training_goes_on_meanwhile(tmp_path):
         ("UPDATE lease SET generation = 'x'", "records", "lease"),
         ("UPDATE lease SET expires_at_ns = 'never', owner = 'me'", "records", "lease"),
         ("DROP TRIGGER entry_no_update", "schema", "schema"),
-        ("DROP INDEX entry_state; DROP TRIGGER receipt_settled_once; DROP INDEX delivery_problem", "schema", "schema"),
+        (
+            (
+                "DROP INDEX entry_state; DROP TRIGGER receipt_settled_once; DROP INDEX "
+                "delivery_problem"
+            ),
+            "schema",
+            "schema",
+        ),
     ],
 )
 def test_what_is_out_of_place_in_the_tables_is_put_right(journal, damage, check, repair):
@@ -109,7 +126,9 @@ def test_what_is_out_of_place_in_the_tables_is_put_right(journal, damage, check,
     assert mended(journal) == ([repair], [])
     assert found(journal) == []
     with closing(sqlite3.connect(journal / "journal.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM receipt WHERE action = 'repair' AND outcome = 'repaired'").fetchone() == (1,)
+        assert connection.execute(
+            "SELECT count(*) FROM receipt WHERE action = 'repair' AND outcome = 'repaired'"
+        ).fetchone() == (1,)
     assert delivered(journal) == 95
 
 
@@ -140,12 +159,17 @@ def test_removed_entries_are_reported(journal):
     assert set(found(journal)) == {("records", "problem", None), ("chains", "problem", None)}
 
 
-TRIGGER = "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END"
+TRIGGER = (
+    "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN "
+    "SELECT RAISE(ABORT, 'journal entries are immutable'); END"
+)
 
 
 @pytest.mark.parametrize("damage", ["missing", "other bytes", "cut"])
 def test_a_lost_artifact_is_found_again_by_its_content(journal, tmp_path, damage):
-    """The damaged blob is kept aside, the bytes come from a file of any name, the upload that was set aside is delivered."""
+    """The damaged blob is kept aside, the bytes come from a file of any name, the upload that
+    was set aside is delivered.
+    """
     blob = blob_of(journal)
     if damage == "missing":
         blob.unlink()
@@ -169,11 +193,23 @@ def test_a_lost_artifact_is_found_again_by_its_content(journal, tmp_path, damage
 
 
 def test_an_artifact_that_is_nowhere_is_said_to_be_lost(journal, tmp_path):
-    """Nothing to restore from: not repaired, said so, everything else goes on; a file that only has its size is not taken."""
+    """Nothing to restore from: not repaired, said so, everything else goes on; a file that only
+    has its size is not taken.
+    """
     blob_of(journal).unlink()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "model.bin").write_bytes(b"WEIGHTS")
-    result = CliRunner().invoke(main, ["check", "--repair", "--restore-from", str(tmp_path / "elsewhere"), "--json", str(journal)])
+    result = CliRunner().invoke(
+        main,
+        [
+            "check",
+            "--repair",
+            "--restore-from",
+            str(tmp_path / "elsewhere"),
+            "--json",
+            str(journal),
+        ],
+    )
     document = json.loads(result.stdout)
     assert result.exit_code == document["exit_code"] == 4
     assert [(r["repair"], r["done"]) for r in document["repaired"]] == [("spool", False)]
@@ -190,7 +226,9 @@ def test_a_delivered_artifact_that_is_gone_is_no_problem(journal):
 
 
 def test_what_belongs_to_nobody_is_kept_and_what_is_half_is_removed(journal):
-    """A blob without an entry may be the last trace of one; a half copy belongs to no call that returned."""
+    """A blob without an entry may be the last trace of one; a half copy belongs to no call that
+    returned.
+    """
     stranger = journal / "spool" / "ab" / ("ab" * 32)
     stranger.parent.mkdir()
     stranger.write_bytes(b"?")
@@ -212,7 +250,10 @@ def test_open_doors_are_closed(journal):
     assert found(journal) == [("files", "warning", "permissions")]
     assert mended(journal) == (["permissions"], [])
     assert found(journal) == []
-    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in [journal, journal / "spool", journal / "journal.db"]}
+    modes = {
+        p.name: stat.S_IMODE(p.stat().st_mode)
+        for p in [journal, journal / "spool", journal / "journal.db"]
+    }
     assert modes == {"journal": 0o700, "spool": 0o700, "journal.db": 0o600}
 
 
@@ -224,7 +265,9 @@ def test_a_link_in_the_place_of_a_file_is_reported_and_not_followed(journal, tmp
     (journal / name).unlink(missing_ok=True)
     (journal / name).symlink_to(victim)
     examination = doctor.examine(journal)
-    assert [(f.check, f.severity, f.subjects) for f in examination.findings] == [("files", "problem", (name,))]
+    assert [(f.check, f.severity, f.subjects) for f in examination.findings] == [
+        ("files", "problem", (name,))
+    ]
     assert "database" not in examination.checked
     assert doctor.mend(examination) == []
     assert victim.read_bytes() == b""
@@ -262,7 +305,9 @@ sys.stdin.read()
 def test_a_process_that_keeps_others_from_writing_is_named(journal):
     """Its pid and its command line; when it is gone, the finding is."""
     command = [sys.executable, "-c", HOLDER, str(journal / "journal.db")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         holder.stdout.readline()
         (finding,) = [f for f in doctor.examine(journal).findings if f.check == "locks"]
         holder.communicate("")
@@ -283,9 +328,14 @@ sys.stdin.read()
 
 
 def test_a_sync_that_hangs_is_named_and_its_lease_free_when_it_is_gone(journal):
-    """A note with its pid; a killed one leaves a row and no finding but the note that it expires, and the next one takes over."""
+    """A note with its pid; a killed one leaves a row and no finding but the note that it
+    expires, and the next one takes over.
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", SYNCING, str(journal)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SYNCING, str(journal)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as syncing:
         syncing.stdout.readline()
         messages = [f.message for f in doctor.examine(journal).findings if f.check == "locks"]
@@ -307,13 +357,18 @@ def test_clocks_that_jumped_are_noted(tmp_path):
         now_ns[0] = 1_000_000_000 * 10**9
         journal.append_metric(component, "m", 2.0, 1, now_ns[0])
     examination = doctor.examine(tmp_path / "j")
-    assert [(f.check, f.severity) for f in examination.findings] == [("clock", "note"), ("clock", "note")]
+    assert [(f.check, f.severity) for f in examination.findings] == [
+        ("clock", "note"),
+        ("clock", "note"),
+    ]
     assert examination.healthy
 
 
 @pytest.mark.parametrize(("step_s", "told"), [(7 * 3_600, []), (-60, []), (-61, ["times: 2"])])
 def test_a_clock_that_was_set_is_told_from_the_work_of_a_time_server(tmp_path, step_s, told):
-    """A pause is no note, nor is a step back of a minute; every larger one counts, each writer against its own clock."""
+    """A pause is no note, nor is a step back of a minute; every larger one counts, each writer
+    against its own clock.
+    """
     now_s = [1_000_000_000]
     for _ in range(2):
         with closing(Journal.open(tmp_path / "j", clock_ns=lambda: now_s[0] * 10**9)) as journal:
@@ -357,7 +412,9 @@ def everything_in(folder):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as sudo gives it")
 def test_what_root_makes_in_somebodys_journal_is_theirs(journal, tmp_path, credentials):
-    """`sudo journaltrack sync`, and a call of root's, leave no file in a user's journal that the user can't use."""
+    """`sudo journaltrack sync`, and a call of root's, leave no file in a user's journal that the
+    user can't use.
+    """
     for path in everything_in(journal):
         os.chown(path, SOMEBODY, SOMEBODY)
     (journal / "reconcile.lock").unlink(missing_ok=True)
@@ -366,7 +423,9 @@ def test_what_root_makes_in_somebodys_journal_is_theirs(journal, tmp_path, crede
         with Tracker.load("run", journal=journal, sync="off") as tracker:
             tracker.log_artifact(tmp_path / "late.bin")
         uploading = []
-        sim.on_request = lambda call: uploading.append([path for path in everything_in(journal) if path.lstat().st_uid != SOMEBODY])
+        sim.on_request = lambda call: uploading.append(
+            [path for path in everything_in(journal) if path.lstat().st_uid != SOMEBODY]
+        )
         assert sync(journal, endpoint_url=sim.endpoint_url).pending == 0
     assert (journal / "reconcile.lock").exists()
     assert uploading
@@ -376,7 +435,9 @@ def test_what_root_makes_in_somebodys_journal_is_theirs(journal, tmp_path, crede
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as sudo gives it")
 def test_files_of_another_user_are_found_and_given_back(journal):
-    """What an older release's `sudo journaltrack sync` left is a problem for doctor, and mended by root; a hard link is left alone."""
+    """What an older release's `sudo journaltrack sync` left is a problem for doctor, and mended
+    by root; a hard link is left alone.
+    """
     for path in everything_in(journal):
         os.chown(path, SOMEBODY, SOMEBODY)
     lock = journal / "reconcile.lock"
@@ -397,7 +458,9 @@ def test_files_of_another_user_are_found_and_given_back(journal):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_the_owner_of_a_folder_gets_past_a_lock_file_of_roots():
-    """Without root's help: the message says what to do, and doctor puts a lock file in place that the user can use, unless somebody holds it."""
+    """Without root's help: the message says what to do, and doctor puts a lock file in place
+    that the user can use, unless somebody holds it.
+    """
     with tempfile.TemporaryDirectory() as place:  # pytest's own folders are for nobody else
         Path(place).chmod(0o755)
         folder = Path(place, "journal")
@@ -424,7 +487,11 @@ def as_somebody(folder):
         try:
             Reconciler(journal, MemoryRemote()).run()
         except JournalReadOnlyError as error:
-            told = told or ("belongs to another user" if "belongs to another user" in error.message else error.message)
+            told = told or (
+                "belongs to another user"
+                if "belongs to another user" in error.message
+                else error.message
+            )
         else:
             return (told, True)
         finally:

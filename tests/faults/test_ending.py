@@ -1,4 +1,6 @@
-"""However a pass ends, every answer in hand is recorded, what was not sent is pending, and nothing leaves afterwards."""
+"""However a pass ends, every answer in hand is recorded, what was not sent is pending, and
+nothing leaves afterwards.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ from botocore.credentials import RefreshableCredentials
 
 from journaltrack import Tracker, sync
 from journaltrack.app.composition import Connection, run_pass
-from journaltrack.errors import ErrorKind, JournalFullError, JournalLockedError, JournalWriteError, LeaseLostError, RemoteError
+from journaltrack.errors import (
+    ErrorKind,
+    JournalFullError,
+    JournalLockedError,
+    JournalWriteError,
+    LeaseLostError,
+    RemoteError,
+)
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.remotes.memory import MemoryRemote
@@ -40,7 +49,9 @@ POINTS = 2_000
 @pytest.fixture
 def folder(tmp_path, credentials):
     """A journal of one component with points enough for two hundred requests."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
         for step in range(POINTS):
             tracker.log_metric("loss", float(step), iteration_number=step)
     return tmp_path / "journal"
@@ -50,9 +61,14 @@ def outcomes(folder):
     """How many entries are settled how; and how many receipts are unfinished."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         found = dict(connection.execute("SELECT outcome, count(*) FROM delivery GROUP BY outcome"))
-        metrics = "SELECT count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE e.stream = 'metric' AND d.outcome = 'delivered'"
+        metrics = (
+            "SELECT count(*) FROM delivery d JOIN entry e ON e.seq = d.seq "
+            "WHERE e.stream = 'metric' AND d.outcome = 'delivered'"
+        )
         found["points"] = connection.execute(metrics).fetchone()[0]
-        found["unfinished"] = connection.execute("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL").fetchone()[0]
+        found["unfinished"] = connection.execute(
+            "SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL"
+        ).fetchone()[0]
         found["lease"] = connection.execute("SELECT owner FROM lease").fetchone()[0]
     return found
 
@@ -107,10 +123,17 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("at", [1, 40, 120])
 def test_ctrl_c_in_close_loses_no_answer(folder, at):
-    """SIGINT in the midst of close(): it is raised, after every answer was recorded; nothing is in doubt, nothing comes afterwards."""
+    """SIGINT in the midst of close(): it is raised, after every answer was recorded; nothing is
+    in doubt, nothing comes afterwards.
+    """
     with simulator(latency_s=0.005) as sim:
         environment = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url}
-        child = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
+        child = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, str(folder)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         seen = iter(range(1, 10**6))
 
         def interrupt(call):
@@ -131,7 +154,9 @@ def test_ctrl_c_in_close_loses_no_answer(folder, at):
 
 
 def test_an_exception_of_the_caller_ends_the_pass_in_order(folder):
-    """What a progress callback raises comes out of the pass, with every answer recorded and the lease given back."""
+    """What a progress callback raises comes out of the pass, with every answer recorded and the
+    lease given back.
+    """
     remote = MemoryRemote()
 
     def fail(progress):
@@ -146,9 +171,13 @@ def test_an_exception_of_the_caller_ends_the_pass_in_order(folder):
     assert values(remote.components["run"].points) == [float(n) for n in range(POINTS)]
 
 
-@pytest.mark.parametrize("error", [RecursionError("maximum depth"), MemoryError(), KeyError("x"), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error", [RecursionError("maximum depth"), MemoryError(), KeyError("x"), SystemExit(3)]
+)
 def test_an_unexpected_exception_costs_its_own_request(folder, error):
-    """One request fails in a way that nobody expected: it is in doubt, all others are delivered by the same pass."""
+    """One request fails in a way that nobody expected: it is in doubt, all others are delivered
+    by the same pass.
+    """
 
     def fail(number):
         if number == 7:
@@ -188,9 +217,13 @@ class Refusing(Database):
             yield connection
 
 
-@pytest.mark.parametrize("error", [JournalFullError("no space is left"), JournalWriteError("disk I/O error")])
+@pytest.mark.parametrize(
+    "error", [JournalFullError("no space is left"), JournalWriteError("disk I/O error")]
+)
 def test_a_journal_that_refuses_for_a_while_gets_the_answers_later(folder, error, caplog):
-    """The disk is full, or fails, in mid-pass: what was answered is recorded as soon as it takes entries again, and the error is raised."""
+    """The disk is full, or fails, in mid-pass: what was answered is recorded as soon as it takes
+    entries again, and the error is raised.
+    """
     database = Refusing(folder / "journal.db")
 
     def fail(number):
@@ -220,7 +253,9 @@ def test_a_journal_that_refuses_for_a_while_gets_the_answers_later(folder, error
 
 
 def test_a_write_lock_that_is_held_for_long_loses_no_answer(folder):
-    """Another process holds the journal's write lock for longer than a pass waits for it: the answers are recorded after it."""
+    """Another process holds the journal's write lock for longer than a pass waits for it: the
+    answers are recorded after it.
+    """
     holder = sqlite3.connect(folder / "journal.db", isolation_level=None, check_same_thread=False)
     held, refused = threading.Event(), threading.Event()
 
@@ -252,7 +287,9 @@ def test_a_write_lock_that_is_held_for_long_loses_no_answer(folder):
 
 
 class FailsToFlush(Database):
-    """A database whose n-th power barrier fails: an intent is in the journal, and perhaps not on the disk."""
+    """A database whose n-th power barrier fails: an intent is in the journal, and perhaps not on
+    the disk.
+    """
 
     flushes = 0
 
@@ -264,7 +301,9 @@ class FailsToFlush(Database):
 
 
 def test_eio_at_the_intent_leaves_its_entries_pending(folder):
-    """The disk fails between an intent and its request: nothing of it was sent, so nothing is in doubt, now or later."""
+    """The disk fails between an intent and its request: nothing of it was sent, so nothing is in
+    doubt, now or later.
+    """
     remote = MemoryRemote()
     with pytest.raises(JournalWriteError):
         replay(folder, remote, FailsToFlush(folder / "journal.db"))
@@ -276,12 +315,16 @@ def test_eio_at_the_intent_leaves_its_entries_pending(folder):
 
 
 def test_a_lost_lease_ends_the_pass_and_nothing_leaves_afterwards(folder):
-    """Somebody else took the lease over: the pass records nothing more, sends nothing more, and says so."""
+    """Somebody else took the lease over: the pass records nothing more, sends nothing more, and
+    says so.
+    """
     taken = threading.Event()
 
     def take_over(number):
         if number == 20:
-            with closing(sqlite3.connect(folder / "journal.db", isolation_level=None, timeout=FOREVER_S)) as connection:
+            with closing(
+                sqlite3.connect(folder / "journal.db", isolation_level=None, timeout=FOREVER_S)
+            ) as connection:
                 connection.execute("UPDATE lease SET generation = generation + 1")
             taken.set()
 
@@ -295,7 +338,9 @@ def test_a_lost_lease_ends_the_pass_and_nothing_leaves_afterwards(folder):
 
 
 def test_what_no_worker_began_is_not_sent(folder):
-    """A halt in mid-pass: requests that waited for a worker are "not sent", their entries pending, and no answer of the others is lost."""
+    """A halt in mid-pass: requests that waited for a worker are "not sent", their entries
+    pending, and no answer of the others is lost.
+    """
 
     def halt(number):
         if number == 30:
@@ -316,9 +361,13 @@ class StuckCredentials:
         self.stuck, self.hangs, self.go = threading.Event(), threading.Event(), threading.Event()
 
     def session(self):
-        """A session that asks for credentials before every request, as those that expire within minutes are."""
+        """A session that asks for credentials before every request, as those that expire within
+        minutes are.
+        """
         found = botocore.session.get_session()
-        found._credentials = RefreshableCredentials.create_from_metadata(self.look_up(), self.look_up, "test")
+        found._credentials = RefreshableCredentials.create_from_metadata(
+            self.look_up(), self.look_up, "test"
+        )
         return boto3.Session(botocore_session=found, region_name="us-east-1")
 
     def look_up(self):
@@ -326,13 +375,23 @@ class StuckCredentials:
         if self.stuck.is_set():
             self.hangs.set()
             self.go.wait(FOREVER_S)
-        soon = datetime.now(timezone.utc) + timedelta(minutes=12)  # so soon that botocore asks again, which nobody has to wait for
-        return {"access_key": "AKIDTEST", "secret_key": "secret", "token": "token", "expiry_time": soon.isoformat()}
+        # so soon that botocore asks again, which nobody has to wait for
+        soon = datetime.now(timezone.utc) + timedelta(minutes=12)
+        return {
+            "access_key": "AKIDTEST",
+            "secret_key": "secret",
+            "token": "token",
+            "expiry_time": soon.isoformat(),
+        }
 
 
 def test_a_request_stuck_in_a_credential_look_up_never_leaves_after_the_pass(tmp_path, credentials):
-    """A worker wakes from a credential look-up when the pass is over: it sends nothing, and its entries are pending, not in doubt."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+    """A worker wakes from a credential look-up when the pass is over: it sends nothing, and its
+    entries are pending, not in doubt.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
         tracker.log_parameter("lr", 1)
         for step in range(50):
             tracker.log_metric("loss", float(step), iteration_number=step)
@@ -366,9 +425,15 @@ def test_a_request_stuck_in_a_credential_look_up_never_leaves_after_the_pass(tmp
         assert before < len(sim.requests)
 
 
-def test_a_request_stuck_in_a_resolver_never_leaves_after_the_pass(tmp_path, credentials, monkeypatch):
-    """Names are resolved only after the pass is over: nothing is sent then, and nothing is in doubt."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+def test_a_request_stuck_in_a_resolver_never_leaves_after_the_pass(
+    tmp_path, credentials, monkeypatch
+):
+    """Names are resolved only after the pass is over: nothing is sent then, and nothing is in
+    doubt.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
         for step in range(50):
             tracker.log_metric("loss", float(step), iteration_number=step)
     hangs, go, resolve = threading.Event(), threading.Event(), __import__("socket").getaddrinfo
@@ -383,7 +448,9 @@ def test_a_request_stuck_in_a_resolver_never_leaves_after_the_pass(tmp_path, cre
     with simulator() as sim:
         deadline = Deadline()
         threading.Timer(0, lambda: hangs.wait(FOREVER_S) and deadline.cancel()).start()
-        report = run_pass(tmp_path / "journal", Connection(endpoint_url=sim.endpoint_url), deadline=deadline)
+        report = run_pass(
+            tmp_path / "journal", Connection(endpoint_url=sim.endpoint_url), deadline=deadline
+        )
         assert (report.pending, report.in_doubt, sim.requests) == (53, 0, [])
         go.set()
         workers_are_gone()
@@ -392,7 +459,9 @@ def test_a_request_stuck_in_a_resolver_never_leaves_after_the_pass(tmp_path, cre
 
 
 def test_no_metric_request_is_begun_whose_answer_would_come_too_late(folder):
-    """When less time is left than answers take, metrics stay pending instead of in doubt; what was begun is recorded."""
+    """When less time is left than answers take, metrics stay pending instead of in doubt; what
+    was begun is recorded.
+    """
     now = [0.0]
     late = threading.Event()
 
@@ -412,7 +481,9 @@ def test_no_metric_request_is_begun_whose_answer_would_come_too_late(folder):
 
 
 def test_a_deadline_with_requests_in_flight_leaves_the_least_in_doubt(folder):
-    """Every answer up to the deadline is recorded; only requests that left and were never answered are in doubt, one by one."""
+    """Every answer up to the deadline is recorded; only requests that left and were never
+    answered are in doubt, one by one.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", BlackHole(), times=3, after=50)
         deadline = Deadline()
@@ -436,7 +507,9 @@ def test_a_deadline_with_requests_in_flight_leaves_the_least_in_doubt(folder):
 
 
 def test_a_handshake_that_is_reset_leaves_everything_pending(tmp_path, credentials):
-    """The TLS handshake breaks again and again: nothing was sent, so nothing is in doubt, pass after pass."""
+    """The TLS handshake breaks again and again: nothing was sent, so nothing is in doubt, pass
+    after pass.
+    """
     folder = tmp_path / "journal"
     Tracker.create(trial_component_name="run", journal=folder, sync="off").close()
     with simulator() as sim:
@@ -448,7 +521,11 @@ def test_a_handshake_that_is_reset_leaves_everything_pending(tmp_path, credentia
             for _ in range(2):
                 report = sync(folder, endpoint_url=url)
                 assert report.halted.kind is ErrorKind.TRANSIENT
-                assert (report.in_doubt, report.delivered, outcomes(folder)["unfinished"]) == (0, 0, 0)
+                assert (report.in_doubt, report.delivered, outcomes(folder)["unfinished"]) == (
+                    0,
+                    0,
+                    0,
+                )
         assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
         assert values(sim.components["run"].metrics) == [float(n) for n in range(300)]
 
@@ -464,7 +541,9 @@ def resetting():
                     connection, _ = listener.accept()
                     with connection, contextlib.suppress(ConnectionError):
                         connection.recv(10)
-                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        connection.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"https://127.0.0.1:{listener.getsockname()[1]}"

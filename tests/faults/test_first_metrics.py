@@ -1,4 +1,6 @@
-"""The first request with metrics goes alone: whoever is there in AWS's place, or ends the pass, puts its points in doubt and no others."""
+"""The first request with metrics goes alone: whoever is there in AWS's place, or ends the pass,
+puts its points in doubt and no others.
+"""
 
 from __future__ import annotations
 
@@ -49,18 +51,25 @@ def test_behind_a_sign_in_page_one_request_is_in_doubt(folder, sim):
 def test_in_a_black_hole_one_request_is_in_doubt(folder, sim):
     """Nor does silence put more than one request in doubt."""
     sim.fail("BatchPutMetrics", BlackHole(), times=100)
-    report = replay(folder, aws(sim.endpoint_url, read_timeout_s=5.0))  # enough for all that is answered
+    # enough for all that is answered
+    report = replay(folder, aws(sim.endpoint_url, read_timeout_s=5.0))
     assert len(sim.calls("BatchPutMetrics")) == 1
     assert report.in_doubt == 10
     assert report.halted.unreachable
 
 
 def test_when_the_time_is_over_before_its_answer_no_other_was_sent(folder, sim):
-    """The pass is ended while the first is under way: its points are unsettled, and all others pending."""
+    """The pass is ended while the first is under way: its points are unsettled, and all others
+    pending.
+    """
     deadline = Deadline()
     sim.fail("BatchPutMetrics", BlackHole(), times=100)
     sim.on_request = lambda call: deadline.cancel() if call.operation == "BatchPutMetrics" else None
-    report = replay(folder, aws(sim.endpoint_url, read_timeout_s=FOREVER_S, deadline=deadline), deadline=deadline)
+    report = replay(
+        folder,
+        aws(sim.endpoint_url, read_timeout_s=FOREVER_S, deadline=deadline),
+        deadline=deadline,
+    )
     assert report.out_of_time
     assert len(sim.calls("BatchPutMetrics")) == 1
     assert outcomes(folder)["unfinished"] == 1
@@ -74,7 +83,9 @@ def test_when_the_time_is_over_before_its_answer_no_other_was_sent(folder, sim):
 
 @pytest.mark.parametrize("refusals", [0, 1, 2])
 def test_once_one_is_answered_sixteen_go_together(folder, sim, refusals):
-    """One answer is enough, be it that AWS is too busy for the first: the next sixteen requests wait for each other."""
+    """One answer is enough, be it that AWS is too busy for the first: the next sixteen requests
+    wait for each other.
+    """
     if refusals:
         sim.fail("BatchPutMetrics", HttpError(400, "ThrottlingException"), times=refusals)
     together = threading.Barrier(16)
@@ -85,7 +96,9 @@ def test_once_one_is_answered_sixteen_go_together(folder, sim, refusals):
             together.wait(FOREVER_S)
 
     sim.on_request = meet
-    report = replay(folder, RetryingRemote(aws(sim.endpoint_url), deadline=Deadline(), sleep=lambda _: None))
+    report = replay(
+        folder, RetryingRemote(aws(sim.endpoint_url), deadline=Deadline(), sleep=lambda _: None)
+    )
     assert not together.broken
     assert (report.in_doubt, report.pending) == (0, 0)
     assert len(sim.calls("BatchPutMetrics")) == REQUESTS + refusals

@@ -1,4 +1,6 @@
-"""Whatever happens behind the flush (configuration, imports, descriptors, signals, deadlines), training goes on, and in time."""
+"""Whatever happens behind the flush (configuration, imports, descriptors, signals, deadlines),
+training goes on, and in time.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def sim(monkeypatch, credentials):
     """AWS."""
     with simulator() as found:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint_url)
-        monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "120")  # a busy machine is no reason to fail
+        # a busy machine is no reason to fail
+        monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "120")
         yield found
 
 
@@ -56,9 +59,13 @@ def spoil(file, how):
 @pytest.mark.parametrize("how", STALE)
 @pytest.mark.parametrize("mode", ["close", "background"])
 def test_a_configuration_is_taken_once(tmp_path, monkeypatch, sim, quick, how, mode):
-    """What becomes of config.toml during a run does not matter to it: its tracker delivers as it was told in the beginning."""
+    """What becomes of config.toml during a run does not matter to it: its tracker delivers as it
+    was told in the beginning.
+    """
     file = tmp_path / "config.toml"
-    file.write_text(f"sync = '{mode}'\nendpoint_url = '{sim.endpoint_url}'\nspool_max_bytes = 1000000\n")
+    file.write_text(
+        f"sync = '{mode}'\nendpoint_url = '{sim.endpoint_url}'\nspool_max_bytes = 1000000\n"
+    )
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("JOURNALTRACK_CONFIG", str(file))
     (tmp_path / "model").write_text("weights")
@@ -73,8 +80,12 @@ def test_a_configuration_is_taken_once(tmp_path, monkeypatch, sim, quick, how, m
 
 
 def test_a_path_object_in_sys_path_is_no_reason_to_fail(tmp_path, monkeypatch, sim, quick):
-    """With sync="background" the helper gets sys.path whatever is in it: paths that are objects, bytes, and what the import system ignores."""
-    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path, os.fsencode(tmp_path / "\udcff"), 3, None])
+    """With sync="background" the helper gets sys.path whatever is in it: paths that are objects,
+    bytes, and what the import system ignores.
+    """
+    monkeypatch.setattr(
+        sys, "path", [*sys.path, tmp_path, os.fsencode(tmp_path / "\udcff"), 3, None]
+    )
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="background")
     tracker.log_metric("loss", 1.0)
     assert arrived(sim, 1)
@@ -87,7 +98,9 @@ def test_a_process_with_many_descriptors_is_delivered(tmp_path, sim, quick):
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     try:
-        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="background")
+        tracker = Tracker.create(
+            trial_component_name="run", journal=tmp_path / "j", sync="background"
+        )
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
         tracker.close()
@@ -102,8 +115,12 @@ def test_a_process_with_many_descriptors_is_delivered(tmp_path, sim, quick):
 
 
 def test_a_background_that_can_not_begin_is_made_up_for_by_close(tmp_path, sim, caplog):
-    """Without the descriptors that a helper needs, everything is recorded and close returns; with them, the next close delivers."""
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="background", close_deadline_s=5)
+    """Without the descriptors that a helper needs, everything is recorded and close returns;
+    with them, the next close delivers.
+    """
+    tracker = Tracker.create(
+        trial_component_name="run", journal=tmp_path / "j", sync="background", close_deadline_s=5
+    )
     tracker.log_metric("loss", 1.0)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir("/proc/self/fd"))
@@ -119,7 +136,8 @@ def test_a_background_that_can_not_begin_is_made_up_for_by_close(tmp_path, sim, 
 
 BROKEN = {
     "missing": "raise ModuleNotFoundError('No module named boto3')",
-    "half there": "raise AttributeError(\"module 'lib' has no attribute 'X509_V_FLAG_NOTIFY_POLICY'\")",
+    "half there": "raise AttributeError(\"module 'lib' has no attribute "
+    "'X509_V_FLAG_NOTIFY_POLICY'\")",
     "mistyped": "def",
     "leaving": "raise SystemExit(3)",
 }
@@ -135,11 +153,28 @@ print("went on")
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("mode", ["close", "background"])
 def test_a_broken_boto3_keeps_no_training_from_going_on(tmp_path, how, mode):
-    """However importing boto3 fails, load and close return and say so; everything is in the journal."""
+    """However importing boto3 fails, load and close return and say so; everything is in the
+    journal.
+    """
     (tmp_path / "boto3").mkdir()
     (tmp_path / "boto3" / "__init__.py").write_text(BROKEN[how])
-    env = os.environ | ENVIRONMENT | {"PYTHONPATH": str(tmp_path), "JOURNALTRACK_JOURNAL": str(tmp_path / "j"), "JOURNALTRACK_SYNC": mode}
-    done = subprocess.run([sys.executable, "-c", TRAINING], env=env, capture_output=True, text=True, timeout=FOREVER_S, check=False)
+    env = (
+        os.environ
+        | ENVIRONMENT
+        | {
+            "PYTHONPATH": str(tmp_path),
+            "JOURNALTRACK_JOURNAL": str(tmp_path / "j"),
+            "JOURNALTRACK_SYNC": mode,
+        }
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=FOREVER_S,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
     assert "Traceback" not in done.stderr
     assert states(tmp_path / "j") == {"pending": 2}
@@ -162,12 +197,16 @@ class Ended(Exception):  # noqa: N818 - what a scheduler's handler may raise
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, Ended])
 @pytest.mark.parametrize("mode", ["close", "background"])
 def test_what_a_signal_handler_raises_during_close_is_the_users(tmp_path, sim, quick, raised, mode):
-    """Ctrl-C and the user's own handlers end a close that waits for the network; the pass ends, and the next one delivers."""
+    """Ctrl-C and the user's own handlers end a close that waits for the network; the pass ends,
+    and the next one delivers.
+    """
 
     def handler(*_):
         raise raised
 
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync=mode, close_deadline_s=300)
+    tracker = Tracker.create(
+        trial_component_name="run", journal=tmp_path / "j", sync=mode, close_deadline_s=300
+    )
     tracker.log_metric("loss", 1.0)
     main = os.getpid()
     sim.fail("*", BlackHole(), times=1000, when=lambda _: os.kill(main, signal.SIGUSR1) is None)
@@ -184,7 +223,9 @@ def test_what_a_signal_handler_raises_during_close_is_the_users(tmp_path, sim, q
 
 
 def test_a_close_that_reads_back_returns_in_time(tmp_path, sim, patient):
-    """Asking what became of points in doubt is part of the deadline, and gives the lease back at its end."""
+    """Asking what became of points in doubt is part of the deadline, and gives the lease back at
+    its end.
+    """
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", close_deadline_s=6)
     for step in range(4):
         tracker.log_metric(f"loss-{step}", 1.0, iteration_number=1)
@@ -219,13 +260,17 @@ print(json.dumps({"one class": (made if isinstance(made, type) else type(made)) 
 
 @pytest.mark.parametrize("mode", ["close", "background"])
 def test_a_class_that_was_unpickled_by_its_module_delivers(tmp_path, sim, mode):
-    """A worker that gets the class by pickle alone (joblib, cloudpickle, submitit, Dask, Ray) delivers as any other process."""
+    """A worker that gets the class by pickle alone (joblib, cloudpickle, submitit, Dask, Ray)
+    delivers as any other process.
+    """
     import pickle
 
     assert Tracker.__module__ == "journaltrack.tracking.tracker"
     env = os.environ | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j"), "JOURNALTRACK_SYNC": mode}
     command = [sys.executable, "-c", ELSEWHERE, pickle.dumps(Tracker).hex()]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=FOREVER_S, check=False)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=FOREVER_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"one class": True, "boto3": True}
     assert [point.value for point in sim.components["elsewhere"].metrics] == [1.0]
@@ -233,7 +278,9 @@ def test_a_class_that_was_unpickled_by_its_module_delivers(tmp_path, sim, mode):
 
 
 def test_a_tracker_that_was_unpickled_records_and_its_run_delivers(tmp_path, sim, monkeypatch):
-    """What a worker logs by a tracker from elsewhere is delivered with the run, whatever became of the configuration meanwhile."""
+    """What a worker logs by a tracker from elsewhere is delivered with the run, whatever became
+    of the configuration meanwhile.
+    """
     import pickle
 
     file = tmp_path / "config.toml"
@@ -242,7 +289,13 @@ def test_a_tracker_that_was_unpickled_records_and_its_run_delivers(tmp_path, sim
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j")
     pickled = pickle.dumps(tracker)
     file.write_text("requests_per_s = 'many'\n")
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE, pickled.hex()], capture_output=True, text=True, timeout=FOREVER_S, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, pickled.hex()],
+        capture_output=True,
+        text=True,
+        timeout=FOREVER_S,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"one class": True, "boto3": False}
     assert not sim.requests
@@ -252,7 +305,12 @@ def test_a_tracker_that_was_unpickled_records_and_its_run_delivers(tmp_path, sim
 
 def test_a_class_is_whole_however_its_module_is_found(tmp_path, sim):
     """Nothing has to be imported before: the module alone is enough."""
-    code = "from journaltrack.tracking.tracker import Tracker\nTracker.create(trial_component_name='run').close()"
+    code = (
+        "from journaltrack.tracking.tracker import "
+        "Tracker\nTracker.create(trial_component_name='run').close()"
+    )
     env = os.environ | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j")}
-    subprocess.run([sys.executable, "-c", code], env=env, timeout=FOREVER_S, check=True, cwd=Path(tmp_path))
+    subprocess.run(
+        [sys.executable, "-c", code], env=env, timeout=FOREVER_S, check=True, cwd=Path(tmp_path)
+    )
     assert "run" in sim.components

@@ -1,4 +1,6 @@
-"""What others say of deliveries: told apart from what was done here, and believed by a prune only at the operator's word."""
+"""What others say of deliveries: told apart from what was done here, and believed by a prune
+only at the operator's word.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ LATER_NS = 2**62
 def node(tmp_path):
     """A journal with points and an artifact that nobody has sent."""
     (tmp_path / "model.bin").write_bytes(b"weights")
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "node", sync="off") as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "node", sync="off"
+    ) as tracker:
         for step in range(POINTS):
             tracker.log_metric("loss", float(step), iteration_number=step)
         tracker.log_artifact(tmp_path / "model.bin")
@@ -48,7 +52,9 @@ def copied(node, folder):
 
 
 def forge(folder):
-    """Everything counts as delivered, to a remote that is nobody's, and the evidence for that proves itself."""
+    """Everything counts as delivered, to a remote that is nobody's, and the evidence for that
+    proves itself.
+    """
     sync(folder, MemoryRemote())
     sound(folder)
     return folder
@@ -65,7 +71,9 @@ def pruned(folder, *trust):
 
 
 def test_made_up_receipts_are_told_apart_and_remove_nothing(node, tmp_path):
-    """Receipts of somebody who sent nothing: the audit names them and counts what is theirs alone; a prune needs the operator's word."""
+    """Receipts of somebody who sent nothing: the audit names them and counts what is theirs
+    alone; a prune needs the operator's word.
+    """
     forged = forge(copied(node, tmp_path / "elsewhere"))
     made = export_receipts(forged, to=tmp_path / "made-up.receipts")
     import_receipts(tmp_path / "made-up.receipts", node)
@@ -87,7 +95,9 @@ def test_made_up_receipts_are_told_apart_and_remove_nothing(node, tmp_path):
 
 
 def test_what_was_done_here_is_no_hearsay(node, tmp_path):
-    """What this journal's own passes delivered goes, whatever others say of it too; what they alone say stays."""
+    """What this journal's own passes delivered goes, whatever others say of it too; what they
+    alone say stays.
+    """
     other, nobodys = copied(node, tmp_path / "elsewhere"), MemoryRemote()
     sync(other, nobodys)
     sync(node, MemoryRemote())
@@ -107,7 +117,9 @@ def test_what_was_done_here_is_no_hearsay(node, tmp_path):
 
 
 def test_a_bundle_that_says_it_was_all_delivered_is_not_believed(node, tmp_path):
-    """A first bundle and a later one of a journal whose maker made deliveries up: all of it is hearsay of the bundle."""
+    """A first bundle and a later one of a journal whose maker made deliveries up: all of it is
+    hearsay of the bundle.
+    """
     place = tmp_path / "arrived"
     bundle(node, to=tmp_path / "first.bundle")
     folder = bring(tmp_path / "first.bundle", into=place).folder
@@ -115,10 +127,14 @@ def test_a_bundle_that_says_it_was_all_delivered_is_not_believed(node, tmp_path)
     forge(node)
     bundle(node, to=tmp_path / "second.bundle")
     assert bring(tmp_path / "second.bundle", into=place).folder == folder
-    assert [(told.kind, told.entries) for told in audit(folder).hearsay] == [("bundle", entries(folder))]
+    assert [(told.kind, told.entries) for told in audit(folder).hearsay] == [
+        ("bundle", entries(folder))
+    ]
     assert pruned(folder).entries == 0
     fresh = bring(tmp_path / "second.bundle", into=tmp_path / "fresh").folder
-    assert [(told.kind, told.entries) for told in audit(fresh).hearsay] == [("bundle", entries(fresh))]
+    assert [(told.kind, told.entries) for told in audit(fresh).hearsay] == [
+        ("bundle", entries(fresh))
+    ]
     assert pruned(fresh).entries == 0
     assert pruned(fresh, hearsay.ALL).entries >= POINTS - 1
     sound(folder)
@@ -135,16 +151,26 @@ def test_a_merge_takes_nobodys_word(node, tmp_path):
 
 
 def test_nobody_vouches_for_himself(node, tmp_path):
-    """A forged record that calls the forger's own receipts those of somebody whom the operator trusts changes nothing."""
+    """A forged record that calls the forger's own receipts those of somebody whom the operator
+    trusts changes nothing.
+    """
     trusted = tmp_path / "trusted.receipts"
     export_receipts(copied(node, tmp_path / "friend"), to=trusted)
     forged = forge(copied(node, tmp_path / "elsewhere"))
     with closing(Journal.open(forged)) as journal:
         lease = leases.acquire(journal.database)
         attestor = Attestor(journal.database, lease)
-        heads = journal.database.read("SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY 1")
+        heads = journal.database.read(
+            "SELECT w.uuid, max(a.writer_seq) FROM attestation a "
+            "JOIN writer w ON w.id = a.writer_id GROUP BY 1"
+        )
         with attestor.transaction() as connection:
-            record(connection, attestor, Origin("receipts", "a" * 64), {uuid: (1, last) for uuid, last in heads})
+            record(
+                connection,
+                attestor,
+                Origin("receipts", "a" * 64),
+                {uuid: (1, last) for uuid, last in heads},
+            )
         lease.release()
     made = export_receipts(forged, to=tmp_path / "made-up.receipts")
     import_receipts(tmp_path / "made-up.receipts", node)
@@ -166,11 +192,18 @@ def test_a_spool_makes_no_room_for_hearsay(node, tmp_path, monkeypatch):
     assert make_room(node, 1, clock_ns=lambda: later) == 0
     stayed = prune(node, ask=None, blobs_before_ns=later, clock_ns=lambda: later)
     assert (stayed.blobs, stayed.blobs_hearsay) == (0, 1)
-    assert prune(node, ask=None, trust=[hearsay.ALL], blobs_before_ns=later, clock_ns=lambda: later).blobs == 1
+    assert (
+        prune(
+            node, ask=None, trust=[hearsay.ALL], blobs_before_ns=later, clock_ns=lambda: later
+        ).blobs
+        == 1
+    )
 
 
 def test_the_commands_name_whose_word_it_is(node, tmp_path, capsys):
-    """`audit` and `prune` say what counts as delivered because of whom, and `--trust` takes what they name."""
+    """`audit` and `prune` say what counts as delivered because of whom, and `--trust` takes what
+    they name.
+    """
     machine = copied(node, tmp_path / "elsewhere")
     sync(machine, MemoryRemote())
     made = export_receipts(machine, to=tmp_path / "receipts")
@@ -183,9 +216,14 @@ def test_the_commands_name_whose_word_it_is(node, tmp_path, capsys):
 
     for command in (["status", node], ["show", "run", "--journal", node], ["audit", node]):
         _, out, _ = run(*command)
-        assert f"{entries(node)} entries and 1 content count as delivered because the receipts {made.sha256[:16]} say" in out
+        assert (
+            f"{entries(node)} entries and 1 content count as delivered because the receipts "
+            f"{made.sha256[:16]} say" in out
+        )
         found = json.loads(run(*command, "--json")[1])
-        assert [each["id"] for each in found.get("journals", [found])[0]["hearsay"]] == [made.sha256]
+        assert [each["id"] for each in found.get("journals", [found])[0]["hearsay"]] == [
+            made.sha256
+        ]
     code, out, _ = run("audit", node)
     assert code == 0
     assert f"count as delivered because the receipts {made.sha256[:16]} say" in out
@@ -193,13 +231,19 @@ def test_the_commands_name_whose_word_it_is(node, tmp_path, capsys):
     _, out, err = run("prune", node, "--delivered-before", "0s", "--unasked")
     assert "removed 0 entries" in out
     assert f"--trust {made.sha256[:16]}" in err
-    code, out, _ = run("prune", node, "--delivered-before", "0s", "--unasked", "--trust", made.sha256[:16])
+    code, out, _ = run(
+        "prune", node, "--delivered-before", "0s", "--unasked", "--trust", made.sha256[:16]
+    )
     assert (code, f"removed {POINTS} entries" in out) == (0, True)
-    assert run("prune", node, "--delivered-before", "0s", "--unasked", "--trust", "12345678")[0] == 2
+    assert (
+        run("prune", node, "--delivered-before", "0s", "--unasked", "--trust", "12345678")[0] == 2
+    )
 
 
 def test_a_bundle_may_not_leave_out_what_is_pending(node, tmp_path):
-    """A manifest that leaves out a content which an undelivered artifact needs, or does not mention it, is refused; nothing was taken."""
+    """A manifest that leaves out a content which an undelivered artifact needs, or does not
+    mention it, is refused; nothing was taken.
+    """
     (digest,) = [sha256 for (sha256,) in read(node, "SELECT sha256 FROM blob")]
     with closing(Journal.open(node)) as journal:
         journal.database.read("PRAGMA wal_checkpoint(TRUNCATE)")

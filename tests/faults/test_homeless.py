@@ -1,4 +1,6 @@
-"""A user without a home (`env -i` in a container whose user has no name): journaltrack works, or says what to set."""
+"""A user without a home (`env -i` in a container whose user has no name): journaltrack works, or
+says what to set.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,15 @@ COMMAND = "import sys; from journaltrack.cli import main; main()"
 def homeless(code, *arguments, cwd, **environment):
     """Run a program as such a user; nothing is in its environment but what is given."""
     command = [sys.executable, "-c", NAMELESS + code, *arguments]
-    env = {"PYTHONPATH": os.getcwd(), "PATH": os.environ["PATH"], "JOURNALTRACK_CLOSE_DEADLINE_S": "3600", **environment}
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=FOREVER_S, check=False)
+    env = {
+        "PYTHONPATH": os.getcwd(),
+        "PATH": os.environ["PATH"],
+        "JOURNALTRACK_CLOSE_DEADLINE_S": "3600",
+        **environment,
+    }
+    return subprocess.run(
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=FOREVER_S, check=False
+    )
 
 
 @pytest.fixture
@@ -50,9 +59,16 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("home", [{}, {"HOME": ""}], ids=["unset", "empty"])
 def test_a_named_journal_needs_no_home(tmp_path, folder, home):
-    """With journal= everything is recorded and delivered without HOME and without a name, and without a word about it."""
+    """With journal= everything is recorded and delivered without HOME and without a name, and
+    without a word about it.
+    """
     with simulator() as sim:
-        known = {**ENVIRONMENT, "AWS_ENDPOINT_URL": sim.endpoint_url, "TMPDIR": str(tmp_path / "tmp"), **home}
+        known = {
+            **ENVIRONMENT,
+            "AWS_ENDPOINT_URL": sim.endpoint_url,
+            "TMPDIR": str(tmp_path / "tmp"),
+            **home,
+        }
         done = homeless(TRAINING, str(tmp_path / "j"), cwd=folder, **known)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
@@ -64,14 +80,18 @@ def test_a_named_journal_needs_no_home(tmp_path, folder, home):
 @pytest.mark.parametrize("variable", ["JOURNALTRACK_HOME", "JOURNALTRACK_JOURNAL", "XDG_DATA_HOME"])
 def test_a_home_of_our_own_is_enough(tmp_path, folder, variable):
     """Whatever variable names a place, it is used, without a word."""
-    done = homeless(TRAINING, cwd=folder, **{variable: str(tmp_path / "there"), "JOURNALTRACK_SYNC": "off"})
+    done = homeless(
+        TRAINING, cwd=folder, **{variable: str(tmp_path / "there"), "JOURNALTRACK_SYNC": "off"}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path / "there"))
     assert done.stderr == ""
 
 
 def test_without_a_home_the_default_journal_is_in_a_folder_of_the_users_own(tmp_path, folder):
-    """No HOME and no name: the default journal is below TMPDIR, readable by its owner alone, with a warning; the command line finds it."""
+    """No HOME and no name: the default journal is below TMPDIR, readable by its owner alone,
+    with a warning; the command line finds it.
+    """
     env = {"TMPDIR": str(tmp_path / "tmp"), "JOURNALTRACK_SYNC": "off"}
     for _ in range(2):
         done = homeless(TRAINING.replace('"run"', '"run", resume=True'), cwd=folder, **env)
@@ -103,7 +123,9 @@ def planted_file(place, _):
 
 @pytest.mark.parametrize("plant", [planted_link, planted_folder, planted_file])
 def test_what_others_put_in_its_place_is_not_used(tmp_path, folder, plant):
-    """Everybody may write to /tmp: a folder there that is not the user's alone is refused, and the message says what to set."""
+    """Everybody may write to /tmp: a folder there that is not the user's alone is refused, and
+    the message says what to set.
+    """
     plant(tmp_path / "tmp" / f"journaltrack-{os.getuid()}", tmp_path / "elsewhere")
     done = homeless(TRAINING, cwd=folder, TMPDIR=str(tmp_path / "tmp"), JOURNALTRACK_SYNC="off")
     assert done.returncode == 1
@@ -113,7 +135,12 @@ def test_what_others_put_in_its_place_is_not_used(tmp_path, folder, plant):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment"), [(["~/j"], {}), ([], {"JOURNALTRACK_JOURNAL": "~/j"}), ([], {"JOURNALTRACK_CONFIG": "~/c.toml"})]
+    ("arguments", "environment"),
+    [
+        (["~/j"], {}),
+        ([], {"JOURNALTRACK_JOURNAL": "~/j"}),
+        ([], {"JOURNALTRACK_CONFIG": "~/c.toml"}),
+    ],
 )
 def test_a_tilde_without_a_home_is_a_clear_error(folder, arguments, environment):
     """~ can't be told then: an error that says so and what to do, and no folder named ~."""
@@ -129,11 +156,17 @@ def test_a_working_folder_that_was_removed_is_no_reason_to_fail(tmp_path):
     gone.mkdir()
     leaving = "import os; os.rmdir(os.getcwd())\n"
     if homeless(leaving + "import socket", str(tmp_path / "j"), cwd=gone).returncode != 0:
-        pytest.skip("this Python can't import its own socket module there (CPython 3.13.0: SystemError)")
+        pytest.skip(
+            "this Python can't import its own socket module there (CPython 3.13.0: SystemError)"
+        )
     gone.mkdir()
     code = leaving + TRAINING
     with simulator() as sim:
-        env = {**ENVIRONMENT, "AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_HOME": str(tmp_path / "home")}
+        env = {
+            **ENVIRONMENT,
+            "AWS_ENDPOINT_URL": sim.endpoint_url,
+            "JOURNALTRACK_HOME": str(tmp_path / "home"),
+        }
         done = homeless(code, str(tmp_path / "j"), cwd=gone, **env)
         assert done.returncode == 0, done.stderr
         assert "run" in sim.components

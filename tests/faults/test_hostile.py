@@ -1,4 +1,6 @@
-"""Journals from somebody else: whatever they hold, no code runs, no foreign file is read or sent, no terminal is garbled."""
+"""Journals from somebody else: whatever they hold, no code runs, no foreign file is read or
+sent, no terminal is garbled.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,22 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from tests import tally
-from tests.faults.hostile import ESCAPES, SOAK, VALUES, base, by_hand, cells, copied, every_command, run
+from tests.faults.hostile import (
+    ESCAPES,
+    SOAK,
+    VALUES,
+    base,
+    by_hand,
+    cells,
+    copied,
+    every_command,
+    run,
+)
 from tests.simulator import simulator
 
-pytestmark = pytest.mark.filterwarnings("ignore::journaltrack.tracking.validation.JournaltrackWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::journaltrack.tracking.validation.JournaltrackWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +59,9 @@ def endpoint():
 
 @pytest.mark.parametrize("seed", range(8 * SOAK))
 def test_cells_of_any_type_are_data(model, endpoint, tmp_path, credentials, seed):
-    """A few cells of any table hold any value: every command ends with a result or with an error of ours, as text and as JSON."""
+    """A few cells of any table hold any value: every command ends with a result or with an error
+    of ours, as text and as JSON.
+    """
     chance = random.Random(seed)
     journal = copied(model, tmp_path / "j")
     chosen = chance.sample([cell for cell in cells(journal) if cell[0] != "alembic_version"], 3)
@@ -55,13 +71,17 @@ def test_cells_of_any_type_are_data(model, endpoint, tmp_path, credentials, seed
             rows = [row for (row,) in connection.execute(f"SELECT rowid FROM {table}")]
             for row in chance.sample(rows, min(len(rows), chance.choice([1, 3]))):
                 with contextlib.suppress(sqlite3.Error):  # a key that is taken, or must be a number
-                    connection.execute(f'UPDATE {table} SET "{column}" = ? WHERE rowid = ?', (value, row))
+                    connection.execute(
+                        f'UPDATE {table} SET "{column}" = ? WHERE rowid = ?', (value, row)
+                    )
     every_command(journal, endpoint.endpoint_url, as_json=bool(seed % 2))
     tally.count("crafted cells, through every command", attacks=1)
 
 
 def test_bytes_of_a_database_flipped(model, tmp_path):
-    """Fuzzing: whatever the bytes are, the commands that read end with a result or an error of ours; so does a sync."""
+    """Fuzzing: whatever the bytes are, the commands that read end with a result or an error of
+    ours; so does a sync.
+    """
     chance = random.Random(3)
     original = (model / "journal.db").read_bytes()
     journal = copied(model, tmp_path / "j")
@@ -76,15 +96,32 @@ def test_bytes_of_a_database_flipped(model, tmp_path):
         (journal / "journal.db").write_bytes(content)
         for command in (["status"], ["check"], ["show", "run"], ["check"]):
             run(*command, "-j", journal)
-        with contextlib.suppress(errors.JournaltrackError), closing(Journal.open(journal, create=False)) as opened:
+        with (
+            contextlib.suppress(errors.JournaltrackError),
+            closing(Journal.open(journal, create=False)) as opened,
+        ):
             Reconciler(opened, MemoryRemote()).run()
-        tally.count("bytes of the database flipped, through the reading commands and a sync", attacks=1)
+        tally.count(
+            "bytes of the database flipped, through the reading commands and a sync", attacks=1
+        )
 
 
-@pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "journal.db-shm", "journal.db-journal", "reconcile.lock", "spool"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "journal.db",
+        "journal.db-wal",
+        "journal.db-shm",
+        "journal.db-journal",
+        "reconcile.lock",
+        "spool",
+    ],
+)
 @pytest.mark.parametrize("kind", ["link", "fifo"])
 def test_links_and_fifos_in_place_of_the_journals_files(model, tmp_path, name, kind):
-    """Nothing is opened: an error that names the file, at once; what the link names is untouched."""
+    """Nothing is opened: an error that names the file, at once; what the link names is
+    untouched.
+    """
     journal = copied(model, tmp_path / "j")
     victim = tmp_path / "victim"
     victim.mkdir() if name == "spool" else victim.write_bytes(b"mine")
@@ -101,18 +138,23 @@ def test_links_and_fifos_in_place_of_the_journals_files(model, tmp_path, name, k
 
 
 PLANTED = {
-    "a trigger": "CREATE TRIGGER x AFTER INSERT ON delivery BEGIN UPDATE meta SET journal_id = 'owned'; END",
-    "a view": "ALTER TABLE blob RENAME TO b2; CREATE VIEW blob AS WITH RECURSIVE f(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM f) SELECT * FROM f",
+    "a trigger": "CREATE TRIGGER x AFTER INSERT ON delivery BEGIN UPDATE meta SET "
+    "journal_id = 'owned'; END",
+    "a view": "ALTER TABLE blob RENAME TO b2; CREATE VIEW blob AS WITH RECURSIVE f(x) AS "
+    "(SELECT 1 UNION ALL SELECT x + 1 FROM f) SELECT * FROM f",
     "a generated column": "ALTER TABLE writer ADD COLUMN z AS (hex(zeroblob(1000000)))",
     "one of ours with another body": (
-        "DROP TRIGGER receipt_no_delete; CREATE TRIGGER receipt_no_delete BEFORE DELETE ON receipt BEGIN DELETE FROM entry; END"
+        "DROP TRIGGER receipt_no_delete; CREATE TRIGGER receipt_no_delete BEFORE DELETE ON "
+        "receipt BEGIN DELETE FROM entry; END"
     ),
 }
 
 
 @pytest.mark.parametrize("planted", PLANTED)
 def test_code_in_the_schema_does_not_run(model, tmp_path, planted):
-    """Triggers, views and generated columns are refused before anything is read or written; doctor names them."""
+    """Triggers, views and generated columns are refused before anything is read or written;
+    doctor names them.
+    """
     journal = copied(model, tmp_path / "j")
     with closing(sqlite3.connect(journal / "journal.db", isolation_level=None)) as connection:
         connection.executescript(PLANTED[planted])
@@ -130,10 +172,13 @@ def test_code_in_the_schema_does_not_run(model, tmp_path, planted):
 
 @pytest.mark.parametrize("what", ["a link", "a linked folder", "a FIFO", "other bytes"])
 def test_no_foreign_file_is_uploaded(model, tmp_path, credentials, what):
-    """A blob that is a link to a secret, in a linked folder, a FIFO, or another content: quarantined, and nothing of it is at AWS."""
+    """A blob that is a link to a secret, in a linked folder, a FIFO, or another content:
+    quarantined, and nothing of it is at AWS.
+    """
     journal = copied(model, tmp_path / "j")
     secret = tmp_path / "secret"
-    secret.write_bytes(b"more")  # even if its content is the one that is wanted: it is not the journal's file
+    # even if its content is the one that is wanted: it is not the journal's file
+    secret.write_bytes(b"more")
     digest = hashlib.sha256(b"more").hexdigest()
     blob = journal / "spool" / digest[:2] / digest
     blob.unlink()
@@ -149,14 +194,25 @@ def test_no_foreign_file_is_uploaded(model, tmp_path, credentials, what):
     else:
         blob.write_bytes(b"mine")
     with simulator() as sim:
-        code, out, err = run("sync", journal, "--endpoint-url", sim.endpoint_url, "--region", "us-east-1", "--component", "next")
+        code, out, err = run(
+            "sync",
+            journal,
+            "--endpoint-url",
+            sim.endpoint_url,
+            "--region",
+            "us-east-1",
+            "--component",
+            "next",
+        )
         assert code == 4, (out, err)
         assert not sim.artifacts
     assert verify_chains(journal) != []
 
 
 def test_names_and_values_stay_data(tmp_path, credentials):
-    """SQL, markup, escapes and paths in every name and value: recorded as they are, shown escaped, sent as text."""
+    """SQL, markup, escapes and paths in every name and value: recorded as they are, shown
+    escaped, sent as text.
+    """
     nasty = ["'; DROP TABLE entry; --", "../../etc/passwd", "[red]x[/red]", ESCAPES.strip()[:50]]
     tracker = Tracker.create(trial_component_name="nasty", journal=tmp_path / "j", sync="off")
     (tmp_path / "file").write_bytes(b"x")
@@ -179,14 +235,22 @@ def test_names_and_values_stay_data(tmp_path, credentials):
 
 
 def test_what_we_make_is_for_its_owner_alone(tmp_path):
-    """Whatever the umask: folders 0700, files 0600; a journal that others can get at is warned about, once."""
+    """Whatever the umask: folders 0700, files 0600; a journal that others can get at is warned
+    about, once.
+    """
     script = (
-        "import os, sys; os.umask(0); from journaltrack import Tracker\n"
-        "t = Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off'); t.log_metric('a', 1)\n"
-        "open(sys.argv[1] + '.f', 'w').write('x'); t.log_artifact(sys.argv[1] + '.f')\n"
-        "print(sorted((oct(os.lstat(os.path.join(d, n)).st_mode & 0o777)) for d, ds, fs in os.walk(sys.argv[1]) for n in ds + fs))"
+        "import os, sys; os.umask(0); from journaltrack import Tracker\nt = "
+        "Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off'); "
+        "t.log_metric('a', 1)\nopen(sys.argv[1] + '.f', 'w').write('x'); "
+        "t.log_artifact(sys.argv[1] + '.f')\nprint(sorted((oct(os.lstat(os.path.join(d, "
+        "n)).st_mode & 0o777)) for d, ds, fs in os.walk(sys.argv[1]) for n in ds + fs))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "j")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "j")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert set(eval(done.stdout)) == {"0o600", "0o700"}
     assert stat.S_IMODE((tmp_path / "j").stat().st_mode) == 0o700
     (tmp_path / "j").chmod(0o777)
@@ -200,7 +264,8 @@ def test_values_of_twenty_megabytes(model, tmp_path):
     journal = copied(model, tmp_path / "j")
     with by_hand(journal) as connection:
         connection.execute(
-            "UPDATE entry SET payload = '{\"text\": \"' || replace(hex(zeroblob(10000000)), '00', 'ab') || '\"}' WHERE kind = 'parameter'"
+            'UPDATE entry SET payload = \'{"text": "\' || replace(hex(zeroblob(10000000)), '
+            "'00', 'ab') || '\"}' WHERE kind = 'parameter'"
         )
     for command in (["status"], ["audit"], ["audit", "entries"], ["show", "run"]):
         _, out, _ = run(*command, "-j", journal)

@@ -1,4 +1,6 @@
-"""Metrics in doubt, through real boto3 over HTTP: read back, settled where that proves something, decided by a person elsewhere."""
+"""Metrics in doubt, through real boto3 over HTTP: read back, settled where that proves
+something, decided by a person elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from tests.simulator import CutAfter, CutBefore, HttpError, simulator
 
 def sync(folder, sim, **options):
     """One pass; ``visible_after_s=0``: what is not shown is not there."""
-    return run_pass(folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options))
+    return run_pass(
+        folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options)
+    )
 
 
 @pytest.fixture
@@ -48,11 +52,15 @@ def there(sim):
 def in_doubt(folder):
     """Entries in doubt, as plain sqlite3 reads them."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
-        return connection.execute("SELECT count(*) FROM delivery WHERE outcome = 'in doubt'").fetchone()[0]
+        return connection.execute(
+            "SELECT count(*) FROM delivery WHERE outcome = 'in doubt'"
+        ).fetchone()[0]
 
 
 def test_a_batch_that_arrived_is_delivered_and_one_that_did_not_is_sent_again(journal):
-    """Of two lost answers, the one whose request had taken effect is found by the next sync, the other is sent: each point is there once."""
+    """Of two lost answers, the one whose request had taken effect is found by the next sync, the
+    other is sent: each point is there once.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutAfter(), times=1)
         sim.fail("BatchPutMetrics", CutBefore(), times=1)
@@ -66,11 +74,15 @@ def test_a_batch_that_arrived_is_delivered_and_one_that_did_not_is_sent_again(jo
     report = audit(journal)
     assert report.totals.delivered == report.totals.entries
     assert not report.inconsistencies
-    assert {group.outcome for group in report.components[0].receipts if group.action == "readback"} == {"delivered", "released"}
+    assert {
+        group.outcome for group in report.components[0].receipts if group.action == "readback"
+    } == {"delivered", "released"}
 
 
 def test_absence_proves_nothing_before_its_time(journal):
-    """Right after the lost answer, what is not shown stays in doubt, and is not asked for again with every pass."""
+    """Right after the lost answer, what is not shown stays in doubt, and is not asked for again
+    with every pass.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutBefore(), times=1)
         sync(journal, sim)
@@ -94,7 +106,9 @@ def test_without_batch_get_metrics_sums_alone_decide(journal):
 
 
 def test_points_of_another_journal_keep_it_in_doubt_for_a_person(journal, tmp_path):
-    """Somebody else's points at the same steps make it undecidable: it stays in doubt, says what was seen, and is settled by hand."""
+    """Somebody else's points at the same steps make it undecidable: it stays in doubt, says what
+    was seen, and is settled by hand.
+    """
     other = Tracker.load("run", journal=tmp_path / "other", sync="off")
     for step in range(30):
         other.log_metric("loss", 7.0, iteration_number=step)
@@ -110,7 +124,9 @@ def test_points_of_another_journal_keep_it_in_doubt_for_a_person(journal, tmp_pa
         printed = CliRunner().invoke(main, ["audit", str(journal)]).output
         assert "read back" in printed
         assert "it is not told which" in printed
-        told = CliRunner().invoke(main, ["resolve", str(journal), "--delivered", "--note", "counted by hand"])
+        told = CliRunner().invoke(
+            main, ["resolve", str(journal), "--delivered", "--note", "counted by hand"]
+        )
         assert (told.exit_code, told.output) == (0, "resolved 10 entries as delivered\n")
         assert CliRunner().invoke(main, ["audit", str(journal)]).exit_code == 0
         listed = CliRunner().invoke(main, ["audit", "entries", str(journal), "--json"]).output
@@ -119,8 +135,12 @@ def test_points_of_another_journal_keep_it_in_doubt_for_a_person(journal, tmp_pa
 
 
 @pytest.mark.parametrize("opened", [{}, {"resume": True}])
-def test_equal_points_of_another_journal_do_not_prove_that_ours_arrived(tmp_path, credentials, opened):
-    """Two nodes log the same of one component: what one of them lost is not there because the other's is."""
+def test_equal_points_of_another_journal_do_not_prove_that_ours_arrived(
+    tmp_path, credentials, opened
+):
+    """Two nodes log the same of one component: what one of them lost is not there because the
+    other's is.
+    """
     nodes = [tmp_path / "a", tmp_path / "b"]
     for node, metrics in zip(nodes, (["loss"], ["loss", "theirs"]), strict=True):
         attached = Tracker.create(trial_component_name="run", journal=node, sync="off", **opened)
@@ -145,12 +165,16 @@ def test_equal_points_of_another_journal_do_not_prove_that_ours_arrived(tmp_path
         late.log_metric("loss", 5.0, iteration_number=77)
         late.close()
         sync(nodes[1], sim)
-        assert sync(nodes[1], sim, visible_after_s=0).arrived == 0, "the one that loads it can't know who else does"
+        assert sync(nodes[1], sim, visible_after_s=0).arrived == 0, (
+            "the one that loads it can't know who else does"
+        )
 
 
 @pytest.mark.parametrize("stepped_s", [3_600, -3_600])
 def test_a_clock_that_is_set_does_not_make_points_absent(journal, stepped_s):
-    """Ours is set after the lost answer: only when the service's own clock has moved on are its points taken for not there."""
+    """Ours is set after the lost answer: only when the service's own clock has moved on are its
+    points taken for not there.
+    """
     ours, theirs = [time.time()], [time.time()]
 
     def replay(sim):
@@ -174,27 +198,41 @@ def test_a_clock_that_is_set_does_not_make_points_absent(journal, stepped_s):
             theirs[0] += 1_000
             ours[0] = theirs[0]
             found.append(replay(sim))
-        assert (sum(f.not_arrived for f in found), sum(f.delivered for f in found), in_doubt(journal)) == (10, 10, 0)
+        assert (
+            sum(f.not_arrived for f in found),
+            sum(f.delivered for f in found),
+            in_doubt(journal),
+        ) == (10, 10, 0)
         assert set(there(sim).values()) == {1}
 
 
 def test_settling_asks_for_a_decision_and_can_set_aside(journal):
-    """Neither or both decisions is wrong usage; a dry run changes nothing; what is set aside is quarantined and can be released."""
+    """Neither or both decisions is wrong usage; a dry run changes nothing; what is set aside is
+    quarantined and can be released.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutBefore(), times=1)
         sync(journal, sim)
     run = CliRunner().invoke
     assert run(main, ["resolve", str(journal)]).exit_code == 2
     assert run(main, ["resolve", str(journal), "--delivered", "--set-aside"]).exit_code == 2
-    assert "10 entries in doubt" in run(main, ["resolve", str(journal), "--set-aside", "--dry-run"]).output
+    assert (
+        "10 entries in doubt"
+        in run(main, ["resolve", str(journal), "--set-aside", "--dry-run"]).output
+    )
     assert in_doubt(journal) == 10
-    assert json.loads(run(main, ["resolve", str(journal), "--set-aside", "--json"]).output)["resolved"] == 10
+    assert (
+        json.loads(run(main, ["resolve", str(journal), "--set-aside", "--json"]).output)["resolved"]
+        == 10
+    )
     assert run(main, ["resolve", str(journal), "--delivered"]).output == "nothing is in doubt\n"
     assert "released 10 entries" in run(main, ["retry", str(journal)]).output
 
 
 def test_an_endpoint_that_is_down_is_noticed_once(journal, closed_port):
-    """With something in doubt and nobody listening, a pass ends after one request's attempts, with everything as it was."""
+    """With something in doubt and nobody listening, a pass ends after one request's attempts,
+    with everything as it was.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutBefore(), times=1)
         sync(journal, sim)
@@ -204,7 +242,9 @@ def test_an_endpoint_that_is_down_is_noticed_once(journal, closed_port):
 
 
 def test_against_moto_summaries_decide(journal):
-    """moto knows no BatchGetMetrics (404): what its summaries show is enough for a metric as a whole."""
+    """moto knows no BatchGetMetrics (404): what its summaries show is enough for a metric as a
+    whole.
+    """
     with simulator() as sim:
         sim.fail("BatchGetMetrics", HttpError(404, "404"), times=99)
         sim.fail("BatchPutMetrics", CutAfter(), times=1)

@@ -1,4 +1,6 @@
-"""A run whose process is gone does not stay in progress for ever; one whose process lives is never ended."""
+"""A run whose process is gone does not stay in progress for ever; one whose process lives is
+never ended.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ def training(folder):
 def cli(*arguments, code=0):
     """A command's output."""
     done = subprocess.run(
-        [sys.executable, "-m", "journaltrack", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=FOREVER_S
+        [sys.executable, "-m", "journaltrack", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -72,13 +78,19 @@ def statuses(folder, component="run"):
     journal = Journal.open(folder, create=False, read_only=True)
     pids = dict(journal.database.read("SELECT id, pid FROM writer"))
     row = journal.find(component)
-    found = [(e.detail["primary"], pids[e.writer_id]) for e in journal.state_entries(row.id) if e.kind == "status"]
+    found = [
+        (e.detail["primary"], pids[e.writer_id])
+        for e in journal.state_entries(row.id)
+        if e.kind == "status"
+    ]
     journal.close()
     return found
 
 
 def last_entry(folder, component="run"):
-    """When the last entry of the component was recorded, as the commands say it, and in nanoseconds."""
+    """When the last entry of the component was recorded, as the commands say it, and in
+    nanoseconds.
+    """
     journal = Journal.open(folder, create=False, read_only=True)
     at_ns = max(entry.recorded_at_ns for entry in journal.entries() if entry.component == component)
     journal.close()
@@ -86,10 +98,14 @@ def last_entry(folder, component="run"):
 
 
 def test_a_killed_run_is_told_to_be_interrupted_by_every_command(folder, training):
-    """After SIGKILL status, show and audit say so, with the time of its last entry, as text and as JSON."""
+    """After SIGKILL status, show and audit say so, with the time of its last entry, as text and
+    as JSON.
+    """
     process = training().ready()
     assert run_of(folder) == "running"
-    assert "interrupted" not in cli("status", folder).stdout + cli("show", "run", "-j", folder).stdout
+    assert (
+        "interrupted" not in cli("status", folder).stdout + cli("show", "run", "-j", folder).stdout
+    )
     process.kill()
     at, _ = last_entry(folder)
     for command in (("status", folder), ("show", "run", "-j", folder), ("audit", folder)):
@@ -108,7 +124,9 @@ def test_a_killed_run_is_told_to_be_interrupted_by_every_command(folder, trainin
 
 
 def test_a_sync_ends_an_interrupted_run_on_the_record(folder, training):
-    """SageMaker has it as Stopped with the reason and the time of its last entry; the journal says that the sync said so; once."""
+    """SageMaker has it as Stopped with the reason and the time of its last entry; the journal
+    says that the sync said so; once.
+    """
     process = training().ready()
     process.kill()
     at, at_ns = last_entry(folder)
@@ -130,7 +148,9 @@ def test_a_sync_ends_an_interrupted_run_on_the_record(folder, training):
     assert second[0] == "Stopped"
     assert second[1] not in {process.pid, os.getpid()}
     assert run_of(folder) is None
-    assert not (folder / "writers").exists(), "what tells of dead writers is removed when nothing needs it any more"
+    assert not (folder / "writers").exists(), (
+        "what tells of dead writers is removed when nothing needs it any more"
+    )
 
 
 def test_nothing_is_ended_without_the_right_to(folder, training):
@@ -145,14 +165,21 @@ def test_nothing_is_ended_without_the_right_to(folder, training):
 
 
 def test_a_run_that_is_resumed_is_in_progress_again(folder, training):
-    """After the sync said Stopped, the next process's status counts: the start stays, the end is its own."""
+    """After the sync said Stopped, the next process's status counts: the start stays, the end is
+    its own.
+    """
     training().ready().kill()
     with simulator() as sim:
         sync(folder, sim.endpoint_url)
         stopped = show(folder, "run").status
         process = training().ready()
         resumed = show(folder, "run").status
-        assert (resumed.primary, resumed.message, resumed.start_ns, resumed.end_ns) == ("InProgress", None, stopped.start_ns, None)
+        assert (resumed.primary, resumed.message, resumed.start_ns, resumed.end_ns) == (
+            "InProgress",
+            None,
+            stopped.start_ns,
+            None,
+        )
         sync(folder, sim.endpoint_url)
         assert sim.components["run"].status["PrimaryStatus"] == "InProgress"
         process.go_on()
@@ -162,11 +189,18 @@ def test_a_run_that_is_resumed_is_in_progress_again(folder, training):
         ended = show(folder, "run").status
         assert (ended.primary, ended.start_ns) == ("Completed", stopped.start_ns)
         assert ended.end_ns > stopped.end_ns
-    assert [primary for primary, _ in statuses(folder)] == ["InProgress", "Stopped", "InProgress", "Completed"]
+    assert [primary for primary, _ in statuses(folder)] == [
+        "InProgress",
+        "Stopped",
+        "InProgress",
+        "Completed",
+    ]
 
 
 def test_a_run_that_another_process_goes_on_with_is_not_ended(folder, training):
-    """The process that began the block is killed; one that loaded the run and logged a point lives: only its end ends the run."""
+    """The process that began the block is killed; one that loaded the run and logged a point
+    lives: only its end ends the run.
+    """
     first = training().ready()
     other = """
 import sys
@@ -200,9 +234,13 @@ say(child)
 """
 
 
-@pytest.mark.parametrize(("work", "state"), [("pass", "interrupted"), ("tracker.log_metric('child', 1.0)", "running")])
+@pytest.mark.parametrize(
+    ("work", "state"), [("pass", "interrupted"), ("tracker.log_metric('child', 1.0)", "running")]
+)
 def test_a_forked_child_proves_no_life_but_its_own(folder, training, work, state):
-    """A worker that outlives its killed parent holds nothing of the parent's; one that logged is a writer that lives."""
+    """A worker that outlives its killed parent holds nothing of the parent's; one that logged is
+    a writer that lives.
+    """
     process = training(FORKED.replace("WORK", work))
     child = int(process.hear("ready")[0])
     process.kill()
@@ -215,7 +253,9 @@ def test_a_forked_child_proves_no_life_but_its_own(folder, training, work, state
 
 def test_a_fork_leaves_the_parents_proof_alone(folder, training):
     """A child that ends, or runs another program, does not take the lock of its parent with it."""
-    process = training("if os.fork() == 0: os._exit(0)\nos.wait()\nsubprocess.run(['true'])").ready()
+    process = training(
+        "if os.fork() == 0: os._exit(0)\nos.wait()\nsubprocess.run(['true'])"
+    ).ready()
     lives = [each.alive for each in writer_life.look(folder)]
     assert lives == [True]
     assert run_of(folder) == "running"
@@ -224,7 +264,10 @@ def test_a_fork_leaves_the_parents_proof_alone(folder, training):
 
 def test_an_executed_program_that_lives_on_proves_nothing(folder, training):
     """A subprocess that outlives the killed run has not inherited its lock."""
-    process = training("say(subprocess.Popen(['sleep', '300'], close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).pid)")
+    process = training(
+        "say(subprocess.Popen(['sleep', '300'], close_fds=False, stdin=subprocess.DEVNULL, "
+        "stdout=subprocess.DEVNULL).pid)"
+    )
     sleeper = int(process.hear("ready")[0])
     process.kill()
     try:
@@ -235,7 +278,9 @@ def test_an_executed_program_that_lives_on_proves_nothing(folder, training):
 
 
 def test_copying_the_journal_does_not_look_like_a_death(folder, training, tmp_path):
-    """A process that reads and closes every file of its journal keeps its lock; of the copy nobody can tell, and its sync ends nothing."""
+    """A process that reads and closes every file of its journal keeps its lock; of the copy
+    nobody can tell, and its sync ends nothing.
+    """
     process = training("shutil.copytree(sys.argv[1], sys.argv[1] + '-copy')").ready()
     copy = tmp_path / "journal-copy"
     assert [each.alive for each in writer_life.look(folder)] == [True]
@@ -243,7 +288,9 @@ def test_copying_the_journal_does_not_look_like_a_death(folder, training, tmp_pa
     at, _ = last_entry(copy)
     assert run_of(copy) == "unknown"
     host = os.uname().nodename
-    assert f"in progress, last entry at {at} on host {host}" in cli("show", "run", "-j", copy).stdout
+    assert (
+        f"in progress, last entry at {at} on host {host}" in cli("show", "run", "-j", copy).stdout
+    )
     process.kill()
     with simulator() as sim:
         sync(copy, sim.endpoint_url)
@@ -253,7 +300,9 @@ def test_copying_the_journal_does_not_look_like_a_death(folder, training, tmp_pa
 
 
 def test_a_run_in_a_process_that_lost_its_lock_lives(folder, training):
-    """`os.closerange` (a daemon's start) closes the lock; the process is seen all the same, until it ends."""
+    """`os.closerange` (a daemon's start) closes the lock; the process is seen all the same,
+    until it ends.
+    """
     process = training("os.closerange(3, 256)").ready()
     assert run_of(folder) == "running"
     process.kill()
@@ -273,20 +322,26 @@ def test_other_runs_of_the_same_journal_are_left_alone(folder, training):
 
 
 def test_a_run_that_is_resumed_in_the_middle_of_a_sync_is_not_ended(folder, training):
-    """The sync found it interrupted, then somebody resumed it: what the sync would record is looked at again in its transaction."""
+    """The sync found it interrupted, then somebody resumed it: what the sync would record is
+    looked at again in its transaction.
+    """
     training().ready().kill()
     journal = Journal.open(folder)
     ((component_id, found),) = interruption.interrupted(journal).items()
     process = training().ready()
     drafts = [journaltrack.journal.entries.status(primary="Stopped")]
-    assert not journal.append_if(lambda: interruption.is_interrupted(journal, component_id, found), component_id, drafts)
+    assert not journal.append_if(
+        lambda: interruption.is_interrupted(journal, component_id, found), component_id, drafts
+    )
     journal.close()
     assert [primary for primary, _ in statuses(folder)] == ["InProgress", "InProgress"]
     process.kill()
 
 
 def test_a_watcher_ends_it_though_a_kill_changes_no_file(folder, training, watch):
-    """All is delivered and quiet when the process is killed: the watcher notices, and SageMaker has the run as Stopped."""
+    """All is delivered and quiet when the process is killed: the watcher notices, and SageMaker
+    has the run as Stopped.
+    """
     with simulator() as sim:
         process = training().ready()
         watching = watch(folder, sim.endpoint_url)
@@ -300,11 +355,15 @@ def test_a_watcher_ends_it_though_a_kill_changes_no_file(folder, training, watch
 
 
 def test_runs_that_end_well_leave_no_trace_of_their_writers(folder):
-    """After close there is no file and no descriptor of a writer, however many trackers there were and whoever holds them."""
+    """After close there is no file and no descriptor of a writer, however many trackers there
+    were and whoever holds them.
+    """
     before = len(os.listdir("/proc/self/fd"))
     trackers = []
     for number in range(50):
-        with Tracker.create(trial_component_name=f"run-{number}", journal=folder, sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name=f"run-{number}", journal=folder, sync="off"
+        ) as tracker:
             tracker.log_metric("loss", 1.0)
         trackers.append(tracker)
     assert not (folder / "writers").exists()
@@ -325,7 +384,9 @@ def test_a_journal_that_was_moved_while_it_was_in_use(folder, training, tmp_path
 
 
 def test_a_status_of_many_interrupted_runs_names_them(folder, training):
-    """`status` lists each run that was left open, and `--component` chooses among them for a report."""
+    """`status` lists each run that was left open, and `--component` chooses among them for a
+    report.
+    """
     for name in ("a1", "a2", "b1"):
         training(component=name).ready().kill()
     assert [run.component for run in status(folder).left_open] == ["a1", "a2", "b1"]

@@ -1,4 +1,6 @@
-"""File systems that can't do all that SQLite would have: no shared memory, no locks, answers that take long."""
+"""File systems that can't do all that SQLite would have: no shared memory, no locks, answers
+that take long.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def values(folder):
     """The values that were recorded, in a database that holds together."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        found = sorted(value for (value,) in connection.execute("SELECT value FROM entry WHERE stream = 'metric'"))
+        found = sorted(
+            value
+            for (value,) in connection.execute("SELECT value FROM entry WHERE stream = 'metric'")
+        )
     assert verify_chains(folder) == []
     return found
 
@@ -54,7 +59,9 @@ def logged(folder, first, count=5):
     """A tracker's life; how long it took, and what was said."""
     said = Said()
     began = time.monotonic()
-    with Tracker.create(trial_component_name="run", resume=True, journal=folder / "j", sync="off") as tracker:
+    with Tracker.create(
+        trial_component_name="run", resume=True, journal=folder / "j", sync="off"
+    ) as tracker:
         for number in range(first, first + count):
             tracker.log_metric("m", float(number))
     return time.monotonic() - began, said.texts
@@ -80,10 +87,13 @@ def scenario(folder, what, number):
     ],
 )
 def test_a_file_system_that_lacks_something_is_used_without(tmp_path, what, number, text):
-    """A journal that is there, and a new one, take entries at once; it is said what is missing; afterwards all is as before."""
+    """A journal that is there, and a new one, take entries at once; it is said what is missing;
+    afterwards all is as before.
+    """
     took_s, texts = in_child(scenario, tmp_path, what, number)
     assert took_s < SOON_S
-    assert set(os.listdir(tmp_path / "new" / "j")) - {"journal.db-shm"} == {"journal.db", "spool"}  # SQLite leaves an empty one
+    # SQLite leaves an empty one
+    assert set(os.listdir(tmp_path / "new" / "j")) - {"journal.db-shm"} == {"journal.db", "spool"}
     assert values(tmp_path / "new" / "j") == [float(n) for n in range(5)]
     assert any(text in said for said in texts), texts
     assert sorted(os.listdir(tmp_path / "j")) == ["journal.db", "spool"]
@@ -91,14 +101,21 @@ def test_a_file_system_that_lacks_something_is_used_without(tmp_path, what, numb
 
 
 def two_without_locks(folder):
-    """Two in one process, and another process beside them; how long that one waited, and what it was told."""
+    """Two in one process, and another process beside them; how long that one waited, and what it
+    was told.
+    """
     first, second = Journal.open(folder / "j"), Journal.open(folder / "j")
     component = first.component("run")
     for number in range(3):
         first.append_metric(component, "m", float(2 * number), number, 1)
         second.append_metric(component, "m", float(2 * number + 1), number, 1)
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "journaltrack", "status", folder / "j"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "journaltrack", "status", folder / "j"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     took_s = time.monotonic() - began
     second.close()
     first.close()
@@ -106,8 +123,12 @@ def two_without_locks(folder):
 
 
 def test_without_locks_a_journal_belongs_to_one_process(tmp_path):
-    """Its own connections take turns; another process is refused at once, with the name of the one that has it."""
-    took_s, told = in_child(lambda: without("locks", lambda: two_without_locks(tmp_path), errno.ENOLCK))
+    """Its own connections take turns; another process is refused at once, with the name of the
+    one that has it.
+    """
+    took_s, told = in_child(
+        lambda: without("locks", lambda: two_without_locks(tmp_path), errno.ENOLCK)
+    )
     assert "has it; nothing was opened" in told
     assert took_s < SOON_S
     assert values(tmp_path / "j") == [float(n) for n in range(6)]
@@ -126,14 +147,18 @@ def killed_without_locks(folder):
 
 
 def test_a_claim_goes_with_its_process(tmp_path):
-    """Without locks a journal belongs to one process; it is taken over at once from one that was killed."""
+    """Without locks a journal belongs to one process; it is taken over at once from one that was
+    killed.
+    """
     in_child(lambda: without("locks", lambda: killed_without_locks(tmp_path), errno.ENOLCK))
     assert values(tmp_path / "j") == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(("age_s", "free"), [(0, False), (3600, True)])
 def test_a_claim_of_another_machine_is_held_by_its_age(tmp_path, age_s, free):
-    """A claim that is touched has a process, on whatever machine; one that is not touched for a minute has none."""
+    """A claim that is touched has a process, on whatever machine; one that is not touched for a
+    minute has none.
+    """
 
     def claimed():
         logged(tmp_path, 0, 1)
@@ -151,7 +176,8 @@ def test_a_claim_of_another_machine_is_held_by_its_age(tmp_path, age_s, free):
     assert values(tmp_path / "j") == [0.0, 1.0][: 1 + free]
 
 
-# -- slow --------------------------------------------------------------------------------------------------------------------
+# -- slow
+# ------------------------------------------------------------------------------------------------
 
 RANK = """
 import pathlib, sys
@@ -176,7 +202,9 @@ class Rank:
 
     def __init__(self, folder):
         command = [sys.executable, "-c", RANK, folder / "j"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.mode = self.process.stdout.readline().strip()
 
     def log(self, *numbers):
@@ -200,7 +228,9 @@ def slow(monkeypatch):
 
 
 def test_ranks_on_a_slow_disk_let_each_other_in(tmp_path):
-    """The first has the journal alone, also while it does nothing, and makes way for the second; nothing is lost."""
+    """The first has the journal alone, also while it does nothing, and makes way for the second;
+    nothing is lost.
+    """
     first = Rank(tmp_path)
     assert first.mode == "wal"
     first.log(0, 1, 2)
@@ -241,7 +271,9 @@ def test_a_reader_gets_in_while_a_rank_has_the_journal(tmp_path):
 
 @pytest.mark.usefixtures("slow")
 def test_trackers_of_one_process_take_turns(tmp_path):
-    """Two journals of one process and threads of both: who is alone lets the other one in, and what is closed leaves no thread."""
+    """Two journals of one process and threads of both: who is alone lets the other one in, and
+    what is closed leaves no thread.
+    """
     before = threading.active_count()
     first, second = Journal.open(tmp_path / "j"), Journal.open(tmp_path / "j")
     component = first.component("run")
@@ -257,7 +289,9 @@ def test_trackers_of_one_process_take_turns(tmp_path):
 @pytest.mark.usefixtures("slow")
 @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the kernel counts no calls here")
 def test_a_call_alone_takes_two_writes(tmp_path):
-    """Where each call of the system may be a round trip, an entry costs two writes, and nothing is read."""
+    """Where each call of the system may be a round trip, an entry costs two writes, and nothing
+    is read.
+    """
 
     def counted():
         with open("/proc/self/io", encoding="ascii") as lines:

@@ -1,4 +1,6 @@
-"""One thing never holds up another: uploads beside everything else, one bucket beside another, one component beside the others."""
+"""One thing never holds up another: uploads beside everything else, one bucket beside another,
+one component beside the others.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ def replay(folder, remote, **options):
 def receipts(folder, action):
     """Outcomes of the requests for an action, in order."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
-        return [row[0] for row in connection.execute("SELECT outcome FROM receipt WHERE action = ? ORDER BY id", (action,))]
+        return [
+            row[0]
+            for row in connection.execute(
+                "SELECT outcome FROM receipt WHERE action = ? ORDER BY id", (action,)
+            )
+        ]
 
 
 ENDS_WITH_OTHERS = """
@@ -49,7 +56,9 @@ with Tracker.create(trial_component_name=sys.argv[2], journal=sys.argv[1], sync=
 
 
 def test_runs_that_end_together_in_one_journal_are_all_delivered(tmp_path):
-    """Six processes close their runs in one journal at the same moment: each one waits for its turn, and nothing is left."""
+    """Six processes close their runs in one journal at the same moment: each one waits for its
+    turn, and nothing is left.
+    """
     with simulator(latency_s=0.01) as sim:
         environment = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url}
         running = [
@@ -75,8 +84,12 @@ def test_runs_that_end_together_in_one_journal_are_all_delivered(tmp_path):
             assert run.status["PrimaryStatus"] == "Completed"
 
 
-def test_a_run_that_somebody_else_delivers_meanwhile_does_not_wait_longer(tmp_path, credentials, monkeypatch):
-    """The holder of the lease delivers a run that closes: its close() ends then, although the holder goes on with an upload."""
+def test_a_run_that_somebody_else_delivers_meanwhile_does_not_wait_longer(
+    tmp_path, credentials, monkeypatch
+):
+    """The holder of the lease delivers a run that closes: its close() ends then, although the
+    holder goes on with an upload.
+    """
     folder = tmp_path / "journal"
     (tmp_path / "model.bin").write_bytes(b"weights")
     with Tracker.create(trial_component_name="first", journal=folder, sync="off") as tracker:
@@ -94,7 +107,9 @@ def test_a_run_that_somebody_else_delivers_meanwhile_does_not_wait_longer(tmp_pa
         holder = threading.Thread(target=sync, args=(folder,))
         holder.start()
         assert uploading.wait(FOREVER_S)
-        with Tracker.create(trial_component_name="second", journal=folder, sync="close", close_deadline_s=FOREVER_S) as tracker:
+        with Tracker.create(
+            trial_component_name="second", journal=folder, sync="close", close_deadline_s=FOREVER_S
+        ) as tracker:
             tracker.log_metric("loss", 1.0)
         assert not go.is_set()
         assert sim.components["second"].status["PrimaryStatus"] == "Completed"
@@ -102,9 +117,15 @@ def test_a_run_that_somebody_else_delivers_meanwhile_does_not_wait_longer(tmp_pa
         holder.join()
 
 
-def test_a_run_that_could_not_be_delivered_in_time_is_told_of(tmp_path, credentials, monkeypatch, caplog):
-    """The lease is held until the deadline of close(): a warning says so, and what delivers the rest."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="close", close_deadline_s=0.3) as tracker:
+def test_a_run_that_could_not_be_delivered_in_time_is_told_of(
+    tmp_path, credentials, monkeypatch, caplog
+):
+    """The lease is held until the deadline of close(): a warning says so, and what delivers the
+    rest.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="close", close_deadline_s=0.3
+    ) as tracker:
         tracker.log_metric("loss", 1.0)
         opened = Journal.open(tmp_path / "journal")
         lease = leases.acquire(opened.database)
@@ -115,8 +136,12 @@ def test_a_run_that_could_not_be_delivered_in_time_is_told_of(tmp_path, credenti
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "HeadBucket", "CreateMultipartUpload"])
-def test_an_upload_that_is_never_answered_keeps_nothing_else_back(tmp_path, journal, credentials, operation):
-    """S3 is silent: parameters, 95 metrics and "Completed" arrive all the same, and the deadline leaves the upload and its reference alone."""
+def test_an_upload_that_is_never_answered_keeps_nothing_else_back(
+    tmp_path, journal, credentials, operation
+):
+    """S3 is silent: parameters, 95 metrics and "Completed" arrive all the same, and the deadline
+    leaves the upload and its reference alone.
+    """
     (tmp_path / "large.bin").write_bytes(b"x" * (17 << 20))
     with Tracker.load("run", journal=journal, sync="off") as tracker:
         tracker.log_artifact(tmp_path / "large.bin")
@@ -126,9 +151,15 @@ def test_an_upload_that_is_never_answered_keeps_nothing_else_back(tmp_path, jour
 
         def arrived(simulated):
             run = simulated.components.get("run")
-            return run is not None and len(run.metrics) == 95 and (run.status or {}).get("PrimaryStatus") == "Completed"
+            return (
+                run is not None
+                and len(run.metrics) == 95
+                and (run.status or {}).get("PrimaryStatus") == "Completed"
+            )
 
-        threading.Thread(target=lambda: sim.wait_until(arrived, FOREVER_S) and deadline.cancel(), daemon=True).start()
+        threading.Thread(
+            target=lambda: sim.wait_until(arrived, FOREVER_S) and deadline.cancel(), daemon=True
+        ).start()
         report = run_pass(journal, Connection(endpoint_url=sim.endpoint_url), deadline=deadline)
         assert arrived(sim)
         assert set(sim.components["run"].parameters) == {"lr", "optimizer"}
@@ -140,7 +171,9 @@ def test_an_upload_that_is_never_answered_keeps_nothing_else_back(tmp_path, jour
 
 
 def test_what_is_logged_while_an_upload_takes_long_is_delivered_meanwhile(journal, credentials):
-    """Metrics are as fresh beside an upload as without one: they arrive before it has ended, in the same pass."""
+    """Metrics are as fresh beside an upload as without one: they arrive before it has ended, in
+    the same pass.
+    """
     with simulator() as sim:
         uploading, go = threading.Event(), threading.Event()
 
@@ -151,12 +184,16 @@ def test_what_is_logged_while_an_upload_takes_long_is_delivered_meanwhile(journa
 
         sim.on_request = stay
         reports = []
-        passing = threading.Thread(target=lambda: reports.append(sync(journal, endpoint_url=sim.endpoint_url)))
+        passing = threading.Thread(
+            target=lambda: reports.append(sync(journal, endpoint_url=sim.endpoint_url))
+        )
         passing.start()
         assert uploading.wait(FOREVER_S)
         with Tracker.load("run", journal=journal, sync="off") as tracker:
             tracker.log_metric("late", 7.0)
-        assert sim.wait_until(lambda s: any(point.name == "late" for point in s.components["run"].metrics), FOREVER_S)
+        assert sim.wait_until(
+            lambda s: any(point.name == "late" for point in s.components["run"].metrics), FOREVER_S
+        )
         assert sim.artifacts == {}
         go.set()
         passing.join()
@@ -164,8 +201,12 @@ def test_what_is_logged_while_an_upload_takes_long_is_delivered_meanwhile(journa
 
 
 def test_references_follow_their_uploads_in_one_update(tmp_path, credentials):
-    """Three artifacts of a component: one update for parameters and status, and one for all references."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+    """Three artifacts of a component: one update for parameters and status, and one for all
+    references.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
         tracker.log_parameter("lr", 0.1)
         for name in "abc":
             (tmp_path / name).write_text(name)
@@ -176,9 +217,15 @@ def test_references_follow_their_uploads_in_one_update(tmp_path, credentials):
         assert set(sim.components["run"].output_artifacts) == {"a", "b", "c"}
 
 
-def test_a_store_that_cant_be_reached_is_asked_once(tmp_path, credentials, monkeypatch, closed_port):
-    """Ten artifacts and an S3 that refuses connections: the first upload speaks for all, everything else is delivered."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+def test_a_store_that_cant_be_reached_is_asked_once(
+    tmp_path, credentials, monkeypatch, closed_port
+):
+    """Ten artifacts and an S3 that refuses connections: the first upload speaks for all,
+    everything else is delivered.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
         tracker.log_metric("loss", 1.0)
         for n in range(10):
             (tmp_path / f"{n}.txt").write_text(str(n))
@@ -204,18 +251,27 @@ def in_bucket(name):
 @pytest.mark.parametrize(
     ("fault", "operations"),
     [
-        (HttpError(301, "PermanentRedirect", "use the endpoint of the region"), ("HeadBucket", "PutObject")),
+        (
+            HttpError(301, "PermanentRedirect", "use the endpoint of the region"),
+            ("HeadBucket", "PutObject"),
+        ),
         (HttpError(301, "PermanentRedirect", "use the endpoint of the region"), ("PutObject",)),
         (HttpError(400, "AuthorizationHeaderMalformed", "the region is wrong"), ("PutObject",)),
         (HttpError(403, "AccessDenied", "no"), ("PutObject",)),
         (HttpError(403, "InvalidAccessKeyId", "not known to this store"), ("PutObject",)),
     ],
 )
-def test_a_bucket_that_is_elsewhere_or_closed_concerns_its_own_uploads(tmp_path, credentials, fault, operations):
-    """One bucket is in another region, or may not be used: uploads to another one, and everything else, are delivered by the same pass."""
+def test_a_bucket_that_is_elsewhere_or_closed_concerns_its_own_uploads(
+    tmp_path, credentials, fault, operations
+):
+    """One bucket is in another region, or may not be used: uploads to another one, and
+    everything else, are delivered by the same pass.
+    """
     folder = tmp_path / "journal"
     for bucket in ("elsewhere", "here"):
-        with Tracker.create(trial_component_name=f"run-{bucket}", journal=folder, sync="off", artifact_bucket=bucket) as tracker:
+        with Tracker.create(
+            trial_component_name=f"run-{bucket}", journal=folder, sync="off", artifact_bucket=bucket
+        ) as tracker:
             tracker.log_metric("loss", 1.0)
             (tmp_path / "model.bin").write_text(bucket)
             tracker.log_artifact(tmp_path / "model.bin")
@@ -234,12 +290,20 @@ def test_a_bucket_that_is_elsewhere_or_closed_concerns_its_own_uploads(tmp_path,
         assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
 
 
-@pytest.mark.parametrize("operation", ["CreateExperiment", "CreateTrial", "AssociateTrialComponent"])
-def test_no_permission_for_an_experiment_leaves_everything_else_alone(tmp_path, credentials, operation):
-    """One component's experiment may not be made or joined: that waits; its metrics, parameters and status, and other components, do not."""
+@pytest.mark.parametrize(
+    "operation", ["CreateExperiment", "CreateTrial", "AssociateTrialComponent"]
+)
+def test_no_permission_for_an_experiment_leaves_everything_else_alone(
+    tmp_path, credentials, operation
+):
+    """One component's experiment may not be made or joined: that waits; its metrics, parameters
+    and status, and other components, do not.
+    """
     folder = tmp_path / "journal"
     for name in ("denied", "fine"):
-        with Tracker.create(trial_component_name=name, journal=folder, sync="off", experiment_name=f"of-{name}") as tracker:
+        with Tracker.create(
+            trial_component_name=name, journal=folder, sync="off", experiment_name=f"of-{name}"
+        ) as tracker:
             tracker.log_parameter("lr", 0.1)
             tracker.log_metric("loss", 1.0)
     with simulator() as sim:
@@ -247,28 +311,46 @@ def test_no_permission_for_an_experiment_leaves_everything_else_alone(tmp_path, 
         def is_denied(call):
             return any("denied" in str(value) for value in call.params.values())
 
-        sim.fail(operation, HttpError(403, "AccessDeniedException", "not authorized"), times=99, when=is_denied)
+        sim.fail(
+            operation,
+            HttpError(403, "AccessDeniedException", "not authorized"),
+            times=99,
+            when=is_denied,
+        )
         report = sync(folder, endpoint_url=sim.endpoint_url)
         assert report.halted is None
         assert set(report.held) == {"denied"}
         assert report.pending == 1
         for name in ("denied", "fine"):
             run = sim.components[name]
-            assert (len(run.metrics), run.status["PrimaryStatus"], set(run.parameters)) == (1, "Completed", {"lr"})
+            assert (len(run.metrics), run.status["PrimaryStatus"], set(run.parameters)) == (
+                1,
+                "Completed",
+                {"lr"},
+            )
         sim.clear_faults()
         assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
 
 
-@pytest.mark.parametrize("operation", ["CreateTrialComponent", "UpdateTrialComponent", "BatchPutMetrics"])
+@pytest.mark.parametrize(
+    "operation", ["CreateTrialComponent", "UpdateTrialComponent", "BatchPutMetrics"]
+)
 def test_no_permission_for_one_component_holds_that_one(tmp_path, credentials, operation):
-    """What is denied for one component alone is waited for there; all others are delivered by the same pass."""
+    """What is denied for one component alone is waited for there; all others are delivered by
+    the same pass.
+    """
     folder = tmp_path / "journal"
     for name in ("denied", "fine", "good", "well"):
         with Tracker.create(trial_component_name=name, journal=folder, sync="off") as tracker:
             tracker.log_metric("loss", 1.0)
     with simulator() as sim:
         fault = HttpError(403, "AccessDeniedException", "not authorized")
-        sim.fail(operation, fault, times=99, when=lambda call: call.params.get("TrialComponentName") == "denied")
+        sim.fail(
+            operation,
+            fault,
+            times=99,
+            when=lambda call: call.params.get("TrialComponentName") == "denied",
+        )
         report = sync(folder, endpoint_url=sim.endpoint_url)
         assert report.halted is None
         assert set(report.held) == {"denied"}
@@ -282,7 +364,11 @@ def test_no_permission_at_all_halts(journal, credentials):
     for n in range(10):
         Tracker.create(trial_component_name=f"run-{n}", journal=journal, sync="off").close()
     with simulator() as sim:
-        sim.fail("CreateTrialComponent", HttpError(403, "AccessDeniedException", "not authorized"), times=99)
+        sim.fail(
+            "CreateTrialComponent",
+            HttpError(403, "AccessDeniedException", "not authorized"),
+            times=99,
+        )
         report = sync(journal, endpoint_url=sim.endpoint_url, concurrency=1)
         assert report.halted.kind is ErrorKind.HALT
         assert 3 <= len(sim.calls("CreateTrialComponent")) <= 5, "three, and what was in hand"
@@ -314,7 +400,9 @@ class Failing(MemoryRemote):
     ],
 )
 def test_a_component_that_fails_again_and_again_keeps_no_other_back(tmp_path, error):
-    """The service fails for one component with a thousand points: it is left alone for this pass, and all others are delivered."""
+    """The service fails for one component with a thousand points: it is left alone for this
+    pass, and all others are delivered.
+    """
     folder = tmp_path / "journal"
     for name in ("bad", "one", "two", "three"):
         with Tracker.create(trial_component_name=name, journal=folder, sync="off") as tracker:
@@ -343,7 +431,9 @@ class SlowStore(MemoryRemote):
 
     def upload(self, blob):
         with self.changed:
-            arrived = self.changed.wait_for(lambda: "model" in self.components["run"].output_artifacts, FOREVER_S)
+            arrived = self.changed.wait_for(
+                lambda: "model" in self.components["run"].output_artifacts, FOREVER_S
+            )
         assert arrived
         return super().upload(blob)
 
@@ -355,7 +445,9 @@ class SlowStore(MemoryRemote):
 
 
 def test_a_reference_that_waited_for_its_upload_does_not_override_a_later_one(tmp_path):
-    """A file is logged under a name, later a URI under the same name: whichever arrives first, the later call's value stays."""
+    """A file is logged under a name, later a URI under the same name: whichever arrives first,
+    the later call's value stays.
+    """
     (tmp_path / "model").write_text("weights")
     folder = tmp_path / "journal"
     with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
@@ -375,13 +467,17 @@ def test_a_reference_that_waited_for_its_upload_does_not_override_a_later_one(tm
 
 
 def test_an_anchor_is_tried_once_a_pass_and_then_less_often(journal, credentials):
-    """A store that takes artifacts and refuses anchors: one attempt a pass, and after two failures none for a while."""
+    """A store that takes artifacts and refuses anchors: one attempt a pass, and after two
+    failures none for a while.
+    """
     with simulator() as sim:
 
         def is_anchor(call):
             return "journaltrack-anchors" in str(call.params.get("Key"))
 
-        sim.fail("PutObject", HttpError(503, "ServiceUnavailable", "not now"), times=99, when=is_anchor)
+        sim.fail(
+            "PutObject", HttpError(503, "ServiceUnavailable", "not now"), times=99, when=is_anchor
+        )
         tried = []
         for n in range(5):
             with Tracker.load("run", journal=journal, sync="off") as tracker:

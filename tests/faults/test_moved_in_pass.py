@@ -1,4 +1,6 @@
-"""The files of a journal are deleted, replaced or moved while a pass delivers it: nobody's journal comes back or is harmed."""
+"""The files of a journal are deleted, replaced or moved while a pass delivers it: nobody's
+journal comes back or is harmed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from tests.simulator import simulator
 
 
 def sync_while(sim, journal, disturb, at=2):
-    """Sync in another process, and disturb it while its n-th request waits for the answer: exit code, and what it said."""
+    """Sync in another process, and disturb it while its n-th request waits for the answer: exit
+    code, and what it said.
+    """
     done = []
 
     def on_request(call):
@@ -59,7 +63,9 @@ def test_a_journal_deleted_under_a_pass_stays_deleted(journal):
 
 
 def test_a_journal_in_the_place_of_a_deleted_one_is_not_touched(journal, tmp_path):
-    """What came into the place of a deleted journal keeps every entry, and its log, and is not what the pass records in."""
+    """What came into the place of a deleted journal keeps every entry, and its log, and is not
+    what the pass records in.
+    """
     others = []
 
     def replace():
@@ -73,14 +79,19 @@ def test_a_journal_in_the_place_of_a_deleted_one_is_not_touched(journal, tmp_pat
     others[0].log_metric("loss", -2.0)
     others[0].close()
     with closing(sqlite3.connect(journal / "journal.db")) as connection:
-        assert connection.execute("SELECT value FROM entry WHERE kind = 'metric'").fetchall() == [(-1.0,), (-2.0,)]
+        assert connection.execute("SELECT value FROM entry WHERE kind = 'metric'").fetchall() == [
+            (-1.0,),
+            (-2.0,),
+        ]
         assert connection.execute("SELECT count(*) FROM receipt").fetchone() == (0,)
     assert [path.name for path in tmp_path.iterdir() if "rescued" in path.name] == []
 
 
 @pytest.mark.filterwarnings("ignore:the journal at .* was deleted:RuntimeWarning")
 def test_a_training_that_lives_writes_it_again_and_the_next_sync_delivers_it(tmp_path):
-    """The writer has what it acknowledged, the pass has not: the one writes it again, the other ends; the next goes on."""
+    """The writer has what it acknowledged, the pass has not: the one writes it again, the other
+    ends; the next goes on.
+    """
     folder = tmp_path / "journal"
     tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
     for step in range(95):
@@ -106,7 +117,9 @@ def test_a_training_that_lives_writes_it_again_and_the_next_sync_delivers_it(tmp
 
 @pytest.mark.parametrize("at", [1, 2, 5])
 def test_a_journal_moved_under_a_pass_is_delivered_by_the_next(journal, tmp_path, at):
-    """The pass says where the journal is and ends; what it sent is recorded there, the next pass sends the rest, everything once."""
+    """The pass says where the journal is and ends; what it sent is recorded there, the next pass
+    sends the rest, everything once.
+    """
     with simulator() as sim:
         code, said = sync_while(sim, journal, lambda: journal.rename(tmp_path / "elsewhere"), at)
         assert code == 8, said
@@ -123,7 +136,9 @@ def test_a_journal_moved_under_a_pass_is_delivered_by_the_next(journal, tmp_path
 
 
 def test_content_that_moved_away_just_before_it_is_read_is_not_taken_for_lost(journal, tmp_path):
-    """The upload was noted, then the folder moved: the content is pending, not set aside as missing."""
+    """The upload was noted, then the folder moved: the content is pending, not set aside as
+    missing.
+    """
 
     class Moving(MemoryRemote):
         def upload(self, blob):

@@ -1,4 +1,6 @@
-"""The network and AWS at their worst: a clear error with a hint, the right exit code, nothing lost."""
+"""The network and AWS at their worst: a clear error with a hint, the right exit code, nothing
+lost.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def run(journal, endpoint_url, *arguments, env=None):
 
 
 def test_refused_connection_loses_nothing_and_the_next_sync_delivers(journal, closed_port):
-    """An unreachable endpoint is exit code 6 with a hint; everything stays pending and goes out later."""
+    """An unreachable endpoint is exit code 6 with a hint; everything stays pending and goes out
+    later.
+    """
     before = states(journal)
     code, printed = run(journal, closed_port)
     assert code == 6
@@ -45,7 +49,9 @@ def test_refused_connection_loses_nothing_and_the_next_sync_delivers(journal, cl
     ],
 )
 def test_missing_configuration_halts_with_a_hint(journal, env, word):
-    """Without credentials, profile or region the sync halts with exit code 5, and says what to set."""
+    """Without credentials, profile or region the sync halts with exit code 5, and says what to
+    set.
+    """
     with simulator() as sim:
         code, printed = run(journal, sim.endpoint_url, env=env)
         assert code == 5, printed
@@ -57,7 +63,12 @@ def test_missing_configuration_halts_with_a_hint(journal, env, word):
 def test_credentials_that_expire_in_mid_pass_halt_it_and_quarantine_nothing(journal):
     """What was delivered before stays delivered; renewed credentials deliver the rest, once."""
     with simulator() as sim:
-        sim.fail("BatchPutMetrics", HttpError(400, "ExpiredTokenException", "The security token is expired"), times=100, after=3)
+        sim.fail(
+            "BatchPutMetrics",
+            HttpError(400, "ExpiredTokenException", "The security token is expired"),
+            times=100,
+            after=3,
+        )
         code, printed = run(journal, sim.endpoint_url)
         assert code == 5, printed
         assert "aws sso login" in printed
@@ -66,24 +77,34 @@ def test_credentials_that_expire_in_mid_pass_halt_it_and_quarantine_nothing(jour
         assert found["quarantined"] == 0
         sim.clear_faults()
         assert run(journal, sim.endpoint_url)[0] == 0
-        assert sorted(p.value for p in sim.components["run"].metrics) == [1.0 + n for n in range(95)]
+        assert sorted(p.value for p in sim.components["run"].metrics) == [
+            1.0 + n for n in range(95)
+        ]
 
 
 def test_a_service_that_throttles_is_asked_at_the_rate_that_it_allows(tmp_path, credentials):
-    """After the first refusals the rate is found: few requests are refused, and everything arrives once."""
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+    """After the first refusals the rate is found: few requests are refused, and everything
+    arrives once.
+    """
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
         for step in range(2_000):
             tracker.log_metric("loss", float(step), iteration_number=step)
     with simulator(max_rate=60) as sim:
         report = sync(tmp_path / "journal", endpoint_url=sim.endpoint_url)
         assert report.pending == 0
-        assert sorted(point.value for point in sim.components["run"].metrics) == [float(step) for step in range(2_000)]
+        assert sorted(point.value for point in sim.components["run"].metrics) == [
+            float(step) for step in range(2_000)
+        ]
         refused = sum(request.status != 200 for request in sim.requests)
         assert 0 < refused < len(sim.requests) / 5, "without a limiter, about half"
 
 
 def test_old_metrics_are_sent_as_they_are_or_with_the_time_of_delivery(tmp_path, credentials):
-    """By default times are sent as recorded; with ``shift``, those out of AWS's window are not, and the audit says which."""
+    """By default times are sent as recorded; with ``shift``, those out of AWS's window are not,
+    and the audit says which.
+    """
     now = time.time()
     times = {1.0: now - 30 * 86_400, 2.0: now - 86_400, 3.0: now + 86_400}
     for policy in ("keep", "shift"):
@@ -94,7 +115,10 @@ def test_old_metrics_are_sent_as_they_are_or_with_the_time_of_delivery(tmp_path,
         with simulator() as sim:
             code, printed = run(journal, sim.endpoint_url, env={"JOURNALTRACK_TIMESTAMPS": policy})
             assert code == 0, printed
-            sent = {point.value: (point.timestamp, point.step) for point in sim.components[policy].metrics}
+            sent = {
+                point.value: (point.timestamp, point.step)
+                for point in sim.components[policy].metrics
+            }
         assert [step for _, step in sent.values()] == [0, 1, 2]
         moved = {value for value, at in times.items() if abs(sent[value][0] - at) > 1}
         assert moved == ({1.0, 3.0} if policy == "shift" else set())
@@ -102,26 +126,40 @@ def test_old_metrics_are_sent_as_they_are_or_with_the_time_of_delivery(tmp_path,
         opened = Journal.open(journal, read_only=True, create=False)
         metrics = [entry for entry in each_entry(opened) if entry.kind == "metric"]
         opened.close()
-        assert {entry.value for entry in metrics if entry.reason and "time of delivery" in entry.reason} == moved
-        assert {entry.value: entry.timestamp_ns / 1e9 for entry in metrics} == pytest.approx(times), "the journal keeps what was logged"
+        assert {
+            entry.value for entry in metrics if entry.reason and "time of delivery" in entry.reason
+        } == moved
+        assert {entry.value: entry.timestamp_ns / 1e9 for entry in metrics} == pytest.approx(
+            times
+        ), "the journal keeps what was logged"
 
 
 def test_throttling_and_partial_errors_are_worked_off(journal, credentials):
     """Throttled requests and items to be sent again are, within the same sync, and none twice."""
     with simulator() as sim:
         sim.fail("BatchPutMetrics", HttpError(400, "ThrottlingException", "Rate exceeded"), times=5)
-        sim.fail("BatchPutMetrics", PartialErrors({0: "CONFLICT_ERROR", 3: "CONFLICT_ERROR"}), times=2, after=6)
+        sim.fail(
+            "BatchPutMetrics",
+            PartialErrors({0: "CONFLICT_ERROR", 3: "CONFLICT_ERROR"}),
+            times=2,
+            after=6,
+        )
         report = sync(journal, endpoint_url=sim.endpoint_url)
         assert (report.pending, report.in_doubt, report.quarantined) == (0, 0, 0)
-        assert sorted(p.value for p in sim.components["run"].metrics) == [1.0 + n for n in range(95)]
+        assert sorted(p.value for p in sim.components["run"].metrics) == [
+            1.0 + n for n in range(95)
+        ]
 
 
 def test_lost_answer_puts_metrics_in_doubt_and_never_sends_them_again(journal, credentials):
-    """A metric request that was applied, and whose answer was lost, is in doubt: not sent again, and found by the next sync."""
+    """A metric request that was applied, and whose answer was lost, is in doubt: not sent again,
+    and found by the next sync.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutAfter())
         report = sync(journal, endpoint_url=sim.endpoint_url)
-        assert report.in_doubt in {5, 10}  # the last request has five points, and any of them may come first
+        # the last request has five points, and any of them may come first
+        assert report.in_doubt in {5, 10}
         assert states(journal)["in doubt"] == report.in_doubt
         assert sync(journal, endpoint_url=sim.endpoint_url).arrived == report.in_doubt
         assert len(sim.components["run"].metrics) == 95
@@ -129,7 +167,9 @@ def test_lost_answer_puts_metrics_in_doubt_and_never_sends_them_again(journal, c
 
 
 def test_metric_limit_quarantines_the_item_alone(journal, credentials):
-    """What AWS refuses for good is quarantined with its reason; its neighbours in the request are delivered."""
+    """What AWS refuses for good is quarantined with its reason; its neighbours in the request
+    are delivered.
+    """
     with simulator() as sim:
         sim.fail("BatchPutMetrics", PartialErrors({4: "METRIC_LIMIT_EXCEEDED"}))
         report = sync(journal, endpoint_url=sim.endpoint_url)
@@ -146,14 +186,23 @@ def test_one_parameter_that_aws_refuses_is_isolated(journal, credentials):
         return "p33" in call.params.get("Parameters", {})
 
     with simulator() as sim:
-        sim.fail("UpdateTrialComponent", HttpError(400, "ValidationException", "no p33 please"), times=100, when=poisonous)
+        sim.fail(
+            "UpdateTrialComponent",
+            HttpError(400, "ValidationException", "no p33 please"),
+            times=100,
+            when=poisonous,
+        )
         report = sync(journal, endpoint_url=sim.endpoint_url)
         assert (report.quarantined, report.pending) == (1, 0)
-        assert set(sim.components["run"].parameters) == {"lr", "optimizer"} | {f"p{i}" for i in range(50)} - {"p33"}
+        assert set(sim.components["run"].parameters) == {"lr", "optimizer"} | {
+            f"p{i}" for i in range(50)
+        } - {"p33"}
 
 
 def test_foreign_component_of_the_name_is_not_touched(journal, credentials):
-    """A component that exists and is not ours holds ours, with a hint; --create-or-attach attaches on purpose."""
+    """A component that exists and is not ours holds ours, with a hint; --create-or-attach
+    attaches on purpose.
+    """
     with simulator() as sim:
         sim.add_component("run")
         report = sync(journal, endpoint_url=sim.endpoint_url)
@@ -166,14 +215,21 @@ def test_foreign_component_of_the_name_is_not_touched(journal, credentials):
 
 
 def test_quota_holds_one_component_and_lets_the_others_through(journal, credentials):
-    """ResourceLimitExceeded is neither the entry's fault nor passing: that component waits, the others go on."""
+    """ResourceLimitExceeded is neither the entry's fault nor passing: that component waits, the
+    others go on.
+    """
     Tracker.create(trial_component_name="other", journal=journal, sync="off").log_parameter("a", 1)
 
     def is_run(call):
         return call.params.get("TrialComponentName") == "run"
 
     with simulator() as sim:
-        sim.fail("CreateTrialComponent", HttpError(400, "ResourceLimitExceeded", "too many"), times=9, when=is_run)
+        sim.fail(
+            "CreateTrialComponent",
+            HttpError(400, "ResourceLimitExceeded", "too many"),
+            times=9,
+            when=is_run,
+        )
         report = sync(journal, endpoint_url=sim.endpoint_url)
         assert list(report.held) == ["run"]
         assert "a" in sim.components["other"].parameters
@@ -195,7 +251,9 @@ def test_bucket_without_permission_stops_uploads_alone(journal, credentials):
 
 
 def test_close_is_bounded_when_the_endpoint_never_answers(tmp_path, credentials, monkeypatch):
-    """An endpoint that accepts and never answers delays close by its deadline at most, and raises nothing."""
+    """An endpoint that accepts and never answers delays close by its deadline at most, and
+    raises nothing.
+    """
     with simulator() as sim:
         monkeypatch.setenv("AWS_ENDPOINT_URL", sim.endpoint_url)
         sim.fail("*", BlackHole(), times=100)
@@ -210,7 +268,9 @@ def test_close_is_bounded_when_the_endpoint_never_answers(tmp_path, credentials,
 
 
 def test_the_second_sync_names_the_holder(journal, credentials):
-    """Two syncs at once: the second leaves everything alone, and says who holds the lease, with exit code 7."""
+    """Two syncs at once: the second leaves everything alone, and says who holds the lease, with
+    exit code 7.
+    """
     opened = Journal.open(journal)
     lease = leases.acquire(opened.database)
     code, printed = run(journal, "http://127.0.0.1:9")
@@ -221,7 +281,9 @@ def test_the_second_sync_names_the_holder(journal, credentials):
 
 
 def test_training_appends_while_a_sync_runs(journal, credentials):
-    """Appending never waits for a replay: entries that come during one are delivered by it or the next."""
+    """Appending never waits for a replay: entries that come during one are delivered by it or
+    the next.
+    """
     tracker = Tracker.load("run", journal=journal, sync="off")
     with simulator() as sim:
         logged = threading.Event()
@@ -243,7 +305,9 @@ def test_two_nodes_converge(tmp_path, credentials):
     """Two journals of one component, synced in either order and again, add up in SageMaker."""
     with simulator() as sim:
         for node in ("one", "two"):
-            tracker = Tracker.create(trial_component_name="shared", resume=True, journal=tmp_path / node, sync="off")
+            tracker = Tracker.create(
+                trial_component_name="shared", resume=True, journal=tmp_path / node, sync="off"
+            )
             tracker.log_parameter(f"of {node}", node)
             tracker.log_metric(f"loss-{node}", 1.0, iteration_number=1)
         for node in ("two", "one", "two"):
@@ -254,7 +318,9 @@ def test_two_nodes_converge(tmp_path, credentials):
 
 
 def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch, closed_port):
-    """Tracker.load of an unknown name is a ValueError when AWS says no, and goes on when AWS can't be reached."""
+    """Tracker.load of an unknown name is a ValueError when AWS says no, and goes on when AWS
+    can't be reached.
+    """
     with simulator() as sim:
         monkeypatch.setenv("AWS_ENDPOINT_URL", sim.endpoint_url)
         with pytest.raises(ComponentNotFoundError):
@@ -269,9 +335,13 @@ def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch
 
 
 def test_integers_beyond_a_double_arrive_with_all_digits_as_text(tmp_path, credentials):
-    """A parameter that no double holds is a string in SageMaker; a display name that was mended is taken."""
+    """A parameter that no double holds is a string in SageMaker; a display name that was mended
+    is taken.
+    """
     with pytest.warns(JournaltrackWarning):
-        tracker = Tracker.create("my run", trial_component_name="run", journal=tmp_path / "journal", sync="off")
+        tracker = Tracker.create(
+            "my run", trial_component_name="run", journal=tmp_path / "journal", sync="off"
+        )
     tracker.log_parameters({"seed": 2**63 + 1, "even": 2**60, "epochs": 3})
     tracker.close()
     with simulator() as sim:

@@ -1,4 +1,6 @@
-"""Journals where none can be, where few expect one, and in processes that have no descriptors left."""
+"""Journals where none can be, where few expect one, and in processes that have no descriptors
+left.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,18 @@ COMMANDS = (["status"], ["status", "--json"], ["check"], ["check"], ["sync", "--
 def run(command, path):
     """A command of journaltrack on a journal; no command may call anything a bug."""
     words = [sys.executable, "-m", "journaltrack", *command, path]
-    done = subprocess.run([os.fsencode(word) for word in words], capture_output=True, check=False, timeout=FOREVER_S)
+    done = subprocess.run(
+        [os.fsencode(word) for word in words], capture_output=True, check=False, timeout=FOREVER_S
+    )
     assert b"bug in journaltrack" not in done.stderr
     assert b"Traceback" not in done.stderr
     return done
 
 
 def test_a_path_that_is_not_text(tmp_path):
-    """A folder whose name is not UTF-8 holds a journal as any other, for the tracker and for every command."""
+    """A folder whose name is not UTF-8 holds a journal as any other, for the tracker and for
+    every command.
+    """
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 100%/j")
     with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
         tracker.log_metric("loss", 1.0)
@@ -45,8 +51,12 @@ def test_a_path_that_is_not_text(tmp_path):
 
 @pytest.mark.parametrize("part", ["x" * 300, "/".join(["y" * 100] * 6), "/".join(["z" * 200] * 30)])
 def test_a_path_that_is_too_long(tmp_path, part):
-    """Longer than the system or SQLite takes: told as it is, with nothing made, by the tracker and by every command."""
-    with pytest.raises(JournalNotFoundError, match=r"there can be no journal at .*(too long|504 at most)") as caught:
+    """Longer than the system or SQLite takes: told as it is, with nothing made, by the tracker
+    and by every command.
+    """
+    with pytest.raises(
+        JournalNotFoundError, match=r"there can be no journal at .*(too long|504 at most)"
+    ) as caught:
         Tracker.create(journal=tmp_path / part, sync="off")
     assert "shorter" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -63,7 +73,9 @@ def test_a_path_with_a_null(tmp_path):
 
 
 def out_of_descriptors(folder):
-    """An open tracker goes on; another one says what is missing, and can be made as soon as it is there."""
+    """An open tracker goes on; another one says what is missing, and can be made as soon as it
+    is there.
+    """
     warnings.simplefilter("error")
     tracker = Tracker.create(trial_component_name="run", journal=folder / "j", sync="off")
     tracker.log_metric("loss", 0.0)
@@ -90,10 +102,14 @@ def out_of_descriptors(folder):
 
 
 def test_too_many_open_files(tmp_path):
-    """With no descriptor left, or a few, a journal opens or the error names the reason; what is open goes on."""
+    """With no descriptor left, or a few, a journal opens or the error names the reason; what is
+    open goes on.
+    """
     told = in_child(out_of_descriptors, tmp_path)
     assert {left for left, _, _ in told} >= {0, 1}
-    assert all("oo many open files" in message and "ulimit" in hint for _, message, hint in told), told
+    assert all("oo many open files" in message and "ulimit" in hint for _, message, hint in told), (
+        told
+    )
     with contextlib.closing(Journal.open(tmp_path / "j")) as journal:
         assert len([e for e in journal.entries() if e.kind == "metric"]) == 9
 

@@ -1,4 +1,6 @@
-"""One journal in two places, as people come to it: dated copies in an inbox, a restored backup, a bundle that was delivered elsewhere."""
+"""One journal in two places, as people come to it: dated copies in an inbox, a restored backup,
+a bundle that was delivered elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,20 @@ def run(*arguments, code=0):
 
 def continued(folder, step, **options):
     """A further point in the same run."""
-    with Tracker.create(trial_component_name="run", journal=folder, resume=True, **{"sync": "off", **options}) as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=folder, resume=True, **{"sync": "off", **options}
+    ) as tracker:
         tracker.log_metric("loss", float(step), iteration_number=step)
 
 
-@pytest.mark.parametrize("order", [["copy-1", "copy-2"], ["copy-2", "copy-1"]], ids=["older first", "newer first"])
+@pytest.mark.parametrize(
+    "order", [["copy-1", "copy-2"], ["copy-2", "copy-1"]], ids=["older first", "newer first"]
+)
 @pytest.mark.parametrize("together", [True, False], ids=["one sync", "two syncs"])
 def test_two_dated_copies_are_not_both_sent(tmp_path, sim, order, together):
-    """Of two copies that were made on two days, one is delivered; the other one is told of with exit code 8, and sends nothing."""
+    """Of two copies that were made on two days, one is delivered; the other one is told of with
+    exit code 8, and sends nothing.
+    """
     older = record(tmp_path / "copy-1")
     newer = shutil.copytree(older, tmp_path / "copy-2")
     continued(newer, 5)
@@ -63,7 +71,9 @@ def test_two_dated_copies_are_not_both_sent(tmp_path, sim, order, together):
 
 
 def test_a_restored_backup_stops_and_says_what_to_do(tmp_path, sim):
-    """A backup from before a sync is refused by one question, with both ways out in the hint; sent even so, the next sync is in order again."""
+    """A backup from before a sync is refused by one question, with both ways out in the hint;
+    sent even so, the next sync is in order again.
+    """
     (tmp_path / "model").write_bytes(b"model")
     journal = record(tmp_path / "journal", artifact=tmp_path / "model")
     run("sync", journal)
@@ -76,7 +86,11 @@ def test_a_restored_backup_stops_and_says_what_to_do(tmp_path, sim):
     output = run("sync", journal, code=BEHIND)
     assert "nothing was sent" in output
     assert "--even-if-behind" in output
-    assert {call.operation for call in sim.requests[asked:]} <= {"GetCallerIdentity", "ListObjectsV2", "GetObject"}
+    assert {call.operation for call in sim.requests[asked:]} <= {
+        "GetCallerIdentity",
+        "ListObjectsV2",
+        "GetObject",
+    }
     assert points_of(sim)[5.0] == 1
     run("sync", journal, "--even-if-behind")
     assert points_of(sim)[5.0] == 2
@@ -86,7 +100,9 @@ def test_a_restored_backup_stops_and_says_what_to_do(tmp_path, sim):
 
 
 def test_a_training_that_goes_on_in_an_old_copy_ends_well(tmp_path, sim, caplog):
-    """Closing a tracker in a copy that is behind warns and raises nothing; what it recorded waits in the journal."""
+    """Closing a tracker in a copy that is behind warns and raises nothing; what it recorded
+    waits in the journal.
+    """
     journal = record(tmp_path / "journal")
     copied = shutil.copytree(journal, tmp_path / "copy")
     run("sync", journal)
@@ -98,7 +114,9 @@ def test_a_training_that_goes_on_in_an_old_copy_ends_well(tmp_path, sim, caplog)
 
 
 def test_a_bundle_that_was_delivered_elsewhere_is_not_sent_by_its_node(tmp_path, sim):
-    """The node whose bundle was delivered on another machine stops until it has the receipts, and goes on with them, as the README says."""
+    """The node whose bundle was delivered on another machine stops until it has the receipts,
+    and goes on with them, as the README says.
+    """
     journal = record(tmp_path / "node")
     run("bundle", journal, "-o", tmp_path / "run.tar")
     run("sync", tmp_path / "run.tar")
@@ -116,7 +134,9 @@ def test_a_bundle_that_was_delivered_elsewhere_is_not_sent_by_its_node(tmp_path,
 
 
 def test_a_pruned_journal_is_no_copy(tmp_path, sim):
-    """A journal whose delivered entries were removed goes on where it was, and its copy from before is behind it."""
+    """A journal whose delivered entries were removed goes on where it was, and its copy from
+    before is behind it.
+    """
     (tmp_path / "model").write_bytes(b"model")
     journal = record(tmp_path / "journal", artifact=tmp_path / "model")
     run("sync", journal)
@@ -141,7 +161,9 @@ def test_a_store_that_cannot_be_asked_holds_up_nothing(tmp_path, sim):
 
 
 def test_two_dated_copies_in_an_inbox(tmp_path, sim, watch):
-    """A watcher delivers one of two copies, tells of the other one with its place, and delivers the first one's new entries as ever."""
+    """A watcher delivers one of two copies, tells of the other one with its place, and delivers
+    the first one's new entries as ever.
+    """
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     first = record(inbox / "2026-11-25")
@@ -161,7 +183,11 @@ def test_two_dated_copies_in_an_inbox(tmp_path, sim, watch):
     assert points_of(sim) == dict.fromkeys(map(float, range(7)), 1)
 
 
-@pytest.mark.parametrize("elsewhere", [{"artifact_prefix": "later"}, {"artifact_bucket": "later-bucket"}], ids=["prefix", "bucket"])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"artifact_prefix": "later"}, {"artifact_bucket": "later-bucket"}],
+    ids=["prefix", "bucket"],
+)
 def test_a_backup_is_seen_to_be_behind_wherever_later_artifacts_went(tmp_path, sim, elsewhere):
     """A journal's anchors stay in one place: that of the last one that a copy can know of."""
     (tmp_path / "model").write_bytes(b"model")
@@ -170,7 +196,9 @@ def test_a_backup_is_seen_to_be_behind_wherever_later_artifacts_went(tmp_path, s
     continued(journal, 5)
     backup = shutil.copytree(journal, tmp_path / "backup")
     (tmp_path / "other").write_bytes(b"other")
-    with Tracker.create(trial_component_name="run", journal=journal, resume=True, sync="off", **elsewhere) as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=journal, resume=True, sync="off", **elsewhere
+    ) as tracker:
         tracker.log_artifact(tmp_path / "other")
     run("sync", journal)
     run("sync", backup, code=BEHIND)
@@ -178,7 +206,9 @@ def test_a_backup_is_seen_to_be_behind_wherever_later_artifacts_went(tmp_path, s
 
 
 def test_anchors_of_another_journal_hide_nothing(tmp_path, sim):
-    """Their numbers are their own: a copy that took receipts of a merged journal over still sees that it is behind, and the node verifies."""
+    """Their numbers are their own: a copy that took receipts of a merged journal over still sees
+    that it is behind, and the node verifies.
+    """
     (tmp_path / "model").write_bytes(b"model")
     node = record(tmp_path / "node", artifact=tmp_path / "model")
     run("sync", node)
@@ -186,7 +216,12 @@ def test_anchors_of_another_journal_hide_nothing(tmp_path, sim):
     backup = shutil.copytree(node, tmp_path / "backup")
     run("merge", backup, "--into", tmp_path / "all")
     for number in range(3):
-        run("merge", record(tmp_path / f"other-{number}", f"other-{number}"), "--into", tmp_path / "all")
+        run(
+            "merge",
+            record(tmp_path / f"other-{number}", f"other-{number}"),
+            "--into",
+            tmp_path / "all",
+        )
         run("sync", tmp_path / "all", "--component", f"other-{number}")
     run("receipts", "export", tmp_path / "all", "-o", tmp_path / "receipts")
     run("sync", node)
@@ -196,11 +231,16 @@ def test_anchors_of_another_journal_hide_nothing(tmp_path, sim):
     assert points_of(sim)[5.0] == 1
     continued(node, 6)
     run("sync", node)
-    assert "an anchor is missing" not in CliRunner().invoke(main, ["check", "--remote", str(node)]).output
+    assert (
+        "an anchor is missing"
+        not in CliRunner().invoke(main, ["check", "--remote", str(node)]).output
+    )
 
 
 def test_a_journal_whose_creating_request_was_killed_can_be_merged_and_sent(tmp_path, sim):
-    """What it made before its answer came bears its mark: in a merged journal that is no sign of another copy."""
+    """What it made before its answer came bears its mark: in a merged journal that is no sign of
+    another copy.
+    """
     node = record(tmp_path / "node")
     sim.fail("CreateTrialComponent", BlackHole(applied=True))
     command = [sys.executable, "-m", "journaltrack", "sync", str(node)]
@@ -215,9 +255,15 @@ def test_a_journal_whose_creating_request_was_killed_can_be_merged_and_sent(tmp_
 
 @pytest.mark.parametrize("status", [302, 403, 404, 407, 413])
 def test_a_proxy_that_answers_instead_of_a_creation_makes_no_other_copy(tmp_path, sim, status):
-    """It passed the request on, and answered by itself: the journal goes on with the component that it made."""
+    """It passed the request on, and answered by itself: the journal goes on with the component
+    that it made.
+    """
     journal = record(tmp_path / "journal")
-    sim.fail("CreateTrialComponent", Instead(status, b"<html>", {"Content-Type": "text/html"}, applied=True), times=20)
+    sim.fail(
+        "CreateTrialComponent",
+        Instead(status, b"<html>", {"Content-Type": "text/html"}, applied=True),
+        times=20,
+    )
     CliRunner().invoke(main, ["sync", str(journal)])
     sim.clear_faults()
     run("sync", journal)

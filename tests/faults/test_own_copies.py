@@ -1,4 +1,6 @@
-"""A process reads files of its own journal, and by closing them drops the locks that SQLite believes to have."""
+"""A process reads files of its own journal, and by closing them drops the locks that SQLite
+believes to have.
+"""
 
 from __future__ import annotations
 
@@ -100,12 +102,21 @@ def drop_locks(folder):
 
 @pytest.mark.parametrize("how", ["between calls", "by a thread"])
 def test_a_trainer_that_copies_its_own_journal_loses_nothing(tmp_path, how):
-    """While it copies in a loop, 80 short processes log into the same run: every acknowledged call is there, nothing is damaged."""
+    """While it copies in a loop, 80 short processes log into the same run: every acknowledged
+    call is there, nothing is damaged.
+    """
     folder, acks = tmp_path / "j", tmp_path / "acks"
     command = [sys.executable, "-c", TRAINER, folder, how, acks]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as trainer:
         assert trainer.stdout.readline() == "ready\n"
-        others = [subprocess.Popen([sys.executable, "-c", SHORT, folder, "40", name], stderr=subprocess.PIPE) for name in "ab"]
+        others = [
+            subprocess.Popen(
+                [sys.executable, "-c", SHORT, folder, "40", name], stderr=subprocess.PIPE
+            )
+            for name in "ab"
+        ]
         problems = [other.communicate(timeout=FOREVER_S)[1].decode() for other in others]
         assert not any(other.returncode for other in others), problems
         assert trainer.poll() is None, trainer.stderr.read()
@@ -117,10 +128,18 @@ def test_a_trainer_that_copies_its_own_journal_loses_nothing(tmp_path, how):
 
 
 @pytest.mark.parametrize(
-    "names", [["journal.db"], ["journal.db-shm"], ["journal.db-wal"], ["journal.db", "journal.db-wal", "journal.db-shm"]]
+    "names",
+    [
+        ["journal.db"],
+        ["journal.db-shm"],
+        ["journal.db-wal"],
+        ["journal.db", "journal.db-wal", "journal.db-shm"],
+    ],
 )
 def test_another_process_leaves_the_log_of_one_that_lost_its_locks(tmp_path, names):
-    """A second process's opening and closing changes nothing for who has closed a file of the journal: log and memory stay."""
+    """A second process's opening and closing changes nothing for who has closed a file of the
+    journal: log and memory stay.
+    """
     folder = tmp_path / "j"
     with closing(Journal.open(folder, on_journal_error="raise")) as journal:
         component = journal.component("run")
@@ -128,9 +147,15 @@ def test_another_process_leaves_the_log_of_one_that_lost_its_locks(tmp_path, nam
             journal.append_metric(component, "first", float(number), number, 1)
             for name in names:
                 (folder / name).read_bytes()
-            files = [(folder / name).stat().st_ino for name in ("journal.db", "journal.db-wal", "journal.db-shm")]
+            files = [
+                (folder / name).stat().st_ino
+                for name in ("journal.db", "journal.db-wal", "journal.db-shm")
+            ]
             log_in_another_process(folder, number)
-            assert files == [(folder / name).stat().st_ino for name in ("journal.db", "journal.db-wal", "journal.db-shm")]
+            assert files == [
+                (folder / name).stat().st_ino
+                for name in ("journal.db", "journal.db-wal", "journal.db-shm")
+            ]
             assert (folder / "journal.db-shm").stat().st_size >= 32768
     assert found(folder) == {"first": 3, "second": 3}
 
@@ -169,19 +194,25 @@ for name, start in (("journal.db", 0x40000002), ("journal.db-shm", 128)):
 
 
 def test_a_connection_of_somebody_else_in_the_process_keeps_its_locks(tmp_path):
-    """A program that reads the journal by sqlite3 itself is not robbed of its locks when a journal is closed beside it."""
+    """A program that reads the journal by sqlite3 itself is not robbed of its locks when a
+    journal is closed beside it.
+    """
     folder = tmp_path / "j"
     journal = Journal.open(folder)
     journal.component("run")
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         connection.execute("SELECT count(*) FROM entry").fetchone()
         journal.close()
-        done = subprocess.run([sys.executable, "-c", HOLDER, folder], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", HOLDER, folder], capture_output=True, text=True, check=True
+        )
         assert done.stdout.split() == [str(os.getpid())] * 2
 
 
 def test_descriptors_do_not_grow_with_journals(tmp_path):
-    """However often a journal is opened and closed beside one that stays open, there are as many descriptors as after the first time."""
+    """However often a journal is opened and closed beside one that stays open, there are as many
+    descriptors as after the first time.
+    """
 
     def opened():
         with closing(Journal.open(tmp_path / "j")) as journal:
@@ -199,7 +230,9 @@ def test_descriptors_do_not_grow_with_journals(tmp_path):
 
 
 def test_a_forked_child_drops_nothing_of_its_parent(tmp_path):
-    """A child that uses the journal, closes it and copies it leaves the parent's locks; the parent's end leaves nothing locked."""
+    """A child that uses the journal, closes it and copies it leaves the parent's locks; the
+    parent's end leaves nothing locked.
+    """
     folder = tmp_path / "j"
     with closing(Journal.open(folder, on_journal_error="raise")) as journal:
         component = journal.component("run")
@@ -234,13 +267,20 @@ journal.close()
 
 
 def test_who_drops_locks_takes_turns_with_the_others(tmp_path, caplog):
-    """A process that has been seen to drop locks is alone in its transaction even when it drops them in the midst of it; it says so once."""
+    """A process that has been seen to drop locks is alone in its transaction even when it drops
+    them in the midst of it; it says so once.
+    """
     folder = tmp_path / "j"
 
     def write(connection):
         connection.execute("UPDATE component SET created_at_ns = 7")
         drop_locks(folder)
-        second = subprocess.Popen([sys.executable, "-c", WAITING, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        second = subprocess.Popen(
+            [sys.executable, "-c", WAITING, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert second.stdout.readline() == "refused\n"
         return second
 
@@ -254,7 +294,9 @@ def test_who_drops_locks_takes_turns_with_the_others(tmp_path, caplog):
         second.communicate("\n", timeout=FOREVER_S)
         assert second.returncode == 0
         assert journal.database.read("SELECT created_at_ns FROM component") == [(7,)]
-    assert [record.getMessage().split()[0] for record in caplog.records].count("event=careless") == 1
+    assert [record.getMessage().split()[0] for record in caplog.records].count(
+        "event=careless"
+    ) == 1
     assert found(folder) == {"first": 2, "second": 1}
 
 
@@ -273,7 +315,9 @@ journal.close()
 
 
 def test_one_process_at_a_time_writes_the_log_back(tmp_path):
-    """As long as one is at it no other is, even when the first has lost SQLite's lock for it; then the next one may."""
+    """As long as one is at it no other is, even when the first has lost SQLite's lock for it;
+    then the next one may.
+    """
     folder = tmp_path / "j"
     with closing(Journal.open(folder)) as journal:
         journal.append_metric(journal.component("run"), "first", 0.0, 0, 1)
@@ -281,7 +325,9 @@ def test_one_process_at_a_time_writes_the_log_back(tmp_path):
             assert alone
             drop_locks(folder)
             command = [sys.executable, "-c", CHECKPOINTING, folder]
-            second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            second = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             assert second.stdout.readline() == "False\n"
         assert second.communicate("\n", timeout=FOREVER_S)[0] == "True\n"
         assert write_back(journal.database)
@@ -289,7 +335,9 @@ def test_one_process_at_a_time_writes_the_log_back(tmp_path):
 
 
 def test_a_copy_made_between_calls_is_whole(tmp_path):
-    """What ``copytree`` copies between two calls is a journal that opens and has everything up to then."""
+    """What ``copytree`` copies between two calls is a journal that opens and has everything up
+    to then.
+    """
     folder = tmp_path / "j"
     with closing(Journal.open(folder)) as journal:
         component = journal.component("run")
@@ -300,14 +348,21 @@ def test_a_copy_made_between_calls_is_whole(tmp_path):
 
 
 def test_a_transaction_that_was_cut_short_is_rolled_back(tmp_path):
-    """What a killed process left in a rollback journal is undone at the next opening, whose own locks are not in the way."""
+    """What a killed process left in a rollback journal is undone at the next opening, whose own
+    locks are not in the way.
+    """
     with closing(Journal.open(tmp_path / "whole")) as journal:
         journal.append_metric(journal.component("run"), "first", 0.0, 0, 1)
-    with closing(sqlite3.connect(tmp_path / "whole" / "journal.db", isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(tmp_path / "whole" / "journal.db", isolation_level=None)
+    ) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA cache_size = 1")  # written before the commit
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE half AS SELECT value, randomblob(4096) FROM json_each(?)", (str(list(range(100))),))
+        connection.execute(
+            "CREATE TABLE half AS SELECT value, randomblob(4096) FROM json_each(?)",
+            (str(list(range(100))),),
+        )
         shutil.copytree(tmp_path / "whole", tmp_path / "cut")
         connection.execute("ROLLBACK")
     assert (tmp_path / "cut" / "journal.db-journal").stat().st_size
@@ -317,22 +372,28 @@ def test_a_transaction_that_was_cut_short_is_rolled_back(tmp_path):
 
 
 def test_a_report_drops_no_lock_and_leaves_none(tmp_path):
-    """A process may examine and ask for the journal that it appends to: its locks are then those that it had, and so are its files."""
+    """A process may examine and ask for the journal that it appends to: its locks are then those
+    that it had, and so are its files.
+    """
     journal = Journal.open(tmp_path / "j", on_journal_error="raise")
     component = journal.component("run")
     journal.append_metric(component, "loss", 0.5, 1, 1)
 
     def locks():
         lines = Path("/proc/locks").read_text().splitlines()
-        return sorted(line.partition(":")[2].strip() for line in lines if f" {os.getpid()} " in line)
+        return sorted(
+            line.partition(":")[2].strip() for line in lines if f" {os.getpid()} " in line
+        )
 
-    assert status(tmp_path / "j").pending == 1  # which leaves the lock of its question whether there are locks
+    # which leaves the lock of its question whether there are locks
+    assert status(tmp_path / "j").pending == 1
     before, descriptors = locks(), len(os.listdir("/proc/self/fd"))
     assert any("POSIX" in line for line in before)
     for _ in range(5):
         assert examine(tmp_path / "j").healthy
         assert status(tmp_path / "j").pending == 1
     assert locks() == before
-    assert len(os.listdir("/proc/self/fd")) <= descriptors + 3  # one of each file waits for its next use
+    # one of each file waits for its next use
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 3
     journal.close()
     assert standing._pool == []

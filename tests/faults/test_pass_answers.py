@@ -1,4 +1,6 @@
-"""Answers that get lost on the way, through real boto3 over HTTP: what a pass, and the next one, make of them."""
+"""Answers that get lost on the way, through real boto3 over HTTP: what a pass, and the next one,
+make of them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ TENTHS = (0.1, 0.2, 0.3, 0.7, 0.1, 0.6, 1e-3, 0.9, 0.11, 0.13)
 
 def sync(folder, sim, **options):
     """One pass; ``visible_after_s=0``: what is not shown is not there."""
-    return run_pass(folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options))
+    return run_pass(
+        folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options)
+    )
 
 
 @pytest.fixture
@@ -42,7 +46,9 @@ def there(sim):
 
 
 def test_a_component_that_was_made_by_a_lost_request_is_ours(folder, run):
-    """The answer to its creation is lost, the repeated request hears that the name is taken: the same pass finds that it is ours and goes on."""
+    """The answer to its creation is lost, the repeated request hears that the name is taken: the
+    same pass finds that it is ours and goes on.
+    """
     run.log_parameter("rate", 0.5)
     run.log_metric("loss", 1.0, iteration_number=1)
     run.close()
@@ -60,7 +66,9 @@ def test_a_component_that_was_made_by_a_lost_request_is_ours(folder, run):
 
 @pytest.mark.parametrize("stepped", [True, False])
 def test_a_sum_that_is_not_exact_is_recognised(folder, run, stepped):
-    """Points whose sum can't be a double exactly are found to have arrived, step by step and all together: each is there once."""
+    """Points whose sum can't be a double exactly are found to have arrived, step by step and all
+    together: each is there once.
+    """
     # Added up one by one: the built-in sum compensates since Python 3.12.
     assert fmean(TENTHS) * len(TENTHS) != functools.reduce(operator.add, TENTHS)
     for value in TENTHS:
@@ -74,7 +82,9 @@ def test_a_sum_that_is_not_exact_is_recognised(folder, run, stepped):
 
 
 def test_a_metric_that_the_service_does_not_name_has_no_points(folder, run):
-    """Nothing of a metric is shown long after its request was lost: its points are not there, and are sent again."""
+    """Nothing of a metric is shown long after its request was lost: its points are not there,
+    and are sent again.
+    """
     for value in (1.0, 2.0):
         run.log_metric("loss", value)
     run.close()
@@ -87,7 +97,9 @@ def test_a_metric_that_the_service_does_not_name_has_no_points(folder, run):
 
 
 def test_points_without_a_step_stay_in_doubt_beside_undecided_ones(folder, run, tmp_path):
-    """Another writer's point at the step of one looks like the other one, which has no step: neither is said to be there, or sent again."""
+    """Another writer's point at the step of one looks like the other one, which has no step:
+    neither is said to be there, or sent again.
+    """
     run.log_metric("loss", 1.0, iteration_number=1)
     run.log_metric("loss", 2.0)
     run.close()

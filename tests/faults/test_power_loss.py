@@ -1,8 +1,10 @@
-"""Loss of power at any moment: what was acknowledged is on the disk, whatever the disk made of what was not synced.
+"""Loss of power at any moment: what was acknowledged is on the disk, whatever the disk made of what
+was not synced.
 
-Real programs are recorded (`disktrace`), and at moments of the record a disk is made as it may be after a loss of power
-there (`diskmodel`): with nothing, everything, or any part of what was not synced, torn at sectors. What is on it is counted
-by plain sqlite3. The controls show that the method sees a loss: the same records with a barrier left out.
+Real programs are recorded (`disktrace`), and at moments of the record a disk is made as it may be
+after a loss of power there (`diskmodel`): with nothing, everything, or any part of what was not
+synced, torn at sectors. What is on it is counted by plain sqlite3. The controls show that the
+method sees a loss: the same records with a barrier left out.
 """
 
 from __future__ import annotations
@@ -36,7 +38,15 @@ WHY_NOT = disktrace.supported()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 MOMENTS = scaled(24)
 SEED = int(os.environ.get("JOURNALTRACK_SEED", "5"))
-LIVE = {"power": True, "mixed": True, "checkpoint": True, "beside": True, "threads": True, "ranks": True, "process": False}
+LIVE = {
+    "power": True,
+    "mixed": True,
+    "checkpoint": True,
+    "beside": True,
+    "threads": True,
+    "ranks": True,
+    "process": False,
+}
 """Scenarios, and whether each call by itself is a barrier."""
 
 
@@ -49,12 +59,19 @@ def recorded(tmp_path_factory):
         if scenario not in made:
             place = tmp_path_factory.mktemp(scenario)
             (place / "disk").mkdir()
-            environment = os.environ | {"JOURNALTRACK_HOME": str(place), "PYTHONPATH": str(Path(__file__).parents[2])}
+            environment = os.environ | {
+                "JOURNALTRACK_HOME": str(place),
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            }
             if scenario == "upgrade":
                 environment["NEXT_REVISION"] = NEXT
-                environment["MIGRATIONS"] = str(migrations_with(place, 'op.execute("CREATE TABLE copy AS SELECT * FROM entry")'))
+                environment["MIGRATIONS"] = str(
+                    migrations_with(place, 'op.execute("CREATE TABLE copy AS SELECT * FROM entry")')
+                )
             command = [power_programs.__file__, scenario, place / "disk", place / "acks"]
-            events, code, _ = disktrace.record(command, folder=place / "disk", acknowledgements=place / "acks", env=environment)
+            events, code, _ = disktrace.record(
+                command, folder=place / "disk", acknowledgements=place / "acks", env=environment
+            )
             assert code == 0
             made[scenario] = str(place / "disk"), events
         return made[scenario]
@@ -63,7 +80,9 @@ def recorded(tmp_path_factory):
 
 
 def moments(events, count=MOMENTS):
-    """Places in the record: all around acknowledgements are worth more than those between two writes of a page."""
+    """Places in the record: all around acknowledgements are worth more than those between two
+    writes of a page.
+    """
     chance = random.Random(SEED)
     places = range(len(events) + 1)
     return sorted(chance.sample(places, min(count, len(places))))
@@ -97,13 +116,17 @@ def acknowledged(events, *, live):
 
 
 def entries_in(folder):
-    """(kind, name, value) of every entry, by plain sqlite3, after its own check; nothing when there is no database."""
+    """(kind, name, value) of every entry, by plain sqlite3, after its own check; nothing when
+    there is no database.
+    """
     path = folder / "journal.db"
     if not path.exists():
         return Counter()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'entry'").fetchone()[0]:
+        if not connection.execute(
+            "SELECT count(*) FROM sqlite_master WHERE name = 'entry'"
+        ).fetchone()[0]:
             return Counter()
         return Counter(connection.execute("SELECT kind, name, value FROM entry"))
 
@@ -114,12 +137,16 @@ def lost_and_torn(folder, before, *, live):
     there = entries_in(folder)
     lost, torn = [], []
     for writer in ("v", "w"):
-        calls = [sum(there[each] > 0 for each in power_programs.expected(writer, n)) for n in range(power_programs.CALLS)]
+        calls = [
+            sum(there[each] > 0 for each in power_programs.expected(writer, n))
+            for n in range(power_programs.CALLS)
+        ]
         whole = [count == len(power_programs.expected(writer, n)) for n, count in enumerate(calls)]
         lost += [(writer, n) for n in range(certain.get(writer, -1) + 1) if not whole[n]]
         torn += [(writer, n) for n, count in enumerate(calls) if count and not whole[n]]
         missing = whole.index(False) if False in whole else len(whole)
-        torn += [(writer, n) for n in range(missing, len(whole)) if whole[n]]  # a hole: not the end of what was logged
+        # a hole: not the end of what was logged
+        torn += [(writer, n) for n in range(missing, len(whole)) if whole[n]]
         assert missing <= returned.get(writer, -1) + 2
     return lost, torn
 
@@ -130,9 +157,13 @@ def blobs_damaged(folder):
     if not path.exists():
         return []
     with closing(sqlite3.connect(path)) as connection:
-        if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'entry'").fetchone()[0]:
+        if not connection.execute(
+            "SELECT count(*) FROM sqlite_master WHERE name = 'entry'"
+        ).fetchone()[0]:
             return []
-        named = connection.execute("SELECT json_extract(payload, '$.sha256') FROM entry WHERE kind = 'upload'").fetchall()
+        named = connection.execute(
+            "SELECT json_extract(payload, '$.sha256') FROM entry WHERE kind = 'upload'"
+        ).fetchall()
     damaged = []
     for (sha256,) in named:
         blob = folder / "spool" / sha256[:2] / sha256
@@ -143,11 +174,16 @@ def blobs_damaged(folder):
 
 @pytest.mark.parametrize("scenario", LIVE)
 def test_what_a_barrier_covered_survives_loss_of_power(scenario, recorded, tmp_path):
-    """Every call (power) or every call before a flush (process) is there, whole, with its bytes; the journal opens and its chains hold."""
+    """Every call (power) or every call before a flush (process) is there, whole, with its bytes;
+    the journal opens and its chains hold.
+    """
     root, events = recorded(scenario)
     tried = 0
     for before, folder in disks(root, events, tmp_path / "disk"):
-        assert lost_and_torn(folder, before, live=LIVE[scenario]) == ([], []), (scenario, len(before))
+        assert lost_and_torn(folder, before, live=LIVE[scenario]) == ([], []), (
+            scenario,
+            len(before),
+        )
         assert blobs_damaged(folder) == []
         tried += 1
         tally.count("loss of power: training", attacks=1, checked=sum(entries_in(folder).values()))
@@ -164,9 +200,14 @@ def without(events, pattern):
     return [e for e in events if not (e.kind == "fsync" and fnmatch.fnmatch(e.path, pattern))]
 
 
-@pytest.mark.parametrize(("scenario", "pattern"), [("power", "*-wal"), ("process", "*-wal"), ("power", "*/journal"), ("power", "*/disk")])
+@pytest.mark.parametrize(
+    ("scenario", "pattern"),
+    [("power", "*-wal"), ("process", "*-wal"), ("power", "*/journal"), ("power", "*/disk")],
+)
 def test_the_method_sees_a_missing_barrier(scenario, pattern, recorded, tmp_path):
-    """Control: without the syncs of the log, of the journal's folder, or of the folder that it is in, calls are lost."""
+    """Control: without the syncs of the log, of the journal's folder, or of the folder that it
+    is in, calls are lost.
+    """
     root, events = recorded(scenario)
     found = [
         lost
@@ -188,13 +229,21 @@ def lost_and_torn_or_damaged(folder, before, *, live):
 def test_the_method_sees_an_artifact_that_was_not_synced(recorded, tmp_path):
     """Control: without the sync of an artifact's bytes, an entry names what is not there."""
     root, events = recorded("power")
-    assert any(blobs_damaged(folder) for _, folder in disks(root, without(events, "*/spool/incoming-*"), tmp_path / "disk", 25))
+    assert any(
+        blobs_damaged(folder)
+        for _, folder in disks(root, without(events, "*/spool/incoming-*"), tmp_path / "disk", 25)
+    )
 
 
 def test_waiting_for_no_disk_loses_the_last_calls(recorded, tmp_path):
-    """Control: without a barrier of its own a returned call may be lost, as the documentation says."""
+    """Control: without a barrier of its own a returned call may be lost, as the documentation
+    says.
+    """
     root, events = recorded("process")
-    assert any(lost_and_torn(folder, before, live=True)[0] for before, folder in disks(root, events, tmp_path / "disk", 25))
+    assert any(
+        lost_and_torn(folder, before, live=True)[0]
+        for before, folder in disks(root, events, tmp_path / "disk", 25)
+    )
 
 
 def remote_after(before):
@@ -211,7 +260,9 @@ def remote_after(before):
 
 
 def sent_twice(before, folder):
-    """Points that are at the remote twice after the next pass, and are not called in doubt; points that are nowhere."""
+    """Points that are at the remote twice after the next pass, and are not called in doubt;
+    points that are nowhere.
+    """
     if not (folder / "journal.db").exists():
         return []
     remote = remote_after(before)
@@ -219,18 +270,25 @@ def sent_twice(before, folder):
         # A journal that lost more than it should have is seen to be behind: not what is tried here.
         Reconciler(journal, remote, options=Options(concurrency=2, even_if_behind=True)).run()
         rows = journal.database.read(
-            "SELECT e.name, e.value, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.kind = 'metric'"
+            "SELECT e.name, e.value, d.outcome FROM entry e "
+            "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.kind = 'metric'"
         )
     assert audit(folder).totals.adds_up
     points = Counter((p.name, p.value) for c in remote.components.values() for p in c.points)
     problems = [each for each, count in points.items() if count > 1]
-    problems += [(name, value) for name, value, outcome in rows if outcome == "delivered" and not points[name, value]]
+    problems += [
+        (name, value)
+        for name, value, outcome in rows
+        if outcome == "delivered" and not points[name, value]
+    ]
     known = {(name, value) for name, value, _ in rows}
     return problems + [("unknown to the journal", each) for each in points if each not in known]
 
 
 def test_a_pass_that_lost_power_sends_nothing_twice(recorded, tmp_path):
-    """The next pass knows of every request that was made: its metrics are in doubt, not sent again; no request is of entries that were lost."""
+    """The next pass knows of every request that was made: its metrics are in doubt, not sent
+    again; no request is of entries that were lost.
+    """
     root, events = recorded("sync")
     first = next(n for n, e in enumerate(events) if e.data.startswith(b"sent "))
     begun = [e for e in events if e.kind == "ack" and e.data.startswith(b"sent ")]
@@ -238,15 +296,22 @@ def test_a_pass_that_lost_power_sends_nothing_twice(recorded, tmp_path):
     for before, folder in disks(root, events, tmp_path / "disk"):
         if len(before) >= first - 20:
             assert sent_twice(before, folder) == [], len(before)
-            tally.count("loss of power: a sync", attacks=1, checked=sum(entries_in(folder).values()))
+            tally.count(
+                "loss of power: a sync", attacks=1, checked=sum(entries_in(folder).values())
+            )
 
 
 def test_the_method_sees_requests_that_were_not_noted_first(recorded, tmp_path):
-    """Control: without the sync of what a pass is about to send, a later pass sends metrics twice."""
+    """Control: without the sync of what a pass is about to send, a later pass sends metrics
+    twice.
+    """
     root, events = recorded("sync")
     first = next(n for n, e in enumerate(events) if e.data.startswith(b"sent "))
     careless = events[: first - 20] + without(events[first - 20 :], "*-wal")
-    assert any(sent_twice(before, folder) for before, folder in disks(root, careless, tmp_path / "disk", 60))
+    assert any(
+        sent_twice(before, folder)
+        for before, folder in disks(root, careless, tmp_path / "disk", 60)
+    )
 
 
 def test_an_upgrade_that_lost_power_is_whole_or_absent(recorded, tmp_path):
@@ -260,14 +325,23 @@ def test_an_upgrade_that_lost_power_is_whole_or_absent(recorded, tmp_path):
         assert lost_and_torn(folder, before, live=False) == ([], [])
         with closing(sqlite3.connect(folder / "journal.db")) as connection:
             (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                name
+                for (name,) in connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                )
+            }
         assert ("annotation" in tables) == ("copy" in tables) == (revision == NEXT)
         seen[revision] += 1
-        tally.count("loss of power: an upgrade", attacks=1, checked=sum(entries_in(folder).values()))
+        tally.count(
+            "loss of power: an upgrade", attacks=1, checked=sum(entries_in(folder).values())
+        )
         for backup in folder.glob("*.backup"):
             with closing(sqlite3.connect(backup)) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-                assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (schema.HEAD,)
+                assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (
+                    schema.HEAD,
+                )
         if revision == NEXT:
             assert list(folder.glob("*.backup")), "upgraded, and the backup is gone"
     assert len(seen) == 2

@@ -1,4 +1,6 @@
-"""Processes as training makes them: workers forked and spawned, ranks, daemon threads, signals at any moment."""
+"""Processes as training makes them: workers forked and spawned, ranks, daemon threads, signals
+at any moment.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,21 @@ def folder(tmp_path):
 def points(folder, name=None):
     """How often each value was recorded, as plain sqlite3 reads it."""
     with closing(sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True)) as connection:
-        rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' AND name = coalesce(?, name)", (name,))
+        rows = connection.execute(
+            "SELECT value FROM entry WHERE stream = 'metric' AND name = coalesce(?, name)", (name,)
+        )
         return Counter(value for (value,) in rows)
 
 
 def run(code, *arguments):
     """A script in a process of its own; its output."""
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=1_200)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1_200,
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -81,12 +91,16 @@ print(*returned, -1.0)
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_an_exception_of_a_signal_handler_at_any_moment_of_an_append_costs_nothing(folder, seed):
-    """Interrupted 1,500 times in mid-append, also while entries wait: every call that returned is there once, all chains hold."""
+    """Interrupted 1,500 times in mid-append, also while entries wait: every call that returned
+    is there once, all chains hold.
+    """
     returned = {float(value) for value in run(INTERRUPTED, folder, seed, 1500).stdout.split()}
     found = points(folder)
     assert returned <= set(found)
     assert set(found.values()) == {1}
-    assert {value + 0.5 for value in found if value % 3 == 0} == {value for value in found if value % 1}, "half a call is there"
+    assert {value + 0.5 for value in found if value % 3 == 0} == {
+        value for value in found if value % 1
+    }, "half a call is there"
     assert verify_chains(folder) == []
 
 
@@ -131,12 +145,16 @@ print(*returned)
 
 
 def test_an_interruption_of_one_thread_costs_the_others_nothing(folder):
-    """The main thread is interrupted 300 times while threads share transactions with it: what returned is there once, in whole calls."""
+    """The main thread is interrupted 300 times while threads share transactions with it: what
+    returned is there once, in whole calls.
+    """
     returned = [float(value) for value in run(INTERRUPTED_GROUPS, folder, 3, 300).stdout.split()]
     found = points(folder)
     assert set(returned) <= set(found)
     assert set(found.values()) == {1}
-    assert {value + 0.5 for value in found if not value % 1} == {value for value in found if value % 1}, "half a call is there"
+    assert {value + 0.5 for value in found if not value % 1} == {
+        value for value in found if value % 1
+    }, "half a call is there"
     assert verify_chains(folder) == []
 
 
@@ -154,7 +172,9 @@ def log_and_close(tracker, first):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_log_with_their_parents_tracker(folder, method):
-    """Four workers, however started, log beside their parent with the tracker it handed them: all is there, the run is the parent's."""
+    """Four workers, however started, log beside their parent with the tracker it handed them:
+    all is there, the run is the parent's.
+    """
     context = multiprocessing.get_context(method)
     tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
     with tracker:
@@ -168,7 +188,9 @@ def test_workers_log_with_their_parents_tracker(folder, method):
 
         thread = threading.Thread(target=log_on)
         thread.start()
-        workers = [context.Process(target=log_and_close, args=(tracker, 1000 * n)) for n in range(4)]
+        workers = [
+            context.Process(target=log_and_close, args=(tracker, 1000 * n)) for n in range(4)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -176,7 +198,9 @@ def test_workers_log_with_their_parents_tracker(folder, method):
         stop.set()
         thread.join()
         assert [worker.exitcode for worker in workers] == [0] * 4
-        assert tracker.trial_component.status.primary_status == "InProgress", "a worker ended the run"
+        assert tracker.trial_component.status.primary_status == "InProgress", (
+            "a worker ended the run"
+        )
     assert points(folder, "m") == Counter(float(1000 * n + i) for n in range(4) for i in range(50))
     assert points(folder, "parent") == Counter(map(float, logged))
     assert verify_chains(folder) == []
@@ -208,9 +232,13 @@ if __name__ == "__main__":
 
 
 def test_a_data_loaders_workers_and_the_training_loop_share_a_tracker(folder):
-    """Workers forked anew every epoch by a parent that logs all the time record every item that they read."""
+    """Workers forked anew every epoch by a parent that logs all the time record every item that
+    they read.
+    """
     run(DATA_LOADER, folder)
-    assert points(folder, "read") == Counter(float(100 * epoch + i) for epoch in range(3) for i in range(60))
+    assert points(folder, "read") == Counter(
+        float(100 * epoch + i) for epoch in range(3) for i in range(60)
+    )
     assert len(points(folder, "trained").keys()) > 0
     assert verify_chains(folder) == []
 
@@ -227,8 +255,15 @@ with Tracker.create(trial_component_name="ddp", resume=True, journal=sys.argv[1]
 
 
 def test_eight_ranks_on_one_journal_become_one_component(folder, monkeypatch):
-    """Eight processes that start at once, on a journal that is not there yet, record all; a sync makes one component of it."""
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, folder, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(8)]
+    """Eight processes that start at once, on a journal that is not there yet, record all; a sync
+    makes one component of it.
+    """
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, folder, str(rank)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(8)
+    ]
     errors = [rank.communicate()[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 8, errors
     assert points(folder).total() == 800
@@ -264,7 +299,9 @@ started.wait()
 
 
 def test_an_interpreter_that_exits_under_logging_daemon_threads_loses_nothing(folder):
-    """The main thread ends without close while four daemon threads log: no crash, and every call that returned is there."""
+    """The main thread ends without close while four daemon threads log: no crash, and every call
+    that returned is there.
+    """
     for _ in range(3):
         done = run(EXITING, folder.with_name(f"journal{_}"))
         assert "Fatal" not in done.stderr
@@ -290,7 +327,9 @@ if sys.argv[2] == "freed": other.execute("ROLLBACK")
 
 
 def test_what_waits_in_memory_is_written_when_the_interpreter_ends(folder):
-    """A script that ends without close while its journal is locked: freed in time, nothing is lost; not freed, it says how much is."""
+    """A script that ends without close while its journal is locked: freed in time, nothing is
+    lost; not freed, it says how much is.
+    """
     run(WAITING, folder, "freed")
     assert points(folder).total() == 7
     done = run(WAITING, folder.with_name("locked"), "held")
@@ -313,10 +352,19 @@ with Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off")
 """
 
 
-@pytest.mark.parametrize(("number", "status", "code"), [(signal.SIGINT, "Stopped", None), (signal.SIGTERM, "Failed", 143)])
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [(signal.SIGINT, "Stopped", None), (signal.SIGTERM, "Failed", 143)],
+)
 def test_a_run_ended_by_a_signal_says_so_and_keeps_all(folder, number, status, code):
-    """Ctrl-C, or a scheduler's SIGTERM turned into SystemExit, in the midst of logging: the status tells, every returned call is there."""
-    with subprocess.Popen([sys.executable, "-c", TERMINATED, folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    """Ctrl-C, or a scheduler's SIGTERM turned into SystemExit, in the midst of logging: the
+    status tells, every returned call is there.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         returned = len(process.stdout.read(200))
         process.send_signal(number)
         returned += len(process.stdout.read())
@@ -329,7 +377,9 @@ def test_a_run_ended_by_a_signal_says_so_and_keeps_all(folder, number, status, c
 
 
 def test_parent_and_child_go_on_with_one_tracker_after_a_fork(folder):
-    """After fork both log, flush and read back with the same tracker, again and again, and are writers of their own."""
+    """After fork both log, flush and read back with the same tracker, again and again, and are
+    writers of their own.
+    """
     tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
     tracker.log_parameter("before", 1)
     children = []

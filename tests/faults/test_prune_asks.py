@@ -1,4 +1,6 @@
-"""A prune asks SageMaker and S3 for what it is about to remove, through real boto3 over HTTP, and removes nothing that is not there."""
+"""A prune asks SageMaker and S3 for what it is about to remove, through real boto3 over HTTP,
+and removes nothing that is not there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from tests.faults.conftest import ENVIRONMENT
 from tests.simulator import HttpError, simulator
 
 ALL = ("--delivered-before", "0s", "--blobs-delivered-before", "0s")
-COUNTS = "SELECT count(*) FROM entry e JOIN component c ON c.id = e.component_id WHERE c.name = ? AND e.stream = 'metric'"
+COUNTS = (
+    "SELECT count(*) FROM entry e JOIN component c ON c.id = e.component_id WHERE c.name = ? "
+    "AND e.stream = 'metric'"
+)
 
 
 @pytest.fixture
@@ -99,9 +104,13 @@ def lose_component(sim):
     del sim.components["run"]
 
 
-@pytest.mark.parametrize("lose", [lose_points, lose_all_points, lose_parameter, change_parameter, lose_component])
+@pytest.mark.parametrize(
+    "lose", [lose_points, lose_all_points, lose_parameter, change_parameter, lose_component]
+)
 def test_of_a_run_that_is_not_as_it_was_delivered_nothing_goes(delivered, aws, cli, lose):
-    """Something of a run is not in SageMaker: its points stay in the journal, and it is said which and why; those of the other run go."""
+    """Something of a run is not in SageMaker: its points stay in the journal, and it is said
+    which and why; those of the other run go.
+    """
     lose(aws)
     code, _, err = cli("prune", delivered, "--delivered-before", "0s")
     assert code == 4
@@ -132,7 +141,9 @@ def test_an_artifact_that_s3_does_not_show_stays_in_the_spool(delivered, aws, cl
 
 
 def test_nothing_goes_if_nobody_can_be_asked(delivered, cli, closed_port):
-    """No network: nothing is removed, the exit code is 6, and it is said; `--unasked` believes the record, `--dry-run` asks nobody."""
+    """No network: nothing is removed, the exit code is 6, and it is said; `--unasked` believes
+    the record, `--dry-run` asks nobody.
+    """
     before = spooled(delivered)
     code, _, err = cli("prune", delivered, *ALL, endpoint_url=closed_port)
     assert code == 6
@@ -155,7 +166,9 @@ def test_nothing_goes_without_permission_to_ask(delivered, aws, cli, monkeypatch
 
 
 def test_a_bucket_whose_requests_are_on_us_is_asked(delivered, aws, cli, monkeypatch):
-    """The buckets are asked as the configuration says: where requests are on the caller's account, they say so, and the artifact goes."""
+    """The buckets are asked as the configuration says: where requests are on the caller's
+    account, they say so, and the artifact goes.
+    """
     aws.state.requester_pays |= set(aws.state.buckets)
     code, _, err = cli("prune", delivered, *ALL)
     assert (code, len(spooled(delivered))) != (0, 0), err

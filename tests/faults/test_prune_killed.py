@@ -50,7 +50,12 @@ while True:
 
 def program(text, *arguments):
     """A process that runs it."""
-    return subprocess.Popen([sys.executable, "-c", text, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
 
 
 def read(folder, sql):
@@ -63,7 +68,10 @@ def read(folder, sql):
 def delivered(tmp_path_factory):
     """A journal of three processes, interleaved, all delivered."""
     folder = tmp_path_factory.mktemp("delivered")
-    trackers = [Tracker.create(trial_component_name="run", journal=folder / "j", sync="off", resume=True) for _ in range(3)]
+    trackers = [
+        Tracker.create(trial_component_name="run", journal=folder / "j", sync="off", resume=True)
+        for _ in range(3)
+    ]
     chance = random.Random(1)
     for number in range(POINTS):
         tracker = chance.choice(trackers)
@@ -82,7 +90,9 @@ def delivered(tmp_path_factory):
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 def test_a_prune_killed_at_any_change_of_a_file_leaves_a_journal_that_verifies(delivered, tmp_path):
-    """Every entry is there or removed on the record, whatever write the kill came before, and the next prune does the rest."""
+    """Every entry is there or removed on the record, whatever write the kill came before, and
+    the next prune does the rest.
+    """
     killing = Killing(PRUNE, tmp_path)
     shutil.copytree(delivered, tmp_path / "reference")
     changes = killing.changes(tmp_path / "reference", tmp_path / "reference")
@@ -91,12 +101,19 @@ def test_a_prune_killed_at_any_change_of_a_file_leaves_a_journal_that_verifies(d
         shutil.copytree(delivered, folder)
         before = read(folder, "SELECT count(*) FROM entry")[0][0]
         assert killing.killed(folder, folder, at=at)
-        assert [name for (name,) in read(folder, "SELECT name FROM sqlite_master WHERE name = 'entry_no_delete'")]
+        assert [
+            name
+            for (name,) in read(
+                folder, "SELECT name FROM sqlite_master WHERE name = 'entry_no_delete'"
+            )
+        ]
         assert verify_chains(folder) == []
         assert doctor.examine(folder).healthy
         found = audit(folder)
         assert found.totals.entries + sum(each.entries for each in found.removals) == before
-        done = prune(folder, ask=None, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
+        done = prune(
+            folder, ask=None, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns()
+        )
         assert done.entries + sum(each.entries for each in found.removals) > POINTS * 0.99
         assert verify_chains(folder) == []
         assert not list((folder / "spool").glob("??/*"))
@@ -104,7 +121,9 @@ def test_a_prune_killed_at_any_change_of_a_file_leaves_a_journal_that_verifies(d
 
 
 def test_training_beside_a_prune_loses_nothing(delivered, tmp_path):
-    """What was acknowledged while entries were removed is there, in a chain that holds; the file is not compacted under it."""
+    """What was acknowledged while entries were removed is there, in a chain that holds; the file
+    is not compacted under it.
+    """
     folder = tmp_path / "j"
     shutil.copytree(delivered, folder)
     training = program(TRAIN, folder)
@@ -120,7 +139,10 @@ def test_training_beside_a_prune_loses_nothing(delivered, tmp_path):
     acknowledged = max([acknowledged, *map(int, rest.split())])
     assert done.entries > POINTS * 0.99
     assert f"process {training.pid} has it open" in done.not_compacted
-    values = [value for (value,) in read(folder, "SELECT value FROM entry WHERE name = 'live' ORDER BY seq")]
+    values = [
+        value
+        for (value,) in read(folder, "SELECT value FROM entry WHERE name = 'live' ORDER BY seq")
+    ]
     assert values[: acknowledged + 1] == [float(number) for number in range(acknowledged + 1)]
     assert len(values) <= acknowledged + 2
     assert verify_chains(folder) == []

@@ -1,6 +1,8 @@
-"""Calls from inside calls: a signal handler, ``__del__`` or a logging handler logs while the same thread is logging.
+"""Calls from inside calls: a signal handler, ``__del__`` or a logging handler logs while the same
+thread is logging.
 
-At every line of every call: ``sys.settrace`` sees each line before it is executed, in this package and below it.
+At every line of every call: ``sys.settrace`` sees each line before it is executed, in this package
+and below it.
 """
 
 from __future__ import annotations
@@ -30,14 +32,20 @@ from journaltrack.reports.proof.check import verify_chains
 def takes_no_exception(file, number):
     """Return whether what a handler raises at the line would not come out of it.
 
-    No signal arrives at a bare ``try:``, and what a trace function raises there passes by all handlers (CPython 3.11).
-    In the callback of a weak reference Python swallows, and pytest reports, what is raised.
+    No signal arrives at a bare ``try:``, and what a trace function raises there passes by all
+    handlers (CPython 3.11). In the callback of a weak reference Python swallows, and pytest
+    reports, what is raised.
     """
-    return linecache.getline(file, number).strip() == "try:" or os.path.basename(file) in {"_weakrefset.py", "weakref.py"}
+    return linecache.getline(file, number).strip() == "try:" or os.path.basename(file) in {
+        "_weakrefset.py",
+        "weakref.py",
+    }
 
 
 class AtLine:
-    """Runs ``work`` once, before the ``number``-th line that is executed under it; with ``place``, before that line alone."""
+    """Runs ``work`` once, before the ``number``-th line that is executed under it; with
+    ``place``, before that line alone.
+    """
 
     def __init__(self, number, work, place=None):
         self.left = number
@@ -67,9 +75,11 @@ class AtLine:
 
 
 def places_in(call):
-    """The lines that a call executes: (how often it was executed before, place), for its first, second and last time.
+    """The lines that a call executes: (how often it was executed before, place), for its first,
+    second and last time.
 
-    A loop over the descriptors of a test's process goes round hundreds of times, and no time differs from the second.
+    A loop over the descriptors of a test's process goes round hundreds of times, and no time
+    differs from the second.
     """
     seen = Counter()
 
@@ -85,7 +95,12 @@ def places_in(call):
         call()
     finally:
         sys.settrace(before)
-    return [(number, place) for place, times in seen.items() for number in sorted({0, 1, times - 1}) if number < times]
+    return [
+        (number, place)
+        for place, times in seen.items()
+        for number in sorted({0, 1, times - 1})
+        if number < times
+    ]
 
 
 class Calls:
@@ -93,7 +108,12 @@ class Calls:
 
     def __init__(self, folder, durability):
         self.folder = folder
-        self.tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", sync="off", durability=durability)
+        self.tracker = Tracker.create(
+            trial_component_name="run",
+            journal=folder / "journal",
+            sync="off",
+            durability=durability,
+        )
         self.numbers = itertools.count()
         self.expected = Counter()
         self.file = folder / "model"
@@ -130,12 +150,16 @@ class Calls:
 
     def close(self):
         self.tracker.close()
-        self.tracker = Tracker.load("run", journal=self.folder / "journal", sync="off", durability="process")
+        self.tracker = Tracker.load(
+            "run", journal=self.folder / "journal", sync="off", durability="process"
+        )
 
     def found(self):
         """What plain sqlite3 reads."""
         with closing(sqlite3.connect(self.folder / "journal" / "journal.db")) as connection:
-            return Counter(connection.execute("SELECT kind, name, value FROM entry WHERE name IS NOT NULL"))
+            return Counter(
+                connection.execute("SELECT kind, name, value FROM entry WHERE name IS NOT NULL")
+            )
 
     def check(self):
         """Every call is there once, and the chains are whole."""
@@ -143,7 +167,10 @@ class Calls:
         assert self.found() == self.expected
         with closing(sqlite3.connect(self.folder / "journal" / "journal.db")) as connection:
             for _, places in itertools.groupby(
-                connection.execute("SELECT writer_id, writer_seq FROM entry ORDER BY writer_id, seq"), lambda row: row[0]
+                connection.execute(
+                    "SELECT writer_id, writer_seq FROM entry ORDER BY writer_id, seq"
+                ),
+                lambda row: row[0],
             ):
                 found = [place for _, place in places]
                 assert found == list(range(1, len(found) + 1))
@@ -151,7 +178,9 @@ class Calls:
 
 
 def at_every_line(outer, nested):
-    """Make the outer call again and again, with the other one before its first line, its second, ...; returns how many."""
+    """Make the outer call again and again, with the other one before its first line, its second,
+    ...; returns how many.
+    """
     outer()
     outer()
     reached = 0
@@ -168,7 +197,9 @@ NESTED = ["metric", "metrics", "parameters", "refused", "artifact", "flush"]
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("outer", NESTED)
 def test_a_call_from_inside_a_call_is_recorded_once(tmp_path, outer, durability):
-    """A point that is logged at any line of another call: one entry for each call, and whole chains."""
+    """A point that is logged at any line of another call: one entry for each call, and whole
+    chains.
+    """
     calls = Calls(tmp_path, durability)
     assert at_every_line(getattr(calls, outer), calls.metric) > 20
     calls.check()
@@ -189,7 +220,9 @@ class Interruption(BaseException):
 
 @pytest.fixture
 def no_collector():
-    """Keep the garbage collector out: Python swallows, and pytest reports, what is raised in code that it calls."""
+    """Keep the garbage collector out: Python swallows, and pytest reports, what is raised in
+    code that it calls.
+    """
     gc.disable()
     yield
     gc.enable()
@@ -198,7 +231,9 @@ def no_collector():
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("outer", ["metric", "metrics", "parameters", "refused", "flush"])
 def test_a_handler_that_logs_and_raises_costs_nothing(tmp_path, outer):
-    """As SIGTERM's that logs and exits: its point is there at once, the call that it ended is there whole or not at all."""
+    """As SIGTERM's that logs and exits: its point is there at once, the call that it ended is
+    there whole or not at all.
+    """
     calls = Calls(tmp_path, "process")
 
     def log_and_raise():
@@ -234,7 +269,9 @@ def test_a_call_from_inside_close_is_recorded_once(tmp_path, nested):
     for round_, (number, place) in enumerate(places):
         if round_ % 50 == 0:  # another component: what a load reads grows with each entry
             component = f"run-{round_}"
-            Tracker.create(trial_component_name=component, journal=tmp_path / "journal", sync="off").close()
+            Tracker.create(
+                trial_component_name=component, journal=tmp_path / "journal", sync="off"
+            ).close()
         calls.tracker = Tracker.load(component, journal=tmp_path / "journal", sync="off")
         calls.metric()
         tracker = calls.tracker
@@ -271,19 +308,25 @@ print(n, fired)
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_timer_that_logs_neither_hangs_nor_repeats(tmp_path, durability):
-    """Every 3 ms a handler logs, also inside itself, while the main thread logs without a pause: each call is there once."""
+    """Every 3 ms a handler logs, also inside itself, while the main thread logs without a pause:
+    each call is there once.
+    """
     command = [sys.executable, "-c", TIMER, str(tmp_path / "j"), durability, str(tmp_path / "acks")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loops, fired = map(int, done.stdout.split())
     with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:
         for name, count in (("loop", loops), ("timer", fired)):
-            rows = connection.execute("SELECT value FROM entry WHERE name = ? ORDER BY seq", (name,)).fetchall()
+            rows = connection.execute(
+                "SELECT value FROM entry WHERE name = ? ORDER BY seq", (name,)
+            ).fetchall()
             assert sorted(value for (value,) in rows) == [float(n) for n in range(1, count + 1)]
     assert verify_chains(tmp_path / "j") == []
 
 
 def test_a_logging_handler_may_log_what_is_logged(tmp_path):
-    """A handler that counts the warnings of this package as a metric: no call hangs, and each is there."""
+    """A handler that counts the warnings of this package as a metric: no call hangs, and each is
+    there.
+    """
     with closing_tracker(tmp_path) as tracker:
 
         class Counting(logging.Handler):
@@ -305,7 +348,9 @@ def test_a_logging_handler_may_log_what_is_logged(tmp_path):
             logging.getLogger("journaltrack").removeHandler(handler)
         assert handler.count == 1
     with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
-        rows = connection.execute("SELECT name, value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
+        rows = connection.execute(
+            "SELECT name, value FROM entry WHERE stream = 'metric' ORDER BY seq"
+        ).fetchall()
     assert sorted(rows) == [("m", 1.0), ("m", 2.0), ("warnings", 1.0)]
 
 
@@ -318,7 +363,9 @@ def closing_tracker(tmp_path):
 
 
 def test_a_call_inside_another_connections_transaction_waits_in_memory(tmp_path):
-    """Logged in the middle of a replay's transaction by its own thread: it would wait for itself, so it waits in memory."""
+    """Logged in the middle of a replay's transaction by its own thread: it would wait for
+    itself, so it waits in memory.
+    """
     with closing_tracker(tmp_path) as tracker:
         tracker.log_metric("m", 1.0)
         with closing(Journal.open(tmp_path / "journal")) as other:
@@ -326,7 +373,9 @@ def test_a_call_inside_another_connections_transaction_waits_in_memory(tmp_path)
                 tracker.log_metric("m", 2.0)
             assert tracker._journal.unwritten == 1
     with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
-        rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
+        rows = connection.execute(
+            "SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq"
+        ).fetchall()
     assert rows == [(1.0,), (2.0,)]
 
 
@@ -337,9 +386,11 @@ class TimeUpError(TimeoutError):
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("outer", ["metric", "metrics", "refused"])
 def test_an_exception_of_a_handler_is_the_users_and_costs_no_other_call(tmp_path, outer):
-    """Raised at any line, it comes out of the call; what the handler had logged is there, and nothing else is doubled or lost.
+    """Raised at any line, it comes out of the call; what the handler had logged is there, and
+    nothing else is doubled or lost.
 
-    Not in the questions that a parameter's value is asked: there any exception is one of the value's.
+    Not in the questions that a parameter's value is asked: there any exception is one of the
+    value's.
     """
     calls = Calls(tmp_path, "process")
     getattr(calls, outer)()
@@ -400,24 +451,38 @@ print("end")
 
 
 def test_a_logging_handler_of_another_thread_is_never_waited_for(tmp_path):
-    """One thread logs metrics from a logging handler, another one has news to log: neither waits for the other's lock."""
-    done = subprocess.run([sys.executable, "-c", DEADLOCK, str(tmp_path / "j")], capture_output=True, text=True, check=False, timeout=300)
+    """One thread logs metrics from a logging handler, another one has news to log: neither waits
+    for the other's lock.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", DEADLOCK, str(tmp_path / "j")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.stdout == "end\n", done.stderr
     assert verify_chains(tmp_path / "j") == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
 def test_a_close_while_a_handler_logs_keeps_a_copy(tmp_path):
-    """The journal stays locked, thousands of calls wait, and a handler logs every 3 ms: close says where the copy is."""
+    """The journal stays locked, thousands of calls wait, and a handler logs every 3 ms: close
+    says where the copy is.
+    """
     code = TIMER.replace("while fired < 150:", "other = __import__('sqlite3').connect(sys.argv[1] + '/journal.db', isolation_level=None)\n"
-                         "warnings.simplefilter('ignore')\nother.execute('BEGIN IMMEDIATE')\ntracker._journal.database.set_busy_timeout(0.01)\n"
+                         "warnings.simplefilter('ignore')\nother.execute('BEGIN "
+                         "IMMEDIATE')\ntracker._journal.database.set_busy_timeout(0.01)\n"
                          "while fired < 20 or n < 3_000:")  # fmt: skip
     code = code.replace(
         "signal.setitimer(signal.ITIMER_REAL, 0)\ntracker.close()",
-        "try: tracker.close()\nexcept Exception as error: print(type(error).__name__, error)\nsignal.setitimer(signal.ITIMER_REAL, 0)",
+        "try: tracker.close()\nexcept Exception as error: print(type(error).__name__, "
+        "error)\nsignal.setitimer(signal.ITIMER_REAL, 0)",
     )
     environment = os.environ | {"JOURNALTRACK_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", code, str(tmp_path / "j"), "process", str(tmp_path / "acks")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
     assert "JournalWriteError" in done.stdout, done.stdout + done.stderr
     assert "A copy of them" in done.stdout

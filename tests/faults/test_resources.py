@@ -78,15 +78,26 @@ print(json.dumps([first, held()]))
     ],
 )
 def test_nothing_grows_with_the_number_of_trackers(tmp_path, mode, end, shared):
-    """After twenty trackers a process has no more descriptors, threads and children than after five, no socket, and no zombie."""
+    """After twenty trackers a process has no more descriptors, threads and children than after
+    five, no socket, and no zombie.
+    """
     (tmp_path / "model").write_text("weights")
     with simulator() as sim:
-        env = os.environ | ENVIRONMENT | QUICK | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
+        env = (
+            os.environ
+            | ENVIRONMENT
+            | QUICK
+            | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
+        )
         command = [sys.executable, "-c", TRAINING, str(tmp_path), mode, end, shared]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800, check=False)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=1800, check=False
+        )
     assert done.returncode == 0, done.stderr
     first, last = json.loads(done.stdout)
-    assert len(last["descriptors"]) <= len(first["descriptors"]) + 4, Counter(last["descriptors"]) - Counter(first["descriptors"])
+    assert len(last["descriptors"]) <= len(first["descriptors"]) + 4, Counter(
+        last["descriptors"]
+    ) - Counter(first["descriptors"])
     assert last["threads"] <= first["threads"] + 4
     assert len(last["children"]) <= len(first["children"]) + 1
     assert "Z" not in last["children"]
@@ -109,7 +120,9 @@ print(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
 def test_git_is_waited_for_though_nobody_asks_for_its_answer(journal, tmp_path):
-    """A process that only reads never wants to know what git said of its program; it has no zombie all the same."""
+    """A process that only reads never wants to know what git said of its program; it has no
+    zombie all the same.
+    """
     program = tmp_path / "tree" / "train.py"
     program.parent.mkdir()
     program.write_text(LOADING)
@@ -118,16 +131,26 @@ def test_git_is_waited_for_though_nobody_asks_for_its_answer(journal, tmp_path):
         subprocess.run([*git, *command], cwd=program.parent, check=True)
     env = os.environ | {"PYTHONPATH": os.getcwd()}
     done = subprocess.run(
-        [sys.executable, str(program), str(journal)], env=env, capture_output=True, text=True, timeout=FOREVER_S, check=False
+        [sys.executable, str(program), str(journal)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=FOREVER_S,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_git_that_hangs_keeps_nobody_waiting(tmp_path):
-    """On a disk that does not answer git never ends; the first call of training waits for it a quarter of a second, and no longer."""
+    """On a disk that does not answer git never ends; the first call of training waits for it a
+    quarter of a second, and no longer.
+    """
     program = tmp_path / "tree" / "train.py"
     program.parent.mkdir()
-    program.write_text("from journaltrack import Tracker\nTracker.create(journal='j', sync='off').log_metric('loss', 1.0)\nprint('logged')")
+    program.write_text(
+        "from journaltrack import Tracker\nTracker.create(journal='j', "
+        "sync='off').log_metric('loss', 1.0)\nprint('logged')"
+    )
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], cwd=program.parent, check=True)
@@ -136,8 +159,13 @@ def test_git_that_hangs_keeps_nobody_waiting(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\ntrap '' TERM\nread line <{never}\n")
     (tmp_path / "bin" / "git").chmod(0o755)
-    env = os.environ | {"PYTHONPATH": os.getcwd(), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    process = subprocess.Popen([sys.executable, str(program)], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    env = os.environ | {
+        "PYTHONPATH": os.getcwd(),
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+    }
+    process = subprocess.Popen(
+        [sys.executable, str(program)], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.communicate(timeout=FOREVER_S)[0] == "logged\n"
     finally:
@@ -150,8 +178,14 @@ def test_an_answer_that_is_lost_leaves_no_connection_open(tmp_path):
     (tmp_path / "model").write_text("weights")
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutAfter(), times=1000)
-        env = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
+        env = (
+            os.environ
+            | ENVIRONMENT
+            | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
+        )
         command = [sys.executable, "-c", TRAINING, str(tmp_path), "close", "closed", ""]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800, check=False)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=1800, check=False
+        )
     assert done.returncode == 0, done.stderr
     assert "socket" not in json.loads(done.stdout)[1]["descriptors"]

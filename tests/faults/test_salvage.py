@@ -1,4 +1,6 @@
-"""A database that SQLite can't read to the end is rebuilt from what is readable: nothing readable lost, nothing sent twice."""
+"""A database that SQLite can't read to the end is rebuilt from what is readable: nothing
+readable lost, nothing sent twice.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,18 @@ from journaltrack.util.intervals import ranges_in
 from tests import tally
 from tests.golden import REVISIONS, restore
 
-TABLES = ("entry", "writer", "component", "receipt", "delivery", "blob", "location", "field", "meta", "attestation")
+TABLES = (
+    "entry",
+    "writer",
+    "component",
+    "receipt",
+    "delivery",
+    "blob",
+    "location",
+    "field",
+    "meta",
+    "attestation",
+)
 SOAK = float(os.environ.get("JOURNALTRACK_SOAK", "1"))
 
 
@@ -34,22 +47,33 @@ def content(path):
     """Every row of every table, by plain sqlite3."""
     with closing(sqlite3.connect(path)) as connection:
         there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        return {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in TABLES if table in there}
+        return {
+            table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
+            for table in TABLES
+            if table in there
+        }
 
 
 def without_repairs(rows):
-    """The same without the receipt and the attestation of a repair, and the process that made it."""
+    """The same without the receipt and the attestation of a repair, and the process that made
+    it.
+    """
     repaired = {row[1] for row in rows["attestation"] if '"action":"repair"' in row[4]}
     own = {
         "receipt": lambda row: row[1] == "repair",
         "attestation": lambda row: row[1] in repaired,
         "writer": lambda row: row[0] in repaired,
     }
-    return {table: [row for row in found if table not in own or not own[table](row)] for table, found in rows.items()}
+    return {
+        table: [row for row in found if table not in own or not own[table](row)]
+        for table, found in rows.items()
+    }
 
 
 def fill(folder, *, entries=300, checkpointed=True):
-    """A journal half of which is delivered to the remote that is returned, with two writers and a value of 20,000 characters."""
+    """A journal half of which is delivered to the remote that is returned, with two writers and
+    a value of 20,000 characters.
+    """
     remote = MemoryRemote()
     for half in range(2):
         journal = Journal.open(folder)
@@ -58,7 +82,10 @@ def fill(folder, *, entries=300, checkpointed=True):
             journal.append(component, [vocabulary.create(owner="me")])
             journal.append(other, [vocabulary.create(owner="you")])
             journal.append(other, [vocabulary.parameter("long", "x" * 20_000)])
-        journal.append(component, [vocabulary.parameter(f"p{half}", half), vocabulary.metric("nan", float("nan"), 1, 1)])
+        journal.append(
+            component,
+            [vocabulary.parameter(f"p{half}", half), vocabulary.metric("nan", float("nan"), 1, 1)],
+        )
         for n in range(entries // 2):
             value = float(half * entries + n + 1)
             journal.append_metric(component, "m", value, int(value), n + 1)
@@ -74,12 +101,20 @@ def fill(folder, *, entries=300, checkpointed=True):
 
 @pytest.mark.parametrize("checkpointed", [True, False])
 def test_nothing_is_lost_of_a_healthy_database(tmp_path, checkpointed):
-    """Every row of every table, from the database file and from a log that was not written back; values of many pages too."""
+    """Every row of every table, from the database file and from a log that was not written back;
+    values of many pages too.
+    """
     _, journal = fill(tmp_path / "j", entries=2_000, checkpointed=checkpointed)
     expected = content(tmp_path / "j" / "journal.db")
     found = salvage(tmp_path / "j", tmp_path / "new.db", now_ns=1)
     assert without_repairs(content(tmp_path / "new.db")) == expected
-    assert (found.damaged, found.missing, found.in_doubt, found.nameless, found.journal_id_kept) == ({}, "", 0, 0, True)
+    assert (
+        found.damaged,
+        found.missing,
+        found.in_doubt,
+        found.nameless,
+        found.journal_id_kept,
+    ) == ({}, "", 0, 0, True)
     assert found.rows["entry"] == len(expected["entry"])
     assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
     if journal is not None:
@@ -93,9 +128,11 @@ def test_golden_journals_are_salvaged_whole(tmp_path, revision):
     before = content(folder / "journal.db")
     salvage(folder, tmp_path / "new.db", now_ns=1)
     after = without_repairs(content(tmp_path / "new.db"))
-    assert {table: [row[: len(rows[0])] for row in after[table]] for table, rows in before.items() if rows} == {
-        table: rows for table, rows in before.items() if rows
-    }
+    assert {
+        table: [row[: len(rows[0])] for row in after[table]]
+        for table, rows in before.items()
+        if rows
+    } == {table: rows for table, rows in before.items() if rows}
     rebuilt(folder, tmp_path / "again.db")
     assert [p for p in verify_chains(folder) if p.kind != "blob"] == []
 
@@ -121,7 +158,9 @@ def damages(page_bytes, page, chance):
 
 
 def test_every_page_may_be_lost(tmp_path):
-    """Damage of each page in turn: what is on the others is all there; a sync afterwards sends nothing twice that it does not call in doubt."""
+    """Damage of each page in turn: what is on the others is all there; a sync afterwards sends
+    nothing twice that it does not call in doubt.
+    """
     fill(tmp_path / "pristine")
     original = (tmp_path / "pristine" / "journal.db").read_bytes()
     expected = {row[0]: row for row in content(tmp_path / "pristine" / "journal.db")["entry"]}
@@ -131,27 +170,43 @@ def test_every_page_may_be_lost(tmp_path):
     for number in range(len(original) // page_bytes):
         start = number * page_bytes
         on_page = entries_on(original, number, page_bytes)
-        for what, page in list(damages(page_bytes, original[start : start + page_bytes], chance))[:: 1 if SOAK > 1 else 3]:
+        for what, page in list(damages(page_bytes, original[start : start + page_bytes], chance))[
+            :: 1 if SOAK > 1 else 3
+        ]:
             folder = tmp_path / "j"
             shutil.rmtree(folder, ignore_errors=True)
             remote, _ = fill(folder)
-            (folder / "journal.db").write_bytes(original[:start] + page + original[start + page_bytes :])
+            (folder / "journal.db").write_bytes(
+                original[:start] + page + original[start + page_bytes :]
+            )
             found = rebuilt(folder, tmp_path / "new.db")
             kept = {row[0]: row for row in content(folder / "journal.db")["entry"]}
             missing = {seq for seq in expected if seq not in kept}
             assert missing <= on_page, (number, what)
-            assert all(kept[seq] == expected[seq] for seq in kept if seq not in on_page), (number, what)
+            assert all(kept[seq] == expected[seq] for seq in kept if seq not in on_page), (
+                number,
+                what,
+            )
             assert what == "flips" or set(kept) <= set(expected), (number, what)
-            between = {seq for first, last in ranges_in(found.missing) for seq in range(first, last + 1)}
-            assert what == "flips" or between == {seq for seq in missing if seq < max(kept)}, (number, what)
+            between = {
+                seq for first, last in ranges_in(found.missing) for seq in range(first, last + 1)
+            }
+            assert what == "flips" or between == {seq for seq in missing if seq < max(kept)}, (
+                number,
+                what,
+            )
             check_delivery(folder, remote, what)
             tried[what] += 1
-            tally.count("a page of the database lost or overwritten", attacks=1, checked=len(expected))
+            tally.count(
+                "a page of the database lost or overwritten", attacks=1, checked=len(expected)
+            )
     assert sum(tried.values()) > 20
 
 
 def entries_on(original, number, page_bytes):
-    """The entries that a page holds, or that continue there, as far as the reader of pages tells."""
+    """The entries that a page holds, or that continue there, as far as the reader of pages
+    tells.
+    """
     from contextlib import ExitStack
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -166,24 +221,35 @@ def entries_on(original, number, page_bytes):
         start = number * page_bytes
         path.write_bytes(original[:start] + bytes(page_bytes) + original[start + page_bytes :])
         pages = sqlite_pages.opened(path, stack)
-        without = {row.rowid for row in pages.rows() if len(row.values) == 13 and with_it.get(row.rowid) == row}
+        without = {
+            row.rowid
+            for row in pages.rows()
+            if len(row.values) == 13 and with_it.get(row.rowid) == row
+        }
     return set(with_it) - without
 
 
 def check_delivery(folder, remote, what):
-    """The rebuilt journal opens, is whole, syncs; a point is at the remote twice only if it was logged twice."""
+    """The rebuilt journal opens, is whole, syncs; a point is at the remote twice only if it was
+    logged twice.
+    """
     with closing(Journal.open(folder)) as journal:
         assert journal.database.read("PRAGMA integrity_check") == [("ok",)]
         names = [row.name for row in journal.components()]
         if "run" not in names:  # its row was on the page: the entries are quarantined
             assert all(name.startswith(LOST_NAME) or name == "other" for name in names)
         Reconciler(journal, remote, options=Options()).run()
-        report = Reconciler(journal, remote, options=Options(unproved=True)).run()  # what is not there breaks chains: a person decides
+        # what is not there breaks chains: a person decides
+        report = Reconciler(journal, remote, options=Options(unproved=True)).run()
     assert report.pending == 0 or report.held
     totals = audit(folder).totals
     assert totals.adds_up
     doubtful = totals.in_doubt + totals.quarantined
-    values = Counter(point.value for point in remote.components["run"].points) if "run" in remote.components else Counter()
+    values = (
+        Counter(point.value for point in remote.components["run"].points)
+        if "run" in remote.components
+        else Counter()
+    )
     twice = {value for value, count in values.items() if count > 1}
     if what != "flips":  # a flipped bit may make another value of an entry; the chain says so
         assert not twice, doubtful
@@ -191,7 +257,9 @@ def check_delivery(folder, remote, what):
 
 @pytest.mark.parametrize("length", [0, 50, 100, 4096, 5000, 90_000])
 def test_a_file_that_was_cut(tmp_path, length):
-    """What is before the cut is there; without anything to find there is an error, and nothing was made."""
+    """What is before the cut is there; without anything to find there is an error, and nothing
+    was made.
+    """
     fill(tmp_path / "j")
     path = tmp_path / "j" / "journal.db"
     before = {row[0]: row for row in content(path)["entry"]}
@@ -208,7 +276,9 @@ def test_a_file_that_was_cut(tmp_path, length):
 
 @pytest.mark.parametrize("cut", ["within a frame", "half", "noise in the midst"])
 def test_a_damaged_log(tmp_path, cut):
-    """What was committed to the log before the damage is there, whole calls alone; noise costs the frames that it hits."""
+    """What was committed to the log before the damage is there, whole calls alone; noise costs
+    the frames that it hits.
+    """
     _, journal = fill(tmp_path / "j", checkpointed=False)
     before = {row[0]: row for row in content(tmp_path / "j" / "journal.db")["entry"]}
     (tmp_path / "copy").mkdir()
@@ -243,15 +313,21 @@ def test_noise_is_no_journal(tmp_path):
     chance = random.Random(3)
     for _ in range(int(20 * SOAK)):
         noise = chance.randbytes(chance.choice([10, 512, 4096, 40_000]))
-        (tmp_path / "j" / "journal.db").write_bytes(chance.choice([b"", b"SQLite format 3\x00\x10\x00"]) + noise)
-        (tmp_path / "j" / "journal.db-wal").write_bytes(bytes.fromhex("377f0682002de21800001000") + noise)
+        (tmp_path / "j" / "journal.db").write_bytes(
+            chance.choice([b"", b"SQLite format 3\x00\x10\x00"]) + noise
+        )
+        (tmp_path / "j" / "journal.db-wal").write_bytes(
+            bytes.fromhex("377f0682002de21800001000") + noise
+        )
         with pytest.raises(JournalCorruptError):
             salvage(tmp_path / "j", tmp_path / "new.db", now_ns=1)
     assert not (tmp_path / "new.db").exists()
 
 
 def test_flipped_bytes_never_raise_anything_else(tmp_path):
-    """Fuzzing: a salvage gives a journal that opens, or says that there is nothing; entries whose digest fits are unchanged ones."""
+    """Fuzzing: a salvage gives a journal that opens, or says that there is nothing; entries
+    whose digest fits are unchanged ones.
+    """
     fill(tmp_path / "pristine", entries=60)
     original = (tmp_path / "pristine" / "journal.db").read_bytes()
     before = {row[0]: row for row in content(tmp_path / "pristine" / "journal.db")["entry"]}
@@ -275,7 +351,9 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path):
 
 
 def test_a_crafted_file_leads_nobody_in_circles(tmp_path):
-    """A row that continues on its own page for ever, and one that claims to be larger than the disk."""
+    """A row that continues on its own page for ever, and one that claims to be larger than the
+    disk.
+    """
     fill(tmp_path / "j", entries=60)
     path = tmp_path / "j" / "journal.db"
     bytes_now = bytearray(path.read_bytes())
@@ -283,15 +361,21 @@ def test_a_crafted_file_leads_nobody_in_circles(tmp_path):
         if bytes_now[at] == 0x0D:
             cells = int.from_bytes(bytes_now[at + 3 : at + 5], "big")
             for cell in range(cells):
-                start = at + int.from_bytes(bytes_now[at + 8 + 2 * cell : at + 10 + 2 * cell], "big")
-                bytes_now[start : start + 4] = b"\xff\xff\xff\x7f" if cell % 2 else b"\x81\xff\xff\x7f"
+                start = at + int.from_bytes(
+                    bytes_now[at + 8 + 2 * cell : at + 10 + 2 * cell], "big"
+                )
+                bytes_now[start : start + 4] = (
+                    b"\xff\xff\xff\x7f" if cell % 2 else b"\x81\xff\xff\x7f"
+                )
     path.write_bytes(bytes_now)
     with pytest.raises(JournaltrackError):
         salvage(tmp_path / "j", tmp_path / "new.db", now_ns=1)
 
 
 def test_doctor_rebuilds_and_keeps_the_damaged_files(tmp_path):
-    """Found, rebuilt, the old files kept as they were; refused while somebody has the journal open."""
+    """Found, rebuilt, the old files kept as they were; refused while somebody has the journal
+    open.
+    """
     remote, _ = fill(tmp_path / "j")
     path = tmp_path / "j" / "journal.db"
     damaged = bytearray(path.read_bytes())
@@ -303,7 +387,11 @@ def test_doctor_rebuilds_and_keeps_the_damaged_files(tmp_path):
     (done,) = [r for r in doctor.mend(examination) if r.repair == "rebuild"]
     assert done.done, done.message
     assert [p.read_bytes() for p in (tmp_path / "j" / "damaged").rglob("journal.db")] == [damaged]
-    remaining = [f for f in doctor.examine(tmp_path / "j").findings if f.severity == "problem" and f.check not in {"chains", "records"}]
+    remaining = [
+        f
+        for f in doctor.examine(tmp_path / "j").findings
+        if f.severity == "problem" and f.check not in {"chains", "records"}
+    ]
     assert remaining == []
     check_delivery(tmp_path / "j", remote, "zeros")
 
@@ -314,7 +402,9 @@ def test_foreign_objects_are_left_behind(tmp_path):
     path = tmp_path / "j" / "journal.db"
     before = content(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TRIGGER evil AFTER INSERT ON entry BEGIN UPDATE mark SET seq = 99999; END")
+        connection.execute(
+            "CREATE TRIGGER evil AFTER INSERT ON entry BEGIN UPDATE mark SET seq = 99999; END"
+        )
     examination = doctor.examine(tmp_path / "j")
     assert [(f.check, f.subjects) for f in examination.findings] == [("schema", ("evil",))]
     assert [r.done for r in doctor.mend(examination)] == [True]
@@ -323,7 +413,9 @@ def test_foreign_objects_are_left_behind(tmp_path):
 
 
 def test_an_interrupted_swap_is_finished(tmp_path):
-    """A kill between the removal of the old log and the last rename: the next repair ends it, and nothing is lost."""
+    """A kill between the removal of the old log and the last rename: the next repair ends it,
+    and nothing is lost.
+    """
     fill(tmp_path / "j")
     before = content(tmp_path / "j" / "journal.db")
     salvage(tmp_path / "j", tmp_path / "j" / "journal.db.rebuilt", now_ns=1)
@@ -336,11 +428,21 @@ def test_an_interrupted_swap_is_finished(tmp_path):
 
 
 def test_metrics_are_put_in_doubt_only_if_they_may_have_been_sent(tmp_path):
-    """A journal that no sync has ever touched: all stays pending. After a sync: what has no record is in doubt, and read back."""
+    """A journal that no sync has ever touched: all stays pending. After a sync: what has no
+    record is in doubt, and read back.
+    """
     journal = Journal.open(tmp_path / "j")
     component = journal.component("run")
-    journal.append(component, [vocabulary.create(owner="me"), *(vocabulary.metric("m", float(n), n, 1) for n in range(50))])
-    journal.append(component, [vocabulary.upload("f", BlobRef("ab" * 32, None, None), 1, None, "f")])
+    journal.append(
+        component,
+        [
+            vocabulary.create(owner="me"),
+            *(vocabulary.metric("m", float(n), n, 1) for n in range(50)),
+        ],
+    )
+    journal.append(
+        component, [vocabulary.upload("f", BlobRef("ab" * 32, None, None), 1, None, "f")]
+    )
     journal.close()
     found = damaged_anywhere(tmp_path / "j", tmp_path / "new.db")
     assert found.damaged

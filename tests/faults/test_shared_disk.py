@@ -1,4 +1,6 @@
-"""A journal on a file system that other machines share: a table of mounts says so, of the disk that the test is on."""
+"""A journal on a file system that other machines share: a table of mounts says so, of the disk
+that the test is on.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,19 @@ print("closed", flush=True)
 
 
 class Host:
-    """A process that has logged ten points, and logs one more and closes when it is told to; ``mounts``: what its machine mounts."""
+    """A process that has logged ten points, and logs one more and closes when it is told to;
+    ``mounts``: what its machine mounts.
+    """
 
     def __init__(self, folder, name, mounts=""):
         command = [sys.executable, "-c", PROGRAM, folder, mounts, name, "10"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.mode = self.process.stdout.readline().strip()
 
     def end(self):
@@ -56,7 +66,9 @@ class Host:
 
 @pytest.fixture
 def on(tmp_path, monkeypatch):
-    """Makes this process one that reaches the disk over such a file system; returns the table for others."""
+    """Makes this process one that reaches the disk over such a file system; returns the table
+    for others.
+    """
 
     def mounted(kind):
         mounts = tmp_path / "mounts"
@@ -78,7 +90,11 @@ def counts(folder):
 
 def files(folder):
     """What must not change, byte by byte."""
-    return {path.name: path.read_bytes() for path in folder.glob("journal.db*") if path.suffix != ".db-shm"}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.glob("journal.db*")
+        if path.suffix != ".db-shm"
+    }
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -98,7 +114,9 @@ def test_a_second_machine_is_refused_while_the_first_one_writes_with_a_log(tmp_p
 
 
 def test_machines_take_turns_between_both_kinds_of_log(tmp_path, on):
-    """What has the disk for itself uses a write-ahead log; while another machine uses the journal, neither does; nothing is lost."""
+    """What has the disk for itself uses a write-ahead log; while another machine uses the
+    journal, neither does; nothing is lost.
+    """
     mounts = on("nfs4")
     Host(tmp_path / "j", "first").end()
     second = Host(tmp_path / "j", "second", mounts)
@@ -113,7 +131,9 @@ def test_machines_take_turns_between_both_kinds_of_log(tmp_path, on):
 
 
 def test_what_a_killed_writer_left_in_its_log_is_there(tmp_path, on):
-    """Where locks reach other machines, none means that nobody lives: the journal is taken over with all that was recorded."""
+    """Where locks reach other machines, none means that nobody lives: the journal is taken over
+    with all that was recorded.
+    """
     mounts = on("nfs4")
     Host(tmp_path / "j", "first").kill()
     assert (tmp_path / "j" / "journal.db-wal").stat().st_size > 0
@@ -123,7 +143,9 @@ def test_what_a_killed_writer_left_in_its_log_is_there(tmp_path, on):
 
 
 def test_without_locks_between_machines_a_log_that_is_written_has_a_writer(tmp_path, on):
-    """On sshfs and its like the log's own time tells: for a minute after its last write the journal is left alone."""
+    """On sshfs and its like the log's own time tells: for a minute after its last write the
+    journal is left alone.
+    """
     mounts = on("fuse.sshfs")
     Host(tmp_path / "j", "first").kill()
     before = files(tmp_path / "j")

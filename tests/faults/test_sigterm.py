@@ -1,4 +1,6 @@
-"""`sigterm="stop"`: real SIGTERMs to real processes, inside of a tracker's block, at its end, in children and threads."""
+"""`sigterm="stop"`: real SIGTERMs to real processes, inside of a tracker's block, at its end, in
+children and threads.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def end_of(folder):
 
 
 def test_sigterm_ends_the_block_and_the_run_as_stopped(folder):
-    """The run is Stopped with the message SIGTERM and an end, what was logged is there, and the exit code is that of SIGTERM."""
+    """The run is Stopped with the message SIGTERM and an end, what was logged is there, and the
+    exit code is that of SIGTERM.
+    """
     process = Training(folder, program=STOPPING).ready()
     assert process.kill(signal.SIGTERM) == 143
     assert end_of(folder) == ("Stopped", "SIGTERM")
@@ -50,32 +54,49 @@ def test_without_it_sigterm_kills_as_ever(folder):
 
 
 def test_the_configuration_has_it_too(folder, monkeypatch):
-    """JOURNALTRACK_SIGTERM=stop does what the argument does, the argument comes first, and a wrong word is refused."""
+    """JOURNALTRACK_SIGTERM=stop does what the argument does, the argument comes first, and a
+    wrong word is refused.
+    """
     monkeypatch.setenv("JOURNALTRACK_SIGTERM", "stop")
     process = Training(folder).ready()
     assert process.kill(signal.SIGTERM) == 143
     assert end_of(folder) == ("Stopped", "SIGTERM")
-    process = Training(folder, program=RUN.replace('sync="off"', 'sync="off", sigterm="default"')).ready()
+    process = Training(
+        folder, program=RUN.replace('sync="off"', 'sync="off", sigterm="default"')
+    ).ready()
     assert process.kill(signal.SIGTERM) == -signal.SIGTERM
     with pytest.raises(InvalidInputError, match="sigterm"):
         Tracker.create(journal=folder, sigterm="ignore")
 
 
 def test_the_clean_end_delivers(folder, monkeypatch):
-    """SIGTERM in the block, sync="close": the run is in SageMaker as Stopped when the process is gone."""
+    """SIGTERM in the block, sync="close": the run is in SageMaker as Stopped when the process is
+    gone.
+    """
     with simulator() as sim:
-        for name, value in {"AWS_ENDPOINT_URL": sim.endpoint_url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        for name, value in {
+            "AWS_ENDPOINT_URL": sim.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_REGION", "us-east-1")
-        process = Training(folder, program=RUN.replace('sync="off"', 'close_deadline_s=3_600, sigterm="stop"')).ready()
+        process = Training(
+            folder, program=RUN.replace('sync="off"', 'close_deadline_s=3_600, sigterm="stop"')
+        ).ready()
         assert process.kill(signal.SIGTERM) == 143
         assert sim.components["run"].status == {"PrimaryStatus": "Stopped", "Message": "SIGTERM"}
 
 
 def test_the_former_handler_is_back_after_the_block(folder):
-    """A handler of the program's own has SIGTERM again when the block is left; inside of it the run ends."""
+    """A handler of the program's own has SIGTERM again when the block is left; inside of it the
+    run ends.
+    """
     body = 'say("inside")'
-    program = STOPPING.replace("with Tracker", 'import signal\nsignal.signal(signal.SIGTERM, lambda *_: say("mine"))\nwith Tracker')
+    program = STOPPING.replace(
+        "with Tracker",
+        'import signal\nsignal.signal(signal.SIGTERM, lambda *_: say("mine"))\nwith Tracker',
+    )
     process = Training(folder, body, program=program)
     process.hear("ready")
     process.go_on()
@@ -88,7 +109,9 @@ def test_the_former_handler_is_back_after_the_block(folder):
 
 
 def test_a_forked_child_dies_of_sigterm_as_ever(folder):
-    """A worker that is terminated (`multiprocessing`'s `terminate`) neither ends the run nor survives."""
+    """A worker that is terminated (`multiprocessing`'s `terminate`) neither ends the run nor
+    survives.
+    """
     body = """
 import signal
 child = os.fork()
@@ -116,17 +139,23 @@ if child == 0:
     os._exit(1)
 say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    program = STOPPING.replace("with Tracker", "import signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(7))\nwith Tracker")
+    program = STOPPING.replace(
+        "with Tracker",
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(7))\nwith Tracker",
+    )
     process = Training(folder, body, program=program)
     assert process.hear("ready") == ["7"]
     process.kill()
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"), [("pass", "Completed", -signal.SIGTERM), ("raise KeyError('x')", "Failed", -signal.SIGTERM)]
+    ("body", "status", "code"),
+    [("pass", "Completed", -signal.SIGTERM), ("raise KeyError('x')", "Failed", -signal.SIGTERM)],
 )
 def test_sigterm_during_the_end_waits_for_it(folder, body, status, code):
-    """While the block ends for another reason SIGTERM tears nothing apart; then it does what it does without us."""
+    """While the block ends for another reason SIGTERM tears nothing apart; then it does what it
+    does without us.
+    """
     program = f"""
 import os, signal, sys
 from journaltrack import Tracker
@@ -141,7 +170,13 @@ with made:
     {body}
 print("never", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
     assert (done.returncode, done.stdout) == (code, "")
     assert show(folder, "run").status.primary == status
 
@@ -160,15 +195,26 @@ with Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off",
     made._metrics_writer = Writer()
     os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
     assert done.returncode == 143, done.stderr
     assert end_of(folder) == ("Stopped", "SIGTERM")
 
 
 def test_another_thread_is_told_that_it_has_no_effect(folder):
     """Only the main thread handles signals: elsewhere a warning says so, and the block works."""
-    program = STOPPING.replace("with Tracker", "def main():\n  global tracker\n  with Tracker").replace("\n    ", "\n      ")
-    program = program.replace('\nsay("ended")', '\nthread = threading.Thread(target=main)\nthread.start()\nthread.join()\nsay("ended")')
+    program = STOPPING.replace(
+        "with Tracker", "def main():\n  global tracker\n  with Tracker"
+    ).replace("\n    ", "\n      ")
+    program = program.replace(
+        '\nsay("ended")',
+        '\nthread = threading.Thread(target=main)\nthread.start()\nthread.join()\nsay("ended")',
+    )
     process = Training(folder, program=program.replace("BODY", "pass")).ready()
     process.go_on()
     process.hear("ended")
@@ -189,14 +235,22 @@ made = lambda name: Tracker.create(trial_component_name=name, journal=sys.argv[1
 with made("outer"), made("run"):
     os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
     assert done.returncode == 143, done.stderr
     assert end_of(folder) == ("Stopped", "SIGTERM")
     assert show(folder, "outer").status.primary == "Stopped"
 
 
 def test_sigterm_in_a_callback_is_not_lost(folder):
-    """CPython drops exceptions of ``__del__``, weak references and fork hooks: SIGTERM ends the block all the same."""
+    """CPython drops exceptions of ``__del__``, weak references and fork hooks: SIGTERM ends the
+    block all the same.
+    """
     program = """
 import os, signal, sys, weakref
 from journaltrack import Tracker
@@ -231,13 +285,23 @@ for way in ("del", "weakref", "fork"):
 """
     # Python 3.12 warns of a fork beside threads, which is what is tried here.
     quiet = ["-W", "ignore:This process:DeprecationWarning"]
-    done = subprocess.run([sys.executable, *quiet, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
+    done = subprocess.run(
+        [sys.executable, *quiet, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert [show(folder, way).status.primary for way in ("del", "weakref", "fork")] == ["Stopped"] * 3
+    assert [show(folder, way).status.primary for way in ("del", "weakref", "fork")] == [
+        "Stopped"
+    ] * 3
 
 
 def test_a_call_that_is_interrupted_by_sigterm_leaves_the_journal_whole(folder):
-    """SIGTERM in the middle of calls, again and again: every call that returned is there once, and every run is Stopped."""
+    """SIGTERM in the middle of calls, again and again: every call that returned is there once,
+    and every run is Stopped.
+    """
     program = """
 import subprocess, sys
 from journaltrack import Tracker
@@ -260,10 +324,18 @@ sender.stdin.close()
 sender.wait()
 print(returned)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     view = show(folder, "run")
     assert (view.status.primary, view.status.message) == ("Stopped", "SIGTERM")
     points = view.metrics[0].points
-    assert int(done.stdout) <= points <= int(done.stdout) + 40, "one call per SIGTERM may be recorded without having returned"
+    assert int(done.stdout) <= points <= int(done.stdout) + 40, (
+        "one call per SIGTERM may be recorded without having returned"
+    )
     assert not os.path.lexists(folder / "writers")

@@ -1,4 +1,6 @@
-"""A syncing process killed at any request: the next one finds out, nothing is lost, nothing is sent twice unseen."""
+"""A syncing process killed at any request: the next one finds out, nothing is lost, nothing is
+sent twice unseen.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ def states(journal):
     """How many entries are in which state, from the tables alone."""
     with closing(sqlite3.connect(f"file:{journal}/journal.db?mode=ro", uri=True)) as connection:
         total = connection.execute("SELECT count(*) FROM entry").fetchone()[0]
-        settled = Counter(outcome for (outcome,) in connection.execute("SELECT outcome FROM delivery"))
+        settled = Counter(
+            outcome for (outcome,) in connection.execute("SELECT outcome FROM delivery")
+        )
     return Counter(pending=total - settled.total()) + settled
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 11])
 def test_sync_killed_at_any_request_is_finished_by_the_next(journal, at):
-    """Killed when its n-th request arrives, a sync is completed by another; doubtful points are there once or not at all."""
+    """Killed when its n-th request arrives, a sync is completed by another; doubtful points are
+    there once or not at all.
+    """
     with simulator() as sim:
         child = []
 

@@ -1,4 +1,6 @@
-"""A sync that is killed in the middle of a large artifact: the next one sends what S3 has not, and nothing is left behind."""
+"""A sync that is killed in the middle of a large artifact: the next one sends what S3 has not,
+and nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ def logged(tmp_path):
     """A journal with one artifact of nine parts, and its bytes."""
     content = os.urandom((PARTS - 1) * PART_BYTES + 1000)
     (tmp_path / "model.bin").write_bytes(content)
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", artifact_bucket="bucket", sync="off")
+    tracker = Tracker.create(
+        trial_component_name="run",
+        journal=tmp_path / "journal",
+        artifact_bucket="bucket",
+        sync="off",
+    )
     tracker.log_artifact(tmp_path / "model.bin")
     tracker.close()
     return tmp_path / "journal", content
@@ -28,7 +35,9 @@ def logged(tmp_path):
 
 @pytest.mark.parametrize("parts", [1, 4, 7, 9])
 def test_a_kill_costs_a_part_a_connection_at_most(logged, parts):
-    """Killed when its n-th part arrives, a sync is completed by another, which continues its upload."""
+    """Killed when its n-th part arrives, a sync is completed by another, which continues its
+    upload.
+    """
     journal, content = logged
     with simulator() as sim:
         child = []
@@ -52,12 +61,16 @@ def test_a_kill_costs_a_part_a_connection_at_most(logged, parts):
 
 
 def test_a_kill_before_the_end_is_known_leaves_one_object(logged):
-    """Killed when the parts are put together, a sync may have made the object: the next one finds it, or makes it."""
+    """Killed when the parts are put together, a sync may have made the object: the next one
+    finds it, or makes it.
+    """
     journal, content = logged
     with simulator() as sim:
         child = []
         sim.on_request = lambda call: (
-            os.kill(child[0].pid, signal.SIGKILL) if call.operation == "CompleteMultipartUpload" and child else None
+            os.kill(child[0].pid, signal.SIGKILL)
+            if call.operation == "CompleteMultipartUpload" and child
+            else None
         )
         child.append(sync_process(journal, sim.endpoint_url))
         child[0].communicate()
@@ -72,11 +85,17 @@ def test_a_kill_before_the_end_is_known_leaves_one_object(logged):
 
 
 def test_a_kill_before_the_upload_is_noted_leaves_nothing(logged):
-    """Killed when the upload begins at S3, a sync does not know its id: the next one goes on with it."""
+    """Killed when the upload begins at S3, a sync does not know its id: the next one goes on
+    with it.
+    """
     journal, content = logged
     with simulator() as sim:
         child = []
-        sim.on_request = lambda call: os.kill(child[0].pid, signal.SIGKILL) if call.operation == "CreateMultipartUpload" and child else None
+        sim.on_request = lambda call: (
+            os.kill(child[0].pid, signal.SIGKILL)
+            if call.operation == "CreateMultipartUpload" and child
+            else None
+        )
         child.append(sync_process(journal, sim.endpoint_url))
         child[0].communicate()
         assert child[0].returncode == -signal.SIGKILL
@@ -92,7 +111,9 @@ def test_a_kill_before_the_upload_is_noted_leaves_nothing(logged):
 
 
 def test_killed_again_and_again_an_upload_comes_to_its_end(logged):
-    """Syncs that are killed at their second part, each of them, send all of a large artifact, and little of it twice."""
+    """Syncs that are killed at their second part, each of them, send all of a large artifact,
+    and little of it twice.
+    """
     journal, content = logged
     with simulator() as sim:
         kills = 0
@@ -117,11 +138,17 @@ def test_killed_again_and_again_an_upload_comes_to_its_end(logged):
 
 
 def test_ctrl_c_leaves_what_was_sent(logged):
-    """A pass that is interrupted is no failure of the artifact: the next one sends the rest, no part twice."""
+    """A pass that is interrupted is no failure of the artifact: the next one sends the rest, no
+    part twice.
+    """
     journal, content = logged
     with simulator() as sim:
         child = []
-        sim.on_request = lambda call: child[0].send_signal(signal.SIGINT) if call.operation == "UploadPart" and child else None
+        sim.on_request = lambda call: (
+            child[0].send_signal(signal.SIGINT)
+            if call.operation == "UploadPart" and child
+            else None
+        )
         child.append(sync_process(journal, sim.endpoint_url))
         child[0].communicate()
         sim.on_request = None

@@ -1,4 +1,6 @@
-"""Verifying through real boto3 over HTTP: whatever is tampered with in AWS is named, and a repair mends what can be mended."""
+"""Verifying through real boto3 over HTTP: whatever is tampered with in AWS is named, and a
+repair mends what can be mended.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +54,21 @@ def _with_credentials(credentials):
 
 
 def sync(folder, sim, **options):
-    return run_pass(folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options))
+    return run_pass(
+        folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options)
+    )
 
 
 def verify(folder, sim, *, repair=False, visible_after_s=0, **options):
-    """``visible_after_s=0``: what is not shown is not there. What a repair does is on the record."""
-    connection = Connection(region="us-east-1", endpoint_url=sim.endpoint_url, rate_limit=RateLimit(0))
-    report = run_verify(folder, connection, VerifyOptions(visible_after_s=visible_after_s, **options), repair=repair)
+    """``visible_after_s=0``: what is not shown is not there. What a repair does is on the
+    record.
+    """
+    connection = Connection(
+        region="us-east-1", endpoint_url=sim.endpoint_url, rate_limit=RateLimit(0)
+    )
+    report = run_verify(
+        folder, connection, VerifyOptions(visible_after_s=visible_after_s, **options), repair=repair
+    )
     if repair:
         assert [p for p in verify_chains(folder) if p.kind != "blob"] == []
     return report
@@ -93,10 +103,21 @@ def test_what_was_delivered_is_found_and_nothing_is_changed(delivered, aws):
     report = verify(delivered, aws)
     assert report.verified
     assert report.differences == []
-    assert (report.checked.components, report.checked.parameters, report.checked.artifacts) == (1, 2, 1)
+    assert (report.checked.components, report.checked.parameters, report.checked.artifacts) == (
+        1,
+        2,
+        1,
+    )
     assert (report.checked.points, report.checked.objects_by_checksum) == (95, 1)
     made = {request.operation for request in aws.requests[requests:]}
-    assert made == {"DescribeTrialComponent", "HeadObject", "GetCallerIdentity", "ListObjectsV2", "GetObject"}  # the last three: anchors
+    # the last three: anchors
+    assert made == {
+        "DescribeTrialComponent",
+        "HeadObject",
+        "GetCallerIdentity",
+        "ListObjectsV2",
+        "GetObject",
+    }
     assert (report.anchors.documents, report.anchors.problems) == (1, ())
     assert database_of(delivered) == before
 
@@ -179,7 +200,9 @@ def delete_component(sim):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_was_tampered_with_is_named_and_mended(delivered, aws, tamper, expected):
-    """Each kind of damage is named as what it is; a repair mends it, each point is there once, and the audit adds up."""
+    """Each kind of damage is named as what it is; a repair mends it, each point is there once,
+    and the audit adds up.
+    """
     tamper(aws)
     report = verify(delivered, aws)
     assert told(report) == expected
@@ -189,7 +212,12 @@ def test_what_was_tampered_with_is_named_and_mended(delivered, aws, tamper, expe
     assert after.verified, after.differences
     assert after.repair.reopened > 0
     assert set(steps_there(aws).items()) == {(step, 1) for step in range(95)}
-    assert model(aws, aws.components["run"].output_artifacts["model.bin"]["Value"].rpartition("/")[2]).body == b"weights"
+    assert (
+        model(
+            aws, aws.components["run"].output_artifacts["model.bin"]["Value"].rpartition("/")[2]
+        ).body
+        == b"weights"
+    )
     audited = audit(delivered)
     assert audited.totals.delivered == audited.totals.entries
     assert not audited.inconsistencies
@@ -198,19 +226,26 @@ def test_what_was_tampered_with_is_named_and_mended(delivered, aws, tamper, expe
 
 
 def test_everything_at_once_is_mended(delivered, aws):
-    """A component that is gone, with its object: the repair makes it again, then sends the metrics that the new one does not show."""
+    """A component that is gone, with its object: the repair makes it again, then sends the
+    metrics that the new one does not show.
+    """
     delete_component(aws)
     remove_object(aws)
     after = verify(delivered, aws, repair=True)
     assert after.verified, after.differences
     assert len(after.repair.passes) == 2
-    assert aws.components["run"].parameters == {"lr": {"NumberValue": 0.1}, "optimizer": {"StringValue": "sgd"}}
+    assert aws.components["run"].parameters == {
+        "lr": {"NumberValue": 0.1},
+        "optimizer": {"StringValue": "sgd"},
+    }
     assert aws.components["run"].status["PrimaryStatus"] == "Completed"
     assert set(steps_there(aws).values()) == {1}
 
 
 def test_points_are_not_sent_again_unless_their_absence_is_proven(delivered, aws):
-    """Where single steps can't be read, or a step has some of its points, nothing is sent: it would be there twice."""
+    """Where single steps can't be read, or a step has some of its points, nothing is sent: it
+    would be there twice.
+    """
     drop_points(aws)
     aws.fail("BatchGetMetrics", HttpError(403, "AccessDeniedException"), times=99)
     report = verify(delivered, aws, repair=True)
@@ -222,7 +257,9 @@ def test_points_are_not_sent_again_unless_their_absence_is_proven(delivered, aws
 
 
 def test_points_that_may_not_be_shown_yet_are_not_missing(delivered, aws):
-    """SageMaker shows points with a delay: shortly after their delivery, that they are not shown is told as unknown, and nothing is sent."""
+    """SageMaker shows points with a delay: shortly after their delivery, that they are not shown
+    is told as unknown, and nothing is sent.
+    """
     drop_metric(aws)
     report = verify(delivered, aws, visible_after_s=900, repair=True)
     assert told(report) == {("unknown", "metric", "loss")}
@@ -231,7 +268,9 @@ def test_points_that_may_not_be_shown_yet_are_not_missing(delivered, aws):
 
 
 def test_what_others_added_is_told_and_is_no_failure(delivered, aws):
-    """Parameters, points and metrics of another journal are extra: the journal's own is verified, and a repair removes nothing."""
+    """Parameters, points and metrics of another journal are extra: the journal's own is
+    verified, and a repair removes nothing.
+    """
     other = Tracker.load("run", journal=delivered.parent / "other", sync="off")
     other.log_parameter("theirs", 1)
     other.log_metric("loss", 1e9, iteration_number=1)
@@ -240,7 +279,11 @@ def test_what_others_added_is_told_and_is_no_failure(delivered, aws):
     sync(delivered.parent / "other", aws)
     report = verify(delivered, aws, repair=True)
     assert report.verified
-    assert told(report) == {("extra", "parameter", "theirs"), ("extra", "metric", "loss"), ("extra", "metric", "accuracy")}
+    assert told(report) == {
+        ("extra", "parameter", "theirs"),
+        ("extra", "metric", "loss"),
+        ("extra", "metric", "accuracy"),
+    }
     assert aws.components["run"].parameters["theirs"] == {"NumberValue": 1.0}
     of_other = verify(delivered.parent / "other", aws)
     assert of_other.verified
@@ -250,7 +293,9 @@ def test_what_others_added_is_told_and_is_no_failure(delivered, aws):
 
 
 def test_another_journals_value_is_not_overwritten(delivered, aws):
-    """In a component that this journal did not create, a value that differs is told and left; a component that is gone is its maker's."""
+    """In a component that this journal did not create, a value that differs is told and left; a
+    component that is gone is its maker's.
+    """
     other = Tracker.load("run", journal=delivered.parent / "other", sync="off")
     other.log_parameter("shared", 1)
     other.close()
@@ -279,16 +324,22 @@ def test_a_component_of_the_same_name_by_somebody_else_is_not_touched(delivered,
 
 def test_a_display_name_is_compared_for_what_this_journal_created(tmp_path, aws):
     """It is set by the create alone: a change is told, and can't be repaired."""
-    Tracker.create("Nice-name", trial_component_name="named", journal=tmp_path / "j", sync="off").close()
+    Tracker.create(
+        "Nice-name", trial_component_name="named", journal=tmp_path / "j", sync="off"
+    ).close()
     sync(tmp_path / "j", aws)
     assert verify(tmp_path / "j", aws).verified
     aws.components["named"].display_name = "Other"
     report = verify(tmp_path / "j", aws, repair=True)
-    assert [(d.what, d.expected, d.found, d.repairable) for d in report.differences] == [("display name", "Nice-name", "Other", False)]
+    assert [(d.what, d.expected, d.found, d.repairable) for d in report.differences] == [
+        ("display name", "Nice-name", "Other", False)
+    ]
 
 
 def test_what_is_not_delivered_is_not_compared(journal, aws):
-    """Of a journal that was never synced nothing is asked and nothing is missing; what is pending is counted."""
+    """Of a journal that was never synced nothing is asked and nothing is missing; what is
+    pending is counted.
+    """
     report = verify(journal, aws)
     assert report.verified
     assert (report.unverified, report.undelivered.pending, aws.requests) == (1, 102, [])
@@ -308,21 +359,26 @@ def test_points_in_doubt_may_be_there_or_not(journal, aws):
     aws.fail("BatchPutMetrics", CutAfter(), times=1)
     sync(journal, aws)
     report = verify(journal, aws)
-    assert report.undelivered.in_doubt in {5, 10}  # the last request has five points, and any of them may come first
+    # the last request has five points, and any of them may come first
+    assert report.undelivered.in_doubt in {5, 10}
     assert report.verified
     assert not report.differences, "they are there, as they may be"
     with closing(sqlite3.connect(journal / "journal.db")) as connection:
         query = "SELECT step FROM entry JOIN delivery USING (seq) WHERE outcome = 'in doubt'"
         lost = {step for (step,) in connection.execute(query)}
     assert len(lost) == report.undelivered.in_doubt
-    aws.components["run"].metrics = [point for point in aws.components["run"].metrics if point.step not in lost]
+    aws.components["run"].metrics = [
+        point for point in aws.components["run"].metrics if point.step not in lost
+    ]
     report = verify(journal, aws)
     assert report.verified
     assert not report.differences, "they are not, as they may be"
 
 
 def test_large_objects_are_read_when_asked(tmp_path, aws):
-    """An upload in parts is compared by size and note; --deep reads it, finds other bytes of the same size, and leaves no file behind."""
+    """An upload in parts is compared by size and note; --deep reads it, finds other bytes of the
+    same size, and leaves no file behind.
+    """
     (tmp_path / "large.bin").write_bytes(bytes(LARGE_BYTES))
     with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
         tracker.log_artifact(tmp_path / "large.bin")
@@ -341,11 +397,15 @@ def test_large_objects_are_read_when_asked(tmp_path, aws):
 
 
 def test_an_object_whose_blob_is_gone_is_said_to_be(delivered, aws):
-    """Without its bytes in the spool an object can't be sent again: nothing is reopened, and the hint says where to look."""
+    """Without its bytes in the spool an object can't be sent again: nothing is reopened, and the
+    hint says where to look.
+    """
     remove_object(aws)
     next(path for path in (delivered / "spool").rglob("*") if path.is_file()).unlink()
     report = verify(delivered, aws, repair=True)
-    assert [(each.kind, each.what, each.repairable) for each in report.differences] == [("missing", "object", False)]
+    assert [(each.kind, each.what, each.repairable) for each in report.differences] == [
+        ("missing", "object", False)
+    ]
     assert "restore-from" in report.differences[0].note
     assert report.repair.reopened == 0
 
@@ -358,12 +418,28 @@ def test_no_permission_on_an_object_is_unknown(delivered, aws):
     assert not report.verified
 
 
-def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aws, monkeypatch, closed_port):
-    """0 when all is there, 4 for what is missing, 3 for what is not delivered, 5 and 6 as a sync does; JSON has the same."""
+def test_the_command_prints_repairs_and_says_so_with_its_exit_code(
+    delivered, aws, monkeypatch, closed_port
+):
+    """0 when all is there, 4 for what is missing, 3 for what is not delivered, 5 and 6 as a sync
+    does; JSON has the same.
+    """
     monkeypatch.setenv("JOURNALTRACK_VISIBLE_AFTER_S", "0.001")
 
     def run(*arguments, endpoint=aws.endpoint_url):
-        return CliRunner().invoke(main, ["check", "--remote", str(delivered), "--endpoint-url", endpoint, "--rate", "1000", *arguments])
+        return CliRunner().invoke(
+            main,
+            [
+                "check",
+                "--remote",
+                str(delivered),
+                "--endpoint-url",
+                endpoint,
+                "--rate",
+                "1000",
+                *arguments,
+            ],
+        )
 
     done = run()
     assert done.exit_code == 0, done.output
@@ -376,8 +452,15 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aw
     assert "--repair" in done.output
     told = json.loads(run("--json").stdout)
     parsed = told["remote"]
-    assert (parsed["verified"], told["exit_code"], told["healthy"], parsed["counts"]["missing"]) == (False, 4, True, 1)
-    assert [d["missing_steps"] for d in parsed["differences"] if d["what"] == "metric"] == [[[20, 29]]]
+    assert (
+        parsed["verified"],
+        told["exit_code"],
+        told["healthy"],
+        parsed["counts"]["missing"],
+    ) == (False, 4, True, 1)
+    assert [d["missing_steps"] for d in parsed["differences"] if d["what"] == "metric"] == [
+        [[20, 29]]
+    ]
     done = run("--repair")
     assert done.exit_code == 0, done.output
     assert "11 entries made pending again" in done.output
@@ -404,15 +487,24 @@ def test_it_takes_its_time(delivered, aws):
             return super().reserve()
 
     requests = len(aws.requests)
-    run_verify(delivered, Connection(region="us-east-1", endpoint_url=aws.endpoint_url, rate_limit=Counted(1000)))
+    run_verify(
+        delivered,
+        Connection(region="us-east-1", endpoint_url=aws.endpoint_url, rate_limit=Counted(1000)),
+    )
     assert len(turns) == len(aws.requests) - requests == 5
 
 
 def recorded(folder, chance, number):
-    """A random run: parameters set over and over, points with steps, several at a step and without, artifacts; synced now and then."""
-    with Tracker.create(trial_component_name=f"run-{number}", journal=folder, sync="off") as tracker:
+    """A random run: parameters set over and over, points with steps, several at a step and
+    without, artifacts; synced now and then.
+    """
+    with Tracker.create(
+        trial_component_name=f"run-{number}", journal=folder, sync="off"
+    ) as tracker:
         for n in range(chance.randint(1, 40)):
-            kind = chance.choice(["parameter", "metric", "metric", "metric", "stepless", "artifact", "output"])
+            kind = chance.choice(
+                ["parameter", "metric", "metric", "metric", "stepless", "artifact", "output"]
+            )
             if kind == "parameter":
                 tracker.log_parameter(chance.choice("abc"), chance.choice([0.5, "text", n]))
             elif kind == "artifact":
@@ -442,7 +534,11 @@ def tampered(sim, chance):
         if component.metrics and chance.random() < 0.5:
             steps = {point.step for point in component.metrics if chance.random() < 0.3}
             some = chance.random()  # of the points at those steps: all, or about half
-            component.metrics = [point for point in component.metrics if point.step not in steps or some + chance.random() > 1]
+            component.metrics = [
+                point
+                for point in component.metrics
+                if point.step not in steps or some + chance.random() > 1
+            ]
             done.append(f"{component.name}: points at {steps} dropped")
     for place in list(sim.artifacts):
         if chance.random() < 0.3:
@@ -453,7 +549,9 @@ def tampered(sim, chance):
 
 @pytest.mark.parametrize("seed", range(4 * SOAK))
 def test_any_damage_is_found_and_no_point_is_ever_doubled(tmp_path, aws, seed):
-    """Random runs and random damage: what is not as it was is found, a repair never doubles a point, and leaves nothing that it could mend."""
+    """Random runs and random damage: what is not as it was is found, a repair never doubles a
+    point, and leaves nothing that it could mend.
+    """
     chance = random.Random(seed)
     folder = tmp_path / "j"
     for number in range(3):
@@ -462,7 +560,10 @@ def test_any_damage_is_found_and_no_point_is_ever_doubled(tmp_path, aws, seed):
             sync(folder, aws)
     sync(folder, aws)
     assert verify(folder, aws).differences == []
-    logged = {name: Counter(map(point_of, component.metrics)) for name, component in aws.components.items()}
+    logged = {
+        name: Counter(map(point_of, component.metrics))
+        for name, component in aws.components.items()
+    }
     before = contents(aws)
     done = tampered(aws, chance)
     assert verify(folder, aws).verified == (contents(aws) == before), done
@@ -478,7 +579,11 @@ def test_any_damage_is_found_and_no_point_is_ever_doubled(tmp_path, aws, seed):
         assert contents(aws) == before
     assert audit(folder).all_delivered
     assert sync(folder, aws).requests == 0
-    tally.count("random damage in AWS, verified and repaired", attacks=1, checked=sum(map(Counter.total, logged.values())))
+    tally.count(
+        "random damage in AWS, verified and repaired",
+        attacks=1,
+        checked=sum(map(Counter.total, logged.values())),
+    )
 
 
 def point_of(point):
@@ -486,7 +591,9 @@ def point_of(point):
 
 
 def contents(sim):
-    """What is there, without the order of points; objects by their bytes, since two of one name may swap their places."""
+    """What is there, without the order of points; objects by their bytes, since two of one name
+    may swap their places.
+    """
 
     def shown(artifact):
         bucket, _, key = artifact["Value"].removeprefix("s3://").partition("/")
@@ -501,11 +608,15 @@ def contents(sim):
         )
         for name, component in sim.components.items()
     }
-    return json.dumps([components, sorted(stored.etag for stored in sim.artifacts.values())], sort_keys=True)
+    return json.dumps(
+        [components, sorted(stored.etag for stored in sim.artifacts.values())], sort_keys=True
+    )
 
 
 def test_what_was_removed_on_the_record_still_counts(delivered, aws):
-    """After a prune the points that are no longer in the journal are compared all the same; if SageMaker loses them, no repair sends a part."""
+    """After a prune the points that are no longer in the journal are compared all the same; if
+    SageMaker loses them, no repair sends a part.
+    """
     before = verify(delivered, aws)
     pruned = prune(delivered, ask=None, delivered_before_ns=time.time_ns() + 10**12)
     assert pruned.entries > 50
@@ -513,12 +624,16 @@ def test_what_was_removed_on_the_record_still_counts(delivered, aws):
     assert (after.verified, after.checked.points) == (True, before.checked.points)
     aws.components["run"].metrics.clear()
     lost = verify(delivered, aws, repair=True)
-    assert [(each.kind, each.what, each.note) for each in lost.differences if each.what == "metric"] == [("missing", "metric", REMOVED)]
+    assert [
+        (each.kind, each.what, each.note) for each in lost.differences if each.what == "metric"
+    ] == [("missing", "metric", REMOVED)]
     assert lost.repair.reopened == 0
 
 
 def test_a_hand_over_to_another_machine_is_no_difference(delivered, aws, tmp_path, monkeypatch):
-    """What a later run of another journal set instead is told and left alone; an edit in SageMaker stays a difference, to the microsecond."""
+    """What a later run of another journal set instead is told and left alone; an edit in
+    SageMaker stays a difference, to the microsecond.
+    """
     monkeypatch.setenv("JOURNALTRACK_VISIBLE_AFTER_S", "0.001")
     with Tracker.load("run", journal=tmp_path / "elsewhere", sync="off") as tracker:
         tracker.log_parameter("lr", 0.5)
@@ -532,7 +647,9 @@ def test_a_hand_over_to_another_machine_is_no_difference(delivered, aws, tmp_pat
     assert aws.components["run"].parameters["lr"] == {"NumberValue": 0.5}
     component = aws.components["run"]
     component.end_time -= 0.005  # SageMaker keeps milliseconds
-    done = CliRunner().invoke(main, ["check", "--remote", str(tmp_path / "elsewhere"), "--endpoint-url", aws.endpoint_url])
+    done = CliRunner().invoke(
+        main, ["check", "--remote", str(tmp_path / "elsewhere"), "--endpoint-url", aws.endpoint_url]
+    )
     assert done.exit_code == 4
     (row,) = [line.split() for line in done.stdout.splitlines() if " status " in line]
     assert row[:4] == ["run", "different", "status", "end"]

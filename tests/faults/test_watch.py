@@ -1,4 +1,6 @@
-"""The watcher as people run it: processes, a strict AWS that is counted, and everything that goes wrong between them."""
+"""The watcher as people run it: processes, a strict AWS that is counted, and everything that
+goes wrong between them.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,15 @@ tracker.close()
 
 
 class Trainer:
-    """A training process that logs so many points when it is told to, and says when they are acknowledged."""
+    """A training process that logs so many points when it is told to, and says when they are
+    acknowledged.
+    """
 
     def __init__(self, journal, component="run"):
         command = [sys.executable, "-c", TRAINER, str(journal), component]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def log(self, points):
         """Log them; returns how many are logged now."""
@@ -56,7 +62,9 @@ class Trainer:
 
 def record(folder, component="run", points=5, artifact=None):
     """A closed journal with some points and perhaps an artifact."""
-    with Tracker.create(trial_component_name=component, journal=folder, sync="off", resume=True) as tracker:
+    with Tracker.create(
+        trial_component_name=component, journal=folder, sync="off", resume=True
+    ) as tracker:
         for step in range(points):
             tracker.log_metric("loss", float(step), iteration_number=step)
         if artifact is not None:
@@ -66,7 +74,11 @@ def record(folder, component="run", points=5, artifact=None):
 
 def points_of(sim, component="run"):
     """How often each point is there."""
-    return Counter(point.value for point in sim.components[component].metrics) if component in sim.components else Counter()
+    return (
+        Counter(point.value for point in sim.components[component].metrics)
+        if component in sim.components
+        else Counter()
+    )
 
 
 def arrived(sim, count, component="run", timeout_s=300):
@@ -75,7 +87,9 @@ def arrived(sim, count, component="run", timeout_s=300):
 
 
 def test_an_outage_under_a_running_watcher_and_trainer(tmp_path, watch):
-    """Stopped and started twice, an endpoint has every point exactly once in the end; during an outage it gets no requests, afterwards no storm."""
+    """Stopped and started twice, an endpoint has every point exactly once in the end; during an
+    outage it gets no requests, afterwards no storm.
+    """
     with simulator() as sim:
         watching = watch(tmp_path, sim.endpoint_url)
         trainer = Trainer(tmp_path / "journal")
@@ -91,7 +105,9 @@ def test_an_outage_under_a_running_watcher_and_trainer(tmp_path, watch):
             sim.start()
             line = watching.wait_for("event=endpoint-up", after=line)
             assert arrived(sim, logged)
-            assert len(sim.requests) - before <= 60 + 10, "600 points, ten a request, and a few probes"
+            assert len(sim.requests) - before <= 60 + 10, (
+                "600 points, ten a request, and a few probes"
+            )
         trainer.end()
         assert sim.wait_until(lambda sim: sim.components["run"].parameters is not None)
         assert watching.end() == 0
@@ -103,7 +119,9 @@ def test_an_outage_under_a_running_watcher_and_trainer(tmp_path, watch):
 
 
 def test_a_silent_endpoint_leaves_nothing_in_doubt_that_a_probe_could_tell(tmp_path, watch):
-    """An endpoint that accepts and never answers is found out by a probe, and nothing is sent into it; released, it gets everything."""
+    """An endpoint that accepts and never answers is found out by a probe, and nothing is sent
+    into it; released, it gets everything.
+    """
     record(tmp_path / "journal", points=50)
     with simulator() as sim:
         sim.fail("*", BlackHole(), times=1_000)
@@ -121,14 +139,24 @@ def test_renewed_credentials_are_noticed(tmp_path, watch):
     """Expired credentials stop all but probes; new ones in the file are taken without a restart."""
     record(tmp_path / "journal")
     file = tmp_path / "credentials"
-    file.write_text("[default]\naws_access_key_id = AKIDOLD\naws_secret_access_key = secret\naws_session_token = token\n")
+    file.write_text(
+        "[default]\naws_access_key_id = AKIDOLD\naws_secret_access_key = "
+        "secret\naws_session_token = token\n"
+    )
     with simulator() as sim:
         sim.expired.add("AKIDOLD")
-        environment = {"AWS_SHARED_CREDENTIALS_FILE": str(file), "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+        environment = {
+            "AWS_SHARED_CREDENTIALS_FILE": str(file),
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+        }
         watching = watch(tmp_path, sim.endpoint_url, env=environment)
         watching.wait_for("event=endpoint-down", "ExpiredToken", "hint=")
         assert not sim.components
-        file.write_text("[default]\naws_access_key_id = AKIDNEW\naws_secret_access_key = secret\naws_session_token = token\n")
+        file.write_text(
+            "[default]\naws_access_key_id = AKIDNEW\naws_secret_access_key = "
+            "secret\naws_session_token = token\n"
+        )
         watching.wait_for("event=endpoint-up")
         assert arrived(sim, 5)
         assert watching.end() == 0
@@ -136,10 +164,14 @@ def test_renewed_credentials_are_noticed(tmp_path, watch):
 
 
 def test_a_journal_that_is_held_does_not_hold_up_the_others(tmp_path, watch):
-    """A component that belongs to somebody else keeps its journal waiting, with the reason told; other journals are delivered as ever."""
+    """A component that belongs to somebody else keeps its journal waiting, with the reason told;
+    other journals are delivered as ever.
+    """
     with simulator() as sim:
         sim.add_component("taken")
-        with Tracker.create(trial_component_name="taken", journal=tmp_path / "held", sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name="taken", journal=tmp_path / "held", sync="off"
+        ) as tracker:
             tracker.log_metric("loss", 1.0)
         watching = watch(tmp_path, sim.endpoint_url, "--health-file", str(tmp_path / "health.json"))
         watching.wait_for("event=pass", "code=ComponentConflict")
@@ -147,7 +179,10 @@ def test_a_journal_that_is_held_does_not_hold_up_the_others(tmp_path, watch):
         assert arrived(sim, 5)
         watching.wait_for("event=pass", "journal=" + str(tmp_path / "good"))
         assert watching.end() == 0
-        told = {entry["journal"]: entry for entry in json.loads((tmp_path / "health.json").read_text())["journals"]}
+        told = {
+            entry["journal"]: entry
+            for entry in json.loads((tmp_path / "health.json").read_text())["journals"]
+        }
         assert told[str(tmp_path / "held")]["last_error"]["code"] == "ComponentConflict"
         assert "--create-or-attach" in told[str(tmp_path / "held")]["last_error"]["hint"]
         assert told[str(tmp_path / "good")]["last_error"] is None
@@ -155,7 +190,9 @@ def test_a_journal_that_is_held_does_not_hold_up_the_others(tmp_path, watch):
 
 
 def test_journals_that_are_moved_deleted_and_replaced(tmp_path, watch):
-    """A moved journal is delivered from its new place, a deleted one let go, another one in an old place delivered; the watcher goes on."""
+    """A moved journal is delivered from its new place, a deleted one let go, another one in an
+    old place delivered; the watcher goes on.
+    """
     inbox = tmp_path / "inbox"
     record(inbox / "a", "a")
     record(inbox / "b", "b")
@@ -179,10 +216,15 @@ def test_journals_that_are_moved_deleted_and_replaced(tmp_path, watch):
         assert max(points_of(sim, "c").values()) == 1
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="root reads everything, except without its capabilities")
+@pytest.mark.skipif(
+    shutil.which("unshare") is None, reason="root reads everything, except without its capabilities"
+)
 def test_an_unreadable_journal_is_told_and_delivered_when_it_can_be_read(tmp_path, watch):
-    """Without permission a journal waits with the reason told, and the others go on; with it again, it is delivered."""
-    powerless = ["unshare", "--user"]  # files are still ours, but no capability overrides their mode
+    """Without permission a journal waits with the reason told, and the others go on; with it
+    again, it is delivered.
+    """
+    # files are still ours, but no capability overrides their mode
+    powerless = ["unshare", "--user"]
     if subprocess.run([*powerless, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no user namespaces")
     inbox = tmp_path / "inbox"
@@ -206,7 +248,15 @@ def test_an_unreadable_journal_is_told_and_delivered_when_it_can_be_read(tmp_pat
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a user namespace of its own")
 def test_inotify_at_its_limit_is_polled_with_a_warning(tmp_path, watch):
     """When the system gives no watches, folders are polled, and a warning says what to raise."""
-    limited = ["unshare", "--user", "--map-root-user", "sh", "-c", 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"', "sh"]
+    limited = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"',
+        "sh",
+    ]
     if subprocess.run([*limited, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no user namespaces")
     with simulator() as sim:
@@ -221,11 +271,15 @@ def test_inotify_at_its_limit_is_polled_with_a_warning(tmp_path, watch):
 
 @pytest.mark.parametrize("at", [2, 4, 9])
 def test_a_watcher_killed_in_mid_pass_is_replaced_by_another(tmp_path, watch, at):
-    """Killed when its n-th request arrives, a watcher's work is finished by the next; doubtful points are there once or not at all."""
+    """Killed when its n-th request arrives, a watcher's work is finished by the next; doubtful
+    points are there once or not at all.
+    """
     record(tmp_path / "journal", points=95)
     with simulator() as sim:
         started = []
-        sim.on_request = lambda call: os.kill(started[0].process.pid, signal.SIGKILL) if call.n >= at and started else None
+        sim.on_request = lambda call: (
+            os.kill(started[0].process.pid, signal.SIGKILL) if call.n >= at and started else None
+        )
         started.append(watch(tmp_path, sim.endpoint_url))
         assert started[0].ended() == -signal.SIGKILL
         sim.on_request = None
@@ -247,7 +301,9 @@ def until(true, timeout_s=300):
 
 
 def test_two_watchers_on_one_folder_send_everything_once(tmp_path, watch):
-    """Side by side, two watchers deliver each point once, whichever of them; one that is killed leaves the rest to the other."""
+    """Side by side, two watchers deliver each point once, whichever of them; one that is killed
+    leaves the rest to the other.
+    """
     with simulator(latency_s=0.005) as sim:
         first, second = (watch(tmp_path, sim.endpoint_url) for _ in range(2))
         trainers = [Trainer(tmp_path / name, name) for name in ("a", "b", "c")]
@@ -299,10 +355,13 @@ def test_a_clock_that_jumps_back_a_day_stops_nothing(tmp_path, watch):
 
 
 def test_a_journal_copied_in_pieces_is_left_alone_until_it_is_whole(tmp_path, watch):
-    """A copy under way is not opened: not with half a database, not while rsync writes the log, not before its artifacts are there."""
+    """A copy under way is not opened: not with half a database, not while rsync writes the log,
+    not before its artifacts are there.
+    """
     (tmp_path / "model.bin").write_bytes(os.urandom(100_000))
     source = record(tmp_path / "source", points=200, artifact=tmp_path / "model.bin")
-    writer = Tracker.create(trial_component_name="run", journal=source, sync="off", resume=True)  # keeps its log unmerged
+    # keeps its log unmerged
+    writer = Tracker.create(trial_component_name="run", journal=source, sync="off", resume=True)
     writer.log_metric("loss", 1000.0)
     writer.flush()
     copy = tmp_path / "inbox" / "copy"
@@ -311,41 +370,57 @@ def test_a_journal_copied_in_pieces_is_left_alone_until_it_is_whole(tmp_path, wa
         watching = watch(tmp_path / "inbox", sim.endpoint_url)
         whole = (source / "journal.db").read_bytes()
         (copy / "journal.db").write_bytes(whole[: len(whole) // 2])
-        line = watching.wait_for("event=journal-arriving", f"{len(whole) // 2} of {len(whole)} bytes")
+        line = watching.wait_for(
+            "event=journal-arriving", f"{len(whole) // 2} of {len(whole)} bytes"
+        )
         (copy / ".journal.db-wal.x3Yz9a").write_bytes(b"")
         (copy / "journal.db").write_bytes(whole)
         line = watching.wait_for("event=journal-arriving", ".journal.db-wal.x3Yz9a", after=line)
-        assert sorted(path.name for path in copy.iterdir()) == [".journal.db-wal.x3Yz9a", "journal.db"], "nothing was opened"
+        assert sorted(path.name for path in copy.iterdir()) == [
+            ".journal.db-wal.x3Yz9a",
+            "journal.db",
+        ], "nothing was opened"
         shutil.copy(source / "journal.db-wal", copy / ".journal.db-wal.x3Yz9a")
         (copy / ".journal.db-wal.x3Yz9a").rename(copy / "journal.db-wal")
         watching.wait_for("event=journal-incomplete", "1 of its artifacts", after=line)
         assert not sim.requests
         shutil.copytree(source / "spool", copy / "spool")
         assert arrived(sim, 201)
-        watching.wait_for("event=pass", "pending=0")  # uploads go beside, and the references to them behind
+        # uploads go beside, and the references to them behind
+        watching.wait_for("event=pass", "pending=0")
         assert watching.end() == 0
-        assert [stored.body for stored in sim.artifacts.values()] == [(tmp_path / "model.bin").read_bytes()]
+        assert [stored.body for stored in sim.artifacts.values()] == [
+            (tmp_path / "model.bin").read_bytes()
+        ]
         found = states(copy)
         assert found["pending"] == found["quarantined"] == 0
     writer.close()
 
 
 def test_what_a_person_releases_is_delivered(tmp_path, watch):
-    """Entries that `journaltrack retry` makes pending again are sent by the watcher that runs, without a new entry."""
+    """Entries that `journaltrack retry` makes pending again are sent by the watcher that runs,
+    without a new entry.
+    """
     record(tmp_path / "journal", points=20)
     with simulator() as sim:
         sim.fail("BatchPutMetrics", HttpError(400, "ValidationException", "not today"), times=1_000)
         watching = watch(tmp_path, sim.endpoint_url)
         watching.wait_for("event=pass", "quarantined=20")
         sim.clear_faults()
-        subprocess.run([sys.executable, "-m", "journaltrack", "retry", str(tmp_path / "journal")], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "journaltrack", "retry", str(tmp_path / "journal")],
+            check=True,
+            capture_output=True,
+        )
         assert arrived(sim, 20)
         assert watching.end() == 0
         assert set(points_of(sim).values()) == {1}
 
 
 def test_sigterm_finishes_what_is_in_flight(tmp_path, patient, watch):
-    """Told to end while requests are under way, the watcher awaits their answers, records them, and exits with 0; the rest stays pending."""
+    """Told to end while requests are under way, the watcher awaits their answers, records them,
+    and exits with 0; the rest stays pending.
+    """
     record(tmp_path / "journal", points=900)
     with simulator(latency_s=0.3) as sim:
         stopping, numbers = threading.Event(), itertools.count(1)
@@ -373,11 +448,15 @@ def test_sigterm_finishes_what_is_in_flight(tmp_path, patient, watch):
 
 
 def test_sigterm_ends_within_the_deadline_when_nobody_answers(tmp_path, patient, watch):
-    """With a server that never answers, the end comes after the stop deadline, with 0; what was sent is settled by the next pass."""
+    """With a server that never answers, the end comes after the stop deadline, with 0; what was
+    sent is settled by the next pass.
+    """
     record(tmp_path / "journal", points=20)
     with simulator() as sim:
         sim.fail("BatchPutMetrics", BlackHole(), times=1_000)
-        watching = watch(tmp_path, sim.endpoint_url, env={"JOURNALTRACK_WATCH_STOP_DEADLINE_S": "1"})
+        watching = watch(
+            tmp_path, sim.endpoint_url, env={"JOURNALTRACK_WATCH_STOP_DEADLINE_S": "1"}
+        )
         assert sim.wait_until(lambda sim: sim.calls("BatchPutMetrics"))  # the first one goes alone
         assert watching.end() == 0, "it waits for no answer, which would take an hour"
         sim.clear_faults()
@@ -389,7 +468,9 @@ def test_sigterm_ends_within_the_deadline_when_nobody_answers(tmp_path, patient,
 
 
 def test_sighup_reads_the_configuration_again(tmp_path, watch):
-    """Other folders are watched after SIGHUP; a configuration that can't be right changes nothing."""
+    """Other folders are watched after SIGHUP; a configuration that can't be right changes
+    nothing.
+    """
     record(tmp_path / "one" / "journal", "one")
     record(tmp_path / "two" / "journal", "two")
     file = tmp_path / "config.toml"
@@ -410,10 +491,13 @@ def test_sighup_reads_the_configuration_again(tmp_path, watch):
 
 
 def test_a_rate_limit_holds_for_all_journals_together(tmp_path, watch):
-    """Four journals with a backlog together stay within the rate that the watcher was given: a server that allows less than four times as much refuses nothing."""
+    """Four journals with a backlog together stay within the rate that the watcher was given: a
+    server that allows less than four times as much refuses nothing.
+    """
     for name in "abcd":
         record(tmp_path / name, name, points=200)
-    with simulator(max_rate=60) as sim:  # four limits of 20 would be refused, and three seconds of a machine that stands still are not
+    # four limits of 20 would be refused, and three seconds of a machine that stands still are not
+    with simulator(max_rate=60) as sim:
         watching = watch(tmp_path, sim.endpoint_url, "--rate-limit", "20")
         for name in "abcd":
             assert arrived(sim, 200, name)
@@ -423,11 +507,25 @@ def test_a_rate_limit_holds_for_all_journals_together(tmp_path, watch):
 
 
 def test_status_knows_a_watcher_with_a_health_file_of_its_own(tmp_path, watch):
-    """`--health-file` is for monitors, and hides the watcher from nobody: `status --watch` says that the journal is watched."""
+    """`--health-file` is for monitors, and hides the watcher from nobody: `status --watch` says
+    that the journal is watched.
+    """
     record(tmp_path / "journals" / "run")
-    command = [sys.executable, "-m", "journaltrack", "status", "--watch", "--json", "--interval", "0.1", str(tmp_path / "journals")]
+    command = [
+        sys.executable,
+        "-m",
+        "journaltrack",
+        "status",
+        "--watch",
+        "--json",
+        "--interval",
+        "0.1",
+        str(tmp_path / "journals"),
+    ]
     with simulator() as sim:
-        watching = watch(tmp_path / "journals", sim.endpoint_url, "--health-file", str(tmp_path / "health.json"))
+        watching = watch(
+            tmp_path / "journals", sim.endpoint_url, "--health-file", str(tmp_path / "health.json")
+        )
         watching.wait_for("event=pass", "pending=0")
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
             looks = (json.loads(line)["journals"][0] for line in shown.stdout)
@@ -439,11 +537,15 @@ def test_status_knows_a_watcher_with_a_health_file_of_its_own(tmp_path, watch):
 
 
 def test_a_folder_that_is_not_there_is_told_with_what_may_have_been_meant(tmp_path, watch):
-    """A misspelt folder is not waited for in silence; one that comes later is found and delivered."""
+    """A misspelt folder is not waited for in silence; one that comes later is found and
+    delivered.
+    """
     record(tmp_path / "journals" / "a", points=1)
     with simulator() as sim:
         watching = watch(tmp_path / "journlas", sim.endpoint_url)
-        watching.wait_for("event=folder-missing", "does not exist yet", f"perhaps {tmp_path / 'journals'}")
+        watching.wait_for(
+            "event=folder-missing", "does not exist yet", f"perhaps {tmp_path / 'journals'}"
+        )
         (tmp_path / "journals").rename(tmp_path / "journlas")
         assert arrived(sim, 1)
         assert watching.end() == 0
@@ -454,7 +556,11 @@ def test_events_are_json_lines_where_json_is_asked_for(tmp_path, watch):
     with simulator() as sim:
         watching = watch(tmp_path, sim.endpoint_url, "--json")
         first = json.loads(watching.process.stdout.readline())
-        assert (first["event"], first["level"], first["folders"]) == ("watching", "info", str(tmp_path))
+        assert (first["event"], first["level"], first["folders"]) == (
+            "watching",
+            "info",
+            str(tmp_path),
+        )
         assert first["at"].endswith("Z")
         watching.process.send_signal(signal.SIGTERM)
         assert [json.loads(line)["event"] for line in watching.process.stdout][-1] == "stopped"

@@ -1,4 +1,6 @@
-"""Journals of earlier releases: read, verified, delivered by the code of today; upgrades whole or absent whenever a kill comes."""
+"""Journals of earlier releases: read, verified, delivered by the code of today; upgrades whole
+or absent whenever a kill comes.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def content(path):
     """All rows of what is recorded."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         tables = ("entry", "component", "receipt", "delivery", "blob", "location", "field", "meta")
-        return {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables}
+        return {
+            table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
+            for table in tables
+        }
 
 
 def revision_of(path):
@@ -60,7 +65,9 @@ def test_every_released_schema_has_its_golden_journal():
     assert sorted(REVISIONS) == revisions
     assert schema.HEAD in REVISIONS
     for revision in REVISIONS:
-        assert f"INSERT INTO \"alembic_version\" VALUES('{revision}')" in (HERE / revision / "journal.sql").read_text(encoding="utf-8")
+        assert f"INSERT INTO \"alembic_version\" VALUES('{revision}')" in (
+            HERE / revision / "journal.sql"
+        ).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -70,9 +77,11 @@ def test_a_golden_journal_is_read_and_proved(revision, tmp_path):
     before = content(folder / "journal.db")
     Journal.open(folder).close()
     after = content(folder / "journal.db")
-    assert {table: [row[: len(before[table][0])] for row in rows] for table, rows in after.items() if before[table]} == {
-        table: rows for table, rows in before.items() if rows
-    }
+    assert {
+        table: [row[: len(before[table][0])] for row in rows]
+        for table, rows in after.items()
+        if before[table]
+    } == {table: rows for table, rows in before.items() if rows}
     assert verify_chains(folder) == []
     assert doctor.examine(folder).healthy
     totals = audit(folder).totals
@@ -88,14 +97,19 @@ def test_a_golden_journal_is_read_and_proved(revision, tmp_path):
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_a_golden_journal_is_logged_to_and_delivered(revision, tmp_path):
-    """What the old release left pending arrives, what it had sent does not arrive again, and a new writer goes on."""
+    """What the old release left pending arrives, what it had sent does not arrive again, and a
+    new writer goes on.
+    """
     folder = restore(revision, tmp_path / "j")
-    pending = {row[0] for row in content(folder / "journal.db")["entry"]} - {row[0] for row in content(folder / "journal.db")["delivery"]}
+    pending = {row[0] for row in content(folder / "journal.db")["entry"]} - {
+        row[0] for row in content(folder / "journal.db")["delivery"]
+    }
     assert pending
     remote = MemoryRemote()
     with closing(Journal.open(folder)) as journal:
         for component in journal.components():
-            if component.confirmed_at_ns is not None:  # the remote of today has what the old release had made
+            # the remote of today has what the old release had made
+            if component.confirmed_at_ns is not None:
                 remote.components[component.name] = _made_by_the_old_release(journal, component)
         journal.append_metric(journal.component("a"), "new", 5.0, 1, 1)
         report = Reconciler(journal, remote, options=Options()).run()
@@ -114,9 +128,16 @@ def _made_by_the_old_release(journal, component):
 
     entries = [e for e in journal.entries() if e.component_id == component.id]
     with closing(sqlite3.connect(journal.path / "journal.db")) as connection:
-        there = {seq for (seq,) in connection.execute("SELECT seq FROM delivery WHERE outcome = 'delivered'")}
+        there = {
+            seq
+            for (seq,) in connection.execute("SELECT seq FROM delivery WHERE outcome = 'delivered'")
+        }
     owner = next(e.detail["owner"] for e in entries if e.kind == "create")
-    points = [MetricPoint(e.name, e.value, e.step, e.timestamp_ns) for e in entries if e.kind == "metric" and e.seq in there]
+    points = [
+        MetricPoint(e.name, e.value, e.step, e.timestamp_ns)
+        for e in entries
+        if e.kind == "metric" and e.seq in there
+    ]
     return MemoryComponent(ComponentSpec(component.name, owner, None, ()), points=points)
 
 
@@ -144,13 +165,22 @@ def upgrade(path, migrations):
 
 
 def check_whole(folder, before, backup_of):
-    """All of the old schema, or all of the new one; every row as before; a backup under its name is whole."""
+    """All of the old schema, or all of the new one; every row as before; a backup under its name
+    is whole.
+    """
     path = folder / "journal.db"
     revision = revision_of(path)
     with closing(sqlite3.connect(path)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         columns = {row[1] for row in connection.execute("PRAGMA table_info(writer)")}
-        assert ("annotation" in tables, "note" in columns, "entry_copy" in tables) == (revision == NEXT, revision == NEXT, False)
+        assert ("annotation" in tables, "note" in columns, "entry_copy" in tables) == (
+            revision == NEXT,
+            revision == NEXT,
+            False,
+        )
     assert content(path) == before
     for backup in folder.glob("*.backup"):
         assert revision_of(backup) == schema.HEAD
@@ -160,13 +190,17 @@ def check_whole(folder, before, backup_of):
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
-    """SIGKILL before random changes of files in an upgrade of 5,000 entries: the journal is the old or the new one, never between."""
+    """SIGKILL before random changes of files in an upgrade of 5,000 entries: the journal is the
+    old or the new one, never between.
+    """
     migrations = migrations_with(tmp_path, GROW)
     path = large / "journal.db"
     before = content(path)
     killing = Killing(UPGRADE.format(head=schema.HEAD, next=NEXT), tmp_path)
     shutil.copytree(large, tmp_path / "reference")
-    changes = killing.changes(tmp_path / "reference", tmp_path / "reference" / "journal.db", migrations)
+    changes = killing.changes(
+        tmp_path / "reference", tmp_path / "reference" / "journal.db", migrations
+    )
     assert check_whole(tmp_path / "reference", before, before) == NEXT
     for at in [1, changes, *random.Random(4).sample(range(2, changes), KILLS - 2)]:
         folder = tmp_path / "killed"
@@ -184,11 +218,17 @@ def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
 def test_an_upgrade_that_dies_at_a_statement_is_absent(large, tmp_path, statement):
     """The process ends by SIGKILL behind each statement of the revision."""
     lines = GROW.split("\n    ")
-    body = "\n    ".join([*lines[: max(statement - 1, 0)], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+    body = "\n    ".join(
+        [*lines[: max(statement - 1, 0)], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    )
     migrations = migrations_with(tmp_path, body)
     if statement == 0:  # before the first
         revision = next((migrations / "versions").glob(f"{NEXT}*"))
-        revision.write_text(revision.read_text().replace("def upgrade():", "def upgrade():\n    import os; os.kill(os.getpid(), 9)"))
+        revision.write_text(
+            revision.read_text().replace(
+                "def upgrade():", "def upgrade():\n    import os; os.kill(os.getpid(), 9)"
+            )
+        )
     before = content(large / "journal.db")
     child = FORK.Process(target=upgrade, args=(large / "journal.db", migrations))
     child.start()
@@ -201,11 +241,18 @@ def test_eight_processes_upgrade_at_once(large, tmp_path):
     """One does it, the others find it done; nobody fails."""
     migrations = migrations_with(tmp_path, GROW)
     before = content(large / "journal.db")
-    children = [FORK.Process(target=upgrade, args=(large / "journal.db", migrations)) for _ in range(8)]
+    children = [
+        FORK.Process(target=upgrade, args=(large / "journal.db", migrations)) for _ in range(8)
+    ]
     for child in children:
         child.start()
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * 8
     assert check_whole(large, before, before) == NEXT
-    assert len([p for p in large.iterdir() if re.fullmatch(r"journal\.db\.\d{4}\.\d+\.backup", p.name)]) == 1
+    assert (
+        len(
+            [p for p in large.iterdir() if re.fullmatch(r"journal\.db\.\d{4}\.\d+\.backup", p.name)]
+        )
+        == 1
+    )

@@ -34,7 +34,10 @@ def upgrade():
 def objects(path):
     """Everything in the schema, white space folded."""
     with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'")
+        found = connection.execute(
+            "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL "
+            "AND name <> 'alembic_version'"
+        )
         return sorted((kind, name, re.sub(r"\s+", "", sql)) for kind, name, sql in found)
 
 
@@ -42,7 +45,10 @@ def objects(path):
 def journal(tmp_path):
     """The database of a journal with an entry in it."""
     opened = Journal.open(tmp_path / "journal")
-    opened.append(opened.component("run"), [vocabulary.create(owner="me"), vocabulary.metric("loss", 1.0, 1, 1)])
+    opened.append(
+        opened.component("run"),
+        [vocabulary.create(owner="me"), vocabulary.metric("loss", 1.0, 1, 1)],
+    )
     opened.close()
     return tmp_path / "journal" / "journal.db"
 
@@ -51,12 +57,16 @@ def migrations_with(tmp_path, body):
     """The real revisions and one more."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / f"{NEXT}_test.py").write_text(FURTHER.format(body, next=NEXT, head=schema.HEAD))
+    (folder / "versions" / f"{NEXT}_test.py").write_text(
+        FURTHER.format(body, next=NEXT, head=schema.HEAD)
+    )
     return folder
 
 
 def test_the_text_of_the_tables_is_that_of_the_tables():
-    """What the package uses without SQLAlchemy says what SQLAlchemy says: else `python -m journaltrack.journal.schema.tables && make format`."""
+    """What the package uses without SQLAlchemy says what SQLAlchemy says: else `python -m
+    journaltrack.journal.schema.tables && make format`.
+    """
     made: dict[str, object] = {}
     exec(tables.rendered(), made)
     assert (made["DDL"], made["COLUMNS"], made["INSERTS"]) == (text.DDL, text.COLUMNS, text.INSERTS)
@@ -67,7 +77,9 @@ def test_revisions_make_what_the_code_makes(journal, tmp_path):
     """Tables, indexes and triggers of a new journal are those of `alembic upgrade head`."""
     empty = tmp_path / "migrated.db"
     with closing(sqlite3.connect(empty)) as connection:
-        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.execute(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+        )
     _upgrade_from_nothing(empty)
     assert objects(empty) == objects(journal)
     assert any(kind == "trigger" for kind, _, _ in objects(empty))
@@ -90,9 +102,13 @@ def test_head_is_alembics_head():
 
 
 def test_upgrade_keeps_everything_and_leaves_a_backup(journal, tmp_path):
-    """After an upgrade entries and triggers are as before, and the backup beside the journal is whole and private."""
+    """After an upgrade entries and triggers are as before, and the backup beside the journal is
+    whole and private.
+    """
     before = objects(journal)
-    backup = migrate.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT)
+    backup = migrate.upgrade(
+        journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT
+    )
     assert backup is not None
     assert backup.stat().st_mode & 0o777 == 0o600
     assert objects(backup) == before
@@ -107,7 +123,9 @@ def test_failing_upgrade_changes_nothing(journal, tmp_path):
     """A revision that fails half-way leaves schema, revision and data as they were."""
     before = objects(journal)
     with pytest.raises(ZeroDivisionError):
-        migrate.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT)
+        migrate.upgrade(
+            journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT
+        )
     assert objects(journal) == before
     opened = Journal.open(journal.parent)
     assert len(opened.entries()) == 2
@@ -115,7 +133,9 @@ def test_failing_upgrade_changes_nothing(journal, tmp_path):
 
 
 def test_newer_journal_is_refused_and_left_alone(journal):
-    """A journal of a revision that this code does not know is not touched; the error names the version needed."""
+    """A journal of a revision that this code does not know is not touched; the error names the
+    version needed.
+    """
     with closing(sqlite3.connect(journal)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.execute("UPDATE meta SET required_version = '9.9.0'")

@@ -1,4 +1,6 @@
-"""What a newer journaltrack wrote: refused by whatever reads it, with the version needed, and never called altered or damaged."""
+"""What a newer journaltrack wrote: refused by whatever reads it, with the version needed, and
+never called altered or damaged.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from journaltrack import Journal, Tracker, doctor
 from journaltrack._version import __version__
 from journaltrack.cli import main
 from journaltrack.doctor.recover import salvage
-from journaltrack.errors import JournalAlteredError, JournalTooNewError, JournalWriteError, NotAJournalError
+from journaltrack.errors import (
+    JournalAlteredError,
+    JournalTooNewError,
+    JournalWriteError,
+    NotAJournalError,
+)
 from journaltrack.journal.schema import schema
 from journaltrack.transfer.bundle.pack import bundle as bundle_journal
 from journaltrack.transfer.receipts import export_receipts
@@ -33,23 +40,40 @@ ALL_NEW = """
 """
 FUTURES = {
     "a revision alone": ("UPDATE alembic_version SET version_num = '9999'", None),
-    "a revision that is no number": ("UPDATE alembic_version SET version_num = 'd8f1c3a90b7e'", None),
+    "a revision that is no number": (
+        "UPDATE alembic_version SET version_num = 'd8f1c3a90b7e'",
+        None,
+    ),
     "two revisions": ("INSERT INTO alembic_version VALUES ('9999')", None),
     "a version alone": ("UPDATE meta SET required_version = '9.1.0'", "9.1.0"),
-    "a version that made it": ("UPDATE alembic_version SET version_num = '0009'; UPDATE meta SET created_by_version = '2.0'", "2.0"),
-    "new objects of a revision": (f"{ALL_NEW}; UPDATE alembic_version SET version_num = '0004'", None),
-    "new objects and a version": (f"{ALL_NEW}; UPDATE meta SET required_version = '9.9.0'", "9.9.0"),
+    "a version that made it": (
+        (
+            "UPDATE alembic_version SET version_num = '0009'; UPDATE meta SET created_by_version = "
+            "'2.0'"
+        ),
+        "2.0",
+    ),
+    "new objects of a revision": (
+        f"{ALL_NEW}; UPDATE alembic_version SET version_num = '0004'",
+        None,
+    ),
+    "new objects and a version": (
+        f"{ALL_NEW}; UPDATE meta SET required_version = '9.9.0'",
+        "9.9.0",
+    ),
     "other tables altogether": (
         (
-            "ALTER TABLE entry RENAME TO record; DROP TABLE mark; DROP TABLE lease; ALTER TABLE meta RENAME COLUMN created_by_version TO maker; "
-            "UPDATE meta SET required_version = '1.0rc1'; UPDATE alembic_version SET version_num = '0100'"
+            "ALTER TABLE entry RENAME TO record; DROP TABLE mark; DROP TABLE lease; ALTER TABLE "
+            "meta RENAME COLUMN created_by_version TO maker; UPDATE meta SET required_version = "
+            "'1.0rc1'; UPDATE alembic_version SET version_num = '0100'"
         ),
         "1.0rc1",
     ),
     "syntax of a newer SQLite": (
         (
-            "PRAGMA writable_schema = ON; INSERT INTO sqlite_master VALUES ('table', 't', 't', 0, 'CREATE TABLE t (a) STRICTER'); "
-            "UPDATE meta SET required_version = '9.9.0'; UPDATE alembic_version SET version_num = '0040'"
+            "PRAGMA writable_schema = ON; INSERT INTO sqlite_master "
+            "VALUES ('table', 't', 't', 0, 'CREATE TABLE t (a) STRICTER'); UPDATE meta SET "
+            "required_version = '9.9.0'; UPDATE alembic_version SET version_num = '0040'"
         ),
         "9.9.0",
     ),
@@ -78,7 +102,9 @@ COMMANDS = [
     ["retry"],
     ["retry", "--in-doubt", "--dry-run"],
 ]
-WRONG = re.compile(r"alter|damage|corrupt|not a journal|malformed|unexpected|this is a bug", re.IGNORECASE)
+WRONG = re.compile(
+    r"alter|damage|corrupt|not a journal|malformed|unexpected|this is a bug", re.IGNORECASE
+)
 
 
 def future(folder, sql):
@@ -92,12 +118,18 @@ def future(folder, sql):
 
 def files(folder):
     """The bytes of everything but SQLite's shared memory."""
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-shm", "-wal"))}
+    return {
+        p.relative_to(folder): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.endswith(("-shm", "-wal"))
+    }
 
 
 @pytest.mark.parametrize("kind", FUTURES)
 def test_every_command_refuses_a_newer_journal(tmp_path, kind):
-    """Exit code 8, the version needed (or that it is newer than this one), nothing made and nothing changed."""
+    """Exit code 8, the version needed (or that it is newer than this one), nothing made and
+    nothing changed.
+    """
     sql, needed = FUTURES[kind]
     journal = future(tmp_path / "j", sql)
     receipts = tmp_path / "receipts"
@@ -107,9 +139,15 @@ def test_every_command_refuses_a_newer_journal(tmp_path, kind):
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         arguments = [part.format(out=out, receipts=receipts) for part in command]
-        result = CliRunner().invoke(main, [*arguments, *(["--journal"] if command[0] != "merge" else []), str(journal)])
+        result = CliRunner().invoke(
+            main, [*arguments, *(["--journal"] if command[0] != "merge" else []), str(journal)]
+        )
         assert result.exit_code == (0 if "--watch" in command else 8), (command, result.output)
-        expected = f"install journaltrack {needed} or later" if needed else f"install a journaltrack newer than {__version__}"
+        expected = (
+            f"install journaltrack {needed} or later"
+            if needed
+            else f"install a journaltrack newer than {__version__}"
+        )
         assert expected in result.output, (command, result.output)
         assert not WRONG.search(result.output.replace(str(tmp_path), "")), (command, result.output)
         assert list(out.iterdir()) == [], command
@@ -134,7 +172,9 @@ def test_a_tracker_refuses_a_newer_journal_when_it_starts(tmp_path, kind):
 
 
 def test_a_newer_journal_in_the_log_alone_is_seen(tmp_path):
-    """A newer journaltrack was killed behind its upgrade: what is in the write-ahead log counts, also where nothing can be written."""
+    """A newer journaltrack was killed behind its upgrade: what is in the write-ahead log counts,
+    also where nothing can be written.
+    """
     journal = restore(schema.HEAD, tmp_path / "j")
     with closing(sqlite3.connect(journal / "journal.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -169,7 +209,8 @@ def test_a_database_of_another_program_is_no_newer_journal(tmp_path):
     folder.mkdir()
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         connection.executescript(
-            "CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('9999'); CREATE TABLE runs (a)"
+            "CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version "
+            "VALUES ('9999'); CREATE TABLE runs (a)"
         )
     for read_only in (True, False):
         with pytest.raises(NotAJournalError):
@@ -178,7 +219,11 @@ def test_a_database_of_another_program_is_no_newer_journal(tmp_path):
 
 def test_an_older_required_version_opens(tmp_path):
     """What a journal needs is the first version that reads it, not the last that wrote to it."""
-    Journal.open(future(tmp_path / "j", "UPDATE meta SET required_version = '0.0.9', created_by_version = '7.0'")).close()
+    Journal.open(
+        future(
+            tmp_path / "j", "UPDATE meta SET required_version = '0.0.9', created_by_version = '7.0'"
+        )
+    ).close()
 
 
 @pytest.mark.parametrize(
@@ -204,19 +249,25 @@ def test_an_older_required_version_opens(tmp_path):
 def test_versions_are_compared_by_their_numbers(stated, newer):
     """What is no version is not newer, and is never shown."""
     assert is_newer_version(stated, "0.1.0") is newer
-    assert version_needed(stated, reader="0.1.0") == (f"journaltrack {stated} or later" if newer else "a journaltrack newer than 0.1.0")
+    assert version_needed(stated, reader="0.1.0") == (
+        f"journaltrack {stated} or later" if newer else "a journaltrack newer than 0.1.0"
+    )
 
 
 def test_new_journals_state_the_version_that_first_reads_them(tmp_path):
     """Not the one that made them: a patch release must not lock the one before it out."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.create(connection, journal_id="j", now_ns=1, version="0.1.7")
-        assert connection.execute("SELECT created_by_version, required_version FROM meta").fetchone() == ("0.1.7", schema.REQUIRED_VERSION)
+        assert connection.execute(
+            "SELECT created_by_version, required_version FROM meta"
+        ).fetchone() == ("0.1.7", schema.REQUIRED_VERSION)
     assert not is_newer_version(schema.REQUIRED_VERSION, __version__)
 
 
 def test_a_bundle_of_a_newer_journal_is_refused(tmp_path):
-    """Its own format is known, the journal in it is not: no folder is left, whichever way it arrives."""
+    """Its own format is known, the journal in it is not: no folder is left, whichever way it
+    arrives.
+    """
     bundle_journal(restore(schema.HEAD, tmp_path / "j"), to=tmp_path / "a.bundle", all_blobs=True)
     data = (tmp_path / "a.bundle").read_bytes()
     database = re.search(rb'"sha256": "([0-9a-f]{64})"', data)[1]
@@ -233,23 +284,33 @@ def test_a_bundle_of_a_newer_journal_is_refused(tmp_path):
     sums = hashlib.sha256(manifest).hexdigest().encode()
     old = hashlib.sha256(manifest.replace(new, database)).hexdigest().encode()
     (tmp_path / "b.bundle").write_bytes(data.replace(old, sums))
-    for command in (["bundle", "--extract", "b.bundle", "out"], ["sync", "b.bundle", "--endpoint-url", "http://127.0.0.1:9"]):
-        result = CliRunner().invoke(main, [str(tmp_path / p) if p in {"b.bundle", "out"} else p for p in command])
+    for command in (
+        ["bundle", "--extract", "b.bundle", "out"],
+        ["sync", "b.bundle", "--endpoint-url", "http://127.0.0.1:9"],
+    ):
+        result = CliRunner().invoke(
+            main, [str(tmp_path / p) if p in {"b.bundle", "out"} else p for p in command]
+        )
         assert result.exit_code == 8, result.output
         assert "install journaltrack 9.9.0 or later" in result.output
     assert not (tmp_path / "out").exists()
 
 
 def test_a_journal_upgraded_under_a_tracker_is_told(tmp_path):
-    """A newer schema that takes this version's entries no more: they wait, and the warning and close name the version needed."""
+    """A newer schema that takes this version's entries no more: they wait, and the warning and
+    close name the version needed.
+    """
     folder = restore(schema.HEAD, tmp_path / "j")
     tracker = Tracker.create(trial_component_name="late", journal=folder, sync="off")
     tracker.log_metric("m", 1.0)
     with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
         connection.executescript(
-            "ALTER TABLE entry RENAME COLUMN value TO number; UPDATE meta SET required_version = '9.9.0'; UPDATE alembic_version SET version_num = '0009'"
+            "ALTER TABLE entry RENAME COLUMN value TO number; UPDATE meta SET required_version = "
+            "'9.9.0'; UPDATE alembic_version SET version_num = '0009'"
         )
-    with pytest.warns(RuntimeWarning, match=r"a newer journaltrack upgraded.*wait in memory.*9\.9\.0"):
+    with pytest.warns(
+        RuntimeWarning, match=r"a newer journaltrack upgraded.*wait in memory.*9\.9\.0"
+    ):
         tracker.log_metric("m", 2.0)
     with pytest.raises(JournalWriteError, match="newer journaltrack") as caught:
         tracker.close()

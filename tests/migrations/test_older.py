@@ -1,4 +1,6 @@
-"""What an older journaltrack wrote: read wherever it is without being changed, and logged to when it can't be upgraded."""
+"""What an older journaltrack wrote: read wherever it is without being changed, and logged to
+when it can't be upgraded.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,26 @@ from click.testing import CliRunner
 
 from journaltrack import Journal, Tracker, doctor
 from journaltrack.cli import main
-from journaltrack.errors import JournalAlteredError, JournalFullError, JournalOutdatedError, JournalWriteError
+from journaltrack.errors import (
+    JournalAlteredError,
+    JournalFullError,
+    JournalOutdatedError,
+    JournalWriteError,
+)
 from journaltrack.journal.schema import schema
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
-from tests.faults.faulty_disk import MS_RDONLY, SYNCS, WRITES, Ballast, failing, in_child, mount, own_mounts, small_disk
+from tests.faults.faulty_disk import (
+    MS_RDONLY,
+    SYNCS,
+    WRITES,
+    Ballast,
+    failing,
+    in_child,
+    mount,
+    own_mounts,
+    small_disk,
+)
 from tests.golden import REVISIONS, restore
 from tests.migrations.test_golden import revision_of
 
@@ -47,7 +64,11 @@ READERS = [
 
 def files(folder):
     """The bytes of everything but SQLite's shared memory and an empty log."""
-    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.endswith("-shm")}
+    found = {
+        p.relative_to(folder): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.endswith("-shm")
+    }
     return {path: data for path, data in found.items() if data or path.name != "journal.db-wal"}
 
 
@@ -57,7 +78,9 @@ def read_everything(journal, out):
     printed = []
     for command in READERS:
         arguments = [part.format(out=out) for part in command]
-        result = CliRunner().invoke(main, [*arguments, *(["--journal"] if command[0] != "merge" else []), str(journal)])
+        result = CliRunner().invoke(
+            main, [*arguments, *(["--journal"] if command[0] != "merge" else []), str(journal)]
+        )
         assert result.exit_code in {0, 3, 4}, (command, result.output)
         printed.append(result.output)
     assert {p.name for p in out.iterdir()} == {"table.csv", "a.bundle", "merged", "receipts.jsonl"}
@@ -75,7 +98,9 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("revision", OLDER)
 def test_an_older_journal_is_read_as_it_is(revision, tmp_path, temporary):
-    """What reads changes no byte of it, makes no backup, and leaves nothing in the folder for temporary files."""
+    """What reads changes no byte of it, makes no backup, and leaves nothing in the folder for
+    temporary files.
+    """
     folder = restore(revision, tmp_path / "j")
     before = files(folder)
     read_everything(folder, tmp_path / "out")
@@ -152,7 +177,9 @@ def test_no_room_for_a_copy_is_said(tmp_path):
 
 
 def test_doctor_looks_into_an_older_journal_and_upgrades_it(tmp_path):
-    """The checks see what is inside; --repair upgrades after a backup, and what is damaged is still found."""
+    """The checks see what is inside; --repair upgrades after a backup, and what is damaged is
+    still found.
+    """
     folder = restore(OLDER[0], tmp_path / "j")
     with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
         connection.execute("UPDATE mark SET seq = 9999")
@@ -195,7 +222,8 @@ def test_threads_read_and_upgrade_older_journals_at_once(tmp_path):
     assert {revision_of(folder / "journal.db") for folder in folders} == {schema.HEAD}
 
 
-# -- a disk that refuses the upgrade ---------------------------------------------------------------------------------------
+# -- a disk that refuses the upgrade
+# ---------------------------------------------------------------------------------------
 
 
 def left(folder):
@@ -205,7 +233,9 @@ def left(folder):
 
 def log_to(folder, count, **options):
     """A run of a training script that logs so many points."""
-    tracker = Tracker.create(trial_component_name="late", journal=folder, sync="off", resume=True, **options)
+    tracker = Tracker.create(
+        trial_component_name="late", journal=folder, sync="off", resume=True, **options
+    )
     for step in range(count):
         tracker.log_metric("late", float(step), iteration_number=step)
     tracker.log_parameter("rate", 0.5)
@@ -215,7 +245,12 @@ def log_to(folder, count, **options):
 def late(folder):
     """The points that ``log_to`` logged, by a plain reader."""
     with closing(sqlite3.connect(f"file:{folder / 'journal.db'}?mode=ro", uri=True)) as connection:
-        return [int(v) for (v,) in connection.execute("SELECT value FROM entry WHERE name = 'late' ORDER BY seq")]
+        return [
+            int(v)
+            for (v,) in connection.execute(
+                "SELECT value FROM entry WHERE name = 'late' ORDER BY seq"
+            )
+        ]
 
 
 def check_upgraded(folder, points):
@@ -232,7 +267,9 @@ def without_room_for_the_backup(folder):
     disk = small_disk(folder, 8192)
     journal = restore(OLDER[0], disk / "j")
     with closing(sqlite3.connect(journal / "journal.db")) as connection:
-        connection.executescript("CREATE TABLE lost_and_found (a); INSERT INTO lost_and_found VALUES (zeroblob(2000000))")
+        connection.executescript(
+            "CREATE TABLE lost_and_found (a); INSERT INTO lost_and_found VALUES (zeroblob(2000000))"
+        )
     ballast = Ballast(disk, leave_bytes=1_500_000)
     with pytest.raises(JournalFullError, match="no changes were made"):
         Journal.open(journal)
@@ -253,7 +290,9 @@ def without_room_for_the_backup(folder):
 
 
 def test_training_goes_on_where_there_is_no_room_for_an_upgrade(tmp_path):
-    """Each call is recorded in the older journal at once, nothing is left of the attempt, and with room the next one upgrades."""
+    """Each call is recorded in the older journal at once, nothing is left of the attempt, and
+    with room the next one upgrades.
+    """
     in_child(without_room_for_the_backup, tmp_path / "disk")
 
 
@@ -262,7 +301,8 @@ def full_in_the_upgrade(folder):
     journal = restore(OLDER[0], disk / "j")
     size = (journal / "journal.db").stat().st_size
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))  # as a quota: nobody sees it coming
+    # as a quota: nobody sees it coming
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
     with pytest.raises(JournalWriteError):
         Journal.open(journal)
     assert left(journal) == []
@@ -271,7 +311,9 @@ def full_in_the_upgrade(folder):
 
 
 def test_an_upgrade_that_meets_a_quota_leaves_nothing(tmp_path):
-    """The backup breaks off in its middle: no part of it stays, the journal is as it was, and with room it is upgraded."""
+    """The backup breaks off in its middle: no part of it stays, the journal is as it was, and
+    with room it is upgraded.
+    """
     in_child(full_in_the_upgrade, tmp_path / "disk")
 
 
@@ -318,7 +360,9 @@ def test_what_a_killed_upgrade_left_is_removed(tmp_path):
 
 
 def test_a_revision_that_fails_takes_its_backup_with_it(tmp_path):
-    """What an altered older journal can't be upgraded to is no backup of anything; it is left as it is."""
+    """What an altered older journal can't be upgraded to is no backup of anything; it is left as
+    it is.
+    """
     folder = restore(OLDER[0], tmp_path / "j")
     with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
         connection.execute("ALTER TABLE writer ADD COLUMN packages TEXT")
@@ -344,7 +388,9 @@ def test_an_older_journal_that_lacks_a_guard_is_not_upgraded(tmp_path):
 
 
 def test_a_tracker_goes_on_while_its_journal_is_upgraded(tmp_path, monkeypatch):
-    """One that began in the older schema: its next calls land in the newer one, in its own chain, and all is proved."""
+    """One that began in the older schema: its next calls land in the newer one, in its own
+    chain, and all is proved.
+    """
     folder = restore(OLDER[0], tmp_path / "j")
     monkeypatch.setattr("journaltrack.journal.schema.migrate.SPARE_BYTES", 1 << 62)
     tracker = Tracker.create(trial_component_name="late", journal=folder, sync="off")
@@ -357,4 +403,13 @@ def test_a_tracker_goes_on_while_its_journal_is_upgraded(tmp_path, monkeypatch):
     tracker.close()
     assert late(folder) == [0, 1]
     assert verify_chains(folder) == []
-    assert len([name for name in left(folder) if re.fullmatch(r"journal\.db\.\d{4}\.\d+\.backup", name)]) == 1
+    assert (
+        len(
+            [
+                name
+                for name in left(folder)
+                if re.fullmatch(r"journal\.db\.\d{4}\.\d+\.backup", name)
+            ]
+        )
+        == 1
+    )

@@ -67,7 +67,9 @@ def path_of(name: str) -> Path:
     """
     found = [path for path in PACKAGE.rglob(f"{Path(name).name}.py") if path.match(f"{name}.py")]
     if len(found) != 1:
-        msg = f"{len(found)} modules of journaltrack are named {name}: see tests/mutants/modules.toml"
+        msg = (
+            f"{len(found)} modules of journaltrack are named {name}: see tests/mutants/modules.toml"
+        )
         raise LookupError(msg)
     return found[0]
 
@@ -77,13 +79,20 @@ class Reviewed:
 
     def __init__(self, path: Path = HERE / "equivalent.toml") -> None:
         self.known = {
-            (told["module"], told["function"], _spaceless(told["before"]), _spaceless(told["after"])): str(told["reason"])
+            (
+                told["module"],
+                told["function"],
+                _spaceless(told["before"]),
+                _spaceless(told["after"]),
+            ): str(told["reason"])
             for told in tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", [])
         }
 
     def reason(self, module: str, mutant: Mutant) -> str | None:
         """Return why nobody need notice it; None if it was not reviewed."""
-        return self.known.get((module, mutant.function, _spaceless(mutant.before), _spaceless(mutant.after)))
+        return self.known.get(
+            (module, mutant.function, _spaceless(mutant.before), _spaceless(mutant.after))
+        )
 
 
 def _spaceless(text: str) -> str:
@@ -93,12 +102,28 @@ def _spaceless(text: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run, print survivors and table, and write both as JSON."""
     known = known_modules()
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants", description=__doc__.partition("\n")[0] if __doc__ else None
+    )
     parser.add_argument("--seed", type=int, default=1, help="which sample (default: 1)")
-    parser.add_argument("--count", type=int, default=20, help="mutants of each module (default: 20)")
-    parser.add_argument("--module", action="append", choices=sorted(known), help="this one only; may be given several times")
-    parser.add_argument("--jobs", type=int, default=2, help="so many at a time, each in a copy of its own (default: 2)")
-    parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.json", help="where the JSON goes")
+    parser.add_argument(
+        "--count", type=int, default=20, help="mutants of each module (default: 20)"
+    )
+    parser.add_argument(
+        "--module",
+        action="append",
+        choices=sorted(known),
+        help="this one only; may be given several times",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        help="so many at a time, each in a copy of its own (default: 2)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "build" / "mutants.json", help="where the JSON goes"
+    )
     options = parser.parse_args(arguments)
     modules = {name: known[name] for name in options.module or known}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -108,14 +133,24 @@ def main(arguments: Sequence[str]) -> int:
     survivors = [result for result in results if result.verdict == "survived"]
     for result in survivors:
         sys.stdout.write(_shown(result))
-    sys.stdout.write(f"\nseed {options.seed}, {len(results)} mutants, {time.monotonic() - began:.0f} s\n\n{_table(rows)}")
+    sys.stdout.write(
+        f"\nseed {options.seed}, {len(results)} mutants, {time.monotonic() - began:.0f} "
+        f"s\n\n{_table(rows)}"
+    )
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    told = {"seed": options.seed, "count": options.count, "modules": rows, "mutants": [_told(result) for result in results]}
+    told = {
+        "seed": options.seed,
+        "count": options.count,
+        "modules": rows,
+        "mutants": [_told(result) for result in results],
+    }
     options.output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 1 if survivors else 0
 
 
-def _results(modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: int) -> Iterator[Result]:
+def _results(
+    modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: int
+) -> Iterator[Result]:
     """Yield each mutant's result in order of modules and places; tell stderr at once."""
     reviewed = Reviewed()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
@@ -128,7 +163,9 @@ def _results(modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: 
                 timeout_s = _SECONDS_MORE + _TIMES_BASELINE * sum(seconds[file] for file in tests)
                 source = path_of(module).read_text(encoding="utf-8")
                 for mutant in sample(source, count, f"{seed} {module}"):
-                    untested = Result(module, mutant, Run("survived", "", ""), reviewed.reason(module, mutant))
+                    untested = Result(
+                        module, mutant, Run("survived", "", ""), reviewed.reason(module, mutant)
+                    )
                     waiting.append(pool.submit(_tested, trees, untested, source, tests, timeout_s))
             for future in waiting:
                 yield future.result()
@@ -151,33 +188,51 @@ def _baseline_s(trees: Trees, file: str) -> float:
     return time.monotonic() - started
 
 
-def _tested(trees: Trees, untested: Result, source: str, tests: Sequence[str], timeout_s: float) -> Result:
+def _tested(
+    trees: Trees, untested: Result, source: str, tests: Sequence[str], timeout_s: float
+) -> Result:
     """Run the tests, unless the mutant was reviewed."""
     if untested.reason is not None:
         return untested
     module, mutant = untested.module, untested.mutant
     changed = (str(path_of(module).relative_to(ROOT)), mutant.apply(source))
     result = untested._replace(run=trees.test(tests, timeout_s, changed))
-    sys.stderr.write(f"{result.verdict:10} {module}:{mutant.line} {mutant.operator} {result.run.test}\n")
+    sys.stderr.write(
+        f"{result.verdict:10} {module}:{mutant.line} {mutant.operator} {result.run.test}\n"
+    )
     return result
 
 
-def _rows(modules: Mapping[str, Sequence[str]], results: Sequence[Result]) -> dict[str, dict[str, int]]:
+def _rows(
+    modules: Mapping[str, Sequence[str]], results: Sequence[Result]
+) -> dict[str, dict[str, int]]:
     """Count by module, and in all, how mutants ended."""
     rows = {}
     for name in [*modules, "all"]:
         mine = [result.verdict for result in results if name in {result.module, "all"}]
-        rows[name] = {"mutants": len(mine)} | {v: mine.count(v) for v in ("killed", "timeout", "equivalent", "survived")}
+        rows[name] = {"mutants": len(mine)} | {
+            v: mine.count(v) for v in ("killed", "timeout", "equivalent", "survived")
+        }
     return rows
 
 
 def _table(rows: Mapping[str, Mapping[str, int]]) -> str:
     """Return it in Markdown. A mutant that never ends counts as noticed, an equivalent one not."""
-    lines = ["| module | mutants | killed | timeouts | equivalent | survived | noticed |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| module | mutants | killed | timeouts | equivalent | survived | noticed |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for name, row in rows.items():
         counted = row["mutants"] - row["equivalent"]
         noticed = f"{(row['killed'] + row['timeout']) / counted:.0%}" if counted else "-"
-        cells = [name, *(str(row[column]) for column in ("mutants", "killed", "timeout", "equivalent", "survived")), noticed]
+        cells = [
+            name,
+            *(
+                str(row[column])
+                for column in ("mutants", "killed", "timeout", "equivalent", "survived")
+            ),
+            noticed,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -190,9 +245,8 @@ def _shown(result: Result) -> str:
     changed = result.mutant.apply(source).splitlines()
     difference = difflib.unified_diff(source.splitlines(), changed, name, name, n=2, lineterm="")
     return (
-        f"\nsurvived: {result.mutant.operator} in {result.module}, {result.mutant.function or 'the module'}\n"
-        + "\n".join(difference)
-        + "\n"
+        f"\nsurvived: {result.mutant.operator} in {result.module}, "
+        f"{result.mutant.function or 'the module'}\n" + "\n".join(difference) + "\n"
     )
 
 

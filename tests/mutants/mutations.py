@@ -25,7 +25,8 @@ _SWAPPED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
-_EXACT: Final = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn)  # swapping one is negating it
+# swapping one is negating it
+_EXACT: Final = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn)
 _ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -55,7 +56,9 @@ _SQL: Final = {
     "min(": "max(",
     "DISTINCT ": "",
 }
-_SQL_WORD: Final = re.compile("|".join(re.escape(word) for word in sorted(_SQL, key=len, reverse=True)))
+_SQL_WORD: Final = re.compile(
+    "|".join(re.escape(word) for word in sorted(_SQL, key=len, reverse=True))
+)
 
 
 class Mutant(NamedTuple):
@@ -67,7 +70,8 @@ class Mutant(NamedTuple):
         line: Where it begins, from 1.
         start, end: What is replaced: characters of the source.
         replacement: By what.
-        before, after: The lines that it changes, without indentation, as they are and as they become.
+        before, after: The lines that it changes, without indentation, as they are and as they
+            become.
     """
 
     function: str
@@ -121,14 +125,25 @@ class _Places:
     def _offset(self, line: int, column: int) -> int:
         return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
 
-    def mutant(self, function: str, operator: str, start: int, end: int, replacement: str) -> Mutant:
+    def mutant(
+        self, function: str, operator: str, start: int, end: int, replacement: str
+    ) -> Mutant:
         """Add the lines that a change touches, before and after it."""
         first = self.source.rfind("\n", 0, start) + 1
         last = self.source.find("\n", end)
         last = len(self.source) if last < 0 else last
         after = self.source[first:start] + replacement + self.source[end:last]
         line = self.source.count("\n", 0, start) + 1
-        return Mutant(function, operator, line, start, end, replacement, _plain(self.source[first:last]), _plain(after))
+        return Mutant(
+            function,
+            operator,
+            line,
+            start,
+            end,
+            replacement,
+            _plain(self.source[first:last]),
+            _plain(after),
+        )
 
 
 def _plain(lines: str) -> str:
@@ -157,7 +172,11 @@ def _is_cosmetic(node: ast.AST) -> bool:
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         called = node.value.func
-        return isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "logger"
+        return (
+            isinstance(called, ast.Attribute)
+            and isinstance(called.value, ast.Name)
+            and called.value.id == "logger"
+        )
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
@@ -170,11 +189,21 @@ def _changes(node: ast.AST, places: _Places) -> Iterator[tuple[str, int, int, st
     elif isinstance(node, ast.expr):
         for operator, replacement in _of_expression(node):
             yield (operator, *places.of(node), replacement)
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        if isinstance(node, ast.JoinedStr) or (
+            isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ):
             yield from _of_sql(node, places)
-    tests = node.ifs if isinstance(node, ast.comprehension) else [node.test] if isinstance(node, ast.If | ast.While | ast.IfExp) else []
+    tests = (
+        node.ifs
+        if isinstance(node, ast.comprehension)
+        else [node.test]
+        if isinstance(node, ast.If | ast.While | ast.IfExp)
+        else []
+    )
     for test in tests:
-        exact = isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], _EXACT)
+        exact = (
+            isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], _EXACT)
+        )
         if not exact and not (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)):
             yield ("negate", *places.of(test), f"(not ({ast.unparse(test)}))")
 
@@ -204,7 +233,10 @@ def _of_expression(node: ast.expr) -> Iterator[tuple[str, str]]:
             swapped = [*node.ops[:index], _SWAPPED[type(op)](), *node.ops[index + 1 :]]
             yield "comparison", _text(ast.Compare(node.left, swapped, node.comparators))
     elif isinstance(node, ast.BoolOp):
-        yield "and/or", _text(ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values))
+        yield (
+            "and/or",
+            _text(ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)),
+        )
         for index in range(len(node.values)):
             others = [*node.values[:index], *node.values[index + 1 :]]
             yield "operand", _text(others[0] if len(others) == 1 else ast.BoolOp(node.op, others))

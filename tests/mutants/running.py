@@ -24,7 +24,9 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 Verdict: TypeAlias = Literal["killed", "survived", "timeout"]
 
-_LEFT_OUT: Final = shutil.ignore_patterns(".git", ".venv*", ".demo", ".hypothesis", ".*_cache", "__pycache__", "build", "*.egg-info")
+_LEFT_OUT: Final = shutil.ignore_patterns(
+    ".git", ".venv*", ".demo", ".hypothesis", ".*_cache", "__pycache__", "build", "*.egg-info"
+)
 # Of address space and of each file: a mutant may ask for more and more.
 _MEMORY_BYTES: Final = 8 << 30
 _FILE_BYTES: Final = 1 << 30
@@ -59,12 +61,24 @@ class Tree:
 
     def _check(self) -> None:
         code = "import journaltrack; print(journaltrack.__file__)"
-        done = subprocess.run([sys.executable, "-c", code], cwd="/", env=self._environment(""), capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd="/",
+            env=self._environment(""),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         if not Path(done.stdout.strip()).is_relative_to(self.folder):
-            msg = f"tests in {self.folder} would import {done.stdout.strip()}, which no mutant changes"
+            msg = (
+                f"tests in {self.folder} would import {done.stdout.strip()}, which no mutant "
+                "changes"
+            )
             raise RuntimeError(msg)
 
-    def test(self, tests: Sequence[str], timeout_s: float, changed: tuple[str, str] | None = None) -> Run:
+    def test(
+        self, tests: Sequence[str], timeout_s: float, changed: tuple[str, str] | None = None
+    ) -> Run:
         """Run tests until the first one fails.
 
         Args:
@@ -92,7 +106,14 @@ class Tree:
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
         self._scratch.mkdir()
         self._mark = mark = uuid.uuid4().hex
-        options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--basetemp={self._scratch / 'pytest'}"]
+        options = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-seed=0",
+            f"--basetemp={self._scratch / 'pytest'}",
+        ]
         try:
             with (
                 (self._scratch / "output").open("w+") as output,
@@ -107,7 +128,9 @@ class Tree:
                 ) as process,
             ):
                 if sys.platform == "linux":
-                    resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+                    resource.prlimit(
+                        process.pid, resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES)
+                    )
                     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
                 try:
                     code = process.wait(timeout_s)
@@ -121,14 +144,26 @@ class Tree:
                 said = output.read()
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
-        failed = [line.split()[1] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        failed = [
+            line.split()[1] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))
+        ]
         verdict: Verdict = "timeout" if code is None else "killed" if code else "survived"
         return Run(verdict, failed[0] if failed else "", said[-4_000:])
 
     def _environment(self, mark: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "JOURNALTRACK_", "PYTHON"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "JOURNALTRACK_", "PYTHON"))
+        }
         home = str(self._scratch)
-        return kept | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "HOME": home, "TMPDIR": home, _MARK: mark}
+        return kept | {
+            "PYTHONPATH": str(self.folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": home,
+            "TMPDIR": home,
+            _MARK: mark,
+        }
 
 
 class Trees:
@@ -146,7 +181,9 @@ class Trees:
         for tree in self._all:
             self._free.put(tree)
 
-    def test(self, tests: Sequence[str], timeout_s: float, changed: tuple[str, str] | None = None) -> Run:
+    def test(
+        self, tests: Sequence[str], timeout_s: float, changed: tuple[str, str] | None = None
+    ) -> Run:
         """Run tests in the next copy that is free, see ``Tree.test``."""
         tree = self._free.get()
         try:

@@ -1,4 +1,6 @@
-"""Copies of one journal that are appended to, synced and released apart, exchange receipts and are merged in any order: they converge."""
+"""Copies of one journal that are appended to, synced and released apart, exchange receipts and
+are merged in any order: they converge.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,13 @@ def content(folder: Path) -> dict[tuple[str, int], tuple[bytes, str]]:
     journal = Journal.open(folder, create=False, read_only=True)
     try:
         rows = journal.database.read(
-            "SELECT w.uuid, e.writer_seq, e.digest, d.outcome FROM entry e JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq"
+            "SELECT w.uuid, e.writer_seq, e.digest, d.outcome FROM entry e "
+            "JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq"
         )
-        return {(uuid, place): (digest, CATEGORY.get(outcome, outcome)) for uuid, place, digest, outcome in rows}
+        return {
+            (uuid, place): (digest, CATEGORY.get(outcome, outcome))
+            for uuid, place, digest, outcome in rows
+        }
     finally:
         journal.close()
 
@@ -74,12 +80,19 @@ class CopiesMachine(RuleBasedStateMachine):
         self.files = itertools.count()
         if revision is not None:
             restore(revision, self.copies[0])
-            self.truth.components["a"] = {"owner": "owner of a", "parameters": {"x": 7.0}, "artifacts": {}, "status": None}
+            self.truth.components["a"] = {
+                "owner": "owner of a",
+                "parameters": {"x": 7.0},
+                "artifacts": {},
+                "status": None,
+            }
             self.truth.points = [("a", "g", 1000.0 + n, n) for n in range(12)]
         self.append(0, "a", "metrics")
 
     def teardown(self) -> None:
-        """All know all: they agree, nothing that somebody delivered is pending, and merges in any order are the same."""
+        """All know all: they agree, nothing that somebody delivered is pending, and merges in
+        any order are the same.
+        """
         if hasattr(self, "copies"):
             try:
                 if len(self.copies) > 1:
@@ -90,7 +103,11 @@ class CopiesMachine(RuleBasedStateMachine):
     def of(self, which: int) -> Path:
         return self.copies[which % len(self.copies)]
 
-    @rule(which=WHICH, name=st.sampled_from("ab"), what=st.sampled_from(["metrics", "parameter", "spoiled", "artifact"]))
+    @rule(
+        which=WHICH,
+        name=st.sampled_from("ab"),
+        what=st.sampled_from(["metrics", "parameter", "spoiled", "artifact"]),
+    )
     def append(self, which, name, what) -> None:
         """A new process records something in one of the copies."""
         self.now_ns += SECOND_NS
@@ -98,15 +115,23 @@ class CopiesMachine(RuleBasedStateMachine):
         component = journal.component(name)
         drafts = [vocabulary.create(owner=f"owner of {name}", resume=True)]
         if what == "metrics":
-            drafts += [vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(13)]
+            drafts += [
+                vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(13)
+            ]
         elif what == "parameter":
             drafts += [vocabulary.parameter(key, float(next(self.numbers))) for key in "xyx"]
         elif what == "spoiled":
-            drafts += [vocabulary.metric("m", -float(next(self.numbers)), None, 1), vocabulary.metric("m", float("nan"), None, 1)]
+            drafts += [
+                vocabulary.metric("m", -float(next(self.numbers)), None, 1),
+                vocabulary.metric("m", float("nan"), None, 1),
+            ]
             drafts += [vocabulary.parameter("p", "poison"), vocabulary.load()]
         else:
             blob = BlobRef("ab" * 32, None, None)
-            drafts += [vocabulary.upload("f", blob, 1, None, "f"), vocabulary.artifact("output", "f", blob, None)]
+            drafts += [
+                vocabulary.upload("f", blob, 1, None, "f"),
+                vocabulary.artifact("output", "f", blob, None),
+            ]
         journal.append(component, drafts)
         journal.close()
 
@@ -131,7 +156,12 @@ class CopiesMachine(RuleBasedStateMachine):
         self.truth.victim = database
         journal = Journal(database)
         with contextlib.suppress(KilledError):
-            Reconciler(journal, self.truth, options=Options(concurrency=3, even_if_behind=True), clock_ns=lambda: self.now_ns).run()
+            Reconciler(
+                journal,
+                self.truth,
+                options=Options(concurrency=3, even_if_behind=True),
+                clock_ns=lambda: self.now_ns,
+            ).run()
         database.close()
         self.truth.script = []
 
@@ -146,7 +176,9 @@ class CopiesMachine(RuleBasedStateMachine):
 
     @rule(giver=WHICH, taker=WHICH)
     def receipts(self, giver, taker) -> None:
-        """Receipts go from one copy to another; nothing that was delivered there is pending here then, and again nothing is new."""
+        """Receipts go from one copy to another; nothing that was delivered there is pending here
+        then, and again nothing is new.
+        """
         if self.of(giver) != self.of(taker):
             self.carry(self.of(giver), self.of(taker))
 
@@ -155,7 +187,8 @@ class CopiesMachine(RuleBasedStateMachine):
         file = self.root / f"{next(self.files)}.jsonl"
         export_receipts(source, to=file)
         before = content(target)
-        knew_nothing = not audit(target).reconcilers  # else somebody may have released it here who knew
+        # else somebody may have released it here who knew
+        knew_nothing = not audit(target).reconcilers
         new = import_receipts(file, target).new
         sound(target)
         after = content(target)
@@ -169,11 +202,17 @@ class CopiesMachine(RuleBasedStateMachine):
         assert content(target) == after
         return new
 
-    @rule(sources=st.permutations(range(COPIES_MAX)), count=st.integers(1, COPIES_MAX), into=st.none() | WHICH)
+    @rule(
+        sources=st.permutations(range(COPIES_MAX)),
+        count=st.integers(1, COPIES_MAX),
+        into=st.none() | WHICH,
+    )
     def merge(self, sources, count, into) -> None:
         """Copies are merged, into another or into one of them; again nothing is new."""
         target = self.root / "merged" if into is None else self.of(into)
-        folders = [f for f in dict.fromkeys(self.of(which) for which in sources[:count]) if f != target]
+        folders = [
+            f for f in dict.fromkeys(self.of(which) for which in sources[:count]) if f != target
+        ]
         if not folders:
             return
         before = content(target) if target.exists() else {}
@@ -184,7 +223,9 @@ class CopiesMachine(RuleBasedStateMachine):
         for key, (digest, state) in ((key, value) for each in every for key, value in each.items()):
             assert after[key][0] == digest
             assert not (state == "delivered" and after[key][1] != "delivered")
-            if key not in before and all(each.get(key, (b"", "in doubt"))[1] == "in doubt" for each in every):
+            if key not in before and all(
+                each.get(key, (b"", "in doubt"))[1] == "in doubt" for each in every
+            ):
                 assert after[key][1] == "in doubt"
         assert before.keys() <= after.keys()
         assert not merge(folders, into=target).changed
@@ -192,7 +233,10 @@ class CopiesMachine(RuleBasedStateMachine):
 
     def converge(self) -> None:
         """Everything is exchanged until nothing is new."""
-        folders = [*self.copies, *([self.root / "merged"] if (self.root / "merged").exists() else [])]
+        folders = [
+            *self.copies,
+            *([self.root / "merged"] if (self.root / "merged").exists() else []),
+        ]
         for folder in folders:
             sound(folder)
         for _ in range(6):
@@ -214,14 +258,23 @@ class CopiesMachine(RuleBasedStateMachine):
         values = {value for _, _, value, _ in self.truth.points}
         journal = Journal.open(folders[0])
         for entry in journal.entries(limit=10**6):
-            if entry.kind == "metric" and states(folders[0])[self.identity(journal, entry)] == "delivered":
+            if (
+                entry.kind == "metric"
+                and states(folders[0])[self.identity(journal, entry)] == "delivered"
+            ):
                 assert entry.value in values, "an entry counts as delivered and is not there"
         journal.close()
-        tally.count("copies that are synced apart, exchange receipts and are merged", attacks=1, checked=len(every[0]))
+        tally.count(
+            "copies that are synced apart, exchange receipts and are merged",
+            attacks=1,
+            checked=len(every[0]),
+        )
 
     @staticmethod
     def identity(journal: Journal, entry) -> tuple[str, int]:
-        return journal.database.read("SELECT uuid FROM writer WHERE id = ?", (entry.writer_id,))[0][0], entry.writer_seq
+        return journal.database.read("SELECT uuid FROM writer WHERE id = ?", (entry.writer_id,))[0][
+            0
+        ], entry.writer_seq
 
 
 TestCopies = CopiesMachine.TestCase
@@ -234,7 +287,9 @@ TestCopies.settings = settings(
 
 
 def test_a_request_in_doubt_that_was_known_before_a_release_stays_in_doubt():
-    """A release in a copy that learnt of a later doubt afterwards, merged where that doubt is known: sent again, the points may be there twice."""
+    """A release in a copy that learnt of a later doubt afterwards, merged where that doubt is
+    known: sent again, the points may be there twice.
+    """
     state = CopiesMachine()
     state.open(revision="0002")
     state.copy(which=2)
@@ -245,6 +300,11 @@ def test_a_request_in_doubt_that_was_known_before_a_release_stays_in_doubt():
     state.copy(which=3)
     state.merge(count=4, into=None, sources=[3, 2, 0, 1])
     state.sync(dies_at=None, later=False, script=["partial"], which=1)
-    state.sync(dies_at=6, later=True, script=["500", "timeout, not applied", "none", "unreachable", "partial", "limit"], which=2)
+    state.sync(
+        dies_at=6,
+        later=True,
+        script=["500", "timeout, not applied", "none", "unreachable", "partial", "limit"],
+        which=2,
+    )
     state.release(outcome="in doubt", which=3)
     state.teardown()

@@ -1,7 +1,9 @@
-"""All that can be done to a journal and its copies, in any order: nothing is lost, nothing is sent twice knowingly, all stays provable.
+"""All that can be done to a journal and its copies, in any order: nothing is lost, nothing is sent
+twice knowingly, all stays provable.
 
-Copies are appended to, synced with faults and kills, released, settled, verified and repaired, pruned, bundled, merged, rebuilt; receipts
-go to and fro; somebody removes things at the remote. There is one remote, which remembers everything that ever arrived.
+Copies are appended to, synced with faults and kills, released, settled, verified and repaired,
+pruned, bundled, merged, rebuilt; receipts go to and fro; somebody removes things at the remote.
+There is one remote, which remembers everything that ever arrived.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ class World(MemoryRemote):
             return codes()
         answer = apply()
         if fault == "cut after":
-            raise RemoteError("reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True)
+            raise RemoteError(
+                "reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True
+            )
         if fault == "kill after":
             self.killed = True
             raise KilledError
@@ -128,7 +132,10 @@ class World(MemoryRemote):
             return take(points)
 
         def partly():
-            refused = {i: Refusal("INTERNAL_ERROR", "refused", permanent=False) for i in range(0, len(points), 2)}
+            refused = {
+                i: Refusal("INTERNAL_ERROR", "refused", permanent=False)
+                for i in range(0, len(points), 2)
+            }
             rest = [point for i, point in enumerate(points) if i not in refused]
             answer = take(rest) if rest else apply()
             return type(answer)(answer.request_id, refused=refused) if rest else answer
@@ -144,7 +151,9 @@ class World(MemoryRemote):
 
 
 class EverythingMachine(RuleBasedStateMachine):
-    """What each journal knows of what arrived is kept beside it, so that a point that it sends again knowingly shows."""
+    """What each journal knows of what arrived is kept beside it, so that a point that it sends
+    again knowingly shows.
+    """
 
     @initialize(at_s=st.sampled_from([1_700_000_000, 2_000_000_000]))
     def open(self, at_s) -> None:
@@ -154,11 +163,13 @@ class EverythingMachine(RuleBasedStateMachine):
         self.world = World()
         self.numbers, self.files = itertools.count(1), itertools.count()
         self.folders: list[Path] = []
-        self.registry: dict[tuple[str, int], tuple[bytes, str | None, float | None, str]] = {}  # every entry that was acknowledged
+        # every entry that was acknowledged
+        self.registry: dict[tuple[str, int], tuple[bytes, str | None, float | None, str]] = {}
         self.known = defaultdict(set)  # values that arrived, as the journal's evidence says
         self.flying = defaultdict(set)  # the same by a killed pass: known when somebody recovers
         self.anchors = defaultdict(set)  # documents that passes on the journal have made
-        self.blobless = set()  # journals that may lack contents: of bundles without them, and of copies of pruned ones
+        # journals that may lack contents: of bundles without them, and of copies of pruned ones
+        self.blobless = set()
         self.decided = set()  # values that a person called delivered
         self.taken_away = set()  # that were removed at the remote
         self.held = {}
@@ -188,9 +199,14 @@ class EverythingMachine(RuleBasedStateMachine):
             self.known[folder] -= gone
             self.flying[folder] -= gone
 
-    # -- what is done -------------------------------------------------------------------------------------------
+    # -- what is done
+    # -------------------------------------------------------------------------------------------
 
-    @rule(which=WHICH, name=NAMES, what=st.sampled_from(["metrics", "metrics", "steps", "parameter", "spoiled", "artifact"]))
+    @rule(
+        which=WHICH,
+        name=NAMES,
+        what=st.sampled_from(["metrics", "metrics", "steps", "parameter", "spoiled", "artifact"]),
+    )
     def append(self, which, name, what) -> None:
         """A new process records something in one of the copies."""
         self.now_ns += SECOND_NS
@@ -199,14 +215,19 @@ class EverythingMachine(RuleBasedStateMachine):
         component = journal.component(name)
         drafts = [vocabulary.create(owner=f"owner of {name}", resume=True)]
         if what == "metrics":
-            drafts += [vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(13)]
+            drafts += [
+                vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(13)
+            ]
         elif what == "steps":
             values = [next(self.numbers) for _ in range(7)]
             drafts += [vocabulary.metric("s", float(value), value, 1) for value in values]
         elif what == "parameter":
             drafts += [vocabulary.parameter(key, float(next(self.numbers))) for key in "xyx"]
         elif what == "spoiled":
-            drafts += [vocabulary.metric("m", -float(next(self.numbers)), None, 1), vocabulary.metric("m", float("nan"), None, 1)]
+            drafts += [
+                vocabulary.metric("m", -float(next(self.numbers)), None, 1),
+                vocabulary.metric("m", float("nan"), None, 1),
+            ]
             drafts += [vocabulary.parameter("p", "poison"), vocabulary.load()]
         else:
             file = self.root / "content"
@@ -214,7 +235,10 @@ class EverythingMachine(RuleBasedStateMachine):
             spooled = Spool(folder / paths.SPOOL).add(file)
             journal.add_blob(spooled.sha256, spooled.size_bytes)
             blob = BlobRef(spooled.sha256, None, None)
-            drafts += [vocabulary.upload("f", blob, spooled.size_bytes, None, "f"), vocabulary.artifact("output", "f", blob, None)]
+            drafts += [
+                vocabulary.upload("f", blob, spooled.size_bytes, None, "f"),
+                vocabulary.artifact("output", "f", blob, None),
+            ]
         journal.append(component, drafts)
         journal.close()
 
@@ -228,7 +252,9 @@ class EverythingMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH, all_blobs=st.booleans())
     def carry_bundle(self, which, all_blobs) -> None:
-        """A bundle becomes a journal, or brings what is new to the one that an earlier bundle became."""
+        """A bundle becomes a journal, or brings what is new to the one that an earlier bundle
+        became.
+        """
         source = self.of(which)
         file = self.root / f"{next(self.files)}.bundle"
         bundle(source, to=file, all_blobs=all_blobs, skip_damaged=True)
@@ -244,7 +270,12 @@ class EverythingMachine(RuleBasedStateMachine):
         else:
             self.merged([source], target)
 
-    @rule(which=WHICH, script=SCRIPTS, later=st.booleans(), dies_at=st.none() | st.none() | st.integers(0, 8))
+    @rule(
+        which=WHICH,
+        script=SCRIPTS,
+        later=st.booleans(),
+        dies_at=st.none() | st.none() | st.integers(0, 8),
+    )
     def sync(self, which, script, later, dies_at) -> None:
         """One copy is synced; the process may be killed, and answers lost."""
         if later:
@@ -252,7 +283,9 @@ class EverythingMachine(RuleBasedStateMachine):
         self.run(self.of(which), script, dies_at)
 
     def run(self, folder: Path, script=(), dies_at=None):
-        """A pass; every point that it sends although the journal knows that it arrived is a failure."""
+        """A pass; every point that it sends although the journal knows that it arrived is a
+        failure.
+        """
         self.now_ns += SECOND_NS
         before = set(self.world.stored)
         self.world.script, self.world.killed = list(script), False
@@ -271,7 +304,10 @@ class EverythingMachine(RuleBasedStateMachine):
         report = None
         try:
             report = Reconciler(
-                journal, self.world, options=Options(concurrency=3, even_if_behind=True), clock_ns=lambda: self.now_ns
+                journal,
+                self.world,
+                options=Options(concurrency=3, even_if_behind=True),
+                clock_ns=lambda: self.now_ns,
             ).run()
         except KilledError:
             self.flying[folder] |= sent
@@ -281,7 +317,9 @@ class EverythingMachine(RuleBasedStateMachine):
             database.close()
             self.world.script, self.world.killed, self.world.took = [], False, lambda _value: None
         mine = f"/{folder_of(self.journal_id(folder))}/"
-        self.anchors[folder] |= {uri for uri in self.world.stored if uri not in before and mine in uri}
+        self.anchors[folder] |= {
+            uri for uri in self.world.stored if uri not in before and mine in uri
+        }
         assert not again, f"{folder.name} sends {again} again, and knows that they arrived"
         return report
 
@@ -296,14 +334,21 @@ class EverythingMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH, outcome=st.sampled_from(["delivered", "quarantined"]))
     def settle(self, which, outcome) -> None:
-        """A person says what became of what is in doubt; one that is called quarantined may be released later."""
+        """A person says what became of what is in doubt; one that is called quarantined may be
+        released later.
+        """
         with self.leased(self.of(which)) as (journal, lease):
             values = {value for value, state in self.values(journal) if state == "in doubt"}
             if outcome == "delivered":
                 self.decided |= values
             else:
                 self.forget(values)
-            in_doubt.decide(Attestor(journal.database, lease, lambda: self.now_ns), outcome, "somebody says so", None)
+            in_doubt.decide(
+                Attestor(journal.database, lease, lambda: self.now_ns),
+                outcome,
+                "somebody says so",
+                None,
+            )
 
     @rule(name=NAMES, what=st.sampled_from(["parameter", "metric", "object", "component"]))
     def tamper(self, name, what) -> None:
@@ -336,20 +381,33 @@ class EverythingMachine(RuleBasedStateMachine):
         report = self.verified(folder)
         assert report.complete or report.counts["unknown"], report
         with self.leased(folder) as (journal, lease):
-            mending.reopen(journal.database, lease, report.differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+            mending.reopen(
+                journal.database,
+                lease,
+                report.differences,
+                read_at_ns=report.at_ns,
+                receipt_id=report.receipt_id,
+            )
         self.ask(folder)
         done = self.run(folder)
         self.now_ns += LATER_NS
         if done.problem is None:
-            # A component that was made anew is seen to lack its metrics only then, and what a bundle left out can't be uploaded.
-            left = [d for d in self.verified(folder).differences if d.repairable and d.what not in {"metric", "object"}]
+            # A component that was made anew is seen to lack its metrics only then, and what a
+            # bundle left out can't be uploaded.
+            left = [
+                d
+                for d in self.verified(folder).differences
+                if d.repairable and d.what not in {"metric", "object"}
+            ]
             assert left == [], left
 
     def verified(self, folder: Path):
         journal = Journal.open(folder, create=False, read_only=True)
         try:
             options = VerifyOptions(visible_after_s=60.0)
-            return Verifier(journal, self.world, options=options, clock_ns=lambda: self.now_ns).run()
+            return Verifier(
+                journal, self.world, options=options, clock_ns=lambda: self.now_ns
+            ).run()
         finally:
             journal.close()
 
@@ -387,20 +445,27 @@ class EverythingMachine(RuleBasedStateMachine):
         export_receipts(source, to=file)
         try:
             import_receipts(file, target)
-        except InvalidInputError:  # nothing of it is about an entry of a journal that is another one
+        except InvalidInputError:
+            # nothing of it is about an entry of a journal that is another one
             assert self.journal_id(source) != self.journal_id(target)
             return
         self.learn(target, source, flying=False)
         again = import_receipts(file, target)
         assert (again.new, again.settled, again.kept) == (0, {}, 0)
 
-    @rule(sources=st.permutations(range(COPIES_MAX)), count=st.integers(1, COPIES_MAX), into=st.none() | WHICH)
+    @rule(
+        sources=st.permutations(range(COPIES_MAX)),
+        count=st.integers(1, COPIES_MAX),
+        into=st.none() | WHICH,
+    )
     def merge(self, sources, count, into) -> None:
         """Copies are merged, into a new journal or into one of them; again nothing is new."""
         target = self.root / "merged" if into is None else self.of(into)
         if target not in self.folders and len(self.folders) >= COPIES_MAX + 1:
             return
-        folders = [f for f in dict.fromkeys(self.of(which) for which in sources[:count]) if f != target]
+        folders = [
+            f for f in dict.fromkeys(self.of(which) for which in sources[:count]) if f != target
+        ]
         if not folders:
             return
         self.ask(target)
@@ -408,7 +473,10 @@ class EverythingMachine(RuleBasedStateMachine):
         if target not in self.folders:
             self.add(target)
         self.merged(folders, target)
-        assert not any(s.entries or s.attestations or s.taken_as_found for s in merge(folders, into=target).sources)
+        assert not any(
+            s.entries or s.attestations or s.taken_as_found
+            for s in merge(folders, into=target).sources
+        )
 
     def merged(self, folders, target) -> None:
         for source in folders:
@@ -420,34 +488,45 @@ class EverythingMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def rebuild(self, which) -> None:
-        """A whole database is salvaged all the same; the doctor finds nothing that it calls an error."""
+        """A whole database is salvaged all the same; the doctor finds nothing that it calls an
+        error.
+        """
         folder = self.of(which)
         salvage(folder, self.root / "new.db", now_ns=self.now_ns)
         for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
             (folder / name).unlink(missing_ok=True)
         (self.root / "new.db").rename(folder / "journal.db")
-        findings = [f for f in examine(folder).findings if f.severity == "problem" and f.check != "spool"]
+        findings = [
+            f for f in examine(folder).findings if f.severity == "problem" and f.check != "spool"
+        ]
         assert findings == [], findings
 
-    # -- what holds ---------------------------------------------------------------------------------------------
+    # -- what holds
+    # ---------------------------------------------------------------------------------------------
 
     @invariant()
     def holds(self) -> None:
         """Of every journal that has changed since it was looked at."""
         for folder in getattr(self, "folders", []):
             stamp = tuple(
-                (f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.glob("journal.db*")) if not f.name.endswith("-shm")
+                (f.stat().st_mtime_ns, f.stat().st_size)
+                for f in sorted(folder.glob("journal.db*"))
+                if not f.name.endswith("-shm")
             )
             if self.held.get(folder) != stamp:
                 self.look(folder)
                 self.held[folder] = tuple(
-                    (f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.glob("journal.db*")) if not f.name.endswith("-shm")
+                    (f.stat().st_mtime_ns, f.stat().st_size)
+                    for f in sorted(folder.glob("journal.db*"))
+                    if not f.name.endswith("-shm")
                 )
 
     def look(self, folder: Path) -> None:
         journal = Journal.open(folder, create=False, read_only=True)
         try:
-            documents = {uri.rsplit("/", 1)[1]: self.world.stored[uri] for uri in self.anchors[folder]}
+            documents = {
+                uri.rsplit("/", 1)[1]: self.world.stored[uri] for uri in self.anchors[folder]
+            }
             elsewhere = {uri.rsplit("/", 1)[1] for uri in self.world.stored}
             problems = [
                 p
@@ -456,7 +535,11 @@ class EverythingMachine(RuleBasedStateMachine):
                 and not ("the anchor before" in p.message and elsewhere - documents.keys())
             ]
             assert problems == [], f"{folder.name}: {problems}"
-            assert [p for p in independent_verifier.verify(folder) if not (p.startswith("the blob ") and folder in self.blobless)] == []
+            assert [
+                p
+                for p in independent_verifier.verify(folder)
+                if not (p.startswith("the blob ") and folder in self.blobless)
+            ] == []
             report = audit(journal)
             assert report.totals.adds_up
             assert report.inconsistencies == ()
@@ -465,30 +548,50 @@ class EverythingMachine(RuleBasedStateMachine):
             journal.close()
 
     def complete(self, folder: Path, journal: Journal) -> None:
-        """Every entry is there or was removed on the record; what counts as delivered arrived; sums add up."""
+        """Every entry is there or was removed on the record; what counts as delivered arrived;
+        sums add up.
+        """
         rows = journal.database.read(
-            "SELECT w.uuid, e.writer_seq, e.digest, e.name, e.value, c.name, d.outcome, e.kind FROM entry e JOIN writer w ON w.id = e.writer_id "
+            "SELECT w.uuid, e.writer_seq, e.digest, e.name, e.value, c.name, d.outcome, e.kind "
+            "FROM entry e JOIN writer w ON w.id = e.writer_id "
             "JOIN component c ON c.id = e.component_id LEFT JOIN delivery d ON d.seq = e.seq"
         )
         _, evidence = record_evidence(journal.database)
-        gone = {(uuid, place) for uuid, runs in evidence.gaps.items() for first, last in runs.runs() for place in range(first, last + 1)}
+        gone = {
+            (uuid, place)
+            for uuid, runs in evidence.gaps.items()
+            for first, last in runs.runs()
+            for place in range(first, last + 1)
+        }
         ends: dict[str, int] = {}
         for uuid, place, digest, name, value, component, outcome, kind in rows:
             told = (digest, name if kind == "metric" else None, value, component)
             assert self.registry.setdefault((uuid, place), told) == told
             ends[uuid] = max(ends.get(uuid, 0), place)
             if kind == "metric" and outcome in ARRIVED:
-                assert value in self.world.ever or value in self.decided, f"{folder.name}: {value} counts as delivered and never arrived"
+                assert value in self.world.ever or value in self.decided, (
+                    f"{folder.name}: {value} counts as delivered and never arrived"
+                )
         there = {(uuid, place) for uuid, place, *_ in rows}
         wanted = {(uuid, place) for uuid, place in self.registry if place <= ends.get(uuid, 0)}
         assert wanted - gone <= there, f"{folder.name} lost {sorted(wanted - gone - there)[:5]}"
-        counted = wanted | (gone & self.registry.keys())  # also what another copy recorded and removed, as receipts from there say
-        expected = Counter((self.registry[key][3], self.registry[key][1]) for key in counted if self.registry[key][1] is not None)
-        found = Counter((component, name) for _, _, _, name, _, component, _, kind in rows if kind == "metric")
+        # also what another copy recorded and removed, as receipts from there say
+        counted = wanted | (gone & self.registry.keys())
+        expected = Counter(
+            (self.registry[key][3], self.registry[key][1])
+            for key in counted
+            if self.registry[key][1] is not None
+        )
+        found = Counter(
+            (component, name) for _, _, _, name, _, component, _, kind in rows if kind == "metric"
+        )
         metrics = removed.metrics(journal.database)
         found.update({key: metric.points for key, metric in metrics.items()})
         unsure = {key for key, metric in metrics.items() if metric.at_least}
-        assert all(found[key] == expected[key] or (key in unsure and found[key] < expected[key]) for key in found | expected), (
+        assert all(
+            found[key] == expected[key] or (key in unsure and found[key] < expected[key])
+            for key in found | expected
+        ), (
             found,
             expected,
         )
@@ -502,7 +605,9 @@ class EverythingMachine(RuleBasedStateMachine):
             events = list(timeline(journal))
             assert [e.position for e in events] == sorted(e.position for e in events)
             totals = audit(journal).totals
-            ((unsettled,),) = journal.database.read("SELECT count(*) FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)")
+            ((unsettled,),) = journal.database.read(
+                "SELECT count(*) FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)"
+            )
             assert totals.pending + totals.in_flight == unsettled, totals
             for name in "xyzf":
                 list(history(journal, name))
@@ -518,7 +623,9 @@ class EverythingMachine(RuleBasedStateMachine):
             journal.close()
 
     def teardown(self) -> None:
-        """All is exchanged and delivered: nothing is pending, and what is not at the remote is in doubt, refused, or was taken away."""
+        """All is exchanged and delivered: nothing is pending, and what is not at the remote is
+        in doubt, refused, or was taken away.
+        """
         if not hasattr(self, "folders"):
             return
         try:
@@ -547,11 +654,20 @@ class EverythingMachine(RuleBasedStateMachine):
         for value, state in self.values(journal):
             states[state] += 1
             if state == "delivered":
-                assert value in self.world.points() or value in self.decided or value in self.taken_away, value
+                assert (
+                    value in self.world.points()
+                    or value in self.decided
+                    or value in self.taken_away
+                ), value
         journal.close()
-        tally.count("all that can be done to copies of a journal, in any order", attacks=1, checked=len(self.registry))
+        tally.count(
+            "all that can be done to copies of a journal, in any order",
+            attacks=1,
+            checked=len(self.registry),
+        )
 
-    # -- helpers ------------------------------------------------------------------------------------------------
+    # -- helpers
+    # --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def leased(self, folder: Path):
@@ -570,7 +686,8 @@ class EverythingMachine(RuleBasedStateMachine):
         return [
             (value, copies.CATEGORY.get(outcome, outcome))
             for value, outcome in journal.database.read(
-                "SELECT e.value, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.stream = 'metric' AND e.value IS NOT NULL"
+                "SELECT e.value, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+                "WHERE e.stream = 'metric' AND e.value IS NOT NULL"
             )
         ]
 
@@ -583,6 +700,12 @@ TestEverything = EverythingMachine.TestCase
 TestEverything.settings = settings(
     max_examples=EXPERIMENTS,
     stateful_step_count=20,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-    phases=[Phase.generate] if "JOURNALTRACK_SHRINK" not in os.environ else [Phase.generate, Phase.shrink],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+        HealthCheck.data_too_large,
+    ],
+    phases=[Phase.generate]
+    if "JOURNALTRACK_SHRINK" not in os.environ
+    else [Phase.generate, Phase.shrink],
 )

@@ -1,4 +1,6 @@
-"""A model that knows the truth: calls of several writers, replays with faults and kills at every seam, against a real journal."""
+"""A model that knows the truth: calls of several writers, replays with faults and kills at every
+seam, against a real journal.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @initialize(known=st.booleans(), revision=st.sampled_from([None, None, *REVISIONS]))
     def open(self, known, revision) -> None:
-        """A journal with two components: a new one, or one that an earlier release left in the midst of its work."""
+        """A journal with two components: a new one, or one that an earlier release left in the
+        midst of its work.
+        """
         self.root = Path(tempfile.mkdtemp())
         self.folder = self.root / "0"
         self.now_ns = 2_000_000_000 * SECOND_NS
@@ -63,9 +67,16 @@ class ReplayMachine(RuleBasedStateMachine):
         self.open_writers()
         if revision is None:
             for name in "ab":
-                self.writers[0].append(self.writers[0].component(name), [vocabulary.create(owner=f"owner of {name}")])
+                self.writers[0].append(
+                    self.writers[0].component(name), [vocabulary.create(owner=f"owner of {name}")]
+                )
         else:  # what the old journal says that it delivered
-            self.truth.components["a"] = {"owner": "owner of a", "parameters": {"x": 7.0}, "artifacts": {}, "status": None}
+            self.truth.components["a"] = {
+                "owner": "owner of a",
+                "parameters": {"x": 7.0},
+                "artifacts": {},
+                "status": None,
+            }
             self.truth.points = [("a", "g", 1000.0 + n, n) for n in range(12)]
             self.truth.visible = 12
         if known:  # most faults are interesting behind the creation
@@ -92,7 +103,11 @@ class ReplayMachine(RuleBasedStateMachine):
             assert [p for p in verify_chains(self.folder) if p.kind != "blob"] == []
             with view.opened(self.folder) as own:
                 assert anchor_problems(own.database, self.truth.documents_stored) == []
-            tally.count("random histories of logging, faults, kills, moves, syncs", attacks=1, checked=totals.entries)
+            tally.count(
+                "random histories of logging, faults, kills, moves, syncs",
+                attacks=1,
+                checked=totals.entries,
+            )
             for writer in self.writers:
                 writer.close()
             shutil.rmtree(self.root)
@@ -100,7 +115,9 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(writer=WRITERS, component=COMPONENTS, count=st.integers(1, 25), stepped=st.booleans())
     def log_metrics(self, writer, component, count, stepped) -> None:
         """Points with values that occur once."""
-        self._log(writer, component, [float(next(self.numbers)) for _ in range(count)], stepped=stepped)
+        self._log(
+            writer, component, [float(next(self.numbers)) for _ in range(count)], stepped=stepped
+        )
 
     @rule(writer=WRITERS, component=COMPONENTS, count=st.integers(1, 12))
     def log_spoiled_metrics(self, writer, component, count) -> None:
@@ -111,25 +128,35 @@ class ReplayMachine(RuleBasedStateMachine):
 
     def _log(self, writer, component, values, *, stepped) -> None:
         journal = self.writers[writer]
-        drafts = [vocabulary.metric("m", v, int(abs(v)) if stepped and not math.isnan(v) else None, 1) for v in values]
+        drafts = [
+            vocabulary.metric("m", v, int(abs(v)) if stepped and not math.isnan(v) else None, 1)
+            for v in values
+        ]
         journal.append(journal.component(component), drafts)
 
     @rule(writer=WRITERS, component=COMPONENTS, key=st.sampled_from("xyz"), poison=st.booleans())
     def log_parameter(self, writer, component, key, poison) -> None:
         """A parameter, perhaps one that AWS refuses."""
         value = "poison" if poison else float(next(self.numbers))
-        self.writers[writer].append(self.writers[writer].component(component), [vocabulary.parameter(key, value)])
+        self.writers[writer].append(
+            self.writers[writer].component(component), [vocabulary.parameter(key, value)]
+        )
 
     @rule(writer=WRITERS, component=COMPONENTS, content=st.sampled_from("pq"))
     def log_artifact(self, writer, component, content) -> None:
         """An artifact of one of two contents."""
         blob = BlobRef(content.encode().hex() * 32, None, None)
-        drafts = [vocabulary.upload(content, blob, 1, None, "f"), vocabulary.artifact("output", content, blob, None)]
+        drafts = [
+            vocabulary.upload(content, blob, 1, None, "f"),
+            vocabulary.artifact("output", content, blob, None),
+        ]
         self.writers[writer].append(self.writers[writer].component(component), drafts)
 
     @rule(script=SCRIPTS, of_metrics=st.booleans())
     def replay_with_faults(self, script, of_metrics) -> None:
-        """A pass that meets faults (of its metric requests, or of whatever comes), and perhaps does not survive them."""
+        """A pass that meets faults (of its metric requests, or of whatever comes), and perhaps
+        does not survive them.
+        """
         self.truth.script = list(script)
         self.truth.of_metrics = of_metrics
         with contextlib.suppress(KilledError, LeaseHeldError):
@@ -138,16 +165,22 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule(transactions=st.integers(0, 12), after=st.booleans())
     def killed_at_a_seam(self, transactions, after) -> None:
-        """A pass whose process dies before or after any of its transactions; the lease's row stays as it was."""
+        """A pass whose process dies before or after any of its transactions; the lease's row
+        stays as it was.
+        """
         with contextlib.suppress(KilledError, LeaseHeldError):
             self._pass(dies_at=transactions, dies_after_commit=after)
 
     @rule(script=SCRIPTS)
     def taken_over(self, script) -> None:
-        """In mid-pass another machine takes the lease over, since this one seemed dead: the pass stops, and settles nothing more."""
+        """In mid-pass another machine takes the lease over, since this one seemed dead: the pass
+        stops, and settles nothing more.
+        """
 
         def take_over():
-            with closing(sqlite3.connect(self.folder / "journal.db", isolation_level=None)) as connection:
+            with closing(
+                sqlite3.connect(self.folder / "journal.db", isolation_level=None)
+            ) as connection:
                 connection.execute("UPDATE lease SET generation = generation + 1")
 
         self.truth.script = list(script)
@@ -158,7 +191,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule(script=SCRIPTS, grace=st.booleans())
     def cut_short(self, script, grace) -> None:
-        """In mid-pass its time is over: what was answered is recorded, what was not sent is pending."""
+        """In mid-pass its time is over: what was answered is recorded, what was not sent is
+        pending.
+        """
         deadline = Deadline()
         self.truth.script = list(script)
         self.truth.beside = lambda: deadline.cancel(grace_s=60.0 if grace else 0.0)
@@ -168,7 +203,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule(script=SCRIPTS, after=st.integers(0, 8))
     def interrupted(self, script, after) -> None:
-        """In mid-pass the caller raises: the pass ends in order, and what was raised comes out of it."""
+        """In mid-pass the caller raises: the pass ends in order, and what was raised comes out
+        of it.
+        """
         recordings = itertools.count()
 
         def raises(_progress):
@@ -182,7 +219,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule(script=SCRIPTS, transactions=st.integers(1, 12), times=st.integers(1, 2))
     def journal_refuses(self, script, transactions, times) -> None:
-        """In mid-pass the journal can't be written for a moment: the pass ends with that error, and no answer is lost."""
+        """In mid-pass the journal can't be written for a moment: the pass ends with that error,
+        and no answer is lost.
+        """
         self.truth.script = list(script)
         with contextlib.suppress(KilledError, LeaseHeldError, JournalWriteError):
             self._pass(refuses_at=transactions, refuses_times=times)
@@ -208,7 +247,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule()
     def moved_to_another_machine(self) -> None:
-        """The folder is copied to a machine of another name, and used there; a dead pass's lease there still looks alive for a minute."""
+        """The folder is copied to a machine of another name, and used there; a dead pass's lease
+        there still looks alive for a minute.
+        """
         for writer in self.writers:
             writer.close()
         place = self.root / str(next(self.places))
@@ -227,7 +268,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule()
     def replay_in_peace(self) -> None:
-        """A pass without faults ends with nothing pending, and the next one makes no request; what time can clear up is cleared up."""
+        """A pass without faults ends with nothing pending, and the next one makes no request;
+        what time can clear up is cleared up.
+        """
         self.time_passes()
         report = self._pass()
         assert report.pending == 0, report
@@ -236,11 +279,17 @@ class ReplayMachine(RuleBasedStateMachine):
         assert self.truth.requests == before
         self.time_passes()  # what a killed pass left was put in doubt by this one
         self._pass()
-        doubtful = [e for e in self._entries() if self.states()[e.seq] == "in doubt" and e.seq not in self.resent]
-        assert all(e.step is None or e.value < 0 for e in doubtful) or self.resent, "a point with a step of its own is still in doubt"
+        doubtful = [
+            e
+            for e in self._entries()
+            if self.states()[e.seq] == "in doubt" and e.seq not in self.resent
+        ]
+        assert all(e.step is None or e.value < 0 for e in doubtful) or self.resent, (
+            "a point with a step of its own is still in doubt"
+        )
 
-    # No preconditions: which of a pass's threads meets a fault is the scheduler's choice, and with it
-    # the states; rules that come and go would make the choice of examples depend on it.
+    # No preconditions: which of a pass's threads meets a fault is the scheduler's choice, and with
+    # it the states; rules that come and go would make the choice of examples depend on it.
     @rule()
     def release(self) -> None:
         """Quarantined entries become pending again."""
@@ -266,19 +315,33 @@ class ReplayMachine(RuleBasedStateMachine):
         finally:
             journal.close()
 
-    def _pass(self, dies_at=None, *, dies_after_commit=False, refuses_at=None, refuses_times=0, **options_of_run):
+    def _pass(
+        self,
+        dies_at=None,
+        *,
+        dies_after_commit=False,
+        refuses_at=None,
+        refuses_times=0,
+        **options_of_run,
+    ):
         database = Seams(self.folder / "journal.db")
         database.dies_at, database.dies_after_commit = dies_at, dies_after_commit
         database.refuses_at, database.refuses_times = refuses_at, refuses_times
         journal = Journal(database)
         before, self.truth.victim, self.truth.ended = self.truth.victim, database, False
-        # An anchor is put after the end; it names no entries, and the next pass says "interrupted" of one that was not recorded.
-        # One of an earlier pass, which was killed, stays if this one ends before it gets to it.
+        # An anchor is put after the end; it names no entries, and the next pass says "interrupted"
+        # of one that was not recorded. One of an earlier pass, which was killed, stays if this one
+        # ends before it gets to it.
         last = database.read("SELECT coalesce(max(id), 0) FROM receipt")[0][0]
-        unfinished = f"SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL AND action <> 'anchor' AND id > {last}"
+        unfinished = (
+            "SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL AND action <> 'anchor' "
+            f"AND id > {last}"
+        )
         try:
             options = Options(concurrency=CONCURRENCY)
-            reconciler = Reconciler(journal, self.truth, options=options, clock_ns=lambda: self.now_ns, **options_of_run)
+            reconciler = Reconciler(
+                journal, self.truth, options=options, clock_ns=lambda: self.now_ns, **options_of_run
+            )
             return reconciler.run()
         except (KilledError, LeaseHeldError, LeaseLostError):
             unfinished = None
@@ -287,7 +350,9 @@ class ReplayMachine(RuleBasedStateMachine):
             if unfinished is not None:
                 self.truth.ended = True
                 assert self.truth.late == 0, "something was sent after the end of a pass"
-                assert database.read(unfinished)[0][0] == 0, "an answer, or that nothing was sent, is not recorded"
+                assert database.read(unfinished)[0][0] == 0, (
+                    "an answer, or that nothing was sent, is not recorded"
+                )
             self.truth.victim = before
             database.close()
 
@@ -299,13 +364,19 @@ class ReplayMachine(RuleBasedStateMachine):
         read = self.writers[0].database.read
         states = dict.fromkeys((seq for (seq,) in read("SELECT seq FROM entry")), "pending")
         for (seqs,) in read("SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
-            states.update(dict.fromkeys((seq for a, b in ranges_in(seqs) for seq in range(a, b + 1)), "in flight"))
+            states.update(
+                dict.fromkeys(
+                    (seq for a, b in ranges_in(seqs) for seq in range(a, b + 1)), "in flight"
+                )
+            )
         states.update(dict(read("SELECT seq, outcome FROM delivery")))
         return states
 
     @invariant()
     def points_are_where_the_journal_says(self) -> None:
-        """Delivered points are there once, pending and quarantined ones are not, in-doubt and in-flight ones once at most."""
+        """Delivered points are there once, pending and quarantined ones are not, in-doubt and
+        in-flight ones once at most.
+        """
         if not hasattr(self, "writers"):
             return
         there = Counter((component, value) for component, _, value, _ in self.truth.points)
@@ -328,12 +399,16 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @invariant()
     def parameters_are_the_fold_of_what_was_delivered(self) -> None:
-        """Where nothing is pending, the remote holds for each key the last value that was delivered."""
+        """Where nothing is pending, the remote holds for each key the last value that was
+        delivered.
+        """
         if not hasattr(self, "writers"):
             return
         states = self.states()
         for component in self.writers[0].components():
-            entries = [e for e in self.writers[0].state_entries(component.id) if e.kind == "parameter"]
+            entries = [
+                e for e in self.writers[0].state_entries(component.id) if e.kind == "parameter"
+            ]
             if any(states[e.seq] in {"pending", "in flight"} for e in entries):
                 continue
             expected = {}
@@ -345,7 +420,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_good_is_lost_with_what_is_refused(self) -> None:
-        """Where nothing of a key is pending, the last value that AWS takes was delivered, and only it or a later one overrode others."""
+        """Where nothing of a key is pending, the last value that AWS takes was delivered, and
+        only it or a later one overrode others.
+        """
         if not hasattr(self, "writers"):
             return
         states = self.states()
@@ -353,7 +430,9 @@ class ReplayMachine(RuleBasedStateMachine):
             by_key = defaultdict(list)
             for entry in self.writers[0].state_entries(component.id):
                 if entry.kind == "parameter":
-                    by_key[entry.name].append((states[entry.seq], entry.detail.get("text") == "poison"))
+                    by_key[entry.name].append(
+                        (states[entry.seq], entry.detail.get("text") == "poison")
+                    )
             for entries in by_key.values():
                 if {"pending", "in flight"} & {state for state, _ in entries}:
                     continue
@@ -362,7 +441,9 @@ class ReplayMachine(RuleBasedStateMachine):
                 assert not good or good[-1] == "delivered"
                 assert ("delivered", True) not in entries
                 for place, (state, _) in enumerate(entries):
-                    assert state != "superseded" or "delivered" in {later for later, _ in entries[place:]}
+                    assert state != "superseded" or "delivered" in {
+                        later for later, _ in entries[place:]
+                    }
 
     @invariant()
     def points_keep_their_order(self) -> None:
@@ -380,7 +461,11 @@ class ReplayMachine(RuleBasedStateMachine):
             return
         mark = self.writers[0].database.read("SELECT seq FROM mark")[0][0]
         listed = {seq for (seq,) in self.writers[0].database.read("SELECT seq FROM unsettled")}
-        assert all(seq > mark or seq in listed for seq, state in self.states().items() if state in {"pending", "in flight"})
+        assert all(
+            seq > mark or seq in listed
+            for seq, state in self.states().items()
+            if state in {"pending", "in flight"}
+        )
 
 
 TestReplay = ReplayMachine.TestCase

@@ -75,24 +75,35 @@ class History:
         self.remote = Unreliable(chance)
         self.journal = Journal.open(folder, clock_ns=self.clock)
         for name in "ab":
-            self.journal.append(self.journal.component(name), [vocabulary.create(owner=f"owner of {name}")])
+            self.journal.append(
+                self.journal.component(name), [vocabulary.create(owner=f"owner of {name}")]
+            )
 
     def clock(self):
         self.now_ns += SECOND_NS
         return self.now_ns
 
     def log(self):
-        drafts = [vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(self.chance.randrange(15))]
-        drafts += [vocabulary.metric("m", float("nan"), None, 1)] if self.chance.random() < 0.4 else []
+        drafts = [
+            vocabulary.metric("m", float(next(self.numbers)), None, 1)
+            for _ in range(self.chance.randrange(15))
+        ]
+        drafts += (
+            [vocabulary.metric("m", float("nan"), None, 1)] if self.chance.random() < 0.4 else []
+        )
         drafts += [vocabulary.parameter(self.chance.choice("xy"), float(next(self.numbers)))]
         if self.chance.random() < 0.3:
             blob = BlobRef(f"{next(self.numbers):064x}", None, None)
-            drafts += [vocabulary.upload("f", blob, 1, None, "f"), vocabulary.artifact("output", "f", blob, None)]
+            drafts += [
+                vocabulary.upload("f", blob, 1, None, "f"),
+                vocabulary.artifact("output", "f", blob, None),
+            ]
         self.journal.append(self.journal.component(self.chance.choice("ab")), drafts)
 
     def replay(self):
         options = Options(concurrency=1, visible_after_s=self.chance.choice([0.0, 1e9]))
-        Reconciler(self.journal, self.remote, options=options, clock_ns=self.clock).run()  # progress is told while it goes on
+        # progress is told while it goes on
+        Reconciler(self.journal, self.remote, options=options, clock_ns=self.clock).run()
 
     def under_lease(self, work):
         held = leases.acquire(self.journal.database)
@@ -103,18 +114,28 @@ class History:
 
     def release(self):
         what = self.chance.choice([["quarantined"], ["in doubt"], ["quarantined", "in doubt"]])
-        self.under_lease(lambda held: Settlement(self.journal.database, held, self.clock).release(what))
+        self.under_lease(
+            lambda held: Settlement(self.journal.database, held, self.clock).release(what)
+        )
 
     def decide(self):
         outcome = self.chance.choice(["delivered", "quarantined"])
-        self.under_lease(lambda held: in_doubt.decide(Attestor(self.journal.database, held, self.clock), outcome, "I say so", None))
+        self.under_lease(
+            lambda held: in_doubt.decide(
+                Attestor(self.journal.database, held, self.clock), outcome, "I say so", None
+            )
+        )
 
     def killed(self):
         """A pass that ends between intent and answer."""
-        pending = [entry.seq for entry in self.journal.entries(pending=True) if entry.kind == "metric"][:10]
+        pending = [
+            entry.seq for entry in self.journal.entries(pending=True) if entry.kind == "metric"
+        ][:10]
         if pending:
             intent = Intent("metrics", 1, pending)
-            self.under_lease(lambda held: Settlement(self.journal.database, held, self.clock).begin([intent]))
+            self.under_lease(
+                lambda held: Settlement(self.journal.database, held, self.clock).begin([intent])
+            )
 
 
 def happen(folder, seed):
@@ -122,7 +143,15 @@ def happen(folder, seed):
     history = History(folder, random.Random(seed))
     for _ in range(40):
         step = history.chance.choice(
-            [history.log, history.log, history.replay, history.replay, history.release, history.decide, history.killed]
+            [
+                history.log,
+                history.log,
+                history.replay,
+                history.replay,
+                history.release,
+                history.decide,
+                history.killed,
+            ]
         )
         step()
     history.journal.close()
@@ -132,7 +161,9 @@ def happen(folder, seed):
 @settings(max_examples=scaled(6))
 @given(st.integers(0, 2**32))
 def test_the_timeline_has_every_event_once_and_in_order(seed):
-    """Of a random history: every writer, entry, settlement, request and answer is in the timeline once, in order of time."""
+    """Of a random history: every writer, entry, settlement, request and answer is in the
+    timeline once, in order of time.
+    """
     with tempfile.TemporaryDirectory() as folder:
         history = happen(Path(folder, "journal"), seed)
         events = list(timeline(history.folder))
@@ -144,6 +175,8 @@ def test_the_timeline_has_every_event_once_and_in_order(seed):
             assert kinds["started"] == count("writer")
             assert kinds["entry"] == count("entry") + count("delivery")
             assert kinds["sent"] == count(f"receipt WHERE NOT {decided}")
-            assert kinds["answered"] == count(f"receipt WHERE finished_at_ns IS NOT NULL AND NOT {decided}")
+            assert kinds["answered"] == count(
+                f"receipt WHERE finished_at_ns IS NOT NULL AND NOT {decided}"
+            )
             assert kinds["released"] == count("receipt WHERE action = 'release'")
             assert kinds["decided"] == count("receipt WHERE action = 'settle'")

@@ -1,4 +1,6 @@
-"""What the model knows: a remote whose every effect is recorded, faults by script, a database that dies at any seam."""
+"""What the model knows: a remote whose every effect is recorded, faults by script, a database
+that dies at any seam.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +9,43 @@ import threading
 from collections import Counter, defaultdict
 from statistics import fmean
 
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, JournalWriteError, RemoteError
+from journaltrack.errors import (
+    AlreadyExistsError,
+    ComponentMissingError,
+    ErrorKind,
+    JournalWriteError,
+    RemoteError,
+)
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.remote import Answer, Refusal, RemoteComponent
 
 ERRORS = {
-    "throttled": lambda: RemoteError("slow down", kind=ErrorKind.TRANSIENT, code="ThrottlingException", throttled=True),
+    "throttled": lambda: RemoteError(
+        "slow down", kind=ErrorKind.TRANSIENT, code="ThrottlingException", throttled=True
+    ),
     "500": lambda: RemoteError("sorry", kind=ErrorKind.TRANSIENT, code="InternalFailure"),
-    "unreachable": lambda: RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True),
-    "expired": lambda: RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredTokenException", everywhere=True),
+    "unreachable": lambda: RemoteError(
+        "refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True
+    ),
+    "expired": lambda: RemoteError(
+        "expired", kind=ErrorKind.HALT, code="ExpiredTokenException", everywhere=True
+    ),
     "limit": lambda: RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded"),
     "a bug": lambda: KeyError("nobody expected this"),
-    "timeout, not applied": lambda: RemoteError("silence", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True),
+    "timeout, not applied": lambda: RemoteError(
+        "silence", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True
+    ),
 }
 LOST_ANSWERS = {"cut after", "kill after"}
 BUG = "a bug"
-FAULTS = ["none", "partial", "kill before", *sorted(LOST_ANSWERS), *(name for name in ERRORS if name != BUG)]
+FAULTS = [
+    "none",
+    "partial",
+    "kill before",
+    *sorted(LOST_ANSWERS),
+    *(name for name in ERRORS if name != BUG),
+]
 
 
 class KilledError(BaseException):
@@ -31,7 +53,9 @@ class KilledError(BaseException):
 
 
 class Seams(Database):
-    """A connection whose process dies before or after the n-th transaction, and does nothing ever after."""
+    """A connection whose process dies before or after the n-th transaction, and does nothing
+    ever after.
+    """
 
     dies_at: int | None = None
     dies_after_commit = False
@@ -65,7 +89,8 @@ class Truth:
         self.lock = threading.Lock()
         self.components = {}
         self.points = []  # (component, metric, value, step)
-        self.visible = 0  # points that reading back shows for certain; each later one may be shown or not
+        # points that reading back shows for certain; each later one may be shown or not
+        self.visible = 0
         self.uploads = Counter()
         self.documents_stored = {}
         self.script = []
@@ -93,7 +118,12 @@ class Truth:
                 return codes()
             answer = apply()
             if fault == "cut after":
-                raise RemoteError("reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True)
+                raise RemoteError(
+                    "reset",
+                    kind=ErrorKind.TRANSIENT,
+                    code="ConnectionClosedError",
+                    maybe_applied=True,
+                )
             if fault == "kill after":
                 self._die()
             return answer
@@ -113,8 +143,15 @@ class Truth:
     def create(self, spec):
         def apply():
             if spec.name in self.components:
-                raise AlreadyExistsError("it exists", kind=ErrorKind.PERMANENT, code="AlreadyExists")
-            self.components[spec.name] = {"owner": spec.owner, "parameters": {}, "artifacts": {}, "status": None}
+                raise AlreadyExistsError(
+                    "it exists", kind=ErrorKind.PERMANENT, code="AlreadyExists"
+                )
+            self.components[spec.name] = {
+                "owner": spec.owner,
+                "parameters": {},
+                "artifacts": {},
+                "status": None,
+            }
             return Answer("r", arn=f"arn:{spec.name}")
 
         return self._request(apply)
@@ -163,9 +200,16 @@ class Truth:
 
         def partly():
             self._held(component)
-            codes = ["INTERNAL_ERROR", "METRIC_LIMIT_EXCEEDED", "CONFLICT_ERROR", "VALIDATION_ERROR"]
+            codes = [
+                "INTERNAL_ERROR",
+                "METRIC_LIMIT_EXCEEDED",
+                "CONFLICT_ERROR",
+                "VALIDATION_ERROR",
+            ]
             refused = {
-                i: Refusal(code, "refused", permanent=code in {"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
+                i: Refusal(
+                    code, "refused", permanent=code in {"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"}
+                )
                 for i, code in zip(range(0, len(points), 2), codes, strict=False)
             }
             take(p for i, p in enumerate(points) if i not in refused)
@@ -178,7 +222,8 @@ class Truth:
             if component not in self.components:
                 return None
             totals, by_step = defaultdict(list), defaultdict(list)
-            shown = self.points[: self.visible] + self.points[self.visible :: 2]  # of the later ones, every other is shown already
+            # of the later ones, every other is shown already
+            shown = self.points[: self.visible] + self.points[self.visible :: 2]
             for owner, name, value, step in shown:
                 if owner == component:
                     totals[name].append(value)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ACCOUNT = "123456789012"
-_CREDENTIAL = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/,]+)/\d{8}/([^/]+)/([^/]+)/aws4_request,")
+_CREDENTIAL = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=([^/,]+)/\d{8}/([^/]+)/([^/]+)/aws4_request,"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,10 @@ class Access:
 
     def _wrong_region(self, service: str, who: Credential) -> ServiceError:
         if service == "s3":
-            message = f"The authorization header is malformed; the region '{who.region}' is wrong; expecting '{self.region}'"
+            message = (
+                f"The authorization header is malformed; the region '{who.region}' is wrong; "
+                f"expecting '{self.region}'"
+            )
             headers = {"x-amz-bucket-region": self.region}
             return ServiceError(400, "AuthorizationHeaderMalformed", message, headers)
         message = f"Credential should be scoped to a valid region, not '{who.region}'."

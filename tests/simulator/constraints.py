@@ -139,7 +139,9 @@ def _map(shape: MapShape) -> Check:
             key_check(key, (), wrong_keys)
             if wrong_keys:
                 rules = ", ".join(rule.rpartition("constraint: ")[2] for rule in wrong_keys)
-                problems.append(_problem(value, path, f"Map keys must satisfy constraint: [{rules}]"))
+                problems.append(
+                    _problem(value, path, f"Map keys must satisfy constraint: [{rules}]")
+                )
             value_check(item, (*path, key, "member"), problems)
 
     return check

@@ -88,7 +88,8 @@ class Simulator:
             max_rate: Requests a second over all services before they are throttled.
             known_keys: The access keys that exist; None for any.
             check_region: Refuse requests that are signed for another region.
-            clock: Seconds since 1970, for times of creation, for `max_rate`, and for the Date of every reply.
+            clock: Seconds since 1970, for times of creation, for `max_rate`, and for the Date of
+                every reply.
         """
         self.state = state or State()
         self._clock = clock
@@ -147,7 +148,11 @@ class Simulator:
     @property
     def artifacts(self) -> dict[tuple[str, str], StoredObject]:
         """The S3 objects but for anchors, which passes put beside them."""
-        return {place: held for place, held in self.state.objects.items() if "/journaltrack-anchors/" not in place[1]}
+        return {
+            place: held
+            for place, held in self.state.objects.items()
+            if "/journaltrack-anchors/" not in place[1]
+        }
 
     @property
     def uploads(self) -> dict[str, Upload]:
@@ -267,7 +272,9 @@ class Simulator:
     def _answer(self, request: HttpRequest) -> HttpReply | None:
         route = route_of(request)
         who = credential(request.headers)
-        call = Call(next(self._numbers), route.service, route.operation, route.params, who.access_key)
+        call = Call(
+            next(self._numbers), route.service, route.operation, route.params, who.access_key
+        )
         request_id = f"00000000-0000-4000-8000-{call.n:012x}"
         if self.on_request is not None:
             self.on_request(call)
@@ -277,7 +284,9 @@ class Simulator:
             fault = self._schedule.take(call)
             released = self._released
         reply: HttpReply | None
-        if isinstance(fault, CutBefore | BadGateway) or (isinstance(fault, HttpError | Instead | BlackHole) and not fault.applied):
+        if isinstance(fault, CutBefore | BadGateway) or (
+            isinstance(fault, HttpError | Instead | BlackHole) and not fault.applied
+        ):
             reply = _spoil(fault, call, request, request_id)
             self._record(call, reply, request_id, applied=False)
         else:
@@ -287,7 +296,9 @@ class Simulator:
         date = {"Date": formatdate(self._clock(), usegmt=True)}
         return None if reply is None else replace(reply, headers={**date, **reply.headers})
 
-    def _apply(self, request: HttpRequest, route: Route, call: Call, fault: Fault | None, request_id: str) -> HttpReply | None:
+    def _apply(
+        self, request: HttpRequest, route: Route, call: Call, fault: Fault | None, request_id: str
+    ) -> HttpReply | None:
         reply: HttpReply | None
         try:
             perform = self._prepare(request, route, call, fault, request_id)
@@ -302,11 +313,15 @@ class Simulator:
         except ServiceError as error:
             applied = False
             silent = isinstance(fault, CutAfter | BlackHole)
-            reply = None if silent else render_error(call.service, request.method, error, request_id)
+            reply = (
+                None if silent else render_error(call.service, request.method, error, request_id)
+            )
             self._record(call, reply, request_id, applied=applied)
         return reply if isinstance(fault, Instead) else _with_id(reply, call.service, request_id)
 
-    def _prepare(self, request: HttpRequest, route: Route, call: Call, fault: Fault | None, request_id: str) -> Callable[[], HttpReply]:
+    def _prepare(
+        self, request: HttpRequest, route: Route, call: Call, fault: Fault | None, request_id: str
+    ) -> Callable[[], HttpReply]:
         """Check everything that needs no state, outside the lock; return what changes it."""
         self.access.check(call.service, call.operation, credential(request.headers))
         self._check_rate(call.service)
@@ -321,7 +336,9 @@ class Simulator:
         operation_check(route.service, route.operation)(route.params)
         if route.operation == "BatchPutMetrics":
             partial = fault if isinstance(fault, PartialErrors) else PartialErrors({})
-            return lambda: json_reply(self.metrics.batch_put(route.params, partial.codes, call.n, applied=partial.applied))
+            return lambda: json_reply(
+                self.metrics.batch_put(route.params, partial.codes, call.n, applied=partial.applied)
+            )
         if route.operation == "BatchGetMetrics":
             return lambda: json_reply(self.metrics.batch_get(route.params))
         operation = self._sagemaker.operations[route.operation]
@@ -337,7 +354,9 @@ class Simulator:
         if not within:
             raise ServiceError(400, "ThrottlingException", "Rate exceeded")
 
-    def _record(self, call: Call, reply: HttpReply | None, request_id: str, *, applied: bool) -> None:
+    def _record(
+        self, call: Call, reply: HttpReply | None, request_id: str, *, applied: bool
+    ) -> None:
         finished = Request(
             call.n,
             call.service,
@@ -359,7 +378,9 @@ def _spoil(fault: Fault, call: Call, request: HttpRequest, request_id: str) -> H
         reply = render_error(call.service, request.method, error, request_id)
         return _with_id(reply, call.service, request_id)
     if isinstance(fault, Instead):
-        return HttpReply(fault.status, b"" if request.method == "HEAD" else fault.body, fault.headers)
+        return HttpReply(
+            fault.status, b"" if request.method == "HEAD" else fault.body, fault.headers
+        )
     if isinstance(fault, BadGateway):
         return HttpReply(502, _HTML, {"Content-Type": "text/html"})
     return None

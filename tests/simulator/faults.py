@@ -99,7 +99,8 @@ Fault = HttpError | Instead | CutBefore | CutAfter | PartialErrors | BlackHole |
 Predicate = Callable[[Call], bool]
 
 _BY_NAME: Mapping[str, type[Fault]] = {
-    kind.__name__: kind for kind in (HttpError, Instead, CutBefore, CutAfter, PartialErrors, BlackHole, BadGateway)
+    kind.__name__: kind
+    for kind in (HttpError, Instead, CutBefore, CutAfter, PartialErrors, BlackHole, BadGateway)
 }
 
 
@@ -128,7 +129,9 @@ class Schedule:
 
     _plans: list[_Plan] = field(default_factory=list)
 
-    def add(self, operation: str, fault: Fault, times: int, after: int, when: Predicate | None) -> None:
+    def add(
+        self, operation: str, fault: Fault, times: int, after: int, when: Predicate | None
+    ) -> None:
         """Plan `fault` for `times` matching calls, after letting `after` of them pass."""
         self._plans.append(_Plan(operation, fault, times, after, when))
 

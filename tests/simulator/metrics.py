@@ -42,8 +42,12 @@ class Metrics:
         self.window_s: tuple[float, float] | None = None
         self._state, self._clock = state, clock
 
-    def batch_put(self, params: Params, failing: Mapping[int, str], n: int, *, applied: bool = False) -> Output:
-        """Append every item but those in `failing` (index from 0 to error code); these, too, if `applied`."""
+    def batch_put(
+        self, params: Params, failing: Mapping[int, str], n: int, *, applied: bool = False
+    ) -> Output:
+        """Append every item but those in `failing` (index from 0 to error code); these, too, if
+        `applied`.
+        """
         name = params["TrialComponentName"]
         component = self._state.components.get(name)
         if component is None:
@@ -56,7 +60,11 @@ class Metrics:
                 errors.append({"Code": code, "MetricIndex": index})
                 if not applied:
                     continue
-            component.metrics.append(MetricPoint(item["MetricName"], item["Timestamp"], item.get("Step"), item["Value"], n))
+            component.metrics.append(
+                MetricPoint(
+                    item["MetricName"], item["Timestamp"], item.get("Step"), item["Value"], n
+                )
+            )
         return {"Errors": errors} if errors else {}
 
     def batch_get(self, params: Params) -> Output:
@@ -97,7 +105,9 @@ def _x_value(point: MetricPoint, query: Params) -> int | None:
     return int(point.timestamp) // period_s * period_s
 
 
-def _values(groups: Mapping[int, list[float]], statistic: Callable[[Sequence[float]], float]) -> Output:
+def _values(
+    groups: Mapping[int, list[float]], statistic: Callable[[Sequence[float]], float]
+) -> Output:
     ordered = sorted(groups.items())
     return {
         "XAxisValues": [at for at, _ in ordered],

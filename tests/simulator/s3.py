@@ -225,9 +225,16 @@ class S3:
         ]
         for upload_id, upload in sorted(self._state.uploads.items(), key=lambda each: each[1].key):
             if upload.bucket == call.bucket and upload.key.startswith(prefix):
-                members = {"Key": encode(upload.key), "UploadId": upload_id, "Initiated": _iso(upload.initiated)}
+                members = {
+                    "Key": encode(upload.key),
+                    "UploadId": upload_id,
+                    "Initiated": _iso(upload.initiated),
+                }
                 if upload.algorithm:
-                    members |= {"ChecksumAlgorithm": upload.algorithm.upper(), "ChecksumType": upload.checksum_type}
+                    members |= {
+                        "ChecksumAlgorithm": upload.algorithm.upper(),
+                        "ChecksumType": upload.checksum_type,
+                    }
                 content.append(element("Upload", fields(members)))
         return xml_reply("ListMultipartUploadsResult", content)
 
@@ -278,11 +285,22 @@ class S3:
         after = int(call.query.get("part-number-marker", 0))
         page = [each for each in sorted(upload.parts.items()) if each[0] > after]
         more, page = len(page) > limit, page[:limit]
-        head = {"Bucket": call.bucket, "Key": call.key, "IsTruncated": str(more).lower(), "MaxParts": limit}
+        head = {
+            "Bucket": call.bucket,
+            "Key": call.key,
+            "IsTruncated": str(more).lower(),
+            "MaxParts": limit,
+        }
         content = [fields({**head, "NextPartNumberMarker": page[-1][0] if page else None})]
         for number, part in page:
-            members: dict[str, object] = {"PartNumber": number, "ETag": f'"{part.etag}"', "Size": len(part.body)}
-            members.update({f"Checksum{name.upper()}": value for name, value in part.checksums.items()})
+            members: dict[str, object] = {
+                "PartNumber": number,
+                "ETag": f'"{part.etag}"',
+                "Size": len(part.body),
+            }
+            members.update(
+                {f"Checksum{name.upper()}": value for name, value in part.checksums.items()}
+            )
             content.append(element("Part", fields(members)))
         return xml_reply("ListPartsResult", content)
 
@@ -292,7 +310,11 @@ class S3:
         parts = _chosen_parts(upload, body)
         whole = b"".join(part.body for part in parts)
         if int(call.headers.get("x-amz-mp-object-size", len(whole))) != len(whole):
-            raise ServiceError(400, "InvalidRequest", "The specified object size does not match the size of the parts")
+            raise ServiceError(
+                400,
+                "InvalidRequest",
+                "The specified object size does not match the size of the parts",
+            )
         sums = _object_checksums(upload, parts, whole)
         for algorithm, value in declared_checksums(call.headers).items():
             if value != sums.get(algorithm, checksum(algorithm, whole)):
@@ -301,7 +323,13 @@ class S3:
         digest = md5_hex(b"".join(bytes.fromhex(part.etag) for part in parts))
         etag = f"{digest}-{len(parts)}"
         self._state.objects[call.bucket, call.key] = StoredObject(
-            whole, etag, upload.content_type, upload.metadata, sums, self._clock(), upload.encryption
+            whole,
+            etag,
+            upload.content_type,
+            upload.metadata,
+            sums,
+            self._clock(),
+            upload.encryption,
         )
         del self._state.uploads[call.query["uploadId"]]
         members: dict[str, object] = {"Bucket": call.bucket, "Key": call.key, "ETag": f'"{etag}"'}
@@ -316,7 +344,9 @@ class S3:
 
 def _etag(body: bytes, encryption: Mapping[str, str]) -> str:
     """Give the MD5 of what is stored: with a key of KMS that is not the MD5 of what was sent."""
-    return md5_hex(body + repr(sorted(encryption.items())).encode() if is_of_kms(encryption) else body)
+    return md5_hex(
+        body + repr(sorted(encryption.items())).encode() if is_of_kms(encryption) else body
+    )
 
 
 def _chosen_parts(upload: Upload, body: bytes) -> list[Part]:

@@ -65,7 +65,9 @@ class S3Call:
         """Give the members that tests ask for, under botocore's names."""
         members: dict[str, Any] = {"Bucket": self.bucket, "Key": self.key}
         members["UploadId"] = self.query.get("uploadId")
-        members["PartNumber"] = int(self.query["partNumber"]) if "partNumber" in self.query else None
+        members["PartNumber"] = (
+            int(self.query["partNumber"]) if "partNumber" in self.query else None
+        )
         members["IfNoneMatch"] = self.headers.get("if-none-match")
         members["Range"] = self.headers.get("range")
         members["Prefix"] = self.query.get("prefix")
@@ -73,7 +75,11 @@ class S3Call:
 
     def metadata(self) -> dict[str, str]:
         """Collect the user's metadata."""
-        return {name.removeprefix(_META): value for name, value in self.headers.items() if name.startswith(_META)}
+        return {
+            name.removeprefix(_META): value
+            for name, value in self.headers.items()
+            if name.startswith(_META)
+        }
 
 
 def parse(request: HttpRequest) -> S3Call:
@@ -123,14 +129,20 @@ def _verified_checksums(body: bytes, headers: Mapping[str, str]) -> dict[str, st
         raise ServiceError(400, "InvalidRequest", message)
     for algorithm, value in given.items():
         if checksum(algorithm, body) != value:
-            message = f"The {algorithm.upper()} you specified did not match the calculated checksum."
+            message = (
+                f"The {algorithm.upper()} you specified did not match the calculated checksum."
+            )
             raise ServiceError(400, "BadDigest", message)
     return given
 
 
 def declared_checksums(headers: Mapping[str, str]) -> dict[str, str]:
     """Collect the checksums that a request states, by algorithm."""
-    return {algorithm: headers[_CHECKSUM + algorithm] for algorithm in ALGORITHMS if _CHECKSUM + algorithm in headers}
+    return {
+        algorithm: headers[_CHECKSUM + algorithm]
+        for algorithm in ALGORITHMS
+        if _CHECKSUM + algorithm in headers
+    }
 
 
 def asked_encryption(call: S3Call) -> dict[str, str]:
@@ -144,7 +156,9 @@ def is_of_kms(encryption: Mapping[str, str]) -> bool:
 
 
 def _check_settings(call: S3Call) -> None:
-    """Refuse what S3 refuses of encryption, payer and owner, and what belongs to no such request."""
+    """Refuse what S3 refuses of encryption, payer and owner, and what belongs to no such
+    request.
+    """
     asked = asked_encryption(call)
     if asked and call.operation not in _ENCRYPTED:
         message = "x-amz-server-side-encryption header is not supported for this operation."
@@ -153,7 +167,10 @@ def _check_settings(call: S3Call) -> None:
         message = "The encryption method specified is not supported"
         raise ServiceError(400, "InvalidEncryptionAlgorithmError", message)
     if _SSE_KEY in asked and not is_of_kms(asked):
-        message = "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms"
+        message = (
+            "Server Side Encryption with AWS KMS managed key requires HTTP header "
+            "x-amz-server-side-encryption : aws:kms"
+        )
         raise ServiceError(400, "InvalidArgument", message)
     if call.headers.get("x-amz-request-payer", "requester") != "requester":
         raise ServiceError(400, "InvalidArgument", "Invalid x-amz-request-payer")
@@ -192,10 +209,14 @@ def element(name: str, *content: str) -> str:
 
 def fields(values: Mapping[str, object]) -> str:
     """Write simple elements, without those that are None."""
-    return "".join(element(name, escape(str(value))) for name, value in values.items() if value is not None)
+    return "".join(
+        element(name, escape(str(value))) for name, value in values.items() if value is not None
+    )
 
 
-def xml_reply(root: str, content: Iterable[str], headers: Mapping[str, str] | None = None) -> HttpReply:
+def xml_reply(
+    root: str, content: Iterable[str], headers: Mapping[str, str] | None = None
+) -> HttpReply:
     """Answer 200 with an S3 document."""
     space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
     text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} {space}>{"".join(content)}</{root}>'

@@ -58,7 +58,9 @@ class SageMaker:
     def add_component(self, name: str, source_arn: str | None = None) -> Component:
         """Create a component as SageMaker itself does for a job."""
         now = self._now()
-        component = Component(name, self._arn("Trial Component", name), name, now, now, source_arn=source_arn)
+        component = Component(
+            name, self._arn("Trial Component", name), name, now, now, source_arn=source_arn
+        )
         self._state.components[name] = component
         return component
 
@@ -113,7 +115,12 @@ class SageMaker:
         if source := params.get("SourceArn"):
             found = [item for item in found if item.source_arn == source]
         after, before = params.get("CreatedAfter"), params.get("CreatedBefore")
-        found = [item for item in found if (after is None or item.created >= after) and (before is None or item.created <= before)]
+        found = [
+            item
+            for item in found
+            if (after is None or item.created >= after)
+            and (before is None or item.created <= before)
+        ]
         # AWS lists the newest first unless told otherwise.
         by_name = params.get("SortBy") == "Name"
         found.sort(
@@ -122,7 +129,9 @@ class SageMaker:
         )
         start = int(params.get("NextToken") or 0)
         end = start + params.get("MaxResults", _PAGE_DEFAULT)
-        output: Output = {"TrialComponentSummaries": [_present(_summary(i)) for i in found[start:end]]}
+        output: Output = {
+            "TrialComponentSummaries": [_present(_summary(i)) for i in found[start:end]]
+        }
         return {**output, "NextToken": str(end)} if end < len(found) else output
 
     def _create_experiment(self, params: Params) -> Output:
@@ -240,13 +249,18 @@ class SageMaker:
 
 def _must_be_new(kind: str, name: str, existing: Mapping[str, object]) -> None:
     if name in existing:
-        message = f"{kind} names must be unique within an AWS account and region. {kind} with name ({name}) already exists."
+        message = (
+            f"{kind} names must be unique within an AWS account and region. {kind} with name "
+            f"({name}) already exists."
+        )
         raise _invalid(message)
 
 
 def _check_values(params: Params) -> None:
     for key, value in (params.get("Parameters") or {}).items():
-        given = [member for member in ("StringValue", "NumberValue") if value.get(member) is not None]
+        given = [
+            member for member in ("StringValue", "NumberValue") if value.get(member) is not None
+        ]
         if len(given) != 1:
             message = f"Parameter '{key}' must have exactly one of StringValue and NumberValue"
             raise _invalid(message)

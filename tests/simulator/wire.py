@@ -36,7 +36,9 @@ class Reader(Protocol):
 class ServiceError(Exception):
     """A refusal by the simulated service: HTTP status, AWS error code, message."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] = _NONE) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] = _NONE
+    ) -> None:
         super().__init__(status, code, message)
         self.status, self.code, self.message, self.headers = status, code, message, headers
 
@@ -154,7 +156,9 @@ def render_error(service: str, method: str, error: ServiceError, request_id: str
     )
 
 
-def json_reply(value: object, *, status: int = 200, headers: Mapping[str, str] = _NONE) -> HttpReply:
+def json_reply(
+    value: object, *, status: int = 200, headers: Mapping[str, str] = _NONE
+) -> HttpReply:
     """Write a value as JSON; numbers that JSON does not know raise ValueError."""
     body = json.dumps(value, allow_nan=False).encode()
     return HttpReply(status, body, {"Content-Type": "application/x-amz-json-1.1", **headers})

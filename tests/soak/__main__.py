@@ -1,8 +1,9 @@
 """A long campaign: every attack of the suite, as often as you like, and a table of what was lost.
 
-`make soak` or `python -m tests.soak [SCALE [SEED]]`, from the project's folder. SCALE multiplies the attacks of the
-default suite (10: about half an hour on two cores). The same seed makes the same choices; what the scheduler does
-with them is never the same. Exits with 1 if anything was lost, doubled or torn.
+`make soak` or `python -m tests.soak [SCALE [SEED]]`, from the project's folder. SCALE multiplies
+the attacks of the default suite (10: about half an hour on two cores). The same seed makes the same
+choices; what the scheduler does with them is never the same. Exits with 1 if anything was lost,
+doubled or torn.
 """
 
 from __future__ import annotations
@@ -34,10 +35,30 @@ def main(scale: float, seed: int) -> int:
     with tempfile.TemporaryDirectory(prefix="journaltrack-soak-") as folder:
         path = Path(folder) / "tally"
         path.touch()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "JOURNALTRACK_"))}
-        environment |= {"JOURNALTRACK_SOAK": str(scale), "JOURNALTRACK_SEED": str(seed), "JOURNALTRACK_TALLY": str(path)}
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", f"--hypothesis-seed={seed}"]
-        code = subprocess.run([*command, *(a for a in ATTACKS if Path(a).exists())], env=environment, check=False).returncode
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "JOURNALTRACK_"))
+        }
+        environment |= {
+            "JOURNALTRACK_SOAK": str(scale),
+            "JOURNALTRACK_SEED": str(seed),
+            "JOURNALTRACK_TALLY": str(path),
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "2",
+            "--dist",
+            "worksteal",
+            f"--hypothesis-seed={seed}",
+        ]
+        code = subprocess.run(
+            [*command, *(a for a in ATTACKS if Path(a).exists())], env=environment, check=False
+        ).returncode
         rows = tally.rows(path)
     out = sys.stdout.write
     out(f"\nscale {scale:g}, seed {seed}, {time.monotonic() - began:.0f} s\n\n")
@@ -49,4 +70,9 @@ def main(scale: float, seed: int) -> int:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    sys.exit(main(float(arguments[0]) if arguments else 10.0, int(arguments[1]) if len(arguments) > 1 else time.time_ns() % 1_000_000))
+    sys.exit(
+        main(
+            float(arguments[0]) if arguments else 10.0,
+            int(arguments[1]) if len(arguments) > 1 else time.time_ns() % 1_000_000,
+        )
+    )

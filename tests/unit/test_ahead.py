@@ -27,10 +27,16 @@ class Asked(FailingRemote):
     """Counts what is asked for anchors."""
 
     def document_names(self, bucket, prefix, folder, after):
-        return self._meet("document_names", (bucket, prefix), lambda: super(Asked, self).document_names(bucket, prefix, folder, after))
+        return self._meet(
+            "document_names",
+            (bucket, prefix),
+            lambda: super(Asked, self).document_names(bucket, prefix, folder, after),
+        )
 
     def document(self, bucket, prefix, folder, name):
-        return self._meet("document", name, lambda: super(Asked, self).document(bucket, prefix, folder, name))
+        return self._meet(
+            "document", name, lambda: super(Asked, self).document(bucket, prefix, folder, name)
+        )
 
     @property
     def questions(self):
@@ -61,7 +67,13 @@ def record(folder, *values, drafts=(), artifact=None, component="run"):
             journal.add_blob(blob.sha256, blob.size_bytes)
             ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
             name = artifact.decode()
-            journal.append(of, [vocabulary.upload(name, ref, blob.size_bytes, None, name), vocabulary.artifact("output", name, ref, None)])
+            journal.append(
+                of,
+                [
+                    vocabulary.upload(name, ref, blob.size_bytes, None, name),
+                    vocabulary.artifact("output", name, ref, None),
+                ],
+            )
         for value in values:
             journal.append_metric(of, "loss", float(value), None, 1)
     return folder
@@ -80,12 +92,16 @@ def sync(folder, remote, **options):
 
 def pending(folder):
     """How many entries wait."""
-    return read(folder, "SELECT count(*) FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)")[0][0]
+    return read(folder, "SELECT count(*) FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)")[
+        0
+    ][0]
 
 
 @pytest.fixture
 def restored(tmp_path, remote):
-    """A journal, synced twice, and a backup of it from after the first sync, whose points went out with the second one."""
+    """A journal, synced twice, and a backup of it from after the first sync, whose points went
+    out with the second one.
+    """
     folder = record(tmp_path / "journal", 0, drafts=CREATED, artifact=b"first")
     sync(folder, remote)
     record(folder, 1, 2)
@@ -95,7 +111,9 @@ def restored(tmp_path, remote):
 
 
 def test_a_backup_from_before_a_sync_sends_nothing(restored, remote):
-    """A backup that was restored after a sync is told to be behind, with what to do; nothing is sent, and all of it stays pending."""
+    """A backup that was restored after a sync is told to be behind, with what to do; nothing is
+    sent, and all of it stays pending.
+    """
     _, backup = restored
     before = pending(backup)
     remote.asked.clear()
@@ -110,7 +128,9 @@ def test_a_backup_from_before_a_sync_sends_nothing(restored, remote):
 
 
 def test_the_copy_that_is_ahead_goes_on_for_one_question_a_pass(restored, remote):
-    """The newest copy delivers what comes next after one request for names, and asks nothing when nothing is pending."""
+    """The newest copy delivers what comes next after one request for names, and asks nothing
+    when nothing is pending.
+    """
     folder, _ = restored
     record(folder, 3)
     remote.asked.clear()
@@ -132,7 +152,9 @@ def test_a_moved_journal_goes_on(restored, remote):
 
 
 def test_a_copy_that_heard_of_the_other_goes_on(restored, remote):
-    """Once its receipts were taken over, the copy that was behind delivers what it alone has, and nothing twice."""
+    """Once its receipts were taken over, the copy that was behind delivers what it alone has,
+    and nothing twice.
+    """
     folder, backup = restored
     record(backup, 9)
     with pytest.raises(JournalBehindError):
@@ -149,7 +171,9 @@ def test_a_copy_that_heard_of_the_other_goes_on(restored, remote):
 
 
 def test_two_copies_that_went_on_apart_do_not_both_send(restored, remote):
-    """Of two copies that recorded on by themselves, the one that was synced first goes on; the other one is behind it, wherever it is."""
+    """Of two copies that recorded on by themselves, the one that was synced first goes on; the
+    other one is behind it, wherever it is.
+    """
     folder, backup = restored
     record(folder, 5)
     record(backup, 6)
@@ -160,7 +184,9 @@ def test_two_copies_that_went_on_apart_do_not_both_send(restored, remote):
 
 
 def test_sending_even_so_is_for_who_lost_the_other_copy(restored, remote):
-    """With ``even_if_behind`` all that is pending goes out; from then on this copy is the one that is ahead, and the other one behind."""
+    """With ``even_if_behind`` all that is pending goes out; from then on this copy is the one
+    that is ahead, and the other one behind.
+    """
     folder, backup = restored
     sync(backup, remote, even_if_behind=True)
     assert remote.points() == {0.0: 1, 1.0: 2, 2.0: 2}
@@ -173,7 +199,9 @@ def test_sending_even_so_is_for_who_lost_the_other_copy(restored, remote):
 
 
 def test_an_anchor_whose_answer_was_lost_is_known_by_what_it_names(tmp_path, remote):
-    """A pass that was cut off after its anchor was stored left one that the journal does not know: it is looked at, and nothing stops."""
+    """A pass that was cut off after its anchor was stored left one that the journal does not
+    know: it is looked at, and nothing stops.
+    """
     folder = record(tmp_path / "journal", 0, drafts=CREATED, artifact=b"first")
     sync(folder, remote)
     record(folder, 1)
@@ -217,9 +245,13 @@ def test_documents_of_others_and_rubbish_count_for_nothing(restored, remote):
     """What is no anchor of this journal, whatever its name, does not stop it."""
     folder, _ = restored
     ((place, _), *_) = [uri.rsplit("/", 1) for uri in remote.stored]
-    of_another = anchors.HeadsDocument("another journal", 90, None, 1, {"w": (1, "00")}, {"w": (1, "00")}).encode()
+    of_another = anchors.HeadsDocument(
+        "another journal", 90, None, 1, {"w": (1, "00")}, {"w": (1, "00")}
+    ).encode()
     for content in (b"{}", b"\xff", of_another, b"[" * 100_000):
-        remote.stored[f"{place}/{anchors.name_of(90, hashlib.sha256(content).hexdigest())}"] = content
+        remote.stored[f"{place}/{anchors.name_of(90, hashlib.sha256(content).hexdigest())}"] = (
+            content
+        )
     remote.stored[f"{place}/99999999-not a name"] = b"{}"
     record(folder, 3)
     sync(folder, remote)
@@ -228,7 +260,9 @@ def test_documents_of_others_and_rubbish_count_for_nothing(restored, remote):
 
 @pytest.mark.parametrize("anchor", ["off", "parameter"])
 def test_where_no_anchors_are_wanted_nobody_is_asked(restored, remote, anchor):
-    """With anchors switched off, or in parameters alone (which do not say of which journal they are), there is no question."""
+    """With anchors switched off, or in parameters alone (which do not say of which journal they
+    are), there is no question.
+    """
     folder, _ = restored
     record(folder, 3)
     remote.asked.clear()
@@ -238,7 +272,9 @@ def test_where_no_anchors_are_wanted_nobody_is_asked(restored, remote, anchor):
 
 
 def test_a_copy_that_was_never_synced_knows_the_mark_of_its_own_component(tmp_path, remote):
-    """Without any anchor (no artifact), the second of two copies finds its own creation, which it never sent: it stops there, each time."""
+    """Without any anchor (no artifact), the second of two copies finds its own creation, which
+    it never sent: it stops there, each time.
+    """
     older = record(tmp_path / "older", 0, 1, drafts=CREATED)
     newer = record(copy(older, "newer"), 2)
     sync(newer, remote)
@@ -255,7 +291,9 @@ def test_a_copy_that_was_never_synced_knows_the_mark_of_its_own_component(tmp_pa
 
 
 def test_that_holds_after_attempts_without_a_network(tmp_path, remote):
-    """Attempts that certainly made nothing, as each close of a training without a network is one, leave the copy as wary as before."""
+    """Attempts that certainly made nothing, as each close of a training without a network is
+    one, leave the copy as wary as before.
+    """
     older = record(tmp_path / "older", 0, drafts=CREATED)
     offline = FailingRemote()
     offline.failures["create"] += [passing("EndpointConnectionError", unreachable=True)] * 3
@@ -267,9 +305,15 @@ def test_that_holds_after_attempts_without_a_network(tmp_path, remote):
     assert remote.points() == {0.0: 1}
 
 
-@pytest.mark.parametrize("lost", [passing(maybe_applied=True), RuntimeError("what was that")], ids=["no answer", "unexpected"])
+@pytest.mark.parametrize(
+    "lost",
+    [passing(maybe_applied=True), RuntimeError("what was that")],
+    ids=["no answer", "unexpected"],
+)
 def test_a_creation_whose_answer_was_lost_is_the_copys_own(tmp_path, remote, lost):
-    """A component that an earlier request of this very copy may have made is taken for its own, as ever."""
+    """A component that an earlier request of this very copy may have made is taken for its own,
+    as ever.
+    """
     folder = record(tmp_path / "journal", 0, drafts=CREATED)
 
     class Lost(FailingRemote):
@@ -288,7 +332,9 @@ def test_a_creation_whose_answer_was_lost_is_the_copys_own(tmp_path, remote, los
 
 
 def test_a_component_that_others_share_is_no_sign_of_a_copy(tmp_path, remote):
-    """Two nodes that continue one run by its name have a journal each: neither is a copy of the other."""
+    """Two nodes that continue one run by its name have a journal each: neither is a copy of the
+    other.
+    """
     first = record(tmp_path / "first", 0, drafts=[vocabulary.create(owner="first", resume=True)])
     second = record(tmp_path / "second", 1, drafts=[vocabulary.create(owner="second", resume=True)])
     third = record(tmp_path / "third", 2, drafts=LOADED)
@@ -298,7 +344,9 @@ def test_a_component_that_others_share_is_no_sign_of_a_copy(tmp_path, remote):
 
 
 def test_a_loaded_component_that_one_copy_made_is_known_to_the_other(tmp_path, remote):
-    """What a sync made on request for a component that was only loaded bears the journal's id: the other copy is behind it, too."""
+    """What a sync made on request for a component that was only loaded bears the journal's id:
+    the other copy is behind it, too.
+    """
     first = record(tmp_path / "first", 0, drafts=LOADED)
     second = copy(first, "second")
     sync(first, remote, create_or_attach=True)

@@ -1,4 +1,6 @@
-"""Where anchors go and what they name: whatever refuses a part, the rest stands; the first of anything is in them, too."""
+"""Where anchors go and what they name: whatever refuses a part, the rest stands; the first of
+anything is in them, too.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,15 @@ def add_artifact(journal, tmp_path):
     journal.add_blob(blob.sha256, blob.size_bytes)
     ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
     upload = vocabulary.upload("model", ref, blob.size_bytes, None, "model")
-    journal.append(journal.component("run"), [upload, vocabulary.artifact("output", "model", ref, None)])
+    journal.append(
+        journal.component("run"), [upload, vocabulary.artifact("output", "model", ref, None)]
+    )
 
 
 def test_a_refused_parameter_leaves_the_document(journal, remote, tmp_path):
-    """With "both", a component that takes no parameter voids nothing: the document is stored, known, and proves the journal."""
+    """With "both", a component that takes no parameter voids nothing: the document is stored,
+    known, and proves the journal.
+    """
     add_artifact(journal, tmp_path)
     one_pass(journal, remote, anchor="off")
     remote.failures["update"] += [REFUSED]
@@ -62,7 +68,9 @@ def test_a_refused_parameter_leaves_the_document(journal, remote, tmp_path):
 
 
 def test_a_refused_parameter_alone_is_no_anchor(journal, remote):
-    """With "parameter", no anchor is known where no component took it, and the next pass makes it."""
+    """With "parameter", no anchor is known where no component took it, and the next pass makes
+    it.
+    """
     one_pass(journal, remote, anchor="off")
     remote.failures["update"] += [REFUSED]
     one_pass(journal, remote, anchor="parameter")
@@ -73,12 +81,15 @@ def test_a_refused_parameter_alone_is_no_anchor(journal, remote):
 
 
 def test_an_anchor_in_the_default_bucket_is_found_from_elsewhere(journal, remote):
-    """A journal without artifacts was anchored in the default bucket: a check that was told of no place finds it, and one that was told, too."""
+    """A journal without artifacts was anchored in the default bucket: a check that was told of
+    no place finds it, and one that was told, too.
+    """
     one_pass(journal, remote, anchor="s3")
     for default_place in (False, True):
         found = compare_with_anchors(journal, remote, default_place=default_place)
         assert (found.documents, found.problems, found.note) == (1, (), None)
-    with without_triggers(journal.path) as connection:  # whoever cuts off the end cuts off what is known of the anchor
+    # whoever cuts off the end cuts off what is known of the anchor
+    with without_triggers(journal.path) as connection:
         for table in ("attestation", "receipt", "delivery"):
             connection.execute(f"DELETE FROM {table}")
     assert compare_with_anchors(journal, remote).documents == 0
@@ -93,7 +104,9 @@ def test_a_journal_that_was_never_anchored_asks_nobody(journal, remote):
 
 
 def test_a_component_with_the_first_entry_alone_is_named(journal, remote):
-    """The parameter goes to every component with new entries, also to one whose only entry is number 1; no bucket is looked at then."""
+    """The parameter goes to every component with new entries, also to one whose only entry is
+    number 1; no bucket is looked at then.
+    """
     one_pass(journal, remote, anchor="parameter")
     assert anchors.places(journal.database, default=False) == []
     known = anchors.last(journal.database)
@@ -103,7 +116,10 @@ def test_a_component_with_the_first_entry_alone_is_named(journal, remote):
 def test_a_chain_with_the_first_attestation_alone_is_in_the_anchor(journal, remote):
     """The process that made the very first attestation and no other is in the first document."""
     one_pass(journal, remote, anchor="off")
-    rows = journal.database.read("SELECT a.id, a.writer_seq, w.uuid, a.digest FROM attestation a JOIN writer w ON w.id = a.writer_id")
+    rows = journal.database.read(
+        "SELECT a.id, a.writer_seq, w.uuid, a.digest FROM attestation a "
+        "JOIN writer w ON w.id = a.writer_id"
+    )
     ((number, place, uuid, digest),) = rows
     assert (number, place) == (1, 1)
     (document,) = one_pass(journal, remote, anchor="s3")
@@ -112,10 +128,16 @@ def test_a_chain_with_the_first_attestation_alone_is_in_the_anchor(journal, remo
 
 
 def test_new_entries_alone_are_anchored(journal, remote):
-    """Entries that no pass has touched since the last anchor make another one, and nothing new makes none."""
+    """Entries that no pass has touched since the last anchor make another one, and nothing new
+    makes none.
+    """
     one_pass(journal, remote, anchor="s3")
     journal.append_metric(journal.component("run"), "loss", 1.0, 1, 1)
     first, second = one_pass(journal, remote, anchor="s3", component="another")
     assert [place for place, _ in second.entries.values()] == [2]
-    assert (first.number, second.number, second.previous) == (1, 2, next(iter(sorted(remote.stored)))[-69:-5])
+    assert (first.number, second.number, second.previous) == (
+        1,
+        2,
+        next(iter(sorted(remote.stored)))[-69:-5],
+    )
     assert len(one_pass(journal, remote, anchor="s3", component="another")) == 2

@@ -46,7 +46,11 @@ def journal(tmp_path):
     opened.add_blob(blob.sha256, blob.size_bytes)
     ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
     opened.append(
-        component, [vocabulary.upload("model", ref, blob.size_bytes, None, "model"), vocabulary.artifact("output", "model", ref, None)]
+        component,
+        [
+            vocabulary.upload("model", ref, blob.size_bytes, None, "model"),
+            vocabulary.artifact("output", "model", ref, None),
+        ],
     )
     log(opened, range(10))
     yield opened
@@ -88,10 +92,14 @@ def test_a_pass_anchors_beside_the_artifacts(journal):
     documents = synced(journal, remote)
     ((uri, content),) = remote.stored.items()
     sha256 = hashlib.sha256(content).hexdigest()
-    assert uri == f"s3://the-bucket/the-prefix/journaltrack-anchors/{journal.journal_id}/00000001-{sha256}.json"
+    assert (
+        uri
+        == f"s3://the-bucket/the-prefix/journaltrack-anchors/{journal.journal_id}/00000001-{sha256}.json"
+    )
     document = anchors.decode(content)
     ((writer, digest),) = journal.database.read(
-        "SELECT w.uuid, e.digest FROM entry e JOIN writer w ON w.id = e.writer_id ORDER BY seq DESC LIMIT 1"
+        "SELECT w.uuid, e.digest FROM entry e JOIN writer w ON w.id = e.writer_id "
+        "ORDER BY seq DESC LIMIT 1"
     )
     assert document.entries == {writer: (13, digest.hex())}
     assert len(document.attestations) == 1
@@ -104,7 +112,9 @@ def test_a_pass_anchors_beside_the_artifacts(journal):
 
 
 def test_nothing_new_is_not_anchored_again(journal):
-    """A pass without anything to say leaves no document; the next entry makes one that names the one before."""
+    """A pass without anything to say leaves no document; the next entry makes one that names the
+    one before.
+    """
     remote = MemoryRemote()
     first = synced(journal, remote)
     assert synced(journal, remote) == first
@@ -118,11 +128,16 @@ def test_nothing_new_is_not_anchored_again(journal):
 
 
 def test_a_journal_without_artifacts_is_anchored_where_the_configuration_says(tmp_path):
-    """By default there is no bucket to put it; "s3" takes the default one; "parameter" needs none; "off" is off."""
+    """By default there is no bucket to put it; "s3" takes the default one; "parameter" needs
+    none; "off" is off.
+    """
     found = {}
     for places in ("artifacts", "s3", "parameter", "both", "off"):
         with closing(Journal.open(tmp_path / places)) as journal:
-            journal.append(journal.component("run"), [vocabulary.create(owner="me"), vocabulary.metric("m", 1.0, 1, 1)])
+            journal.append(
+                journal.component("run"),
+                [vocabulary.create(owner="me"), vocabulary.metric("m", 1.0, 1, 1)],
+            )
             remote = MemoryRemote()
             documents = synced(journal, remote, anchor=places)
             named = remote.components["run"].parameters.get(anchors.PARAMETER)
@@ -130,7 +145,13 @@ def test_a_journal_without_artifacts_is_anchored_where_the_configuration_says(tm
             if named is not None:
                 assert named == f"1 {anchors.last(journal.database).sha256}"
             assert verify_chains(journal) == []
-    assert found == {"artifacts": (0, False), "s3": (1, False), "parameter": (0, True), "both": (0, True), "off": (0, False)}
+    assert found == {
+        "artifacts": (0, False),
+        "s3": (1, False),
+        "parameter": (0, True),
+        "both": (0, True),
+        "off": (0, False),
+    }
 
 
 def test_the_document_is_in_the_journal_too(journal):
@@ -167,9 +188,12 @@ def test_a_cut_off_end_is_found(journal, table):
     path = changed(journal, *cuts[table])
     assert verify_chains(path) == []
     found = problems(path, documents)
-    assert any(message.startswith("5 entries were removed" if table == "entry" else "1 attestations were removed") for message in found), (
-        found
-    )
+    assert any(
+        message.startswith(
+            "5 entries were removed" if table == "entry" else "1 attestations were removed"
+        )
+        for message in found
+    ), found
 
 
 def test_a_rewritten_chain_is_found(journal):
@@ -182,17 +206,21 @@ def test_a_rewritten_chain_is_found(journal):
 
 
 def test_changed_foreign_and_missing_anchors_are_told(journal, tmp_path):
-    """A document with another digest than its name, one of another journal, one that is no anchor, and a removed one."""
+    """A document with another digest than its name, one of another journal, one that is no
+    anchor, and a removed one.
+    """
     remote = MemoryRemote()
     synced(journal, remote)
     for step in (10, 11):
         log(journal, [step])
         documents = synced(journal, remote)
     first, second, third = sorted(documents)
-    assert problems(journal.path, {first: documents[first].replace(b'"number":1', b'"number":7')}) == [
-        f"the anchor {first!r} was altered: it is not the document that was made"
+    assert problems(
+        journal.path, {first: documents[first].replace(b'"number":1', b'"number":7')}
+    ) == [f"the anchor {first!r} was altered: it is not the document that was made"]
+    assert problems(journal.path, {"x": b"[" * 100_000}) == [
+        "the anchor 'x' was altered: it is not the document that was made"
     ]
-    assert problems(journal.path, {"x": b"[" * 100_000}) == ["the anchor 'x' was altered: it is not the document that was made"]
     assert problems(journal.path, {first: documents[first], third: documents[third]}) == [
         f"the anchor before {third!r} is missing: it was removed"
     ]
@@ -202,10 +230,14 @@ def test_changed_foreign_and_missing_anchors_are_told(journal, tmp_path):
 
 
 def test_an_anchor_that_fails_fails_nothing_else(journal):
-    """Everything is delivered, a receipt says why there is no anchor, and the next pass makes one."""
+    """Everything is delivered, a receipt says why there is no anchor, and the next pass makes
+    one.
+    """
     remote = Refusing()
     assert synced(journal, remote) == {}
-    assert journal.database.read("SELECT outcome, error_code FROM receipt WHERE action = 'anchor'") == [("failed", "AccessDenied")]
+    assert journal.database.read(
+        "SELECT outcome, error_code FROM receipt WHERE action = 'anchor'"
+    ) == [("failed", "AccessDenied")]
     assert journal.entries(pending=True) == []
     remote.refusing = False
     documents = synced(journal, remote)
@@ -215,7 +247,9 @@ def test_an_anchor_that_fails_fails_nothing_else(journal):
 
 
 def test_a_watcher_anchors_now_and_then_and_at_the_end(journal):
-    """A journal that is written to all the time is anchored once in a while; a run that ended at once."""
+    """A journal that is written to all the time is anchored once in a while; a run that ended at
+    once.
+    """
     remote = MemoryRemote()
     counts = []
     for step in range(10, 13):
@@ -227,7 +261,9 @@ def test_a_watcher_anchors_now_and_then_and_at_the_end(journal):
 
 
 def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
-    """`check --anchor` proves a journal that is whole, and names what was cut off from one that is not."""
+    """`check --anchor` proves a journal that is whole, and names what was cut off from one that
+    is not.
+    """
     documents = synced(journal, MemoryRemote())
     ((name, content),) = documents.items()
     (tmp_path / name).write_bytes(content)
@@ -236,7 +272,10 @@ def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
     assert (done.exit_code, "the journal is well" in done.output) == (0, True), done.output
     last = journal.last_seq()
     changed(
-        journal, f"DELETE FROM entry WHERE seq = {last}", f"DELETE FROM delivery WHERE seq = {last}", f"UPDATE mark SET seq = {last - 1}"
+        journal,
+        f"DELETE FROM entry WHERE seq = {last}",
+        f"DELETE FROM delivery WHERE seq = {last}",
+        f"UPDATE mark SET seq = {last - 1}",
     )
     done = CliRunner().invoke(main, check)
     assert done.exit_code == 8

@@ -22,7 +22,12 @@ TOO_LARGE = Draft("metric", "metric", "m", 1.0, 1, 2**63)
 def values(folder):
     """The points in their order."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
-        return [value for (value,) in connection.execute("SELECT value FROM entry WHERE name = 'm' ORDER BY seq")]
+        return [
+            value
+            for (value,) in connection.execute(
+                "SELECT value FROM entry WHERE name = 'm' ORDER BY seq"
+            )
+        ]
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
@@ -44,7 +49,9 @@ def test_a_call_that_the_driver_refuses_leaves_no_gap(tmp_path, durability):
 
 
 def test_a_call_that_the_driver_refuses_costs_other_threads_nothing(tmp_path):
-    """Three threads log while a fourth one's calls are refused: every call that returned is there."""
+    """Three threads log while a fourth one's calls are refused: every call that returned is
+    there.
+    """
     with closing(Journal.open(tmp_path / "j", durability="power")) as journal:
         run = journal.component("run")
 
@@ -68,7 +75,9 @@ def test_a_call_that_the_driver_refuses_costs_other_threads_nothing(tmp_path):
 
 
 def test_a_call_that_can_never_be_written_does_not_hold_up_what_waits(tmp_path, caplog):
-    """Refused by the driver only when the lock is free again: that one is left out and told, all others are written."""
+    """Refused by the driver only when the lock is free again: that one is left out and told, all
+    others are written.
+    """
     with closing(Journal.open(tmp_path / "j", busy_timeout_s=0.01)) as journal:
         run = journal.component("run")
         journal.append_metric(run, "m", 0.0, 1, 1)
@@ -85,7 +94,9 @@ def test_a_call_that_can_never_be_written_does_not_hold_up_what_waits(tmp_path, 
 
 
 def test_a_buffer_that_is_full_refuses_the_call_and_keeps_the_rest(tmp_path):
-    """Beyond the limit a call raises and is not recorded; what waits is written once the lock is free, the chain goes on."""
+    """Beyond the limit a call raises and is not recorded; what waits is written once the lock is
+    free, the chain goes on.
+    """
     with closing(Journal.open(tmp_path / "j", busy_timeout_s=0.01)) as journal:
         run = journal.component("run")
         journal.append_metric(run, "m", 0.0, 1, 1)
@@ -96,7 +107,10 @@ def test_a_buffer_that_is_full_refuses_the_call_and_keeps_the_rest(tmp_path):
                 journal.append(run, part)
             for _ in range(9):
                 journal.append(run, part)
-            for refused in (lambda: journal.append_metric(run, "m", 2.0, 1, 1), lambda: journal.append(run, part)):
+            for refused in (
+                lambda: journal.append_metric(run, "m", 2.0, 1, 1),
+                lambda: journal.append(run, part),
+            ):
                 with pytest.raises(JournalWriteError, match="this call was not recorded") as caught:
                     refused()
                 assert caught.value.hint
@@ -125,7 +139,11 @@ def test_a_commit_whose_error_came_too_late_is_not_repeated(tmp_path):
 
             def execute(self, sql, *arguments):
                 cursor = self.connection.execute(sql, *arguments)
-                if (sql.startswith("INSERT INTO entry") or sql == "COMMIT") and len(self.lost) < 2 and not self.in_transaction:
+                if (
+                    (sql.startswith("INSERT INTO entry") or sql == "COMMIT")
+                    and len(self.lost) < 2
+                    and not self.in_transaction
+                ):
                     self.lost.append(sql)
                     raise sqlite3.OperationalError("disk I/O error")
                 return cursor
@@ -134,7 +152,9 @@ def test_a_commit_whose_error_came_too_late_is_not_repeated(tmp_path):
         journal.database._connection = Late(real)
         journal.append_metric(run, "m", 2.0, 1, 1)
         with pytest.warns(RuntimeWarning, match="wait in memory"):
-            journal.append(run, [vocabulary.metric("m", 3.0, 1, 1), vocabulary.metric("m", 4.0, 1, 1)])
+            journal.append(
+                run, [vocabulary.metric("m", 3.0, 1, 1), vocabulary.metric("m", 4.0, 1, 1)]
+            )
         journal.flush()
         assert len(journal.database._connection.lost) == 2
         journal.database._connection = real

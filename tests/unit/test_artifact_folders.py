@@ -1,4 +1,6 @@
-"""``log_artifacts``: everything below a folder that can be recorded is, and what can't be is told."""
+"""``log_artifacts``: everything below a folder that can be recorded is, and what can't be is
+told.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +48,21 @@ def contents(tracker):
 
 
 def test_links_to_files_and_folders_are_followed(tracker, root, tmp_path):
-    """What a link leads to is recorded under the link's name; two links to one folder are two names."""
+    """What a link leads to is recorded under the link's name; two links to one folder are two
+    names.
+    """
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     (tmp_path / "elsewhere" / "deep" / "b.txt").write_text("b")
     (root / "link.txt").symlink_to(root / "a.txt")
     (root / "latest").symlink_to(tmp_path / "elsewhere")
     (root / "step-1").symlink_to("../elsewhere", target_is_directory=True)
     tracker.log_artifacts(root)
-    assert contents(tracker) == {"a.txt": "a", "link.txt": "a", "latest/deep/b.txt": "b", "step-1/deep/b.txt": "b"}
+    assert contents(tracker) == {
+        "a.txt": "a",
+        "link.txt": "a",
+        "latest/deep/b.txt": "b",
+        "step-1/deep/b.txt": "b",
+    }
 
 
 def test_the_folder_itself_may_be_a_link(tracker, root, tmp_path):
@@ -64,7 +73,9 @@ def test_the_folder_itself_may_be_a_link(tracker, root, tmp_path):
 
 
 def test_circles_of_links_end(tracker, root):
-    """A link to a folder that it lies in adds nothing: what is there is recorded under its own name, once."""
+    """A link to a folder that it lies in adds nothing: what is there is recorded under its own
+    name, once.
+    """
     (root / "sub").mkdir()
     (root / "sub" / "b.txt").write_text("b")
     (root / "sub" / "up").symlink_to("..")
@@ -84,7 +95,9 @@ def test_a_name_that_can_not_be_sent_loses_that_file_alone(tracker, root, name):
     """The others are recorded, and the warning names the file and the reason."""
     with open(os.path.join(os.fsencode(root), name), "w") as file:
         file.write("x")
-    with pytest.warns(JournaltrackWarning, match="1 files or folders in .* are not recorded, 1 are: .*name"):
+    with pytest.warns(
+        JournaltrackWarning, match="1 files or folders in .* are not recorded, 1 are: .*name"
+    ):
         tracker.log_artifacts(root)
     assert names(tracker) == ["a.txt"]
 
@@ -99,12 +112,16 @@ def test_a_folder_below_whose_path_is_too_long_is_told(tracker, root):
 
 
 def test_links_to_nothing_and_what_is_no_file_are_told(tracker, root):
-    """A broken link, a link to itself and a FIFO are left out, with a warning that names each and doesn't wait for any."""
+    """A broken link, a link to itself and a FIFO are left out, with a warning that names each
+    and doesn't wait for any.
+    """
     (root / "broken").symlink_to("nowhere")
     (root / "loop").symlink_to("loop")
     os.mkfifo(root / "pipe")
     with pytest.warns(
-        JournaltrackWarning, match="3 files or folders.*'broken': No such file.*'loop': Too many.*'pipe': not a regular file"
+        JournaltrackWarning,
+        match="3 files or folders.*'broken': No such file.*'loop': Too many.*'pipe': not a "
+        "regular file",
     ):
         tracker.log_artifacts(root)
     assert names(tracker) == ["a.txt"]
@@ -129,7 +146,9 @@ def as_somebody(action):
 
 
 def test_what_may_not_be_read_is_told(monkeypatch):
-    """An unreadable file and an unreadable folder lose themselves alone; an unreadable folder with nothing else is an error."""
+    """An unreadable file and an unreadable folder lose themselves alone; an unreadable folder
+    with nothing else is an error.
+    """
     with tempfile.TemporaryDirectory() as outside:
         os.chmod(outside, 0o777)
         monkeypatch.setenv("XDG_CONFIG_HOME", outside)
@@ -142,7 +161,11 @@ def test_what_may_not_be_read_is_told(monkeypatch):
             for path in (root / "closed", root / "secret.txt"):
                 path.chmod(0)
             tracker = Tracker.create(journal=Path(outside) / "journal", sync="off")
-            with pytest.warns(JournaltrackWarning, match="2 files or folders.*'closed': Permission denied.*secret.txt.*Permission denied"):
+            with pytest.warns(
+                JournaltrackWarning,
+                match="2 files or folders.*'closed': Permission "
+                "denied.*secret.txt.*Permission denied",
+            ):
                 tracker.log_artifacts(root)
             assert names(tracker) == ["a.txt"]
             with pytest.raises(ArtifactError, match="can't be read: Permission denied"):
@@ -153,10 +176,14 @@ def test_what_may_not_be_read_is_told(monkeypatch):
 
 
 def test_what_can_not_be_read_is_told(tracker, root):
-    """Also where the kernel says so to everybody: files and folders of a process that is gone, a file that fails when it is read."""
+    """Also where the kernel says so to everybody: files and folders of a process that is gone, a
+    file that fails when it is read.
+    """
     (root / "closed").symlink_to("/proc/self/task/1")
     (root / "memory").symlink_to("/proc/self/mem")
-    with pytest.warns(JournaltrackWarning, match="2 files or folders.*'closed'.*'memory'.*could not be read"):
+    with pytest.warns(
+        JournaltrackWarning, match="2 files or folders.*'closed'.*'memory'.*could not be read"
+    ):
         tracker.log_artifacts(root)
     assert names(tracker) == ["a.txt"]
 
@@ -182,14 +209,18 @@ def test_nothing_that_can_be_recorded_is_an_error(tracker, tmp_path):
     assert names(tracker) == []
 
 
-@pytest.mark.parametrize("path", ["/nonexistent", "/etc/hostname", "", "nul\0", "\ud800", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize(
+    "path", ["/nonexistent", "/etc/hostname", "", "nul\0", "\ud800", "~nobody-of-that-name/x"]
+)
 def test_what_is_no_folder_is_an_artifact_error(tracker, path):
     """Whatever the path looks like."""
     with pytest.raises(ArtifactError, match="is not a folder"):
         tracker.log_artifacts(path)
 
 
-@pytest.mark.parametrize("path", ["/nonexistent", "", "nul\0", "\ud800", "/", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize(
+    "path", ["/nonexistent", "", "nul\0", "\ud800", "/", "~nobody-of-that-name/x"]
+)
 def test_what_is_no_file_is_an_artifact_error(tracker, path):
     """Whatever the path looks like."""
     with pytest.raises(ArtifactError, match="can't be logged"):
@@ -199,7 +230,12 @@ def test_what_is_no_file_is_an_artifact_error(tracker, path):
 @pytest.mark.parametrize("path", [None, 3, ["a"]])
 def test_what_is_no_path_is_our_type_error(tracker, path):
     """At each call that takes one."""
-    for call in (tracker.log_artifact, tracker.log_artifacts, tracker.log_input_artifact, tracker.log_output_artifact):
+    for call in (
+        tracker.log_artifact,
+        tracker.log_artifacts,
+        tracker.log_input_artifact,
+        tracker.log_output_artifact,
+    ):
         with pytest.raises(InvalidTypeError, match="a path must be"):
             call(path)
 
@@ -227,7 +263,9 @@ def test_the_61st_file_of_a_call_is_marked_with_its_upload(tracker, root, tmp_pa
     with pytest.warns(JournaltrackWarning, match="60 output artifacts"):
         tracker.log_artifacts(root)
     with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
-        refused = connection.execute("SELECT kind, name FROM entry JOIN delivery USING (seq) ORDER BY kind").fetchall()
+        refused = connection.execute(
+            "SELECT kind, name FROM entry JOIN delivery USING (seq) ORDER BY kind"
+        ).fetchall()
     assert refused == [("output", "a.txt"), ("upload", "a.txt")]
 
 
@@ -245,7 +283,9 @@ def test_a_folder_is_told_again_only_when_something_else_is_wrong(tracker, root)
 
 
 def test_a_file_that_goes_while_the_folder_is_read_loses_itself_alone(tracker, root, tmp_path):
-    """Names are listed first: a file that its writer removes meanwhile is told, the others are recorded."""
+    """Names are listed first: a file that its writer removes meanwhile is told, the others are
+    recorded.
+    """
     (root / "z.txt").write_text("z")
 
     class Uploader:

@@ -1,4 +1,6 @@
-"""The audit's questions: entries by page and filter, one entry in full, a key's history, the timeline."""
+"""The audit's questions: entries by page and filter, one entry in full, a key's history, the
+timeline.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,13 @@ class Site:
 
     def replay(self, *script, **options):
         self.remote.script = list(script)
-        Reconciler(self.journal, self.remote, options=Options(concurrency=1, **options), clock_ns=self.clock, attempts=lambda: 3).run()
+        Reconciler(
+            self.journal,
+            self.remote,
+            options=Options(concurrency=1, **options),
+            clock_ns=self.clock,
+            attempts=lambda: 3,
+        ).run()
 
     def under_lease(self, work):
         held = leases.acquire(self.journal.database)
@@ -75,7 +83,9 @@ class Site:
             held.release()
 
     def release(self, *outcomes):
-        return self.under_lease(lambda held: Settlement(self.journal.database, held, self.clock).release(outcomes))
+        return self.under_lease(
+            lambda held: Settlement(self.journal.database, held, self.clock).release(outcomes)
+        )
 
 
 @pytest.fixture
@@ -114,14 +124,21 @@ def test_filters_choose_by_component_kind_name_state_and_time(site):
         ({"since_ns": middle_ns}, lambda e: e.recorded_at_ns >= middle_ns),
         ({"until_ns": middle_ns}, lambda e: e.recorded_at_ns < middle_ns),
         ({"state": "quarantined"}, lambda e: e.state == "quarantined"),
-        ({"state": "pending", "name": "train:*", "since_ns": middle_ns}, lambda e: e.name == "train:loss"),
+        (
+            {"state": "pending", "name": "train:*", "since_ns": middle_ns},
+            lambda e: e.name == "train:loss",
+        ),
         ({"state": "in flight"}, lambda _: False),
     ):
-        assert list(each_entry(site.folder, **options)) == [e for e in everything if wanted(e)], options
+        assert list(each_entry(site.folder, **options)) == [e for e in everything if wanted(e)], (
+            options
+        )
 
 
 def test_pages_neither_lose_nor_repeat_while_others_append(site):
-    """Page after page, with appends in between: every entry once, in order, and all that was there at the start."""
+    """Page after page, with appends in between: every entry once, in order, and all that was
+    there at the start.
+    """
     site.metrics("a", 40)
     before = [found.seq for found in each_entry(site.folder, kind="metric")]
     seen, after = [], 0
@@ -134,11 +151,15 @@ def test_pages_neither_lose_nor_repeat_while_others_append(site):
     assert seen == sorted(set(seen))
     assert seen[: len(before)] == before
     assert seen == [found.seq for found in each_entry(site.folder, kind="metric")]
-    assert [found.seq for found in each_entry(site.folder, kind="metric", after_seq=seen[9], limit=5)] == seen[10:15]
+    assert [
+        found.seq for found in each_entry(site.folder, kind="metric", after_seq=seen[9], limit=5)
+    ] == seen[10:15]
 
 
 def test_an_entry_has_all_its_attempts(site):
-    """Failed, in doubt, read back and released, refused, released, delivered: every receipt in order, with times and request ids."""
+    """Failed, in doubt, read back and released, refused, released, delivered: every receipt in
+    order, with times and request ids.
+    """
     site.metrics("a", 1)
     site.replay(failure())
     site.replay(failure(code="ReadTimeout", request_id="r-lost", maybe_applied=True))
@@ -160,11 +181,17 @@ def test_an_entry_has_all_its_attempts(site):
     site.release("quarantined")
     site.replay()
     told = entry(site.folder, site.journal.last_seq())
-    assert [(r.action, r.outcome) for r in told.receipts] == [("metrics", "refused"), ("release", "released"), ("metrics", "delivered")]
+    assert [(r.action, r.outcome) for r in told.receipts] == [
+        ("metrics", "refused"),
+        ("release", "released"),
+        ("metrics", "delivered"),
+    ]
 
 
 def test_an_entry_names_what_superseded_it_and_what_settled_it(site, tmp_path):
-    """Of an overridden parameter the later entry, of a second upload of the same content the first one's receipt; neighbours of its key."""
+    """Of an overridden parameter the later entry, of a second upload of the same content the
+    first one's receipt; neighbours of its key.
+    """
     (tmp_path / "file").write_bytes(b"content")
     blob = Spool(site.folder / "spool").add(tmp_path / "file")
     upload = vocabulary.upload("f", BlobRef(blob.sha256, None, None), blob.size_bytes, None, "file")
@@ -200,18 +227,25 @@ def test_a_writer_is_told_with_what_its_row_has(site):
 
 
 def test_history_tells_each_value_and_what_it_changed(site):
-    """Every value in order with the one before, by component and kind; a value logged again is no change; the status has a history too."""
+    """Every value in order with the one before, by component and kind; a value logged again is
+    no change; the status has a history too.
+    """
     site.log("a", vocabulary.parameter("lr", 1.0), vocabulary.status(primary="InProgress"))
     site.log("b", vocabulary.parameter("lr", 9.0))
     site.log("a", vocabulary.parameter("lr", 1.0))
     middle_ns = site.now_ns
     site.log(
-        "a", vocabulary.parameter("lr", "1.0"), vocabulary.status(primary="Completed", message="well"), vocabulary.parameter("lrx", 3.0)
+        "a",
+        vocabulary.parameter("lr", "1.0"),
+        vocabulary.status(primary="Completed", message="well"),
+        vocabulary.parameter("lrx", 3.0),
     )
     site.log("a", vocabulary.artifact("input", "lr", "s3://b/x", None))
     site.metrics("a", 3, name="lr")
     revisions = list(history(site.folder, "lr"))
-    assert [(r.entry.component, r.entry.kind, r.value, r.earlier, r.changed) for r in revisions] == [
+    assert [
+        (r.entry.component, r.entry.kind, r.value, r.earlier, r.changed) for r in revisions
+    ] == [
         ("a", "parameter", 1.0, None, True),
         ("a", "parameter", 1.0, 1.0, False),
         ("a", "parameter", "1.0", 1.0, True),
@@ -219,7 +253,10 @@ def test_history_tells_each_value_and_what_it_changed(site):
         ("b", "parameter", 9.0, None, True),
     ]
     assert [r.earlier_seq for r in revisions] == [None, 3, 6, None, None]
-    assert [r.value["primary"] for r in history(site.folder, "status")] == ["InProgress", "Completed"]
+    assert [r.value["primary"] for r in history(site.folder, "status")] == [
+        "InProgress",
+        "Completed",
+    ]
     assert [r.value for r in history(site.folder, "lr", kind="input")] == ["s3://b/x"]
     assert [r.entry.component for r in history(site.folder, "lr", component="B*")] == ["b"]
     (last,) = history(site.folder, "lr", kind="parameter", component="a", since_ns=middle_ns + 1)
@@ -228,24 +265,51 @@ def test_history_tells_each_value_and_what_it_changed(site):
 
 
 def test_the_timeline_of_a_name_is_what_happened_to_it(site):
-    """Recorded, sent, refused, released, sent again, delivered, in this order, and nothing of other entries."""
+    """Recorded, sent, refused, released, sent again, delivered, in this order, and nothing of
+    other entries.
+    """
     site.metrics("a", 1, name="other")
     site.log("a", vocabulary.metric("loss", 1.0, 1, 1))
-    site.replay(failure(ErrorKind.PERMANENT, "ValidationException"), None, failure(ErrorKind.PERMANENT, "ValidationException"))
+    site.replay(
+        failure(ErrorKind.PERMANENT, "ValidationException"),
+        None,
+        failure(ErrorKind.PERMANENT, "ValidationException"),
+    )
     site.release("quarantined")
     site.replay()
     told = [event.event for event in timeline(site.folder, Choice(name="loss"))]
-    assert told == ["started", "recorded", "sent", "answered", "sent", "answered", "released", "sent", "answered", "delivered"]
+    assert told == [
+        "started",
+        "recorded",
+        "sent",
+        "answered",
+        "sent",
+        "answered",
+        "released",
+        "sent",
+        "answered",
+        "delivered",
+    ]
     events = list(timeline(site.folder))
     assert [event.at_ns for event in events] == sorted(event.at_ns for event in events)
     bounds = Choice(since_ns=events[3].at_ns, until_ns=events[-1].at_ns)
-    assert list(timeline(site.folder, bounds)) == [e for e in events if bounds.since_ns <= e.at_ns < bounds.until_ns]
-    assert {event.component for event in timeline(site.folder, Choice(component="b"))} == {None, "b"}
+    assert list(timeline(site.folder, bounds)) == [
+        e for e in events if bounds.since_ns <= e.at_ns < bounds.until_ns
+    ]
+    assert {event.component for event in timeline(site.folder, Choice(component="b"))} == {
+        None,
+        "b",
+    }
 
 
-@pytest.mark.parametrize("choice", [Choice(), Choice(name="l*"), Choice(component="a"), Choice(state="delivered", kind="metric")])
+@pytest.mark.parametrize(
+    "choice",
+    [Choice(), Choice(name="l*"), Choice(component="a"), Choice(state="delivered", kind="metric")],
+)
 def test_pages_of_the_timeline_make_the_whole(site, choice, monkeypatch):
-    """Whatever is chosen, few or many entries, pages that follow each other are the whole timeline."""
+    """Whatever is chosen, few or many entries, pages that follow each other are the whole
+    timeline.
+    """
     site.metrics("a", 23)
     site.metrics("b", 5)
     site.replay()
@@ -260,7 +324,9 @@ def test_pages_of_the_timeline_make_the_whole(site, choice, monkeypatch):
 
 
 def test_entries_says_where_the_next_page_begins(site):
-    """With --limit the last line names --after; following it lists everything once; the exit code is that of the whole."""
+    """With --limit the last line names --after; following it lists everything once; the exit
+    code is that of the whole.
+    """
     site.metrics("a", 9)
     assert unsettled(site.folder) == (True, False)
     code, printed = call("entries", site.folder, "--limit", "4")
@@ -268,7 +334,12 @@ def test_entries_says_where_the_next_page_begins(site):
     assert printed.splitlines()[-1] == "more follow: repeat the command with --after 4"
     seqs, after = [], "0"
     for _ in itertools.repeat(None, 4):
-        lines = [json.loads(line) for line in call("entries", site.folder, "--json", "--limit", "4", "--after", after)[1].splitlines()]
+        lines = [
+            json.loads(line)
+            for line in call("entries", site.folder, "--json", "--limit", "4", "--after", after)[
+                1
+            ].splitlines()
+        ]
         seqs += [line["seq"] for line in lines if "seq" in line]
         if "next_after" not in lines[-1]:
             break
@@ -281,7 +352,14 @@ def test_entries_says_where_the_next_page_begins(site):
     assert call("entries", site.folder, "--component", "b")[0] == 0
     code, printed = call("timeline", site.folder, "--limit", "2", "--json")
     place = json.loads(printed.splitlines()[-1])["next_after"]
-    assert json.loads(call("timeline", site.folder, "--limit", "1", "--after", place, "--json")[1].splitlines()[0])["event"] == "recorded"
+    assert (
+        json.loads(
+            call("timeline", site.folder, "--limit", "1", "--after", place, "--json")[
+                1
+            ].splitlines()[0]
+        )["event"]
+        == "recorded"
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,5 +378,7 @@ def test_entries_says_where_the_next_page_begins(site):
     ],
 )
 def test_questions_that_make_no_sense_are_refused(site, arguments):
-    """One question at a time, with filters that belong to it: anything else is wrong usage, not an answer to another question."""
+    """One question at a time, with filters that belong to it: anything else is wrong usage, not
+    an answer to another question.
+    """
     assert call(*arguments, site.folder)[0] == 2

@@ -1,4 +1,6 @@
-"""The request that is made without boto3 is the one that boto3 makes, to the byte; and when it is not made."""
+"""The request that is made without boto3 is the one that boto3 makes, to the byte; and when it
+is not made.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Sent:
     """A client whose requests go nowhere but here."""
 
     def __init__(self, region: str, endpoint_url: str | None) -> None:
-        session = boto3.Session(region_name=region, aws_access_key_id="A", aws_secret_access_key="S")
+        session = boto3.Session(
+            region_name=region, aws_access_key_id="A", aws_secret_access_key="S"
+        )
         config = Config(retries={"total_max_attempts": 1, "mode": "standard"})
         self.client = session.client("sagemaker-metrics", endpoint_url=endpoint_url, config=config)
         self.client.meta.events.register("before-send", self._keep)
@@ -62,13 +66,22 @@ class Sent:
         return answer
 
     def by_boto3(self, component: str, data: list[MetricPoint]) -> bytes:
-        """The request as http.client writes it (which ``tests/contract/test_direct.py`` reads from a socket)."""
+        """The request as http.client writes it (which ``tests/contract/test_direct.py`` reads
+        from a socket).
+        """
         metrics._by_boto3(self.client, component, data)
         url = urlsplit(self.request.url)
         host = url.netloc.removesuffix(":443")
-        headers = {k: v.decode() if isinstance(v, bytes) else v for k, v in self.request.headers.items()}
-        head = f"{self.request.method} {url.path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\n"
-        return (head + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n").encode() + self.request.body
+        headers = {
+            k: v.decode() if isinstance(v, bytes) else v for k, v in self.request.headers.items()
+        }
+        head = (
+            f"{self.request.method} {url.path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: "
+            "identity\r\n"
+        )
+        return (
+            head + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+        ).encode() + self.request.body
 
 
 @cache
@@ -77,11 +90,20 @@ def at(place: tuple[str, str | None]) -> Sent:
 
 
 @settings(max_examples=scaled(200))
-@given(st.sampled_from(PLACES), keys, printable, st.none() | printable, st.text(min_size=1, max_size=30), points)
+@given(
+    st.sampled_from(PLACES),
+    keys,
+    printable,
+    st.none() | printable,
+    st.text(min_size=1, max_size=30),
+    points,
+)
 def test_the_request_is_botocores_to_the_byte(
     place: tuple[str, str | None], key: str, secret: str, token: str | None, name: str, data: Any
 ):
-    """Method, path, headers in their order, signature and body, for any points and credentials, regions and endpoints."""
+    """Method, path, headers in their order, signature and body, for any points and credentials,
+    regions and endpoints.
+    """
     sent = at(place)
     sent.client._request_signer._credentials = Credentials(key, secret, token)
     theirs = sent.by_boto3(name, data)
@@ -90,18 +112,31 @@ def test_the_request_is_botocores_to_the_byte(
     route = metrics._Route.like(sent.request, body, sent.client)
     assert route is not None
     headers = sent.request.headers
-    ours = route.request(Ours(key, secret, token), body, headers["X-Amz-Date"].decode(), headers["amz-sdk-invocation-id"].decode())
+    ours = route.request(
+        Ours(key, secret, token),
+        body,
+        headers["X-Amz-Date"].decode(),
+        headers["amz-sdk-invocation-id"].decode(),
+    )
     assert ours == theirs
 
 
 def test_a_key_is_made_anew_when_day_or_credentials_change():
     """What a signer remembers between requests never shows in a signature."""
     one, other = Ours("key", "secret", None), Ours("key", "other", None)
-    place = {"host": "h", "path": "/p", "content_type": "application/json", "region": "r", "service": "s"}
+    place = {
+        "host": "h",
+        "path": "/p",
+        "content_type": "application/json",
+        "region": "r",
+        "service": "s",
+    }
     signer = Signer(**place)
     for credentials in (one, other, one, one._replace(token="t"), one):
         for timestamp in ("20260101T235959Z", "20260102T000000Z", "20260101T235959Z"):
-            assert signer.authorization(credentials, timestamp, b"{}") == Signer(**place).authorization(credentials, timestamp, b"{}")
+            assert signer.authorization(credentials, timestamp, b"{}") == Signer(
+                **place
+            ).authorization(credentials, timestamp, b"{}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The table of errors: every failure of botocore has a meaning, and none blames an entry for what is nobody's fault."""
+"""The table of errors: every failure of botocore has a meaning, and none blames an entry for
+what is nobody's fault.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,13 @@ from journaltrack.remotes.aws.errors import classified
 URL = {"endpoint_url": "https://api.sagemaker.us-east-1.amazonaws.com"}
 
 
-def refusal(code: str, message: str = "no", status: int = 400, operation: str = "UpdateTrialComponent") -> boto.ClientError:
+def refusal(
+    code: str, message: str = "no", status: int = 400, operation: str = "UpdateTrialComponent"
+) -> boto.ClientError:
     metadata: Any = {"HTTPStatusCode": status, "RequestId": "r-1"}
-    return boto.ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)
+    return boto.ClientError(
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,14 +36,39 @@ def refusal(code: str, message: str = "no", status: int = 400, operation: str = 
         (boto.ConnectionClosedError(**URL), ErrorKind.TRANSIENT, False, True),
         (boto.ResponseStreamingError(error="cut"), ErrorKind.TRANSIENT, False, True),
         (boto.HTTPClientError(error="?"), ErrorKind.TRANSIENT, False, True),
-        (boto.IncompleteReadError(actual_bytes=1, expected_bytes=2), ErrorKind.TRANSIENT, False, True),
+        (
+            boto.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+            ErrorKind.TRANSIENT,
+            False,
+            True,
+        ),
         (ResponseParserError("not XML"), ErrorKind.TRANSIENT, True, True),
         (boto.SSLError(error="handshake", **URL), ErrorKind.TRANSIENT, True, False),
-        (boto.SSLError(error="[SSL: CERTIFICATE_VERIFY_FAILED]", **URL), ErrorKind.HALT, False, False),
+        (
+            boto.SSLError(error="[SSL: CERTIFICATE_VERIFY_FAILED]", **URL),
+            ErrorKind.HALT,
+            False,
+            False,
+        ),
         (boto.NoCredentialsError(), ErrorKind.HALT, False, False),
-        (boto.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), ErrorKind.HALT, False, False),
-        (boto.CredentialRetrievalError(provider="process", error_msg="exit 1"), ErrorKind.HALT, False, False),
-        (boto.TokenRetrievalError(provider="sso", error_msg="expired"), ErrorKind.HALT, False, False),
+        (
+            boto.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
+            ErrorKind.HALT,
+            False,
+            False,
+        ),
+        (
+            boto.CredentialRetrievalError(provider="process", error_msg="exit 1"),
+            ErrorKind.HALT,
+            False,
+            False,
+        ),
+        (
+            boto.TokenRetrievalError(provider="sso", error_msg="expired"),
+            ErrorKind.HALT,
+            False,
+            False,
+        ),
         (boto.UnauthorizedSSOTokenError(), ErrorKind.HALT, False, False),
         (boto.SSOTokenLoadError(error_msg="no token"), ErrorKind.HALT, False, False),
         (boto.NoRegionError(), ErrorKind.HALT, False, False),
@@ -51,15 +82,25 @@ def refusal(code: str, message: str = "no", status: int = 400, operation: str = 
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_failures_without_an_answer(error: Any, kind: ErrorKind, unreachable: bool, maybe_applied: bool):
-    """What botocore raises when AWS said nothing: who is to act, and whether the request may have had an effect."""
+def test_failures_without_an_answer(
+    error: Any, kind: ErrorKind, unreachable: bool, maybe_applied: bool
+):
+    """What botocore raises when AWS said nothing: who is to act, and whether the request may
+    have had an effect.
+    """
     if callable(error):
         with pytest.raises(UnicodeError) as caught:
             error()
         error = caught.value
     found = classified(error)
-    assert (found.kind, found.unreachable, found.maybe_applied) == (kind, unreachable, maybe_applied)
-    assert found.code == ("NotAnAnswer" if isinstance(error, ResponseParserError) else type(error).__name__)
+    assert (found.kind, found.unreachable, found.maybe_applied) == (
+        kind,
+        unreachable,
+        maybe_applied,
+    )
+    assert found.code == (
+        "NotAnAnswer" if isinstance(error, ResponseParserError) else type(error).__name__
+    )
     assert found.hint or kind is ErrorKind.PERMANENT
 
 
@@ -90,7 +131,9 @@ def test_failures_without_an_answer(error: Any, kind: ErrorKind, unreachable: bo
     ],
 )
 def test_what_is_nobodys_fault_halts_with_a_hint(code: str):
-    """Credentials, permission, region, clock: no entry is to blame, and a person is told what to do."""
+    """Credentials, permission, region, clock: no entry is to blame, and a person is told what to
+    do.
+    """
     found = classified(refusal(code, status=403))
     assert found.kind is ErrorKind.HALT
     assert found.hint
@@ -100,7 +143,9 @@ def test_what_is_nobodys_fault_halts_with_a_hint(code: str):
 def test_expired_credentials_tell_how_to_go_on():
     """The commonest halt says how to renew, what to run, and that nothing is lost."""
     hint = classified(refusal("ExpiredTokenException")).hint
-    assert all(words in hint for words in ("aws sso login", "journaltrack sync", "nothing was lost"))
+    assert all(
+        words in hint for words in ("aws sso login", "journaltrack sync", "nothing was lost")
+    )
 
 
 def test_every_code_that_botocore_itself_would_retry_is_transient():
@@ -112,7 +157,8 @@ def test_every_code_that_botocore_itself_would_retry_is_transient():
         if "service_error_code" in rule["applies_when"].get("response", {})
     }
     kept = {c for c in codes if classified(refusal(c)).kind is not ErrorKind.TRANSIENT}
-    # RequestTimeTooSkewed-like codes of services that are never called here may be listed by a newer botocore: look at them.
+    # RequestTimeTooSkewed-like codes of services that are never called here may be listed by a
+    # newer botocore: look at them.
     assert kept <= {"ExpiredTokenException", "ExpiredToken"}, kept
     assert "ThrottlingException" in codes
 
@@ -129,15 +175,25 @@ def test_refusals_without_a_body_halt_uploads_alone(operation: str, code: str, s
 def test_a_denied_upload_halts_uploads_alone():
     """No permission for S3 says nothing of SageMaker."""
     assert classified(refusal("AccessDenied", status=403, operation="PutObject")).uploads_only
-    assert not classified(refusal("AccessDenied", status=403, operation="UpdateTrialComponent")).uploads_only
+    assert not classified(
+        refusal("AccessDenied", status=403, operation="UpdateTrialComponent")
+    ).uploads_only
 
 
 @pytest.mark.parametrize(
     ("code", "status", "maybe"),
-    [("502", 502, True), ("504", 504, True), ("500", 500, True), ("InternalFailure", 500, True), ("ThrottlingException", 500, False)],
+    [
+        ("502", 502, True),
+        ("504", 504, True),
+        ("500", 500, True),
+        ("InternalFailure", 500, True),
+        ("ThrottlingException", 500, False),
+    ],
 )
 def test_an_error_of_a_gateway_leaves_doubt(code: str, status: int, maybe: bool):
-    """A gateway's page may hide a success, and so may a failure inside of AWS; throttling does not."""
+    """A gateway's page may hide a success, and so may a failure inside of AWS; throttling does
+    not.
+    """
     found = classified(refusal(code, "<html>", status))
     assert (found.kind, found.maybe_applied) == (ErrorKind.TRANSIENT, maybe)
 
@@ -145,8 +201,13 @@ def test_an_error_of_a_gateway_leaves_doubt(code: str, status: int, maybe: bool)
 @pytest.mark.parametrize("operation", ["BatchPutMetrics", "PutObject", "DescribeTrialComponent"])
 @pytest.mark.parametrize("status", [418, 500, 502, 511])
 def test_an_unknown_answer_is_quoted(operation: str, status: int):
-    """Its HTTP status and first words are told, without markup, on one line, and cut; secrets in it are not."""
-    page = f"<!doctype html><style>p {{}}</style>\n<title>It&#39;s nginx</title><p>see https://a/?token=hidden {'x' * 500}"
+    """Its HTTP status and first words are told, without markup, on one line, and cut; secrets in
+    it are not.
+    """
+    page = (
+        "<!doctype html><style>p {}</style>\n<title>It&#39;s nginx</title><p>see "
+        f"https://a/?token=hidden {'x' * 500}"
+    )
     error = refusal(str(status), page, status, operation)
     error.response["ResponseMetadata"]["HTTPHeaders"] = {}
     message = classified(error).message
@@ -159,15 +220,26 @@ def test_an_unknown_answer_is_quoted(operation: str, status: int):
 
 def test_an_answer_that_can_not_be_read_is_quoted():
     """What botocore could not parse is told by its first words, too."""
-    found = classified(ResponseParserError("Unable to parse response (syntax error):\nb'<html><h1>Sign in</h1></html>'"))
+    found = classified(
+        ResponseParserError(
+            "Unable to parse response (syntax error):\nb'<html><h1>Sign in</h1></html>'"
+        )
+    )
     assert "Sign in" in found.message
 
 
 def test_a_taken_name_and_a_missing_component_have_types_of_their_own():
     """AWS says the one in words; moto says the other in words."""
-    taken = refusal("ValidationException", "Trial Component with name (x) already exists.", operation="CreateTrialComponent")
+    taken = refusal(
+        "ValidationException",
+        "Trial Component with name (x) already exists.",
+        operation="CreateTrialComponent",
+    )
     assert isinstance(classified(taken, "x"), AlreadyExistsError)
-    for error in (refusal("ResourceNotFound"), refusal("ValidationException", "Could not find trial component")):
+    for error in (
+        refusal("ResourceNotFound"),
+        refusal("ValidationException", "Could not find trial component"),
+    ):
         assert isinstance(classified(error, "x"), ComponentMissingError)
 
 

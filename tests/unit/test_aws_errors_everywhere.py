@@ -1,4 +1,6 @@
-"""Which failures concern every request of every journal, so that a watcher waits for a change and tries no other journal."""
+"""Which failures concern every request of every journal, so that a watcher waits for a change
+and tries no other journal.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ URL = {"endpoint_url": "https://api.sagemaker.us-east-1.amazonaws.com"}
 
 def refusal(code):
     """As the service says it."""
-    return boto.ClientError({"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "UpdateTrialComponent")
+    return boto.ClientError(
+        {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 400}},
+        "UpdateTrialComponent",
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +38,9 @@ def refusal(code):
     ids=lambda value: str(value)[:40],
 )
 def test_what_concerns_everything_says_so(error, everywhere):
-    """Credentials, region, certificate and an endpoint that is none do; a permission, a refused value and a lost connection do not."""
+    """Credentials, region, certificate and an endpoint that is none do; a permission, a refused
+    value and a lost connection do not.
+    """
     found = classified(error)
     assert found.everywhere == everywhere
     assert not everywhere or (found.kind is ErrorKind.HALT and found.hint)

@@ -1,4 +1,6 @@
-"""Sizes that only somebody who means harm writes: refused while a journal is read, before a byte of them is sent or kept."""
+"""Sizes that only somebody who means harm writes: refused while a journal is read, before a byte
+of them is sent or kept.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import view
-from journaltrack.journal.entries import ASSOCIATE, COMPONENT, CREATE, STATUS, UPLOAD, BlobRef, Draft
+from journaltrack.journal.entries import (
+    ASSOCIATE,
+    COMPONENT,
+    CREATE,
+    STATUS,
+    UPLOAD,
+    BlobRef,
+    Draft,
+)
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
@@ -51,7 +61,10 @@ def journal(tmp_path):
 
 def states(journal):
     """Outcome and reason of each entry that is settled, by kind."""
-    rows = journal.database.read("SELECT e.kind, d.outcome, d.reason FROM delivery d JOIN entry e ON e.seq = d.seq ORDER BY e.seq")
+    rows = journal.database.read(
+        "SELECT e.kind, d.outcome, d.reason FROM delivery d JOIN entry e ON e.seq = d.seq "
+        "ORDER BY e.seq"
+    )
     return [(kind, outcome, reason or "") for kind, outcome, reason in rows]
 
 
@@ -74,7 +87,9 @@ def states(journal):
     ],
 )
 def test_what_no_service_takes_is_not_sent(journal, draft, why):
-    """The entry is quarantined with a short reason, no request carries it, and the others are delivered."""
+    """The entry is quarantined with a short reason, no request carries it, and the others are
+    delivered.
+    """
     remote = FailingRemote()
     journal.append(journal.component("run"), [draft])
     report_of_pass = Reconciler(journal, remote).run()
@@ -84,14 +99,18 @@ def test_what_no_service_takes_is_not_sent(journal, draft, why):
     assert why in reason
     assert len(reason) < 500
     assert [outcome for _, outcome, _ in others] == ["delivered", "delivered"]
-    assert not {"associate", "upload", "update"} & {method for method, _ in remote.asked if method != "put_document"}
+    assert not {"associate", "upload", "update"} & {
+        method for method, _ in remote.asked if method != "put_document"
+    }
 
 
 def test_what_the_service_takes_is_sent(journal):
     """The largest that is allowed goes out."""
     remote = FailingRemote()
     drafts = [
-        component_entry(ASSOCIATE, experiment="e" * limits.NAME_CHARS_MAX, trial="t" * limits.NAME_CHARS_MAX),
+        component_entry(
+            ASSOCIATE, experiment="e" * limits.NAME_CHARS_MAX, trial="t" * limits.NAME_CHARS_MAX
+        ),
         vocabulary.status(primary="Failed", message="m" * limits.STATUS_MESSAGE_CHARS_MAX),
     ]
     journal.append(journal.component("run"), drafts)
@@ -100,35 +119,56 @@ def test_what_the_service_takes_is_sent(journal):
 
 
 def test_a_component_with_an_endless_name_is_nothing_to_ask_for(journal):
-    """Whatever is recorded of it is quarantined, points included, and the remote never hears of it."""
+    """Whatever is recorded of it is quarantined, points included, and the remote never hears of
+    it.
+    """
     remote = FailingRemote()
     component = journal.component("other")
-    journal.append(component, [vocabulary.create(owner="me"), vocabulary.parameter("x", 1.0), vocabulary.metric("loss", 2.0, None, 1)])
+    journal.append(
+        component,
+        [
+            vocabulary.create(owner="me"),
+            vocabulary.parameter("x", 1.0),
+            vocabulary.metric("loss", 2.0, None, 1),
+        ],
+    )
     with without_triggers(journal.path) as connection:
         connection.execute("UPDATE component SET name = ? WHERE id = ?", (LONG, component))
-    Reconciler(journal, remote, options=Options(unproved=True)).run()  # as if its chain had been computed anew
+    # as if its chain had been computed anew
+    Reconciler(journal, remote, options=Options(unproved=True)).run()
     assert [outcome for _, outcome, _ in states(journal)] == ["delivered"] * 2 + ["quarantined"] * 3
     assert {name for method, name in remote.asked if method != "put_document"} == {"run"}
 
 
 def test_a_component_is_put_into_so_many_trials_and_no_more(journal):
-    """A crafted journal has a bounded number of experiments and trials made; the rest is quarantined."""
+    """A crafted journal has a bounded number of experiments and trials made; the rest is
+    quarantined.
+    """
     remote = FailingRemote()
-    drafts = [component_entry(ASSOCIATE, experiment=f"e-{n}", trial=f"t-{n}") for n in range(limits.ASSOCIATIONS_MAX + 20)]
+    drafts = [
+        component_entry(ASSOCIATE, experiment=f"e-{n}", trial=f"t-{n}")
+        for n in range(limits.ASSOCIATIONS_MAX + 20)
+    ]
     journal.append(journal.component("run"), drafts)
     Reconciler(journal, remote).run()
     assert [method for method, _ in remote.asked].count("associate") == limits.ASSOCIATIONS_MAX
-    assert [outcome for kind, outcome, _ in states(journal) if kind == ASSOCIATE].count("quarantined") == 20
+    assert [outcome for kind, outcome, _ in states(journal) if kind == ASSOCIATE].count(
+        "quarantined"
+    ) == 20
 
 
 @pytest.mark.parametrize("size_bytes", [6, 1 << 40], ids=["one byte more", "a sparse tebibyte"])
 def test_a_blob_that_is_larger_than_recorded_is_refused_unread(journal, tmp_path, size_bytes):
-    """Not a request is made for it, and not a byte of it is read: it is quarantined as damaged, and released when it is right again."""
+    """Not a request is made for it, and not a byte of it is read: it is quarantined as damaged,
+    and released when it is right again.
+    """
     (tmp_path / "model").write_bytes(b"bytes")
     blob = Spool(journal.path / "spool").add(tmp_path / "model")
     journal.add_blob(blob.sha256, blob.size_bytes)
     ref = BlobRef(blob.sha256, "a-bucket", None)
-    journal.append(journal.component("run"), [vocabulary.upload("model", ref, blob.size_bytes, None, "model")])
+    journal.append(
+        journal.component("run"), [vocabulary.upload("model", ref, blob.size_bytes, None, "model")]
+    )
     stored = journal.path / "spool" / blob.sha256[:2] / blob.sha256
     stored.chmod(0o600)
     try:
@@ -139,7 +179,9 @@ def test_a_blob_that_is_larger_than_recorded_is_refused_unread(journal, tmp_path
         remote = AwsRemote(region="us-east-1", endpoint_url=sim.endpoint_url)
         try:
             with pytest.raises(RemoteError) as raised:
-                remote.upload(BlobUpload(stored, blob.sha256, blob.size_bytes, "run", "model", "a-bucket"))
+                remote.upload(
+                    BlobUpload(stored, blob.sha256, blob.size_bytes, "run", "model", "a-bucket")
+                )
             assert (raised.value.kind, raised.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
             assert sim.requests == []
         finally:
@@ -152,7 +194,9 @@ def test_a_merge_copies_no_blob_that_is_larger_than_recorded(journal, tmp_path):
     blob = Spool(journal.path / "spool").add(tmp_path / "model")
     journal.add_blob(blob.sha256, blob.size_bytes)
     ref = BlobRef(blob.sha256, None, None)
-    journal.append(journal.component("run"), [vocabulary.upload("model", ref, blob.size_bytes, None, "model")])
+    journal.append(
+        journal.component("run"), [vocabulary.upload("model", ref, blob.size_bytes, None, "model")]
+    )
     stored = journal.path / "spool" / blob.sha256[:2] / blob.sha256
     stored.chmod(0o600)
     os.truncate(stored, 1 << 33)
@@ -162,12 +206,15 @@ def test_a_merge_copies_no_blob_that_is_larger_than_recorded(journal, tmp_path):
 
 
 def test_unfinished_receipts_are_read_in_pages(journal):
-    """A thousand that were crafted, of 100 kB each, are settled and shown in a few megabytes, and the pass goes on."""
+    """A thousand that were crafted, of 100 kB each, are settled and shown in a few megabytes,
+    and the pass goes on.
+    """
     count, size = 1_000, 100_000
     with without_triggers(journal.path) as connection:
         connection.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) INSERT INTO receipt "
-            "(action, entries, generation, started_at_ns) SELECT 'update', printf('%0*d', ?, 0), 1, 1 FROM n",
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+            "WHERE i < ?) INSERT INTO receipt (action, entries, generation, started_at_ns) "
+            "SELECT 'update', printf('%0*d', ?, 0), 1, 1 FROM n",
             (count, size),
         )
     tracemalloc.start()
@@ -179,16 +226,21 @@ def test_unfinished_receipts_are_read_in_pages(journal):
         tracemalloc.stop()
     assert flying.receipts == count
     assert peak < count * size / 2
-    assert journal.database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL") == [(0,)]
+    assert journal.database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL") == [
+        (0,)
+    ]
     assert audit(journal).totals.adds_up
     assert [outcome for _, outcome, _ in states(journal)] == ["delivered", "delivered"]
 
 
 def test_an_unfinished_receipt_without_end_names_what_it_may_have_sent(journal):
-    """One whose list is longer than any of ours is not read: every metric that is not settled is in doubt, and nothing is sent twice."""
+    """One whose list is longer than any of ours is not read: every metric that is not settled is
+    in doubt, and nothing is sent twice.
+    """
     with without_triggers(journal.path) as connection:
         connection.execute(
-            "INSERT INTO receipt (action, entries, generation, started_at_ns) VALUES ('metrics', ?, 1, 1)",
+            "INSERT INTO receipt (action, entries, generation, started_at_ns) "
+            "VALUES ('metrics', ?, 1, 1)",
             ("1," * (limits.PAYLOAD_CHARS_MAX // 2) + "1",),
         )
     remote = FailingRemote()
@@ -210,8 +262,12 @@ def test_an_unfinished_receipt_without_end_names_what_it_may_have_sent(journal):
     ],
 )
 def test_what_is_written_out_is_for_its_owner_alone(journal, tmp_path, command, name, umask):
-    """Whatever the umask, and also over a file that others could read, a file with recorded values has mode 0600."""
-    journal.append(journal.component("run"), [vocabulary.metric("loss", float(n), None, 1) for n in range(5)])
+    """Whatever the umask, and also over a file that others could read, a file with recorded
+    values has mode 0600.
+    """
+    journal.append(
+        journal.component("run"), [vocabulary.metric("loss", float(n), None, 1) for n in range(5)]
+    )
     Reconciler(journal, MemoryRemote()).run()
     before = os.umask(umask)
     try:

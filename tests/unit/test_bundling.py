@@ -1,4 +1,6 @@
-"""Packing a journal and unpacking it: what is in, what is left out, and what is never overwritten."""
+"""Packing a journal and unpacking it: what is in, what is left out, and what is never
+overwritten.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from click.testing import CliRunner
 from journaltrack import Journal, Tracker, bundle, open_bundle
 from journaltrack.cli import main
 from journaltrack.cli.progress import ProgressView, line
-from journaltrack.errors import BundleDamagedError, BundleSpoolError, InvalidInputError, JournalError
+from journaltrack.errors import (
+    BundleDamagedError,
+    BundleSpoolError,
+    InvalidInputError,
+    JournalError,
+)
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
@@ -48,19 +55,30 @@ def delivered(folder):
 
 def entries_of(folder):
     """All entries of a journal, by a plain reader."""
-    with closing(sqlite3.connect(f"file:{folder / 'journal.db'}?mode=ro", uri=True)) as connection, connection:
+    with (
+        closing(sqlite3.connect(f"file:{folder / 'journal.db'}?mode=ro", uri=True)) as connection,
+        connection,
+    ):
         return connection.execute("SELECT * FROM entry ORDER BY seq").fetchall()
 
 
 def files_of(folder):
-    """Everything below a folder, with its bytes; without the two files that SQLite makes in order to read."""
+    """Everything below a folder, with its bytes; without the two files that SQLite makes in
+    order to read.
+    """
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not name.endswith(("-wal", "-shm"))}
+    return {
+        name: path.read_bytes()
+        for name, path in files.items()
+        if not name.endswith(("-wal", "-shm"))
+    }
 
 
 @pytest.mark.parametrize("all_blobs", [False, True])
 def test_a_content_that_no_entry_names_yet(journal, tmp_path, all_blobs):
-    """A training records a content first, and then the entry: a bundle that is made between the two becomes a journal that verifies."""
+    """A training records a content first, and then the entry: a bundle that is made between the
+    two becomes a journal that verifies.
+    """
     (tmp_path / "new").write_bytes(b"new")
     with closing(Journal.open(journal)) as own:
         blob = Spool(journal / "spool").add(tmp_path / "new")
@@ -72,7 +90,9 @@ def test_a_content_that_no_entry_names_yet(journal, tmp_path, all_blobs):
 
 
 def test_a_bundle_becomes_the_same_journal(journal, tmp_path):
-    """Unpacked: the same entries and blobs, chains that hold, a folder and files for their owner alone; the journal is as it was."""
+    """Unpacked: the same entries and blobs, chains that hold, a folder and files for their owner
+    alone; the journal is as it was.
+    """
     before = files_of(journal)
     made = bundle(journal, to=tmp_path / "b")
     assert files_of(journal) == before
@@ -85,7 +105,10 @@ def test_a_bundle_becomes_the_same_journal(journal, tmp_path):
         f"spool/{digest(c)[:2]}/{digest(c)}": c for c in CONTENTS
     }
     assert verify_chains(folder) == []
-    assert {stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]} == {0o600, 0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]} == {
+        0o600,
+        0o700,
+    }
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o600
     assert (made.blobs, made.size_bytes, made.damaged) == (4, (tmp_path / "b").stat().st_size, ())
     remote = MemoryRemote()
@@ -95,24 +118,41 @@ def test_a_bundle_becomes_the_same_journal(journal, tmp_path):
 
 
 def test_tar_and_sha256sum_read_it(journal, tmp_path):
-    """Without journaltrack: tar lists and unpacks it, sha256sum proves it, and what comes out is a journal."""
+    """Without journaltrack: tar lists and unpacks it, sha256sum proves it, and what comes out is
+    a journal.
+    """
     made = bundle(journal, to=tmp_path / "b")
-    listed = subprocess.run(["tar", "-tf", tmp_path / "b"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["tar", "-tf", tmp_path / "b"], capture_output=True, text=True, check=True
+    )
     assert listed.stderr == ""
     names = listed.stdout.split()
-    assert names[:2] + names[-1:] == ["journaltrack-bundle.json", "journal.db", "journaltrack-bundle.sha256"]
+    assert names[:2] + names[-1:] == [
+        "journaltrack-bundle.json",
+        "journal.db",
+        "journaltrack-bundle.sha256",
+    ]
     (tmp_path / "out").mkdir()
     subprocess.run(["tar", "-xf", tmp_path / "b", "-C", tmp_path / "out"], check=True)
     checked = subprocess.run(
-        ["sha256sum", "-c", "--strict", "journaltrack-bundle.sha256"], cwd=tmp_path / "out", capture_output=True, text=True, check=True
+        ["sha256sum", "-c", "--strict", "journaltrack-bundle.sha256"],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert checked.stdout.count(": OK") == 2 + made.blobs
     assert verify_chains(tmp_path / "out") == []
-    assert json.loads((tmp_path / "out" / "journaltrack-bundle.json").read_text())["last_seq"] == made.last_seq
+    assert (
+        json.loads((tmp_path / "out" / "journaltrack-bundle.json").read_text())["last_seq"]
+        == made.last_seq
+    )
 
 
 def test_what_is_delivered_is_left_out_and_named(journal, tmp_path):
-    """Blobs that no pending entry needs are not in the bundle unless they are asked for, and the manifest says which."""
+    """Blobs that no pending entry needs are not in the bundle unless they are asked for, and the
+    manifest says which.
+    """
     delivered(journal)
     (tmp_path / "file").write_bytes(b"new")
     with Tracker.load("run", journal=journal, sync="off") as tracker:
@@ -130,7 +170,9 @@ def test_what_is_delivered_is_left_out_and_named(journal, tmp_path):
 
 
 def test_missing_and_damaged_blobs_are_all_named_and_never_silent(journal, tmp_path):
-    """Without a word the bundle is refused, with every blob that is wrong; with it the bundle says so, and is whole."""
+    """Without a word the bundle is refused, with every blob that is wrong; with it the bundle
+    says so, and is whole.
+    """
     spool = Spool(journal / "spool")
     spool.path_of(digest(CONTENTS[1])).write_bytes(b"y" * 512)
     spool.path_of(digest(CONTENTS[2])).write_bytes(b"short")
@@ -145,7 +187,9 @@ def test_missing_and_damaged_blobs_are_all_named_and_never_silent(journal, tmp_p
     spool.path_of(digest(CONTENTS[3])).write_bytes(CONTENTS[3])
     with pytest.raises(BundleSpoolError, match="is damaged") as caught:
         bundle(journal, to=tmp_path / "b")
-    assert caught.value.blobs == dict.fromkeys((digest(CONTENTS[1]), digest(CONTENTS[2])), "damaged")
+    assert caught.value.blobs == dict.fromkeys(
+        (digest(CONTENTS[1]), digest(CONTENTS[2])), "damaged"
+    )
     assert not (tmp_path / "b").exists()
     made = bundle(journal, to=tmp_path / "b", skip_damaged=True)
     assert set(made.damaged) == set(caught.value.blobs)
@@ -162,7 +206,13 @@ def test_nothing_is_overwritten(journal, tmp_path):
         bundle(journal, to=tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"precious"
     assert bundle(journal, to=tmp_path / "b", force=True).blobs == 4
-    for to in (journal / "b", journal / "spool" / "b", tmp_path, tmp_path / "none" / "b", "/dev/null"):
+    for to in (
+        journal / "b",
+        journal / "spool" / "b",
+        tmp_path,
+        tmp_path / "none" / "b",
+        "/dev/null",
+    ):
         with pytest.raises(InvalidInputError):
             bundle(journal, to=to)
     assert problem_of(tmp_path / "b") is None
@@ -176,7 +226,9 @@ def whole(journal, tmp_path):
 
 
 def test_two_at_once_do_not_write_to_one_file(journal, tmp_path):
-    """Each has a file of its own: whoever is done first gives it the name, and the other one is told."""
+    """Each has a file of its own: whoever is done first gives it the name, and the other one is
+    told.
+    """
     made = []
 
     def second(_progress):
@@ -192,7 +244,9 @@ def test_two_at_once_do_not_write_to_one_file(journal, tmp_path):
 
 
 def test_extracting_replaces_nothing(journal, whole, tmp_path):
-    """Only a new or an empty folder is taken; a half one that a kill left is replaced, and its links are not followed."""
+    """Only a new or an empty folder is taken; a half one that a kill left is replaced, and its
+    links are not followed.
+    """
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
@@ -226,11 +280,19 @@ def test_a_failed_extraction_leaves_nothing(whole, tmp_path):
 
 
 def test_the_database_of_a_bundle_is_checked_like_any_other(journal, whole, tmp_path):
-    """A bundle whose parts fit together, but whose database is no journal, another one, or holds code, becomes no folder."""
+    """A bundle whose parts fit together, but whose database is no journal, another one, or holds
+    code, becomes no folder.
+    """
     database = whole[(d := layout_of(tmp_path / "whole").database).content_offset : d.content_end]
-    with pytest.raises(BundleDamagedError, match="not the one"), open_bundle(crafted(tmp_path / "c1", database)) as opened:
+    with (
+        pytest.raises(BundleDamagedError, match="not the one"),
+        open_bundle(crafted(tmp_path / "c1", database)) as opened,
+    ):
         opened.extract(tmp_path / "out")
-    with pytest.raises(JournalError), open_bundle(crafted(tmp_path / "c2", b"no database")) as opened:
+    with (
+        pytest.raises(JournalError),
+        open_bundle(crafted(tmp_path / "c2", b"no database")) as opened,
+    ):
         opened.extract(tmp_path / "out")
     shutil.copytree(journal, tmp_path / "evil")
     with closing(sqlite3.connect(tmp_path / "evil" / "journal.db")) as connection, connection:
@@ -255,7 +317,9 @@ def test_a_journal_that_can_only_be_read_is_bundled(journal, tmp_path):
 
 
 def test_the_snapshot_leaves_nothing_in_the_temporary_folder(journal, tmp_path, monkeypatch):
-    """Neither the copy of the database nor its folder stays; where there is no room for it, the message says where."""
+    """Neither the copy of the database nor its folder stays; where there is no room for it, the
+    message says where.
+    """
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     bundle(journal, to=tmp_path / "b")
@@ -263,7 +327,9 @@ def test_the_snapshot_leaves_nothing_in_the_temporary_folder(journal, tmp_path, 
 
 
 def test_the_command_line_packs_checks_and_extracts(journal, tmp_path):
-    """Each way prints what it did, as text and as JSON, with its exit code; what does not go together is refused."""
+    """Each way prints what it did, as text and as JSON, with its exit code; what does not go
+    together is refused.
+    """
 
     def run(*arguments):
         done = CliRunner().invoke(main, ["bundle", *map(str, arguments)])
@@ -302,11 +368,18 @@ def test_the_command_line_packs_checks_and_extracts(journal, tmp_path):
 
 
 def test_a_bundle_of_the_first_writer_is_opened(tmp_path):
-    """It was written byte by byte, with numbers in fields that tarfile leaves empty: it is proved and unpacked as any other."""
-    (tmp_path / "old").write_bytes(gzip.decompress((Path(golden.__file__).parent / "bundle-1.gz").read_bytes()))
+    """It was written byte by byte, with numbers in fields that tarfile leaves empty: it is
+    proved and unpacked as any other.
+    """
+    (tmp_path / "old").write_bytes(
+        gzip.decompress((Path(golden.__file__).parent / "bundle-1.gz").read_bytes())
+    )
     with open_bundle(tmp_path / "old") as opened:
         opened.verify()
-        assert opened.manifest_sha256 == "8397cb3344d8cf9fa24b0092bcc787e736e147ceafb20eaeefbf46125157097a"
+        assert (
+            opened.manifest_sha256
+            == "8397cb3344d8cf9fa24b0092bcc787e736e147ceafb20eaeefbf46125157097a"
+        )
         made = opened.extract(tmp_path / "out")
     assert verify_chains(made) == []
     with closing(sqlite3.connect(made / "journal.db")) as connection, connection:
@@ -319,7 +392,10 @@ def test_a_bundle_of_the_first_writer_is_opened(tmp_path):
 
 def test_progress_in_bytes_says_how_much_and_how_long():
     """Bytes are shown in the units that people use."""
-    assert line("bundle", 5_000_000, 10_000_000, 1e6, unit="bytes") == "bundle: 5.0 MB of 10.0 MB (50 %), 1.0 MB/s, about 5.0 s left"
+    assert (
+        line("bundle", 5_000_000, 10_000_000, 1e6, unit="bytes")
+        == "bundle: 5.0 MB of 10.0 MB (50 %), 1.0 MB/s, about 5.0 s left"
+    )
 
 
 def test_python_reads_the_archive(journal, tmp_path):

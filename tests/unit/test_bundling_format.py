@@ -1,4 +1,6 @@
-"""The layout of a bundle: one encoding, which every tar reads, and a manifest that nobody can lie in."""
+"""The layout of a bundle: one encoding, which every tar reads, and a manifest that nobody can
+lie in.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +13,63 @@ import tarfile
 import pytest
 
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
-from journaltrack.transfer.bundle.layout import BLOCK_BYTES, Layout, Manifest, Member, decode, encode, header, is_header_of, manifest_size
+from journaltrack.transfer.bundle.layout import (
+    BLOCK_BYTES,
+    Layout,
+    Manifest,
+    Member,
+    decode,
+    encode,
+    header,
+    is_header_of,
+    manifest_size,
+)
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
-MANIFEST = Manifest("id-1", 1_700_000_000_000_000_000, "0.1.0", "node-7", 42, "undelivered", 4096, A, {B: 10, C: 2**40}, (A,), {})
+MANIFEST = Manifest(
+    "id-1",
+    1_700_000_000_000_000_000,
+    "0.1.0",
+    "node-7",
+    42,
+    "undelivered",
+    4096,
+    A,
+    {B: 10, C: 2**40},
+    (A,),
+    {},
+)
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 511, 512, 8**11 - 1, 8**11, 2**45])
 def test_headers_are_read_by_tar_as_they_were_meant(size_bytes):
-    """Python's tarfile sees a regular file of that name and size, also beyond the 8 GiB that the octal field holds."""
-    info = tarfile.TarInfo.frombuf(header("spool/ab/x", size_bytes, 1_700_000_000), "utf-8", "strict")
-    assert (info.name, info.size, info.mtime, info.mode, info.type) == ("spool/ab/x", size_bytes, 1_700_000_000, 0o600, tarfile.REGTYPE)
+    """Python's tarfile sees a regular file of that name and size, also beyond the 8 GiB that the
+    octal field holds.
+    """
+    info = tarfile.TarInfo.frombuf(
+        header("spool/ab/x", size_bytes, 1_700_000_000), "utf-8", "strict"
+    )
+    assert (info.name, info.size, info.mtime, info.mode, info.type) == (
+        "spool/ab/x",
+        size_bytes,
+        1_700_000_000,
+        0o600,
+        tarfile.REGTYPE,
+    )
 
 
 def first_header(name, size):
     """A header as the first writer of bundles made it, byte by byte; ``size`` is its field."""
     block = bytearray(512)
-    fields = {0: name, 100: b"0000600\0", 108: b"0000000\0" * 2, 124: size, 136: b"15301776153\0", 148: b" " * 8, 156: b"0"}
+    fields = {
+        0: name,
+        100: b"0000600\0",
+        108: b"0000000\0" * 2,
+        124: size,
+        136: b"15301776153\0",
+        148: b" " * 8,
+        156: b"0",
+    }
     for place, value in (fields | {257: b"ustar\00000", 329: b"0000000\0" * 2}).items():
         block[place : place + len(value)] = value
     block[148:156] = b"%06o\0 " % sum(block)
@@ -35,10 +77,17 @@ def first_header(name, size):
 
 
 @pytest.mark.parametrize(
-    ("size", "field"), [(0, b"00000000000\0"), (8**11 - 1, b"77777777777\0"), (8**11, b"\x80" + (8**11).to_bytes(11, "big"))]
+    ("size", "field"),
+    [
+        (0, b"00000000000\0"),
+        (8**11 - 1, b"77777777777\0"),
+        (8**11, b"\x80" + (8**11).to_bytes(11, "big")),
+    ],
 )
 def test_headers_are_read_whoever_wrote_them(size, field):
-    """tarfile's of any version of Python, and those of bundles that were written byte by byte; every flipped bit is found."""
+    """tarfile's of any version of Python, and those of bundles that were written byte by byte;
+    every flipped bit is found.
+    """
     member = Member("spool/ab/x", size, A, 0)
     for block in (header("spool/ab/x", size, 1_700_000_000), first_header(b"spool/ab/x", field)):
         assert is_header_of(member, block)
@@ -55,7 +104,9 @@ def test_headers_are_read_whoever_wrote_them(size, field):
     ids=str,
 )
 def test_a_header_of_anything_else_is_refused(change):
-    """Another name, size or mode, a link, and every type but a regular file: also what tar takes for one."""
+    """Another name, size or mode, a link, and every type but a regular file: also what tar takes
+    for one.
+    """
     info = tarfile.TarInfo("spool/ab/x")
     info.size, info.mode, info.mtime = 2, 0o600, 1
     for name, value in change.items():
@@ -71,7 +122,9 @@ def test_a_manifest_is_read_back_as_it_was():
 
 
 def test_members_follow_each_other_without_gaps():
-    """Each member begins where the one before ends, on a block; the last one is followed by two blocks of zeros."""
+    """Each member begins where the one before ends, on a block; the last one is followed by two
+    blocks of zeros.
+    """
     layout = Layout(MANIFEST)
     end = 0
     for member in layout.members():
@@ -80,7 +133,13 @@ def test_members_follow_each_other_without_gaps():
         end = member.end
     assert layout.size_bytes == end + 1024
     names = [member.name for member in layout.members()]
-    assert names == ["journaltrack-bundle.json", "journal.db", f"spool/bb/{B}", f"spool/cc/{C}", "journaltrack-bundle.sha256"]
+    assert names == [
+        "journaltrack-bundle.json",
+        "journal.db",
+        f"spool/bb/{B}",
+        f"spool/cc/{C}",
+        "journaltrack-bundle.sha256",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,21 +174,36 @@ def test_members_follow_each_other_without_gaps():
     ids=repr,
 )
 def test_a_manifest_that_no_journaltrack_writes_is_refused(change):
-    """Values of a wrong type or range, digests that are none, wrong orders and unknown members are damage."""
+    """Values of a wrong type or range, digests that are none, wrong orders and unknown members
+    are damage.
+    """
     data = json.dumps(json.loads(encode(MANIFEST)) | change, indent=1).encode() + b"\n"
     with pytest.raises(BundleDamagedError):
         decode(data, reader_version="0.1.0")
 
 
 def test_a_manifest_in_another_form_is_refused():
-    """The same values with other white space, or with a member twice, are not what journaltrack writes."""
+    """The same values with other white space, or with a member twice, are not what journaltrack
+    writes.
+    """
     good = encode(MANIFEST)
-    for data in (good + b" ", good[:-1], good.replace(b' "last_seq": 42', b' "last_seq": 41,\n "last_seq": 42'), b"", b"{}", good[1:]):
+    for data in (
+        good + b" ",
+        good[:-1],
+        good.replace(b' "last_seq": 42', b' "last_seq": 41,\n "last_seq": 42'),
+        b"",
+        b"{}",
+        good[1:],
+    ):
         with pytest.raises(BundleDamagedError):
             decode(data, reader_version="0.1.0")
 
 
-@pytest.mark.parametrize("filling", [b"[" * 10**6, b"[],", b"{},", b'"a":1,', b"1e999,", b"9" * 10**6], ids=lambda f: repr(f[:8]))
+@pytest.mark.parametrize(
+    "filling",
+    [b"[" * 10**6, b"[],", b"{},", b'"a":1,', b"1e999,", b"9" * 10**6],
+    ids=lambda f: repr(f[:8]),
+)
 def test_a_manifest_that_would_fill_the_memory_is_refused(filling):
     """Megabytes of nested or tiny values are refused without being built."""
     head = encode(MANIFEST).partition(b' "created_at_ns"')[0]
@@ -141,8 +215,14 @@ def test_a_manifest_that_would_fill_the_memory_is_refused(filling):
 
 
 def test_a_newer_format_names_the_version_that_reads_it():
-    """Whatever a newer manifest holds, its beginning says what is needed; without a newer version there, it is one newer than this."""
-    newer = encode(MANIFEST).replace(b'"journaltrack_bundle": 1', b'"journaltrack_bundle": 2').replace(b'"0.1.0"', b'"3.4.0"', 1)
+    """Whatever a newer manifest holds, its beginning says what is needed; without a newer
+    version there, it is one newer than this.
+    """
+    newer = (
+        encode(MANIFEST)
+        .replace(b'"journaltrack_bundle": 1', b'"journaltrack_bundle": 2')
+        .replace(b'"0.1.0"', b'"3.4.0"', 1)
+    )
     with pytest.raises(BundleTooNewError, match="format 2") as caught:
         decode(newer.partition(b' "created_at_ns"')[0] + b"anything", reader_version="0.1.0")
     assert "3.4.0" in caught.value.hint
@@ -156,7 +236,12 @@ def test_the_first_header_tells_the_size_of_the_manifest_or_nothing():
     """A size that is binary, negative, too large or no number is that of no bundle."""
     good = header("journaltrack-bundle.json", 100, 0)
     assert manifest_size(good) == 100
-    for data in (good[:511], header("other.json", 100, 0), header("journaltrack-bundle.json", 2**40, 0), bytes(512)):
+    for data in (
+        good[:511],
+        header("other.json", 100, 0),
+        header("journaltrack-bundle.json", 2**40, 0),
+        bytes(512),
+    ):
         assert manifest_size(data) is None
     assert manifest_size(good[:124] + b"-0000000100\0" + good[136:]) is None
 

@@ -13,13 +13,20 @@ import pytest
 
 from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, LOG_PAGES_MAX, Checkpointer, write_back
+from journaltrack.journal.sqlite.checkpoint import (
+    CHECKPOINT_ENTRIES,
+    LOG_PAGES_MAX,
+    Checkpointer,
+    write_back,
+)
 from tests.builders import opened
 
 
 @pytest.fixture
 def journal(tmp_path):
-    """An open journal whose clock moves by a millisecond a call: an append in 250 looks after its files."""
+    """An open journal whose clock moves by a millisecond a call: an append in 250 looks after
+    its files.
+    """
     ticks = iter(range(10**18, 2 * 10**18, 1_000_000))
     with opened(tmp_path, clock_ns=lambda: next(ticks)) as journal:
         yield journal
@@ -50,13 +57,17 @@ def in_database(journal):
 
 
 def log_state(journal):
-    """Pages in the log, and how many of them are in the database, as another connection sees them."""
+    """Pages in the log, and how many of them are in the database, as another connection sees
+    them.
+    """
     with closing(sqlite3.connect(journal.path / "journal.db", isolation_level=None)) as connection:
         return connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1:]
 
 
 def test_an_append_never_writes_the_log_back(journal, monkeypatch):
-    """Without the thread it only grows, where SQLite by itself would begin it anew after 1,000 pages."""
+    """Without the thread it only grows, where SQLite by itself would begin it anew after 1,000
+    pages.
+    """
     monkeypatch.setattr(Checkpointer, "wake", lambda _self: None)
     fill(journal, 3 * CHECKPOINT_ENTRIES)
     size = (journal.path / "journal.db-wal").stat().st_size
@@ -65,11 +76,14 @@ def test_an_append_never_writes_the_log_back(journal, monkeypatch):
 
 def test_the_log_is_written_back_meanwhile(journal):
     """After enough appends a thread did it: the database holds what the log holds."""
-    until(lambda: fill(journal, 100) or in_database(journal) >= CHECKPOINT_ENTRIES)  # what was in its way once is not the next time
+    # what was in its way once is not the next time
+    until(lambda: fill(journal, 100) or in_database(journal) >= CHECKPOINT_ENTRIES)
 
 
 def test_under_a_caller_that_never_pauses_the_log_begins_anew(journal):
-    """Beyond its limit the last of it is written back while appends wait, so that the next one begins it anew."""
+    """Beyond its limit the last of it is written back while appends wait, so that the next one
+    begins it anew.
+    """
     component = journal.component("run")
     stop = threading.Event()
 
@@ -82,7 +96,8 @@ def test_under_a_caller_that_never_pauses_the_log_begins_anew(journal):
     thread = threading.Thread(target=append_on)
     thread.start()
     fill(journal, 200)
-    while not write_back(journal.database, log_pages_max=0):  # the appending thread's own may be at it
+    # the appending thread's own may be at it
+    while not write_back(journal.database, log_pages_max=0):
         pass
     stop.set()
     thread.join()
@@ -92,7 +107,9 @@ def test_under_a_caller_that_never_pauses_the_log_begins_anew(journal):
 
 
 def test_a_reader_in_the_way_costs_appends_nothing(journal):
-    """Somebody reads an older moment: not all can be written back, nothing waits for that, and it is done later."""
+    """Somebody reads an older moment: not all can be written back, nothing waits for that, and
+    it is done later.
+    """
     fill(journal, 10)
     with closing(sqlite3.connect(journal.path / "journal.db", isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -122,7 +139,8 @@ def test_a_fork_in_the_midst_of_it(journal):
 
     def write_back_again():
         while not stop.is_set():
-            with contextlib.suppress(JournalLockedError):  # a child closes, and might have been the last
+            # a child closes, and might have been the last
+            with contextlib.suppress(JournalLockedError):
                 write_back(journal.database, log_pages_max=0)
 
     thread = threading.Thread(target=write_back_again)
@@ -147,7 +165,9 @@ def test_a_fork_in_the_midst_of_it(journal):
 
 
 def test_a_process_that_begins_finds_a_long_log_and_has_it_written_back(journal, monkeypatch):
-    """Many processes that append little each, beside one that never closes: the log does not grow for ever."""
+    """Many processes that append little each, beside one that never closes: the log does not
+    grow for ever.
+    """
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointer, "wake", lambda _self: None)
         fill(journal, CHECKPOINT_ENTRIES + 100)

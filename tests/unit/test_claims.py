@@ -1,4 +1,6 @@
-"""What a journal claims of the remote: not what it failed to deliver, nor what is shared, nor what may still come."""
+"""What a journal claims of the remote: not what it failed to deliver, nor what is shared, nor
+what may still come.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def differences(folder, remote):
 
 
 def test_what_was_set_aside_is_not_extra_when_somebody_else_set_it(folder, remote):
-    """The remote holds a key whose value of ours was refused, and one that this journal never named: only the latter is extra."""
+    """The remote holds a key whose value of ours was refused, and one that this journal never
+    named: only the latter is extra.
+    """
     with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
         tracker.log_parameter("refused", 1.0)
     remote.failures["update"] += [REFUSED] * 10
@@ -62,10 +66,14 @@ def test_what_was_set_aside_is_not_extra_when_somebody_else_set_it(folder, remot
 
 @pytest.mark.parametrize("resumed", [True, False])
 def test_a_resumed_component_is_shared(folder, remote, resumed):
-    """A component that somebody else made and this journal resumed is no stranger, and what is missing of ours can be sent again."""
+    """A component that somebody else made and this journal resumed is no stranger, and what is
+    missing of ours can be sent again.
+    """
     if resumed:
         remote.create(ComponentSpec("run", "somebody else"))
-    with Tracker.create(trial_component_name="run", journal=folder, sync="off", resume=resumed) as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=folder, sync="off", resume=resumed
+    ) as tracker:
         tracker.log_parameter("rate", 1.0)
     assert deliver(folder, remote).held == {}
     assert differences(folder, remote) == {}
@@ -90,10 +98,18 @@ def test_a_resumed_component_is_shared(folder, remote, resumed):
     ids=["none sent", "one sent", "both sent", "somebody else's"],
 )
 def test_pending_statuses_may_have_been_sent_one_after_the_other(folder, remote, held, differs):
-    """Of two status calls that a killed sync may have sent, the remote may hold none, the first, or both, merged; nothing else."""
+    """Of two status calls that a killed sync may have sent, the remote may hold none, the first,
+    or both, merged; nothing else.
+    """
     with contextlib.closing(Journal.open(folder)) as journal:
         component = journal.component("run")
-        journal.append(component, [vocabulary.create(owner="me"), vocabulary.status(primary="InProgress", start_ns=1_000)])
+        journal.append(
+            component,
+            [
+                vocabulary.create(owner="me"),
+                vocabulary.status(primary="InProgress", start_ns=1_000),
+            ],
+        )
         deliver(folder, remote)
         journal.append(component, [vocabulary.status(primary="Failed", message="first")])
         journal.append(component, [vocabulary.status(message="second", end_ns=9_000)])
@@ -102,16 +118,24 @@ def test_pending_statuses_may_have_been_sent_one_after_the_other(folder, remote,
     assert bool(differences(folder, remote)) == differs
 
 
-@pytest.mark.parametrize(("cells", "repairable"), [("size_bytes", True), ("size_bytes + 1", False), (None, True)])
-def test_an_object_can_be_sent_again_if_its_bytes_are_there(folder, remote, tmp_path, cells, repairable):
-    """A deleted object is mended from the spool, also where the journal does not know its size; not by a blob of another size."""
+@pytest.mark.parametrize(
+    ("cells", "repairable"), [("size_bytes", True), ("size_bytes + 1", False), (None, True)]
+)
+def test_an_object_can_be_sent_again_if_its_bytes_are_there(
+    folder, remote, tmp_path, cells, repairable
+):
+    """A deleted object is mended from the spool, also where the journal does not know its size;
+    not by a blob of another size.
+    """
     (tmp_path / "model").write_bytes(b"weights")
     with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
         tracker.log_artifact(tmp_path / "model")
     deliver(folder, remote)
     assert differences(folder, remote) == {}
     with without_triggers(folder) as connection:
-        connection.execute("DELETE FROM blob" if cells is None else f"UPDATE blob SET size_bytes = {cells}")
+        connection.execute(
+            "DELETE FROM blob" if cells is None else f"UPDATE blob SET size_bytes = {cells}"
+        )
     (uri,) = remote.objects
     remote.objects.clear()
     assert differences(folder, remote) == {("missing", "object", uri): repairable}

@@ -48,7 +48,12 @@ class Poisoned(MemoryRemote):
     def put_metrics(self, component, points):
         if self.healed:
             return super().put_metrics(component, points)
-        raise RemoteError("no metrics here", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="r-1")
+        raise RemoteError(
+            "no metrics here",
+            kind=ErrorKind.PERMANENT,
+            code="ValidationException",
+            request_id="r-1",
+        )
 
 
 def test_audit_is_zero_only_when_all_is_delivered(journal):
@@ -76,7 +81,9 @@ def test_delivered_journal_audits_clean(journal):
     assert code == 0, printed
 
 
-@pytest.mark.parametrize("command", [["audit", "entries"], ["status"], ["show", "run"], ["sync", "--dry-run"]])
+@pytest.mark.parametrize(
+    "command", [["audit", "entries"], ["status"], ["show", "run"], ["sync", "--dry-run"]]
+)
 def test_nothing_from_a_journal_reaches_the_terminal_raw(journal, command):
     """Control characters and markup in names and values are escaped by every command."""
     code, printed = call(*command, journal)
@@ -106,7 +113,9 @@ def test_show_reads_back_offline(journal):
 def folder(tmp_path):
     """A folder of two journals."""
     for name in ("a", "b"):
-        with Tracker.create(trial_component_name=f"run-{name}", journal=tmp_path / "all" / name, sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name=f"run-{name}", journal=tmp_path / "all" / name, sync="off"
+        ) as tracker:
             tracker.log_metric("loss", 0.5, iteration_number=1)
     return tmp_path / "all"
 
@@ -131,7 +140,9 @@ def folder(tmp_path):
     ids=" ".join,
 )
 def test_what_is_not_there_is_wrong_usage_with_what_was_meant(said, meant):
-    """A command or option that does not exist, or is called otherwise here, ends with 2 and its name."""
+    """A command or option that does not exist, or is called otherwise here, ends with 2 and its
+    name.
+    """
     done = CliRunner().invoke(main, said)
     assert done.exit_code == 2
     assert f"'{meant}'" in done.stderr
@@ -139,7 +150,11 @@ def test_what_is_not_there_is_wrong_usage_with_what_was_meant(said, meant):
 
 def test_wrong_usage_is_a_document_where_json_is_asked_for():
     """A script that reads JSON finds the error in it, whichever part of the line is wrong."""
-    for said in (["statu", "--json"], ["sync", "--nonsense", "--json"], ["check", "--deep", "--json"]):
+    for said in (
+        ["statu", "--json"],
+        ["sync", "--nonsense", "--json"],
+        ["check", "--deep", "--json"],
+    ):
         done = CliRunner().invoke(main, said)
         assert (done.exit_code, json.loads(done.stdout)["exit_code"]) == (2, 2)
 
@@ -160,7 +175,9 @@ def test_wrong_usage_is_a_document_where_json_is_asked_for():
     ids=" ".join,
 )
 def test_journals_are_named_in_one_way(folder, command):
-    """As arguments, with -j as often as you like, or by their folder: the answer is about the same journals."""
+    """As arguments, with -j as often as you like, or by their folder: the answer is about the
+    same journals.
+    """
     one, other = folder / "a", folder / "b"
     answers = []
     for named in ([one, other], ["-j", one, "-j", other], [one, "-j", other], [folder]):
@@ -187,7 +204,9 @@ ABOUT_ONE = [
 
 @pytest.mark.parametrize("command", ABOUT_ONE, ids=lambda each: " ".join(each[:2]))
 def test_a_command_about_one_journal_says_which_it_found(folder, command, tmp_path, monkeypatch):
-    """A folder with two is wrong usage that names both; with one in it, it is that one. Nothing is written."""
+    """A folder with two is wrong usage that names both; with one in it, it is that one. Nothing
+    is written.
+    """
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("journal.db")}
     done = CliRunner().invoke(main, [*command, str(folder)])
@@ -212,7 +231,9 @@ def test_a_journal_is_the_same_however_its_path_is_written(folder, monkeypatch):
 def test_a_filter_that_names_something_in_some_journals_is_one_note(tmp_path):
     """Not a line for each of the others."""
     for number in range(5):
-        with Tracker.create(trial_component_name=f"run-{number}", journal=tmp_path / "all" / str(number), sync="off"):
+        with Tracker.create(
+            trial_component_name=f"run-{number}", journal=tmp_path / "all" / str(number), sync="off"
+        ):
             pass
     done = CliRunner().invoke(main, ["audit", str(tmp_path / "all"), "--component", "run-3"])
     assert done.exit_code == 3
@@ -220,9 +241,14 @@ def test_a_filter_that_names_something_in_some_journals_is_one_note(tmp_path):
 
 
 def test_what_can_never_be_sent_is_not_offered_to_retry(tmp_path):
-    """NaN stays quarantined: retry releases the others alone, and neither it nor sync advises what changes nothing."""
+    """NaN stays quarantined: retry releases the others alone, and neither it nor sync advises
+    what changes nothing.
+    """
     remote = Poisoned()
-    with warnings.catch_warnings(), Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+    with (
+        warnings.catch_warnings(),
+        Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker,
+    ):
         warnings.simplefilter("ignore")
         tracker.log_metric("loss", math.nan)
         tracker.log_metric("loss", 0.5)
@@ -240,10 +266,15 @@ def test_what_can_never_be_sent_is_not_offered_to_retry(tmp_path):
 
 
 def test_status_shows_an_error_while_it_holds(journal):
-    """What went wrong is there until the component was delivered to; then it is history, for audit."""
+    """What went wrong is there until the component was delivered to; then it is history, for
+    audit.
+    """
     remote = Poisoned()
     deliver(journal, remote)
-    assert json.loads(call("status", journal, "--json")[1])["journals"][0]["last_error"]["code"] == "ValidationException"
+    assert (
+        json.loads(call("status", journal, "--json")[1])["journals"][0]["last_error"]["code"]
+        == "ValidationException"
+    )
     remote.healed = True
     call("retry", journal)
     deliver(journal, remote)
@@ -265,7 +296,9 @@ def test_config_names_the_journal_and_the_region_in_force(tmp_path, monkeypatch)
 
 
 def test_check_repairs_the_journal_and_says_what_was_altered(journal):
-    """0 when all is well, 4 for what can be mended, 8 for what somebody altered; --remote's options want --remote."""
+    """0 when all is well, 4 for what can be mended, 8 for what somebody altered; --remote's
+    options want --remote.
+    """
     assert call("check", journal)[0] == 0
     deliver(journal)
     with sqlite3.connect(journal / "journal.db") as connection:
@@ -292,7 +325,9 @@ def test_check_repairs_the_journal_and_says_what_was_altered(journal):
     ids=" ".join,
 )
 def test_the_shell_completes_commands_questions_and_options(line, offered):
-    """As click's scripts ask for it; a question of audit is a command, and its own options are those of the overview."""
+    """As click's scripts ask for it; a question of audit is a command, and its own options are
+    those of the overview.
+    """
     environment = {
         "_JOURNALTRACK_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(["journaltrack", *line]),

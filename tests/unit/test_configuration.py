@@ -1,4 +1,6 @@
-"""Configuration: the file, variables over it, the command line over both, and every mistake an error that says where."""
+"""Configuration: the file, variables over it, the command line over both, and every mistake an
+error that says where.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,12 @@ def test_without_anything_there_are_the_defaults():
 
 
 def test_each_source_comes_before_the_one_below(write):
-    """The command line comes before variables, these before the file, and that before defaults; each value says where it is from."""
-    file = write("concurrency = 2\nsync = 'off'\nregion = 'eu-west-1'\n[watch]\ndebounce_s = 2\npoll_s = 2\n")
+    """The command line comes before variables, these before the file, and that before defaults;
+    each value says where it is from.
+    """
+    file = write(
+        "concurrency = 2\nsync = 'off'\nregion = 'eu-west-1'\n[watch]\ndebounce_s = 2\npoll_s = 2\n"
+    )
     environ = {
         "JOURNALTRACK_SYNC": "background",
         "JOURNALTRACK_WATCH_DEBOUNCE_S": "3",
@@ -47,9 +53,14 @@ def test_each_source_comes_before_the_one_below(write):
     known = loaded.configuration
     assert (known.concurrency, loaded.origins["concurrency"]) == (4, "command line")
     assert (known.sync, loaded.origins["sync"]) == ("background", "JOURNALTRACK_SYNC")
-    assert (known.watch.debounce_s, loaded.origins["watch.debounce_s"]) == (3.0, "JOURNALTRACK_WATCH_DEBOUNCE_S")
+    assert (known.watch.debounce_s, loaded.origins["watch.debounce_s"]) == (
+        3.0,
+        "JOURNALTRACK_WATCH_DEBOUNCE_S",
+    )
     assert (known.watch.poll_s, loaded.origins["watch.poll_s"]) == (2.0, str(file))
-    assert (known.region, loaded.origins["region"]) == ("eu-west-1", str(file)), "an empty variable is none"
+    assert (known.region, loaded.origins["region"]) == ("eu-west-1", str(file)), (
+        "an empty variable is none"
+    )
     assert (known.profile, loaded.origins["profile"]) == (None, "default")
 
 
@@ -66,12 +77,16 @@ def test_the_file_is_found_where_the_platform_has_it(tmp_path, monkeypatch):
 
 def test_paths_in_the_file_start_at_its_folder(write, tmp_path):
     """Relative paths do not depend on where a command runs; a tilde is the home."""
-    file = write("journal = 'j'\n[watch]\nfolders = ['in', '/abs', '~/x']\nhealth_file = 'h.json'\n")
+    file = write(
+        "journal = 'j'\n[watch]\nfolders = ['in', '/abs', '~/x']\nhealth_file = 'h.json'\n"
+    )
     known = load(file, environ={}).configuration
     assert known.journal == str(tmp_path / "j")
     assert known.watch.folders == (str(tmp_path / "in"), "/abs", os.path.expanduser("~/x"))
     assert known.watch.health_file == str(tmp_path / "h.json")
-    assert load(environ={"JOURNALTRACK_WATCH_FOLDERS": f"/a{os.pathsep}/b"}).configuration.watch.folders == ("/a", "/b")
+    assert load(
+        environ={"JOURNALTRACK_WATCH_FOLDERS": f"/a{os.pathsep}/b"}
+    ).configuration.watch.folders == ("/a", "/b")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +177,9 @@ def test_current_follows_the_file_and_the_environment(write, monkeypatch):
 
 
 def test_a_tracker_takes_its_settings_from_the_file(write, tmp_path, monkeypatch):
-    """Journal, durability and sync of a tracker come from the configuration; arguments come first."""
+    """Journal, durability and sync of a tracker come from the configuration; arguments come
+    first.
+    """
     file = write("journal = 'mine'\nsync = 'off'\ndurability = 'power'\nclose_deadline_s = 3\n")
     monkeypatch.setenv("JOURNALTRACK_CONFIG", str(file))
     tracker = Tracker.create()
@@ -173,13 +190,19 @@ def test_a_tracker_takes_its_settings_from_the_file(write, tmp_path, monkeypatch
         assert tracker._journal.database.connection.execute("PRAGMA synchronous").fetchone()[0] == 2
     tracker.close()
     given = Tracker.create(durability="process", sync="close", close_deadline_s=0.1)
-    assert (given._settings.sync, given._settings.durability, given._settings.close_deadline_s) == ("close", "process", 0.1)
+    assert (given._settings.sync, given._settings.durability, given._settings.close_deadline_s) == (
+        "close",
+        "process",
+        0.1,
+    )
     given._settings = tracker._settings
     given.close()
 
 
 def test_the_command_says_what_is_in_force_and_from_where(write, monkeypatch):
-    """`journaltrack config` lists every key with value and origin; --json has the same for scripts."""
+    """`journaltrack config` lists every key with value and origin; --json has the same for
+    scripts.
+    """
     file = write("[watch]\ndebounce_s = 2\n")
     monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
     done = CliRunner().invoke(main, ["config", "--config", str(file)])
@@ -197,7 +220,9 @@ def test_the_command_says_what_is_in_force_and_from_where(write, monkeypatch):
 
 
 def test_timestamps_that_are_too_old_can_be_shifted():
-    """With ``shift``, points outside of the window get the time of delivery, the others keep theirs; values and steps stay."""
+    """With ``shift``, points outside of the window get the time of delivery, the others keep
+    theirs; values and steps stay.
+    """
     from journaltrack.replay.plan.actions import MetricPoint, PutMetrics
 
     now_ns = 1_800_000_000 * 10**9
@@ -206,8 +231,15 @@ def test_timestamps_that_are_too_old_can_be_shifted():
     points = tuple(MetricPoint("loss", float(n), n, at) for n, at in enumerate(times))
     request = PutMetrics(1, "run", points, (1, 2, 3, 4))
     sent = request.within(now_ns, 14 * 86_400, 7_200)
-    assert [point.timestamp_ns for point in sent.points] == [now_ns, now_ns - day_ns, now_ns, now_ns]
-    assert [(p.name, p.value, p.step) for p in sent.points] == [(p.name, p.value, p.step) for p in points]
+    assert [point.timestamp_ns for point in sent.points] == [
+        now_ns,
+        now_ns - day_ns,
+        now_ns,
+        now_ns,
+    ]
+    assert [(p.name, p.value, p.step) for p in sent.points] == [
+        (p.name, p.value, p.step) for p in points
+    ]
     assert sent.seqs == request.seqs
     recent = request.pick([1, 2])
     assert recent.within(now_ns, 14 * 86_400, 7_200) is recent

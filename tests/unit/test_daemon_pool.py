@@ -65,6 +65,11 @@ def test_shutting_down_cancels_what_has_not_begun():
 
 def test_a_call_that_never_ends_keeps_no_interpreter():
     """The process exits although a call is still running."""
-    code = "import threading; from journaltrack.util.threads import DaemonPool; DaemonPool(1, 'x').submit(threading.Event().wait); print('end')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    code = (
+        "import threading; from journaltrack.util.threads import DaemonPool; DaemonPool(1, "
+        "'x').submit(threading.Event().wait); print('end')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
+    )
     assert done.stdout == "end\n"

@@ -1,4 +1,6 @@
-"""Filters: one that names nothing is wrong usage with what is near, whatever the command; several journals, and folders of them."""
+"""Filters: one that names nothing is wrong usage with what is near, whatever the command;
+several journals, and folders of them.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def folder(tmp_path):
     ids=" ".join,
 )
 def test_a_component_that_is_not_there_is_wrong_usage(journal, arguments):
-    """A misspelt pattern ends every command with 2 and the right name; nothing is printed that looks like an answer."""
+    """A misspelt pattern ends every command with 2 and the right name; nothing is printed that
+    looks like an answer.
+    """
     before = (journal / "journal.db").read_bytes()
     done = run(*arguments, journal, "--component", "digtis-*")
     assert done.exit_code == ExitCode.USAGE, done.output
@@ -76,7 +80,9 @@ def test_a_component_that_is_not_there_is_wrong_usage(journal, arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("show", "digtis-1", "-j"), ("finish", "digtis-1", "--status", "Stopped", "-j")], ids=lambda each: each[0]
+    "arguments",
+    [("show", "digtis-1", "-j"), ("finish", "digtis-1", "--status", "Stopped", "-j")],
+    ids=lambda each: each[0],
 )
 def test_a_name_that_is_not_there_is_wrong_usage(journal, arguments):
     """So do the commands about one component."""
@@ -124,9 +130,13 @@ def test_an_answer_may_be_empty(journal, arguments):
 
 
 def test_nothing_is_sent_and_json_says_why(journal, credentials_of):
-    """A sync of a component that is not there asks nobody; scripts find the hint in the document."""
+    """A sync of a component that is not there asks nobody; scripts find the hint in the
+    document.
+    """
     with simulator() as sim:
-        done = run("sync", journal, "--component", "nothing", "--json", "--endpoint-url", sim.endpoint_url)
+        done = run(
+            "sync", journal, "--component", "nothing", "--json", "--endpoint-url", sim.endpoint_url
+        )
         assert not sim.requests
     (told,) = json.loads(done.stdout)["journals"]
     assert (done.exit_code, told["error"]["type"]) == (ExitCode.USAGE, "NothingMatchesError")
@@ -136,13 +146,19 @@ def test_nothing_is_sent_and_json_says_why(journal, credentials_of):
 @pytest.fixture
 def credentials_of(monkeypatch):
     """Credentials, as a user has them."""
-    for name, value in {"ACCESS_KEY_ID": "AKIDTEST", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}.items():
+    for name, value in {
+        "ACCESS_KEY_ID": "AKIDTEST",
+        "SECRET_ACCESS_KEY": "secret",
+        "REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
 
 
 @pytest.mark.parametrize("command", ["sync", "check", "audit", "export"])
 def test_of_several_journals_one_must_have_it(folder, credentials_of, command):
-    """Where one of a folder's journals has the component, that the others have not is a note; if none has it, it is wrong usage."""
+    """Where one of a folder's journals has the component, that the others have not is a note; if
+    none has it, it is wrong usage.
+    """
     with simulator() as sim:
         where = ("--endpoint-url", sim.endpoint_url) if command in {"sync", "check"} else ()
         where += ("--remote",) if command == "check" else ()
@@ -160,10 +176,17 @@ def test_a_folder_stands_for_its_journals(folder, credentials_of):
         before = run("audit", folder, "--json")
         synced, verified = run("sync", folder, *at), run("check", "--remote", folder, *at)
     audited = run("audit", folder, "--json")
-    assert [done.exit_code for done in (before, synced, verified, audited)] == [3, 0, 0, 0], synced.output
+    assert [done.exit_code for done in (before, synced, verified, audited)] == [3, 0, 0, 0], (
+        synced.output
+    )
     assert [each["delivered"] for each in json.loads(synced.stdout)["journals"]] == [6, 6]
-    assert [each["remote"]["checked"]["components"] for each in json.loads(verified.stdout)["journals"]] == [1, 1]
-    assert [each["totals"]["delivered"] for each in json.loads(audited.stdout)["journals"]] == [6, 6]
+    assert [
+        each["remote"]["checked"]["components"] for each in json.loads(verified.stdout)["journals"]
+    ] == [1, 1]
+    assert [each["totals"]["delivered"] for each in json.loads(audited.stdout)["journals"]] == [
+        6,
+        6,
+    ]
 
 
 def test_sync_and_audit_count_alike(journal, credentials_of):
@@ -180,11 +203,17 @@ def test_sync_and_audit_count_alike(journal, credentials_of):
 
 def test_lines_of_several_journals_name_theirs(folder):
     """One JSON object a line, each with its journal."""
-    lines = [json.loads(line) for line in run("audit", "entries", folder, "--json").stdout.splitlines()]
-    assert {line["journal"]: line["component"] for line in lines} == {str(folder / name): name for name in ("digits-1", "digits-2")}
+    lines = [
+        json.loads(line) for line in run("audit", "entries", folder, "--json").stdout.splitlines()
+    ]
+    assert {line["journal"]: line["component"] for line in lines} == {
+        str(folder / name): name for name in ("digits-1", "digits-2")
+    }
 
 
-@pytest.mark.parametrize("arguments", [("entry", "1"), ("entries", "--after", "1")], ids=lambda each: each[0])
+@pytest.mark.parametrize(
+    "arguments", [("entry", "1"), ("entries", "--after", "1")], ids=lambda each: each[0]
+)
 def test_questions_about_one_journal_want_one(folder, arguments):
     """A number of an entry says nothing where there are several journals."""
     done = run("audit", *arguments, folder)
@@ -201,7 +230,9 @@ def test_one_damaged_journal_keeps_no_other(folder):
 
 
 def test_an_export_of_a_folder_is_one_file(folder, tmp_path):
-    """Rows of all journals, told apart by journal_id; a journal that can't be read leaves no file."""
+    """Rows of all journals, told apart by journal_id; a journal that can't be read leaves no
+    file.
+    """
     done = run("export", folder, "-o", tmp_path / "all.csv", "--json")
     assert done.exit_code == 0, done.output
     with (tmp_path / "all.csv").open(newline="") as file:
@@ -223,7 +254,11 @@ def test_an_export_of_a_folder_is_one_file(folder, tmp_path):
         ("x", [], "it has none at all"),
         ("*", [], "it has none at all"),
         ("digits-[12]*", ["digit-1", "mnist-1"], "perhaps digit-1"),
-        ("*-trian", ["a-very-long-name-of-some-run-train"], "perhaps a-very-long-name-of-some-run-train"),
+        (
+            "*-trian",
+            ["a-very-long-name-of-some-run-train"],
+            "perhaps a-very-long-name-of-some-run-train",
+        ),
         ("LOSS", ["loss"], "perhaps loss"),
         ("zzz", list("abcdefg"), "it has: c, d, e, f, g and 2 more"),
     ],

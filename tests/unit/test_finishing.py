@@ -17,9 +17,13 @@ from journaltrack.reports.component import show
 
 @pytest.fixture
 def folder(tmp_path):
-    """A journal with a run that was left open by another host, as far as anybody can tell: its writer's file is gone."""
+    """A journal with a run that was left open by another host, as far as anybody can tell: its
+    writer's file is gone.
+    """
     folder = tmp_path / "journal"
-    tracker = Tracker.create(trial_component_name="digits-1", journal=folder, sync="off").__enter__()
+    tracker = Tracker.create(
+        trial_component_name="digits-1", journal=folder, sync="off"
+    ).__enter__()
     tracker.log_metric("loss", 1.0)
     tracker.close()
     for path in (folder / "writers").iterdir():
@@ -34,10 +38,14 @@ def finish(folder, *arguments):
 
 @pytest.mark.parametrize("status", ["Stopped", "Failed", "Completed"])
 def test_the_status_is_recorded_with_the_time_of_the_last_entry(folder, status):
-    """Offline: the run has the status, the message on one line, and the end of its last entry; a later entry counts."""
+    """Offline: the run has the status, the message on one line, and the end of its last entry; a
+    later entry counts.
+    """
     before = show(folder, "digits-1")
     assert before.run.state == "unknown"
-    done = finish(folder, "DIGITS-1", "--status", status.lower(), "--message", "the node\nwas taken away")
+    done = finish(
+        folder, "DIGITS-1", "--status", status.lower(), "--message", "the node\nwas taken away"
+    )
     assert done.exit_code == 0, done.output
     assert f"digits-1 is recorded as {status}" in done.output
     after = show(folder, "digits-1")
@@ -57,7 +65,9 @@ def test_an_unknown_name_is_refused_with_the_near_ones(folder):
 
 
 def test_wrong_usage_and_a_missing_journal_have_their_exit_codes(folder, tmp_path):
-    """A status that there is not is usage (2), no journal is 8, as for every command; the function raises."""
+    """A status that there is not is usage (2), no journal is 8, as for every command; the
+    function raises.
+    """
     assert finish(folder, "digits-1", "--status", "Gone").exit_code == 2
     assert finish(folder, "digits-1").exit_code == 2
     assert finish(tmp_path / "none", "digits-1", "--status", "Failed").exit_code == 8
@@ -68,7 +78,9 @@ def test_wrong_usage_and_a_missing_journal_have_their_exit_codes(folder, tmp_pat
 
 
 def test_a_run_that_is_alive_is_warned_about(tmp_path):
-    """What its process records later counts: the warning says so, unless --force; the status is recorded either way."""
+    """What its process records later counts: the warning says so, unless --force; the status is
+    recorded either way.
+    """
     folder = tmp_path / "journal"
     with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
         began_ns = time.time_ns()
@@ -82,13 +94,18 @@ def test_a_run_that_is_alive_is_warned_about(tmp_path):
 
 
 def test_an_end_that_is_known_stays(tmp_path):
-    """A run that ended gets another status, and keeps its end; one that never had a status gets the time of its last entry."""
+    """A run that ended gets another status, and keeps its end; one that never had a status gets
+    the time of its last entry.
+    """
     folder = tmp_path / "journal"
     with Tracker.create(trial_component_name="run", journal=folder, sync="off"):
         pass
     end_ns = show(folder, "run").status.end_ns
     assert journaltrack.finish("run", "Failed", message="wrong data", journal=folder).end_ns is None
-    assert (show(folder, "run").status.primary, show(folder, "run").status.end_ns) == ("Failed", end_ns)
+    assert (show(folder, "run").status.primary, show(folder, "run").status.end_ns) == (
+        "Failed",
+        end_ns,
+    )
     Tracker.create(trial_component_name="plain", journal=folder, sync="off").close()
     assert journaltrack.finish("plain", "Completed", journal=folder).end_ns is not None
 
@@ -97,7 +114,13 @@ def test_the_answer_as_json(folder):
     """One document with what was recorded."""
     done = finish(folder, "digits-1", "--status", "Stopped", "--json")
     told = json.loads(done.output)
-    assert (told["component"], told["status"], told["message"], told["is_alive"], told["exit_code"]) == (
+    assert (
+        told["component"],
+        told["status"],
+        told["message"],
+        told["is_alive"],
+        told["exit_code"],
+    ) == (
         "digits-1",
         "Stopped",
         None,

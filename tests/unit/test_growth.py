@@ -1,4 +1,6 @@
-"""What has been delivered costs nothing any more: status, and a pass that finds nothing or little to do, read none of it."""
+"""What has been delivered costs nothing any more: status, and a pass that finds nothing or
+little to do, read none of it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ STEP = 10  # of SQLite's virtual machine, in which it counts
 
 
 class Steps:
-    """Counts the steps that SQLite makes on every connection of a database class, and says how many there were."""
+    """Counts the steps that SQLite makes on every connection of a database class, and says how
+    many there were.
+    """
 
     def __init__(self, journal):
         self.count = 0
@@ -36,12 +40,16 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory):
-    """Two journals, all of both delivered: a hundred points and some of everything else; and the same with 4,000 points more."""
+    """Two journals, all of both delivered: a hundred points and some of everything else; and the
+    same with 4,000 points more.
+    """
     remote = MemoryRemote()
     scratch = tmp_path_factory.mktemp("growth")
     (scratch / "model.bin").write_bytes(b"weights")
     for name, points in (("small", 100), ("large", 4_100)):
-        with Tracker.create(trial_component_name=f"run-{name}", journal=scratch / name, sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name=f"run-{name}", journal=scratch / name, sync="off"
+        ) as tracker:
             tracker.log_parameters({"lr": 0.1, "optimizer": "sgd"})
             tracker.log_artifact(scratch / "model.bin")
             for step in range(points):
@@ -74,16 +82,22 @@ def looking(journal, _remote):
 
 @pytest.fixture(scope="module")
 def left_behind(tmp_path_factory):
-    """Two journals in which three entries of an unknown kind stay pending, the first of them older than all others; and many are delivered."""
+    """Two journals in which three entries of an unknown kind stay pending, the first of them
+    older than all others; and many are delivered.
+    """
     remote = MemoryRemote()
     scratch = tmp_path_factory.mktemp("left")
     for name, points in (("small", 100), ("large", 4_100)):
-        with Tracker.create(trial_component_name=f"run-{name}", journal=scratch / name, sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name=f"run-{name}", journal=scratch / name, sync="off"
+        ) as tracker:
             tracker.log_artifact(__file__)
             journal, component = tracker._journal, tracker._id
             for step in range(points):
                 if step % (points // 2) == 1:
-                    journal.append(component, [vocabulary.Draft("component", "note@2", payload="{}")])
+                    journal.append(
+                        component, [vocabulary.Draft("component", "note@2", payload="{}")]
+                    )
                 tracker.log_metric("loss", 1.0 + step, iteration_number=step)
             journal.append(component, [vocabulary.Draft("metric", "metric@9", "loss", 1.0, 1, 1)])
         with closing(Journal.open(scratch / name, create=False)) as opened:
@@ -96,9 +110,13 @@ def looking_at_three(journal, _remote):
     assert status(journal).pending == 3
 
 
-@pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking_at_three, True)])
+@pytest.mark.parametrize(
+    ("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking_at_three, True)]
+)
 def test_what_stays_pending_has_nothing_else_read_again(left_behind, tmp_path, work, read_only):
-    """Three entries that no pass can deliver cost three entries, and not all that was delivered after the first of them."""
+    """Three entries that no pass can deliver cost three entries, and not all that was delivered
+    after the first of them.
+    """
     scratch, remote = left_behind
     taken = {}
     for name in ("small", "large"):
@@ -126,14 +144,20 @@ def refused_points(folder, points):
     return remote
 
 
-@pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)])
+@pytest.mark.parametrize(
+    ("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)]
+)
 def test_what_was_refused_is_not_read_again(tmp_path, work, read_only, monkeypatch):
-    """The same with three times as many points that AWS can never accept; counting them for status is all that they cost."""
+    """The same with three times as many points that AWS can never accept; counting them for
+    status is all that they cost.
+    """
     monkeypatch.setattr(queries, "_FEW", 500)
     taken = {}
     for points in (1_000, 3_000):
         remote = refused_points(tmp_path / str(points), points)
-        with closing(Journal.open(tmp_path / str(points), create=False, read_only=read_only)) as journal:
+        with closing(
+            Journal.open(tmp_path / str(points), create=False, read_only=read_only)
+        ) as journal:
             steps = Steps(journal)
             work(journal, remote)
             taken[points] = steps.count
@@ -142,7 +166,9 @@ def test_what_was_refused_is_not_read_again(tmp_path, work, read_only, monkeypat
 
 
 def test_reading_back_many_metrics_scans_the_journal_as_often_as_for_one(tmp_path):
-    """What is known of 40 metrics in doubt takes two scans of a component's points, as for one metric."""
+    """What is known of 40 metrics in doubt takes two scans of a component's points, as for one
+    metric.
+    """
     with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
         for step in range(1_000):
             tracker.log_metrics({f"m{step % 40}": 1.0, "loss": 2.0}, iteration_number=step)
@@ -160,9 +186,13 @@ def test_reading_back_many_metrics_scans_the_journal_as_often_as_for_one(tmp_pat
         assert taken[40] < 4 * taken[1], taken
 
 
-@pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)])
+@pytest.mark.parametrize(
+    ("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)]
+)
 def test_what_was_delivered_is_not_read_again(delivered, tmp_path, work, read_only):
-    """The same work on a journal with forty times as much delivered makes SQLite take no more steps than a few."""
+    """The same work on a journal with forty times as much delivered makes SQLite take no more
+    steps than a few.
+    """
     scratch, remote = delivered
     taken = {}
     for name in ("small", "large"):
@@ -172,6 +202,7 @@ def test_what_was_delivered_is_not_read_again(delivered, tmp_path, work, read_on
         work(journal, remote)
         taken[name] = steps.count
         journal.close()
-    # Status looks for errors among the last receipts, 10,000 at most, and the larger journal has 400 more of them; it has 4,000 more settlements.
+    # Status looks for errors among the last receipts, 10,000 at most, and the larger journal has
+    # 400 more of them; it has 4,000 more settlements.
     of_receipts = 400 * 12 // STEP if work is looking else 0
     assert taken["large"] <= taken["small"] + of_receipts + 20, taken

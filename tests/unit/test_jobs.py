@@ -37,7 +37,16 @@ def test_a_file_names_the_processing_job(config):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"ProcessingJobArn": 3}', '{"ProcessingJobArn": "no arn"}', '{"ProcessingJobArn": "x/"}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"ProcessingJobArn": 3}',
+        '{"ProcessingJobArn": "no arn"}',
+        '{"ProcessingJobArn": "x/"}',
+    ],
 )
 def test_a_file_that_names_no_job_is_no_job(config, text):
     """What can't be read as a job's configuration never breaks the training."""
@@ -51,7 +60,9 @@ def test_a_file_that_is_not_utf8_is_no_job(config):
     assert sagemaker_job.component_of_this_job(config) is None
 
 
-@pytest.mark.parametrize("arn", ["", "no arn", "arn:aws:sagemaker:eu-west-1:123456789012:training-job/"])
+@pytest.mark.parametrize(
+    "arn", ["", "no arn", "arn:aws:sagemaker:eu-west-1:123456789012:training-job/"]
+)
 def test_a_variable_that_names_no_job_gives_way_to_the_file(config, monkeypatch, arn):
     """A malformed ARN is passed over."""
     monkeypatch.setenv("TRAINING_JOB_ARN", arn)

@@ -1,4 +1,6 @@
-"""The journal: what a returned append means, to threads, processes and forks, and when the disk refuses."""
+"""The journal: what a returned append means, to threads, processes and forks, and when the disk
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,15 @@ def point(value, name="m"):
 
 def chains_hold(journal):
     """Recompute every writer's chain from the rows alone."""
-    last = {writer_id: (0, digest) for writer_id, digest in journal.database.read("SELECT id, digest FROM writer")}
+    last = {
+        writer_id: (0, digest)
+        for writer_id, digest in journal.database.read("SELECT id, digest FROM writer")
+    }
     for e in journal.entries(limit=10**6):
         seq, digest = last[e.writer_id]
-        draft = vocabulary.Draft(e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload)
+        draft = vocabulary.Draft(
+            e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload
+        )
         expected = vocabulary.chain_next(digest, seq + 1, e.component, draft, e.recorded_at_ns)
         assert (e.writer_seq, e.digest) == (seq + 1, expected), e
         last[e.writer_id] = (seq + 1, expected)
@@ -100,7 +107,9 @@ def _append_from(path, count):
 def test_processes_share_a_journal_also_at_its_creation(tmp_path, method):
     """Four processes that open and make the same journal at once lose nothing."""
     context = multiprocessing.get_context(method)
-    children = [context.Process(target=_append_from, args=(tmp_path / "shared", 100)) for _ in range(4)]
+    children = [
+        context.Process(target=_append_from, args=(tmp_path / "shared", 100)) for _ in range(4)
+    ]
     for child in children:
         child.start()
     for child in children:
@@ -113,7 +122,9 @@ def test_processes_share_a_journal_also_at_its_creation(tmp_path, method):
 
 
 def test_a_forked_child_is_a_writer_of_its_own(journal):
-    """Parent and children append to the same open journal, while another thread of the parent does too."""
+    """Parent and children append to the same open journal, while another thread of the parent
+    does too.
+    """
     component = journal.component("run")
     stop = threading.Event()
 
@@ -139,44 +150,53 @@ def test_a_forked_child_is_a_writer_of_its_own(journal):
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 5
     stop.set()
     thread.join()
-    writers = {e.writer_id for e in journal.entries(limit=10**6) if (e.name or "").startswith("child")}
+    writers = {
+        e.writer_id for e in journal.entries(limit=10**6) if (e.name or "").startswith("child")
+    }
     assert len(writers) == 5
     assert chains_hold(journal)
 
 
 def test_every_acknowledged_call_survives_sigkill(tmp_path):
-    """A process killed in a tight loop has lost none of the calls that had returned, ten times over."""
+    """A process killed in a tight loop has lost none of the calls that had returned, ten times
+    over.
+    """
     code = (
-        "import sys, os\nfrom journaltrack.journal.journal import Journal\n"
-        "j = Journal.open(sys.argv[1]); c = j.component('run'); i = 0\n"
-        "while True:\n    i += 1\n    j.append_metric(c, sys.argv[2], float(i), None, 1)\n    os.write(1, b'.')\n"
+        "import sys, os\nfrom journaltrack.journal.journal import Journal\nj = "
+        "Journal.open(sys.argv[1]); c = j.component('run'); i = 0\nwhile True:\n    i += 1\n    "
+        "j.append_metric(c, sys.argv[2], float(i), None, 1)\n    os.write(1, b'.')\n"
     )
     for round_number in range(10):
         name = f"round{round_number}"
-        with subprocess.Popen([sys.executable, "-c", code, tmp_path / "j", name], stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "j", name], stdout=subprocess.PIPE
+        ) as child:
             acknowledged = len(child.stdout.read(50 + 137 * round_number))
             child.send_signal(signal.SIGKILL)
             acknowledged += len(child.stdout.read())
         with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:
-            found = connection.execute("SELECT count(*) FROM entry WHERE name = ?", (name,)).fetchone()[0]
+            found = connection.execute(
+                "SELECT count(*) FROM entry WHERE name = ?", (name,)
+            ).fetchone()[0]
         assert acknowledged <= found <= acknowledged + 1
 
 
 def test_killed_creation_leaves_nothing_or_a_journal(tmp_path):
     """Killed at any statement of its creation, a journal opens the next time."""
     code = (
-        "import sys, os, signal, sqlite3\nfrom journaltrack.journal.schema import schema\n"
-        "at = int(sys.argv[2]); n = 0\n"
-        "class C(sqlite3.Connection):\n"
-        "    def execute(self, *a):\n        global n\n        n += 1\n"
-        "        if n == at: os.kill(os.getpid(), signal.SIGKILL)\n        return super().execute(*a)\n"
-        "c = sqlite3.connect(sys.argv[1], isolation_level=None, factory=C)\n"
-        "schema.create(c, journal_id='x', now_ns=1, version='1')\n"
+        "import sys, os, signal, sqlite3\nfrom journaltrack.journal.schema import schema\nat = "
+        "int(sys.argv[2]); n = 0\nclass C(sqlite3.Connection):\n    def execute(self, *a):\n     "
+        "   global n\n        n += 1\n        if n == at: os.kill(os.getpid(), signal.SIGKILL)\n "
+        "       return super().execute(*a)\nc = sqlite3.connect(sys.argv[1], "
+        "isolation_level=None, factory=C)\nschema.create(c, journal_id='x', now_ns=1, "
+        "version='1')\n"
     )
     for at in (2, 5, 20, 24):
         folder = tmp_path / f"at{at}"
         folder.mkdir()
-        done = subprocess.run([sys.executable, "-c", code, folder / "journal.db", str(at)], check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder / "journal.db", str(at)], check=False
+        )
         assert done.returncode == -signal.SIGKILL, f"there is no statement {at}"
         opened = Journal.open(folder)
         opened.append(opened.component("run"), [point(1)])
@@ -206,7 +226,9 @@ def append_many(journal, component, count):
 
 
 def test_full_disk_lets_entries_wait_and_writes_them_in_order(journal):
-    """While the disk is full training goes on, warned once; then everything is written in order with a whole chain."""
+    """While the disk is full training goes on, warned once; then everything is written in order
+    with a whole chain.
+    """
     component = journal.component("run")
     journal.append(component, [point(0)])
     fill(journal)
@@ -268,7 +290,9 @@ def test_a_lock_at_the_start_is_an_error(tmp_path):
 
 
 def test_bad_files_are_named_and_left_alone(tmp_path):
-    """Missing, foreign, damaged and empty journals each have their own error, and keep every byte."""
+    """Missing, foreign, damaged and empty journals each have their own error, and keep every
+    byte.
+    """
     (tmp_path / "file").write_text("x")
     (tmp_path / "random").mkdir()
     (tmp_path / "random" / "journal.db").write_bytes(os.urandom(8_192))
@@ -290,7 +314,9 @@ def test_bad_files_are_named_and_left_alone(tmp_path):
         "damaged": JournalCorruptError,
     }
     for name, error in expected.items():
-        before = (tmp_path / name / "journal.db").read_bytes() if (tmp_path / name).is_dir() else None
+        before = (
+            (tmp_path / name / "journal.db").read_bytes() if (tmp_path / name).is_dir() else None
+        )
         with pytest.raises(error) as caught:
             Journal.open(tmp_path / name, create=False).entries()
         assert caught.value.hint
@@ -299,7 +325,9 @@ def test_bad_files_are_named_and_left_alone(tmp_path):
 
 
 def test_reading_needs_no_right_to_write(journal, tmp_path):
-    """A journal can be read while it is written, and from a copy on read-only media without its log."""
+    """A journal can be read while it is written, and from a copy on read-only media without its
+    log.
+    """
     journal.append(journal.component("run"), [point(1)])
     reader = Journal.open(tmp_path / "journal", read_only=True)
     assert len(reader.entries()) == 1
@@ -320,7 +348,9 @@ def test_a_closed_journal_says_so(tmp_path):
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2)])
 def test_durability_is_sqlites_synchronous(tmp_path, durability, synchronous):
-    """Power durability waits for the disk at every commit, process durability does not; both use the write-ahead log."""
+    """Power durability waits for the disk at every commit, process durability does not; both use
+    the write-ahead log.
+    """
     opened = Journal.open(tmp_path / "j", durability=durability)
     assert opened.database.read("PRAGMA synchronous") == [(synchronous,)]
     assert opened.database.read("PRAGMA journal_mode") == [("wal",)]
@@ -328,7 +358,9 @@ def test_durability_is_sqlites_synchronous(tmp_path, durability, synchronous):
 
 
 def test_a_transaction_tells_what_there_is_to_warn_of(journal, caplog):
-    """As ``write`` does: what was noticed in it is logged when nobody holds the lock any more, also after an exception."""
+    """As ``write`` does: what was noticed in it is logged when nobody holds the lock any more,
+    also after an exception.
+    """
     for error in (None, ValueError):
         with contextlib.suppress(ValueError), journal.database.transaction():
             journal.database.news.append("the disk is slow")

@@ -1,4 +1,6 @@
-"""The lease: one process at a time may reconcile a journal, and whoever lost the lease can settle nothing."""
+"""The lease: one process at a time may reconcile a journal, and whoever lost the lease can
+settle nothing.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def taken_elsewhere(journal, expires_at_ns):
     """As a process on another machine records it."""
     with journal.database.transaction() as connection:
         connection.execute(
-            "UPDATE lease SET owner = 'pid 7 on node7', host = 'node7', pid = 7, generation = generation + 1, expires_at_ns = ?",
+            "UPDATE lease SET owner = 'pid 7 on node7', host = 'node7', pid = 7, generation = "
+            "generation + 1, expires_at_ns = ?",
             (expires_at_ns,),
         )
 
@@ -69,7 +72,11 @@ sys.stdin.read()
 
 def holding(journal):
     """A process that holds the lease until it is killed."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(journal.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(journal.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout.readline() == b"held\n"
     return process
 
@@ -80,7 +87,9 @@ def ended(process):
 
 
 def test_another_process_is_kept_out_and_named(journal):
-    """While a process holds the lease nobody else gets it, and the message says who has it; killed, it holds nothing."""
+    """While a process holds the lease nobody else gets it, and the message says who has it;
+    killed, it holds nothing.
+    """
     process = holding(journal)
     with pytest.raises(LeaseHeldError) as caught:
         leases.acquire(journal.database)
@@ -175,7 +184,9 @@ def test_it_is_renewed_while_it_is_used(journal, clock):
 
 
 def test_whoever_lost_it_can_settle_nothing(journal, clock):
-    """After somebody took it over, every record of the former holder is refused, and nothing of it stays."""
+    """After somebody took it over, every record of the former holder is refused, and nothing of
+    it stays.
+    """
     held = leases.acquire(journal.database, clock_ns=clock)
     settlement = Settlement(journal.database, held, clock)
     taken_elsewhere(journal, clock.now_ns + 60 * 10**9)

@@ -1,4 +1,6 @@
-"""AWS's limits: the numbers that botocore's models state, those that only we state, and the checks that use them."""
+"""AWS's limits: the numbers that botocore's models state, those that only we state, and the
+checks that use them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from journaltrack import limits
 def shapes():
     """The shapes of the two services that we send to, from the botocore that is installed."""
     loader = botocore.loaders.Loader()
-    models = [loader.load_service_model(service, "service-2")["shapes"] for service in ("sagemaker", "sagemaker-metrics")]
+    models = [
+        loader.load_service_model(service, "service-2")["shapes"]
+        for service in ("sagemaker", "sagemaker-metrics")
+    ]
     return {**models[0], **{f"metrics.{name}": shape for name, shape in models[1].items()}}
 
 
@@ -47,15 +52,24 @@ def test_patterns_are_those_of_botocores_models(shapes):
 
 
 def test_limits_that_no_model_states():
-    """Bounds of the original library and of 32 bits: another number would shift or refuse other points."""
+    """Bounds of the original library and of 32 bits: another number would shift or refuse other
+    points.
+    """
     assert (limits.METRIC_AGE_MAX_S, limits.METRIC_AHEAD_MAX_S) == (14 * 86_400, 2 * 3_600)
     assert (limits.STEP_MAX, limits.JOURNAL_NS_MAX) == (2_147_483_647, 9_223_372_036_854_775_807)
-    assert (limits.TIMESTAMP_NS_MAX, limits.BUFFERED_ENTRIES_MAX) == (253_402_300_799_999_999_999, 100_000)
+    assert (limits.TIMESTAMP_NS_MAX, limits.BUFFERED_ENTRIES_MAX) == (
+        253_402_300_799_999_999_999,
+        100_000,
+    )
 
 
-@pytest.mark.parametrize("name", ["a" + "-" * 119 + "b", "a-" * 60 + "b", "x" * 121, "a" + "-" * 100_000 + "b"])
+@pytest.mark.parametrize(
+    "name", ["a" + "-" * 119 + "b", "a-" * 60 + "b", "x" * 121, "a" + "-" * 100_000 + "b"]
+)
 def test_a_name_of_more_than_120_characters_is_refused_with_hyphens_in_it_too(name):
-    """The pattern counts letters alone: a name that fits it can still be too long, and is refused in no time."""
+    """The pattern counts letters alone: a name that fits it can still be too long, and is
+    refused in no time.
+    """
     assert limits.name_problem(name, "name") is not None
     assert limits.name_problem(limits.suggested_name(name), "name") is None
 
@@ -68,7 +82,19 @@ def test_names_that_sagemaker_takes_pass(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["My Run_1.2", "-a-", "", "---", "réseau profond", "运行", "a\nb", "x" * 119 + "-" + "yz", "\ud800", "lr=0.1"]
+    "name",
+    [
+        "My Run_1.2",
+        "-a-",
+        "",
+        "---",
+        "réseau profond",
+        "运行",
+        "a\nb",
+        "x" * 119 + "-" + "yz",
+        "\ud800",
+        "lr=0.1",
+    ],
 )
 def test_every_suggestion_can_be_used(name):
     """Whatever was given, what the error proposes is accepted."""
@@ -104,13 +130,20 @@ def test_names_that_no_bucket_can_have(name):
     assert limits.bucket_problem(name) is not None
 
 
-@pytest.mark.parametrize("name", ["abc", "x" * 63, "my.bucket-1", "1.2.3", "arn:aws:s3:eu-west-1:123456789012:accesspoint/mine"])
+@pytest.mark.parametrize(
+    "name",
+    ["abc", "x" * 63, "my.bucket-1", "1.2.3", "arn:aws:s3:eu-west-1:123456789012:accesspoint/mine"],
+)
 def test_names_that_a_bucket_can_have(name):
     """Also an access point's ARN, which S3 takes in a bucket's place."""
     assert limits.bucket_problem(name) is None
 
 
-@pytest.mark.parametrize("number", [0, -7, 2**63, 10**4_299, 10**5_000 + 7, -(10**5_000)], ids=lambda number: f"{number.bit_length()} bits")
+@pytest.mark.parametrize(
+    "number",
+    [0, -7, 2**63, 10**4_299, 10**5_000 + 7, -(10**5_000)],
+    ids=lambda number: f"{number.bit_length()} bits",
+)
 def test_an_integer_has_all_its_digits(number):
     """Also one that ``str`` refuses to convert."""
     text = limits.digits(number)
@@ -121,7 +154,8 @@ def test_an_integer_has_all_its_digits(number):
 
 
 @pytest.mark.parametrize(
-    ("key_chars", "value_chars", "is_good"), [(1, 0, True), (128, 256, True), (0, 0, False), (129, 0, False), (1, 257, False)]
+    ("key_chars", "value_chars", "is_good"),
+    [(1, 0, True), (128, 256, True), (0, 0, False), (129, 0, False), (1, 257, False)],
 )
 def test_a_tag_may_be_as_long_as_sagemaker_takes_it(key_chars, value_chars, is_good):
     """The last length that is taken, and the first one that is not."""
@@ -130,7 +164,13 @@ def test_a_tag_may_be_as_long_as_sagemaker_takes_it(key_chars, value_chars, is_g
 
 @pytest.mark.parametrize(
     ("timestamp_ns", "is_good"),
-    [(None, True), (0, True), (-1, False), (limits.TIMESTAMP_NS_MAX, True), (limits.TIMESTAMP_NS_MAX + 1, False)],
+    [
+        (None, True),
+        (0, True),
+        (-1, False),
+        (limits.TIMESTAMP_NS_MAX, True),
+        (limits.TIMESTAMP_NS_MAX + 1, False),
+    ],
 )
 def test_a_time_is_between_1970_and_9999(timestamp_ns, is_good):
     """The first and the last nanosecond that can be sent, and those before and after."""

@@ -13,7 +13,10 @@ from journaltrack.util.text import fields_of, logfmt
 
 def test_plain_values_stay_plain():
     """What needs no quotes has none; what is None is left out."""
-    assert logfmt("pass", journal="/data/run-1", delivered=20, error=None) == "event=pass journal=/data/run-1 delivered=20"
+    assert (
+        logfmt("pass", journal="/data/run-1", delivered=20, error=None)
+        == "event=pass journal=/data/run-1 delivered=20"
+    )
 
 
 @given(st.text())
@@ -29,4 +32,8 @@ def test_any_value_stays_on_its_line_and_can_be_read_back(text):
 
 def test_a_shell_splits_it_into_its_fields():
     """Common values survive `read` and `shlex`."""
-    assert shlex.split(logfmt("down", error="could not connect", code="E1")) == ["event=down", "error=could not connect", "code=E1"]
+    assert shlex.split(logfmt("down", error="could not connect", code="E1")) == [
+        "event=down",
+        "error=could not connect",
+        "code=E1",
+    ]

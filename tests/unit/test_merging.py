@@ -9,7 +9,12 @@ import shutil
 
 import pytest
 
-from journaltrack.errors import EvidenceError, InvalidInputError, JournalNotFoundError, LeaseHeldError
+from journaltrack.errors import (
+    EvidenceError,
+    InvalidInputError,
+    JournalNotFoundError,
+    LeaseHeldError,
+)
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.journal import INSERT_ENTRY, Journal
@@ -41,8 +46,13 @@ def with_blob(folder, data, name="f"):
     journal = Journal.open(folder)
     journal.add_blob(blob.sha256, blob.size_bytes)
     ref = BlobRef(blob.sha256, None, None)
-    drafts = [vocabulary.create(owner="owner of a", resume=True), vocabulary.upload(name, ref, blob.size_bytes, None, name)]
-    journal.append(journal.component("a"), [*drafts, vocabulary.artifact("output", name, ref, None)])
+    drafts = [
+        vocabulary.create(owner="owner of a", resume=True),
+        vocabulary.upload(name, ref, blob.size_bytes, None, name),
+    ]
+    journal.append(
+        journal.component("a"), [*drafts, vocabulary.artifact("output", name, ref, None)]
+    )
     journal.close()
     return blob.sha256
 
@@ -67,18 +77,28 @@ def test_a_fleet_is_one_journal_then(tmp_path):
 
 
 def test_values_of_several_nodes_are_in_the_order_of_their_time(tmp_path):
-    """Of a key that two nodes set in turn, the last value is the last one recorded, whatever the order of the sources."""
+    """Of a key that two nodes set in turn, the last value is the last one recorded, whatever the
+    order of the sources.
+    """
     for turn in range(6):
-        record(tmp_path / f"node-{turn % 2}", vocabulary.parameter("x", float(turn)), at_ns=START_NS + turn * SECOND_NS)
+        record(
+            tmp_path / f"node-{turn % 2}",
+            vocabulary.parameter("x", float(turn)),
+            at_ns=START_NS + turn * SECOND_NS,
+        )
     for name, order in (("one", (0, 1)), ("two", (1, 0))):
         merge([tmp_path / f"node-{node}" for node in order], into=tmp_path / name)
-        found = read(tmp_path / name, "SELECT value FROM entry WHERE kind = 'parameter' ORDER BY seq")
+        found = read(
+            tmp_path / name, "SELECT value FROM entry WHERE kind = 'parameter' ORDER BY seq"
+        )
         assert [value for (value,) in found] == [0, 1, 2, 3, 4, 5]
         sound(tmp_path / name)
 
 
 def test_a_process_stays_in_its_order_beside_a_clock_that_was_ahead(tmp_path):
-    """What the second source brings of a process comes after what the first one brings of it, though the first one's times are ahead."""
+    """What the second source brings of a process comes after what the first one brings of it,
+    though the first one's times are ahead.
+    """
     now = itertools.count(START_NS, SECOND_NS)
     journal = Journal.open(tmp_path / "two", clock_ns=lambda: next(now))
     component = journal.component("a")
@@ -93,7 +113,12 @@ def test_a_process_stays_in_its_order_beside_a_clock_that_was_ahead(tmp_path):
         journal.append(component, points(value))
     journal.close()
     merge([tmp_path / "one", tmp_path / "two"], into=tmp_path / "all")
-    assert [value for (value,) in read(tmp_path / "all", "SELECT value FROM entry WHERE kind = 'metric' ORDER BY seq")] == [1, 100, 2, 3, 4]
+    assert [
+        value
+        for (value,) in read(
+            tmp_path / "all", "SELECT value FROM entry WHERE kind = 'metric' ORDER BY seq"
+        )
+    ] == [1, 100, 2, 3, 4]
     sound(tmp_path / "all")
 
 
@@ -110,12 +135,17 @@ def test_merging_again_brings_the_rest(tmp_path):
 
 
 def test_the_same_journal_twice_and_copies_of_it_are_one(tmp_path):
-    """A copy that is behind, the same folder twice: each entry is there once, with what became of it."""
+    """A copy that is behind, the same folder twice: each entry is there once, with what became
+    of it.
+    """
     record(tmp_path / "node", *points(1, 2))
     shutil.copytree(tmp_path / "node", tmp_path / "behind")
     record(tmp_path / "node", *points(3))
     sync(tmp_path / "node", MemoryRemote())
-    merge([tmp_path / "behind", tmp_path / "node", tmp_path / "node", tmp_path / "behind"], into=tmp_path / "all")
+    merge(
+        [tmp_path / "behind", tmp_path / "node", tmp_path / "node", tmp_path / "behind"],
+        into=tmp_path / "all",
+    )
     assert content(tmp_path / "all") == content(tmp_path / "node")
     sound(tmp_path / "all")
     bring(tmp_path / "node", tmp_path / "behind")
@@ -124,7 +154,9 @@ def test_the_same_journal_twice_and_copies_of_it_are_one(tmp_path):
 
 
 def test_a_process_that_went_on_in_two_copies_is_a_fork(tmp_path):
-    """The same place of the same process with different entries is named, and nothing is changed."""
+    """The same place of the same process with different entries is named, and nothing is
+    changed.
+    """
     journal = Journal.open(tmp_path / "one")
     component = journal.component("a")
     journal.append(component, points(1))
@@ -186,7 +218,11 @@ def test_a_source_that_was_changed_is_refused(tmp_path, sql):
 def test_a_crafted_refusal_keeps_nothing_from_being_sent(tmp_path):
     """An entry that a source calls undeliverable without a reason in it is pending."""
     record(tmp_path / "node", *points(1))
-    change(tmp_path / "node", "INSERT INTO delivery SELECT seq, NULL, 'quarantined', 'because', recorded_at_ns FROM entry")
+    change(
+        tmp_path / "node",
+        "INSERT INTO delivery SELECT seq, NULL, 'quarantined', 'because', recorded_at_ns "
+        "FROM entry",
+    )
     merge([tmp_path / "node"], into=tmp_path / "all")
     assert states(tmp_path / "all") == {"pending": 2}
     sound(tmp_path / "all")
@@ -202,11 +238,15 @@ def test_what_aws_can_not_take_stays_quarantined(tmp_path):
 
 
 def test_what_was_in_flight_is_in_doubt(tmp_path):
-    """Metrics of a killed pass are never pending in the merge; a second merge adds nothing, also after a release there."""
+    """Metrics of a killed pass are never pending in the merge; a second merge adds nothing, also
+    after a release there.
+    """
     record(tmp_path / "node", *points(1, 2, 3), vocabulary.parameter("x", 1.0))
     journal = Journal.open(tmp_path / "node")
     lease = leases.acquire(journal.database)
-    Settlement(journal.database, lease).begin([Intent("metrics", 1, [2, 3]), Intent("update", 1, [5])])
+    Settlement(journal.database, lease).begin(
+        [Intent("metrics", 1, [2, 3]), Intent("update", 1, [5])]
+    )
     lease.release()
     journal.close()
     done = merge([tmp_path / "node"], into=tmp_path / "all")
@@ -225,7 +265,9 @@ def test_what_was_in_flight_is_in_doubt(tmp_path):
 
 
 def test_receipts_of_format_0001_are_not_lost(tmp_path):
-    """What an older version delivered, without attestations, is delivered in the merge, in doubt what was in flight; once."""
+    """What an older version delivered, without attestations, is delivered in the merge, in doubt
+    what was in flight; once.
+    """
     node = restore("0001", tmp_path / "node")
     before = states(node)
     done = merge([node], into=tmp_path / "all")
@@ -244,17 +286,23 @@ def test_receipts_of_format_0001_are_not_lost(tmp_path):
 
 
 def test_a_release_in_one_copy_of_an_old_journal_holds(tmp_path):
-    """What format 0001 refused at once, and one of two copies released, is pending in the merge, however often it is made."""
+    """What format 0001 refused at once, and one of two copies released, is pending in the merge,
+    however often it is made.
+    """
     node = restore("0001", tmp_path / "node")
     Journal.open(node).close()
     shutil.copytree(node, tmp_path / "released")
     journal = Journal.open(tmp_path / "released")
     lease = leases.acquire(journal.database)
     ((component_id, seq),) = journal.database.read(
-        "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'quarantined'"
+        "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq "
+        "WHERE d.outcome = 'quarantined'"
     )
-    with journal.database.transaction() as connection:  # as it was done before such entries were left as they are
-        Attestor(journal.database, lease).decide(connection, "release", RELEASED, component_id, [(seq, seq)])
+    # as it was done before such entries were left as they are
+    with journal.database.transaction() as connection:
+        Attestor(journal.database, lease).decide(
+            connection, "release", RELEASED, component_id, [(seq, seq)]
+        )
     lease.release()
     journal.close()
     merge([node, tmp_path / "released"], into=tmp_path / "all")
@@ -265,7 +313,9 @@ def test_a_release_in_one_copy_of_an_old_journal_holds(tmp_path):
 
 
 def test_artifacts_are_copied_and_verified(tmp_path):
-    """Whole contents are in the merge's own spool, as files of their own; damaged, missing and linked ones are named."""
+    """Whole contents are in the merge's own spool, as files of their own; damaged, missing and
+    linked ones are named.
+    """
     good = with_blob(tmp_path / "node", b"good", "good")
     damaged = with_blob(tmp_path / "node", b"bad", "bad")
     gone = with_blob(tmp_path / "node", b"gone", "gone")
@@ -283,7 +333,9 @@ def test_artifacts_are_copied_and_verified(tmp_path):
     assert [path.name for path in found] == [good]
     assert hashlib.sha256(found[0].read_bytes()).hexdigest() == good
     assert os.stat(found[0]).st_nlink == 1
-    assert sorted(p.sha256 for p in verify_chains(tmp_path / "all")) == sorted([damaged, gone, linked])
+    assert sorted(p.sha256 for p in verify_chains(tmp_path / "all")) == sorted(
+        [damaged, gone, linked]
+    )
     (spool / damaged[:2] / damaged).write_bytes(b"bad")
     again = merge([tmp_path / "node"], into=tmp_path / "all").sources[0]
     assert (again.blobs, sorted(again.blobs_missing)) == (1, sorted([gone, linked]))
@@ -321,7 +373,9 @@ def test_a_journal_that_is_being_reconciled_is_left_alone(tmp_path, held):
 
 
 def test_training_goes_on_in_a_source(tmp_path):
-    """A tracker that has the source open loses nothing by the merge, and what it records then comes with the next."""
+    """A tracker that has the source open loses nothing by the merge, and what it records then
+    comes with the next.
+    """
     journal = Journal.open(tmp_path / "node")
     component = journal.component("a")
     for value in range(5):
@@ -351,7 +405,9 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path):
 
 
 def test_a_gap_that_was_removed_in_several_parts_is_crossed(tmp_path):
-    """A journal that was pruned in many transactions is merged into a new one, sums and chains hold; so is a second pruned copy of it."""
+    """A journal that was pruned in many transactions is merged into a new one, sums and chains
+    hold; so is a second pruned copy of it.
+    """
     record(tmp_path / "a", *points(*range(1_200)))
     sync(tmp_path / "a", MemoryRemote())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -364,7 +420,9 @@ def test_a_gap_that_was_removed_in_several_parts_is_crossed(tmp_path):
 
 
 def test_what_came_where_others_were_removed_is_not_taken_for_them(tmp_path):
-    """What is told of removed entries is not said of another process's, which have the numbers here that those would have."""
+    """What is told of removed entries is not said of another process's, which have the numbers
+    here that those would have.
+    """
     journal = Journal.open(tmp_path / "a")
     component = journal.component("a")
     journal.append(component, [vocabulary.create(owner="owner of a", resume=True), *points(1, 2)])
@@ -377,7 +435,10 @@ def test_what_came_where_others_were_removed_is_not_taken_for_them(tmp_path):
     prune(tmp_path / "a", ask=None, delivered_before_ns=4 * 10**18, compact=False)
     record(tmp_path / "all", *points(11, 12, 13, 14))
     merge([tmp_path / "a"], into=tmp_path / "all")
-    ((shift,),) = read(tmp_path / "all", "SELECT seq - writer_seq FROM entry WHERE writer_id = 1 ORDER BY seq DESC LIMIT 1")
+    ((shift,),) = read(
+        tmp_path / "all",
+        "SELECT seq - writer_seq FROM entry WHERE writer_id = 1 ORDER BY seq DESC LIMIT 1",
+    )
     assert shift == 0  # as before what was removed: the other process's entries are in between
     sync(tmp_path / "copy", MemoryRemote())
     export_receipts(tmp_path / "copy", to=tmp_path / "receipts")

@@ -1,4 +1,6 @@
-"""The driver that mutates the core: what it changes, where, and what it makes of the tests' answer."""
+"""The driver that mutates the core: what it changes, where, and what it makes of the tests'
+answer.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def changes():
 
 
 def test_each_kind_of_change_is_made_where_the_tree_says():
-    """Conditions, operands, constants, statements, returns and SQL are changed, also behind letters of more than a byte."""
+    """Conditions, operands, constants, statements, returns and SQL are changed, also behind
+    letters of more than a byte.
+    """
     text = 'text = "é" if a < b and a else "ü"  # é'
     rows = 'self.rows = database.read("SELECT x FROM t WHERE x < 1 AND y IS NULL ORDER BY x DESC")'
     assert changes() >= {
@@ -70,7 +74,11 @@ def test_each_kind_of_change_is_made_where_the_tree_says():
 
 def test_what_no_behaviour_can_tell_is_left_alone():
     """Docstrings, annotations and calls of the logger have no mutants."""
-    assert not [m for m in mutants(SOURCE) if "docstring" in m.before or "Compares" in m.before or "logger.info" in m.before]
+    assert not [
+        m
+        for m in mutants(SOURCE)
+        if "docstring" in m.before or "Compares" in m.before or "logger.info" in m.before
+    ]
     assert not [m for m in mutants(SOURCE) if m.before.startswith("def ")]
 
 
@@ -92,7 +100,9 @@ def test_a_seed_chooses_the_same_mutants():
 
 
 def test_the_map_names_modules_and_tests_that_are_there():
-    """Each module is found by its name, each test file exists, and each reviewed mutant is of a module that is mutated."""
+    """Each module is found by its name, each test file exists, and each reviewed mutant is of a
+    module that is mutated.
+    """
     known = known_modules()
     for name, tests in known.items():
         assert path_of(name).is_file()
@@ -100,7 +110,9 @@ def test_the_map_names_modules_and_tests_that_are_there():
         for test in tests:
             assert (ROOT / test).is_file(), f"{name}: {test}"
     assert {module for module, *_ in Reviewed().known} <= known.keys()
-    assert all(reason.startswith(("equivalent: ", "cosmetic: ")) for reason in Reviewed().known.values())
+    assert all(
+        reason.startswith(("equivalent: ", "cosmetic: ")) for reason in Reviewed().known.values()
+    )
 
 
 def test_a_module_that_is_not_there_is_told():
@@ -115,9 +127,14 @@ def test_a_reviewed_mutant_is_known_wherever_it_moves(tmp_path):
     mutant = next(m for m in mutants(SOURCE) if m.operator == "comparison")
     told = tmp_path / "equivalent.toml"
     told.write_text(
-        f"[[mutant]]\nmodule = 'm'\nfunction = 'smaller'\nbefore = '{mutant.before}'\nafter = '{mutant.after}'\nreason = 'equivalent: so'\n"
+        f"[[mutant]]\nmodule = 'm'\nfunction = 'smaller'\nbefore = '{mutant.before}'\nafter = "
+        f"'{mutant.after}'\nreason = 'equivalent: so'\n"
     )
-    moved = next(m for m in mutants(SOURCE.replace("import logging\n", "import logging\n\n\n")) if m.operator == "comparison")
+    moved = next(
+        m
+        for m in mutants(SOURCE.replace("import logging\n", "import logging\n\n\n"))
+        if m.operator == "comparison"
+    )
     assert moved.start != mutant.start
     assert Reviewed(told).reason("m", moved) == "equivalent: so"
     assert Reviewed(told).reason("other", moved) is None
@@ -128,19 +145,22 @@ def project(tmp_path):
     """A small project, with a test that leaves a process behind."""
     root = tmp_path / "project"
     (root / "journaltrack").mkdir(parents=True)
-    (root / "journaltrack" / "__init__.py").write_text("def smaller(a, b):\n    while b > 10:\n        b -= 1\n    return a < b\n")
+    (root / "journaltrack" / "__init__.py").write_text(
+        "def smaller(a, b):\n    while b > 10:\n        b -= 1\n    return a < b\n"
+    )
     (root / "test_it.py").write_text(
-        "import os, subprocess, sys\nfrom journaltrack import smaller\n\n"
-        "def test_it():\n"
-        "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
-        "    assert smaller(1, 12) and not smaller(12, 11)\n"
+        "import os, subprocess, sys\nfrom journaltrack import smaller\n\ndef test_it():\n    "
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
+        "start_new_session=True)\n    assert smaller(1, 12) and not smaller(12, 11)\n"
     )
     return root
 
 
 @pytest.mark.filterwarnings("ignore:subprocess")
 def test_mutants_are_run_in_a_copy(project, tmp_path):
-    """What a test notices is killed, the rest survives, what never ends is stopped; the checkout stays, and so does the copy's original."""
+    """What a test notices is killed, the rest survives, what never ends is stopped; the checkout
+    stays, and so does the copy's original.
+    """
     tree = Tree(project, tmp_path / "copies")
     name = "journaltrack/__init__.py"
     source = (project / name).read_text()
@@ -152,7 +172,11 @@ def test_mutants_are_run_in_a_copy(project, tmp_path):
             ("endless", ("b -= 1", "pass"), 5),
         )
     }
-    assert {text: run.verdict for text, run in runs.items()} == {"noticed": "killed", "not noticed": "survived", "endless": "timeout"}
+    assert {text: run.verdict for text, run in runs.items()} == {
+        "noticed": "killed",
+        "not noticed": "survived",
+        "endless": "timeout",
+    }
     assert runs["noticed"].test == "test_it.py::test_it"
     assert tree.test(["test_it.py"], 120).verdict == "survived"
     assert (project / name).read_text() == (tree.folder / name).read_text() == source

@@ -1,4 +1,6 @@
-"""Copies of a journal that one process meets: one of them is delivered, the one that went further."""
+"""Copies of a journal that one process meets: one of them is delivered, the one that went
+further.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tests.patience import FOREVER_S
 
 def record(folder, points=1):
     """A closed journal."""
-    with Tracker.create(trial_component_name="run", journal=folder, sync="off", resume=True) as tracker:
+    with Tracker.create(
+        trial_component_name="run", journal=folder, sync="off", resume=True
+    ) as tracker:
         for step in range(points):
             tracker.log_metric("loss", float(step), iteration_number=step)
     return folder
@@ -59,7 +63,9 @@ def test_the_copy_that_went_further_takes_over(journal, tmp_path):
 
 @pytest.mark.parametrize("link", [False, True], ids=["moved", "moved, with a link in its place"])
 def test_a_moved_journal_keeps_its_place(journal, tmp_path, link):
-    """A folder that was moved is delivered from where it is now, even with a pass of it under way."""
+    """A folder that was moved is delivered from where it is now, even with a pass of it under
+    way.
+    """
     places = OnePlace()
     moved = tmp_path / "moved"
     if not link:
@@ -84,7 +90,9 @@ def test_another_journal_in_its_place_frees_it(journal, tmp_path):
 
 
 def test_a_place_that_is_behind_elsewhere_gives_way(journal, tmp_path):
-    """A copy that turned out to be behind what was delivered elsewhere keeps no other one from trying."""
+    """A copy that turned out to be behind what was delivered elsewhere keeps no other one from
+    trying.
+    """
     copied = shutil.copytree(journal, tmp_path / "copy")
     places = OnePlace()
     with pytest.raises(JournalBehindError), places.of(journal, pass_report.look(journal)):

@@ -1,4 +1,6 @@
-"""Transactions of a pass that fail in its midst: what was recorded before and is recorded after is one chain that proves itself."""
+"""Transactions of a pass that fail in its midst: what was recorded before and is recorded after
+is one chain that proves itself.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Trouble:
 
     def __init__(self, journal, kind):
         self._connection = journal.database.connection
-        self._other = sqlite3.connect(journal.path / "journal.db", isolation_level=None, check_same_thread=False)
+        self._other = sqlite3.connect(
+            journal.path / "journal.db", isolation_level=None, check_same_thread=False
+        )
         self._kind = kind
 
     def begin(self):
@@ -60,19 +64,30 @@ def trouble(journal, request):
 
 def attested(journal):
     """The numbers of all attestations, by writer."""
-    rows = journal.database.read("SELECT writer_id, writer_seq FROM attestation ORDER BY writer_id, writer_seq")
+    rows = journal.database.read(
+        "SELECT writer_id, writer_seq FROM attestation ORDER BY writer_id, writer_seq"
+    )
     return {writer: [place for other, place in rows if other == writer] for writer, _ in rows}
 
 
 def test_what_is_recorded_after_a_failed_transaction_continues_the_chain(journal, trouble):
-    """An outcome that could not be recorded at first is recorded by the same process later: no link is missing, none is there twice."""
+    """An outcome that could not be recorded at first is recorded by the same process later: no
+    link is missing, none is there twice.
+    """
     held = leases.acquire(journal.database)
     records = Settlement(journal.database, held)
     for first in range(1, 40, 10):
         seqs = range(first, first + 10)
         (receipt,) = records.begin([Intent("metrics", 1, seqs)])
         # Of such a size that the disk is full when the attestation is written, which is last.
-        outcome = Outcome(receipt, 1, "delivered", request_id="r", delivered=tuple(seqs), more={"note": "x" * 20_000})
+        outcome = Outcome(
+            receipt,
+            1,
+            "delivered",
+            request_id="r",
+            delivered=tuple(seqs),
+            more={"note": "x" * 20_000},
+        )
         trouble.begin()
         with pytest.raises(JournalError):
             records.finish([outcome])
@@ -84,7 +99,9 @@ def test_what_is_recorded_after_a_failed_transaction_continues_the_chain(journal
 
 
 def test_a_pass_that_could_not_record_an_answer_leaves_whole_chains(journal, trouble, monkeypatch):
-    """The disk is full, or locked, when answers come: whatever the pass does then, afterwards each point is there once and every chain holds."""
+    """The disk is full, or locked, when answers come: whatever the pass does then, afterwards
+    each point is there once and every chain holds.
+    """
     monkeypatch.setattr(reconciler, "RECORD_FOR_S", 1.0)  # the lock outlasts any patience
     remote = FailingRemote()
 
@@ -98,6 +115,10 @@ def test_a_pass_that_could_not_record_an_answer_leaves_whole_chains(journal, tro
     trouble.end()
     for _ in range(2):
         Reconciler(journal, remote, options=Options(visible_after_s=0.0)).run()
-    assert Counter(point.value for point in remote.components["run"].points) == Counter(map(float, range(40)))
-    assert journal.database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome") == [("delivered", 41)]
+    assert Counter(point.value for point in remote.components["run"].points) == Counter(
+        map(float, range(40))
+    )
+    assert journal.database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome") == [
+        ("delivered", 41)
+    ]
     assert verify_chains(journal) == []

@@ -23,12 +23,16 @@ RUNS = 30
 @pytest.fixture
 def journal(tmp_path):
     """An open journal with thirty components, each with two points."""
-    with opened(tmp_path, {f"run-{number}": [CREATION, *points(2)] for number in range(RUNS)}) as journal:
+    with opened(
+        tmp_path, {f"run-{number}": [CREATION, *points(2)] for number in range(RUNS)}
+    ) as journal:
         yield journal
 
 
 def test_three_failures_in_a_row_end_a_pass(journal):
-    """A service that fails whatever it is asked is left alone after three requests, and those that were under way with them."""
+    """A service that fails whatever it is asked is left alone after three requests, and those
+    that were under way with them.
+    """
     remote = FailingRemote()
     remote.failures["create"] += [passing()] * RUNS
     report = Reconciler(journal, remote, options=Options(concurrency=1)).run()
@@ -38,7 +42,9 @@ def test_three_failures_in_a_row_end_a_pass(journal):
 
 
 def test_failures_between_successes_end_no_pass(journal):
-    """Two failures in a row, then an answer, and so on: everything is tried, and what failed is pending."""
+    """Two failures in a row, then an answer, and so on: everything is tried, and what failed is
+    pending.
+    """
     remote = FailingRemote()
     remote.failures["create"] += [passing(), passing(), None] * (RUNS // 3)
     report = Reconciler(journal, remote, options=Options(concurrency=1)).run()
@@ -49,9 +55,13 @@ def test_failures_between_successes_end_no_pass(journal):
 
 
 def test_progress_is_told_from_the_first_entry_to_the_last(journal):
-    """What is settled and how often was asked never go back, of a total that stays; it is told on the way, too."""
+    """What is settled and how often was asked never go back, of a total that stays; it is told
+    on the way, too.
+    """
     told = []
-    report = Reconciler(journal, FailingRemote(), options=Options(concurrency=2), on_progress=told.append).run()
+    report = Reconciler(
+        journal, FailingRemote(), options=Options(concurrency=2), on_progress=told.append
+    ).run()
     assert {progress.total for progress in told} == {3 * RUNS}
     for earlier, later in itertools.pairwise(told):
         assert earlier.done <= later.done
@@ -62,9 +72,14 @@ def test_progress_is_told_from_the_first_entry_to_the_last(journal):
 
 
 def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
-    """A pass that is told to stop keeps its lease and waits for the answer to a request, as long as its grace lasts: nothing is in doubt."""
+    """A pass that is told to stop keeps its lease and waits for the answer to a request, as long
+    as its grace lasts: nothing is in doubt.
+    """
     with closing(Journal.open(tmp_path / "journal")) as journal:
-        journal.append(journal.component("run"), [vocabulary.create(owner="me"), vocabulary.metric("loss", 1.0, 1, 1)])
+        journal.append(
+            journal.component("run"),
+            [vocabulary.create(owner="me"), vocabulary.metric("loss", 1.0, 1, 1)],
+        )
         remote, deadline, now_ns = FailingRemote(), Deadline(), itertools.count(10**18, 10**11)
         given_up = threading.Event()
 
@@ -83,4 +98,6 @@ def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
         report = Reconciler(journal, remote, deadline=deadline, clock_ns=lambda: next(now_ns)).run()
         given_up.set()
         assert (report.delivered, report.pending, report.in_doubt) == (2, 0, 0)
-        assert journal.database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL") == [(0,)]
+        assert journal.database.read(
+            "SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL"
+        ) == [(0,)]

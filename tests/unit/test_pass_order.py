@@ -1,4 +1,6 @@
-"""What a pass may send after something failed: nothing that would put an older value over a newer one, or meet the same failure."""
+"""What a pass may send after something failed: nothing that would put an older value over a
+newer one, or meet the same failure.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from journaltrack.replay.reconciler import Options, Reconciler
 from tests.builders import opened
 from tests.failing_remote import FailingRemote, passing
 
-LIMIT = RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded", hint="ask for more")
+LIMIT = RemoteError(
+    "too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded", hint="ask for more"
+)
 
 
 @pytest.fixture
@@ -39,7 +43,9 @@ def points(count, name="loss"):
 
 
 def a_chunk_of_others(journal):
-    """As many points as are read at a time, of a component of their own: what is logged next is planned later in the pass."""
+    """As many points as are read at a time, of a component of their own: what is logged next is
+    planned later in the pass.
+    """
     journal.append(created(journal, "between"), points(pending.CHUNK_METRICS))
 
 
@@ -53,13 +59,17 @@ def states(journal, component):
     return Counter(
         outcome or "pending"
         for (outcome,) in journal.database.read(
-            "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ?", (component,)
+            "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            "WHERE e.component_id = ?",
+            (component,),
         )
     )
 
 
 def test_a_later_value_never_overtakes_one_that_failed(journal):
-    """An update that failed for a while is sent again by the next pass: a newer value of the key is not sent before it."""
+    """An update that failed for a while is sent again by the next pass: a newer value of the key
+    is not sent before it.
+    """
     remote = FailingRemote()
     component = created(journal, "run")
     journal.append(component, [vocabulary.parameter("rate", 1.0)])
@@ -68,14 +78,18 @@ def test_a_later_value_never_overtakes_one_that_failed(journal):
     remote.failures["update"] += [passing()]
     first = one_pass(journal, remote)
     assert (first.halted, first.held) == (None, {})
-    assert remote.components["run"].parameters == {}, "the newer value was sent, and the older one is still to come"
+    assert remote.components["run"].parameters == {}, (
+        "the newer value was sent, and the older one is still to come"
+    )
     assert len(remote.components["between"].points) == pending.CHUNK_METRICS, "others go on"
     assert one_pass(journal, remote).pending == 0
     assert remote.components["run"].parameters == {"rate": 2.0}
 
 
 def test_nothing_of_a_component_whose_creation_failed_for_a_while_is_sent(journal):
-    """What could only be told that there is no such component waits, also when it is planned later; others are delivered."""
+    """What could only be told that there is no such component waits, also when it is planned
+    later; others are delivered.
+    """
     remote = FailingRemote()
     component = created(journal, "run")
     journal.append(component, [*points(3), vocabulary.parameter("rate", 1.0)])
@@ -92,13 +106,17 @@ def test_nothing_of_a_component_whose_creation_failed_for_a_while_is_sent(journa
 
 
 def test_everything_of_a_held_component_stays_pending(journal, tmp_path):
-    """Of a component that can't go on nothing is sent or set aside, also of what is planned later in the pass; others go on."""
+    """Of a component that can't go on nothing is sent or set aside, also of what is planned
+    later in the pass; others go on.
+    """
     remote = FailingRemote()
     component = created(journal, "run")
     (tmp_path / "model").write_bytes(b"weights")
     blob = Spool(journal.path / "spool").add(tmp_path / "model")
     journal.add_blob(blob.sha256, blob.size_bytes)
-    upload = vocabulary.upload("model", BlobRef(blob.sha256, None, None), blob.size_bytes, None, "model")
+    upload = vocabulary.upload(
+        "model", BlobRef(blob.sha256, None, None), blob.size_bytes, None, "model"
+    )
     journal.append(component, [upload, *points(3)])
     a_chunk_of_others(journal)
     journal.append(component, [*points(3, "later"), vocabulary.parameter("rate", 1.0)])
@@ -116,7 +134,9 @@ def test_everything_of_a_held_component_stays_pending(journal, tmp_path):
 
 
 def test_points_that_are_read_one_by_one_go_out_with_the_others(journal):
-    """A point without a time of its own, as an older release wrote it, is sent beside usual ones: none is passed over."""
+    """A point without a time of its own, as an older release wrote it, is sent beside usual
+    ones: none is passed over.
+    """
     remote = FailingRemote()
     component = created(journal, "run")
     timeless = vocabulary.metric("loss", 100.0, 100, 1)._replace(timestamp_ns=None)
@@ -124,7 +144,13 @@ def test_points_that_are_read_one_by_one_go_out_with_the_others(journal):
     report = one_pass(journal, remote)
     assert (report.pending, report.quarantined) == (0, 0)
     sent = Counter((point.name, point.value) for point in remote.components["run"].points)
-    assert sent == Counter([*(("loss", float(n)) for n in range(12)), ("loss", 100.0), *(("other", float(n)) for n in range(12))])
+    assert sent == Counter(
+        [
+            *(("loss", float(n)) for n in range(12)),
+            ("loss", 100.0),
+            *(("other", float(n)) for n in range(12)),
+        ]
+    )
     assert states(journal, component) == {"delivered": 26}
 
 
@@ -132,14 +158,21 @@ def test_points_that_are_read_one_by_one_go_out_with_the_others(journal):
     ("error", "asked"),
     [
         (passing("EndpointConnectionError", unreachable=True), 1),
-        (RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredTokenException", everywhere=True), 1),
+        (
+            RemoteError(
+                "expired", kind=ErrorKind.HALT, code="ExpiredTokenException", everywhere=True
+            ),
+            1,
+        ),
         (RemoteError("denied", kind=ErrorKind.HALT, code="AccessDeniedException"), 3),
         (passing(), 3),
     ],
     ids=["unreachable", "expired", "denied", "passing"],
 )
 def test_asking_about_doubts_ends_where_the_next_request_would_fail_alike(journal, error, asked):
-    """Without a connection or credentials, one component is asked about and not all; what one is denied says nothing of others."""
+    """Without a connection or credentials, one component is asked about and not all; what one is
+    denied says nothing of others.
+    """
     remote = FailingRemote()
     for name in ("a", "b", "c"):
         journal.append(created(journal, name), points(5))

@@ -1,4 +1,6 @@
-"""What a service refuses for good is set aside by itself, wherever it stands among what is sent with it."""
+"""What a service refuses for good is set aside by itself, wherever it stands among what is sent
+with it.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,24 @@ class Picky(FailingRemote):
 
     def put_metrics(self, component, points):
         if any(point.value == BAD for point in points):
-            raise RemoteError("a value", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="r-1")
+            raise RemoteError(
+                "a value", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="r-1"
+            )
         return super().put_metrics(component, points)
 
     def update(self, component, fields):
         if BAD in fields.parameters.values():
-            raise RemoteError("a value", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="r-1")
+            raise RemoteError(
+                "a value", kind=ErrorKind.PERMANENT, code="ValidationException", request_id="r-1"
+            )
         return super().update(component, fields)
 
 
 @pytest.mark.parametrize("kind", ["metric", "parameter"])
 def test_what_is_refused_is_set_aside_alone(tmp_path, kind):
-    """Of two to ten points or parameters, with the bad one at each place: all others are delivered, and it alone is quarantined."""
+    """Of two to ten points or parameters, with the bad one at each place: all others are
+    delivered, and it alone is quarantined.
+    """
     remote, expected = Picky(), {}
     with closing(Journal.open(tmp_path / "journal")) as journal:
         for count in range(2, 11):
@@ -41,14 +49,18 @@ def test_what_is_refused_is_set_aside_alone(tmp_path, kind):
                 drafts = (
                     [vocabulary.metric("loss", value, step, 1) for step, value in enumerate(values)]
                     if kind == "metric"
-                    else [vocabulary.parameter(f"p{number}", value) for number, value in enumerate(values)]
+                    else [
+                        vocabulary.parameter(f"p{number}", value)
+                        for number, value in enumerate(values)
+                    ]
                 )
                 journal.append(journal.component(name), [vocabulary.create(owner="me"), *drafts])
                 expected[name] = [value for value in values if value != BAD]
         report = Reconciler(journal, remote).run()
         assert (report.pending, report.quarantined) == (0, len(expected))
         rows = journal.database.read(
-            "SELECT e.value, d.outcome, d.reason FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome NOT IN ('delivered')"
+            "SELECT e.value, d.outcome, d.reason FROM delivery d JOIN entry e ON e.seq = d.seq "
+            "WHERE d.outcome NOT IN ('delivered')"
         )
         assert {(value, outcome) for value, outcome, _ in rows} == {(BAD, "quarantined")}
         assert all("ValidationException" in reason for *_, reason in rows)

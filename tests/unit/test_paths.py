@@ -14,12 +14,20 @@ LINE = "{id} 1 {device} / {point} rw,relatime shared:1 - {kind} {source} {option
 
 
 def table(folder, *mounts):
-    """A table with these mounts, of (point, kind) or (point, kind, options, device); a root on ext4 comes first."""
-    lines = [LINE.format(id=1, device="8:1", point="/", kind="ext4", source="/dev/sda1", options="rw")]
+    """A table with these mounts, of (point, kind) or (point, kind, options, device); a root on
+    ext4 comes first.
+    """
+    lines = [
+        LINE.format(id=1, device="8:1", point="/", kind="ext4", source="/dev/sda1", options="rw")
+    ]
     for number, mount in enumerate(mounts, 2):
         point, kind, options, device = (*mount, *("rw", f"9999:{number}")[len(mount) - 2 :])
         escaped = os.fspath(point).replace("\\", "\\134").replace(" ", "\\040")
-        lines.append(LINE.format(id=number, device=device, point=escaped, kind=kind, source="x", options=options))
+        lines.append(
+            LINE.format(
+                id=number, device=device, point=escaped, kind=kind, source="x", options=options
+            )
+        )
     path = folder.parent / "mounts"
     path.write_text("".join(lines))
     return path
@@ -34,7 +42,9 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "f2fs", "vfat", "exfat"])
 def test_known_file_systems_are_local(folder, kind):
-    """Those of one machine, and no others, are known to share memory between the processes that use them."""
+    """Those of one machine, and no others, are known to share memory between the processes that
+    use them.
+    """
     assert paths.network_file_system(folder, table(folder, (folder, kind))) is None
 
 
@@ -58,26 +68,38 @@ def test_known_file_systems_are_local(folder, kind):
     ],
 )
 def test_everything_else_counts_as_shared(folder, kind):
-    """What is not known to be local is not trusted with shared memory, also a file system that nobody has heard of."""
+    """What is not known to be local is not trusted with shared memory, also a file system that
+    nobody has heard of.
+    """
     assert paths.network_file_system(folder, table(folder, (folder, kind))) == kind
 
 
 def test_the_last_mount_at_a_point_counts(folder):
     """An automounter's line for a point comes before that of what it mounted there."""
-    assert paths.network_file_system(folder, table(folder, (folder, "autofs"), (folder, "nfs4"))) == "nfs4"
-    assert paths.network_file_system(folder, table(folder, (folder, "nfs4"), (folder, "ext4"))) is None
+    assert (
+        paths.network_file_system(folder, table(folder, (folder, "autofs"), (folder, "nfs4")))
+        == "nfs4"
+    )
+    assert (
+        paths.network_file_system(folder, table(folder, (folder, "nfs4"), (folder, "ext4"))) is None
+    )
 
 
 def test_the_device_tells_more_than_the_path(folder):
     """A deeper mount that another one hides has the longer path, and is not where the folder is."""
     own = folder.stat().st_dev
-    mounts = table(folder, (folder.parent, "nfs4", "rw", f"{os.major(own)}:{os.minor(own)}"), (folder, "ext4"))
+    mounts = table(
+        folder, (folder.parent, "nfs4", "rw", f"{os.major(own)}:{os.minor(own)}"), (folder, "ext4")
+    )
     assert paths.network_file_system(folder, mounts) == "nfs4"
 
 
 def test_a_device_that_is_not_listed_is_found_by_the_path(folder):
     """As on btrfs, whose table names another device than stat."""
-    assert paths.network_file_system(folder, table(folder, (folder.parent, "nfs4"), (folder, "btrfs"))) is None
+    assert (
+        paths.network_file_system(folder, table(folder, (folder.parent, "nfs4"), (folder, "btrfs")))
+        is None
+    )
 
 
 def test_a_point_is_a_folder_and_not_a_beginning(folder):
@@ -87,19 +109,29 @@ def test_a_point_is_a_folder_and_not_a_beginning(folder):
 
 @pytest.mark.parametrize(
     ("layer", "below", "shared"),
-    [("/upper/run 1", "nfs4", "nfs4"), ("/upper/run 1", "fuse.s3fs", "fuse.s3fs"), ("/upper/run 1", "xfs", None), (None, "nfs4", None)],
+    [
+        ("/upper/run 1", "nfs4", "nfs4"),
+        ("/upper/run 1", "fuse.s3fs", "fuse.s3fs"),
+        ("/upper/run 1", "xfs", None),
+        (None, "nfs4", None),
+    ],
 )
 def test_an_overlay_is_as_local_as_its_upper_layer(folder, layer, below, shared):
     """What is written into an overlay goes to its upper layer; without one nothing is."""
     upper = f",upperdir={layer}".replace(" ", "\\040") if layer else ""
-    mounts = table(folder, ("/upper", below), (folder, "overlay", f"rw,lowerdir=/lower{upper},workdir=/work"))
+    mounts = table(
+        folder, ("/upper", below), (folder, "overlay", f"rw,lowerdir=/lower{upper},workdir=/work")
+    )
     assert paths.network_file_system(folder, mounts) == shared
 
 
 def test_the_root_of_a_container_is_local(tmp_path):
     """A container's upper layer is its machine's, which it does not see."""
     mounts = tmp_path / "mounts"
-    mounts.write_text("1 0 0:33 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/var/lib/docker/overlay2/x/diff,workdir=/w\n")
+    mounts.write_text(
+        "1 0 0:33 / / rw - overlay overlay "
+        "rw,lowerdir=/l,upperdir=/var/lib/docker/overlay2/x/diff,workdir=/w\n"
+    )
     assert paths.network_file_system(tmp_path, mounts) is None
 
 
@@ -128,6 +160,13 @@ def test_locks_that_other_machines_see(folder, kind, options, reach):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is a table of mounts")
 def test_this_machine_agrees_with_stat(tmp_path):
     """The real table and stat(1) name the same file system."""
-    stat = subprocess.run(["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True).stdout.strip()
+    stat = subprocess.run(
+        ["stat", "--file-system", "--format=%T", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     real = paths.network_file_system(tmp_path)
-    assert (real is None) == (stat.partition("/")[0] in {"ext2", "tmpfs", "xfs", "btrfs", "zfs", "overlayfs", "f2fs"})
+    assert (real is None) == (
+        stat.partition("/")[0] in {"ext2", "tmpfs", "xfs", "btrfs", "zfs", "overlayfs", "f2fs"}
+    )

@@ -1,4 +1,6 @@
-"""Pending entries as planning takes them: the quick way says what the slow one does, whatever is in the journal."""
+"""Pending entries as planning takes them: the quick way says what the slow one does, whatever is
+in the journal.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ METRICS = st.builds(
 DRAFTS = st.one_of(
     METRICS,
     METRICS,
-    st.builds(vocabulary.parameter, st.sampled_from("abc"), st.floats(allow_nan=False) | st.text("xy\n", max_size=3)),
+    st.builds(
+        vocabulary.parameter,
+        st.sampled_from("abc"),
+        st.floats(allow_nan=False) | st.text("xy\n", max_size=3),
+    ),
     st.just(vocabulary.create(owner="me")),
     st.builds(vocabulary.status, primary=st.sampled_from(["InProgress", "Completed"])),
     st.just(vocabulary.Draft("component", "create@9", payload="{}")),
@@ -61,14 +67,35 @@ COLUMNS = (
     "recorded_at_ns",
     "digest",
 )
-ODD = [None, 0, -1, 1.5, 7, 2**31, 2**62, 1e300, math.inf, -math.inf, "", "text", "7", "x" * 300, "é" * 256, b"", b"blob", b"7"]
+ODD = [
+    None,
+    0,
+    -1,
+    1.5,
+    7,
+    2**31,
+    2**62,
+    1e300,
+    math.inf,
+    -math.inf,
+    "",
+    "text",
+    "7",
+    "x" * 300,
+    "é" * 256,
+    b"",
+    b"blob",
+    b"7",
+]
 WRONG = st.sampled_from(ODD)
 POINTS = [(vocabulary.metric("loss", 1.0, step, 5), 0, False) for step in range(3)]
 
 
 def of_entries(journal, options):
     """The plan as it is when every entry is read whole."""
-    entries = [entry for entry in journal.entries(pending=True, limit=10**6) if options.wants(entry)]
+    entries = [
+        entry for entry in journal.entries(pending=True, limit=10**6) if options.wants(entry)
+    ]
     states = read_states(journal.database, {entry.component_id for entry in entries})
     return planning.plan(entries, states)
 
@@ -84,18 +111,32 @@ def of_chunks(journal, options):
 
 
 def meaning(actions):
-    """By entry: what is sent of it, to which component, or why not. How requests are cut is left out."""
+    """By entry: what is sent of it, to which component, or why not. How requests are cut is left
+    out.
+    """
     found = {}
     for action in actions:
         for seq in action.seqs:
             assert seq not in found, "an entry in two actions"
             found[seq] = (action.component_id, action.action)
         if isinstance(action, PutMetrics):
-            found.update({seq: (action.component_id, action.component, repr(p)) for seq, p in zip(action.seqs, action.points, strict=True)})
+            found.update(
+                {
+                    seq: (action.component_id, action.component, repr(p))
+                    for seq, p in zip(action.seqs, action.points, strict=True)
+                }
+            )
         if isinstance(action, Settle):
-            found.update(dict.fromkeys(action.seqs, (action.component_id, action.outcome, action.reason)))
+            found.update(
+                dict.fromkeys(action.seqs, (action.component_id, action.outcome, action.reason))
+            )
         if isinstance(action, Update):
-            found.update({change.seq: (action.component_id, change.map, change.key, repr(change.value)) for change in action.changes})
+            found.update(
+                {
+                    change.seq: (action.component_id, change.map, change.key, repr(change.value))
+                    for change in action.changes
+                }
+            )
     return found
 
 
@@ -125,10 +166,28 @@ def recorded(folder, drafts):
 )
 @example(POINTS, set(), [(2, "component_id", -math.inf)], 20_000, 60_000, Options())
 @example(POINTS, set(), [(2, "component_id", math.inf)], 20_000, 60_000, Options())
-@example([(vocabulary.metric("loss", math.nan, 1, 5), 0, False), *POINTS], {2}, [(3, "value", -math.inf)], 3, 1, Options())
-@example(POINTS, set(), [(1, "step", -math.inf), (2, "writer_id", -math.inf), (3, "timestamp_ns", math.nan)], 1, 2, Options())
-def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max, others_max, options):
-    """Whatever was recorded, settled, left out or forged: each entry is planned as when it is read whole, once; and in its chunk."""
+@example(
+    [(vocabulary.metric("loss", math.nan, 1, 5), 0, False), *POINTS],
+    {2},
+    [(3, "value", -math.inf)],
+    3,
+    1,
+    Options(),
+)
+@example(
+    POINTS,
+    set(),
+    [(1, "step", -math.inf), (2, "writer_id", -math.inf), (3, "timestamp_ns", math.nan)],
+    1,
+    2,
+    Options(),
+)
+def test_columns_are_planned_as_entries_are(
+    drafts, settled, damage, metrics_max, others_max, options
+):
+    """Whatever was recorded, settled, left out or forged: each entry is planned as when it is
+    read whole, once; and in its chunk.
+    """
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "CHUNK_METRICS", metrics_max)
         patch.setattr(reading, "CHUNK_OTHERS_MAX", others_max)
@@ -136,7 +195,9 @@ def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max
         with recorded(folder, drafts) as journal:
             held = leases.acquire(journal.database)
             pending = {entry.seq for entry in journal.entries(pending=True)}
-            Settlement(journal.database, held).settle([Settle(1, tuple(sorted(settled & pending)), "superseded", "for the test")])
+            Settlement(journal.database, held).settle(
+                [Settle(1, tuple(sorted(settled & pending)), "superseded", "for the test")]
+            )
             held.release()
         shutil.copytree(folder, folder.with_name("forged"))
         with by_hand(folder.with_name("forged")) as connection:
@@ -148,7 +209,8 @@ def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max
             expected = meaning(of_entries(journal, options))
             found = meaning(actions)
             assert found.keys() == expected.keys()
-            if len(chunks) == 1:  # else a later chunk does not know of the values that an earlier one overrode
+            # else a later chunk does not know of the values that an earlier one overrode
+            if len(chunks) == 1:
                 assert found == expected
             else:
                 assert {seq: told for seq, told in found.items() if len(told) == 3} == {
@@ -167,7 +229,11 @@ def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max
             places = {seq: (writer, place) for seq, writer, place in rows}
             for action in actions:
                 if isinstance(action, PutMetrics):
-                    told = [(writer, place) for writer, first, last in action.runs for place in range(first, last + 1)]
+                    told = [
+                        (writer, place)
+                        for writer, first, last in action.runs
+                        for place in range(first, last + 1)
+                    ]
                     assert told == [places[seq] for seq in action.seqs]
         finally:
             journal.close()
@@ -186,8 +252,8 @@ def beside(tmp_path_factory):
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_one_odd_cell_keeps_nothing_else_from_being_delivered(beside, tmp_path, column):
-    """Whatever one cell of a metric is replaced by, infinity and bytes among it: a pass holds its writer's entries back, and delivers
-    all others when it is told to send what is not proved.
+    """Whatever one cell of a metric is replaced by, infinity and bytes among it: a pass holds its
+    writer's entries back, and delivers all others when it is told to send what is not proved.
     """
     for number, value in enumerate([*ODD, math.nan]):
         folder = tmp_path / str(number)
@@ -210,12 +276,16 @@ def test_one_odd_cell_keeps_nothing_else_from_being_delivered(beside, tmp_path, 
 
 
 def test_a_backlog_of_other_runs_is_not_read_for_one(tmp_path, monkeypatch):
-    """What is pending of one component is read at once, however much of others comes before; none of it leaves SQLite."""
+    """What is pending of one component is read at once, however much of others comes before;
+    none of it leaves SQLite.
+    """
     monkeypatch.setattr(reading, "CHUNK_METRICS", 10)
     monkeypatch.setattr(reading, "CHUNK_OTHERS_MAX", 10)
     drafts = [(vocabulary.metric("loss", 1.0, n, 5), 1, False) for n in range(100)]
     drafts += [(vocabulary.parameter(f"p{n}", 1.0), 1, False) for n in range(100)]
-    drafts += [(vocabulary.metric("loss", 1.0, n, 5), 0, False) for n in range(3)] + [(vocabulary.parameter("x", 1.0), 0, True)]
+    drafts += [(vocabulary.metric("loss", 1.0, n, 5), 0, False) for n in range(3)] + [
+        (vocabulary.parameter("x", 1.0), 0, True)
+    ]
     with recorded(tmp_path / "journal", drafts) as journal:
         statements = []
         journal.database.connection.set_trace_callback(statements.append)
@@ -227,7 +297,9 @@ def test_a_backlog_of_other_runs_is_not_read_for_one(tmp_path, monkeypatch):
 
 
 def test_a_backlog_of_a_held_run_is_not_read_on_once_it_is_held(tmp_path, monkeypatch):
-    """A pass over all runs reads of one that can't be delivered what it needs to find that out; the others' entries go out."""
+    """A pass over all runs reads of one that can't be delivered what it needs to find that out;
+    the others' entries go out.
+    """
     monkeypatch.setattr(reading, "CHUNK_METRICS", 10)
     drafts = [(vocabulary.load(), 1, False), (vocabulary.create(owner="me"), 0, False)]
     drafts += [(vocabulary.metric("loss", 1.0, n, 5), 1, False) for n in range(100)]
@@ -244,8 +316,13 @@ def test_a_backlog_of_a_held_run_is_not_read_on_once_it_is_held(tmp_path, monkey
 
 
 def test_plain_metrics_are_not_read_as_entries(tmp_path):
-    """What trackers record is read the quick way: all of it, but for what has no number or no usual time."""
-    drafts = [(vocabulary.metric("loss", value, step, 5), 0, False) for step, value in enumerate([1.0, 2**60 + 1, -0.0, 1e-320])]
+    """What trackers record is read the quick way: all of it, but for what has no number or no
+    usual time.
+    """
+    drafts = [
+        (vocabulary.metric("loss", value, step, 5), 0, False)
+        for step, value in enumerate([1.0, 2**60 + 1, -0.0, 1e-320])
+    ]
     with recorded(tmp_path / "journal", drafts) as journal:
         (chunk,) = reading.pending_chunks(journal, Options().wanted)
     assert chunk.entries == []
@@ -253,8 +330,12 @@ def test_plain_metrics_are_not_read_as_entries(tmp_path):
 
 
 def test_what_is_appended_meanwhile_is_in_a_later_chunk(tmp_path):
-    """Reading goes on until there is nothing more; what comes between two chunks is in neither of them twice."""
-    with recorded(tmp_path / "journal", [(vocabulary.metric("loss", 1, n, 5), 0, False) for n in range(3)]) as journal:
+    """Reading goes on until there is nothing more; what comes between two chunks is in neither
+    of them twice.
+    """
+    with recorded(
+        tmp_path / "journal", [(vocabulary.metric("loss", 1, n, 5), 0, False) for n in range(3)]
+    ) as journal:
         chunks = reading.pending_chunks(journal, Options().wanted)
         first = next(chunks)
         journal.append(1, [vocabulary.parameter("a", 1.0)])
@@ -266,12 +347,29 @@ def test_what_is_appended_meanwhile_is_in_a_later_chunk(tmp_path):
     assert [list(each.seqs) for each in second.points] == [[5]]
 
 
-@pytest.mark.parametrize("sql", [reading._SELECT_PLAIN + reading._FIRST_ONES, reading._SELECT_OTHERS, f"SELECT e.seq {queries.PENDING}"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        reading._SELECT_PLAIN + reading._FIRST_ONES,
+        reading._SELECT_OTHERS,
+        f"SELECT e.seq {queries.PENDING}",
+    ],
+)
 def test_pending_entries_are_found_by_their_number_and_looked_up_by_it(tmp_path, sql):
-    """SQLite walks the entries above a number, and looks for the settlement of each by its own: no list of all settlements is made."""
-    with recorded(tmp_path / "journal", [(vocabulary.metric("loss", 1, 1, 5), 0, False)]) as journal:
+    """SQLite walks the entries above a number, and looks for the settlement of each by its own:
+    no list of all settlements is made.
+    """
+    with recorded(
+        tmp_path / "journal", [(vocabulary.metric("loss", 1, 1, 5), 0, False)]
+    ) as journal:
         parameters = (0, 10, 10, "[]")[: 4 if "?4" in sql else 3 if "?3" in sql else 0]
         steps = [row[3] for row in journal.database.read(f"EXPLAIN QUERY PLAN {sql}", parameters)]
-    assert any(step.startswith("SEARCH e USING INTEGER PRIMARY KEY (rowid>?") for step in steps), steps
+    assert any(step.startswith("SEARCH e USING INTEGER PRIMARY KEY (rowid>?") for step in steps), (
+        steps
+    )
     assert "USING ROWID SEARCH ON TABLE delivery FOR IN-OPERATOR" in steps, steps
-    assert not [step for step in steps if step.startswith("SCAN") and "json_each" not in step and step != "SCAN mark"], steps
+    assert not [
+        step
+        for step in steps
+        if step.startswith("SCAN") and "json_each" not in step and step != "SCAN mark"
+    ], steps

@@ -138,5 +138,13 @@ def test_a_report_is_all_there_in_json(report):
     told = json.loads(json.dumps(report.to_json()))
     assert told.keys() == {each.name for each in fields(report)}
     assert told["position"] == (None if report.position is None else list(report.position))
-    for error, text in [(report.halted, told["halted"]), *((report.held[name], text) for name, text in told["held"].items())]:
-        assert text is None if error is None else text.items() >= {"message": error.message, "code": error.code, "hint": error.hint}.items()
+    for error, text in [
+        (report.halted, told["halted"]),
+        *((report.held[name], text) for name, text in told["held"].items()),
+    ]:
+        assert (
+            text is None
+            if error is None
+            else text.items()
+            >= {"message": error.message, "code": error.code, "hint": error.hint}.items()
+        )

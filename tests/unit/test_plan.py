@@ -14,7 +14,15 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef, Draft, Entry
 from journaltrack.journal.fold import Artifact, PendingArtifact, Status
 from journaltrack.replay.plan import planner as planning
-from journaltrack.replay.plan.actions import Associate, ComponentState, Ensure, PutMetrics, Settle, Update, Upload
+from journaltrack.replay.plan.actions import (
+    Associate,
+    ComponentState,
+    Ensure,
+    PutMetrics,
+    Settle,
+    Update,
+    Upload,
+)
 from journaltrack.util.intervals import ranges, ranges_in
 
 CONFIRMED = {1: ComponentState(confirmed=True), 2: ComponentState(confirmed=True)}
@@ -24,14 +32,26 @@ BLOB = BlobRef("ab" * 32, None, None)
 def recorded(*drafts: Draft, component_id: int = 1, start: int = 1) -> list[Entry]:
     """The drafts as a journal would hold them."""
     return [
-        Entry(seq, 1, seq, component_id, f"component-{component_id}", *draft[:7], recorded_at_ns=1_000 + seq, digest=b"")
+        Entry(
+            seq,
+            1,
+            seq,
+            component_id,
+            f"component-{component_id}",
+            *draft[:7],
+            recorded_at_ns=1_000 + seq,
+            digest=b"",
+        )
         for seq, draft in enumerate(drafts, start)
     ]
 
 
 def test_ten_thousand_parameters_become_one_create_and_one_update():
     """Any number of parameter calls of a component fold into a single update request."""
-    drafts = [vocabulary.create(owner="me"), *(vocabulary.parameter(f"p{i % 300}", i) for i in range(10_000))]
+    drafts = [
+        vocabulary.create(owner="me"),
+        *(vocabulary.parameter(f"p{i % 300}", i) for i in range(10_000)),
+    ]
     actions = planning.plan(recorded(*drafts), {})
     assert [type(a) for a in actions] == [Ensure, Update]
     assert actions[1].fields().parameters == {f"p{i % 300}": float(i) for i in range(10_000)}
@@ -39,17 +59,28 @@ def test_ten_thousand_parameters_become_one_create_and_one_update():
 
 
 def test_last_call_per_key_wins_and_names_the_ones_it_overrides():
-    """A later value replaces an earlier one of the same key; the earlier entry is settled with it."""
-    entries = recorded(vocabulary.parameter("lr", 0.1), vocabulary.parameter("opt", "sgd"), vocabulary.parameter("lr", 0.2))
+    """A later value replaces an earlier one of the same key; the earlier entry is settled with
+    it.
+    """
+    entries = recorded(
+        vocabulary.parameter("lr", 0.1),
+        vocabulary.parameter("opt", "sgd"),
+        vocabulary.parameter("lr", 0.2),
+    )
     (update,) = planning.plan(entries, CONFIRMED)
     assert update.fields().parameters == {"lr": 0.2, "opt": "sgd"}
-    assert {c.key: (c.seq, c.superseded) for c in update.changes} == {"lr": (3, (1,)), "opt": (2, ())}
+    assert {c.key: (c.seq, c.superseded) for c in update.changes} == {
+        "lr": (3, (1,)),
+        "opt": (2, ()),
+    }
 
 
 def test_metrics_go_ten_to_a_request_in_order_and_per_component():
     """Metric requests hold at most ten points of one component, in the order of the calls."""
     mine = recorded(*(vocabulary.metric("loss", i, i, i) for i in range(23)))
-    theirs = recorded(*(vocabulary.metric("loss", i, i, i) for i in range(5)), component_id=2, start=100)
+    theirs = recorded(
+        *(vocabulary.metric("loss", i, i, i) for i in range(5)), component_id=2, start=100
+    )
     actions = planning.plan(sorted(mine + theirs, key=lambda e: e.seq), CONFIRMED)
     assert [(a.component_id, len(a.points)) for a in actions] == [(1, 10), (1, 10), (1, 3), (2, 5)]
     assert [p.value for a in actions[:3] for p in a.points] == [float(i) for i in range(23)]
@@ -74,7 +105,10 @@ def test_component_comes_first_and_uploads_before_references():
 
 def test_same_content_is_uploaded_once_per_component():
     """Two uploads of one content make one request, or none when it is known to be there."""
-    drafts = [vocabulary.upload("a", BLOB, 3, None, "a"), vocabulary.upload("b", BLOB, 3, None, "b")]
+    drafts = [
+        vocabulary.upload("a", BLOB, 3, None, "a"),
+        vocabulary.upload("b", BLOB, 3, None, "b"),
+    ]
     (upload,) = planning.plan(recorded(*drafts), CONFIRMED)
     assert upload.name == "a"
     assert upload.seqs == (1, 2)
@@ -85,8 +119,13 @@ def test_same_content_is_uploaded_once_per_component():
 
 
 def test_reference_waits_for_its_upload_and_the_rest_does_not():
-    """Without the blob's location its reference is left out of the update and stays pending; other keys go."""
-    drafts = [vocabulary.artifact("output", "model", BLOB, "text/plain"), vocabulary.parameter("lr", 1)]
+    """Without the blob's location its reference is left out of the update and stays pending;
+    other keys go.
+    """
+    drafts = [
+        vocabulary.artifact("output", "model", BLOB, "text/plain"),
+        vocabulary.parameter("lr", 1),
+    ]
     (update,) = planning.plan(recorded(*drafts), CONFIRMED)
     partial, orphans = planning.resolve(update, ComponentState())
     assert partial is not None
@@ -98,7 +137,9 @@ def test_reference_waits_for_its_upload_and_the_rest_does_not():
 
 
 def test_in_turns_an_update_is_what_can_be_sent_and_what_follows_the_uploads():
-    """A dry run counts both requests; nothing waits when the upload is done, and other actions stay as they are."""
+    """A dry run counts both requests; nothing waits when the upload is done, and other actions
+    stay as they are.
+    """
     drafts = [
         vocabulary.artifact("output", "model", BLOB, None),
         vocabulary.upload("model", BLOB, 3, None, "f"),
@@ -107,13 +148,20 @@ def test_in_turns_an_update_is_what_can_be_sent_and_what_follows_the_uploads():
     upload, update = planning.plan(recorded(*drafts), CONFIRMED)
     assert list(planning.in_turns(upload, ComponentState())) == [upload]
     turns = list(planning.in_turns(update, ComponentState()))
-    assert [[c.key for c in turn.changes] for turn in turns if isinstance(turn, Update)] == [["lr"], ["model"]]
-    assert len(list(planning.in_turns(update, ComponentState(locations={BLOB: ("s3://b/k", 1)})))) == 1
+    assert [[c.key for c in turn.changes] for turn in turns if isinstance(turn, Update)] == [
+        ["lr"],
+        ["model"],
+    ]
+    assert (
+        len(list(planning.in_turns(update, ComponentState(locations={BLOB: ("s3://b/k", 1)})))) == 1
+    )
 
 
 def test_reference_to_a_refused_upload_is_quarantined():
     """When the upload of a content is quarantined, what refers to it can't wait for ever."""
-    (update,) = planning.plan(recorded(vocabulary.artifact("output", "model", BLOB, None)), CONFIRMED)
+    (update,) = planning.plan(
+        recorded(vocabulary.artifact("output", "model", BLOB, None)), CONFIRMED
+    )
     nothing, orphans = planning.resolve(update, ComponentState(refused=frozenset({BLOB})))
     assert nothing is None
     assert [(o.outcome, o.seqs) for o in orphans] == [("quarantined", (1,))]
@@ -121,14 +169,20 @@ def test_reference_to_a_refused_upload_is_quarantined():
 
 def test_status_calls_fold_into_one_with_both_times():
     """Start and end of a run in one replay become one status with both times and the last state."""
-    drafts = [vocabulary.status(primary="InProgress", start_ns=1), vocabulary.status(primary="Failed", message="boom", end_ns=2)]
+    drafts = [
+        vocabulary.status(primary="InProgress", start_ns=1),
+        vocabulary.status(primary="Failed", message="boom", end_ns=2),
+    ]
     (update,) = planning.plan(recorded(*drafts), CONFIRMED)
     assert update.fields().status == Status("Failed", "boom", 1, 2)
 
 
 def test_later_status_does_not_inherit_an_earlier_message():
     """A run that failed, was resumed and completed does not keep the message of its failure."""
-    drafts = [vocabulary.status(primary="Failed", message="boom"), vocabulary.status(primary="Completed")]
+    drafts = [
+        vocabulary.status(primary="Failed", message="boom"),
+        vocabulary.status(primary="Completed"),
+    ]
     (update,) = planning.plan(recorded(*drafts), CONFIRMED)
     assert update.fields().status == Status("Completed", None)
 
@@ -147,8 +201,19 @@ def test_later_status_does_not_inherit_an_earlier_message():
         (Draft("component", "parameter", "p", payload="[1]"), "can't be read"),
         (Draft("component", "create", payload="{}"), "can't be read"),
         (Draft("upload", "upload", "u", payload='{"sha256":"../../etc/passwd"}'), "can't be read"),
-        (Draft("component", "parameter", "p", payload='{"text":"x","a":[' + '"",' * 2_200_000 + '""]}'), "outside of its texts"),
-        (Draft("component", "status", payload='{"primary":"Completed","end_ns":-1}'), "'end_ns' in the payload is before 1970"),
+        (
+            Draft(
+                "component",
+                "parameter",
+                "p",
+                payload='{"text":"x","a":[' + '"",' * 2_200_000 + '""]}',
+            ),
+            "outside of its texts",
+        ),
+        (
+            Draft("component", "status", payload='{"primary":"Completed","end_ns":-1}'),
+            "'end_ns' in the payload is before 1970",
+        ),
         (
             Draft("component", "status", payload='{"start_ns":253402300800000000000}'),
             "'start_ns' in the payload is before 1970 or after 9999",
@@ -156,7 +221,9 @@ def test_later_status_does_not_inherit_an_earlier_message():
     ],
 )
 def test_what_can_never_be_accepted_is_quarantined_and_nothing_else(draft, reason):
-    """An entry that AWS could never take, or that can't be read, is settled with the reason; the others are sent."""
+    """An entry that AWS could never take, or that can't be read, is settled with the reason; the
+    others are sent.
+    """
     actions = planning.plan(recorded(draft, vocabulary.metric("loss", 1, 1, 1)), CONFIRMED)
     refused = [a for a in actions if isinstance(a, Settle)]
     assert [(a.outcome, a.seqs) for a in refused] == [("quarantined", (1,))]
@@ -165,9 +232,19 @@ def test_what_can_never_be_accepted_is_quarantined_and_nothing_else(draft, reaso
 
 
 def test_more_keys_than_the_limit_are_quarantined_counting_what_is_there():
-    """The 301st parameter of a component is refused with the limit, whoever of earlier replays brought the others."""
-    state = {1: ComponentState(confirmed=True, keys={"parameters": frozenset(f"old{i}" for i in range(299))})}
-    drafts = [vocabulary.parameter("old0", 1), vocabulary.parameter("new", 1), vocabulary.parameter("too many", 1)]
+    """The 301st parameter of a component is refused with the limit, whoever of earlier replays
+    brought the others.
+    """
+    state = {
+        1: ComponentState(
+            confirmed=True, keys={"parameters": frozenset(f"old{i}" for i in range(299))}
+        )
+    }
+    drafts = [
+        vocabulary.parameter("old0", 1),
+        vocabulary.parameter("new", 1),
+        vocabulary.parameter("too many", 1),
+    ]
     actions = planning.plan(recorded(*drafts), state)
     assert [a.seqs for a in actions if isinstance(a, Settle)] == [(3,)]
     assert [a.seqs for a in actions if isinstance(a, Update)] == [(1, 2)]
@@ -175,7 +252,9 @@ def test_more_keys_than_the_limit_are_quarantined_counting_what_is_there():
 
 def test_unknown_kind_of_entry_is_left_alone():
     """What a newer version recorded is in no action, so it stays pending."""
-    entries = recorded(Draft("component", "annotation@2", "x", payload="{}"), vocabulary.parameter("lr", 1))
+    entries = recorded(
+        Draft("component", "annotation@2", "x", payload="{}"), vocabulary.parameter("lr", 1)
+    )
     assert [s for a in planning.plan(entries, CONFIRMED) for s in a.seqs] == [2]
 
 
@@ -199,19 +278,39 @@ def test_how_a_component_came_to_be_decides_how_it_is_ensured(drafts, mode):
 
 
 def test_unknown_outcome_of_a_create_is_looked_up_first():
-    """After an attempt whose outcome is unknown the component is described before it is created again."""
-    ensure = planning.plan(recorded(vocabulary.create(owner="me")), {1: ComponentState(create_attempted=True)})[0]
+    """After an attempt whose outcome is unknown the component is described before it is created
+    again.
+    """
+    ensure = planning.plan(
+        recorded(vocabulary.create(owner="me")), {1: ComponentState(create_attempted=True)}
+    )[0]
     assert isinstance(ensure, Ensure)
     assert ensure.describe_first
 
 
 DRAFTS = st.one_of(
-    st.builds(vocabulary.parameter, st.sampled_from("abc"), st.floats(allow_nan=True) | st.text(max_size=5) | st.integers()),
-    st.builds(vocabulary.metric, st.sampled_from(["loss", "acc"]), st.floats(), st.none() | st.integers(0, 9), st.integers(0, 10**18)),
     st.builds(
-        vocabulary.artifact, st.sampled_from(["input", "output"]), st.sampled_from("xy"), st.just(BLOB) | st.text(max_size=4), st.none()
+        vocabulary.parameter,
+        st.sampled_from("abc"),
+        st.floats(allow_nan=True) | st.text(max_size=5) | st.integers(),
     ),
-    st.builds(vocabulary.upload, st.sampled_from("xy"), st.just(BLOB), st.just(3), st.none(), st.just("f")),
+    st.builds(
+        vocabulary.metric,
+        st.sampled_from(["loss", "acc"]),
+        st.floats(),
+        st.none() | st.integers(0, 9),
+        st.integers(0, 10**18),
+    ),
+    st.builds(
+        vocabulary.artifact,
+        st.sampled_from(["input", "output"]),
+        st.sampled_from("xy"),
+        st.just(BLOB) | st.text(max_size=4),
+        st.none(),
+    ),
+    st.builds(
+        vocabulary.upload, st.sampled_from("xy"), st.just(BLOB), st.just(3), st.none(), st.just("f")
+    ),
     st.builds(vocabulary.status, primary=st.sampled_from(["InProgress", "Failed"])),
     st.builds(vocabulary.create, owner=st.just("me")),
 )
@@ -221,7 +320,8 @@ DRAFTS = st.one_of(
 def test_every_entry_is_in_exactly_one_action(calls):
     """No entry is lost by planning and none is settled twice."""
     entries = [
-        dataclasses.replace(recorded(draft, component_id=component_id)[0], seq=seq) for seq, (draft, component_id) in enumerate(calls, 1)
+        dataclasses.replace(recorded(draft, component_id=component_id)[0], seq=seq)
+        for seq, (draft, component_id) in enumerate(calls, 1)
     ]
     actions = planning.plan(entries, {})
     assert sorted(s for a in actions for s in a.seqs) == [e.seq for e in entries]
@@ -231,7 +331,9 @@ def test_every_entry_is_in_exactly_one_action(calls):
 
 @given(st.lists(DRAFTS, min_size=1, max_size=40))
 def test_splitting_loses_nothing_and_ends(drafts):
-    """Halving an action again and again ends in single changes or points that together settle the same entries."""
+    """Halving an action again and again ends in single changes or points that together settle
+    the same entries.
+    """
     for action in planning.plan(recorded(*drafts), CONFIRMED):
         if isinstance(action, Settle):
             continue
@@ -241,18 +343,29 @@ def test_splitting_loses_nothing_and_ends(drafts):
             halves = current.split()
             todo += halves
             leaves += [] if halves else [current]
-        assert sorted(itertools.chain.from_iterable(leaf.seqs for leaf in leaves)) == sorted(action.seqs)
+        assert sorted(itertools.chain.from_iterable(leaf.seqs for leaf in leaves)) == sorted(
+            action.seqs
+        )
 
 
 @given(st.lists(st.integers(1, 10**6), unique=True))
 def test_ranges_read_back_the_same(seqs):
     """Sequence numbers survive their compact form."""
-    assert [seq for first, last in ranges_in(ranges(seqs)) for seq in range(first, last + 1)] == sorted(seqs)
+    assert [
+        seq for first, last in ranges_in(ranges(seqs)) for seq in range(first, last + 1)
+    ] == sorted(seqs)
 
 
 def test_pending_artifact_is_never_sent_unresolved():
     """An update's fields leave out a reference whose blob has no location."""
-    (update,) = planning.plan(recorded(vocabulary.artifact("output", "model", BLOB, None)), CONFIRMED)
+    (update,) = planning.plan(
+        recorded(vocabulary.artifact("output", "model", BLOB, None)), CONFIRMED
+    )
     assert isinstance(update.changes[0].value, PendingArtifact)
     assert update.fields().output_artifacts == {}
-    assert json.loads(recorded(vocabulary.artifact("output", "m", BLOB, None))[0].payload or "")["sha256"] == BLOB.sha256
+    assert (
+        json.loads(recorded(vocabulary.artifact("output", "m", BLOB, None))[0].payload or "")[
+            "sha256"
+        ]
+        == BLOB.sha256
+    )

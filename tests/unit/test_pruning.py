@@ -1,4 +1,6 @@
-"""Pruning: what goes and what stays, by a model that knows only the rules; that it proves itself; that all goes on working."""
+"""Pruning: what goes and what stays, by a model that knows only the rules; that it proves
+itself; that all goes on working.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ import pytest
 
 from journaltrack import Tracker, doctor
 from journaltrack.doctor.recover import salvage
-from journaltrack.errors import InvalidInputError, JournalCorruptError, JournaltrackError, LeaseHeldError
+from journaltrack.errors import (
+    InvalidInputError,
+    JournalCorruptError,
+    JournaltrackError,
+    LeaseHeldError,
+)
 from journaltrack.journal import entries, removed
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
@@ -72,7 +79,10 @@ class Run:
 
     def __init__(self, folder, scratch, seed):
         self.folder, self.scratch, self.chance = folder, scratch, random.Random(seed)
-        self.trackers = [Tracker.create(trial_component_name=name, journal=folder, sync="off", resume=True) for name in COMPONENTS * 2]
+        self.trackers = [
+            Tracker.create(trial_component_name=name, journal=folder, sync="off", resume=True)
+            for name in COMPONENTS * 2
+        ]
 
     def go_on(self, calls):
         """Make so many calls."""
@@ -80,11 +90,17 @@ class Run:
         for number in range(calls):
             tracker, does = chance.choice(self.trackers), chance.random()
             if does < 0.5:
-                tracker.log_metric(f"m{chance.randint(0, 2)}", chance.uniform(-9, 9), iteration_number=chance.choice([None, number]))
+                tracker.log_metric(
+                    f"m{chance.randint(0, 2)}",
+                    chance.uniform(-9, 9),
+                    iteration_number=chance.choice([None, number]),
+                )
             elif does < 0.6:
                 tracker.log_metrics({f"m{i}": float(number) for i in range(3)})
             elif does < 0.8:
-                tracker.log_parameter(f"p{chance.randint(0, 4)}", chance.choice([number, f"text {number}"]))
+                tracker.log_parameter(
+                    f"p{chance.randint(0, 4)}", chance.choice([number, f"text {number}"])
+                )
             elif does < 0.85:
                 tracker.log_input("data", f"s3://{number}")
             elif does < 0.93:
@@ -92,7 +108,9 @@ class Run:
                 file.write_bytes(b"x" * chance.randint(1, 6))
                 tracker.log_artifact(file)
             elif does < 0.96:
-                with Tracker.load(tracker.trial_component.trial_component_name, journal=self.folder, sync="off"):
+                with Tracker.load(
+                    tracker.trial_component.trial_component_name, journal=self.folder, sync="off"
+                ):
                     pass
             elif does < 0.98:
                 with pytest.warns(JournaltrackWarning):
@@ -100,7 +118,9 @@ class Run:
             else:
                 place = self.trackers.index(tracker)
                 tracker.close()
-                self.trackers[place] = Tracker.load(tracker.trial_component.trial_component_name, journal=self.folder, sync="off")
+                self.trackers[place] = Tracker.load(
+                    tracker.trial_component.trial_component_name, journal=self.folder, sync="off"
+                )
 
     def close(self):
         """No more calls."""
@@ -112,8 +132,9 @@ def model(folder, before_ns, components=COMPONENTS):
     """What must go, by the rules of docs/retention.md, slowly."""
     rows = read(
         folder,
-        "SELECT e.seq, e.writer_id, c.name, e.kind, e.name, e.payload, d.outcome, d.settled_at_ns FROM entry e "
-        "JOIN component c ON c.id = e.component_id LEFT JOIN delivery d ON d.seq = e.seq ORDER BY e.seq",
+        "SELECT e.seq, e.writer_id, c.name, e.kind, e.name, e.payload, d.outcome, "
+        "d.settled_at_ns FROM entry e JOIN component c ON c.id = e.component_id "
+        "LEFT JOIN delivery d ON d.seq = e.seq ORDER BY e.seq",
     )
     delivered = {"delivered", "superseded"}
     stays = {seq for (seq,) in read(folder, "SELECT seq FROM field")}
@@ -136,7 +157,9 @@ def model(folder, before_ns, components=COMPONENTS):
     contents = {
         (row[2], json.loads(row[5])["sha256"])
         for row in rows
-        if row[3] in {"input", "output"} and "sha256" in json.loads(row[5]) and (row[0] in stays or not old(row))
+        if row[3] in {"input", "output"}
+        and "sha256" in json.loads(row[5])
+        and (row[0] in stays or not old(row))
     }
     return {
         row[0]
@@ -154,13 +177,18 @@ def seqs(folder):
 
 
 def views(folder):
-    """What a person sees of each component, but for the order of first mentions, and how much of it is still in the journal."""
+    """What a person sees of each component, but for the order of first mentions, and how much of
+    it is still in the journal.
+    """
     found = {name: show(folder, name) for name in COMPONENTS}
     return {
         name: replace(
             view,
             metrics=tuple(replace(m, removed=0) for m in view.metrics),
-            **{part: tuple(sorted(getattr(view, part), key=lambda each: each.name)) for part in ("parameters", "inputs", "outputs")},
+            **{
+                part: tuple(sorted(getattr(view, part), key=lambda each: each.name))
+                for part in ("parameters", "inputs", "outputs")
+            },
         )
         for name, view in found.items()
     }
@@ -174,7 +202,9 @@ def planned_from(folder):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_exactly_what_the_rules_say_goes_and_everything_else_goes_on(seed, tmp_path):
-    """After random calls, syncs and lost answers: what goes is what a model says, nobody sees a difference, and all of it verifies."""
+    """After random calls, syncs and lost answers: what goes is what a model says, nobody sees a
+    difference, and all of it verifies.
+    """
     folder, chance = tmp_path / "j", random.Random(seed)
     run, remote = Run(folder, tmp_path, seed), MemoryRemote()
     now_ns = time.time_ns()
@@ -184,12 +214,23 @@ def test_exactly_what_the_rules_say_goes_and_everything_else_goes_on(seed, tmp_p
             lose_answers(folder, chance.randint(1, 3))
         sync(folder, remote, clock_ns=lambda turn=turn: now_ns + turn * DAY_NS)
         run.go_on(chance.randint(0, 20))
-        cutoff, pattern = now_ns + chance.randint(0, turn) * DAY_NS + 1, chance.choice([None, "RUN-a"])
+        cutoff, pattern = (
+            now_ns + chance.randint(0, turn) * DAY_NS + 1,
+            chance.choice([None, "RUN-a"]),
+        )
         before, seen, state = seqs(folder), views(folder), planned_from(folder)
         expected = model(folder, cutoff, ("run-a",) if pattern else COMPONENTS)
-        assert prune(folder, ask=None, delivered_before_ns=cutoff, component=pattern, dry_run=True).entries == len(expected)
+        assert prune(
+            folder, ask=None, delivered_before_ns=cutoff, component=pattern, dry_run=True
+        ).entries == len(expected)
         assert seqs(folder) == before
-        done = prune(folder, ask=None, delivered_before_ns=cutoff, component=pattern, blobs_before_ns=chance.choice([None, cutoff]))
+        done = prune(
+            folder,
+            ask=None,
+            delivered_before_ns=cutoff,
+            component=pattern,
+            blobs_before_ns=chance.choice([None, cutoff]),
+        )
         assert before - seqs(folder) == expected
         assert done.entries == len(expected)
         assert views(folder) == seen
@@ -210,7 +251,9 @@ def test_exactly_what_the_rules_say_goes_and_everything_else_goes_on(seed, tmp_p
 
 @pytest.fixture
 def delivered(tmp_path):
-    """A journal whose tracker is open, with 300 delivered points, some parameters and an artifact; and its remote."""
+    """A journal whose tracker is open, with 300 delivered points, some parameters and an
+    artifact; and its remote.
+    """
     folder, remote = tmp_path / "j", MemoryRemote()
     tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
     file = tmp_path / "model.bin"
@@ -227,7 +270,9 @@ def delivered(tmp_path):
 
 
 def test_a_tracker_goes_on_and_is_resumed_and_loaded_after_a_prune(delivered):
-    """Open trackers continue their chain, others load and resume the component, and the next sync delivers all of it."""
+    """Open trackers continue their chain, others load and resume the component, and the next
+    sync delivers all of it.
+    """
     folder, tracker, remote = delivered
     assert prune(folder, ask=None, delivered_before_ns=time.time_ns()).entries == 299 + 3 * 5, (
         "all but the last of each name, and of the process"
@@ -235,7 +280,9 @@ def test_a_tracker_goes_on_and_is_resumed_and_loaded_after_a_prune(delivered):
     tracker.log_metric("loss", 9.0, iteration_number=300)
     with Tracker.load("run", journal=folder, sync="off") as loaded:
         loaded.log_parameter("epoch", 301)
-    with Tracker.create(trial_component_name="run", journal=folder, sync="off", resume=True) as resumed:
+    with Tracker.create(
+        trial_component_name="run", journal=folder, sync="off", resume=True
+    ) as resumed:
         resumed.log_metric("loss", 8.0, iteration_number=302)
     report = sync(folder, remote)
     assert (report.pending, report.quarantined) == (0, 0)
@@ -243,11 +290,19 @@ def test_a_tracker_goes_on_and_is_resumed_and_loaded_after_a_prune(delivered):
     assert len(remote.components["run"].points) == 302
     assert verify_chains(folder) == []
     (metric,) = show(folder, "run").metrics
-    assert (metric.points, metric.removed, metric.minimum, metric.maximum, metric.last_value) == (302, 299, 1 / 300, 9.0, 8.0)
+    assert (metric.points, metric.removed, metric.minimum, metric.maximum, metric.last_value) == (
+        302,
+        299,
+        1 / 300,
+        9.0,
+        8.0,
+    )
 
 
 def test_an_interrupted_append_finds_its_place_after_a_prune(delivered):
-    """What looks its writer's last entry up in the journal finds it: the last entry of a writer is never removed."""
+    """What looks its writer's last entry up in the journal finds it: the last entry of a writer
+    is never removed.
+    """
     folder, tracker, _ = delivered
     prune(folder, ask=None, delivered_before_ns=time.time_ns())
     tracker._journal._unsettled = True  # as an exception of a signal handler leaves it
@@ -258,7 +313,8 @@ def test_an_interrupted_append_finds_its_place_after_a_prune(delivered):
 def test_what_was_removed_is_summed_up_by_the_attestations(delivered):
     """Points, sum, magnitude, extremes, last point and steps of what is gone are what they were."""
     folder, _, _ = delivered
-    values = [1.0 / (step + 1) for step in range(299)]  # the last one is the last entry of its process, and stays
+    # the last one is the last entry of its process, and stays
+    values = [1.0 / (step + 1) for step in range(299)]
     prune(folder, ask=None, delivered_before_ns=time.time_ns())
     with closing(Journal.open(folder, read_only=True)) as journal:
         (gone,) = removed.metrics(journal.database, "RUN").values()
@@ -269,33 +325,64 @@ def test_what_was_removed_is_summed_up_by_the_attestations(delivered):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_the_archive_has_exactly_what_is_gone_and_proves_itself(delivered, tmp_path, suffix):
-    """Every removed entry is in it with all of its content: its digests follow from it and from what is still in the journal."""
+    """Every removed entry is in it with all of its content: its digests follow from it and from
+    what is still in the journal.
+    """
     folder, _, _ = delivered
-    before = {row[0]: row for row in read(folder, "SELECT seq, writer_seq, digest, recorded_at_ns FROM entry")}
+    before = {
+        row[0]: row
+        for row in read(folder, "SELECT seq, writer_seq, digest, recorded_at_ns FROM entry")
+    }
     target = tmp_path / f"gone.{suffix}"
     done = prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=target)
     with target.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file)) if suffix == "csv" else [json.loads(line) for line in file]
+        rows = (
+            list(csv.DictReader(file)) if suffix == "csv" else [json.loads(line) for line in file]
+        )
     assert {int(row["seq"]) for row in rows} == before.keys() - seqs(folder)
     assert done.archive.rows == len(rows) == done.entries
-    assert hashlib.sha256(target.read_bytes()).hexdigest() == done.archive.sha256 == audit(folder).removals[0].archive["sha256"]
+    assert (
+        hashlib.sha256(target.read_bytes()).hexdigest()
+        == done.archive.sha256
+        == audit(folder).removals[0].archive["sha256"]
+    )
     digest_before = {writer_seq: digest for _, writer_seq, digest, _ in before.values()}
     for row in rows if suffix == "jsonl" else ():
-        draft = entries.Draft(*(row[key] for key in ("stream", "kind", "name", "value", "step", "timestamp_ns", "payload")))
-        digest = entries.chain_next(digest_before[row["writer_seq"] - 1], row["writer_seq"], "run", draft, row["recorded_at_ns"])
+        draft = entries.Draft(
+            *(
+                row[key]
+                for key in ("stream", "kind", "name", "value", "step", "timestamp_ns", "payload")
+            )
+        )
+        digest = entries.chain_next(
+            digest_before[row["writer_seq"] - 1],
+            row["writer_seq"],
+            "run",
+            draft,
+            row["recorded_at_ns"],
+        )
         assert digest.hex() == row["digest"]
 
 
 def test_without_its_archive_nothing_goes(delivered, tmp_path):
-    """An archive that exists, has no folder, or is inside of the journal: an error, and every entry is there."""
+    """An archive that exists, has no folder, or is inside of the journal: an error, and every
+    entry is there.
+    """
     folder, _, _ = delivered
     before = seqs(folder)
     (tmp_path / "there.csv").write_text("mine")
-    for target in (tmp_path / "there.csv", tmp_path / "nowhere" / "a.csv", folder / "a.csv", tmp_path / "a.unknown"):
+    for target in (
+        tmp_path / "there.csv",
+        tmp_path / "nowhere" / "a.csv",
+        folder / "a.csv",
+        tmp_path / "a.unknown",
+    ):
         with pytest.raises(InvalidInputError):
             prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=target)
         with pytest.raises(InvalidInputError):
-            prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=target, dry_run=True)
+            prune(
+                folder, ask=None, delivered_before_ns=time.time_ns(), archive=target, dry_run=True
+            )
     with pytest.raises(InvalidInputError):
         prune(folder, ask=None)
     assert seqs(folder) == before
@@ -321,13 +408,20 @@ def change(folder, *statements):
 
 TAMPERING = {
     "an entry more is removed": ["DELETE FROM entry WHERE seq = (SELECT max(seq) - 1 FROM entry)"],
-    "the tail is removed": ["DELETE FROM delivery WHERE seq > 4", "DELETE FROM entry WHERE seq > 4"],
+    "the tail is removed": [
+        "DELETE FROM delivery WHERE seq > 4",
+        "DELETE FROM entry WHERE seq > 4",
+    ],
     "the attestation is edited": [
         """UPDATE attestation SET body = replace(body, '"points":', '"points": ') || '' WHERE body LIKE '{"action":"prune"%'""",
         """UPDATE attestation SET body = replace(body, '"before_ns"', '"beforeNs"') WHERE body LIKE '{"action":"prune"%'""",
     ],
-    "the attestation is removed": ["""DELETE FROM attestation WHERE body LIKE '{"action":"prune"%'"""],
-    "its digest is changed": ["""UPDATE attestation SET digest = zeroblob(32) WHERE body LIKE '{"action":"prune"%'"""],
+    "the attestation is removed": [
+        """DELETE FROM attestation WHERE body LIKE '{"action":"prune"%'"""
+    ],
+    "its digest is changed": [
+        """UPDATE attestation SET digest = zeroblob(32) WHERE body LIKE '{"action":"prune"%'"""
+    ],
     "a value is changed": ["UPDATE entry SET value = value + 1 WHERE kind = 'metric'"],
     "a settlement is removed": ["DELETE FROM delivery WHERE seq = (SELECT max(seq) FROM delivery)"],
 }
@@ -335,7 +429,9 @@ TAMPERING = {
 
 @pytest.mark.parametrize("what", TAMPERING)
 def test_tampering_after_a_prune_is_found_and_forbids_the_next(delivered, what):
-    """What is changed or removed without an attestation shows, and a journal that does not verify is not pruned."""
+    """What is changed or removed without an attestation shows, and a journal that does not
+    verify is not pruned.
+    """
     folder, tracker, remote = delivered
     prune(folder, ask=None, delivered_before_ns=time.time_ns())
     for step in range(20):
@@ -353,16 +449,27 @@ def test_tampering_after_a_prune_is_found_and_forbids_the_next(delivered, what):
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_a_golden_journal_can_be_pruned(revision, tmp_path):
-    """Journals of older formats, whose receipts nobody attests, are pruned on the record too; what they have in doubt stays."""
+    """Journals of older formats, whose receipts nobody attests, are pruned on the record too;
+    what they have in doubt stays.
+    """
     folder = restore(revision, tmp_path / "j")
     sync(folder, MemoryRemote(), visible_after_s=0, create_or_attach=True)
     with closing(Journal.open(folder)) as journal:
         lease = leases.acquire(journal.database)
         in_doubt.decide(Attestor(journal.database, lease), "delivered", "for the test", None)
         lease.release()
-    before = Counter(read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"))
-    assert prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=tmp_path / "a.jsonl").entries > 0
-    after = Counter(read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"))
+    before = Counter(
+        read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq")
+    )
+    assert (
+        prune(
+            folder, ask=None, delivered_before_ns=time.time_ns(), archive=tmp_path / "a.jsonl"
+        ).entries
+        > 0
+    )
+    after = Counter(
+        read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq")
+    )
     lost = {outcome for (outcome,), entries in (before - after).items() if entries}
     assert lost <= {"delivered", "superseded"}
     assert verify_chains(folder) == []
@@ -370,14 +477,18 @@ def test_a_golden_journal_can_be_pruned(revision, tmp_path):
 
 
 def test_points_in_doubt_are_read_back_rightly_after_a_prune(delivered):
-    """Totals count what was removed; of a step whose points may be gone nothing is concluded, in either direction."""
+    """Totals count what was removed; of a step whose points may be gone nothing is concluded, in
+    either direction.
+    """
     folder, tracker, remote = delivered
     prune(folder, ask=None, delivered_before_ns=time.time_ns())
     there = [(250, 5.0), (400, 6.0)]  # one step among the removed ones, one beyond: both arrive
     for step, value in there:
         tracker.log_metric("loss", value, iteration_number=step)
     lose_answers(folder, 2)
-    remote.put_metrics("run", [MetricPoint("loss", value, step, time.time_ns()) for step, value in there])
+    remote.put_metrics(
+        "run", [MetricPoint("loss", value, step, time.time_ns()) for step, value in there]
+    )
     report = sync(folder, remote, visible_after_s=0)
     assert (report.arrived, report.not_arrived) == (2, 0)
     for step, value in ((251, 7.0), (401, 8.0)):  # neither arrives
@@ -390,7 +501,9 @@ def test_points_in_doubt_are_read_back_rightly_after_a_prune(delivered):
     lose_answers(folder, 2)
     remote.put_metrics("run", [MetricPoint("loss", 9.0, 10, time.time_ns())])
     report = sync(folder, remote, visible_after_s=0)
-    assert (report.arrived, report.not_arrived) == (0, 0), "one of two arrived, and by step nothing can be told"
+    assert (report.arrived, report.not_arrived) == (0, 0), (
+        "one of two arrived, and by step nothing can be told"
+    )
     assert verify_chains(folder) == []
     assert prune(folder, ask=None, delivered_before_ns=time.time_ns()).stays["counted"] > 0
 
@@ -408,7 +521,10 @@ def test_a_foreign_summary_counts_for_nothing(delivered):
         "null",
     ):
         body = f'{{"action":"prune","metrics":{member},"counts":{member},"blobs":{member},"archive":{member},"started_at_ns":{member}}}'
-        change(folder, f"UPDATE attestation SET body = '{body}' WHERE id = (SELECT max(id) FROM attestation)")
+        change(
+            folder,
+            f"UPDATE attestation SET body = '{body}' WHERE id = (SELECT max(id) FROM attestation)",
+        )
         with closing(Journal.open(folder, read_only=True)) as journal:
             removed.metrics(journal.database)
             removed.removals(journal.database)
@@ -419,7 +535,9 @@ def test_a_foreign_summary_counts_for_nothing(delivered):
 
 @pytest.mark.parametrize("places", [(5, 4), (5, 5.5), (0, 3), ("5", "6"), (5, None)])
 def test_a_forged_gap_that_leads_nowhere_is_found(delivered, places):
-    """Whoever forges a removal with a chain of its own that fits, but with places that make no sense, keeps no verification busy."""
+    """Whoever forges a removal with a chain of its own that fits, but with places that make no
+    sense, keeps no verification busy.
+    """
     folder, _, _ = delivered
     with closing(Journal.open(folder)) as journal:
         lease = leases.acquire(journal.database)
@@ -427,30 +545,65 @@ def test_a_forged_gap_that_leads_nowhere_is_found(delivered, places):
         uuid = journal.database.read("SELECT uuid FROM writer ORDER BY id LIMIT 1")[0][0]
         more = {"removed": [[uuid, *places, "00" * 32]]}
         with attestor.transaction() as connection:
-            attestor.attest(connection, [Statement("prune", "removed", None, (), 1, lease.generation, started_at_ns=1, more=more)])
+            attestor.attest(
+                connection,
+                [
+                    Statement(
+                        "prune",
+                        "removed",
+                        None,
+                        (),
+                        1,
+                        lease.generation,
+                        started_at_ns=1,
+                        more=more,
+                    )
+                ],
+            )
         lease.release()
     change(folder, "DELETE FROM delivery WHERE seq = 6", "DELETE FROM entry WHERE seq = 6")
     assert {problem.kind for problem in verify_chains(folder)} >= {"attestation", "gap"}
 
 
 def test_what_was_never_delivered_can_not_be_removed_on_the_record(delivered):
-    """A removal of pending entries that somebody forged, gap and all, contradicts what is attested of their delivery."""
+    """A removal of pending entries that somebody forged, gap and all, contradicts what is
+    attested of their delivery.
+    """
     folder, tracker, _ = delivered
     tracker.log_metric("loss", 1.0)
     tracker.log_metric("loss", 2.0)
     with closing(Journal.open(folder)) as journal:
         seq, uuid, place, digest = journal.database.read(
-            "SELECT e.seq, w.uuid, e.writer_seq, hex(e.digest) FROM entry e JOIN writer w ON w.id = e.writer_id ORDER BY e.seq DESC LIMIT 1 OFFSET 1"
+            "SELECT e.seq, w.uuid, e.writer_seq, hex(e.digest) FROM entry e "
+            "JOIN writer w ON w.id = e.writer_id ORDER BY e.seq DESC LIMIT 1 OFFSET 1"
         )[0]
         lease = leases.acquire(journal.database)
         attestor = Attestor(journal.database, lease)
         more = {"removed": [[uuid, place, place, digest]]}
         with attestor.transaction() as connection:
-            attestor.attest(connection, [Statement("prune", "removed", None, (), 1, lease.generation, started_at_ns=1, more=more)])
+            attestor.attest(
+                connection,
+                [
+                    Statement(
+                        "prune",
+                        "removed",
+                        None,
+                        (),
+                        1,
+                        lease.generation,
+                        started_at_ns=1,
+                        more=more,
+                    )
+                ],
+            )
         lease.release()
     assert [problem.kind for problem in verify_chains(folder)] == ["gap"]
     change(folder, f"DELETE FROM entry WHERE seq = {seq}")
-    assert [problem.message for problem in verify_chains(folder) if "nobody attests that they had been delivered" in problem.message]
+    assert [
+        problem.message
+        for problem in verify_chains(folder)
+        if "nobody attests that they had been delivered" in problem.message
+    ]
 
 
 def test_a_journal_that_is_not_there_is_not_made(tmp_path):
@@ -461,7 +614,9 @@ def test_a_journal_that_is_not_there_is_not_made(tmp_path):
 
 
 def test_a_pruned_journal_can_be_rebuilt(delivered, tmp_path):
-    """A rebuilt database has what was left and the record of what was not: it verifies, and says why numbers are missing."""
+    """A rebuilt database has what was left and the record of what was not: it verifies, and says
+    why numbers are missing.
+    """
     folder, tracker, _ = delivered
     tracker.close()
     gone = prune(folder, ask=None, delivered_before_ns=time.time_ns()).entries
@@ -470,4 +625,8 @@ def test_a_pruned_journal_can_be_rebuilt(delivered, tmp_path):
     assert f"{gone} of them removed on the record" in str(rebuilt)
     (folder / "spool").rename(tmp_path / "again" / "spool")
     assert verify_chains(tmp_path / "again") == []
-    assert [f.message for f in doctor.examine(tmp_path / "again").findings if "on the record" in f.message]
+    assert [
+        f.message
+        for f in doctor.examine(tmp_path / "again").findings
+        if "on the record" in f.message
+    ]

@@ -23,7 +23,9 @@ from journaltrack.retention.plan import GRACE_S, removable, remove
 
 @pytest.mark.parametrize("again", [True, False])
 def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
-    """Recording an upload renews its content in the same transaction: a removal that chose it before leaves it alone, and takes it otherwise."""
+    """Recording an upload renews its content in the same transaction: a removal that chose it
+    before leaves it alone, and takes it otherwise.
+    """
     now_ns = 10**18
     (tmp_path / "model").write_bytes(b"weights")
     with closing(Journal.open(tmp_path / "j", clock_ns=lambda: now_ns)) as journal:
@@ -31,7 +33,10 @@ def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
         blob = Spool(tmp_path / "j" / "spool").add(tmp_path / "model")
         journal.add_blob(blob.sha256, blob.size_bytes)
         ref = BlobRef(blob.sha256, None, None)
-        calls = [vocabulary.upload("model", ref, blob.size_bytes, None, "model"), vocabulary.artifact("output", "model", ref, None)]
+        calls = [
+            vocabulary.upload("model", ref, blob.size_bytes, None, "model"),
+            vocabulary.artifact("output", "model", ref, None),
+        ]
         journal.append(component, [vocabulary.create(owner="me"), *calls])
         assert Reconciler(journal, MemoryRemote(), clock_ns=lambda: now_ns).run().pending == 0
         now_ns += int(2 * GRACE_S * 1e9)
@@ -48,12 +53,19 @@ def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
 
 
 def test_processes_that_end_meanwhile_have_nothing_open(tmp_path):
-    """Whoever has a file open is found while other processes begin and end all the time, and nothing is raised."""
+    """Whoever has a file open is found while other processes begin and end all the time, and
+    nothing is raised.
+    """
     file = tmp_path / "file"
     file.write_bytes(b"")
-    short = "import os\nfor _ in range(1_500):\n    if not os.fork():\n        os._exit(0)\n    os.wait()"
+    short = (
+        "import os\nfor _ in range(1_500):\n    if not os.fork():\n        os._exit(0)\n    "
+        "os.wait()"
+    )
     holds = "import sys\nfile = open(sys.argv[1])\nprint(flush=True)\nsys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", holds, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         holder.stdout.readline()
         with file.open(), subprocess.Popen([sys.executable, "-c", short]) as forking:
             while forking.poll() is None:

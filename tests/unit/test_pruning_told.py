@@ -1,4 +1,6 @@
-"""What a prune says: of what stays, in which state it is; of what went, where it was in its writers' chains."""
+"""What a prune says: of what stays, in which state it is; of what went, where it was in its
+writers' chains.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def log(journal, name, steps):
 
 
 def test_what_is_under_way_is_told_apart_from_what_waits(journal):
-    """Points that a killed sync had sent stay as "in flight", with the delivered ones of their metric; what nobody sent as "pending"."""
+    """Points that a killed sync had sent stay as "in flight", with the delivered ones of their
+    metric; what nobody sent as "pending".
+    """
     log(journal, "loss", range(10, 13))
     log(journal, "norm", range(10, 15))
     sent = [entry.seq for entry in journal.entries(pending=True) if entry.name == "loss"]
@@ -57,7 +61,9 @@ def test_what_is_under_way_is_told_apart_from_what_waits(journal):
     survey = prune(journal.path, ask=None, delivered_before_ns=LATER_NS, dry_run=True)
     assert survey.stays == {"pending": 5, "in flight": 3, "counted": 10, "in use": 1}
     assert survey.by_kind == {"metric": 10}
-    said = CliRunner().invoke(main, ["prune", str(journal.path), "--delivered-before", "2100-01-01", "--dry-run"])
+    said = CliRunner().invoke(
+        main, ["prune", str(journal.path), "--delivered-before", "2100-01-01", "--dry-run"]
+    )
     assert said.exit_code == 0, said.output
     assert "in flight" in said.output
     assert "sent, and the answer is not recorded" in said.output
@@ -65,12 +71,17 @@ def test_what_is_under_way_is_told_apart_from_what_waits(journal):
 
 def removed(journal):
     """What the last prune's attestations say of the writers' chains: (first, last) of each run."""
-    bodies = [json.loads(body) for (body,) in journal.database.read("SELECT body FROM attestation ORDER BY id")]
+    bodies = [
+        json.loads(body)
+        for (body,) in journal.database.read("SELECT body FROM attestation ORDER BY id")
+    ]
     return [(first, last) for body in bodies for _, first, last, _ in body.get("removed", ())]
 
 
 def test_neighbours_that_went_are_one_run(journal, remote):
-    """All points went: one run of neighbours. With entries in between that stay, the runs beside them."""
+    """All points went: one run of neighbours. With entries in between that stay, the runs beside
+    them.
+    """
     log(journal, "loss", range(10, 12))
     prune(journal.path, ask=None, delivered_before_ns=LATER_NS)
     assert removed(journal) == [(2, 21)]

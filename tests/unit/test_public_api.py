@@ -21,7 +21,13 @@ import journaltrack
 import journaltrack.testing
 import journaltrack.types
 from journaltrack import Journal, JournaltrackWarning, Tracker
-from journaltrack.errors import ErrorKind, InvalidInputError, InvalidTypeError, NothingMatchesError, RemoteError
+from journaltrack.errors import (
+    ErrorKind,
+    InvalidInputError,
+    InvalidTypeError,
+    NothingMatchesError,
+    RemoteError,
+)
 from journaltrack.replay.remote import Answer, Refusal
 from journaltrack.testing import MemoryRemote, OfflineJournal, offline_journal
 from journaltrack.types import Progress
@@ -30,11 +36,37 @@ from tests.copies import change
 __all__ = ["offline_journal"]
 
 EXPORTED = {
-    *("Tracker", "Journal", "TrialComponent", "sync", "status", "audit", "check", "verify", "export", "bundle", "open_bundle"),
-    *("merge", "export_receipts", "import_receipts", "prune", "retry", "resolve", "finish", "errors", "JournaltrackWarning"),
+    *(
+        "Tracker",
+        "Journal",
+        "TrialComponent",
+        "sync",
+        "status",
+        "audit",
+        "check",
+        "verify",
+        "export",
+        "bundle",
+        "open_bundle",
+    ),
+    *(
+        "merge",
+        "export_receipts",
+        "import_receipts",
+        "prune",
+        "retry",
+        "resolve",
+        "finish",
+        "errors",
+        "JournaltrackWarning",
+    ),
     "__version__",
 }
-FUNCTIONS = {name: getattr(journaltrack, name) for name in sorted(EXPORTED) if inspect.isfunction(getattr(journaltrack, name))}
+FUNCTIONS = {
+    name: getattr(journaltrack, name)
+    for name in sorted(EXPORTED)
+    if inspect.isfunction(getattr(journaltrack, name))
+}
 JOURNAL = "str | os.PathLike[str] | None"
 DIFFERENT = {(journaltrack.finish, "component"), (journaltrack.bundle, "to")}
 """A run is finished by its name, which is no pattern; a bundle is a file, and never a stream."""
@@ -59,8 +91,14 @@ class Picky(MemoryRemote):
     is_picky = True
 
     def put_metrics(self, component, points):
-        refused = {n: Refusal("VALIDATION_ERROR", "not today", permanent=True) for n in range(len(points))}
-        return Answer("memory-0", refused=refused) if self.is_picky else super().put_metrics(component, points)
+        refused = {
+            n: Refusal("VALIDATION_ERROR", "not today", permanent=True) for n in range(len(points))
+        }
+        return (
+            Answer("memory-0", refused=refused)
+            if self.is_picky
+            else super().put_metrics(component, points)
+        )
 
 
 class Unsure(MemoryRemote):
@@ -68,11 +106,15 @@ class Unsure(MemoryRemote):
 
     def put_metrics(self, component, points):
         super().put_metrics(component, points)
-        raise RemoteError("the answer was lost", kind=ErrorKind.TRANSIENT, code="Lost", maybe_applied=True)
+        raise RemoteError(
+            "the answer was lost", kind=ErrorKind.TRANSIENT, code="Lost", maybe_applied=True
+        )
 
 
 def test_these_names_are_exported_and_no_others():
-    """``__all__``, ``dir`` and what a star-import brings are the list; every name is there, and no module has one of them."""
+    """``__all__``, ``dir`` and what a star-import brings are the list; every name is there, and
+    no module has one of them.
+    """
     assert set(journaltrack.__all__) == set(dir(journaltrack)) == EXPORTED
     assert len(journaltrack.__all__) == len(EXPORTED)
     brought: dict[str, object] = {}
@@ -85,31 +127,56 @@ def test_these_names_are_exported_and_no_others():
 
 
 def test_what_functions_return_can_be_annotated():
-    """``journaltrack.types`` has the class of every report, each name of it is there, and importing it is cheap."""
+    """``journaltrack.types`` has the class of every report, each name of it is there, and
+    importing it is cheap.
+    """
     types = set(journaltrack.types.__all__)
     assert len(types) == len(journaltrack.types.__all__)
     assert all(hasattr(journaltrack.types, name) for name in types)
     for name, function in FUNCTIONS.items():
         assert inspect.signature(function).return_annotation in types, name
-    program = "import sys, journaltrack.types; print({'boto3', 'sqlalchemy', 'click', 'rich'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
+    program = (
+        "import sys, journaltrack.types; print({'boto3', 'sqlalchemy', 'click', 'rich'} & "
+        "set(sys.modules))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        == "set()\n"
+    )
 
 
 def test_arguments_are_plain_and_of_one_meaning():
-    """No function asks for an object of our own making, and an argument of one name has one type in all of them."""
+    """No function asks for an object of our own making, and an argument of one name has one type
+    in all of them.
+    """
     known: dict[str, str] = {"component": "str | None", "journal": JOURNAL}
     for function, parameter in itertools.chain.from_iterable(
-        ((function, parameter) for parameter in inspect.signature(function).parameters.values()) for function in FUNCTIONS.values()
+        ((function, parameter) for parameter in inspect.signature(function).parameters.values())
+        for function in FUNCTIONS.values()
     ):
         annotation = str(parameter.annotation).replace("Journal | ", "")
-        assert not re.search("Options|Deadline|RateLimit|Connection|Configuration|Storage", annotation), (function, parameter)
+        assert not re.search(
+            "Options|Deadline|RateLimit|Connection|Configuration|Storage", annotation
+        ), (function, parameter)
         if (function, parameter.name) in DIFFERENT:
             continue
         assert annotation == known.setdefault(parameter.name, annotation), (function, parameter)
-    shared = ("component", "deadline_s", "requests_per_s", "region", "profile", "endpoint_url", "on_progress")
+    shared = (
+        "component",
+        "deadline_s",
+        "requests_per_s",
+        "region",
+        "profile",
+        "endpoint_url",
+        "on_progress",
+    )
     for function in (journaltrack.sync, journaltrack.verify, journaltrack.prune):
         parameters = inspect.signature(function).parameters
-        assert {name: parameters[name].kind for name in shared} == dict.fromkeys(shared, inspect.Parameter.KEYWORD_ONLY)
+        assert {name: parameters[name].kind for name in shared} == dict.fromkeys(
+            shared, inspect.Parameter.KEYWORD_ONLY
+        )
     assert {"since", "concurrency"} <= inspect.signature(journaltrack.sync).parameters.keys()
 
 
@@ -119,13 +186,17 @@ CALLS = {
     "check": lambda journal, to: journaltrack.check(journal),
     "sync": lambda journal, to: journaltrack.sync(journal),
     "verify": lambda journal, to: journaltrack.verify(journal),
-    "prune": lambda journal, to: journaltrack.prune(journal, delivered_before=dt.timedelta(0), dry_run=True),
+    "prune": lambda journal, to: journaltrack.prune(
+        journal, delivered_before=dt.timedelta(0), dry_run=True
+    ),
     "retry": lambda journal, to: journaltrack.retry(journal),
     "resolve": lambda journal, to: journaltrack.resolve(journal, outcome="delivered"),
     "finish": lambda journal, to: journaltrack.finish("run", "Stopped", journal=journal),
     "export": lambda journal, to: journaltrack.export(journal, to=to / "a.jsonl", force=True),
     "bundle": lambda journal, to: journaltrack.bundle(journal, to=to / "a.bundle", force=True),
-    "export_receipts": lambda journal, to: journaltrack.export_receipts(journal, to=to / "a.receipts", force=True),
+    "export_receipts": lambda journal, to: journaltrack.export_receipts(
+        journal, to=to / "a.receipts", force=True
+    ),
     "import_receipts": lambda journal, to: (
         journaltrack.export_receipts(journal, to=to / "a.receipts", force=True),
         journaltrack.import_receipts(to / "a.receipts", journal),
@@ -134,13 +205,17 @@ CALLS = {
 
 
 def test_every_function_is_called():
-    """The list of calls is that of the functions, but for those without a journal to be configured."""
+    """The list of calls is that of the functions, but for those without a journal to be
+    configured.
+    """
     assert set(CALLS) == set(FUNCTIONS) - {"open_bundle", "merge"}
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_journal_is_named_in_any_way(folder, tmp_path, name):
-    """As text, as a path, as an open journal that goes on being used, or not at all: it is the same one."""
+    """As text, as a path, as an open journal that goes on being used, or not at all: it is the
+    same one.
+    """
     opened = Journal.open(folder)
     try:
         for journal in (str(folder), folder, opened, OfflineJournal(folder), None):
@@ -165,7 +240,9 @@ def test_open_journals_are_merged(folder, tmp_path):
 
 
 def test_quarantined_entries_are_retried(folder, offline_journal):
-    """What SageMaker refused is counted by a dry run, released, and sent; what it can never take stays quarantined."""
+    """What SageMaker refused is counted by a dry run, released, and sent; what it can never take
+    stays quarantined.
+    """
     offline_journal.remote = Picky()
     assert journaltrack.sync().quarantined == 1
     assert journaltrack.retry(dry_run=True).released == 0
@@ -180,13 +257,18 @@ def test_quarantined_entries_are_retried(folder, offline_journal):
 
 
 def test_entries_in_doubt_are_resolved(folder, offline_journal):
-    """Whoever looked says what became of them; it is on the record with the note, and nothing is sent."""
+    """Whoever looked says what became of them; it is on the record with the note, and nothing is
+    sent.
+    """
     offline_journal.remote = Unsure()
     assert journaltrack.sync().in_doubt == 1
     assert journaltrack.resolve(outcome="quarantined", dry_run=True).in_doubt == 1
     told = journaltrack.resolve(outcome="quarantined", note="not in Studio")
     assert (told.in_doubt, told.resolved, journaltrack.status().quarantined) == (1, 1, 2)
-    assert any("not in Studio" in str(problem.reason) for problem in journaltrack.audit().components[0].problems)
+    assert any(
+        "not in Studio" in str(problem.reason)
+        for problem in journaltrack.audit().components[0].problems
+    )
     assert journaltrack.retry().released == 1
     journaltrack.sync()
     assert journaltrack.resolve(outcome="delivered").resolved == 1
@@ -233,7 +315,9 @@ def test_what_is_in_doubt_is_sent_again_if_that_is_asked_for(folder, offline_jou
     ],
 )
 def test_what_can_not_be_right_is_refused_and_nothing_is_sent(folder, offline_journal, call, error):
-    """A wrong argument is an error of ours with a message, whatever it is, and neither remote nor journal is touched."""
+    """A wrong argument is an error of ours with a message, whatever it is, and neither remote
+    nor journal is touched.
+    """
     before = journaltrack.status()
     with pytest.raises(error) as caught:
         call()
@@ -244,22 +328,42 @@ def test_what_can_not_be_right_is_refused_and_nothing_is_sent(folder, offline_jo
 
 
 def test_moments_are_said_in_three_ways(folder, offline_journal):
-    """A datetime, how long ago, and nanoseconds choose the same entries; what no clock shows is before or after everything."""
+    """A datetime, how long ago, and nanoseconds choose the same entries; what no clock shows is
+    before or after everything.
+    """
     entries = journaltrack.status().pending
     later_ns = time.time_ns() + 10**9
     later = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
-    for since in (0, dt.timedelta(days=1), dt.timedelta.max, dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc), -(2**70)):
+    for since in (
+        0,
+        dt.timedelta(days=1),
+        dt.timedelta.max,
+        dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc),
+        -(2**70),
+    ):
         assert journaltrack.status(since=since).pending == entries
     creation = 1
-    for since in (later_ns, later, dt.datetime.max.replace(tzinfo=dt.timezone.utc), 2**70, -dt.timedelta(hours=1)):
+    for since in (
+        later_ns,
+        later,
+        dt.datetime.max.replace(tzinfo=dt.timezone.utc),
+        2**70,
+        -dt.timedelta(hours=1),
+    ):
         assert journaltrack.status(since=since).pending == creation
     assert journaltrack.sync(since=later).delivered == creation
     assert journaltrack.sync(since=dt.timedelta(hours=1)).pending == 0
 
 
-def test_the_configuration_counts_where_nothing_is_given(folder, offline_journal, tmp_path, monkeypatch):
-    """What an operator allows holds for ``sync`` as for the command, and what is passed comes before the file."""
-    (tmp_path / "config.toml").write_text('concurrency = 3\nregion = "nowhere"\n[allow]\ncomponents = ["other-*"]\n')
+def test_the_configuration_counts_where_nothing_is_given(
+    folder, offline_journal, tmp_path, monkeypatch
+):
+    """What an operator allows holds for ``sync`` as for the command, and what is passed comes
+    before the file.
+    """
+    (tmp_path / "config.toml").write_text(
+        'concurrency = 3\nregion = "nowhere"\n[allow]\ncomponents = ["other-*"]\n'
+    )
     monkeypatch.setenv("JOURNALTRACK_CONFIG", str(tmp_path / "config.toml"))
     report = journaltrack.sync()
     assert (report.delivered, set(report.held)) == (0, {"run"})
@@ -273,15 +377,21 @@ def test_the_configuration_counts_where_nothing_is_given(folder, offline_journal
 
 
 def test_progress_is_told_by_all_in_one_form(folder, tmp_path):
-    """Whatever takes its time tells a ``Progress`` that never goes back, and ends with everything done."""
+    """Whatever takes its time tells a ``Progress`` that never goes back, and ends with
+    everything done.
+    """
     for call in (
         lambda tell: journaltrack.check(on_progress=tell),
         lambda tell: journaltrack.sync(on_progress=tell),
         lambda tell: journaltrack.verify(on_progress=tell),
         lambda tell: journaltrack.export(to=tmp_path / "a.csv", on_progress=tell),
         lambda tell: journaltrack.bundle(to=tmp_path / "a.bundle", on_progress=tell),
-        lambda tell: journaltrack.open_bundle(tmp_path / "a.bundle").extract(tmp_path / "extracted", tell),
-        lambda tell: journaltrack.merge([journaltrack.status().path], into=tmp_path / "all", on_progress=tell),
+        lambda tell: journaltrack.open_bundle(tmp_path / "a.bundle").extract(
+            tmp_path / "extracted", tell
+        ),
+        lambda tell: journaltrack.merge(
+            [journaltrack.status().path], into=tmp_path / "all", on_progress=tell
+        ),
         lambda tell: journaltrack.prune(delivered_before=dt.timedelta(0), on_progress=tell),
     ):
         told: list[Progress] = []
@@ -321,34 +431,47 @@ def test_a_deadline_ends_a_sync(folder, offline_journal):
     ],
 )
 def test_check_finds_what_was_changed(folder, tampering):
-    """Entries, who recorded them, what became of them and what the journal says of itself: no change passes ``check``."""
+    """Entries, who recorded them, what became of them and what the journal says of itself: no
+    change passes ``check``.
+    """
     journaltrack.sync()
     assert journaltrack.check().healthy
     change(folder, tampering)
     found = journaltrack.check()
     assert not found.healthy
-    assert {"chains"} <= {finding.check for finding in found.findings if finding.severity == "problem"}
+    assert {"chains"} <= {
+        finding.check for finding in found.findings if finding.severity == "problem"
+    }
 
 
 def test_check_finds_what_was_cut_off_by_an_anchor(folder, offline_journal, tmp_path):
-    """Two anchors of one name in two folders are two: what the journal lost since one of them is found."""
+    """Two anchors of one name in two folders are two: what the journal lost since one of them is
+    found.
+    """
     journaltrack.sync()
     (document,) = offline_journal.remote.stored.values()
     for place, content in (("good", document), ("bad", b"{}")):
         (tmp_path / place).mkdir()
         (tmp_path / place / "anchor.json").write_bytes(content)
     assert journaltrack.check(anchors=str(tmp_path / "good" / "anchor.json")).healthy
-    found = journaltrack.check(anchors=[tmp_path / "bad" / "anchor.json", tmp_path / "good" / "anchor.json"])
+    found = journaltrack.check(
+        anchors=[tmp_path / "bad" / "anchor.json", tmp_path / "good" / "anchor.json"]
+    )
     assert len([finding for finding in found.findings if finding.severity == "problem"]) == 1
     change(folder, "DELETE FROM entry WHERE seq = (SELECT max(seq) FROM entry)")
     change(folder, "DELETE FROM delivery WHERE seq NOT IN (SELECT seq FROM entry)")
-    assert any("anchor" in finding.message for finding in journaltrack.check(anchors=[tmp_path / "good" / "anchor.json"]).findings)
+    assert any(
+        "anchor" in finding.message
+        for finding in journaltrack.check(anchors=[tmp_path / "good" / "anchor.json"]).findings
+    )
     with pytest.raises(OSError, match="none"):
         journaltrack.check(anchors=[tmp_path / "none.json"])
 
 
 def test_check_repairs(folder, tmp_path):
-    """A lost artifact comes back from where its file still is; what was done is told, and the journal is healthy."""
+    """A lost artifact comes back from where its file still is; what was done is told, and the
+    journal is healthy.
+    """
     (blob,) = (path for path in (folder / "spool").rglob("*") if path.is_file())
     blob.unlink()
     assert not journaltrack.check().healthy
@@ -359,14 +482,21 @@ def test_check_repairs(folder, tmp_path):
 
 
 def test_prune_takes_plain_arguments(folder, offline_journal, tmp_path):
-    """What was delivered goes once the remote has confirmed it, and stays where the remote lost it."""
+    """What was delivered goes once the remote has confirmed it, and stays where the remote lost
+    it.
+    """
     journaltrack.sync()
     kept = offline_journal.remote.components.pop("run")
     assert journaltrack.prune(delivered_before=dt.timedelta(0)).entries == 0
     offline_journal.remote.components["run"] = kept
     would = journaltrack.prune(delivered_before=dt.timedelta(0), dry_run=True)
-    done = journaltrack.prune(delivered_before=time.time_ns(), archive=str(tmp_path / "gone.jsonl"), component="RUN")
+    done = journaltrack.prune(
+        delivered_before=time.time_ns(), archive=str(tmp_path / "gone.jsonl"), component="RUN"
+    )
     assert would.entries == done.entries > 0
     assert done.asked
     assert done.archive.rows == done.entries
-    assert journaltrack.prune(delivered_before=dt.timedelta(0), unasked=True, trust="all").asked is False
+    assert (
+        journaltrack.prune(delivered_before=dt.timedelta(0), unasked=True, trust="all").asked
+        is False
+    )

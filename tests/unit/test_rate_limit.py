@@ -26,7 +26,9 @@ class Clock:
 
 @given(st.floats(0.1, 500), st.lists(st.floats(0, 2), min_size=1, max_size=200))
 def test_never_more_than_a_second_s_worth_beyond_the_average(rate, pauses):
-    """In any window, turns do not exceed the rate times the window plus one second's worth (or one turn)."""
+    """In any window, turns do not exceed the rate times the window plus one second's worth (or
+    one turn).
+    """
     clock = Clock()
     limit = RateLimit(rate, clock=clock)
     turns = []
@@ -40,7 +42,9 @@ def test_never_more_than_a_second_s_worth_beyond_the_average(rate, pauses):
 
 
 def test_an_unused_limit_gives_a_turn_at_once():
-    """Nobody waits who asks for less than allowed; after a pause, a second's worth goes at once, not more."""
+    """Nobody waits who asks for less than allowed; after a pause, a second's worth goes at once,
+    not more.
+    """
     clock = Clock()
     limit = RateLimit(8, clock=clock)
     clock.now += 3600
@@ -69,7 +73,10 @@ def test_threads_share_one_limit():
     clock = Clock()
     limit = RateLimit(100, clock=clock)
     waits = []
-    threads = [threading.Thread(target=lambda: waits.extend(limit.reserve() for _ in range(250))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: waits.extend(limit.reserve() for _ in range(250)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -80,7 +87,9 @@ def test_threads_share_one_limit():
 
 
 class Bucket:
-    """A service as AWS documents its throttling: tokens come at a rate up to a capacity, and a request without one is refused."""
+    """A service as AWS documents its throttling: tokens come at a rate up to a capacity, and a
+    request without one is refused.
+    """
 
     def __init__(self, rate, capacity, clock):
         self.rate, self.capacity, self.clock = rate, max(1.0, capacity), clock
@@ -113,12 +122,21 @@ class Moody:
 class Pass:
     """A pass on a clock of its own.
 
-    So many threads with one request each under way (one at first, 16 after ``late_s``, one more with each answer, as a pass has it); handing a
-    request out takes ``cpu_s`` of one thread; refused requests are tried again after a random wait, as ``RetryingRemote`` does.
+    So many threads with one request each under way (one at first, 16 after ``late_s``, one more
+    with each answer, as a pass has it); handing a request out takes ``cpu_s`` of one thread;
+    refused requests are tried again after a random wait, as ``RetryingRemote`` does.
     """
 
-    def __init__(self, service, clock, *, threads=16, latency_s=0.03, cpu_s=0.0, late_s=0.1, seed=1):
-        self.service, self.clock, self.threads, self.latency_s, self.cpu_s = service, clock, threads, latency_s, cpu_s
+    def __init__(
+        self, service, clock, *, threads=16, latency_s=0.03, cpu_s=0.0, late_s=0.1, seed=1
+    ):
+        self.service, self.clock, self.threads, self.latency_s, self.cpu_s = (
+            service,
+            clock,
+            threads,
+            latency_s,
+            cpu_s,
+        )
         self.limit, self.late_s = Throttle(clock), late_s
         self.chance, self.numbers, self.events = random.Random(seed), itertools.count(), []
         self.log = []  # when a request arrived, and whether it was taken
@@ -149,15 +167,23 @@ class Pass:
             if wait_s > 0:
                 self.later(min(wait_s, 0.1) + self.chance.random() * 0.001, self.ask_in_front)
                 return
-            self.later(self.latency_s / 2 * self.chance.uniform(0.8, 1.2), self.arrive, self.waiting.popleft(), self.limit._local.turn)
+            self.later(
+                self.latency_s / 2 * self.chance.uniform(0.8, 1.2),
+                self.arrive,
+                self.waiting.popleft(),
+                self.limit._local.turn,
+            )
 
     def arrive(self, attempt, turn):
         taken = self.service.takes()
         self.log.append((self.clock.now - self.begun, taken))
-        self.later(self.latency_s / 2 * self.chance.uniform(0.8, 1.2), self.answered, attempt, turn, taken)
+        self.later(
+            self.latency_s / 2 * self.chance.uniform(0.8, 1.2), self.answered, attempt, turn, taken
+        )
 
     def answered(self, attempt, turn, taken):
-        self.limit._local.turn = turn  # a thread has one request under way, and here all threads are one
+        # a thread has one request under way, and here all threads are one
+        self.limit._local.turn = turn
         if not taken:
             self.limit.refused()
             self.later(self.chance.random() * min(1.0, 0.2 * 2**attempt), self.ask, attempt + 1)
@@ -185,22 +211,38 @@ class Pass:
 
 
 def use(log, rate, begin, end):
-    """What part of the allowed requests was made in that time, and what part of those that were made was refused."""
+    """What part of the allowed requests was made in that time, and what part of those that were
+    made was refused.
+    """
     taken = sum(ok for at, ok in log if begin <= at < end)
     refused = sum(not ok for at, ok in log if begin <= at < end)
     return taken / (rate * (end - begin)), refused / max(1, taken + refused)
 
 
-@pytest.mark.parametrize(("threads", "latency_s"), [(4, 0.03), (16, 0.001), (16, 0.03), (96, 0.001), (96, 0.03), (96, 0.1)])
+@pytest.mark.parametrize(
+    ("threads", "latency_s"),
+    [(4, 0.03), (16, 0.001), (16, 0.03), (96, 0.001), (96, 0.03), (96, 0.1)],
+)
 @pytest.mark.parametrize(
     "refused",
-    [range(1, 11), range(60, 70), range(7, 71, 7), *(random.Random(seed).sample(range(1, 71), 10) for seed in range(4))],
+    [
+        range(1, 11),
+        range(60, 70),
+        range(7, 71, 7),
+        *(random.Random(seed).sample(range(1, 71), 10) for seed in range(4)),
+    ],
     ids=["the first", "the last", "every seventh", *(f"random {n}" for n in range(4))],
 )
 def test_ten_refusals_among_the_first_seventy_cost_little(refused, threads, latency_s):
-    """600 requests take at most three times as long as without a refusal, wherever the refusals are, however many threads send."""
-    _, without = Pass(Moody(()), Clock(), threads=threads, latency_s=latency_s, cpu_s=0.0018).run(requests=600)
-    _, took = Pass(Moody(refused), Clock(), threads=threads, latency_s=latency_s, cpu_s=0.0018).run(requests=600)
+    """600 requests take at most three times as long as without a refusal, wherever the refusals
+    are, however many threads send.
+    """
+    _, without = Pass(Moody(()), Clock(), threads=threads, latency_s=latency_s, cpu_s=0.0018).run(
+        requests=600
+    )
+    _, took = Pass(Moody(refused), Clock(), threads=threads, latency_s=latency_s, cpu_s=0.0018).run(
+        requests=600
+    )
     assert took <= 3 * without
 
 
@@ -208,18 +250,26 @@ def test_ten_refusals_among_the_first_seventy_cost_little(refused, threads, late
 @pytest.mark.parametrize("seconds_of_burst", [0.2, 1, 5])
 @pytest.mark.parametrize("rate", [20.0, 50.0, 200.0])
 def test_a_steady_service_is_used_and_not_pestered(rate, seconds_of_burst, threads, latency_s):
-    """From the fifth second on, at most 5 % of requests are refused and at least 85 % of the rate is used, whatever the bucket's size."""
+    """From the fifth second on, at most 5 % of requests are refused and at least 85 % of the
+    rate is used, whatever the bucket's size.
+    """
     clock = Clock()
-    log, _ = Pass(Bucket(rate, rate * seconds_of_burst, clock), clock, threads=threads, latency_s=latency_s).run(seconds=65)
+    log, _ = Pass(
+        Bucket(rate, rate * seconds_of_burst, clock), clock, threads=threads, latency_s=latency_s
+    ).run(seconds=65)
     used, wasted = use(log, rate, 5, 65)
     assert wasted <= 0.05
     assert used >= 0.85
 
 
 def test_a_service_of_fifty_a_second_is_found_from_the_first_request_on():
-    """Of the first thousand requests, with the excess by which the rate is found, at most 5 % are refused."""
+    """Of the first thousand requests, with the excess by which the rate is found, at most 5 %
+    are refused.
+    """
     clock = Clock()
-    log, took = Pass(Bucket(50.0, 50.0, clock), clock, threads=96, cpu_s=0.0018, latency_s=0.002).run(requests=1000)
+    log, took = Pass(
+        Bucket(50.0, 50.0, clock), clock, threads=96, cpu_s=0.0018, latency_s=0.002
+    ).run(requests=1000)
     assert sum(not ok for _, ok in log) <= 0.05 * len(log)
     assert took <= 1000 / 50 / 0.85
 
@@ -228,17 +278,25 @@ def test_a_service_of_fifty_a_second_is_found_from_the_first_request_on():
     ("before", "after", "within_s"), [(50.0, 100.0, 3), (50.0, 25.0, 3), (50.0, 200.0, 4), (200.0, 50.0, 3), (200.0, 800.0, 4), (1000.0, 100.0, 3), (20.0, 60.0, 6)]
 )  # fmt: skip
 def test_a_rate_that_changes_is_found_within_seconds(before, after, within_s):
-    """Fewer requests allowed, or more: soon the new rate is used to 85 %, and at most 5 % of requests are wasted on the way and afterwards."""
+    """Fewer requests allowed, or more: soon the new rate is used to 85 %, and at most 5 % of
+    requests are wasted on the way and afterwards.
+    """
     clock = Clock()
-    log, _ = Pass(Bucket(before, before, clock), clock, threads=64).run(seconds=90, changes=[(30, after, after)])
+    log, _ = Pass(Bucket(before, before, clock), clock, threads=64).run(
+        seconds=90, changes=[(30, after, after)]
+    )
     assert use(log, after, 30 + within_s, 90)[0] >= 0.85
     assert use(log, after, 30, 90)[1] <= 0.05
 
 
 def test_a_burst_of_refusals_is_forgotten():
-    """A service that takes ten a second for a while, and everything then: within eight seconds nothing is held back."""
+    """A service that takes ten a second for a while, and everything then: within eight seconds
+    nothing is held back.
+    """
     clock = Clock()
-    log, _ = Pass(Bucket(10.0, 10.0, clock), clock, threads=16).run(seconds=18, changes=[(5, 1e6, 1e6)])
+    log, _ = Pass(Bucket(10.0, 10.0, clock), clock, threads=16).run(
+        seconds=18, changes=[(5, 1e6, 1e6)]
+    )
     assert use(log, 16 / 0.03, 13, 18)[0] >= 0.8
 
 
@@ -283,7 +341,9 @@ def test_each_api_has_its_own():
 
 
 def test_the_configured_bound_is_one_over_all():
-    """Whatever APIs are asked and whatever their refusals show, requests do not exceed what was configured."""
+    """Whatever APIs are asked and whatever their refusals show, requests do not exceed what was
+    configured.
+    """
     clock = Clock()
     limit = RateLimit(20, clock=clock)
     sent = []
@@ -301,7 +361,9 @@ def test_the_configured_bound_is_one_over_all():
 
 
 def test_who_gives_up_gets_no_turn():
-    """A wait that ends since the time is over ends them all, also those of threads that wait for the one in front."""
+    """A wait that ends since the time is over ends them all, also those of threads that wait for
+    the one in front.
+    """
     throttle = Throttle()
     throttle.ask()
     throttle.refused()

@@ -29,7 +29,12 @@ from tests.copies import change, content, points, read, record, sound, states, s
 @pytest.fixture
 def copies(tmp_path):
     """A journal, and a copy of it that was synced elsewhere."""
-    record(tmp_path / "origin", *points(*range(1, 25)), vocabulary.parameter("x", 1.0), vocabulary.metric("m", float("nan"), None, 1))
+    record(
+        tmp_path / "origin",
+        *points(*range(1, 25)),
+        vocabulary.parameter("x", 1.0),
+        vocabulary.metric("m", float("nan"), None, 1),
+    )
     shutil.copytree(tmp_path / "origin", tmp_path / "copy")
     remote = MemoryRemote()
     assert sync(tmp_path / "copy", remote).pending == 0
@@ -45,11 +50,16 @@ def receipts(copies, tmp_path):
 
 def everything(folder):
     """All that a journal holds of entries and what became of them."""
-    return [read(folder, f"SELECT * FROM {name}") for name in ("entry", "receipt", "delivery", "attestation", "component", "field", "mark")]
+    return [
+        read(folder, f"SELECT * FROM {name}")
+        for name in ("entry", "receipt", "delivery", "attestation", "component", "field", "mark")
+    ]
 
 
 def rewritten(lines, alter, *, rechained):
-    """The file with its attestations' bodies altered; digests and the last line are computed anew if ``rechained``."""
+    """The file with its attestations' bodies altered; digests and the last line are computed
+    anew if ``rechained``.
+    """
     made, chain = [], None
     for line in lines[:-1]:
         members = json.loads(line)
@@ -68,13 +78,21 @@ def rewritten(lines, alter, *, rechained):
 
 
 def test_the_origin_knows_then_what_arrived(copies, receipts):
-    """What the copy delivered is delivered in the origin, the audit has its requests, and a sync makes none."""
+    """What the copy delivered is delivered in the origin, the audit has its requests, and a sync
+    makes none.
+    """
     origin, copy, remote = copies
     done = import_receipts(receipts, origin)
     assert done.settled == {"delivered": 26}
     assert (done.pending, done.new) == (0, done.attestations)
     assert content(origin) == content(copy)
-    requests = [{(r.action, r.outcome, r.receipts, r.attempts) for r in audit(folder).components[0].receipts} for folder in (origin, copy)]
+    requests = [
+        {
+            (r.action, r.outcome, r.receipts, r.attempts)
+            for r in audit(folder).components[0].receipts
+        }
+        for folder in (origin, copy)
+    ]
     assert requests[0] == requests[1]
     assert audit(origin).inconsistencies == ()
     sound(origin)
@@ -169,7 +187,9 @@ def forgeries(body):
 
 
 def test_a_forged_receipt_is_refused(copies, receipts):
-    """Each member of each receipt, changed: without its digest at once; with all digests anew as soon as the true one is known."""
+    """Each member of each receipt, changed: without its digest at once; with all digests anew as
+    soon as the true one is known.
+    """
     lines = receipts.read_bytes().splitlines(keepends=True)
     bodies = [json.loads(json.loads(line)["body"]) for line in lines if b'"body"' in line]
     before = everything(copies[0])
@@ -203,7 +223,9 @@ def test_a_process_that_is_described_otherwise_is_refused(copies, receipts):
 
 
 def test_a_receipt_of_another_component_is_refused(copies, receipts):
-    """What says of an entry that it is of a component that it is not of is forged, however well it is chained."""
+    """What says of an entry that it is of a component that it is not of is forged, however well
+    it is chained.
+    """
     record(copies[0], *points(1), component="b")
     lines = receipts.read_bytes().splitlines(keepends=True)
 
@@ -238,7 +260,9 @@ def test_a_receipt_of_another_component_is_refused(copies, receipts):
     ],
 )
 def test_hostile_members_are_refused(copies, receipts, member):
-    """Types, sizes and names that no journaltrack writes change nothing, in well-made chains too."""
+    """Types, sizes and names that no journaltrack writes change nothing, in well-made chains
+    too.
+    """
     lines = receipts.read_bytes().splitlines(keepends=True)
     before = everything(copies[0])
     receipts.write_bytes(rewritten(lines, lambda body: body.update(member), rechained=True))
@@ -248,7 +272,16 @@ def test_hostile_members_are_refused(copies, receipts, member):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"\n", b"[" * 100_000 + b"\n", b"\xff\xfe\n", b"{}\n", b'{"format": "journaltrack receipts"}\n', b"null\n"]
+    "text",
+    [
+        b"",
+        b"\n",
+        b"[" * 100_000 + b"\n",
+        b"\xff\xfe\n",
+        b"{}\n",
+        b'{"format": "journaltrack receipts"}\n',
+        b"null\n",
+    ],
 )
 def test_what_is_no_file_of_receipts_is_refused(copies, tmp_path, text):
     """Whatever else a file holds is refused with a message."""
@@ -279,7 +312,9 @@ def test_deep_bodies_are_refused(copies, receipts):
 def test_a_newer_file_is_refused_with_the_version_needed(copies, receipts):
     """The header says which."""
     receipts.write_text(
-        receipts.read_text().replace('"version":1', '"version":2').replace('"required_version":"', '"required_version":"9.', 1)
+        receipts.read_text()
+        .replace('"version":1', '"version":2')
+        .replace('"required_version":"', '"required_version":"9.', 1)
     )
     with pytest.raises(JournalTooNewError, match=r"9\."):
         import_receipts(receipts, copies[0])
@@ -315,13 +350,24 @@ def test_an_export_changes_nothing_and_replaces_no_file(copies, receipts):
 
 
 def put_in_doubt(folder, seqs, finish):
-    """A pass that sent metrics; with ``finish`` its outcome is recorded, else it was killed and the next one finds out."""
+    """A pass that sent metrics; with ``finish`` its outcome is recorded, else it was killed and
+    the next one finds out.
+    """
     journal = Journal.open(folder)
     lease = leases.acquire(journal.database)
     records = Settlement(journal.database, lease)
     (receipt,) = records.begin([Intent("metrics", 1, seqs)])
     if finish:
-        records.finish([Outcome(receipt, 1, "in doubt", deliveries=[Delivery(seq, "in doubt", "no answer") for seq in seqs])])
+        records.finish(
+            [
+                Outcome(
+                    receipt,
+                    1,
+                    "in doubt",
+                    deliveries=[Delivery(seq, "in doubt", "no answer") for seq in seqs],
+                )
+            ]
+        )
     else:
         records.recover()
     lease.release()
@@ -339,7 +385,9 @@ def release(folder, outcome):
 
 @pytest.mark.parametrize("finish", [True, False])
 def test_a_release_that_did_not_know_leaves_it_in_doubt(tmp_path, finish):
-    """Two machines lost the answer to the same points, one of them released its own: they stay in doubt where that was not known."""
+    """Two machines lost the answer to the same points, one of them released its own: they stay
+    in doubt where that was not known.
+    """
     record(tmp_path / "origin", *points(1, 2, 3))
     shutil.copytree(tmp_path / "origin", tmp_path / "copy")
     put_in_doubt(tmp_path / "origin", [2, 3], finish)
@@ -362,14 +410,23 @@ def test_a_release_that_did_not_know_leaves_it_in_doubt(tmp_path, finish):
 
 
 def test_what_a_repair_settled_in_one_copy_is_sound_in_another(tmp_path):
-    """A repair says of earlier requests what became of entries: its own receipt settles nothing, wherever it is taken over."""
+    """A repair says of earlier requests what became of entries: its own receipt settles nothing,
+    wherever it is taken over.
+    """
     record(tmp_path / "origin", *points(1, 2, 3))
     shutil.copytree(tmp_path / "origin", tmp_path / "copy")
     journal = Journal.open(tmp_path / "copy", create=False)
     held = leases.acquire(journal.database)
     attestor = Attestor(journal.database, held)
     with attestor.transaction() as connection:
-        attestor.decide(connection, REPAIR, "repaired", None, (), [Settled("in doubt", "its page was lost", [(2, 3)])])
+        attestor.decide(
+            connection,
+            REPAIR,
+            "repaired",
+            None,
+            (),
+            [Settled("in doubt", "its page was lost", [(2, 3)])],
+        )
     held.release()
     journal.close()
     export_receipts(tmp_path / "copy", to=tmp_path / "receipts.jsonl")
@@ -380,7 +437,9 @@ def test_what_a_repair_settled_in_one_copy_is_sound_in_another(tmp_path):
 
 
 def test_receipts_of_a_merge_go_back_to_each_node(tmp_path):
-    """Receipts about entries that a node does not have are kept, and count as soon as the entries come."""
+    """Receipts about entries that a node does not have are kept, and count as soon as the
+    entries come.
+    """
     remote = MemoryRemote()
     record(tmp_path / "one", *points(1, 2), component="shared")
     record(tmp_path / "two", *points(3, 4), component="shared")
@@ -402,7 +461,9 @@ def test_receipts_of_a_merge_go_back_to_each_node(tmp_path):
 
 
 def test_receipts_of_a_copy_that_went_on_and_was_pruned_cut_nothing_off(tmp_path):
-    """What another copy removed on the record is missing behind the last entry here, and is not called removed from the end of its chain."""
+    """What another copy removed on the record is missing behind the last entry here, and is not
+    called removed from the end of its chain.
+    """
     journal = Journal.open(tmp_path / "copy")
     component = journal.component("a")
     journal.append(component, [vocabulary.create(owner="owner of a", resume=True), *points(1, 2)])
@@ -420,13 +481,26 @@ def test_receipts_of_a_copy_that_went_on_and_was_pruned_cut_nothing_off(tmp_path
 
 
 def test_a_fork_of_receipts_is_refused(copies, receipts):
-    """A process that attests different things in two copies is told of, and nothing is taken over."""
+    """A process that attests different things in two copies is told of, and nothing is taken
+    over.
+    """
     import_receipts(receipts, copies[0])
     others = 'substr(body, 1, 17) <> \'{"action":"taken"\''
-    body = read(copies[0], f"SELECT body FROM attestation WHERE {others} ORDER BY id DESC LIMIT 1")[0][0]
+    body = read(copies[0], f"SELECT body FROM attestation WHERE {others} ORDER BY id DESC LIMIT 1")[
+        0
+    ][0]
     changed = json.dumps({**json.loads(body), "attempts": 7}, separators=(",", ":"))
-    previous = read(copies[0], f"SELECT digest FROM attestation WHERE {others} ORDER BY id DESC LIMIT 1 OFFSET 1")[0][0]
-    change(copies[0], "UPDATE attestation SET body = ?, digest = ? WHERE body = ?", changed, attestation_next(previous, changed), body)
+    previous = read(
+        copies[0],
+        f"SELECT digest FROM attestation WHERE {others} ORDER BY id DESC LIMIT 1 OFFSET 1",
+    )[0][0]
+    change(
+        copies[0],
+        "UPDATE attestation SET body = ?, digest = ? WHERE body = ?",
+        changed,
+        attestation_next(previous, changed),
+        body,
+    )
     before = everything(copies[0])
     with pytest.raises(EvidenceError, match="says something else"):
         import_receipts(receipts, copies[0])

@@ -1,4 +1,6 @@
-"""What callers hand in, all the way into the journal and back: nothing acknowledged is lost, nothing stray comes out."""
+"""What callers hand in, all the way into the journal and back: nothing acknowledged is lost,
+nothing stray comes out.
+"""
 
 from __future__ import annotations
 
@@ -77,11 +79,24 @@ def a_folder_with_a_bad_name(tmp_path):
         (lambda t, p: t.log_artifact(file_in(p), media_type="text/x.y"), 2),
         (lambda t, p: t.log_artifacts(a_folder_with_a_bad_name(p)), 2),
     ],
-    ids=["nan", "rounded", "step", "metrics", "long text", "too many", "media type", "long reference", "artifact", "folder"],
+    ids=[
+        "nan",
+        "rounded",
+        "step",
+        "metrics",
+        "long text",
+        "too many",
+        "media type",
+        "long reference",
+        "artifact",
+        "folder",
+    ],
 )
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_an_entry_is_recorded_before_its_warning(call, recorded, durability, tmp_path, folder):
-    """With ``-W error`` each call of ours that warns has recorded what it was given, and the next such call does not warn again."""
+    """With ``-W error`` each call of ours that warns has recorded what it was given, and the
+    next such call does not warn again.
+    """
     tracker = Tracker.create(journal=folder, sync="off", durability=durability)
     before = rows(folder, "SELECT count(*) FROM entry")[0][0]
     with warnings.catch_warnings():
@@ -96,7 +111,9 @@ def test_an_entry_is_recorded_before_its_warning(call, recorded, durability, tmp
 
 @pytest.mark.parametrize("fate", ["deleted", "moved"])
 def test_an_entry_is_recorded_where_the_news_of_a_lost_folder_is_an_error(fate, folder, tmp_path):
-    """With ``-W error``, the call that notices that its journal was deleted or moved is recorded as every other one."""
+    """With ``-W error``, the call that notices that its journal was deleted or moved is recorded
+    as every other one.
+    """
     now_ns = [1_700_000_000 * 10**9]
     journal = Journal.open(folder, clock_ns=lambda: now_ns[0])
     tracker = Tracker.create(journal=journal, sync="off")
@@ -131,7 +148,9 @@ def test_a_warning_names_the_line_that_called(tracker, tmp_path):
 
 
 def test_a_display_name_is_mended_even_where_warnings_are_errors(folder, caplog):
-    """The run has a tracker in any case: a warning, or where that is an error, a line in the log."""
+    """The run has a tracker in any case: a warning, or where that is an error, a line in the
+    log.
+    """
     with pytest.warns(JournaltrackWarning, match="my-run-v1-2"):
         tracker = Tracker.create("my run_v1.2", journal=folder, sync="off")
     assert tracker.trial_component.display_name == "my-run-v1-2"
@@ -142,13 +161,24 @@ def test_a_display_name_is_mended_even_where_warnings_are_errors(folder, caplog)
     assert "other-run" in caplog.text
 
 
-@pytest.mark.parametrize("argument", ["trial_component_name", "base_trial_component_name", "experiment_name", "trial_name", "display_name"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "trial_component_name",
+        "base_trial_component_name",
+        "experiment_name",
+        "trial_name",
+        "display_name",
+    ],
+)
 def test_a_name_that_can_not_be_used_comes_with_one_that_can(argument, folder):
     """A ValueError whose suggestion is accepted in the same place; nothing was made before."""
     with pytest.raises(ValueError, match="can't be used") as caught:
         Tracker.create(**{argument: "größe=1/2:\u200b" + "x" * 200}, journal=folder, sync="off")
     assert not folder.exists()
-    Tracker.create(**{argument: caught.value.hint.removeprefix("for example ")}, journal=folder, sync="off")
+    Tracker.create(
+        **{argument: caught.value.hint.removeprefix("for example ")}, journal=folder, sync="off"
+    )
     with pytest.raises(ValueError, match="for example my-run"):
         Tracker.load("my run", journal=folder, sync="off")
 
@@ -186,7 +216,11 @@ def test_sync_is_off_when_it_is_false(sync, asked, folder, monkeypatch):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("make", [Tracker.create, lambda **options: Tracker.load("run", **options)], ids=["create", "load"])
+@pytest.mark.parametrize(
+    "make",
+    [Tracker.create, lambda **options: Tracker.load("run", **options)],
+    ids=["create", "load"],
+)
 def test_an_option_that_can_never_be_right_is_refused_at_the_call(options, error, make, folder):
     """Not taken for the default, and nothing is made."""
     with pytest.raises(error):
@@ -196,7 +230,9 @@ def test_an_option_that_can_never_be_right_is_refused_at_the_call(options, error
 
 def test_a_url_as_the_bucket_is_answered_with_its_parts(folder):
     """The error says which arguments were meant."""
-    with pytest.raises(InvalidInputError, match="artifact_bucket='bucket' and artifact_prefix='a/b'"):
+    with pytest.raises(
+        InvalidInputError, match="artifact_bucket='bucket' and artifact_prefix='a/b'"
+    ):
         Tracker.create(artifact_bucket="s3://bucket/a/b/", journal=folder)
 
 
@@ -216,7 +252,9 @@ def test_a_collaborator_that_is_empty_is_still_used(tracker):
 
 
 def test_parameters_come_in_many_shapes(tracker):
-    """A namespace and pairs are recorded as a mapping is; None is our TypeError and records nothing."""
+    """A namespace and pairs are recorded as a mapping is; None is our TypeError and records
+    nothing.
+    """
     tracker.log_parameters(argparse.Namespace(lr=0.1, optimizer="sgd"))
     tracker.log_parameters([("epochs", 3)])
     for wrong in (None, "text", 5):
@@ -230,22 +268,31 @@ def test_parameters_come_in_many_shapes(tracker):
 def test_metrics_may_be_pairs(tracker, folder):
     """What is taken for parameters is taken for metrics too."""
     tracker.log_metrics([("a", 1.0), ("b", np.float32(0.5))], 3)
-    assert rows(folder, "SELECT name, value, step FROM entry WHERE kind = 'metric'") == [("a", 1.0, 3), ("b", 0.5, 3)]
+    assert rows(folder, "SELECT name, value, step FROM entry WHERE kind = 'metric'") == [
+        ("a", 1.0, 3),
+        ("b", 0.5, 3),
+    ]
 
 
 @pytest.mark.parametrize(
-    "number", [2**53 + 1, -(2**63) - 1, 10**400, 10**2_499, np.uint64(2**64 - 1)], ids=lambda n: f"{int(n).bit_length()} bits"
+    "number",
+    [2**53 + 1, -(2**63) - 1, 10**400, 10**2_499, np.uint64(2**64 - 1)],
+    ids=lambda n: f"{int(n).bit_length()} bits",
 )
 def test_an_integer_parameter_that_no_double_holds_is_text_with_all_digits(number, tracker, folder):
     """It is sent as it is read back: SageMaker's numbers are doubles, its strings are exact."""
     tracker.log_parameter("seed", number)
     assert tracker.trial_component.parameters == {"seed": str(int(number))}
     assert rows(folder, "SELECT count(*) FROM delivery") == [(0,)]
-    assert json.loads(rows(folder, "SELECT payload FROM entry WHERE kind = 'parameter'")[0][0]) == {"text": str(int(number))}
+    assert json.loads(rows(folder, "SELECT payload FROM entry WHERE kind = 'parameter'")[0][0]) == {
+        "text": str(int(number))
+    }
 
 
 def test_integers_of_thousands_of_digits_are_recorded(tracker, folder):
-    """More digits than ``str`` converts: exact in the journal, marked, and told; the chain goes on."""
+    """More digits than ``str`` converts: exact in the journal, marked, and told; the chain goes
+    on.
+    """
     number = 10**5_000 + 7
     digits = "1" + "0" * 4_999 + "7"
     with pytest.warns(JournaltrackWarning, match="5001 characters"):
@@ -258,7 +305,9 @@ def test_integers_of_thousands_of_digits_are_recorded(tracker, folder):
         tracker.log_metric("m", 1.0, timestamp=number)
     tracker.log_metric("m", 1.0)
     assert tracker.trial_component.parameters == {"p": digits}
-    assert json.loads(rows(folder, "SELECT payload FROM entry WHERE kind = 'metric' LIMIT 1")[0][0]) == {"exact": digits}
+    assert json.loads(
+        rows(folder, "SELECT payload FROM entry WHERE kind = 'metric' LIMIT 1")[0][0]
+    ) == {"exact": digits}
     tracker.close()
     assert verify_chains(folder) == []
 
@@ -279,7 +328,10 @@ def test_a_metric_that_is_rounded_is_told_once(tracker, folder):
 def test_a_time_that_the_journal_can_not_hold_is_refused_and_disturbs_nothing(tracker, folder):
     """SQLite's integers end in 2262: named at the call, recorded nowhere, and the chain goes on."""
     for time in (datetime(2263, 1, 1, tzinfo=timezone.utc), 10**10, np.datetime64("2300-01-01")):
-        for call in (lambda at: tracker.log_metric("m", 1.0, at), lambda at: tracker.log_metrics({"m": 1.0}, 1, at)):
+        for call in (
+            lambda at: tracker.log_metric("m", 1.0, at),
+            lambda at: tracker.log_metrics({"m": 1.0}, 1, at),
+        ):
             with pytest.raises(InvalidInputError, match="2262-04-11"):
                 call(time)
     tracker.log_metric("m", 1.0, datetime(2262, 4, 11, tzinfo=timezone.utc))
@@ -292,7 +344,10 @@ def test_times_of_pandas_and_numpy_are_recorded_exactly(tracker, folder):
     """To the nanosecond."""
     tracker.log_metric("m", 1.0, pd.Timestamp(1_700_000_000_123_456_789, tz="UTC"))
     tracker.log_metric("m", 1.0, np.datetime64(1_700_000_000_123_456_789, "ns"))
-    assert rows(folder, "SELECT timestamp_ns FROM entry WHERE kind = 'metric'") == [(1_700_000_000_123_456_789,)] * 2
+    assert (
+        rows(folder, "SELECT timestamp_ns FROM entry WHERE kind = 'metric'")
+        == [(1_700_000_000_123_456_789,)] * 2
+    )
 
 
 @pytest.mark.parametrize("timestamp", [0, 5, 1_000_000, np.int64(7), 2.0, np.array(3)], ids=repr)
@@ -303,10 +358,15 @@ def test_a_step_in_the_place_of_the_timestamp_is_told_once_per_metric(timestamp,
     tracker.log_metric("loss", 0.1, timestamp)
     with pytest.warns(JournaltrackWarning, match="'other'.*iteration_number"):
         tracker.log_metrics({"loss": 0.1, "other": 0.2}, timestamp=timestamp)
-    assert {row[0] for row in rows(folder, "SELECT timestamp_ns FROM entry WHERE kind = 'metric'")} == {int(timestamp) * 10**9}
+    assert {
+        row[0] for row in rows(folder, "SELECT timestamp_ns FROM entry WHERE kind = 'metric'")
+    } == {int(timestamp) * 10**9}
 
 
-@pytest.mark.parametrize("timestamp", [1_000_000_000, datetime(1999, 1, 1, tzinfo=timezone.utc), np.datetime64("1970-01-02"), None])
+@pytest.mark.parametrize(
+    "timestamp",
+    [1_000_000_000, datetime(1999, 1, 1, tzinfo=timezone.utc), np.datetime64("1970-01-02"), None],
+)
 def test_a_real_time_is_no_step(timestamp, tracker):
     """Old dates are somebody's data; numbers from 2001 on are times."""
     tracker.log_metric("loss", 0.1, timestamp)
@@ -314,7 +374,9 @@ def test_a_real_time_is_no_step(timestamp, tracker):
 
 
 def test_a_text_of_megabytes_is_recorded_and_read_back(tracker, folder):
-    """Whatever is in it: marked, warned about, whole in the journal, and neither load, resume, show nor audit mind."""
+    """Whatever is in it: marked, warned about, whole in the journal, and neither load, resume,
+    show nor audit mind.
+    """
     with pytest.warns(JournaltrackWarning, match="5000000 characters"):
         tracker.log_parameter("prompt", LONG)
     with pytest.warns(JournaltrackWarning, match="5000000 characters"):
@@ -350,21 +412,38 @@ def test_a_text_beyond_what_sqlite_holds_is_refused(tracker, folder, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "payload", ["{not json", "[1]", '{"text": 3}', '{"a":' * 100 + "1" + "}" * 100, '{"a":[' + "1," * 3_000_000 + "1]}"], ids=len
+    "payload",
+    [
+        "{not json",
+        "[1]",
+        '{"text": 3}',
+        '{"a":' * 100 + "1" + "}" * 100,
+        '{"a":[' + "1," * 3_000_000 + "1]}",
+    ],
+    ids=len,
 )
 def test_an_entry_that_can_not_be_decoded_keeps_nobody_from_going_on(payload, tracker, folder):
-    """A damaged or crafted entry of any kind is passed over when the run is loaded, resumed, entered and read back."""
+    """A damaged or crafted entry of any kind is passed over when the run is loaded, resumed,
+    entered and read back.
+    """
     tracker.log_parameter("lr", 0.1)
     tracker.close()
     with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
-        columns = "writer_id, writer_seq, component_id, stream, kind, name, payload, recorded_at_ns, digest"
+        columns = (
+            "writer_id, writer_seq, component_id, stream, kind, name, payload, recorded_at_ns, "
+            "digest"
+        )
         for number, kind in enumerate(("parameter", "input", "output", "status", "create")):
             connection.execute(
-                f"INSERT INTO entry ({columns}) VALUES (1, ?, 1, 'component', ?, 'odd', ?, 1, x'00')", (1_000 + number, kind, payload)
+                f"INSERT INTO entry ({columns}) "
+                "VALUES (1, ?, 1, 'component', ?, 'odd', ?, 1, x'00')",
+                (1_000 + number, kind, payload),
             )
     with Tracker.load("run", journal=folder, sync="off") as loaded:
         loaded.log_parameter("next", 1)
-    resumed = Tracker.create(trial_component_name="run", resume=True, journal=folder, sync="off").trial_component
+    resumed = Tracker.create(
+        trial_component_name="run", resume=True, journal=folder, sync="off"
+    ).trial_component
     assert {"lr": 0.1, "next": 1.0}.items() <= resumed.parameters.items()
     assert (resumed.status.primary_status, resumed.display_name) == ("Completed", None)
     assert resumed.start_time is not None
@@ -372,7 +451,9 @@ def test_an_entry_that_can_not_be_decoded_keeps_nobody_from_going_on(payload, tr
 
 
 def test_strict_refuses_before_anything_is_recorded(folder, tmp_path):
-    """A strict tracker records nothing of a call with something in it that AWS could never accept, a folder's bad name included."""
+    """A strict tracker records nothing of a call with something in it that AWS could never
+    accept, a folder's bad name included.
+    """
     tracker = Tracker.create(journal=folder, sync="off", strict=True)
     before = rows(folder, "SELECT count(*) FROM entry")
     with pytest.raises(UndeliverableError):
@@ -383,13 +464,18 @@ def test_strict_refuses_before_anything_is_recorded(folder, tmp_path):
 
 
 def test_logging_content_again_makes_it_young(tmp_path):
-    """The entry of an upload renews when its content was last asked for, which decides whether a prune may take it."""
+    """The entry of an upload renews when its content was last asked for, which decides whether a
+    prune may take it.
+    """
     now_ns = [1_000]
     journal = Journal.open(tmp_path / "journal", clock_ns=lambda: now_ns[0])
     sha256 = "ab" * 32
     journal.add_blob(sha256, 3)
     now_ns[0] = 2_000
-    journal.append(journal.component("run"), [entries.upload("a", entries.BlobRef(sha256, None, None), 3, None, "a")])
+    journal.append(
+        journal.component("run"),
+        [entries.upload("a", entries.BlobRef(sha256, None, None), 3, None, "a")],
+    )
     assert journal.database.read("SELECT spooled_at_ns FROM blob") == [(2_000,)]
     journal.close()
 
@@ -399,8 +485,13 @@ TOO_LARGE = (10**400, -(10**400), 10**5000)
 
 @pytest.mark.parametrize("value", TOO_LARGE, ids=[str(n) for n in range(len(TOO_LARGE))])
 def test_a_number_beyond_a_double_is_called_that(tmp_path, value):
-    """It is neither NaN nor infinite: the warning and the audit say what it is, its digits are kept, and the journal verifies."""
-    with pytest.warns(UserWarning, match="too large for a double") as warned, Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
+    """It is neither NaN nor infinite: the warning and the audit say what it is, its digits are
+    kept, and the journal verifies.
+    """
+    with (
+        pytest.warns(UserWarning, match="too large for a double") as warned,
+        Tracker.create(journal=tmp_path / "j", sync="off") as tracker,
+    ):
         tracker.log_metric("big", value)
     assert not any("infinite" in str(each.message) for each in warned)
     (entry,) = (each for each in each_entry(tmp_path / "j", kind="metric"))
@@ -409,17 +500,33 @@ def test_a_number_beyond_a_double_is_called_that(tmp_path, value):
     assert verify_chains(tmp_path / "j") == []
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("-Infinity"), Decimal("sNaN"), Decimal("1e999999999"), Fraction(10**400)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        math.inf,
+        Decimal("-Infinity"),
+        Decimal("sNaN"),
+        Decimal("1e999999999"),
+        Fraction(10**400),
+    ],
+)
 def test_what_is_infinite_is_called_that(tmp_path, value):
     """Also what is infinite as the double that it is recorded as."""
-    with pytest.warns(UserWarning, match="NaN or infinite"), Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
+    with (
+        pytest.warns(UserWarning, match="NaN or infinite"),
+        Tracker.create(journal=tmp_path / "j", sync="off") as tracker,
+    ):
         tracker.log_metric("big", value)
 
 
 def test_what_was_said_of_such_a_number_at_first_still_verifies(tmp_path, monkeypatch):
     """A journal that calls it NaN or infinite, as the first version did, is as it was recorded."""
     monkeypatch.setattr(limits, "too_large", limits.not_finite)
-    with pytest.warns(UserWarning, match="NaN or infinite"), Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
+    with (
+        pytest.warns(UserWarning, match="NaN or infinite"),
+        Tracker.create(journal=tmp_path / "j", sync="off") as tracker,
+    ):
         tracker.log_metric("big", 10**400)
     monkeypatch.undo()
     assert verify_chains(tmp_path / "j") == []

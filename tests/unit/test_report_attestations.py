@@ -1,4 +1,6 @@
-"""What attestations amount to: the last claim about each place holds, and what was removed on the record may be gone."""
+"""What attestations amount to: the last claim about each place holds, and what was removed on
+the record may be gone.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,16 @@ from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import independent_verifier
 
-PUTS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from([None, 1, 2, 3])), max_size=25)
+PUTS = st.lists(
+    st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from([None, 1, 2, 3])), max_size=25
+)
 
 
 @given(PUTS)
 def test_the_last_claim_about_a_place_holds(puts):
-    """Against a dictionary of places: whatever intervals are put over each other, in whatever order."""
+    """Against a dictionary of places: whatever intervals are put over each other, in whatever
+    order.
+    """
     coverage, places = Coverage(), {}
     for first, length, number in puts:
         coverage.put(first, first + length, number)
@@ -42,11 +48,19 @@ def test_the_last_claim_about_a_place_holds(puts):
             places.pop(place, None)
             if number is not None:
                 places[place] = number
-    found = {place: held for first, last, held in coverage.of(1, 50) for place in range(first, last + 1)}
+    found = {
+        place: held for first, last, held in coverage.of(1, 50) for place in range(first, last + 1)
+    }
     assert found == places
     for first, length, _ in puts:
-        cut = {place: held for a, b, held in coverage.of(first, first + length) for place in range(a, b + 1)}
-        assert cut == {place: number for place, number in places.items() if first <= place <= first + length}
+        cut = {
+            place: held
+            for a, b, held in coverage.of(first, first + length)
+            for place in range(a, b + 1)
+        }
+        assert cut == {
+            place: number for place, number in places.items() if first <= place <= first + length
+        }
 
 
 @pytest.mark.parametrize(
@@ -55,11 +69,22 @@ def test_the_last_claim_about_a_place_holds(puts):
         {},
         {"finished_at_ns": "1", "outcome": "x", "entries": {}},
         {"finished_at_ns": 1, "outcome": "x", "entries": []},
-        {"finished_at_ns": 1, "outcome": "x", "entries": {"u": "nonsense"}, "settled": [["delivered", None, None]]},
+        {
+            "finished_at_ns": 1,
+            "outcome": "x",
+            "entries": {"u": "nonsense"},
+            "settled": [["delivered", None, None]],
+        },
         {"finished_at_ns": 1, "outcome": "x", "entries": {}, "settled": [["delivered"]]},
         {"finished_at_ns": 1, "outcome": "x", "entries": {}, "settled": 7},
         {"finished_at_ns": 1, "outcome": "x", "entries": {}, "component": "a", "object": []},
-        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "component": "a", "object": {"sha256": []}},
+        {
+            "finished_at_ns": 1,
+            "outcome": "x",
+            "entries": {},
+            "component": "a",
+            "object": {"sha256": []},
+        },
         {"finished_at_ns": 1, "outcome": "x", "entries": {}, "removed": [["u", 1]]},
         {"finished_at_ns": 1, "outcome": "x", "entries": {}, "removed": [["u", 1, 2, "zz"]]},
     ],
@@ -71,7 +96,9 @@ def test_a_body_that_nobody_wrote_is_refused(members):
 
 
 def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
-    """Delivered points in the middle are removed with an attestation that names them: all is well; one more is a gap."""
+    """Delivered points in the middle are removed with an attestation that names them: all is
+    well; one more is a gap.
+    """
     with closing(Journal.open(tmp_path / "j")) as journal:
         component = journal.component("a")
         journal.append(component, [vocabulary.create(owner="me")])
@@ -84,7 +111,10 @@ def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
         attestor = Attestor(journal.database, held)
         with attestor.transaction() as connection:
             removed = {"removed": [[uuid, 4, 6, digest]]}
-            attestor.attest(connection, [Statement("prune", "pruned", None, (), 1, held.generation, more=removed)])
+            attestor.attest(
+                connection,
+                [Statement("prune", "pruned", None, (), 1, held.generation, more=removed)],
+            )
         held.release()
     remove(tmp_path / "j", "seq BETWEEN 4 AND 6")
     assert verify_chains(tmp_path / "j") == independent_verifier.verify(tmp_path / "j") == []
@@ -95,15 +125,21 @@ def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
 
 
 def test_a_journal_that_names_its_entries_without_end_is_refused_soon(tmp_path):
-    """A few megabytes of attestations that each release all entries cost no hours: the proof and the audit say what they are."""
+    """A few megabytes of attestations that each release all entries cost no hours: the proof and
+    the audit say what they are.
+    """
     with closing(Journal.open(tmp_path / "j")) as journal:
         component = journal.component("a")
         journal.append(component, [vocabulary.create(owner="me")])
-        journal.append(component, [vocabulary.metric("loss", 1.0, step, 1) for step in range(2_000)])
+        journal.append(
+            component, [vocabulary.metric("loss", 1.0, step, 1) for step in range(2_000)]
+        )
         Reconciler(journal, MemoryRemote(), options=Options(anchor="off")).run()
         held = leases.acquire(journal.database)
         attestor = Attestor(journal.database, held)
-        everything = Statement("retry", statements.RELEASED, None, ((1, 2_001),), 1, held.generation)
+        everything = Statement(
+            "retry", statements.RELEASED, None, ((1, 2_001),), 1, held.generation
+        )
         with attestor.transaction() as connection:
             attestor.attest(connection, [everything] * 90)
         assert verify_chains(tmp_path / "j") == []
@@ -117,17 +153,26 @@ def test_a_journal_that_names_its_entries_without_end_is_refused_soon(tmp_path):
 def remove(folder, which):
     """Without a trace."""
     with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
-        ((trigger,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entry_no_delete'").fetchall()
-        connection.executescript(f"DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE {which}; DELETE FROM delivery WHERE {which}")
+        ((trigger,),) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'entry_no_delete'"
+        ).fetchall()
+        connection.executescript(
+            f"DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE {which}; DELETE "
+            f"FROM delivery WHERE {which}"
+        )
         connection.execute(trigger)
 
 
 def test_refusals_at_the_call_follow_from_the_entries(tmp_path):
-    """One key too many and the upload that belongs to it, NaN: all is proved; another reason is not."""
+    """One key too many and the upload that belongs to it, NaN: all is proved; another reason is
+    not.
+    """
     (tmp_path / "file").write_bytes(b"x")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name="run", journal=tmp_path / "j", sync="off"
+        ) as tracker:
             tracker.log_parameters({f"p{n}": n for n in range(303)})
             tracker.log_parameter("p301", 7)
             for n in range(61):
@@ -136,16 +181,25 @@ def test_refusals_at_the_call_follow_from_the_entries(tmp_path):
             tracker.log_metric("loss", float("nan"))
     assert verify_chains(tmp_path / "j") == independent_verifier.verify(tmp_path / "j") == []
     with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection, connection:
-        assert connection.execute("SELECT count(*) FROM delivery WHERE outcome = 'quarantined'").fetchone() == (8,)
-        connection.execute("UPDATE delivery SET reason = replace(reason, '300', '299') WHERE reason LIKE '%300 parameters%'")
+        assert connection.execute(
+            "SELECT count(*) FROM delivery WHERE outcome = 'quarantined'"
+        ).fetchone() == (8,)
+        connection.execute(
+            "UPDATE delivery SET reason = replace(reason, '300', '299') "
+            "WHERE reason LIKE '%300 parameters%'"
+        )
     assert {problem.kind for problem in verify_chains(tmp_path / "j")} == {"delivery"}
 
 
 def test_receipts_about_components_of_another_node_are_no_loss(tmp_path):
-    """The receipts of a merged journal, imported where only one of its nodes is: what was uploaded for the other is not missing here."""
+    """The receipts of a merged journal, imported where only one of its nodes is: what was
+    uploaded for the other is not missing here.
+    """
     for node in ("n1", "n2"):
         (tmp_path / node).write_text(node)
-        with Tracker.create(trial_component_name=node, journal=tmp_path / f"j-{node}", sync="off") as tracker:
+        with Tracker.create(
+            trial_component_name=node, journal=tmp_path / f"j-{node}", sync="off"
+        ) as tracker:
             tracker.log_artifact(str(tmp_path / node))
     merge([tmp_path / "j-n1", tmp_path / "j-n2"], into=tmp_path / "all")
     with closing(Journal.open(tmp_path / "all")) as journal:

@@ -50,7 +50,9 @@ class Flaky(MemoryRemote):
         return super().put_metrics(component, points)
 
 
-def retrying(inner: MemoryRemote, waits: list[float] | None = None, **options: Any) -> RetryingRemote:
+def retrying(
+    inner: MemoryRemote, waits: list[float] | None = None, **options: Any
+) -> RetryingRemote:
     noted = [] if waits is None else waits
     return RetryingRemote(inner, **{"deadline": Deadline(), "sleep": noted.append, **options})
 
@@ -122,7 +124,9 @@ def test_no_wait_goes_past_the_deadline():
 
 
 def test_cancelling_ends_a_wait_and_sends_nothing_more():
-    """A pass that is told to stop does so now, not after the back-off, and makes no more requests."""
+    """A pass that is told to stop does so now, not after the back-off, and makes no more
+    requests.
+    """
     deadline = Deadline(60.0)
     waiting = threading.Event()
 
@@ -151,7 +155,9 @@ def test_cancelling_ends_a_wait_and_sends_nothing_more():
 
 
 def test_waits_grow_and_are_random():
-    """Full jitter: each wait lies between 0 and a bound that doubles, so that many workers do not come back at once."""
+    """Full jitter: each wait lies between 0 and a bound that doubles, so that many workers do
+    not come back at once.
+    """
     bounds = [0.2 * 2**n for n in range(7)]
     series = []
     for _ in range(50):
@@ -180,7 +186,9 @@ def test_threads_count_their_own_attempts():
 
 
 def test_a_call_that_succeeds_costs_almost_nothing():
-    """The wrapper makes few calls of its own around one that succeeds (measured: 1 µs), for a replay is thousands of them."""
+    """The wrapper makes few calls of its own around one that succeeds (measured: 1 µs), for a
+    replay is thousands of them.
+    """
 
     class Instant(MemoryRemote):
         def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
@@ -190,7 +198,9 @@ def test_a_call_that_succeeds_costs_almost_nothing():
     remote = RetryingRemote(Instant(), deadline=Deadline())
     remote.put_metrics("run", POINTS)
     calls: list[str] = []
-    sys.setprofile(lambda _frame, event, _arg: calls.append(event) if event in {"call", "c_call"} else None)
+    sys.setprofile(
+        lambda _frame, event, _arg: calls.append(event) if event in {"call", "c_call"} else None
+    )
     try:
         for _ in range(100):
             remote.put_metrics("run", POINTS)

@@ -1,4 +1,6 @@
-"""How long a busy service is tried, and an absent one. How refusals for too many requests slow the rate: tests/contract/test_throttled.py."""
+"""How long a busy service is tried, and an absent one. How refusals for too many requests slow
+the rate: tests/contract/test_throttled.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tests.failing_remote import FailingRemote, passing
 
 @pytest.fixture
 def wait(monkeypatch):
-    """Waiting that takes no time, but lets the clock go on for longer than an absent service is waited for."""
+    """Waiting that takes no time, but lets the clock go on for longer than an absent service is
+    waited for.
+    """
     passed_s = 0.0
     now = time.monotonic
 
@@ -33,14 +37,20 @@ def test_a_busy_service_is_tried_for_as_long_as_it_takes(wait, code):
     remote = FailingRemote()
     remote.failures["update"] += [passing(code, throttled=code == "ThrottlingException")] * 20
     with pytest.raises(RemoteError):
-        RetryingRemote(remote, deadline=Deadline(), sleep=wait).update("run", Fields(parameters={"a": 1.0}))
+        RetryingRemote(remote, deadline=Deadline(), sleep=wait).update(
+            "run", Fields(parameters={"a": 1.0})
+        )
     assert len(remote.asked) == ATTEMPTS_MAX
 
 
 def test_a_silent_service_is_not_waited_for_again(wait):
-    """A service that could not be reached for longer than a moment is given up after the second attempt."""
+    """A service that could not be reached for longer than a moment is given up after the second
+    attempt.
+    """
     remote = FailingRemote()
     remote.failures["update"] += [passing("ConnectTimeoutError", unreachable=True)] * 20
     with pytest.raises(RemoteError):
-        RetryingRemote(remote, deadline=Deadline(), sleep=wait).update("run", Fields(parameters={"a": 1.0}))
+        RetryingRemote(remote, deadline=Deadline(), sleep=wait).update(
+            "run", Fields(parameters={"a": 1.0})
+        )
     assert len(remote.asked) == 2

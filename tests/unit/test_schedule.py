@@ -1,4 +1,6 @@
-"""Back-off and the gate: delays grow, are spread, and are bounded; an endpoint that is down is probed and nothing else."""
+"""Back-off and the gate: delays grow, are spread, and are bounded; an endpoint that is down is
+probed and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,14 @@ from hypothesis import strategies as st
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.watch.breaker import Backoff, Gate
 
-DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True)
+DOWN = RemoteError(
+    "refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True
+)
 
 
-@given(st.floats(0.01, 10), st.floats(10, 1000), st.lists(st.floats(0, 1), min_size=1, max_size=100))
+@given(
+    st.floats(0.01, 10), st.floats(10, 1000), st.lists(st.floats(0, 1), min_size=1, max_size=100)
+)
 def test_delays_are_bounded_and_spread_over_their_upper_half(first_s, max_s, chances):
     """No delay is longer than the bound, and none shorter than half of what doubling says."""
     source = iter(chances)

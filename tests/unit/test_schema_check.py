@@ -1,4 +1,6 @@
-"""The digest that stands for the whole schema: it is the new journal's, and anything else that SQLite would run has another."""
+"""The digest that stands for the whole schema: it is the new journal's, and anything else that
+SQLite would run has another.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from journaltrack.errors import JournalAlteredError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import check, schema
 
-SELECT = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+SELECT = (
+    "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+)
 
 
 @pytest.fixture
 def database(tmp_path):
     """A connection to the database of a new journal, where the schema may be written by hand."""
     Journal.open(tmp_path / "journal").close()
-    with closing(sqlite3.connect(tmp_path / "journal" / "journal.db", isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(tmp_path / "journal" / "journal.db", isolation_level=None)
+    ) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         yield connection
 
@@ -34,7 +40,9 @@ def revision(connection, tmp_path):
 
 
 def test_the_digest_in_the_code_is_that_of_a_new_journal(database, tmp_path):
-    """Whoever changes the schema changes the constant with it: else each opening compares object by object."""
+    """Whoever changes the schema changes the constant with it: else each opening compares object
+    by object.
+    """
     assert digest(database) == check.HEAD_DIGEST
     assert revision(database, tmp_path) == schema.HEAD
 
@@ -56,7 +64,9 @@ def test_each_object_counts(database):
 
 def test_white_space_and_statistics_do_not_count(database, tmp_path):
     """A tool that writes the schema in another shape, and ANALYZE, change nothing."""
-    database.execute("UPDATE sqlite_master SET sql = replace(sql, ' ', char(10) || ' ') WHERE sql IS NOT NULL")
+    database.execute(
+        "UPDATE sqlite_master SET sql = replace(sql, ' ', char(10) || ' ') WHERE sql IS NOT NULL"
+    )
     assert digest(database) == check.HEAD_DIGEST
     database.execute("PRAGMA writable_schema = RESET")
     database.execute("ANALYZE")

@@ -1,4 +1,6 @@
-"""What a replay records: intents before outcomes, one settlement an entry, and what a killed pass leaves."""
+"""What a replay records: intents before outcomes, one settlement an entry, and what a killed
+pass leaves.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +50,30 @@ def test_an_intent_is_there_before_its_outcome(journal, records):
     (receipt,) = records.begin([Intent("metrics", 1, [1, 2, 3])])
     assert journal.database.read("SELECT entries, finished_at_ns FROM receipt") == [("1-3", None)]
     assert outcomes(journal) == {}
-    records.finish([Outcome(receipt, 1, "delivered", request_id="r-1", deliveries=[Delivery(n, "delivered") for n in (1, 2, 3)])])
-    assert journal.database.read("SELECT outcome, request_id, finished_at_ns IS NOT NULL FROM receipt") == [("delivered", "r-1", 1)]
+    records.finish(
+        [
+            Outcome(
+                receipt,
+                1,
+                "delivered",
+                request_id="r-1",
+                deliveries=[Delivery(n, "delivered") for n in (1, 2, 3)],
+            )
+        ]
+    )
+    assert journal.database.read(
+        "SELECT outcome, request_id, finished_at_ns IS NOT NULL FROM receipt"
+    ) == [("delivered", "r-1", 1)]
     assert outcomes(journal) == {1: "delivered", 2: "delivered", 3: "delivered"}
 
 
 def test_recovery_puts_lost_metrics_in_doubt_and_nothing_else(journal, records):
-    """Of a killed pass, metrics are in doubt and what can be sent again is pending; doing it twice changes nothing."""
-    records.begin([Intent("metrics", 1, [1, 2, 5]), Intent("update", 1, [3]), Intent("upload", 2, [9])])
+    """Of a killed pass, metrics are in doubt and what can be sent again is pending; doing it
+    twice changes nothing.
+    """
+    records.begin(
+        [Intent("metrics", 1, [1, 2, 5]), Intent("update", 1, [3]), Intent("upload", 2, [9])]
+    )
     assert records.recover() == 3
     assert outcomes(journal) == {1: "in doubt", 2: "in doubt", 5: "in doubt"}
     assert [row[0] for row in journal.database.read("SELECT outcome FROM receipt ORDER BY id")] == [
@@ -72,9 +90,20 @@ def test_no_entry_is_settled_twice(journal, records):
     records.settle([Settle(1, (1, 2), "superseded", "by 3")])
     (receipt,) = records.begin([Intent("metrics", 1, [2, 3])])
     with pytest.raises(JournalCorruptError):
-        records.finish([Outcome(receipt, 1, "delivered", deliveries=[Delivery(3, "delivered"), Delivery(2, "delivered")])])
+        records.finish(
+            [
+                Outcome(
+                    receipt,
+                    1,
+                    "delivered",
+                    deliveries=[Delivery(3, "delivered"), Delivery(2, "delivered")],
+                )
+            ]
+        )
     assert outcomes(journal) == {1: "superseded", 2: "superseded"}
-    assert journal.database.read("SELECT finished_at_ns FROM receipt") == [(None,)], "nothing of the transaction stayed"
+    assert journal.database.read("SELECT finished_at_ns FROM receipt") == [(None,)], (
+        "nothing of the transaction stayed"
+    )
 
 
 def test_a_finished_receipt_never_changes(journal, records):
@@ -87,24 +116,38 @@ def test_a_finished_receipt_never_changes(journal, records):
 
 
 def test_outcomes_and_the_next_intents_are_recorded_together(journal, records):
-    """What became of a request and that another begins are one transaction; entries come in any number."""
+    """What became of a request and that another begins are one transaction; entries come in any
+    number.
+    """
     (first,) = records.begin([Intent("metrics", 1, [1, 2, 3])])
-    (second,) = records.begin([Intent("metrics", 1, range(4, 9))], [Outcome(first, 1, "delivered", request_id="r-1", delivered=(1, 2, 3))])
+    (second,) = records.begin(
+        [Intent("metrics", 1, range(4, 9))],
+        [Outcome(first, 1, "delivered", request_id="r-1", delivered=(1, 2, 3))],
+    )
     assert journal.database.read("SELECT id, entries, outcome FROM receipt ORDER BY id") == [
         (first, "1-3", "delivered"),
         (second, "4-8", None),
     ]
     with pytest.raises(JournalCorruptError):
-        records.begin([Intent("metrics", 2, [9])], [Outcome(second, 1, "delivered", delivered=(3, 4))])
-    assert journal.database.read("SELECT id, outcome FROM receipt ORDER BY id") == [(first, "delivered"), (second, None)]
+        records.begin(
+            [Intent("metrics", 2, [9])], [Outcome(second, 1, "delivered", delivered=(3, 4))]
+        )
+    assert journal.database.read("SELECT id, outcome FROM receipt ORDER BY id") == [
+        (first, "delivered"),
+        (second, None),
+    ]
     assert outcomes(journal) == dict.fromkeys((1, 2, 3), "delivered")
 
 
 def test_ten_entries_at_once_are_ten_settlements(journal, records):
-    """A full request's settlements, written by one statement, are as single ones: their own number, once."""
+    """A full request's settlements, written by one statement, are as single ones: their own
+    number, once.
+    """
     (receipt,) = records.begin([Intent("metrics", 1, [*range(1, 10), 12])])
     records.finish([Outcome(receipt, 1, "delivered", delivered=(*range(1, 10), 12))])
-    rows = journal.database.read("SELECT seq, receipt_id, outcome, reason FROM delivery ORDER BY seq")
+    rows = journal.database.read(
+        "SELECT seq, receipt_id, outcome, reason FROM delivery ORDER BY seq"
+    )
     assert rows == [(seq, receipt, "delivered", None) for seq in (*range(1, 10), 12)]
     (again,) = records.begin([Intent("metrics", 1, [1])])
     with pytest.raises(JournalCorruptError):
@@ -112,24 +155,36 @@ def test_ten_entries_at_once_are_ten_settlements(journal, records):
     assert len(outcomes(journal)) == 10
 
 
-def test_of_a_journal_whose_place_is_gone_what_was_sent_is_recorded_and_nothing_begins(journal, records, tmp_path):
-    """A journal that was moved in mid-pass learns what became of its requests; no other is begun."""
+def test_of_a_journal_whose_place_is_gone_what_was_sent_is_recorded_and_nothing_begins(
+    journal, records, tmp_path
+):
+    """A journal that was moved in mid-pass learns what became of its requests; no other is
+    begun.
+    """
     (receipt,) = records.begin([Intent("metrics", 1, [1])])
     journal.path.rename(tmp_path / "elsewhere")
     with pytest.raises(JournalNotFoundError):
-        records.begin([Intent("metrics", 1, [2])], [Outcome(receipt, 1, "delivered", delivered=(1,))])
+        records.begin(
+            [Intent("metrics", 1, [2])], [Outcome(receipt, 1, "delivered", delivered=(1,))]
+        )
     assert journal.database.read("SELECT id, outcome FROM receipt") == [(receipt, "delivered")]
     assert outcomes(journal) == {1: "delivered"}
     (tmp_path / "elsewhere").rename(journal.path)
 
 
 def test_receipts_have_numbers_of_their_own_even_where_there_are_none_left(journal, records):
-    """A crafted journal with the highest number there is: requests are recorded under numbers that are free."""
+    """A crafted journal with the highest number there is: requests are recorded under numbers
+    that are free.
+    """
     with journal.database.transaction() as connection:
         connection.execute(
-            "INSERT INTO receipt (id, action, entries, generation, started_at_ns) VALUES (?, 'update', '', 1, 1)", (2**63 - 2,)
+            "INSERT INTO receipt (id, action, entries, generation, started_at_ns) "
+            "VALUES (?, 'update', '', 1, 1)",
+            (2**63 - 2,),
         )
-    begun = records.begin([Intent("metrics", 1, [1]), Intent("metrics", 1, [2]), Intent("metrics", 1, [3])])
+    begun = records.begin(
+        [Intent("metrics", 1, [1]), Intent("metrics", 1, [2]), Intent("metrics", 1, [3])]
+    )
     assert len({*begun, 2**63 - 2}) == 4
     found = dict(journal.database.read("SELECT id, entries FROM receipt"))
     assert [found[receipt] for receipt in begun] == ["1", "2", "3"]
@@ -138,22 +193,56 @@ def test_receipts_have_numbers_of_their_own_even_where_there_are_none_left(journ
 def test_a_partial_answer_leaves_the_rest_pending(journal, records):
     """Only what an outcome names is settled."""
     (receipt,) = records.begin([Intent("metrics", 1, range(1, 9))])
-    records.finish([Outcome(receipt, 1, "partial", deliveries=[Delivery(1, "delivered"), Delivery(4, "quarantined", "VALIDATION_ERROR")])])
+    records.finish(
+        [
+            Outcome(
+                receipt,
+                1,
+                "partial",
+                deliveries=[
+                    Delivery(1, "delivered"),
+                    Delivery(4, "quarantined", "VALIDATION_ERROR"),
+                ],
+            )
+        ]
+    )
     assert pending_count(journal.database) == 10
-    assert [entry.seq for entry in journal.entries(pending=True)] == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert [entry.seq for entry in journal.entries(pending=True)] == [
+        2,
+        3,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        12,
+    ]
 
 
 def test_the_mark_passes_what_was_seen_and_is_listed(journal, records, monkeypatch):
-    """Entries that a pass has left pending are listed, as long as there is room; each is pending, once, wherever the mark is."""
+    """Entries that a pass has left pending are listed, as long as there is room; each is
+    pending, once, wherever the mark is.
+    """
     monkeypatch.setattr("journaltrack.replay.evidence.outcomes.UNSETTLED_MAX", 3)
 
     def check(mark, listed, pending):
         assert journal.database.read("SELECT seq FROM mark") == [(mark,)]
         assert [seq for (seq,) in journal.database.read("SELECT seq FROM unsettled")] == listed
-        assert [seq for (seq,) in journal.database.read(f"SELECT e.seq {PENDING} ORDER BY e.seq")] == pending
+        assert [
+            seq for (seq,) in journal.database.read(f"SELECT e.seq {PENDING} ORDER BY e.seq")
+        ] == pending
         assert pending_count(journal.database) == len(pending)
         chunks = pending_chunks(journal, Wanted())
-        assert sorted(seq for c in chunks for seq in [*(e.seq for e in c.entries), *(s for p in c.points for s in p.seqs)]) == pending
+        assert (
+            sorted(
+                seq
+                for c in chunks
+                for seq in [*(e.seq for e in c.entries), *(s for p in c.points for s in p.seqs)]
+            )
+            == pending
+        )
         assert low_water_mark(journal.database) == min(pending, default=13) - 1
 
     def settle(*seqs):
@@ -182,7 +271,9 @@ def test_the_mark_passes_what_was_seen_and_is_listed(journal, records, monkeypat
 
 
 def test_the_mark_never_passes_a_pending_entry(journal, records):
-    """In whatever order entries are settled, everything up to the mark is settled, and the count is right."""
+    """In whatever order entries are settled, everything up to the mark is settled, and the count
+    is right.
+    """
     for seqs in ((2, 3), (1,), (12,), (5, 6), (4,), (7, 8, 9, 10, 11)):
         records.settle([Settle(1, seqs, "superseded", "for the test")])
         records.advance_mark()
@@ -198,22 +289,33 @@ def test_the_mark_never_passes_a_pending_entry(journal, records):
 
 
 def test_a_release_makes_entries_pending_again_even_below_the_mark(journal, records):
-    """Released entries of the component that was named are pending, a receipt says so, and others stay as they are."""
+    """Released entries of the component that was named are pending, a receipt says so, and
+    others stay as they are.
+    """
     records.settle([Settle(1, tuple(range(1, 13)), "quarantined", "for the test")])
     records.advance_mark()
     assert pending_count(journal.database) == 0
     assert records.release(["quarantined"], [2]) == 4
-    assert [entry.seq for entry in journal.entries(after_seq=low_water_mark(journal.database), pending=True)] == [9, 10, 11, 12]
-    assert journal.database.read("SELECT action, outcome, entries FROM receipt") == [("release", "released", "9-12")]
+    assert [
+        entry.seq
+        for entry in journal.entries(after_seq=low_water_mark(journal.database), pending=True)
+    ] == [9, 10, 11, 12]
+    assert journal.database.read("SELECT action, outcome, entries FROM receipt") == [
+        ("release", "released", "9-12")
+    ]
     assert records.release(["in doubt"]) == 0
     assert records.release(["quarantined", "in doubt"]) == 8
     assert pending_count(journal.database) == 12
 
 
 def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
-    """A confirmed component, its fields and the places of its blobs are the state that planning starts from."""
+    """A confirmed component, its fields and the places of its blobs are the state that planning
+    starts from.
+    """
     blob = entries.BlobRef("a" * 64, None, "prefix")
-    made, updated, uploaded = records.begin([Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])])
+    made, updated, uploaded = records.begin(
+        [Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])]
+    )
     before = read_states(journal.database, [1])[1]
     assert (before.confirmed, before.create_attempted) == (False, True)
     records.finish(
@@ -235,7 +337,9 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_plain_attestation_is_what_the_encoder_writes(tmp_path, seed):
-    """Of entries of several writers, in any order: put together by hand from known places, or looked up and encoded, it is the same text."""
+    """Of entries of several writers, in any order: put together by hand from known places, or
+    looked up and encoded, it is the same text.
+    """
     chance = random.Random(seed)
     writers = [Journal.open(tmp_path / "journal") for _ in range(3)]
     component = writers[0].component('ru"n')
@@ -250,7 +354,19 @@ def test_a_plain_attestation_is_what_the_encoder_writes(tmp_path, seed):
         else:
             runs.append((writer_id, place, place))
     intervals = as_intervals(seq for seq, _, _ in chosen)
-    said = Statement("metrics", "delivered", component, intervals, 7, 3, [Settled("delivered", None, intervals)], 1, 5, 2, 'r"é')
+    said = Statement(
+        "metrics",
+        "delivered",
+        component,
+        intervals,
+        7,
+        3,
+        [Settled("delivered", None, intervals)],
+        1,
+        5,
+        2,
+        'r"é',
+    )
     scribe = Scribe()
     with writers[0].database.transaction() as connection:
         by_hand = scribe._plain_body(connection, said._replace(runs=runs))

@@ -21,9 +21,16 @@ def journal(tmp_path):
     folder = tmp_path / "j"
     (tmp_path / ("model-" * 20)).write_bytes(b"weights")
     tags = [{"Key": "k", "Value": "v" * 200}]
-    with warnings.catch_warnings(), Tracker.create(trial_component_name="run", journal=folder, sync="off", tags=tags) as tracker:
+    with (
+        warnings.catch_warnings(),
+        Tracker.create(
+            trial_component_name="run", journal=folder, sync="off", tags=tags
+        ) as tracker,
+    ):
         warnings.simplefilter("ignore")
-        tracker.log_parameters({"lr": 0.1, "note": LONG, "n" * 300: "x", "wide \N{CJK UNIFIED IDEOGRAPH-4E2D}": "x"})
+        tracker.log_parameters(
+            {"lr": 0.1, "note": LONG, "n" * 300: "x", "wide \N{CJK UNIFIED IDEOGRAPH-4E2D}": "x"}
+        )
         tracker.log_input("data", "s3://bucket/" + "part/" * 200)
         tracker.log_artifact(tmp_path / ("model-" * 20))
         for name in ("loss", "m" * 200):
@@ -54,9 +61,15 @@ def test_what_is_cut_is_whole_in_json_and_in_audit(journal):
     """Whoever needs the whole value gets it."""
     shown = json.loads(show(journal, "--json").stdout)
     assert {p["name"]: p["value"] for p in shown["parameters"]}["note"] == LONG
-    lines = CliRunner().invoke(main, ["audit", "entries", str(journal), "--json", "--name", "note"]).stdout
+    lines = (
+        CliRunner()
+        .invoke(main, ["audit", "entries", str(journal), "--json", "--name", "note"])
+        .stdout
+    )
     seq = json.loads(lines)["seq"]
-    assert LONG.strip() in CliRunner().invoke(main, ["audit", "entry", str(seq), str(journal)]).stdout
+    assert (
+        LONG.strip() in CliRunner().invoke(main, ["audit", "entry", str(seq), str(journal)]).stdout
+    )
 
 
 def test_what_fits_is_whole(tmp_path):

@@ -62,7 +62,9 @@ def sim() -> Iterator[Simulator]:
         yield running
 
 
-def client(sim: Simulator, service: str, *, key: str = "AKIDTEST", region: str = "us-east-1", **config: Any) -> Any:
+def client(
+    sim: Simulator, service: str, *, key: str = "AKIDTEST", region: str = "us-east-1", **config: Any
+) -> Any:
     """Give a real client that tries everything once and doesn't wait long."""
     options = {"retries": {"total_max_attempts": 1}, "read_timeout": FOREVER_S, **config}
     make: Any = boto3.client  # its stubs want the name of a service as a literal
@@ -116,7 +118,9 @@ def test_created_component_reads_back(sim: Simulator) -> None:
 def test_names_are_taken_once(sim: Simulator) -> None:
     """A second create of a name, in another case, is refused and changes nothing."""
     sagemaker = client(sim, "sagemaker")
-    sagemaker.create_trial_component(TrialComponentName="run", Parameters={"a": {"StringValue": "1"}})
+    sagemaker.create_trial_component(
+        TrialComponentName="run", Parameters={"a": {"StringValue": "1"}}
+    )
     sagemaker.create_experiment(ExperimentName="exp")
     sagemaker.create_trial(TrialName="trial", ExperimentName="exp")
     for call, arguments in (
@@ -149,7 +153,9 @@ def test_update_merges_per_key(sim: Simulator) -> None:
     ("member", "most", "value"),
     [("Parameters", 300, {"StringValue": "x"}), ("OutputArtifacts", 60, {"Value": "s3://b/k"})],
 )
-def test_map_limits_count_the_merged_map(sim: Simulator, member: str, most: int, value: dict[str, str]) -> None:
+def test_map_limits_count_the_merged_map(
+    sim: Simulator, member: str, most: int, value: dict[str, str]
+) -> None:
     """One key more than AWS keeps is refused, though the request alone would fit."""
     sagemaker = client(sim, "sagemaker")
     full = {f"k{number}": value for number in range(most)}
@@ -177,7 +183,9 @@ def test_map_limits_count_the_merged_map(sim: Simulator, member: str, most: int,
         ({"Tags": [{"Key": "no!", "Value": ""}]}, "'tags.1.member.key'"),
     ],
 )
-def test_constraints_of_the_model_are_enforced(sim: Simulator, arguments: dict[str, Any], rule: str) -> None:
+def test_constraints_of_the_model_are_enforced(
+    sim: Simulator, arguments: dict[str, Any], rule: str
+) -> None:
     """What botocore lets through but AWS does not is refused with AWS's wording."""
     code, message = refusal(
         client(sim, "sagemaker").create_trial_component,
@@ -248,7 +256,9 @@ def test_points_sent_twice_are_there_twice(sim: Simulator) -> None:
     component = sim.add_component("Run")
     metrics = client(sim, "sagemaker-metrics")
     for _ in range(2):
-        metrics.batch_put_metrics(TrialComponentName="run", MetricData=[point(Step=1), point(value=1.5, Step=2)])
+        metrics.batch_put_metrics(
+            TrialComponentName="run", MetricData=[point(Step=1), point(value=1.5, Step=2)]
+        )
     found = client(sim, "sagemaker").describe_trial_component(TrialComponentName="run")
     (summary,) = found["Metrics"]
     assert (summary["Count"], summary["Min"], summary["Max"], summary["Last"]) == (4, 0.5, 1.5, 1.5)
@@ -267,7 +277,9 @@ def test_partial_errors_apply_the_rest(sim: Simulator) -> None:
     """Items that fail are named with HTTP 200; every other item is there."""
     sim.add_component("run")
     sim.fail("BatchPutMetrics", PartialErrors({1: "CONFLICT_ERROR"}))
-    answer = client(sim, "sagemaker-metrics").batch_put_metrics(TrialComponentName="run", MetricData=[point("a"), point("b"), point("c")])
+    answer = client(sim, "sagemaker-metrics").batch_put_metrics(
+        TrialComponentName="run", MetricData=[point("a"), point("b"), point("c")]
+    )
     assert answer["Errors"] == [{"Code": "CONFLICT_ERROR", "MetricIndex": 1}]
     assert [p.name for p in sim.components["run"].metrics] == ["a", "c"]
 
@@ -277,7 +289,9 @@ def test_metric_limits_can_be_set(sim: Simulator) -> None:
     sim.add_component("run")
     sim.metrics.names_max = 1
     metrics = client(sim, "sagemaker-metrics")
-    answer = metrics.batch_put_metrics(TrialComponentName="run", MetricData=[point("a"), point("b")])
+    answer = metrics.batch_put_metrics(
+        TrialComponentName="run", MetricData=[point("a"), point("b")]
+    )
     assert answer["Errors"] == [{"Code": "METRIC_LIMIT_EXCEEDED", "MetricIndex": 1}]
     sim.metrics.window_s = (60.0, 60.0)
     answer = metrics.batch_put_metrics(
@@ -293,7 +307,9 @@ def test_cut_connections(sim: Simulator, fault: CutBefore | CutAfter, *, applied
     sim.add_component("run")
     sim.fail("BatchPutMetrics", fault)
     with pytest.raises(ConnectionClosedError):
-        client(sim, "sagemaker-metrics").batch_put_metrics(TrialComponentName="run", MetricData=[point()])
+        client(sim, "sagemaker-metrics").batch_put_metrics(
+            TrialComponentName="run", MetricData=[point()]
+        )
     assert len(sim.components["run"].metrics) == applied
     assert (sim.requests[-1].status, sim.requests[-1].applied) == (0, applied)
 
@@ -366,7 +382,9 @@ def test_rate_limit_follows_the_clock() -> None:
         create(ExperimentName="two")
 
 
-@pytest.mark.parametrize(("service", "code"), [("sagemaker", "ExpiredTokenException"), ("s3", "ExpiredToken")])
+@pytest.mark.parametrize(
+    ("service", "code"), [("sagemaker", "ExpiredTokenException"), ("s3", "ExpiredToken")]
+)
 def test_expired_keys(sim: Simulator, service: str, code: str) -> None:
     """A key can expire at run time; each service has its own code for it."""
     calls = {
@@ -420,7 +438,10 @@ def test_parts_are_checked(sim: Simulator) -> None:
     s3.create_bucket(Bucket="bucket")
     place = {"Bucket": "bucket", "Key": "k"}
     place["UploadId"] = s3.create_multipart_upload(**place)["UploadId"]
-    parts = [{"PartNumber": n, "ETag": s3.upload_part(**place, PartNumber=n, Body=b"x")["ETag"]} for n in (1, 2)]
+    parts = [
+        {"PartNumber": n, "ETag": s3.upload_part(**place, PartNumber=n, Body=b"x")["ETag"]}
+        for n in (1, 2)
+    ]
     complete = s3.complete_multipart_upload
     assert refusal(complete, **place, MultipartUpload={"Parts": parts})[0] == "EntityTooSmall"
     unknown = [{"PartNumber": 3, "ETag": parts[0]["ETag"]}]
@@ -464,7 +485,9 @@ def test_conditional_put(sim: Simulator) -> None:
         ("get_object", {"ExpectedBucketOwner": "999999999999"}, "AccessDenied"),
     ],
 )
-def test_settings_of_buckets_are_checked(sim: Simulator, operation: str, more: dict[str, str], code: str) -> None:
+def test_settings_of_buckets_are_checked(
+    sim: Simulator, operation: str, more: dict[str, str], code: str
+) -> None:
     """Encryption, payer and owner are refused as S3 refuses them, and nothing is stored."""
     s3 = client(sim, "s3")
     s3.create_bucket(Bucket="bucket")
@@ -473,7 +496,9 @@ def test_settings_of_buckets_are_checked(sim: Simulator, operation: str, more: d
 
 
 def test_encryption_by_kms_hides_the_md5(sim: Simulator) -> None:
-    """The ETag of what a key of KMS encrypts is not the MD5 of what was sent; answers name the key."""
+    """The ETag of what a key of KMS encrypts is not the MD5 of what was sent; answers name the
+    key.
+    """
     s3 = client(sim, "s3")
     s3.create_bucket(Bucket="bucket")
     of_kms = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "k"}

@@ -11,7 +11,13 @@ import threading
 
 import pytest
 
-from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
+from journaltrack.errors import (
+    ArtifactError,
+    InvalidInputError,
+    JournalFullError,
+    JournalReadOnlyError,
+    JournalWriteError,
+)
 from journaltrack.journal.spool import copy
 from journaltrack.journal.spool import spool as spool_module
 from journaltrack.journal.spool.copy import ALONE_BYTES_MAX
@@ -33,7 +39,9 @@ def file(tmp_path):
 
 
 def before_each_copy(monkeypatch, action):
-    """Run ``action`` once the source is open and before its bytes are read; the copy is by read and write then."""
+    """Run ``action`` once the source is open and before its bytes are read; the copy is by read
+    and write then.
+    """
 
     def clone(source, target):
         action()
@@ -140,7 +148,9 @@ def test_a_large_file_can_be_logged_where_no_thread_can_be_started(spool, tmp_pa
 
 
 def test_the_same_content_is_not_written_again(spool, tmp_path):
-    """A file whose content is there is compared with the blob: the very same file stays, for a new grace time, and is announced."""
+    """A file whose content is there is compared with the blob: the very same file stays, for a
+    new grace time, and is announced.
+    """
     blob = spool.add(large(tmp_path / "large"))
     os.utime(blob.path, (1_000_000, 1_000_000))
     before = blob.path.stat()
@@ -151,7 +161,9 @@ def test_the_same_content_is_not_written_again(spool, tmp_path):
     assert spool.collect(lambda _: False, older_than_s=60) == []
 
 
-@pytest.mark.parametrize("place", [0, LARGE // 3, LARGE - 1], ids=["first byte", "somewhere", "last byte"])
+@pytest.mark.parametrize(
+    "place", [0, LARGE // 3, LARGE - 1], ids=["first byte", "somewhere", "last byte"]
+)
 def test_a_content_that_differs_in_a_byte_is_another_one(spool, tmp_path, place):
     """Whether the first look tells it or the comparison, both are kept."""
     blob = spool.add(large(tmp_path / "large"))
@@ -166,7 +178,9 @@ def test_a_content_that_differs_in_a_byte_is_another_one(spool, tmp_path, place)
 
 
 def test_a_damaged_blob_of_the_size_is_replaced(spool, tmp_path):
-    """A blob that has rotted is not taken for the content, nor one that rotted to what is logged now."""
+    """A blob that has rotted is not taken for the content, nor one that rotted to what is logged
+    now.
+    """
     file = large(tmp_path / "large")
     blob = spool.add(file)
     with blob.path.open("r+b") as damaged:
@@ -182,7 +196,9 @@ def test_a_damaged_blob_of_the_size_is_replaced(spool, tmp_path):
 
 
 def test_a_blob_that_is_removed_while_it_is_compared_is_written_again(spool, tmp_path):
-    """Somebody made room before the content was announced: it is there again when the call returns."""
+    """Somebody made room before the content was announced: it is there again when the call
+    returns.
+    """
     file = large(tmp_path / "large")
     blob = spool.add(file)
     announced = []
@@ -215,12 +231,16 @@ def test_the_spool_is_its_owners_alone(spool, file):
         blob = spool.add(file)
     finally:
         os.umask(old)
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (spool.folder, blob.path.parent, blob.path)]
+    modes = [
+        stat.S_IMODE(path.stat().st_mode) for path in (spool.folder, blob.path.parent, blob.path)
+    ]
     assert modes == [0o700, 0o700, 0o600]
 
 
 def test_what_is_no_file_is_refused(spool, tmp_path):
-    """A missing file, a folder, a FIFO and a device raise ArtifactError and leave nothing in the spool."""
+    """A missing file, a folder, a FIFO and a device raise ArtifactError and leave nothing in the
+    spool.
+    """
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "missing", tmp_path, tmp_path / "fifo", "/dev/null"):
         with pytest.raises(ArtifactError):
@@ -269,8 +289,12 @@ def test_a_file_that_is_removed_in_mid_copy_is_kept_whole(spool, file, monkeypat
         (errno.EIO, JournalWriteError),
     ],
 )
-def test_a_disk_that_does_not_take_the_copy_is_the_journals_error(spool, file, monkeypatch, number, error):
-    """The call is not acknowledged: the error says what is wrong with the journal's disk, and the temporary file is gone."""
+def test_a_disk_that_does_not_take_the_copy_is_the_journals_error(
+    spool, file, monkeypatch, number, error
+):
+    """The call is not acknowledged: the error says what is wrong with the journal's disk, and
+    the temporary file is gone.
+    """
 
     def fail():
         raise OSError(number, os.strerror(number))
@@ -282,15 +306,21 @@ def test_a_disk_that_does_not_take_the_copy_is_the_journals_error(spool, file, m
 
 
 def test_a_file_that_can_not_be_read_to_its_end_is_not_the_journals_fault(spool, tmp_path):
-    """A read error of the source (here: the kernel refuses to read address 0 of a process) is an ArtifactError naming it."""
+    """A read error of the source (here: the kernel refuses to read address 0 of a process) is an
+    ArtifactError naming it.
+    """
     with pytest.raises(ArtifactError, match="/proc/self/mem could not be read"):
         spool.add("/proc/self/mem")
     assert files_in(spool) == []
 
 
-@pytest.mark.parametrize("sha256", ["", "ab", "../../../etc/passwd", "A" * 64, "g" * 64, "a" * 63 + "/", "a" * 64 + "\n"])
+@pytest.mark.parametrize(
+    "sha256", ["", "ab", "../../../etc/passwd", "A" * 64, "g" * 64, "a" * 63 + "/", "a" * 64 + "\n"]
+)
 def test_only_a_digest_names_a_blob(spool, sha256):
-    """Nothing but 64 lower-case hexadecimal digits makes a path: no name leads out of the folder."""
+    """Nothing but 64 lower-case hexadecimal digits makes a path: no name leads out of the
+    folder.
+    """
     with pytest.raises(InvalidInputError):
         spool.path_of(sha256)
 
@@ -326,7 +356,10 @@ def test_collect_removes_only_what_no_entry_names_after_the_grace_time(spool, fi
     now_s = orphan.path.stat().st_mtime
     known = {named.sha256}.__contains__
     assert spool.collect(known, older_than_s=60, now=lambda: now_s + 30) == []
-    assert set(spool.collect(known, older_than_s=60, now=lambda: now_s + 90)) == {orphan.path, leftover}
+    assert set(spool.collect(known, older_than_s=60, now=lambda: now_s + 90)) == {
+        orphan.path,
+        leftover,
+    }
     assert files_in(spool) == [named.path]
 
 
@@ -358,12 +391,20 @@ class Failing:
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("out of order"), SystemExit(3), KeyboardInterrupt(), ZeroDivisionError()],
+    [
+        MemoryError(),
+        RuntimeError("out of order"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        ZeroDivisionError(),
+    ],
     ids=lambda e: type(e).__name__,
 )
 @pytest.mark.parametrize("again", [False, True], ids=["copied", "compared"])
 def test_whatever_ends_the_hashing_ends_the_call(spool, tmp_path, monkeypatch, error, again):
-    """An exception of any kind in the hashing thread comes out of the call, which leaves nothing in the spool and can be made again."""
+    """An exception of any kind in the hashing thread comes out of the call, which leaves nothing
+    in the spool and can be made again.
+    """
     file = large(tmp_path / "large")
     held = [spool.add(file)] if again else []
     before, threads = files_in(spool), set(threading.enumerate())
@@ -376,7 +417,11 @@ def test_whatever_ends_the_hashing_ends_the_call(spool, tmp_path, monkeypatch, e
         assert type(error).__name__ in caught.value.message
         assert "was not logged" in caught.value.message
     assert files_in(spool) == before
-    assert [thread for thread in threading.enumerate() if thread not in threads and thread.name.startswith("journaltrack")] == []
+    assert [
+        thread
+        for thread in threading.enumerate()
+        if thread not in threads and thread.name.startswith("journaltrack")
+    ] == []
     assert spool.verify(spool.add(file).sha256)
 
 
@@ -437,14 +482,20 @@ def test_a_large_file_that_fails_while_it_is_read_is_the_files_fault(spool, tmp_
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return self.file.readinto(view)
 
-    monkeypatch.setattr(copy, "open", lambda *args, **options: Rotten(real_open(*args, **options)), raising=False)
-    with pytest.raises(ArtifactError, match="large could not be read to its end: Input/output error"):
+    monkeypatch.setattr(
+        copy, "open", lambda *args, **options: Rotten(real_open(*args, **options)), raising=False
+    )
+    with pytest.raises(
+        ArtifactError, match="large could not be read to its end: Input/output error"
+    ):
         spool.add(file)
     assert files_in(spool) == []
 
 
 def test_a_folder_of_the_spool_that_is_a_link_is_refused(spool, file, tmp_path):
-    """A crafted spool can't have contents written elsewhere: nothing is there afterwards, and no temporary file stays."""
+    """A crafted spool can't have contents written elsewhere: nothing is there afterwards, and no
+    temporary file stays.
+    """
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     (tmp_path / "elsewhere").mkdir()
     spool.folder.mkdir(parents=True)
@@ -456,7 +507,9 @@ def test_a_folder_of_the_spool_that_is_a_link_is_refused(spool, file, tmp_path):
 
 
 def test_content_that_was_there_is_on_the_disk_with_its_folders(spool, tmp_path, monkeypatch):
-    """Whoever put it there may have lost power before its name was on the disk: the file and its folders are waited for again."""
+    """Whoever put it there may have lost power before its name was on the disk: the file and its
+    folders are waited for again.
+    """
     blob = spool.add(large(tmp_path / "large"))
     synced = []
     real_fsync = os.fsync
@@ -467,4 +520,6 @@ def test_content_that_was_there_is_on_the_disk_with_its_folders(spool, tmp_path,
 
     monkeypatch.setattr(os, "fsync", fsync)
     spool.add(large(tmp_path / "again"), of_size=of(blob))
-    assert synced == [str(path) for path in (blob.path, blob.path.parent, spool.folder, spool.folder.parent)]
+    assert synced == [
+        str(path) for path in (blob.path, blob.path.parent, spool.folder, spool.folder.parent)
+    ]

@@ -1,4 +1,6 @@
-"""Delivered contents leave the spool, and no others; a spool with a limit keeps it, or says that it can't."""
+"""Delivered contents leave the spool, and no others; a spool with a limit keeps it, or says that
+it can't.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Bench:
 
     def age(self):
         """All that was spooled was spooled a while ago."""
-        self.tracker._journal.database.write(lambda c: c.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns - ?", (LATER_NS,)))
+        self.tracker._journal.database.write(
+            lambda c: c.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns - ?", (LATER_NS,))
+        )
 
     def spooled(self):
         """Digests in the spool."""
@@ -68,7 +72,9 @@ def bench(tmp_path):
 
 
 def test_delivered_contents_go_and_nothing_else(bench):
-    """Pending and young contents stay; what went is on the record, no report misses it, and the audit names it."""
+    """Pending and young contents stay; what went is on the record, no report misses it, and the
+    audit names it.
+    """
     delivered = bench.log(b"delivered")
     bench.sync()
     young = bench.prune()
@@ -99,7 +105,9 @@ def test_a_content_that_is_also_pending_elsewhere_stays(bench):
 
 
 def test_a_removed_content_that_is_logged_again_is_there_again_and_verified(bench):
-    """It is uploaded to where it is needed, and a wrong byte in it is found although it had been removed on the record."""
+    """It is uploaded to where it is needed, and a wrong byte in it is found although it had been
+    removed on the record.
+    """
     digest = bench.log(b"again")
     bench.sync()
     bench.age()
@@ -129,7 +137,9 @@ def test_a_needed_content_that_is_missing_is_told_although_it_was_removed_once(b
 
 
 def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatch):
-    """A tracker that spools it between the attestation and the removal keeps its file: the upload finds it."""
+    """A tracker that spools it between the attestation and the removal keeps its file: the
+    upload finds it.
+    """
     digest = bench.log(b"raced")
     bench.sync()
     bench.age()
@@ -138,7 +148,8 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
 
     def race(connection, contents):
         looks.append(len(contents))
-        if len(looks) == 2:  # inside of the second transaction it is too late to write, so just before it counts
+        # inside of the second transaction it is too late to write, so just before it counts
+        if len(looks) == 2:
             connection.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns + 1")
         return still(connection, contents)
 
@@ -149,7 +160,9 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
 
 
 def test_a_content_removed_before_its_call_is_recorded_is_spooled_again(bench, monkeypatch):
-    """A call that takes longer than the time of grace finds its content gone, and puts it back before it returns."""
+    """A call that takes longer than the time of grace finds its content gone, and puts it back
+    before it returns.
+    """
     digest = bench.log(b"slow")
     bench.sync()
     with Tracker.create(trial_component_name="other", journal=bench.folder, sync="off") as other:
@@ -218,7 +231,9 @@ def limited(bench, monkeypatch):
 def test_a_full_spool_makes_room_with_what_is_delivered_the_oldest_first(limited):
     """As much goes as is needed, on the record, and the call succeeds."""
     first = limited.log(b"1" * 400)
-    limited.tracker._journal.database.write(lambda c: c.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns - 1000"))
+    limited.tracker._journal.database.write(
+        lambda c: c.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns - 1000")
+    )
     second = limited.log(b"2" * 400)
     limited.sync()
     limited.age()
@@ -230,7 +245,9 @@ def test_a_full_spool_makes_room_with_what_is_delivered_the_oldest_first(limited
 
 
 def test_a_spool_full_of_what_is_not_delivered_refuses_and_loses_nothing(limited):
-    """The call raises as on a full disk, nothing of it is recorded, nothing pending is removed; a known content is taken still."""
+    """The call raises as on a full disk, nothing of it is recorded, nothing pending is removed;
+    a known content is taken still.
+    """
     first = limited.log(b"1" * 800)
     entries = status(limited.folder).last_seq
     with pytest.raises(JournalFullError, match="was not logged"):
@@ -245,7 +262,9 @@ def test_a_spool_full_of_what_is_not_delivered_refuses_and_loses_nothing(limited
 
 
 def test_a_sync_under_way_is_not_waited_for(limited):
-    """While somebody holds the lease no content is removed, and the call says that it does not fit."""
+    """While somebody holds the lease no content is removed, and the call says that it does not
+    fit.
+    """
     limited.log(b"1" * 800)
     limited.sync()
     limited.age()
@@ -266,15 +285,32 @@ def test_the_command_says_what_went_and_what_stays(bench, tmp_path):
     bench.tracker.log_metric("loss", 2.0)
 
     def run(*arguments):
-        return CliRunner().invoke(main, ["prune", "--unasked", *arguments, "--journal", str(bench.folder)])
+        return CliRunner().invoke(
+            main, ["prune", "--unasked", *arguments, "--journal", str(bench.folder)]
+        )
 
-    assert run().exit_code == run("--archive", "a.csv", "--blobs-delivered-before", "0s").exit_code == 2
+    assert (
+        run().exit_code
+        == run("--archive", "a.csv", "--blobs-delivered-before", "0s").exit_code
+        == 2
+    )
     dry = run("--delivered-before", "0s", "--dry-run")
     assert "would remove 5 entries" in dry.output
     assert "not sent yet" in dry.output
-    done = json.loads(run("--delivered-before", "0s", "--json", "--archive", str(tmp_path / "a.csv")).stdout)
-    assert (done["entries"], done["by_kind"], done["stays"]["pending"], done["archive"]["rows"]) == (5, {"metric": 5}, 1, 5)
+    done = json.loads(
+        run("--delivered-before", "0s", "--json", "--archive", str(tmp_path / "a.csv")).stdout
+    )
+    assert (
+        done["entries"],
+        done["by_kind"],
+        done["stays"]["pending"],
+        done["archive"]["rows"],
+    ) == (5, {"metric": 5}, 1, 5)
     again = run("--delivered-before", "0s", "--archive", str(tmp_path / "b.csv"))
-    assert (again.exit_code, "removed 0 entries" in again.output, (tmp_path / "b.csv").exists()) == (0, True, False)
+    assert (
+        again.exit_code,
+        "removed 0 entries" in again.output,
+        (tmp_path / "b.csv").exists(),
+    ) == (0, True, False)
     shown = CliRunner().invoke(main, ["audit", "--journal", str(bench.folder)]).output
     assert "removed on the record: 5 entries" in shown

@@ -1,4 +1,6 @@
-"""What commands print on a terminal: every line fits, and no word, number, time or digest is broken."""
+"""What commands print on a terminal: every line fits, and no word, number, time or digest is
+broken.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +33,38 @@ PASTED = re.compile(r"(?<=[/:])")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A journal that was delivered in part, a copy of it that is damaged, a bundle, and the AWS that lost an object."""
+    """A journal that was delivered in part, a copy of it that is damaged, a bundle, and the AWS
+    that lost an object.
+    """
     folder = tmp_path_factory.mktemp("world")
-    names = {"AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    names = {
+        "AWS_ACCESS_KEY_ID": "AKIDTEST",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
     with pytest.MonkeyPatch.context() as patch, simulator() as aws, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, value in {**names, "AWS_ENDPOINT_URL": aws.endpoint_url, "JOURNALTRACK_HOME": str(folder / "home")}.items():
+        for name, value in {
+            **names,
+            "AWS_ENDPOINT_URL": aws.endpoint_url,
+            "JOURNALTRACK_HOME": str(folder / "home"),
+        }.items():
             patch.setenv(name, value)
         patch.chdir(folder)
         recorded(folder)
         journaltrack.sync(folder / "journal", region="us-east-1", endpoint_url=aws.endpoint_url)
         assert CliRunner().invoke(main, ["bundle", "journal", "-o", "it.bundle"]).exit_code == 0
-        assert CliRunner().invoke(main, ["receipts", "export", "journal", "-o", "it.receipts"]).exit_code == 0
+        assert (
+            CliRunner()
+            .invoke(main, ["receipts", "export", "journal", "-o", "it.receipts"])
+            .exit_code
+            == 0
+        )
         for place in [place for place in aws.objects if place[1].endswith("model.bin")]:
             del aws.objects[place]
-        with Tracker.create(trial_component_name="digits-2", journal=folder / "journal", sync="off") as later:
+        with Tracker.create(
+            trial_component_name="digits-2", journal=folder / "journal", sync="off"
+        ) as later:
             later.log_metric("validation:accuracy", 0.1 + 0.2, iteration_number=12)
         assert CliRunner().invoke(main, ["merge", "journal", "--into", "all"]).exit_code == 0
         yield folder
@@ -55,9 +74,15 @@ def recorded(folder):
     (folder / "model.bin").write_bytes(b"weights")
     tags = [{"Key": "purpose", "Value": "to see how " + "wide " * 30}]
     with Tracker.create(
-        "Digits", trial_component_name="digits-" + "long-" * 8 + "1", journal=folder / "journal", sync="off", tags=tags
+        "Digits",
+        trial_component_name="digits-" + "long-" * 8 + "1",
+        journal=folder / "journal",
+        sync="off",
+        tags=tags,
     ) as t:
-        t.log_parameters({"learning_rate": 0.12345678901234567, "optimizer": "adam", "note": "words and " * 40})
+        t.log_parameters(
+            {"learning_rate": 0.12345678901234567, "optimizer": "adam", "note": "words and " * 40}
+        )
         t.log_input("dataset", "s3://my-data/" + "a-folder-of-many/" * 8 + "digits-v3")
         t.log_artifact(folder / "model.bin")
         for step in range(25):
@@ -101,7 +126,9 @@ def test_every_command_is_looked_at():
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("arguments", CASES, ids=lambda case: " ".join(case[:2]))
 def test_every_line_fits_and_breaks_between_words(world, monkeypatch, arguments, width):
-    """All words of the terminal are words of the pipe: none is broken, but paths after a slash; digests have 12 characters."""
+    """All words of the terminal are words of the pipe: none is broken, but paths after a slash;
+    digests have 12 characters.
+    """
     monkeypatch.chdir(world)
     plain = CliRunner().invoke(main, arguments)
     shown = on_terminal(arguments, width, monkeypatch)
@@ -115,23 +142,38 @@ def test_every_line_fits_and_breaks_between_words(world, monkeypatch, arguments,
 
 
 def words_of(text):
-    """The words of an output, and the parts that a long path may be broken into, in any run of them."""
+    """The words of an output, and the parts that a long path may be broken into, in any run of
+    them.
+    """
     words = set()
     for word in text.split():
         parts = PASTED.split(word)
-        words |= {"".join(parts[first:last]) for first in range(len(parts)) for last in range(first + 1, len(parts) + 1)}
+        words |= {
+            "".join(parts[first:last])
+            for first in range(len(parts))
+            for last in range(first + 1, len(parts) + 1)
+        }
         words |= {known.rstrip("/") for known in words}
         words |= {digest[:12] for digest in re.findall(r"[0-9a-f]{64}", word)}
     return words
 
 
 def is_whole(word, whole):
-    """Whether a word of the terminal is one of the pipe, a digest's beginning, marked as cut, or what differs from run to run."""
+    """Whether a word of the terminal is one of the pipe, a digest's beginning, marked as cut, or
+    what differs from run to run.
+    """
     bare = word.strip(",;:.()")
-    if word in whole or bare in whole or "…" in word or {f"{bare},", f"{bare};", f"{bare}:"} & whole:
+    if (
+        word in whole
+        or bare in whole
+        or "…" in word
+        or {f"{bare},", f"{bare};", f"{bare}:"} & whole
+    ):
         return True
     # This run's own time, duration, digest or size, and a number of ten digits.
-    return bare in VOLATILE or bool(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z|\d+(\.\d+)?|[0-9a-f]{12}", bare))
+    return bare in VOLATILE or bool(
+        re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z|\d+(\.\d+)?|[0-9a-f]{12}", bare)
+    )
 
 
 VOLATILE = {
@@ -158,7 +200,11 @@ def on_terminal(arguments, width, monkeypatch):
     """What a command prints with stdout and stderr on terminals of a width."""
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
-    with terminal(width) as (stdout, printed), terminal(width) as (stderr, told), monkeypatch.context() as patch:
+    with (
+        terminal(width) as (stdout, printed),
+        terminal(width) as (stderr, told),
+        monkeypatch.context() as patch,
+    ):
         patch.setattr(sys, "stdout", stdout)
         patch.setattr(sys, "stderr", stderr)
         with pytest.raises(SystemExit):

@@ -13,7 +13,12 @@ import pytest
 
 import journaltrack
 from journaltrack import JournaltrackWarning, Tracker, testing
-from journaltrack.errors import ComponentNotFoundError, InvalidInputError, JournalNotFoundError, RemoteError
+from journaltrack.errors import (
+    ComponentNotFoundError,
+    InvalidInputError,
+    JournalNotFoundError,
+    RemoteError,
+)
 from journaltrack.testing import OfflineJournal, offline, offline_journal
 
 __all__ = ["offline_journal"]
@@ -41,14 +46,28 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def test_what_was_logged_is_read_back(offline_journal):
-    """Parameters, points in their order, inputs, the bytes of artifacts and the status, before anything is delivered."""
+    """Parameters, points in their order, inputs, the bytes of artifacts and the status, before
+    anything is delivered.
+    """
     train()
     run = offline_journal.run()
-    assert (run.name, run.display_name, run.status, run.message) == ("digits", "Digits", "Completed", None)
+    assert (run.name, run.display_name, run.status, run.message) == (
+        "digits",
+        "Digits",
+        "Completed",
+        None,
+    )
     assert run.parameters == {"learning_rate": 0.1, "optimizer": "sgd"}
-    assert [(point.step, point.value) for point in run.metrics["loss"]] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert [(point.step, point.value) for point in run.metrics["loss"]] == [
+        (0, 1.0),
+        (1, 0.5),
+        (2, 1 / 3),
+    ]
     assert [point.value for point in run.metrics["accuracy"]] == [0.5] * 3
-    assert (run.inputs["data"].value, run.inputs["data"].media_type) == ("s3://bucket/digits", "text/csv")
+    assert (run.inputs["data"].value, run.inputs["data"].media_type) == (
+        "s3://bucket/digits",
+        "text/csv",
+    )
     assert Path(run.outputs["model.bin"].value).read_bytes() == b"weights"
     assert offline_journal.remote.components == {}
     assert offline_journal.run("DIGITS") == run
@@ -91,10 +110,16 @@ def test_a_diverged_loss_reads_back_as_it_was(offline_journal):
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
-    """The environment is as it was, the machine's configuration did not count, and HOME stays empty."""
+    """The environment is as it was, the machine's configuration did not count, and HOME stays
+    empty.
+    """
     (tmp_path / "own.toml").write_text('redact = ["*"]\nsync = "close"\n')
     monkeypatch.setenv("JOURNALTRACK_CONFIG", str(tmp_path / "own.toml"))
-    before, services, remote = dict(os.environ), Tracker.services, journaltrack.app.composition.Connection.remote
+    before, services, remote = (
+        dict(os.environ),
+        Tracker.services,
+        journaltrack.app.composition.Connection.remote,
+    )
     with offline() as journal:
         train()
         assert journal.run().parameters["optimizer"] == "sgd"
@@ -108,12 +133,17 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 
 
 def test_a_tracker_that_is_left_open_leaves_nothing(tmp_path):
-    """Its journal is removed with the folder, and neither written again nor warned of when the process ends."""
+    """Its journal is removed with the folder, and neither written again nor warned of when the
+    process ends.
+    """
     program = (
-        "from journaltrack import Tracker\nfrom journaltrack.testing import offline\n"
-        "with offline() as journal:\n    tracker = Tracker.create()\n    tracker.log_metric('loss', 1.0)\n    print(journal.path)\n"
+        "from journaltrack import Tracker\nfrom journaltrack.testing import offline\nwith "
+        "offline() as journal:\n    tracker = Tracker.create()\n    tracker.log_metric('loss', "
+        "1.0)\n    print(journal.path)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     assert not Path(done.stdout.strip()).parent.exists()
 
@@ -121,11 +151,20 @@ def test_a_tracker_that_is_left_open_leaves_nothing(tmp_path):
 def test_processes_that_the_code_starts_log_to_the_same_journal_and_reach_nobody(offline_journal):
     """Whatever they are told about delivering, it stays pending."""
     program = (
-        "from journaltrack import Tracker\n"
-        "with Tracker.create(trial_component_name='child', sync='close', close_deadline_s=0.5) as tracker: tracker.log_parameter('a', 1)"
+        "from journaltrack import Tracker\nwith Tracker.create(trial_component_name='child', "
+        "sync='close', close_deadline_s=0.5) as tracker: tracker.log_parameter('a', 1)"
     )
-    credentials = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, **credentials}, check=True, capture_output=True)
+    credentials = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **credentials},
+        check=True,
+        capture_output=True,
+    )
     assert offline_journal.run("child").parameters == {"a": 1.0}
     assert journaltrack.status().pending == 4
     assert offline_journal.deliver().pending == 0
@@ -184,12 +223,30 @@ def main():
 
 @pytest.mark.slow
 def test_a_project_of_its_own_uses_the_fixture(tmp_path):
-    """A conftest.py of one line, in a process that knows nothing of this suite; without HOME, and nothing is written there."""
+    """A conftest.py of one line, in a process that knows nothing of this suite; without HOME,
+    and nothing is written there.
+    """
     project = tmp_path / "project"
     project.mkdir()
-    for name, text in (("conftest.py", CONFTEST), ("test_training.py", TEST), ("train.py", TRAIN), ("pytest.ini", "[pytest]\n")):
+    for name, text in (
+        ("conftest.py", CONFTEST),
+        ("test_training.py", TEST),
+        ("train.py", TRAIN),
+        ("pytest.ini", "[pytest]\n"),
+    ):
         (project / name).write_text(text)
-    run = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--basetemp", tmp_path / "temporary"]
+    run = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        tmp_path / "temporary",
+    ]
     done = subprocess.run(run, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
@@ -199,9 +256,11 @@ def test_a_project_of_its_own_uses_the_fixture(tmp_path):
 def test_it_works_without_pytest():
     """Importing it needs nothing but journaltrack; the fixture is then not there."""
     program = (
-        "import sys; sys.modules['pytest'] = None\n"
-        "from journaltrack import Tracker, testing\n"
-        "with testing.offline() as journal: Tracker.create(); print(len(journal.runs()), hasattr(testing, 'offline_journal'))"
+        "import sys; sys.modules['pytest'] = None\nfrom journaltrack import Tracker, "
+        "testing\nwith testing.offline() as journal: Tracker.create(); "
+        "print(len(journal.runs()), hasattr(testing, 'offline_journal'))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "1 False\n"

@@ -16,7 +16,12 @@ import numpy as np
 import pytest
 
 from journaltrack import Journal, Tracker
-from journaltrack.errors import ArtifactError, ComponentNotFoundError, InvalidInputError, UndeliverableError
+from journaltrack.errors import (
+    ArtifactError,
+    ComponentNotFoundError,
+    InvalidInputError,
+    UndeliverableError,
+)
 from journaltrack.tracking.services import Services
 from journaltrack.tracking.validation import JournaltrackWarning
 
@@ -35,36 +40,73 @@ def tracker(folder):
 
 def rows(folder, sql, *parameters):
     """What plain sqlite3 finds in the journal."""
-    with closing(sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True)) as connection, connection:
+    with (
+        closing(sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True)) as connection,
+        connection,
+    ):
         found = connection.execute(sql, parameters).fetchall()
     connection.close()
     return found
 
 
 def test_signatures_are_those_of_the_original():
-    """Positional order, names and defaults of the reference API are kept; additions are keyword-only."""
+    """Positional order, names and defaults of the reference API are kept; additions are
+    keyword-only.
+    """
 
     def positional(function):
         kinds = inspect.signature(function).parameters.values()
-        return [(p.name, p.default) for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+        return [
+            (p.name, p.default)
+            for p in kinds
+            if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"
+        ]
 
-    common = [("artifact_bucket", None), ("artifact_prefix", None), ("boto3_session", None), ("sagemaker_boto_client", None)]
+    common = [
+        ("artifact_bucket", None),
+        ("artifact_prefix", None),
+        ("boto3_session", None),
+        ("sagemaker_boto_client", None),
+    ]
     assert positional(Tracker.create) == [("display_name", None), *common]
     assert positional(Tracker.load) == [("trial_component_name", None), *common]
-    assert [n for n, _ in positional(Tracker.__init__)] == ["trial_component", "metrics_writer", "artifact_uploader"]
+    assert [n for n, _ in positional(Tracker.__init__)] == [
+        "trial_component",
+        "metrics_writer",
+        "artifact_uploader",
+    ]
     empty = inspect.Parameter.empty
     assert positional(Tracker.log_parameter) == [("name", empty), ("value", empty)]
     assert positional(Tracker.log_parameters) == [("parameters", empty)]
-    assert positional(Tracker.log_input) == [("name", empty), ("value", empty), ("media_type", None)]
+    assert positional(Tracker.log_input) == [
+        ("name", empty),
+        ("value", empty),
+        ("media_type", None),
+    ]
     assert positional(Tracker.log_output) == positional(Tracker.log_input)
-    assert positional(Tracker.log_artifact) == [("file_path", empty), ("name", None), ("media_type", None)]
-    assert positional(Tracker.log_metric) == [("metric_name", empty), ("value", empty), ("timestamp", None), ("iteration_number", None)]
+    assert positional(Tracker.log_artifact) == [
+        ("file_path", empty),
+        ("name", None),
+        ("media_type", None),
+    ]
+    assert positional(Tracker.log_metric) == [
+        ("metric_name", empty),
+        ("value", empty),
+        ("timestamp", None),
+        ("iteration_number", None),
+    ]
 
 
 @pytest.mark.parametrize("step", [7, np.int64(7), 7.0, np.array([7])])
 def test_step_is_another_name_of_iteration_number(folder, tracker, step):
-    """A point has the step under whichever of the two names it was given, or under both; a caller's own writer gets one."""
-    for other in ({"step": step}, {"iteration_number": 7, "step": step}, {"iteration_number": step, "step": 7}):
+    """A point has the step under whichever of the two names it was given, or under both; a
+    caller's own writer gets one.
+    """
+    for other in (
+        {"step": step},
+        {"iteration_number": 7, "step": step},
+        {"iteration_number": step, "step": 7},
+    ):
         tracker.log_metric("loss", 0.5, **other)
         tracker.log_metrics({"loss": 0.5, "accuracy": 1}, **other)
     assert rows(folder, "SELECT DISTINCT step FROM entry WHERE kind = 'metric'") == [(7,)]
@@ -93,19 +135,29 @@ def test_every_call_is_in_the_file_when_it_returns(folder, tracker):
     ):
         before = rows(folder, "SELECT count(*) FROM entry")[0][0]
         call()
-        assert rows(folder, "SELECT count(*) FROM entry")[0][0] - before == [1, 2, 1, 1, 1, 2][number]
+        assert (
+            rows(folder, "SELECT count(*) FROM entry")[0][0] - before == [1, 2, 1, 1, 1, 2][number]
+        )
 
 
 def test_read_back_gives_the_last_value_per_name(tracker, tmp_path):
     """trial_component shows what was logged."""
     file = tmp_path / "model.txt"
     file.write_text("weights")
-    tracker.log_parameters({"lr": 0.1, "opt": "sgd", "nested": True, "numpy": np.float32(0.5), "zero": np.array(3)})
+    tracker.log_parameters(
+        {"lr": 0.1, "opt": "sgd", "nested": True, "numpy": np.float32(0.5), "zero": np.array(3)}
+    )
     tracker.log_parameter("lr", 0.2)
     tracker.log_input("data", "s3://bucket/data", "text/csv")
     tracker.log_artifact(file)
     component = tracker.trial_component
-    assert component.parameters == {"lr": 0.2, "opt": "sgd", "nested": "True", "numpy": 0.5, "zero": 3.0}
+    assert component.parameters == {
+        "lr": 0.2,
+        "opt": "sgd",
+        "nested": "True",
+        "numpy": 0.5,
+        "zero": 3.0,
+    }
     assert component.input_artifacts["data"].value == "s3://bucket/data"
     assert component.input_artifacts["data"].media_type == "text/csv"
     assert component.trial_component_arn is None
@@ -191,7 +243,10 @@ def test_wrong_types_are_type_errors(folder, tracker, call):
 
 @pytest.mark.parametrize(
     ("value", "why"),
-    [*((each, "NaN or infinite") for each in (math.nan, math.inf, -math.inf, np.float64("nan"))), (10**400, "too large for a double")],
+    [
+        *((each, "NaN or infinite") for each in (math.nan, math.inf, -math.inf, np.float64("nan"))),
+        (10**400, "too large for a double"),
+    ],
     ids=["nan", "inf", "-inf", "numpy", "large"],
 )
 def test_what_only_the_data_decides_is_kept_and_marked(folder, tracker, value, why):
@@ -201,7 +256,10 @@ def test_what_only_the_data_decides_is_kept_and_marked(folder, tracker, value, w
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracker.log_metric("loss", value)
-    found = rows(folder, "SELECT d.outcome, d.reason FROM delivery d JOIN entry e USING (seq) WHERE e.name = 'loss'")
+    found = rows(
+        folder,
+        "SELECT d.outcome, d.reason FROM delivery d JOIN entry e USING (seq) WHERE e.name = 'loss'",
+    )
     assert [outcome for outcome, _ in found] == ["quarantined"] * 2
     assert why in found[0][1]
 
@@ -225,7 +283,10 @@ def test_the_301st_parameter_is_kept_and_marked(folder, tracker):
     with pytest.warns(JournaltrackWarning, match="300 parameters"):
         tracker.log_parameters({"p1": 1, "another": 2})
     tracker.log_parameter("p0", "again")
-    assert rows(folder, "SELECT e.name FROM delivery d JOIN entry e USING (seq)") == [("one more",), ("another",)]
+    assert rows(folder, "SELECT e.name FROM delivery d JOIN entry e USING (seq)") == [
+        ("one more",),
+        ("another",),
+    ]
 
 
 def test_media_type_that_aws_refuses_is_recorded_with_a_warning(tracker):
@@ -256,12 +317,18 @@ def test_with_sets_status_and_times(tracker):
     ],
 )
 def test_an_exception_in_the_block_is_the_status(folder, tracker, error, status, message):
-    """The exception passes through; its text, made acceptable to AWS, is the status message; the traceback is journaled."""
+    """The exception passes through; its text, made acceptable to AWS, is the status message; the
+    traceback is journaled.
+    """
     with pytest.raises(type(error)), tracker:
         raise error
     found = tracker.trial_component.status
     assert (found.primary_status, found.message) == (status, message)
-    traces = rows(folder, "SELECT json_extract(payload, '$.traceback') FROM entry WHERE kind = 'status' ORDER BY seq DESC LIMIT 1")
+    traces = rows(
+        folder,
+        "SELECT json_extract(payload, '$.traceback') FROM entry WHERE kind = 'status' "
+        "ORDER BY seq DESC LIMIT 1",
+    )
     assert (traces[0][0] is None) == (status == "Completed")
 
 
@@ -286,15 +353,22 @@ def test_replay_on_close_is_asked_for_once_and_not_by_a_child(folder, monkeypatc
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     tracker.close()
     tracker.close()
-    assert [(r.component, r.deadline_s) for r in asked] == [(tracker.trial_component.trial_component_name, 7)]
+    assert [(r.component, r.deadline_s) for r in asked] == [
+        (tracker.trial_component.trial_component_name, 7)
+    ]
     assert rows(folder, "SELECT count(DISTINCT writer_id) FROM entry") == [(2,)]
 
 
 def test_names_are_unique_lower_case_and_acceptable(folder):
     """Generated names fit SageMaker's rules, whatever base is given."""
     journal = Journal.open(folder)
-    names = {Tracker.create(journal=journal, sync="off").trial_component.trial_component_name for _ in range(20)}
-    long = Tracker.create(journal=journal, sync="off", base_trial_component_name="Base-" + "x" * 110).trial_component.trial_component_name
+    names = {
+        Tracker.create(journal=journal, sync="off").trial_component.trial_component_name
+        for _ in range(20)
+    }
+    long = Tracker.create(
+        journal=journal, sync="off", base_trial_component_name="Base-" + "x" * 110
+    ).trial_component.trial_component_name
     assert len(names) == 20
     for name in [*names, long]:
         assert name == name.lower()
@@ -304,18 +378,27 @@ def test_names_are_unique_lower_case_and_acceptable(folder):
 
 
 def test_existing_name_needs_resume(folder):
-    """Creating a component that the journal has is refused, resuming it continues, loading it needs no network."""
+    """Creating a component that the journal has is refused, resuming it continues, loading it
+    needs no network.
+    """
     Tracker.create(journal=folder, sync="off", trial_component_name="run").log_parameter("a", 1)
     with pytest.raises(InvalidInputError, match="resume=True"):
         Tracker.create(journal=folder, sync="off", trial_component_name="run")
     resumed = Tracker.create(journal=folder, sync="off", trial_component_name="RUN", resume=True)
     resumed.log_parameter("b", 2)
-    assert Tracker.load("run", journal=folder, sync="off").trial_component.parameters == {"a": 1.0, "b": 2.0}
+    assert Tracker.load("run", journal=folder, sync="off").trial_component.parameters == {
+        "a": 1.0,
+        "b": 2.0,
+    }
 
 
 @pytest.mark.parametrize(("answer", "kinds"), [(True, '{"verified":true}'), (None, "{}")])
-def test_loading_an_unknown_name_takes_it_on_trust_when_aws_is_silent(folder, monkeypatch, answer, kinds):
-    """A name that AWS knows, or can't be asked about, is attached; the journal says which of the two."""
+def test_loading_an_unknown_name_takes_it_on_trust_when_aws_is_silent(
+    folder, monkeypatch, answer, kinds
+):
+    """A name that AWS knows, or can't be asked about, is attached; the journal says which of the
+    two.
+    """
     monkeypatch.setattr(Tracker, "services", Services(lookup=lambda *_: answer))
     Tracker.load("elsewhere", journal=folder)
     assert rows(folder, "SELECT kind, payload FROM entry") == [("load", kinds)]
@@ -329,9 +412,15 @@ def test_loading_what_aws_denies_is_a_value_error(folder, monkeypatch):
     assert rows(folder, "SELECT count(*) FROM entry") == [(0,)]
 
 
-def test_in_a_training_job_the_jobs_component_is_loaded_and_its_status_left_alone(folder, monkeypatch):
-    """load() without a name finds the job's component; `with` leaves status and times to the job."""
-    monkeypatch.setenv("TRAINING_JOB_ARN", "arn:aws:sagemaker:eu-west-1:123456789012:training-job/My-Job")
+def test_in_a_training_job_the_jobs_component_is_loaded_and_its_status_left_alone(
+    folder, monkeypatch
+):
+    """load() without a name finds the job's component; `with` leaves status and times to the
+    job.
+    """
+    monkeypatch.setenv(
+        "TRAINING_JOB_ARN", "arn:aws:sagemaker:eu-west-1:123456789012:training-job/My-Job"
+    )
     with Tracker.load(journal=folder, sync="off") as tracker:
         tracker.log_metric("loss", 1.0)
     assert tracker.trial_component.trial_component_name == "my-job-aws-training-job"
@@ -374,7 +463,10 @@ def test_own_collaborators_are_used(folder, tmp_path):
     [
         (1_700_000_000, 1_700_000_000 * 10**9),
         (1_700_000_000.25, 1_700_000_000_250_000_000),
-        (datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=timezone.utc), 1_700_000_000_123_456_000),
+        (
+            datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=timezone.utc),
+            1_700_000_000_123_456_000,
+        ),
         (datetime.fromtimestamp(1_700_000_000), 1_700_000_000 * 10**9),  # noqa: DTZ006 - naive is local time
     ],
 )
@@ -394,9 +486,10 @@ def test_special_files_are_refused_without_blocking(tracker, tmp_path):
 def test_creating_a_tracker_imports_nothing_heavy(folder):
     """Training pays for no boto3, Alembic, tenacity, watchdog or rich."""
     code = (
-        "import sys; from journaltrack import Tracker\n"
-        f"t = Tracker.create(journal={str(folder)!r}, sync='off'); t.log_metric('m', 1.0); t.close()\n"
-        "print([m for m in ('boto3', 'botocore', 'sqlalchemy', 'alembic', 'tenacity', 'watchdog', 'rich', 'click') if m in sys.modules])"
+        "import sys; from journaltrack import Tracker\nt = "
+        f"Tracker.create(journal={str(folder)!r}, sync='off'); t.log_metric('m', 1.0); "
+        "t.close()\nprint([m for m in ('boto3', 'botocore', 'sqlalchemy', 'alembic', "
+        "'tenacity', 'watchdog', 'rich', 'click') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -50,14 +50,21 @@ def entries_in(tmp_path):
 def test_a_failing_close_does_not_hide_the_users_exception(tracker):
     """What ended the block comes out of it; the failure of close is warned about."""
     broken = Tracker(tracker.trial_component, BrokenWriter(), None)
-    with pytest.warns(RuntimeWarning, match="writer's own trouble"), pytest.raises(KeyError, match="mine"), broken:
+    with (
+        pytest.warns(RuntimeWarning, match="writer's own trouble"),
+        pytest.raises(KeyError, match="mine"),
+        broken,
+    ):
         raise KeyError("mine")
     assert tracker.trial_component.status.message == "'mine'"
 
 
 def test_a_failing_close_is_raised_when_nothing_else_is(tracker):
     """Without another exception the failure of close is the one to see."""
-    with pytest.raises(RuntimeError, match="own trouble"), Tracker(tracker.trial_component, BrokenWriter(), None):
+    with (
+        pytest.raises(RuntimeError, match="own trouble"),
+        Tracker(tracker.trial_component, BrokenWriter(), None),
+    ):
         pass
 
 
@@ -110,9 +117,15 @@ class UnspeakableError(Exception):
         raise self.error
 
 
-@pytest.mark.parametrize("inner", [ValueError("no"), RecursionError(), MemoryError(), KeyboardInterrupt(), SystemExit(0)], ids=repr)
+@pytest.mark.parametrize(
+    "inner",
+    [ValueError("no"), RecursionError(), MemoryError(), KeyboardInterrupt(), SystemExit(0)],
+    ids=repr,
+)
 def test_an_exception_without_a_text_ends_the_run(tracker, inner):
-    """Whatever its own methods raise, the run is Failed with the class as its message, and the exception comes out."""
+    """Whatever its own methods raise, the run is Failed with the class as its message, and the
+    exception comes out.
+    """
     with pytest.raises(UnspeakableError), tracker:
         raise UnspeakableError(inner)
     status = tracker.trial_component.status
@@ -126,12 +139,20 @@ def test_a_text_that_is_none_ends_the_run(tracker):
         def __str__(self):
             return self.args[0]
 
-    for text, message in ((3, "OddError"), ("a\ud800b\0", "a?b"), ("line\n" * 1_000_000, "line line")):
+    for text, message in (
+        (3, "OddError"),
+        ("a\ud800b\0", "a?b"),
+        ("line\n" * 1_000_000, "line line"),
+    ):
         with pytest.raises(OddError), tracker:
             raise OddError(text)
         assert tracker.trial_component.status.primary_status == "Failed"
         assert tracker.trial_component.status.message.startswith(message)
-        tracker = Tracker.load(tracker.trial_component.trial_component_name, journal=tracker.trial_component.journal.path, sync="off")
+        tracker = Tracker.load(
+            tracker.trial_component.trial_component_name,
+            journal=tracker.trial_component.journal.path,
+            sync="off",
+        )
 
 
 class OddCode:
@@ -163,7 +184,9 @@ class OddCode:
     ids=lambda value: type(value).__name__,
 )
 def test_an_exit_code_means_what_the_interpreter_makes_of_it(tracker, code, status, message):
-    """Only 0 and None end well: anything that is no integer is printed, and the process exits with 1."""
+    """Only 0 and None end well: anything that is no integer is printed, and the process exits
+    with 1.
+    """
     with pytest.raises(SystemExit), tracker:
         raise SystemExit(code)
     found = tracker.trial_component.status
@@ -184,7 +207,9 @@ def test_an_exit_code_means_what_the_interpreter_makes_of_it(tracker, code, stat
     ids=repr,
 )
 def test_who_is_asked_to_end_is_stopped(tracker, error, status):
-    """Ctrl-C, a cancelled task and a closed generator are Stopped; what only derives from BaseException has failed."""
+    """Ctrl-C, a cancelled task and a closed generator are Stopped; what only derives from
+    BaseException has failed.
+    """
     with pytest.raises(type(error)), tracker:
         raise error
     assert tracker.trial_component.status.primary_status == status
@@ -228,20 +253,25 @@ def test_a_task_that_is_cancelled_is_stopped(tracker):
 
     started = None
     asyncio.run(run())
-    assert (tracker.trial_component.status.primary_status, tracker.trial_component.status.message) == ("Stopped", "CancelledError")
+    assert (
+        tracker.trial_component.status.primary_status,
+        tracker.trial_component.status.message,
+    ) == ("Stopped", "CancelledError")
 
 
 def test_ctrl_c_under_asyncio_is_stopped(tmp_path):
     """A real SIGINT to a real process whose block awaits."""
     code = (
-        "import asyncio, sys\nfrom journaltrack import Tracker\n"
-        "async def train():\n"
-        "    with Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off') as tracker:\n"
-        "        tracker.log_metric('m', 1.0); print('ready', flush=True)\n"
-        "        await asyncio.Event().wait()\n"
-        "asyncio.run(train())\n"
+        "import asyncio, sys\nfrom journaltrack import Tracker\nasync def train():\n    with "
+        "Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off') as "
+        "tracker:\n        tracker.log_metric('m', 1.0); print('ready', flush=True)\n        "
+        "await asyncio.Event().wait()\nasyncio.run(train())\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "journal"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "journal"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=FOREVER_S)
@@ -271,7 +301,10 @@ CALLS = {
     "log_artifact": (lambda tracker, folder: tracker.log_artifact(folder / "file"), 2),
     "log_artifacts": (lambda tracker, folder: tracker.log_artifacts(folder), 2),
     "flush": (lambda tracker, _: tracker.flush(), 0),
-    "from another process": (lambda tracker, _: pickle.loads(pickle.dumps(tracker)).log_metric("after", 1.0), 1),
+    "from another process": (
+        lambda tracker, _: pickle.loads(pickle.dumps(tracker)).log_metric("after", 1.0),
+        1,
+    ),
 }
 
 
@@ -285,7 +318,9 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_after_close_is_recorded_and_the_next_close_delivers_it(tmp_path, asked, name):
-    """No call is refused for the tracker's state; what was recorded after a close is delivered by another one, once."""
+    """No call is refused for the tracker's state; what was recorded after a close is delivered
+    by another one, once.
+    """
     call, entries = CALLS[name]
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "file").write_text("content")
@@ -311,7 +346,14 @@ def test_logging_after_the_block_leaves_the_run_completed(tmp_path, asked):
     tracker.close()
     assert tracker.trial_component.status.primary_status == "Completed"
     assert tracker.trial_component.parameters["threshold"] == 0.5
-    assert [kind for kind, _ in entries_in(tmp_path)] == ["create", "status", "metric", "status", "metric", "parameter"]
+    assert [kind for kind, _ in entries_in(tmp_path)] == [
+        "create",
+        "status",
+        "metric",
+        "status",
+        "metric",
+        "parameter",
+    ]
     assert len(asked) == 2
 
 
@@ -345,7 +387,9 @@ def test_a_writer_that_fails_at_the_end_keeps_nothing_from_being_delivered(track
 
 
 def test_closing_inside_a_close_ends_and_delivers_once(tmp_path, monkeypatch):
-    """A signal handler that closes the tracker, during its close, neither hangs nor delivers a second time."""
+    """A signal handler that closes the tracker, during its close, neither hangs nor delivers a
+    second time.
+    """
     asked = []
 
     def replay(request):
@@ -396,7 +440,9 @@ def test_a_call_inside_a_close_is_recorded(tmp_path, monkeypatch):
     ],
 )
 def test_what_makes_no_requests_is_refused_at_the_call(tmp_path, arguments, named):
-    """A prefix or region in the place of a session or client is a TypeError that names it, and nothing is made."""
+    """A prefix or region in the place of a session or client is a TypeError that names it, and
+    nothing is made.
+    """
     with pytest.raises(TypeError, match=named):
         Tracker.create("name", "bucket", journal=tmp_path / "journal", **arguments)
     with pytest.raises(TypeError, match=named):

@@ -9,7 +9,11 @@ import pytest
 from journaltrack import Journal
 from journaltrack.journal import entries
 from journaltrack.journal.entries import BlobRef, Draft
-from journaltrack.tracking.trial_component import TrialComponent, TrialComponentArtifact, TrialComponentStatus
+from journaltrack.tracking.trial_component import (
+    TrialComponent,
+    TrialComponentArtifact,
+    TrialComponentStatus,
+)
 
 
 @pytest.fixture
@@ -22,9 +26,17 @@ def component(tmp_path):
 
 def test_a_component_without_entries_has_nothing(component):
     """Every attribute is there and empty."""
-    assert (component.trial_component_name, component.trial_component_arn, component.display_name) == ("run", None, None)
+    assert (
+        component.trial_component_name,
+        component.trial_component_arn,
+        component.display_name,
+    ) == ("run", None, None)
     assert (component.status, component.start_time, component.end_time) == (None, None, None)
-    assert (component.parameters, component.input_artifacts, component.output_artifacts) == ({}, {}, {})
+    assert (component.parameters, component.input_artifacts, component.output_artifacts) == (
+        {},
+        {},
+        {},
+    )
 
 
 def test_the_last_value_per_name_counts(component):
@@ -50,15 +62,25 @@ def test_what_can_not_be_delivered_reads_back_too(component):
     """An undeliverable value was recorded, so it is there: a number beyond a double as its text."""
     component.journal.append(
         component.component_id,
-        [entries.parameter("long", "x" * 3_000), entries.parameter("nan", float("nan")), entries.parameter("big", 10**400)],
+        [
+            entries.parameter("long", "x" * 3_000),
+            entries.parameter("nan", float("nan")),
+            entries.parameter("big", 10**400),
+        ],
     )
     assert component.parameters == {"long": "x" * 3_000, "nan": "nan", "big": str(10**400)}
 
 
 def test_statuses_merge(component):
     """A start time stays when a later status says nothing of it; times are aware, UTC."""
-    component.journal.append(component.component_id, [entries.status(primary="InProgress", start_ns=1_700_000_000_123_456_000)])
-    component.journal.append(component.component_id, [entries.status(primary="Failed", message="why", end_ns=1_700_000_001 * 10**9)])
+    component.journal.append(
+        component.component_id,
+        [entries.status(primary="InProgress", start_ns=1_700_000_000_123_456_000)],
+    )
+    component.journal.append(
+        component.component_id,
+        [entries.status(primary="Failed", message="why", end_ns=1_700_000_001 * 10**9)],
+    )
     assert component.status == TrialComponentStatus("Failed", "why")
     assert component.start_time == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=timezone.utc)
     assert component.end_time == datetime(2023, 11, 14, 22, 13, 21, tzinfo=timezone.utc)
@@ -67,14 +89,21 @@ def test_statuses_merge(component):
 def test_a_logged_file_reads_back_as_its_path_in_the_spool(component):
     """Before the upload, the value is where the bytes are."""
     sha256 = "ab" * 32
-    component.journal.append(component.component_id, [entries.artifact("output", "model", BlobRef(sha256, None, None), "text/plain")])
+    component.journal.append(
+        component.component_id,
+        [entries.artifact("output", "model", BlobRef(sha256, None, None), "text/plain")],
+    )
     expected = component.journal.path / "spool" / "ab" / sha256
-    assert component.output_artifacts["model"] == TrialComponentArtifact(str(expected), "text/plain")
+    assert component.output_artifacts["model"] == TrialComponentArtifact(
+        str(expected), "text/plain"
+    )
 
 
 def test_a_crafted_digest_names_no_path(component):
     """A journal from somebody else can't make an artifact's value point outside of its spool."""
-    crafted = Draft("component", "output", "model", payload=entries.encode({"sha256": "../../../../etc/passwd"}))
+    crafted = Draft(
+        "component", "output", "model", payload=entries.encode({"sha256": "../../../../etc/passwd"})
+    )
     component.journal.append(component.component_id, [crafted])
     with pytest.raises(ValueError, match="not a SHA-256"):
         _ = component.output_artifacts

@@ -12,12 +12,16 @@ from journaltrack.remotes.aws.parts import CHUNK_BYTES, CONNECTIONS, PART_BYTES,
 
 MIB = 1 << 20
 LARGEST = 10_000 * 5 * 1024 * MIB
-"""Of an object: 10,000 parts of 5 GiB (docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
+"""Of an object: 10,000 parts of 5 GiB
+(docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
+"""
 
 
 @given(st.integers(1, LARGEST), st.none() | st.integers(-1, 6 * 1024 * MIB))
 def test_parts_cover_a_file_within_s3s_limits(size_bytes, noted):
-    """Whatever a note says: at most 10,000 parts of 5 MiB to 5 GiB, the last one of what is left, one after the other."""
+    """Whatever a note says: at most 10,000 parts of 5 MiB to 5 GiB, the last one of what is
+    left, one after the other.
+    """
     plan = Plan.of(size_bytes, noted)
     assert 1 <= plan.count <= 10_000
     assert 5 * MIB <= plan.part_bytes <= 5 * 1024 * MIB
@@ -43,7 +47,9 @@ def test_parts_cover_a_file_within_s3s_limits(size_bytes, noted):
     ],
 )
 def test_a_note_decides_where_it_can(size_bytes, noted, part_bytes):
-    """Parts are as the upload was begun, unless they would be too many, too small, or more than is worth a kill."""
+    """Parts are as the upload was begun, unless they would be too many, too small, or more than
+    is worth a kill.
+    """
     assert Plan.of(size_bytes, noted).part_bytes == part_bytes
 
 

@@ -132,7 +132,9 @@ class Silent:
     ],
 )
 def test_parameter_values_keep_their_meaning(value, kept):
-    """Numbers stay numbers of the plain type, text stays its characters, the rest becomes its text."""
+    """Numbers stay numbers of the plain type, text stays its characters, the rest becomes its
+    text.
+    """
     found = validation.parameter_value(value)
     assert found == kept
     assert type(found) is type(kept)
@@ -197,7 +199,9 @@ def test_what_is_no_number_is_no_metric(value):
         validation.metric_value(value)
 
 
-@pytest.mark.parametrize(("value", "kept"), [(Fraction(10**400), math.inf), (-Fraction(10**400), -math.inf)])
+@pytest.mark.parametrize(
+    ("value", "kept"), [(Fraction(10**400), math.inf), (-Fraction(10**400), -math.inf)]
+)
 def test_a_number_beyond_a_double_is_infinite_with_its_sign(value, kept):
     """A number that no double holds is data: it passes as an infinity."""
     assert validation.metric_value(value) == kept
@@ -272,7 +276,9 @@ def test_aware_datetimes_are_exact_to_the_microsecond(moment, hours):
     ids=lambda value: type(value).__name__,
 )
 def test_times_that_no_journal_can_hold_raise(value):
-    """Before 1970, after 2262 and no point in time is an InvalidInputError, and never another exception on the way to it."""
+    """Before 1970, after 2262 and no point in time is an InvalidInputError, and never another
+    exception on the way to it.
+    """
     with pytest.raises(InvalidInputError, match="timestamp"):
         validation.timestamp_ns(value)
 
@@ -301,29 +307,65 @@ def test_the_last_moment_is_taken():
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
 def test_pandas_and_numpys_times_are_exact(zone, monkeypatch):
-    """pandas' keep their nanoseconds, naive ones are local time as every naive datetime; NumPy's of any unit are UTC."""
+    """pandas' keep their nanoseconds, naive ones are local time as every naive datetime; NumPy's
+    of any unit are UTC.
+    """
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
         nanoseconds = 1_700_000_000_123_456_789
-        assert validation.timestamp_ns(pd.Timestamp(nanoseconds, unit="ns", tz="UTC")) == nanoseconds
-        assert validation.timestamp_ns(pd.Timestamp(nanoseconds, unit="ns", tz="Europe/Berlin")) == nanoseconds
+        assert (
+            validation.timestamp_ns(pd.Timestamp(nanoseconds, unit="ns", tz="UTC")) == nanoseconds
+        )
+        assert (
+            validation.timestamp_ns(pd.Timestamp(nanoseconds, unit="ns", tz="Europe/Berlin"))
+            == nanoseconds
+        )
         local = pd.Timestamp(datetime.fromtimestamp(1_700_000_000))  # noqa: DTZ006 - naive is local time
-        assert validation.timestamp_ns(local + pd.Timedelta(nanoseconds - 1_700_000_000 * 10**9, "ns")) == nanoseconds
-        units = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9, "D": 86_400 * 10**9}
+        assert (
+            validation.timestamp_ns(local + pd.Timedelta(nanoseconds - 1_700_000_000 * 10**9, "ns"))
+            == nanoseconds
+        )
+        units = {
+            "ns": 1,
+            "us": 10**3,
+            "ms": 10**6,
+            "s": 10**9,
+            "m": 60 * 10**9,
+            "h": 3_600 * 10**9,
+            "D": 86_400 * 10**9,
+        }
         for unit, each in units.items():
             moment = np.datetime64(nanoseconds, "ns").astype(f"datetime64[{unit}]")
             assert validation.timestamp_ns(moment) == nanoseconds // each * each, unit
-        assert validation.timestamp_ns(np.datetime64(nanoseconds // 10, "10ns")) == nanoseconds // 10 * 10
-        assert validation.timestamp_ns(np.datetime64(1_700_000_000_123_456, "ps")) == 1_700_000_000_123
+        assert (
+            validation.timestamp_ns(np.datetime64(nanoseconds // 10, "10ns"))
+            == nanoseconds // 10 * 10
+        )
+        assert (
+            validation.timestamp_ns(np.datetime64(1_700_000_000_123_456, "ps")) == 1_700_000_000_123
+        )
         assert validation.timestamp_ns(np.datetime64("2023", "Y")) == 1_672_531_200 * 10**9
-        assert validation.timestamp_ns(np.array([nanoseconds], dtype="datetime64[ns]")) == nanoseconds
+        assert (
+            validation.timestamp_ns(np.array([nanoseconds], dtype="datetime64[ns]")) == nanoseconds
+        )
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-@pytest.mark.parametrize("value", ["now", True, 1j, [1], np.array([1, 2], dtype="datetime64[s]"), np.timedelta64(1, "s"), np.zeros(2)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "now",
+        True,
+        1j,
+        [1],
+        np.array([1, 2], dtype="datetime64[s]"),
+        np.timedelta64(1, "s"),
+        np.zeros(2),
+    ],
+)
 def test_what_is_no_time_is_a_type_error(value):
     """A timestamp is a datetime or a number."""
     with pytest.raises(InvalidTypeError):
@@ -363,16 +405,28 @@ def test_entity_names_that_sagemaker_refuses_raise(name):
 
 @pytest.mark.parametrize(
     ("given", "mended"),
-    [("my run", "my-run"), ("v1.2", "v1-2"), ("_a_b_", "a-b"), ("a - b", "a-b"), ("a..b", "a-b"), ("Run", "Run"), ("a--b", "a--b")],
+    [
+        ("my run", "my-run"),
+        ("v1.2", "v1-2"),
+        ("_a_b_", "a-b"),
+        ("a - b", "a-b"),
+        ("a..b", "a-b"),
+        ("Run", "Run"),
+        ("a--b", "a--b"),
+    ],
 )
 def test_a_display_name_with_other_separators_is_mended(given, mended):
-    """Dots, underscores and spaces become hyphens, which is told; a name that can be used stays as it is."""
+    """Dots, underscores and spaces become hyphens, which is told; a name that can be used stays
+    as it is.
+    """
     name, told = validation.display_name(given)
     assert name == mended
     assert (told is None) == (given == mended)
 
 
-@pytest.mark.parametrize("name", ["", "...", "lr=0.1", "é x", "a/b", "a\nb", "-a", "x" * 121, "x" * 110 + " " + "y" * 20])
+@pytest.mark.parametrize(
+    "name", ["", "...", "lr=0.1", "é x", "a/b", "a\nb", "-a", "x" * 121, "x" * 110 + " " + "y" * 20]
+)
 def test_any_other_display_name_is_refused_with_one_that_can_be_used(name):
     """What is meant can't be told, but how it could be written can."""
     with pytest.raises(InvalidInputError, match="display name") as caught:
@@ -426,7 +480,20 @@ def test_parameters_of_every_shape_are_pairs(value):
 
 @pytest.mark.parametrize(
     "value",
-    [None, 3, "lr", b"lr", ["lr"], [("lr", 1, 2)], {"lr"}, Settings, dict, {"ab"}, [Silent()], object()],
+    [
+        None,
+        3,
+        "lr",
+        b"lr",
+        ["lr"],
+        [("lr", 1, 2)],
+        {"lr"},
+        Settings,
+        dict,
+        {"ab"},
+        [Silent()],
+        object(),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_names_and_values_is_a_type_error(value):
@@ -437,7 +504,11 @@ def test_what_has_no_names_and_values_is_a_type_error(value):
 
 def test_tags_are_a_dict_or_awss_list():
     """Both forms mean the same; neither form is a TypeError, too many a ValueError."""
-    assert validation.tags([{"Key": "team", "Value": "vision"}]) == validation.tags({"team": "vision"}) == {"team": "vision"}
+    assert (
+        validation.tags([{"Key": "team", "Value": "vision"}])
+        == validation.tags({"team": "vision"})
+        == {"team": "vision"}
+    )
     assert validation.tags(None) == {}
     for wrong in ("team", [("team", "vision")], {"team": 1}):
         with pytest.raises(InvalidTypeError):

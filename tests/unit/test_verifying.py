@@ -1,4 +1,6 @@
-"""The engine of verifying, on a remote in memory: what moves meanwhile, what fails, what it costs, and what a repair may reopen."""
+"""The engine of verifying, on a remote in memory: what moves meanwhile, what fails, what it
+costs, and what a repair may reopen.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ def deliver(folder, remote):
 def verify(folder, remote, *, deadline=None, on_progress=None, **options):
     with contextlib.closing(Journal.open(folder, create=False, read_only=True)) as opened:
         return Verifier(
-            opened, remote, options=VerifyOptions(**{"visible_after_s": 0} | options), deadline=deadline, on_progress=on_progress
+            opened,
+            remote,
+            options=VerifyOptions(**{"visible_after_s": 0} | options),
+            deadline=deadline,
+            on_progress=on_progress,
         ).run()
 
 
@@ -68,7 +74,9 @@ class Wrapped(MemoryRemote):
 
 
 def test_what_a_sync_delivers_meanwhile_is_no_difference(folder):
-    """A pass between reading the journal and asking the remote: the component is read again before anything is said."""
+    """A pass between reading the journal and asking the remote: the component is read again
+    before anything is said.
+    """
     remote = Wrapped()
     deliver(folder, remote)
     log(folder, 0.5, 12)
@@ -103,10 +111,14 @@ def test_points_of_a_killed_sync_may_be_there(folder):
         held = leases.acquire(opened.database)
         component = opened.find("a")
         last = opened.last_seq()
-        outcomes.Settlement(opened.database, held).begin([outcomes.Intent("metrics", component.id, [last])])
+        outcomes.Settlement(opened.database, held).begin(
+            [outcomes.Intent("metrics", component.id, [last])]
+        )
         held.release()
     assert verify(folder, remote).differences == []
-    remote.components["a"].points.append(remote.components["a"].points[-1]._replace(value=77.0, step=12))
+    remote.components["a"].points.append(
+        remote.components["a"].points[-1]._replace(value=77.0, step=12)
+    )
     assert verify(folder, remote).differences == []
 
 
@@ -116,7 +128,9 @@ def test_a_failing_component_does_not_hide_the_others(folder):
     class Refusing(MemoryRemote):
         def describe(self, component):
             if component == "b":
-                raise RemoteError("not this one", kind=ErrorKind.PERMANENT, code="ValidationException")
+                raise RemoteError(
+                    "not this one", kind=ErrorKind.PERMANENT, code="ValidationException"
+                )
             return super().describe(component)
 
     remote = MemoryRemote()
@@ -125,7 +139,10 @@ def test_a_failing_component_does_not_hide_the_others(folder):
     refusing.components = remote.components
     del remote.components["c"]
     report = verify(folder, refusing)
-    assert {(each.component, each.kind) for each in report.differences} == {("b", "unknown"), ("c", "missing")}
+    assert {(each.component, each.kind) for each in report.differences} == {
+        ("b", "unknown"),
+        ("c", "missing"),
+    }
     assert report.checked.components == 2
     assert report.halted is None
 
@@ -140,7 +157,9 @@ def test_a_failing_component_does_not_hide_the_others(folder):
     ids=lambda error: error.code,
 )
 def test_what_concerns_everything_ends_it(folder, error):
-    """No network, no credentials, no permission: it ends with the reason, and nothing is called missing."""
+    """No network, no credentials, no permission: it ends with the reason, and nothing is called
+    missing.
+    """
     asked = []
 
     class Failing(MemoryRemote):
@@ -177,7 +196,9 @@ def test_progress_counts_every_component(folder):
 
 
 def test_two_repairs_at_once_send_nothing_twice(folder):
-    """Both found the metric missing; the second one finds nothing to reopen, since it was delivered after it had looked."""
+    """Both found the metric missing; the second one finds nothing to reopen, since it was
+    delivered after it had looked.
+    """
     remote = MemoryRemote()
     deliver(folder, remote)
     remote.components["a"].points.clear()
@@ -185,7 +206,13 @@ def test_two_repairs_at_once_send_nothing_twice(folder):
     for report, expected in ((first, 12), (second, 0)):
         with contextlib.closing(Journal.open(folder)) as opened:
             held = leases.acquire(opened.database)
-            reopened = repair.reopen(opened.database, held, report.differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+            reopened = repair.reopen(
+                opened.database,
+                held,
+                report.differences,
+                read_at_ns=report.at_ns,
+                receipt_id=report.receipt_id,
+            )
             held.release()
         assert reopened == expected
         deliver(folder, remote)
@@ -210,7 +237,9 @@ def test_what_is_not_repairable_is_not_reopened(folder):
 
 
 def test_a_reopened_entry_is_pending_with_a_receipt_that_says_why(folder):
-    """Entries below the low-water mark are pending again, once; the receipt names them, and what is pending already is left alone."""
+    """Entries below the low-water mark are pending again, once; the receipt names them, and what
+    is pending already is left alone.
+    """
     deliver(folder, MemoryRemote())
     with contextlib.closing(Journal.open(folder)) as opened:
         held = leases.acquire(opened.database)

@@ -1,4 +1,6 @@
-"""The watcher's decisions, with real folders and files, a clock of the test's, and the network played by two functions."""
+"""The watcher's decisions, with real folders and files, a clock of the test's, and the network
+played by two functions.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,25 @@ from journaltrack.watch.journal import Delivery
 from journaltrack.watch.watcher import Watcher
 
 SETTINGS = WatchConfiguration(
-    debounce_s=0.25, poll_s=4.0, settle_s=3.0, journals_at_a_time=2, probe_first_s=1.0, probe_max_s=8.0, retry_first_s=2.0, retry_max_s=64.0
+    debounce_s=0.25,
+    poll_s=4.0,
+    settle_s=3.0,
+    journals_at_a_time=2,
+    probe_first_s=1.0,
+    probe_max_s=8.0,
+    retry_first_s=2.0,
+    retry_max_s=64.0,
 )
-DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True, hint="check the network")
-EXPIRED = RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredToken", everywhere=True, hint="renew")
+DOWN = RemoteError(
+    "refused",
+    kind=ErrorKind.TRANSIENT,
+    code="EndpointConnectionError",
+    unreachable=True,
+    hint="check the network",
+)
+EXPIRED = RemoteError(
+    "expired", kind=ErrorKind.HALT, code="ExpiredToken", everywhere=True, hint="renew"
+)
 FORBIDDEN = RemoteError("not allowed", kind=ErrorKind.HALT, code="AccessDenied", hint="ask for it")
 CONFLICT = RemoteError("taken", kind=ErrorKind.HOLD, code="ComponentConflict", hint="rename")
 
@@ -53,7 +70,9 @@ class Events:
 
 
 class World:
-    """A watcher, its clock, and an endpoint that is up, down, or has something against one journal."""
+    """A watcher, its clock, and an endpoint that is up, down, or has something against one
+    journal.
+    """
 
     def __init__(self, *roots, settings=SETTINGS, **options):
         self.now = 1000.0
@@ -104,7 +123,8 @@ class World:
         opened = Journal.open(journal, create=False)
         with opened.database.transaction() as connection:
             connection.execute(
-                "INSERT INTO delivery (seq, outcome, settled_at_ns) SELECT seq, 'superseded', 0 FROM entry WHERE true ON CONFLICT DO NOTHING"
+                "INSERT INTO delivery (seq, outcome, settled_at_ns) SELECT seq, 'superseded', 0 "
+                "FROM entry WHERE true ON CONFLICT DO NOTHING"
             )
         opened.close()
 
@@ -113,7 +133,9 @@ class World:
         return self.error
 
     def run(self, seconds):
-        """Let time pass: every step at the time that the watcher asked for, and what it began ended before the next."""
+        """Let time pass: every step at the time that the watcher asked for, and what it began
+        ended before the next.
+        """
         end = self.now + seconds
         while True:
             pause = self.watcher.step()
@@ -164,7 +186,9 @@ def test_nothing_is_read_while_nothing_changes(journal):
 
 
 def test_an_event_makes_a_pass_within_the_debounce(journal):
-    """With an event, a write is delivered after the debounce, and not only when the slow poll comes."""
+    """With an event, a write is delivered after the debounce, and not only when the slow poll
+    comes.
+    """
     world = World(journal.parent)
     world.run(21)
     assert journal in world.events.watched
@@ -176,7 +200,9 @@ def test_an_event_makes_a_pass_within_the_debounce(journal):
 
 
 def test_a_journal_that_is_written_to_all_the_time_is_polled_without_events(journal):
-    """While writes come, the system is asked for no events, and passes follow each other at the debounce; afterwards it is watched again."""
+    """While writes come, the system is asked for no events, and passes follow each other at the
+    debounce; afterwards it is watched again.
+    """
     world = World(journal.parent)
     world.run(21)
     writer = tracker(journal)
@@ -193,7 +219,9 @@ def test_a_journal_that_is_written_to_all_the_time_is_polled_without_events(jour
 
 
 def test_a_refused_watch_is_made_up_for_by_polls(journal):
-    """Without events (network file systems, inotify's limit) a write is delivered within a poll's time."""
+    """Without events (network file systems, inotify's limit) a write is delivered within a
+    poll's time.
+    """
     world = World(journal.parent)
     world.events.refused = True
     world.run(20)
@@ -221,7 +249,9 @@ def test_an_entry_written_while_a_pass_runs_is_delivered_by_the_next(journal):
 
 
 def test_new_journals_are_picked_up_and_gone_ones_dropped(tmp_path, journal):
-    """Journals that appear below a folder are delivered; those that vanish are let go and found again."""
+    """Journals that appear below a folder are delivered; those that vanish are let go and found
+    again.
+    """
     world = World(tmp_path / "root")
     world.run(20)
     log(tmp_path / "root" / "b")
@@ -246,7 +276,9 @@ def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path):
 
 
 def test_an_endpoint_that_is_down_is_probed_and_gets_no_passes(tmp_path):
-    """During an outage there are only probes, with growing delays up to the bound; then everything goes out at once."""
+    """During an outage there are only probes, with growing delays up to the bound; then
+    everything goes out at once.
+    """
     root = tmp_path / "root"
     for name in "abc":
         log(root / name)
@@ -254,7 +286,9 @@ def test_an_endpoint_that_is_down_is_probed_and_gets_no_passes(tmp_path):
     world.error = DOWN
     world.run(200)
     assert len(world.passes) <= 3
-    assert world.probes[0] - max(at for at, _ in world.passes) <= SETTINGS.probe_first_s + 0.01, "passes that fail together are one failure"
+    assert world.probes[0] - max(at for at, _ in world.passes) <= SETTINGS.probe_first_s + 0.01, (
+        "passes that fail together are one failure"
+    )
     gaps = [later - earlier for earlier, later in itertools.pairwise(world.probes)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(SETTINGS.probe_max_s)
@@ -285,7 +319,9 @@ def test_expired_credentials_are_probed_for_like_an_endpoint(journal):
 
 @pytest.mark.parametrize("problem", [FORBIDDEN, CONFLICT], ids=["halted", "held"])
 def test_a_journal_that_cannot_go_on_holds_up_no_other(tmp_path, problem):
-    """One journal's own trouble is tried again with growing delays; others are delivered as ever."""
+    """One journal's own trouble is tried again with growing delays; others are delivered as
+    ever.
+    """
     root = tmp_path / "root"
     log(root / "bad")
     log(root / "good")
@@ -311,7 +347,9 @@ def test_a_journal_that_cannot_go_on_holds_up_no_other(tmp_path, problem):
 
 
 def test_a_pass_that_was_cut_short_forgets_no_reason(journal):
-    """What kept a journal waiting is told until a pass found out that it does not any more, also when the watcher stops."""
+    """What kept a journal waiting is told until a pass found out that it does not any more, also
+    when the watcher stops.
+    """
     world = World(journal.parent)
     world.problems["a"] = CONFLICT
     world.run(30)
@@ -328,7 +366,12 @@ def test_a_pass_that_is_cut_short_before_its_first_request_says_so(journal):
     deadline.cancel()
     with closing(Journal.open(journal)) as own:
         report = Reconciler(own, MemoryRemote(), deadline=deadline).run()
-        assert (report.requests, report.pending > 0, report.problem, report.out_of_time) == (0, True, None, True)
+        assert (report.requests, report.pending > 0, report.problem, report.out_of_time) == (
+            0,
+            True,
+            None,
+            True,
+        )
         assert Reconciler(own, MemoryRemote()).run().pending == 0
         assert not Reconciler(own, MemoryRemote(), deadline=deadline).run().out_of_time
 
@@ -374,7 +417,9 @@ def test_at_most_one_pass_a_journal_and_several_journals_at_a_time(tmp_path):
 
 
 def test_a_copy_under_way_is_left_alone_until_it_is_quiet(tmp_path, journal):
-    """A journal that appears is not opened before its files have been still for the settling time."""
+    """A journal that appears is not opened before its files have been still for the settling
+    time.
+    """
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     log(journal)
@@ -392,7 +437,9 @@ def test_a_copy_under_way_is_left_alone_until_it_is_quiet(tmp_path, journal):
 
 
 def test_a_copy_that_stays_incomplete_costs_a_look_now_and_then(tmp_path, journal):
-    """Half a database for ever is looked at when polls come, without turning in circles meanwhile; it is never opened."""
+    """Half a database for ever is looked at when polls come, without turning in circles
+    meanwhile; it is never opened.
+    """
     inbox = tmp_path / "inbox" / "half"
     inbox.mkdir(parents=True)
     whole = (journal / "journal.db").read_bytes()
@@ -405,7 +452,9 @@ def test_a_copy_that_stays_incomplete_costs_a_look_now_and_then(tmp_path, journa
 
 
 def test_waiting_for_a_free_place_costs_nothing(tmp_path):
-    """With more journals due than may be delivered at a time, the watcher sleeps until a pass has ended."""
+    """With more journals due than may be delivered at a time, the watcher sleeps until a pass
+    has ended.
+    """
     import threading
 
     root = tmp_path / "root"
@@ -419,7 +468,10 @@ def test_waiting_for_a_free_place_costs_nothing(tmp_path):
     for _ in range(40):
         pauses.append(world.watcher.step())
         world.now += 0.5
-    assert sum(journal.running is not None for journal in world.watcher.journals.values()) == SETTINGS.journals_at_a_time
+    assert (
+        sum(journal.running is not None for journal in world.watcher.journals.values())
+        == SETTINGS.journals_at_a_time
+    )
     assert min(pauses[20:]) > 0.1
     release.set()
     world.run(60)
@@ -429,14 +481,18 @@ def test_waiting_for_a_free_place_costs_nothing(tmp_path):
 def test_missing_artifacts_keep_a_copy_waiting(journal):
     """A copy whose spool has not arrived is not delivered, and says so; it is looked at again."""
     world = World(journal.parent)
-    world.watcher._deliver = lambda request: world.looks.append(world.now) or Delivery(3, missing_blobs=2)
+    world.watcher._deliver = lambda request: (
+        world.looks.append(world.now) or Delivery(3, missing_blobs=2)
+    )
     world.run(60)
     assert "2 of its artifacts" in world.watcher.journals[journal].reason
     assert 3 <= len(world.looks) <= 8
 
 
 def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
-    """Another database in the same place is another journal: nothing of what was seen counts for it."""
+    """Another database in the same place is another journal: nothing of what was seen counts for
+    it.
+    """
     world = World(journal.parent)
     world.run(20)
     log(tmp_path / "other")
@@ -449,7 +505,9 @@ def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
 
 
 def test_a_journal_of_one_s_own_is_never_taken_for_a_copy(tmp_path, journal, monkeypatch):
-    """Inside of a training process no file of the journal is opened, not even when another one is put in its place."""
+    """Inside of a training process no file of the journal is opened, not even when another one
+    is put in its place.
+    """
     from journaltrack.journal.sqlite import files
     from journaltrack.watch import folders
 
@@ -469,7 +527,9 @@ def test_a_journal_of_one_s_own_is_never_taken_for_a_copy(tmp_path, journal, mon
 
 
 def test_a_probe_goes_first_after_a_silence(journal):
-    """The first pass after a while begins with a request that may be repeated; passes that follow closely do not."""
+    """The first pass after a while begins with a request that may be repeated; passes that
+    follow closely do not.
+    """
     world = World(journal.parent)
     world.run(20)
     log(journal)
@@ -510,7 +570,9 @@ def test_other_folders_and_delays_can_be_chosen_while_it_runs(tmp_path, journal)
 
 
 def test_a_bug_in_one_journal_s_pass_is_told_and_stops_no_other(tmp_path, journal):
-    """Whatever a pass raises, the watcher goes on, and says what it was; the journal is tried again."""
+    """Whatever a pass raises, the watcher goes on, and says what it was; the journal is tried
+    again.
+    """
     log(tmp_path / "root" / "b")
     world = World(journal.parent)
     world.problems["a"] = ZeroDivisionError("division by zero")
@@ -558,7 +620,9 @@ def test_a_journal_that_cannot_be_looked_at_is_an_error_of_its_own(tmp_path, jou
 
 
 def test_a_look_during_an_outage_forgets_no_retry(journal):
-    """While the endpoint is down, a journal is looked at to tell how much waits: it goes on waiting, and is delivered when the endpoint is back."""
+    """While the endpoint is down, a journal is looked at to tell how much waits: it goes on
+    waiting, and is delivered when the endpoint is back.
+    """
     world = World(journal.parent)
     world.error = DOWN
     world.run(20)
@@ -576,7 +640,9 @@ def test_a_look_during_an_outage_forgets_no_retry(journal):
 
 @pytest.mark.parametrize("halted", [None, FORBIDDEN], ids=["delivered", "delivered and halted"])
 def test_a_pass_beside_one_that_failed_opens_the_gate_only_if_it_met_nothing(tmp_path, halted):
-    """Of two passes side by side one can't reach the endpoint: the other shows that it is up by delivering, not if it was halted on the way."""
+    """Of two passes side by side one can't reach the endpoint: the other shows that it is up by
+    delivering, not if it was halted on the way.
+    """
     root = tmp_path / "root"
     log(root / "a")
     log(root / "b")
@@ -597,12 +663,16 @@ def test_a_pass_beside_one_that_failed_opens_the_gate_only_if_it_met_nothing(tmp
     first, again = world.times(root / "a")
     assert first == world.times(root / "b")[0]
     assert (world.probes == []) == (halted is None)
-    assert halted is None or again >= world.probes[0], "nothing had shown that the endpoint was back"
+    assert halted is None or again >= world.probes[0], (
+        "nothing had shown that the endpoint was back"
+    )
     assert look(root / "a").pending == 0
 
 
 def test_a_journal_that_appears_deep_below_the_root_is_noticed_by_its_event(tmp_path):
-    """The folders of known journals are watched, at any depth: their new neighbours are found within the debounce, not by the next poll."""
+    """The folders of known journals are watched, at any depth: their new neighbours are found
+    within the debounce, not by the next poll.
+    """
     root = tmp_path / "root"
     log(root / "project" / "first")
     world = World(root, arrivals=False)

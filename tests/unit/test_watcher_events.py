@@ -1,4 +1,6 @@
-"""Events of the file system: those that matter wake, the others do not, and where there are none it is known."""
+"""Events of the file system: those that matter wake, the others do not, and where there are none
+it is known.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_folders_that_come_and_go_wake(tmp_path, events):
 
 
 def test_other_files_and_forgotten_folders_do_not(tmp_path, events):
-    """Neither a log file of a training script nor a folder that is polled meanwhile wakes anybody."""
+    """Neither a log file of a training script nor a folder that is polled meanwhile wakes
+    anybody.
+    """
     source, woken = events
     for name in ("quiet", "forgotten", "last"):
         (tmp_path / name).mkdir()
@@ -78,13 +82,17 @@ def test_a_folder_that_is_gone_can_be_forgotten_and_watched_again(tmp_path, even
 
 
 def test_network_file_systems_are_polled_with_a_warning(tmp_path, events, monkeypatch, caplog):
-    """Where the kernel of another machine writes there are no events: the folder is not watched, and that is logged once."""
+    """Where the kernel of another machine writes there are no events: the folder is not watched,
+    and that is logged once.
+    """
     source, _ = events
     monkeypatch.setattr(paths, "network_file_system", lambda _folder: "nfs4")
     (tmp_path / "a").mkdir()
     assert not source.watch(tmp_path)
     assert not source.watch(tmp_path / "a")
-    assert [record.getMessage() for record in caplog.records] == [f"event=polling reason=network_file_system type=nfs4 folder={tmp_path}"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"event=polling reason=network_file_system type=nfs4 folder={tmp_path}"
+    ]
 
 
 def test_a_limit_of_the_system_is_asked_again_only_later(tmp_path, monkeypatch, caplog):

@@ -24,7 +24,9 @@ def journal(tmp_path):
 
 
 def test_journals_are_found_below_a_folder(tmp_path, journal):
-    """Journals at any depth up to the bound, not hidden ones, not links, nothing inside of a journal."""
+    """Journals at any depth up to the bound, not hidden ones, not links, nothing inside of a
+    journal.
+    """
     root = tmp_path / "root"
     for place in ("a", "b/c/d", ".hidden", "a/spool/x", "1/2/3/4/5/6"):
         shutil.copytree(journal, root / place, dirs_exist_ok=True)
@@ -86,9 +88,14 @@ def test_every_prefix_of_a_copied_database_is_known_for_one(tmp_path, journal):
     assert in_arrival(copy, files_of(copy)) is None
 
 
-@pytest.mark.parametrize("name", [".journal.db.Xy12Zw", ".journal.db-wal.Xy12Zw", "journal.db.part", "model.filepart", ".~tmp~"])
+@pytest.mark.parametrize(
+    "name",
+    [".journal.db.Xy12Zw", ".journal.db-wal.Xy12Zw", "journal.db.part", "model.filepart", ".~tmp~"],
+)
 def test_the_traces_of_copying_programs_are_heeded(journal, name):
-    """rsync, scp clients and browsers write under another name first: while that is there, the copy is under way."""
+    """rsync, scp clients and browsers write under another name first: while that is there, the
+    copy is under way.
+    """
     (journal / name).write_text("")
     assert name in in_arrival(journal, files_of(journal))
 
@@ -124,13 +131,19 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the system is not asked")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere the system is not asked"
+)
 def test_a_journal_in_use_on_this_machine_is_no_copy(journal):
-    """Another process that has it open with SQLite is seen, and seen to end; one that merely reads the file is not."""
+    """Another process that has it open with SQLite is seen, and seen to end; one that merely
+    reads the file is not.
+    """
     assert not held_open(journal)
     with (journal / paths.DATABASE).open("rb"):
         assert not held_open(journal)
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(journal)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(journal)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout.readline() == b"open\n"
         assert held_open(journal)
         holder.kill()

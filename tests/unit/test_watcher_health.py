@@ -22,7 +22,13 @@ from journaltrack.watch.journal import Delivery, WatchedJournal
 from journaltrack.watch.watcher import Watcher
 
 NOW_NS = 1_800_000_000 * 10**9
-DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True, hint="check")
+DOWN = RemoteError(
+    "refused",
+    kind=ErrorKind.TRANSIENT,
+    code="EndpointConnectionError",
+    unreachable=True,
+    hint="check",
+)
 
 
 def clock_ns():
@@ -32,17 +38,32 @@ def clock_ns():
 @pytest.fixture
 def watcher(tmp_path):
     """A watcher that knows two journals, one of them with a quote and a line break in its name."""
-    made = Watcher([tmp_path], lambda _: Delivery(0), lambda: None, WatchConfiguration(), events=lambda _: NoEvents(), clock=lambda: 100.0)
+    made = Watcher(
+        [tmp_path],
+        lambda _: Delivery(0),
+        lambda: None,
+        WatchConfiguration(),
+        events=lambda _: NoEvents(),
+        clock=lambda: 100.0,
+    )
     for name in ("a", 'b"\n\\'):
         journal = WatchedJournal(tmp_path / name, Backoff(1, 10, lambda: 1.0), arriving=False)
         made.journals[journal.path] = journal
-    report = PassReport(delivered=7, quarantined=1, requests=3, duration_s=0.5, position=Position(8, 3))
+    report = PassReport(
+        delivered=7, quarantined=1, requests=3, duration_s=0.5, position=Position(8, 3)
+    )
     made.journals[tmp_path / "a"].take(Delivery(0, report.position, report), 100.0, NOW_NS, 0.3)
     return made
 
 
 def health(tmp_path, **options):
-    return Health(tmp_path / "health.json", tmp_path / "watch.prom", clock_ns=clock_ns, clock=lambda: 100.0, **options)
+    return Health(
+        tmp_path / "health.json",
+        tmp_path / "watch.prom",
+        clock_ns=clock_ns,
+        clock=lambda: 100.0,
+        **options,
+    )
 
 
 def test_the_file_says_how_it_is(tmp_path, watcher):
@@ -51,19 +72,30 @@ def test_the_file_says_how_it_is(tmp_path, watcher):
     told = json.loads((tmp_path / "health.json").read_text())
     assert (told["state"], told["pid"], told["at"]) == ("ok", os.getpid(), NOW_NS / 1e9)
     first = told["journals"][0]
-    assert (first["delivered"], first["quarantined"], first["requests"], first["rate_per_s"]) == (7, 1, 3, 16.0)
+    assert (first["delivered"], first["quarantined"], first["requests"], first["rate_per_s"]) == (
+        7,
+        1,
+        3,
+        16.0,
+    )
     assert first["last_success"] == NOW_NS / 1e9
     watcher.gate.fail(DOWN, 90.0)
     health(tmp_path)(watcher)
     told = json.loads((tmp_path / "health.json").read_text())
     assert told["state"] == "down"
-    assert told["endpoint"]["error"] == {"code": "EndpointConnectionError", "message": "refused", "hint": "check"}
+    assert told["endpoint"]["error"] == {
+        "code": "EndpointConnectionError",
+        "message": "refused",
+        "hint": "check",
+    }
     assert told["endpoint"]["since"] == NOW_NS / 1e9 - 10
     assert told["endpoint"]["next_probe"] <= NOW_NS / 1e9 - 9
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path, watcher):
-    """While it is written over and over, the file is whole at every reading, and no other file is left."""
+    """While it is written over and over, the file is whole at every reading, and no other file
+    is left.
+    """
     tell = health(tmp_path)
     tell(watcher)
     ended = threading.Event()
@@ -92,7 +124,9 @@ def test_a_file_that_cannot_be_written_is_logged_once_and_ends_nothing(tmp_path,
 
 
 def test_prometheus_can_read_it(tmp_path, watcher):
-    """Every line is a comment or a sample of the text format, each metric has one type, and labels are escaped."""
+    """Every line is a comment or a sample of the text format, each metric has one type, and
+    labels are escaped.
+    """
     text = prometheus(health(tmp_path).state_of(watcher))
     sample = re.compile(r'[a-z_]+(\{journal="(\\.|[^"\\])*"\})? -?\d+(\.\d+)?')
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in text.splitlines()), text

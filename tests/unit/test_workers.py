@@ -1,4 +1,6 @@
-"""Threads that do one kind of work: every job once, its result or its error, in groups, and nothing that was taken back."""
+"""Threads that do one kind of work: every job once, its result or its error, in groups, and
+nothing that was taken back.
+"""
 
 from __future__ import annotations
 
@@ -68,13 +70,21 @@ def test_no_more_threads_than_allowed_and_than_needed():
 
 
 def test_a_lane_is_not_kept_back_by_another():
-    """While all threads of one lane are stuck, the jobs of another are done, and a group is waited for in its lane alone."""
+    """While all threads of one lane are stuck, the jobs of another are done, and a group is
+    waited for in its lane alone.
+    """
     go = threading.Event()
-    workers = Workers(lambda job: job == "quick" or go.wait(FOREVER_S), {"quick": 1, "slow": 2}, "test")
+    workers = Workers(
+        lambda job: job == "quick" or go.wait(FOREVER_S), {"quick": 1, "slow": 2}, "test"
+    )
     workers.give("slow", ["a", "b", "c"])
     workers.give("quick", ["quick"])
     assert arrived(workers, group_s=FOREVER_S) == {"quick": True}
-    assert (workers.unfinished("quick"), workers.unfinished("slow"), workers.unfinished()) == (0, 3, 3)
+    assert (workers.unfinished("quick"), workers.unfinished("slow"), workers.unfinished()) == (
+        0,
+        3,
+        3,
+    )
     go.set()
     assert taken(workers, 3).keys() == {"a", "b", "c"}
     workers.close(wait=True)
@@ -162,4 +172,9 @@ def test_a_thread_that_hangs_keeps_nobody_from_exiting():
         "import threading; from journaltrack.util.threads import Workers; "
         "Workers(lambda _: threading.Event().wait(), {'x': 1}, 'x').give('x', [1]); print('end')"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True).stdout == "end\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True
+        ).stdout
+        == "end\n"
+    )

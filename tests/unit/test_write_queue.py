@@ -1,4 +1,6 @@
-"""Waiting for SQLite's write lock: everybody's turn comes, whoever else is killed, stopped or in a hurry."""
+"""Waiting for SQLite's write lock: everybody's turn comes, whoever else is killed, stopped or in
+a hurry.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ WriteQueue(Path(sys.argv[1])).wait_for(attempt, 60.0)
 @pytest.fixture
 def holder(tmp_path):
     """Another process that is urgent, and first."""
-    with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
         assert process.stdout.readline() == b"first\n"
         yield process
         process.kill()
@@ -59,7 +65,9 @@ def test_a_stopped_process_holds_up_nobody(tmp_path, holder):
     """Others try without the first place after a while."""
     os.kill(holder.pid, signal.SIGSTOP)
     tries = []
-    assert WriteQueue(tmp_path).wait_for(lambda: tries.append(1) is None and len(tries) > 20, FOREVER_S)
+    assert WriteQueue(tmp_path).wait_for(
+        lambda: tries.append(1) is None and len(tries) > 20, FOREVER_S
+    )
     os.kill(holder.pid, signal.SIGCONT)
 
 
@@ -83,7 +91,9 @@ def test_an_append_waits_for_another_connection_and_then_goes_on(tmp_path):
     with closing(Journal.open(tmp_path / "journal")) as journal:
         component = journal.component("run")
         journal.append_metric(component, "m", 1.0, None, 1)
-        other = sqlite3.connect(tmp_path / "journal" / "journal.db", isolation_level=None, check_same_thread=False)
+        other = sqlite3.connect(
+            tmp_path / "journal" / "journal.db", isolation_level=None, check_same_thread=False
+        )
         other.execute("BEGIN IMMEDIATE")
         done = threading.Event()
 
@@ -102,10 +112,14 @@ def test_an_append_waits_for_another_connection_and_then_goes_on(tmp_path):
 
 def test_an_append_does_not_wait_longer_than_it_may(tmp_path):
     """The error that says who is in the way, after ``busy_timeout_s``."""
-    with closing(Journal.open(tmp_path / "journal", busy_timeout_s=0.05, on_journal_error="raise")) as journal:
+    with closing(
+        Journal.open(tmp_path / "journal", busy_timeout_s=0.05, on_journal_error="raise")
+    ) as journal:
         component = journal.component("run")
         journal.append_metric(component, "m", 1.0, None, 1)
-        with closing(sqlite3.connect(tmp_path / "journal" / "journal.db", isolation_level=None)) as other:
+        with closing(
+            sqlite3.connect(tmp_path / "journal" / "journal.db", isolation_level=None)
+        ) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(JournalLockedError):
                 journal.append_metric(component, "m", 2.0, None, 1)
@@ -127,7 +141,16 @@ journal.close()
 def test_eight_processes_append_to_one_journal(tmp_path, durability, calls):
     """All of it is there, in each one's order; nobody meets an error."""
     Journal.open(tmp_path / "journal").close()
-    command = [sys.executable, "-W", "error", "-c", APPENDING, str(tmp_path / "journal"), durability, str(calls)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        APPENDING,
+        str(tmp_path / "journal"),
+        durability,
+        str(calls),
+    ]
     processes = [subprocess.Popen(command) for _ in range(8)]
     assert [process.wait() for process in processes] == [0] * 8
     with closing(Journal.open(tmp_path / "journal")) as journal:

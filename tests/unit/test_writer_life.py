@@ -1,4 +1,6 @@
-"""What a writer's file proves: on this kernel, after a restart, on another host, in a copy, and when it is crafted."""
+"""What a writer's file proves: on this kernel, after a restart, on another host, in a copy, and
+when it is crafted.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,12 @@ def test_a_free_lock_of_a_process_that_is_gone_is_a_death(tmp_path, writer):
     """Another process has the number of the dead one by now: its start tells them apart."""
     rewrite(tmp_path, writer, started="1")
     found = look(tmp_path)
-    assert (found.uuid, found.alive, found.copied, found.components) == (writer, False, False, {7, 8})
+    assert (found.uuid, found.alive, found.copied, found.components) == (
+        writer,
+        False,
+        False,
+        {7, 8},
+    )
     assert writer_life.dead(tmp_path) == {writer}
 
 
@@ -68,7 +75,9 @@ def test_where_the_system_tells_no_start_the_number_must_do(tmp_path, writer):
 
 
 def test_the_pid_of_another_namespace_says_nothing(tmp_path, writer):
-    """A container's processes have numbers of their own: the lock alone counts, and this kernel knows that it is free."""
+    """A container's processes have numbers of their own: the lock alone counts, and this kernel
+    knows that it is free.
+    """
     rewrite(tmp_path, writer, pid_namespace=1)
     assert look(tmp_path).alive is False
 
@@ -83,7 +92,9 @@ def test_the_pid_of_another_namespace_says_nothing(tmp_path, writer):
     ],
 )
 def test_another_boot_is_a_death_on_the_same_host_alone(tmp_path, writer, changes, alive):
-    """After a restart of this host nobody lives; a process on another host may, and its lock can't be seen from here."""
+    """After a restart of this host nobody lives; a process on another host may, and its lock
+    can't be seen from here.
+    """
     rewrite(tmp_path, writer, **changes)
     assert look(tmp_path).alive is alive
 
@@ -98,7 +109,16 @@ def test_a_copied_file_tells_nothing(tmp_path, writer):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"{}", b"[]\n", b"[" * 100_000 + b"\n", b"\xff\n1\n", b'{"inode": 1}\n-1\n9999999999999999999999\n']
+    "content",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b"[]\n",
+        b"[" * 100_000 + b"\n",
+        b"\xff\n1\n",
+        b'{"inode": 1}\n-1\n9999999999999999999999\n',
+    ],
 )
 def test_a_file_that_says_nothing_proves_nothing(tmp_path, content):
     """Torn, empty and crafted files: nobody is dead, and nothing raises."""

@@ -1,4 +1,6 @@
-"""ClearML, offline: reports in JSON Lines in the session's folder, by a queue and a thread; zipped at the end."""
+"""ClearML, offline: reports in JSON Lines in the session's folder, by a queue and a thread;
+zipped at the end.
+"""
 
 import glob
 import json
@@ -26,7 +28,9 @@ def found(folder):
     for path in glob.glob(f"{os.environ['HOME']}/.clearml/cache/offline/*/metrics.jsonl"):
         with open(path, "rb") as file:
             for line in file:
-                steps += [int(event["iter"]) for event in _events(line) if event.get("metric") == "loss"]
+                steps += [
+                    int(event["iter"]) for event in _events(line) if event.get("metric") == "loss"
+                ]
     return steps
 
 

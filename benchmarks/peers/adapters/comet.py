@@ -1,4 +1,6 @@
-"""Comet's OfflineExperiment: messages in a folder, zipped at the end; after a kill the folder is what is left."""
+"""Comet's OfflineExperiment: messages in a folder, zipped at the end; after a kill the folder is
+what is left.
+"""
 
 import glob
 import json
@@ -42,8 +44,11 @@ def found(folder):
 
 
 def _messages(folder):
-    """Lines of every messages file: in an archive, or in the temporary folder that was to become one."""
-    for path in filter(zipfile.is_zipfile, glob.glob(f"{folder}/*.zip")):  # after a kill, an empty file
+    """Lines of every messages file: in an archive, or in the temporary folder that was to become
+    one.
+    """
+    # after a kill, an empty file
+    for path in filter(zipfile.is_zipfile, glob.glob(f"{folder}/*.zip")):
         with zipfile.ZipFile(path) as archive:
             if "messages.json" in archive.namelist():
                 yield archive.read("messages.json").splitlines()

@@ -1,4 +1,6 @@
-"""DVCLive: a line of a TSV file a call; DVC's own experiments and reports are off, they need a Git repository."""
+"""DVCLive: a line of a TSV file a call; DVC's own experiments and reports are off, they need a
+Git repository.
+"""
 
 import csv
 

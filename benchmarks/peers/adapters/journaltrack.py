@@ -12,4 +12,9 @@ def start(folder, durability="process"):
 
 
 def found(folder, durability="process"):
-    return [step for (step,) in sqlite3.connect(f"{folder}/journal.db").execute("SELECT step FROM entry WHERE kind = 'metric'")]
+    return [
+        step
+        for (step,) in sqlite3.connect(f"{folder}/journal.db").execute(
+            "SELECT step FROM entry WHERE kind = 'metric'"
+        )
+    ]

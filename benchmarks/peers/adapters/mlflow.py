@@ -1,4 +1,6 @@
-"""MLflow with a local store, by the client: a file store, or SQLite; called synchronously or not."""
+"""MLflow with a local store, by the client: a file store, or SQLite; called synchronously or
+not.
+"""
 
 import mlflow
 from mlflow import MlflowClient
@@ -13,7 +15,9 @@ def start(folder, store="file", synchronous=True):
     mlflow.set_experiment("benchmark")
     mlflow.start_run(run_name="benchmark")
     log_metric = mlflow.log_metric
-    return lambda step: log_metric("loss", 1.0 / (step + 1), step=step, synchronous=synchronous), mlflow.end_run
+    return lambda step: log_metric(
+        "loss", 1.0 / (step + 1), step=step, synchronous=synchronous
+    ), mlflow.end_run
 
 
 def found(folder, store="file", synchronous=True):

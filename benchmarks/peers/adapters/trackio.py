@@ -10,7 +10,9 @@ def start(folder):
     os.environ["TRACKIO_DIR"] = folder  # read when it is imported
     import trackio
 
-    run = trackio.init(project="benchmark", name="benchmark", embed=False, auto_log_gpu=False, auto_log_cpu=False)
+    run = trackio.init(
+        project="benchmark", name="benchmark", embed=False, auto_log_gpu=False, auto_log_cpu=False
+    )
     return lambda step: run.log({"loss": 1.0 / (step + 1)}, step=step), trackio.finish
 
 

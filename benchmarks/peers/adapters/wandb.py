@@ -1,6 +1,7 @@
 """Weights & Biases, offline: a transaction log that a process of its own (wandb-core) writes.
 
-The log is LevelDB's log format behind a header of seven bytes; the package's own scanner is in its Go part (``core/internal/transactionlog``).
+The log is LevelDB's log format behind a header of seven bytes; the package's own scanner is in its
+Go part (``core/internal/transactionlog``).
 """
 
 import glob
@@ -15,7 +16,13 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def start(folder):
-    settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_machine_info=True, disable_git=True)
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        disable_git=True,
+    )
     run = wandb.init(project="benchmark", dir=folder, mode="offline", settings=settings)
     return lambda step: run.log({"loss": 1.0 / (step + 1)}, step=step), run.finish
 
@@ -26,7 +33,10 @@ def found(folder):
         for data in _records(path):
             record = wandb_internal_pb2.Record.FromString(data)
             if record.WhichOneof("record_type") == "history":
-                values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+                values = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
                 if "loss" in values:
                     steps.append(int(values.get("_step", record.history.step.num)))
     return steps

@@ -41,14 +41,21 @@ if TYPE_CHECKING:
 
 HEAD_DIGEST: Final = "9ed323b272150c7f34a49e5b54e64c04b5c57af93cd8b2198cb65c898196396f"
 """Digest of the schema of ``schema.HEAD``. A test compares it with that of a new journal."""
-_VERSION_TABLE: Final = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+_VERSION_TABLE: Final = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+)
 _OURS: Final = frozenset({"entry", "meta", "alembic_version"})
 _TELLING: Final = frozenset({"entry", "meta", "receipt", "writer"})
 """A database with one of these tables and a revision is a journal, of some version."""
 _KNOWN: Final = frozenset(f"{number:04d}" for number in range(1, int(schema.HEAD) + 1))
 _OBJECTS_MAX: Final = 1_000
 _NAMED_MAX: Final = 5
-_STATISTICS: Final = frozenset({"CREATETABLEsqlite_stat1(tbl,idx,stat)", "CREATETABLEsqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"})
+_STATISTICS: Final = frozenset(
+    {
+        "CREATETABLEsqlite_stat1(tbl,idx,stat)",
+        "CREATETABLEsqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+    }
+)
 """Tables that ANALYZE makes, without white space."""
 GENERATION_MAX: Final = 2**62
 """Our limit for a lease's generation, which grows by one with every pass."""
@@ -148,7 +155,11 @@ def revision(connection: sqlite3.Connection, path: Path, *, writing: bool) -> st
         wanted = {(each.kind, each.name): each for each in _made()}
         found = {(each.kind, each.name): each for each in objects}
         known = {each.name for each in wanted.values() if each.kind == "table"}
-        strange = [each for key, each in found.items() if each.table in known and each.sql and not _same(each, wanted.get(key))]
+        strange = [
+            each
+            for key, each in found.items()
+            if each.table in known and each.sql and not _same(each, wanted.get(key))
+        ]
         _refuse(path, strange, "holds")
         missing = [each for key, each in wanted.items() if key not in found]
         _refuse(path, [each for each in missing if writing or each.kind == "table"], "lacks")
@@ -163,7 +174,9 @@ def newer_schema(file: Path) -> JournalTooNewError | None:
     read-only.
     """
     for how in ("mode=ro", "mode=ro&immutable=1"):
-        with contextlib.suppress(sqlite3.Error, UnicodeDecodeError, JournalAlteredError, NotAJournalError):
+        with contextlib.suppress(
+            sqlite3.Error, UnicodeDecodeError, JournalAlteredError, NotAJournalError
+        ):
             connection = sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True)
             try:
                 connection.execute("PRAGMA trusted_schema = OFF")
@@ -209,7 +222,11 @@ def _objects(connection: sqlite3.Connection) -> list[_Object]:
 
 
 def _version(connection: sqlite3.Connection, path: Path, objects: Sequence[_Object]) -> str:
-    present = {each.name: each.sql for each in objects if each.kind == "table" and not _VIRTUAL.match(each.sql)}
+    present = {
+        each.name: each.sql
+        for each in objects
+        if each.kind == "table" and not _VIRTUAL.match(each.sql)
+    }
     # Only ordinary tables are read: that runs no code, whatever else the database holds.
     tables = {name for name, sql in present.items() if not _GENERATED.search(sql)}
     stated = _Stated(
@@ -265,7 +282,11 @@ def digest(objects: Sequence[_Object]) -> str:
 
     It leaves out the indexes that SQLite makes by itself, and SQLite's statistics.
     """
-    texts = ["\0".join(each) for each in objects if each.sql and not (each.name.startswith("sqlite_") and _plain(each.sql) in _STATISTICS)]
+    texts = [
+        "\0".join(each)
+        for each in objects
+        if each.sql and not (each.name.startswith("sqlite_") and _plain(each.sql) in _STATISTICS)
+    ]
     return hashlib.sha256(_plain("\0\0".join(texts)).encode()).hexdigest()
 
 
@@ -274,7 +295,9 @@ def _made() -> list[_Object]:
         for statement in (*schema.ddl(), _VERSION_TABLE):
             connection.execute(statement)
         what = "type, name, tbl_name, sql"
-        rows = connection.execute(f"SELECT {what} FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name").fetchall()
+        rows = connection.execute(
+            f"SELECT {what} FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+        ).fetchall()
     connection.close()
     return [_Object(*row) for row in rows]
 
@@ -283,11 +306,15 @@ def _runs(each: _Object) -> bool:
     """Return whether SQLite runs this object, or code for it, when a table is used."""
     if each.kind == "trigger":
         return all(_plain(each.sql) != _plain(ours) for ours in schema.TRIGGERS)
-    return each.kind not in {"table", "index"} or (each.kind == "table" and bool(_VIRTUAL.match(each.sql) or _GENERATED.search(each.sql)))
+    return each.kind not in {"table", "index"} or (
+        each.kind == "table" and bool(_VIRTUAL.match(each.sql) or _GENERATED.search(each.sql))
+    )
 
 
 def _same(each: _Object, wanted: _Object | None) -> bool:
-    return wanted is not None and each.table == wanted.table and _plain(each.sql) == _plain(wanted.sql)
+    return (
+        wanted is not None and each.table == wanted.table and _plain(each.sql) == _plain(wanted.sql)
+    )
 
 
 def _plain(sql: str) -> str:
@@ -295,13 +322,17 @@ def _plain(sql: str) -> str:
     return "".join(sql.split())
 
 
-_HINT: Final = "`journaltrack check` says more; restore your own journal from a copy, trust no other"
+_HINT: Final = (
+    "`journaltrack check` says more; restore your own journal from a copy, trust no other"
+)
 
 
 def _refuse(path: Path, objects: list[_Object], holds: str) -> None:
     if not objects:
         return
-    names = ", ".join(f"{each.kind[:20]} {limits.shown(each.name)}" for each in objects[:_NAMED_MAX])
+    names = ", ".join(
+        f"{each.kind[:20]} {limits.shown(each.name)}" for each in objects[:_NAMED_MAX]
+    )
     more = f" and {len(objects) - _NAMED_MAX} more" if len(objects) > _NAMED_MAX else ""
     what = "which no journaltrack made" if holds == "holds" else "which journaltrack makes"
     raise JournalAlteredError(

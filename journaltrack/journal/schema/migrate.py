@@ -45,7 +45,14 @@ _NOT_OURS: Final = ("duplicate column", "already exists", "no such")
 _alembic = threading.Lock()
 
 
-def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = None, head: str = schema.HEAD) -> Path | None:
+def upgrade(
+    path: Path,
+    current: str,
+    *,
+    now_ns: int,
+    migrations: Path | None = None,
+    head: str = schema.HEAD,
+) -> Path | None:
     """Upgrade a journal's database to ``head`` atomically, after a backup beside it.
 
     Args:
@@ -70,7 +77,9 @@ def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = 
     try:
         # One transaction from here on: no process appends or upgrades after the backup.
         with engine.begin() as connection:
-            current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+            current = connection.exec_driver_sql(
+                "SELECT version_num FROM alembic_version"
+            ).scalar_one()
             # Another process may have upgraded it meanwhile, perhaps one of a newer version.
             if current == head:
                 return None
@@ -117,7 +126,11 @@ def upgrading_engine(path: Path) -> Engine:
 
     By default, Python's driver commits before a DDL statement.
     """
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, connect_args={"timeout": UPGRADE_WAIT_S})
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        poolclass=NullPool,
+        connect_args={"timeout": UPGRADE_WAIT_S},
+    )
 
     @event.listens_for(engine, "connect")
     def _autocommit(connection: sqlite3.Connection, _record: object) -> None:
@@ -150,7 +163,9 @@ def _script_folder(migrations: Path | None) -> Iterator[Path]:
     if migrations is not None:
         yield migrations
         return
-    with importlib.resources.as_file(importlib.resources.files("journaltrack.migrations")) as folder:
+    with importlib.resources.as_file(
+        importlib.resources.files("journaltrack.migrations")
+    ) as folder:
         yield folder
 
 

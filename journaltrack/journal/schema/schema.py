@@ -85,10 +85,15 @@ def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, vers
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for statement in ddl():
                 connection.execute(statement)
-            connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            connection.execute(
+                "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+            )
             connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
             facts = (journal_id, now_ns, version, REQUIRED_VERSION, 0, 0)
-            connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*facts, description_digest(*facts)))
+            connection.execute(
+                "INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+                (*facts, description_digest(*facts)),
+            )
             connection.execute("INSERT INTO lease (id, generation) VALUES (1, 0)")
             connection.execute("INSERT INTO mark VALUES ('settled', 0)")
         connection.execute("COMMIT")

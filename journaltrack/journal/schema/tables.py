@@ -105,7 +105,12 @@ delivery = Table(
     Column("settled_at_ns", Integer, nullable=False),
 )
 # Problems are few: with this index, status and retry find them without reading delivered entries.
-Index("delivery_problem", delivery.c.outcome, delivery.c.seq, sqlite_where=text("outcome IN ('quarantined', 'in doubt')"))
+Index(
+    "delivery_problem",
+    delivery.c.outcome,
+    delivery.c.seq,
+    sqlite_where=text("outcome IN ('quarantined', 'in doubt')"),
+)
 
 # The statement of a finished request or a decision, chained per process and readable without this
 # journal.
@@ -205,7 +210,9 @@ from typing import Final
 
 def ddl() -> list[str]:
     """Return the statements that create tables and indexes, in order."""
-    statements = [str(CreateTable(table).compile(dialect=_DIALECT)) for table in metadata.sorted_tables]
+    statements = [
+        str(CreateTable(table).compile(dialect=_DIALECT)) for table in metadata.sorted_tables
+    ]
     for table in metadata.sorted_tables:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
         statements += [str(CreateIndex(index).compile(dialect=_DIALECT)) for index in indexes]
@@ -218,7 +225,9 @@ def insert_sql(table: Table) -> str:
     An integer primary key is left out.
     """
     names = [c.name for c in table.columns if not _is_rowid(c, table)]
-    return str(table.insert().values(dict.fromkeys(names)).compile(dialect=_DIALECT, column_keys=names))
+    return str(
+        table.insert().values(dict.fromkeys(names)).compile(dialect=_DIALECT, column_keys=names)
+    )
 
 
 def _is_rowid(column: Column[Any], table: Table) -> bool:
@@ -249,14 +258,25 @@ def value_kinds(table: Table) -> tuple[tuple[type, ...], ...]:
 
 def rendered() -> str:
     """Return the content of ``text.py``, before formatting."""
-    columns = {table.name: tuple(column.name for column in table.columns) for table in metadata.sorted_tables}
+    columns = {
+        table.name: tuple(column.name for column in table.columns)
+        for table in metadata.sorted_tables
+    }
     inserts = {table.name: insert_sql(table) for table in metadata.sorted_tables}
     parts = [_HEADER]
     parts += ["DDL: Final = (", *(f"    {statement!r}," for statement in ddl()), ")"]
     parts += ['"""The statements that create tables and indexes, in order."""', ""]
-    parts += ["COLUMNS: Final = {", *(f"    {name!r}: {names!r}," for name, names in columns.items()), "}"]
+    parts += [
+        "COLUMNS: Final = {",
+        *(f"    {name!r}: {names!r}," for name, names in columns.items()),
+        "}",
+    ]
     parts += ['"""The columns of each table, in order."""', ""]
-    parts += ["INSERTS: Final = {", *(f"    {name!r}: {sql!r}," for name, sql in inserts.items()), "}"]
+    parts += [
+        "INSERTS: Final = {",
+        *(f"    {name!r}: {sql!r}," for name, sql in inserts.items()),
+        "}",
+    ]
     parts += ['"""The INSERT of each table\'s columns, without an integer primary key."""', ""]
     return "\n".join(parts)
 

@@ -80,7 +80,12 @@ class Copier:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """End the thread."""
         if self._thread is not None:
             self._cancelled = True
@@ -123,7 +128,9 @@ class Copier:
             raise result
         return result
 
-    def digest(self, source: int, size_bytes: int, write: Callable[[memoryview], object] = lambda _: None) -> str:
+    def digest(
+        self, source: int, size_bytes: int, write: Callable[[memoryview], object] = lambda _: None
+    ) -> str:
         """Do the same as ``copy`` on this thread alone.
 
         That is faster if ``write`` costs nothing, because the bytes stay in one core's cache.
@@ -244,7 +251,9 @@ class SteadyFile:
         """
         write_all(self._descriptor, data)
         self._unflushed += len(data)
-        if self._unflushed >= _FLUSH_EVERY_BYTES and (self._flushing is None or self._flushing.done()):
+        if self._unflushed >= _FLUSH_EVERY_BYTES and (
+            self._flushing is None or self._flushing.done()
+        ):
             self._awaited()
             self._unflushed = 0
             # No new thread can start while the interpreter exits: then ``flush`` does all of it.
@@ -283,7 +292,9 @@ def _push(descriptor: int) -> None:
     # macOS does not have it.
     if _sync_file_range is None:
         os.fsync(descriptor)
-    elif _sync_file_range(descriptor, 0, 0, _ALL_OF_IT) != 0 and ctypes.get_errno() not in _NOT_HERE:
+    elif (
+        _sync_file_range(descriptor, 0, 0, _ALL_OF_IT) != 0 and ctypes.get_errno() not in _NOT_HERE
+    ):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
@@ -297,10 +308,14 @@ def _found(name: str, *types: type[Any]) -> Callable[..., int] | None:
     return cast("Callable[..., int]", function)
 
 
-_sync_file_range: Final = _found("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_sync_file_range: Final = _found(
+    "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+)
 _memcmp: Final = _found("memcmp", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 # posix_fallocate would write zeros on file systems that can't allocate.
-_fallocate: Final = _found("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_fallocate: Final = _found(
+    "fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+)
 
 
 def are_equal(one: memoryview, other: memoryview) -> bool:
@@ -310,7 +325,10 @@ def are_equal(one: memoryview, other: memoryview) -> bool:
     """
     if _memcmp is None or len(one) != len(other):
         return len(one) == len(other) and bytes(one) == bytes(other)
-    places = [ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) for buffer in (one, other)]
+    places = [
+        ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+        for buffer in (one, other)
+    ]
     return _memcmp(*places, len(one)) == 0
 
 

@@ -43,7 +43,13 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import queries
 from journaltrack.journal.queries import PROBLEM
-from journaltrack.journal.spool.copy import ALONE_BYTES_MAX, Copier, SteadyFile, are_equal, write_all
+from journaltrack.journal.spool.copy import (
+    ALONE_BYTES_MAX,
+    Copier,
+    SteadyFile,
+    are_equal,
+    write_all,
+)
 from journaltrack.journal.spool.copy import BUFFER_BYTES as PIECE_BYTES
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
@@ -126,7 +132,11 @@ def needed_blobs(database: Database) -> set[str]:
 
     The time grows with what is not delivered, not with the journal.
     """
-    return {sha256 for (sha256,) in database.read(_NEEDED.format(queries.of_problems(database))) if isinstance(sha256, str)}
+    return {
+        sha256
+        for (sha256,) in database.read(_NEEDED.format(queries.of_problems(database)))
+        if isinstance(sha256, str)
+    }
 
 
 def blobs_of_size(database: Database, size_bytes: int) -> list[str]:
@@ -283,7 +293,13 @@ class Spool:
         except (OSError, ValueError):
             return False
 
-    def collect(self, known: Callable[[str], bool], *, older_than_s: float = 3600.0, now: Callable[[], float] = time.time) -> list[Path]:
+    def collect(
+        self,
+        known: Callable[[str], bool],
+        *,
+        older_than_s: float = 3600.0,
+        now: Callable[[], float] = time.time,
+    ) -> list[Path]:
         """Remove blobs and temporary files that no entry names: a kill left them.
 
         Args:
@@ -307,7 +323,11 @@ class Spool:
         return removed
 
     def _held(
-        self, descriptor: int, source: Path, announce: Callable[[str], None], of_size: Callable[[int], Iterable[str]]
+        self,
+        descriptor: int,
+        source: Path,
+        announce: Callable[[str], None],
+        of_size: Callable[[int], Iterable[str]],
     ) -> SpooledBlob | None:
         """Return the blob with the bytes of an open file.
 
@@ -317,11 +337,18 @@ class Spool:
         if before.st_size < COMPARED_BYTES_MIN:
             return None
         for sha256 in of_size(before.st_size):
-            with contextlib.suppress(OSError, ValueError), files.opened_blob(self.path_of(sha256)) as held:
+            with (
+                contextlib.suppress(OSError, ValueError),
+                files.opened_blob(self.path_of(sha256)) as held,
+            ):
                 status = os.fstat(held)
-                if status.st_size != before.st_size or not _look_alike(descriptor, held, before.st_size):
+                if status.st_size != before.st_size or not _look_alike(
+                    descriptor, held, before.st_size
+                ):
                     continue
-                if not _is_same(descriptor, held, before.st_size, source, sha256) or _changed(before, os.fstat(descriptor)):
+                if not _is_same(descriptor, held, before.st_size, source, sha256) or _changed(
+                    before, os.fstat(descriptor)
+                ):
                     return None
                 # The process that added it may not have finished its fsync.
                 os.fsync(held)
@@ -338,7 +365,12 @@ class Spool:
         return None
 
     def _copy_open(
-        self, descriptor: int, source: Path, *, only: str | None = None, announce: Callable[[str], None] = lambda _: None
+        self,
+        descriptor: int,
+        source: Path,
+        *,
+        only: str | None = None,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> SpooledBlob | None:
         """Copy an open file into the spool.
 
@@ -355,7 +387,11 @@ class Spool:
                 try:
                     sha256, size_bytes = _copy_bytes(descriptor, target, source)
                     after = os.fstat(descriptor)
-                    if _changed(before, after) or size_bytes != after.st_size or only not in {None, sha256}:
+                    if (
+                        _changed(before, after)
+                        or size_bytes != after.st_size
+                        or only not in {None, sha256}
+                    ):
                         return None
                     os.fsync(target)
                 finally:
@@ -459,7 +495,9 @@ def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
     with _reading(path):
         # Read to the end, which may be beyond the stated size: files in /proc state 0.
         if size_bytes <= ALONE_BYTES_MAX:
-            return _read_all(source, size_bytes, lambda view: _write(lambda data: write_all(target, data), view))
+            return _read_all(
+                source, size_bytes, lambda view: _write(lambda data: write_all(target, data), view)
+            )
         file = SteadyFile(target)
         try:
             with Copier() as copier:
@@ -472,7 +510,9 @@ def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
     return sha256, os.lseek(target, 0, os.SEEK_CUR)
 
 
-def _read_all(descriptor: int, size_bytes: int, write: Callable[[memoryview], object]) -> tuple[str, int]:
+def _read_all(
+    descriptor: int, size_bytes: int, write: Callable[[memoryview], object]
+) -> tuple[str, int]:
     """Pass a file's bytes to ``write``, and return their digest and number."""
     digest = hashlib.sha256()
     count = 0
@@ -517,7 +557,9 @@ def _look_alike(one: int, other: int, size_bytes: int) -> bool:
     Most files that differ, differ there.
     """
     places = (0, size_bytes // 2, max(0, size_bytes - _LOOK_BYTES))
-    return all(os.pread(one, _LOOK_BYTES, place) == os.pread(other, _LOOK_BYTES, place) for place in places)
+    return all(
+        os.pread(one, _LOOK_BYTES, place) == os.pread(other, _LOOK_BYTES, place) for place in places
+    )
 
 
 class _DifferentError(Exception):

@@ -64,7 +64,9 @@ class Checkpointer:
         # Held by the thread that is checkpointing.
         self._working = _thread.allocate_lock()
         self._wanted = False
-        self._log_pages_max = LOG_PAGES_MAX_BEHIND_DISK if database.durability == "power" else LOG_PAGES_MAX
+        self._log_pages_max = (
+            LOG_PAGES_MAX_BEHIND_DISK if database.durability == "power" else LOG_PAGES_MAX
+        )
 
     def wake(self) -> None:
         """Start a checkpoint in the background, unless one is running.
@@ -136,5 +138,7 @@ def _passive(connection: sqlite3.Connection) -> tuple[int, int, int]:
         began; how many of those are in the database.
     """
     for _ in range(2):
-        answer: tuple[int, int, int] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        answer: tuple[int, int, int] = connection.execute(
+            "PRAGMA wal_checkpoint(PASSIVE)"
+        ).fetchone()
     return answer

@@ -65,10 +65,19 @@ class Claim:
         """
         if self._held is not None:
             return
-        mine = json.dumps({"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "began": process.started(os.getpid())})
+        mine = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "boot": _boot(),
+                "pid": os.getpid(),
+                "began": process.started(os.getpid()),
+            }
+        )
         for _ in range(_TRIES):
             with contextlib.suppress(FileExistsError):
-                descriptor = os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(
+                    self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600
+                )
                 try:
                     os.write(descriptor, mine.encode())
                 finally:
@@ -143,7 +152,11 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 def _is_dead(holder: dict[str, Any], age_s: float) -> bool:
     pid = holder.get("pid")
-    if holder.get("boot") == _boot() and holder.get("host") == socket.gethostname() and isinstance(pid, int):
+    if (
+        holder.get("boot") == _boot()
+        and holder.get("host") == socket.gethostname()
+        and isinstance(pid, int)
+    ):
         return not process.runs(pid, holder.get("began"))
     return age_s > _STALE_S
 
@@ -264,7 +277,9 @@ class Admission:
         self.leave()
 
 
-def _listen(path: Path, left: threading.Event, give_way: weakref.WeakMethod[Callable[[], None]]) -> None:
+def _listen(
+    path: Path, left: threading.Event, give_way: weakref.WeakMethod[Callable[[], None]]
+) -> None:
     while is_asked_for(path, left):
         let_go = give_way()
         if let_go is None:

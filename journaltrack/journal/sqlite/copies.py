@@ -74,7 +74,9 @@ def compact_file(database: Database) -> str | None:
     if now.free_bytes < _GAIN_BYTES_MIN and now.free_bytes * 2 < now.database_bytes:
         return "there is little to gain"
     with contextlib.suppress(OSError):
-        if shutil.disk_usage(database.path.parent).free < _ROOM * max(now.database_bytes - now.free_bytes, 0):
+        if shutil.disk_usage(database.path.parent).free < _ROOM * max(
+            now.database_bytes - now.free_bytes, 0
+        ):
             return "the device has no room for a second copy"
     try:
         database.read("VACUUM")

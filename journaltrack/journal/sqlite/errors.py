@@ -101,7 +101,9 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
             hint="make it writable, or copy it to a folder that is",
         )
     if "not a database" in text:
-        return NotAJournalError(f"{path} is not a journal: {text}", hint="name the folder of a journal")
+        return NotAJournalError(
+            f"{path} is not a journal: {text}", hint="name the folder of a journal"
+        )
     if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
         return JournalCorruptError(
             f"the journal at {path.parent} is damaged: {text}",
@@ -138,7 +140,11 @@ def _reason(path: Path) -> OSError | None:
 
 
 def _worded(text: str, reason: OSError | None) -> str:
-    return text if reason is None else f"{text} ({errno.errorcode.get(reason.errno or 0, reason.errno)}: {reason.strerror})"
+    return (
+        text
+        if reason is None
+        else f"{text} ({errno.errorcode.get(reason.errno or 0, reason.errno)}: {reason.strerror})"
+    )
 
 
 def unusable(path: Path) -> JournalError | None:

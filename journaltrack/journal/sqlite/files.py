@@ -52,7 +52,9 @@ def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
         return None
     try:
         asked = struct.pack(locks.FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-        lock_type, _, _, _, pid = struct.unpack(locks.FLOCK, fcntl.fcntl(descriptor.number, fcntl.F_GETLK, asked))
+        lock_type, _, _, _, pid = struct.unpack(
+            locks.FLOCK, fcntl.fcntl(descriptor.number, fcntl.F_GETLK, asked)
+        )
     except OSError:
         return None
     finally:
@@ -109,7 +111,12 @@ def _has_open(process: Path, wanted: os.stat_result) -> bool:
 logger = logging.getLogger(__name__)
 
 LOCK_FILE: Final = "reconcile.lock"
-_FILES: Final = (paths.DATABASE, *(f"{paths.DATABASE}-{kind}" for kind in ("wal", "shm", "journal")), LOCK_FILE, claim.FILE)
+_FILES: Final = (
+    paths.DATABASE,
+    *(f"{paths.DATABASE}-{kind}" for kind in ("wal", "shm", "journal")),
+    LOCK_FILE,
+    claim.FILE,
+)
 _KINDS: Final = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a folder"),
@@ -197,10 +204,14 @@ def opened_blob(path: Path) -> Iterator[int]:
         parent = os.open(path.parents[2], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.append(parent)
         for name in (path.parents[1].name, path.parent.name):
-            parent = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            parent = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent
+            )
             opened.append(parent)
         # Without O_NONBLOCK, opening a FIFO would block.
-        file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        file = os.open(
+            path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
+        )
         opened.append(file)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             msg = "it is not a regular file"
@@ -228,7 +239,9 @@ def hand_over(file: int | Path, folder: Path) -> None:
     with contextlib.suppress(OSError):
         owner = folder.stat()
         status = os.fstat(file) if isinstance(file, int) else file.lstat()
-        if status.st_uid == owner.st_uid or not (status.st_nlink == 1 or stat.S_ISDIR(status.st_mode)):
+        if status.st_uid == owner.st_uid or not (
+            status.st_nlink == 1 or stat.S_ISDIR(status.st_mode)
+        ):
             return
         if isinstance(file, int):
             os.fchown(file, owner.st_uid, owner.st_gid)

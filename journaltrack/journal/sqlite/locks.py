@@ -98,7 +98,9 @@ class Descriptor:
         if _GET is None:
             return None
         try:
-            answer = fcntl.fcntl(self.number, _GET, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *place, 0))
+            answer = fcntl.fcntl(
+                self.number, _GET, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *place, 0)
+            )
         except OSError:
             return None
         return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)

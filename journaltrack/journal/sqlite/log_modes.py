@@ -26,7 +26,12 @@ Mode: TypeAlias = Literal["log", "log alone", "rollback alone", "rollback"]
 
 Alone: one process has the journal, keeps its locks and needs no shared memory.
 """
-_PRAGMAS: Final[dict[Mode, str]] = {"log": "WAL", "log alone": "WAL", "rollback alone": "PERSIST", "rollback": "DELETE"}
+_PRAGMAS: Final[dict[Mode, str]] = {
+    "log": "WAL",
+    "log alone": "WAL",
+    "rollback alone": "PERSIST",
+    "rollback": "DELETE",
+}
 MEANING: Final[dict[Mode, str]] = {
     "log": "it has one",
     "log alone": "this process alone uses it, and gives way when another one asks",

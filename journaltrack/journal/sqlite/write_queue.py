@@ -1,14 +1,16 @@
 """Whose turn it is: a wait for SQLite's write lock that ends, between processes.
 
-SQLite's own busy handler sleeps the longer the longer somebody has waited (up to 100 ms, ``sqliteDefaultBusyCallback`` in
-main.c), so that a busy neighbour always comes first: of four processes that wait for the disk at each commit one waited
-for 4.2 s (measured). A strict queue is no better: a context switch for each row halves what all get done together. So
-here who finds the lock taken tries again with growing pauses while others go on, and after a time comes first: it
-takes its place by an ``flock`` of the journal's folder, and tries SQLite's lock every tenth of a millisecond, alone.
+SQLite's own busy handler sleeps the longer the longer somebody has waited (up to 100 ms,
+``sqliteDefaultBusyCallback`` in main.c), so that a busy neighbour always comes first: of four
+processes that wait for the disk at each commit one waited for 4.2 s (measured). A strict queue is
+no better: a context switch for each row halves what all get done together. So here who finds the
+lock taken tries again with growing pauses while others go on, and after a time comes first: it
+takes its place by an ``flock`` of the journal's folder, and tries SQLite's lock every tenth of a
+millisecond, alone.
 
-The kernel frees the place of a process that is killed, and nobody waits long for a place that a stopped process holds.
-Needs no file of its own. Where folders can't be locked (some network file systems) everybody tries for themselves. Must
-not know what is written.
+The kernel frees the place of a process that is killed, and nobody waits long for a place that a
+stopped process holds. Needs no file of its own. Where folders can't be locked (some network file
+systems) everybody tries for themselves. Must not know what is written.
 """
 
 from __future__ import annotations
@@ -22,17 +24,25 @@ from pathlib import Path
 from typing import Final
 
 SOON_S: Final = 0.000_05
-"""The first pause, and that of who is first; the kernel's timers add about as much. Our own transactions last a tenth of a millisecond."""
+"""The first pause, and that of who is first; the kernel's timers add about as much. Our own
+transactions last a tenth of a millisecond.
+"""
 PATIENT_S: Final = 0.002
 """The longest pause of who is not urgent."""
 URGENT_S: Final = 0.02
-"""After so long somebody comes first: worst waits are this, plus a transaction for each that is urgent too ..."""
+"""After so long somebody comes first: worst waits are this, plus a transaction for each that is
+urgent too ...
+"""
 URGENT_BEHIND_DISK_S: Final = 0.15
-"""... where each transaction waits for the disk: handing over more often would leave the disk idle in between."""
+"""... where each transaction waits for the disk: handing over more often would leave the disk
+idle in between.
+"""
 ASK_EVERY_S: Final = 0.000_2
 """The pause between two questions for the first place."""
 LONG_S: Final = 0.2
-"""After so long somebody else is in a long transaction (a merge, a prune), or stopped: no hurry any more ..."""
+"""After so long somebody else is in a long transaction (a merge, a prune), or stopped: no hurry
+any more ...
+"""
 SELDOM_S: Final = 0.001
 """... and this pause between tries."""
 FIRST_S: Final = 0.05
@@ -87,7 +97,9 @@ class WriteQueue:
                 return False
 
     def close(self) -> None:
-        """Give the descriptor back; a later use opens another. A forked child must: it would share the place with its parent."""
+        """Give the descriptor back; a later use opens another. A forked child must: it would
+        share the place with its parent.
+        """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -115,7 +127,9 @@ class WriteQueue:
     def _take(self) -> bool:
         try:
             if self._descriptor is None:
-                self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._descriptor = os.open(
+                    self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                )
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False

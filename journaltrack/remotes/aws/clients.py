@@ -63,7 +63,8 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def configured_region(profile: str | None) -> tuple[str, str] | None:
-    """Return the region that requests go to where journaltrack's own configuration names none, and where it comes from.
+    """Return the region that requests go to where journaltrack's own configuration names none, and
+    where it comes from.
 
     Args:
         profile: Of the AWS configuration; None: the default one.
@@ -190,7 +191,11 @@ class Clients:
             self._session = self._patience.session(make, ours=given is None)
         with _making:
             client = self._make(service)
-        if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
+        if (
+            service == "sagemaker"
+            and self._given is not None
+            and _hooks(self._given) != _hooks(client)
+        ):
             client.close()
             return hooks.Checked(self._given)
         # botocore has no public way to give a client our own source of credentials.
@@ -211,7 +216,9 @@ class Clients:
             # A stand-in has no host names such as BUCKET.HOST.
             s3={"addressing_style": "path"} if self._is_custom(endpoint_url, service) else None,
         )
-        client = self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
+        client = self._session.client(
+            service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config
+        )
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
@@ -233,9 +240,17 @@ class Clients:
             RemoteError: The deadline passed, or is too near for a request that can't be sent twice.
         """
         if not self._rate_limit.take(self._deadline.wait, operation):
-            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+            raise RemoteError(
+                "the time was over before the request's turn came",
+                kind=ErrorKind.TRANSIENT,
+                code=DEADLINE_OVER,
+            )
         if operation in _ONCE and self._deadline.is_late:
-            raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+            raise RemoteError(
+                "too little time was left for another answer",
+                kind=ErrorKind.TRANSIENT,
+                code=DEADLINE_OVER,
+            )
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
@@ -271,13 +286,17 @@ class Clients:
             if not _LOADER:
                 _LOADER.append(create_loader(data_path))
             bare.register_component("data_loader", _LOADER[0])
-            session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
+            session: Any = boto3.Session(
+                botocore_session=bare, profile_name=self._profile, region_name=self._region
+            )
             # Every boto3 session adds its own folder: remove the duplicates.
             paths = _LOADER[0].search_paths
             paths[:] = dict.fromkeys(paths)
         if self._given is not None:
             # A client's resolved credentials are not public. Its request signer holds them.
-            credentials = getattr(getattr(self._given, "_request_signer", None), "_credentials", None)
+            credentials = getattr(
+                getattr(self._given, "_request_signer", None), "_credentials", None
+            )
             if credentials is not None:
                 session._session._credentials = credentials  # noqa: SLF001
         return session

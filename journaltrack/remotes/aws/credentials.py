@@ -33,7 +33,9 @@ T = TypeVar("T")
 WAIT_S: Final = 30.0
 """Ours: the longest wait for credentials, as long as for a server's answer."""
 _RENEW: Final = "renew them (for example `aws sso login`), or repair what provides them"
-_CONFIGURE: Final = "configure credentials (`aws configure`), or restore the file or program of the profile"
+_CONFIGURE: Final = (
+    "configure credentials (`aws configure`), or restore the file or program of the profile"
+)
 """If a file or program can't be opened: renewing would not help."""
 
 

@@ -31,7 +31,13 @@ from botocore import parsers
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
+from journaltrack.errors import (
+    AlreadyExistsError,
+    ComponentMissingError,
+    ErrorKind,
+    NotSentError,
+    RemoteError,
+)
 from journaltrack.remotes.aws.proof import has_request_id
 from journaltrack.util.text import first_words
 
@@ -42,7 +48,9 @@ _PERMISSION: Final = f"ask for the permission named above, then run `journaltrac
 _SET_CLOCK: Final = f"this machine's clock is wrong: set it (chronyc, ntpdate); {_SAFE}"
 _OF_CLOCKS: Final = ("Signature expired", "Signature not yet current", "current time is too large")
 """Words of a refusal that names a signature in its code, and is about the clock."""
-_UNEXPECTED: Final = "run it again with -v and report the traceback; the entries wait in the journal"
+_UNEXPECTED: Final = (
+    "run it again with -v and report the traceback; the entries wait in the journal"
+)
 _OLD_STORE: Final = (
     "this store lacks conditional writes (If-None-Match) or SHA-256 checksums: "
     f"update it, or set artifact_bucket= and AWS_ENDPOINT_URL_S3 to another one; {_SAFE}"
@@ -87,7 +95,12 @@ _HALT: Final = {
         f"AWS does not know these credentials: check AWS_PROFILE and the access key; {_SAFE}",
     ),
     **dict.fromkeys(
-        ("SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature", "IncompleteSignatureException"),
+        (
+            "SignatureDoesNotMatch",
+            "InvalidSignatureException",
+            "IncompleteSignature",
+            "IncompleteSignatureException",
+        ),
         f"check the secret key and the region; {_SAFE}",
     ),
     **dict.fromkeys(
@@ -95,26 +108,60 @@ _HALT: Final = {
         _SET_CLOCK,
     ),
     **dict.fromkeys(
-        ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AllAccessDisabled", "403"), _PERMISSION
+        (
+            "AccessDenied",
+            "AccessDeniedException",
+            "UnauthorizedOperation",
+            "NotAuthorized",
+            "AllAccessDisabled",
+            "403",
+        ),
+        _PERMISSION,
     ),
     **dict.fromkeys(
-        ("OptInRequired", "SubscriptionRequiredException", "AccountProblem", "InvalidPayer", "NotSignedUp"),
+        (
+            "OptInRequired",
+            "SubscriptionRequiredException",
+            "AccountProblem",
+            "InvalidPayer",
+            "NotSignedUp",
+        ),
         "the account is suspended, or lacks this service or region: see its billing console",
     ),
     **dict.fromkeys(
-        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "UnknownEndpoint"),
+        (
+            "PermanentRedirect",
+            "AuthorizationHeaderMalformed",
+            "IllegalLocationConstraintException",
+            "301",
+            "UnknownEndpoint",
+        ),
         f"the bucket or the service is in another region: {_REGION}",
     ),
 }
 _EVERYWHERE: Final = frozenset(_HALT) - {
-    *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AllAccessDisabled", "403"),
-    *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
+    *(
+        "AccessDenied",
+        "AccessDeniedException",
+        "UnauthorizedOperation",
+        "NotAuthorized",
+        "AllAccessDisabled",
+        "403",
+    ),
+    *(
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "301",
+    ),
 }
 """Refusals that concern every component and bucket.
 
 The others may concern one: a permission may be missing for one, and a bucket has its own region.
 """
-_UNREACHABLE: Final = f"check the network, VPN, proxy (HTTPS_PROXY) and the endpoint's address; {_SAFE}"
+_UNREACHABLE: Final = (
+    f"check the network, VPN, proxy (HTTPS_PROXY) and the endpoint's address; {_SAFE}"
+)
 _NOT_SENT: Final = (
     boto.EndpointConnectionError,
     boto.ConnectTimeoutError,
@@ -198,7 +245,12 @@ def _partitions() -> list[dict[str, Any]]:
 def _suffixes() -> tuple[str, ...]:
     """Return AWS's host suffixes, the longest first: one may be the end of another."""
     outputs = [partition["outputs"] for partition in _partitions()]
-    found = {each[name] for each in outputs for name in ("dnsSuffix", "dualStackDnsSuffix") if each.get(name)}
+    found = {
+        each[name]
+        for each in outputs
+        for name in ("dnsSuffix", "dualStackDnsSuffix")
+        if each.get(name)
+    }
     return tuple(sorted(found, key=lambda suffix: -len(suffix)))
 
 
@@ -245,10 +297,14 @@ def _without_credentials(error: Exception) -> RemoteError:
         return RemoteError(text, kind=found.kind, code=code, hint=found.hint, unreachable=True)
     hint = _RENEW if isinstance(error, _OLD_SESSION) or found.hint == _RENEW else _CREDENTIALS
     request_id = found.request_id
-    return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=hint, request_id=request_id, everywhere=True)
+    return RemoteError(
+        text, kind=ErrorKind.HALT, code=code, hint=hint, request_id=request_id, everywhere=True
+    )
 
 
-def not_an_answer(operation: str, why: str, body: str | bytes | None = None, *, maybe_applied: bool = True) -> RemoteError:
+def not_an_answer(
+    operation: str, why: str, body: str | bytes | None = None, *, maybe_applied: bool = True
+) -> RemoteError:
     """Make the error for an answer that does not prove that the service gave it.
 
     A captive portal does not pass the request on, but a proxy that replaces answers does. They look
@@ -331,14 +387,18 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
     if already_exists(error) and error.operation_name == "CreateTrialComponent":
         return AlreadyExistsError(text, kind=ErrorKind.HOLD, **common)
     if _RESTRICTED in message:
-        hint = "this account lets only SageMaker jobs create components: Tracker.load() the job's own"
+        hint = (
+            "this account lets only SageMaker jobs create components: Tracker.load() the job's own"
+        )
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if not_found(error) and component is not None:
         command = f"`journaltrack sync --create-or-attach --component {component}`"
         hint = f"it may have been deleted; {command} creates it again"
         return ComponentMissingError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if code in {"ResourceLimitExceeded", "ServiceQuotaExceededException"}:
-        hint = "delete unneeded trial components, or ask AWS for a higher quota; entries stay pending"
+        hint = (
+            "delete unneeded trial components, or ask AWS for a higher quota; entries stay pending"
+        )
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
         throttled = is_throttled(error.response)
@@ -435,7 +495,9 @@ def _unanswered(error: Exception) -> RemoteError:
     return RemoteError(text, kind=ErrorKind.HOLD, code=code, hint=_UNEXPECTED, maybe_applied=True)
 
 
-def _unreachable(text: str, code: str, *, unreachable: bool, maybe_applied: bool = False) -> RemoteError:
+def _unreachable(
+    text: str, code: str, *, unreachable: bool, maybe_applied: bool = False
+) -> RemoteError:
     return RemoteError(
         text,
         kind=ErrorKind.TRANSIENT,

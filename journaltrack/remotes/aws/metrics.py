@@ -74,7 +74,9 @@ A metric takes two: counts and means.
 """
 
 
-def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+def read_back(
+    clients: Clients, component: str, steps: Mapping[str, tuple[int, int]]
+) -> ReadBack | None:
     """See ``Remote.read_metrics``.
 
     Raises:
@@ -115,7 +117,9 @@ def owner_of(answer: Mapping[str, Any]) -> str | None:
     None if journaltrack did not create the component.
     """
     generated_by = str((answer.get("MetadataProperties") or {}).get("GeneratedBy", ""))
-    return generated_by.removeprefix(OWNER_PREFIX) if generated_by.startswith(OWNER_PREFIX) else None
+    return (
+        generated_by.removeprefix(OWNER_PREFIX) if generated_by.startswith(OWNER_PREFIX) else None
+    )
 
 
 def _date_ns(headers: Mapping[str, str] | None) -> int | None:
@@ -140,14 +144,20 @@ def summaries(answer: Mapping[str, Any]) -> dict[str, RemoteMetric]:
     return found
 
 
-def _queried(clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]) -> list[dict[int, Shown] | None] | None:
+def _queried(
+    clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]
+) -> list[dict[int, Shown] | None] | None:
     """Read the steps of some metrics.
 
     Returns:
         One element per metric, in order: its steps, or None if they are incomplete. None instead of
         the list if the endpoint or the permissions lack BatchGetMetrics.
     """
-    queries = [_query(arn, name, statistic, *bounds) for name, bounds in steps.items() for statistic in ("Count", "Avg")]
+    queries = [
+        _query(arn, name, statistic, *bounds)
+        for name, bounds in steps.items()
+        for statistic in ("Count", "Avg")
+    ]
     try:
         answer = clients.metrics.batch_get_metrics(MetricQueries=queries)
     except ClientError as error:
@@ -179,7 +189,9 @@ def _pairs(results: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], 
     return zip(results[::2], results[1::2], strict=True)
 
 
-def _steps(counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int]) -> dict[int, Shown] | None:
+def _steps(
+    counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int]
+) -> dict[int, Shown] | None:
     """Return one metric's steps; None unless both answers are complete and about the same steps."""
     if counts.get("Status") != "Complete" or means.get("Status") != "Complete":
         return None
@@ -188,7 +200,11 @@ def _steps(counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int
     if count_of.keys() != mean_of.keys():
         return None
     first, last = bounds
-    return {step: Shown(round(count), mean_of[step]) for step, count in count_of.items() if first <= step <= last}
+    return {
+        step: Shown(round(count), mean_of[step])
+        for step, count in count_of.items()
+        if first <= step <= last
+    }
 
 
 OPERATION: Final = "BatchPutMetrics"
@@ -232,7 +248,9 @@ _HEADERS: Final = (
 )
 _TOKEN: Final = "X-Amz-Security-Token"  # noqa: S105 - a header's name
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-]+)+")
-_SCOPE: Final = re.compile(rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
+_SCOPE: Final = re.compile(
+    rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,"
+)
 _TIME_MAX_NS: Final = 253_402_300_799_000_000_000
 """The last second that a datetime can hold."""
 _PROBE: Final = (
@@ -392,7 +410,10 @@ class _Route:
 
         None if requests made here would differ from botocore's.
         """
-        headers = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in request.headers.items()}
+        headers = {
+            name: value.decode() if isinstance(value, bytes) else str(value)
+            for name, value in request.headers.items()
+        }
         url = urlsplit(request.url)
         scope = _SCOPE.match(headers.get("Authorization", ""))
         pool = None if _goes_to_a_proxy(client, request.url) else _pool_of(client, request.url)
@@ -446,7 +467,13 @@ class _Route:
         credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
         return credentials if credentials.fit_for_headers else None
 
-    def request(self, credentials: Credentials, body: bytes, timestamp: str | None = None, invocation_id: str | None = None) -> bytes:
+    def request(
+        self,
+        credentials: Credentials,
+        body: bytes,
+        timestamp: str | None = None,
+        invocation_id: str | None = None,
+    ) -> bytes:
         """Return a signed request, as it goes over the wire."""
         timestamp = timestamp or time.strftime(DATE_FORMAT, time.gmtime())
         token = f"{_TOKEN}: {credentials.token}\r\n" if credentials.token else ""
@@ -532,7 +559,11 @@ def _by_boto3(client: Any, component: str, points: Sequence[MetricPoint]) -> Map
 def _parameters(component: str, points: Sequence[MetricPoint]) -> dict[str, Any]:
     data = []
     for name, value, step, timestamp_ns in points:
-        metric: dict[str, Any] = {"MetricName": name, "Timestamp": utc(timestamp_ns), "Value": value}
+        metric: dict[str, Any] = {
+            "MetricName": name,
+            "Timestamp": utc(timestamp_ns),
+            "Value": value,
+        }
         if step is not None:
             metric["Step"] = step
         data.append(metric)
@@ -601,6 +632,6 @@ def _is_untouched(client: Any) -> bool:  # noqa: ANN401
     # Code objects hold file names as plain strings.
     home = os.path.dirname(botocore.__file__) + os.sep  # noqa: PTH120
     codes = [getattr(function, "__code__", None) for function in functions]
-    return all(getattr(handler, "__module__", None) in _KNOWN_HANDLERS for handler in found) and all(
-        str(getattr(code, "co_filename", "")).startswith(home) for code in codes
-    )
+    return all(
+        getattr(handler, "__module__", None) in _KNOWN_HANDLERS for handler in found
+    ) and all(str(getattr(code, "co_filename", "")).startswith(home) for code in codes)

@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remotes.aws.errors import classified, code_of, is_of_service, is_taken, not_an_answer, status_of
+from journaltrack.remotes.aws.errors import (
+    classified,
+    code_of,
+    is_of_service,
+    is_taken,
+    not_an_answer,
+    status_of,
+)
 from journaltrack.remotes.aws.parts import Body, DamagedError, Held, Part, Parts, Plan, digest_at
 from journaltrack.remotes.aws.proof import is_ours
 
@@ -73,7 +80,12 @@ class Multipart:
         check_grace: Raises if a request that is being sent must end too.
     """
 
-    def __init__(self, client: Callable[[], Any], check_time: Callable[[], None], check_grace: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        check_time: Callable[[], None],
+        check_grace: Callable[[], None],
+    ) -> None:
         self._client = client
         self._check_time = check_time
         self._check_grace = check_grace
@@ -81,7 +93,9 @@ class Multipart:
         self._interrupted: dict[Place, _Upload] = {}
         self._lock = threading.Lock()
 
-    def put(self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes) -> str | None:
+    def put(
+        self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes
+    ) -> str | None:
         """Upload a file as an object, unless its key is taken.
 
         Args:
@@ -101,7 +115,9 @@ class Multipart:
             upload = self._interrupted.pop(place, None)
         upload = upload or self._opened(place, descriptor, described, notes)
         try:
-            upload.parts.send(descriptor, lambda part: self._put_part(place, upload.upload_id, descriptor, part))
+            upload.parts.send(
+                descriptor, lambda part: self._put_part(place, upload.upload_id, descriptor, part)
+            )
             answer = self._complete(place, upload)
         except Exception as error:
             self._interrupt(place, upload, notes, error)
@@ -129,7 +145,9 @@ class Multipart:
         if self._abort(place, upload_id):
             notes.forget(place)
 
-    def _interrupt(self, place: Place, upload: _Upload, notes: UploadNotes, error: Exception) -> None:
+    def _interrupt(
+        self, place: Place, upload: _Upload, notes: UploadNotes, error: Exception
+    ) -> None:
         """Keep the upload for another attempt after an error, or abort it."""
         # botocore's HTTP layer wraps what a body raises: raise the deadline's error instead.
         if isinstance(error, BotoCoreError):
@@ -149,12 +167,16 @@ class Multipart:
 
     # -- finding and beginning
 
-    def _opened(self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes) -> _Upload:
+    def _opened(
+        self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes
+    ) -> _Upload:
         note = notes.read(place)
         plan = Plan.of(os.fstat(descriptor).st_size, note.part_bytes if note is not None else None)
         if note is not None and note.upload_id is not None:
             try:
-                return _Upload(note.upload_id, Parts(plan, place.sha256, self._held(place, note.upload_id)))
+                return _Upload(
+                    note.upload_id, Parts(plan, place.sha256, self._held(place, note.upload_id))
+                )
             except _NotToldError:
                 # Send all parts again, into the same upload.
                 return _Upload(note.upload_id, Parts(plan, place.sha256, {}))
@@ -168,11 +190,15 @@ class Multipart:
             others = tuple(other for other, _ in found[1:])
             return _Upload(upload_id, Parts(plan, place.sha256, held), others)
         note = notes.intend(place, plan.part_bytes)
-        answer = self._client().create_multipart_upload(Bucket=place.bucket, Key=place.key, ChecksumAlgorithm="SHA256", **described)
+        answer = self._client().create_multipart_upload(
+            Bucket=place.bucket, Key=place.key, ChecksumAlgorithm="SHA256", **described
+        )
         notes.begun(place, note, answer["UploadId"])
         return _Upload(answer["UploadId"], Parts(plan, place.sha256, {}))
 
-    def _found(self, place: Place, plan: Plan, descriptor: int, note: Note | None) -> list[tuple[str, dict[int, Held]]]:
+    def _found(
+        self, place: Place, plan: Plan, descriptor: int, note: Note | None
+    ) -> list[tuple[str, dict[int, Held]]]:
         """Return our uploads at the key that have no note, the one with most parts first."""
         found = []
         since_s = float("inf") if note is None else note.intended_at_s - _CLOCKS_DIFFER_S
@@ -185,7 +211,10 @@ class Multipart:
         return sorted(found, key=lambda each: -len(each[1]))
 
     def _are_ours(self, held: dict[int, Held], plan: Plan, descriptor: int) -> bool:
-        if any(part.sha256 is None or part.size_bytes != plan.size(number) for number, part in held.items()):
+        if any(
+            part.sha256 is None or part.size_bytes != plan.size(number)
+            for number, part in held.items()
+        ):
             return False
         for number, part in held.items():
             self._check_time()
@@ -265,7 +294,10 @@ class Multipart:
     def _complete(self, place: Place, upload: _Upload) -> dict[str, Any] | None:
         """Complete the object. Return the answer, or None if the key is taken."""
         self._check_time()
-        parts = [{"PartNumber": number, "ETag": etag, "ChecksumSHA256": digest} for number, etag, digest in upload.parts.sent()]
+        parts = [
+            {"PartNumber": number, "ETag": etag, "ChecksumSHA256": digest}
+            for number, etag, digest in upload.parts.sent()
+        ]
         try:
             answer: dict[str, Any] = self._client().complete_multipart_upload(
                 Bucket=place.bucket,
@@ -287,7 +319,8 @@ class Multipart:
                 f"s3://{place.bucket}/{place.key} is not what was sent: its checksum is {told}",
                 kind=ErrorKind.PERMANENT,
                 code="ObjectDiffers",
-                hint="check it (`journaltrack check --remote --deep`), delete it, `journaltrack retry`",
+                hint="check it (`journaltrack check --remote --deep`), delete it, "
+                "`journaltrack retry`",
             )
         return answer
 
@@ -320,4 +353,6 @@ class Multipart:
 
 def _again(error: ClientError, message: str) -> RemoteError:
     request_id = error.response.get("ResponseMetadata", {}).get("RequestId")
-    return RemoteError(message, kind=ErrorKind.TRANSIENT, code=code_of(error), request_id=request_id)
+    return RemoteError(
+        message, kind=ErrorKind.TRANSIENT, code=code_of(error), request_id=request_id
+    )

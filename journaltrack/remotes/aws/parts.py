@@ -111,7 +111,9 @@ class Body:
         check: Called before each piece. An exception from it ends the request.
     """
 
-    def __init__(self, descriptor: int, start: int, size_bytes: int, check: Callable[[], object]) -> None:
+    def __init__(
+        self, descriptor: int, start: int, size_bytes: int, check: Callable[[], object]
+    ) -> None:
         self._descriptor = descriptor
         self._start = start
         self._size_bytes = size_bytes
@@ -136,7 +138,9 @@ class Body:
         if left <= 0:
             return b""
         wanted = left if size < 0 else min(left, max(size, CHUNK_BYTES))
-        piece = self._piece[:wanted] if wanted <= len(self._piece) else memoryview(bytearray(wanted))
+        piece = (
+            self._piece[:wanted] if wanted <= len(self._piece) else memoryview(bytearray(wanted))
+        )
         count = os.preadv(self._descriptor, [piece], self._start + self._place)
         # Without an error, the server would wait for the rest.
         if not count:
@@ -182,12 +186,18 @@ def sign_by_checksum(client: Any) -> None:  # noqa: ANN401
         client.meta.events.register_first(f"choose-signer.s3.{operation}", _chosen)
 
 
-def _chosen(*, signing_name: str, signature_version: object, context: dict[str, Any], **_: object) -> str | None:
+def _chosen(
+    *, signing_name: str, signature_version: object, context: dict[str, Any], **_: object
+) -> str | None:
     """Choose our signer in place of botocore's usual one.
 
     Requests with another signer (SigV4a, S3 Express, none, presigned) keep it.
     """
-    usual = context.get("auth_type") in {None, "v4"} and signature_version in {"v4", "s3v4"} and signing_name == "s3"
+    usual = (
+        context.get("auth_type") in {None, "v4"}
+        and signature_version in {"v4", "s3v4"}
+        and signing_name == "s3"
+    )
     return _SIGNER if usual else None
 
 
@@ -381,7 +391,11 @@ class Parts:
 
 
 def digest_at(
-    descriptor: int, place: int, size_bytes: int, buffer: memoryview | None = None, also: Callable[[memoryview], object] = lambda _: None
+    descriptor: int,
+    place: int,
+    size_bytes: int,
+    buffer: memoryview | None = None,
+    also: Callable[[memoryview], object] = lambda _: None,
 ) -> str:
     """Return the SHA-256, in base64, of a range of a file.
 

@@ -102,7 +102,9 @@ def is_ours(held: Mapping[str, Any], size_bytes: int, sha256: str) -> bool:
         size_bytes: Size that the object must have.
         sha256: Digest (hexadecimal) that its metadata must hold.
     """
-    return held.get("ContentLength") == size_bytes and held.get("Metadata", {}).get("sha256") == sha256
+    return (
+        held.get("ContentLength") == size_bytes and held.get("Metadata", {}).get("sha256") == sha256
+    )
 
 
 def _arns(*names: str) -> Callable[[Said], str | None]:
@@ -138,17 +140,25 @@ def _metrics(said: Said) -> str | None:
         held = json.loads(said.body or b"")
     except ValueError:
         return "its body is no JSON"
-    if not isinstance(held, dict) or (held and not isinstance(held.get("Errors", ""), (list, type(None)))):
+    if not isinstance(held, dict) or (
+        held and not isinstance(held.get("Errors", ""), (list, type(None)))
+    ):
         return "its body is not BatchPutMetrics's"
     return None
 
 
 def _read_metrics(said: Said) -> str | None:
-    return None if said.has_id and isinstance(said.parsed.get("MetricQueryResults"), list) else "it has no results"
+    return (
+        None
+        if said.has_id and isinstance(said.parsed.get("MetricQueryResults"), list)
+        else "it has no results"
+    )
 
 
 def _identity(said: Said) -> str | None:
-    return None if _ACCOUNT.fullmatch(str(said.parsed.get("Account", ""))) else "it names no account"
+    return (
+        None if _ACCOUNT.fullmatch(str(said.parsed.get("Account", ""))) else "it names no account"
+    )
 
 
 def _stored(said: Said) -> str | None:
@@ -173,7 +183,11 @@ def _document(*names: str) -> Callable[[Said], str | None]:
         for name in names:
             if not said.parsed.get(name):
                 return f"it has no {name}"
-        is_about = said.parsed.get("Key") if "Key" in said.asked else said.parsed.get("Name", said.parsed.get("Bucket"))
+        is_about = (
+            said.parsed.get("Key")
+            if "Key" in said.asked
+            else said.parsed.get("Name", said.parsed.get("Bucket"))
+        )
         if said.has_id or is_about == said.asked.get("Key", said.asked.get("Bucket")):
             return None
         return "it has no request id"
@@ -191,7 +205,11 @@ def _object(said: Said) -> str | None:
     """Check HeadObject and GetObject: without a request id, our metadata identifies the object."""
     if not all(said.parsed.get(name) for name in ("ETag", "LastModified")):
         return "it has no ETag or no time"
-    return None if said.has_id or said.parsed.get("Metadata", {}).get("sha256") else "it has no request id"
+    return (
+        None
+        if said.has_id or said.parsed.get("Metadata", {}).get("sha256")
+        else "it has no request id"
+    )
 
 
 def _bucket_made(said: Said) -> str | None:

@@ -20,8 +20,21 @@ from journaltrack import limits
 from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
-from journaltrack.remotes.aws.errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
-from journaltrack.remotes.aws.metrics import OWNER_PREFIX, MetricsSender, owner_of, read_back, summaries, utc
+from journaltrack.remotes.aws.errors import (
+    SAFE_TO_REPEAT,
+    already_exists,
+    classified,
+    is_of_parsing,
+    not_found,
+)
+from journaltrack.remotes.aws.metrics import (
+    OWNER_PREFIX,
+    MetricsSender,
+    owner_of,
+    read_back,
+    summaries,
+    utc,
+)
 from journaltrack.remotes.aws.s3 import Uploader
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
@@ -96,7 +109,9 @@ class AwsRemote:
             attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
-        self._uploader = Uploader(self._clients, deadline, storage or Storage(), create_buckets=create_buckets)
+        self._uploader = Uploader(
+            self._clients, deadline, storage or Storage(), create_buckets=create_buckets
+        )
         self._create_experiments = create_experiments
         self._merges_per_key = merges_per_key
         # Components created here and not updated since: nothing to merge with.
@@ -115,7 +130,9 @@ class AwsRemote:
         """See ``Remote.describe``: DescribeTrialComponent."""
         with _classifying(component):
             try:
-                answer = self._clients.sagemaker.describe_trial_component(TrialComponentName=component)
+                answer = self._clients.sagemaker.describe_trial_component(
+                    TrialComponentName=component
+                )
             except ClientError as error:
                 if not_found(error):
                     return None
@@ -151,7 +168,9 @@ class AwsRemote:
         with _classifying(None):
             try:
                 sagemaker = self._clients.sagemaker
-                answer = sagemaker.associate_trial_component(TrialComponentName=component, TrialName=trial)
+                answer = sagemaker.associate_trial_component(
+                    TrialComponentName=component, TrialName=trial
+                )
             except ClientError as error:
                 if not_found(error):
                     raise self._what_is_missing(component, trial, error) from error
@@ -173,12 +192,16 @@ class AwsRemote:
         with _classifying(None):
             return self._uploader.documents(bucket, prefix, folder)
 
-    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+    def document_names(
+        self, bucket: str | None, prefix: str | None, folder: str, after: str
+    ) -> Sequence[str]:
         """See ``Remote.document_names``: ListObjectsV2."""
         with _classifying(None):
             return self._uploader.document_names(bucket, prefix, folder, after)
 
-    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+    def document(
+        self, bucket: str | None, prefix: str | None, folder: str, name: str
+    ) -> bytes | None:
         """See ``Remote.document``: GetObject."""
         with _classifying(None):
             return self._uploader.document(bucket, prefix, folder, name)
@@ -188,7 +211,9 @@ class AwsRemote:
         if not self._merges(component):
             fields = self._merged(component, fields)
         with _classifying(component):
-            answer = self._clients.sagemaker.update_trial_component(TrialComponentName=component, **_update_request(fields))
+            answer = self._clients.sagemaker.update_trial_component(
+                TrialComponentName=component, **_update_request(fields)
+            )
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
@@ -297,7 +322,12 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if error is not None and is_of_parsing(error):
             msg = f"the answer is not one of the service: {error}"
             raise classified(ResponseParserError(msg), self._component) from error
@@ -305,7 +335,9 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
             raise classified(error, self._component) from error
 
 
-def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:
+def _refused(
+    errors: Sequence[dict[str, Any]], count: int, request_id: str | None
+) -> dict[int, Refusal]:
     """Return the points of a partial success that the service refused, by index.
 
     Args:
@@ -347,12 +379,17 @@ def _update_request(fields: Fields) -> dict[str, Any]:
     request: dict[str, Any] = {}
     if fields.parameters:
         request["Parameters"] = {
-            name: {"StringValue" if isinstance(value, str) else "NumberValue": value} for name, value in fields.parameters.items()
+            name: {"StringValue" if isinstance(value, str) else "NumberValue": value}
+            for name, value in fields.parameters.items()
         }
     if fields.input_artifacts:
-        request["InputArtifacts"] = {name: _artifact(artifact) for name, artifact in fields.input_artifacts.items()}
+        request["InputArtifacts"] = {
+            name: _artifact(artifact) for name, artifact in fields.input_artifacts.items()
+        }
     if fields.output_artifacts:
-        request["OutputArtifacts"] = {name: _artifact(artifact) for name, artifact in fields.output_artifacts.items()}
+        request["OutputArtifacts"] = {
+            name: _artifact(artifact) for name, artifact in fields.output_artifacts.items()
+        }
     status = fields.status or Status()
     if status.primary is not None:
         request["Status"] = {"PrimaryStatus": status.primary}

@@ -24,7 +24,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from journaltrack import limits
 from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
 from journaltrack.journal.sqlite import files
-from journaltrack.remotes.aws.errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
+from journaltrack.remotes.aws.errors import (
+    NOT_AN_ANSWER,
+    code_of,
+    is_of_service,
+    is_taken,
+    not_an_answer,
+    status_of,
+)
 from journaltrack.remotes.aws.multipart import Multipart
 from journaltrack.remotes.aws.parts import Body, DamagedError, ask_for, digest_at
 from journaltrack.remotes.aws.proof import is_md5, is_ours
@@ -68,7 +75,9 @@ class Uploader:
         create_buckets: Whether to create a bucket that is missing.
     """
 
-    def __init__(self, clients: Clients, deadline: Deadline, storage: Storage, *, create_buckets: bool = True) -> None:
+    def __init__(
+        self, clients: Clients, deadline: Deadline, storage: Storage, *, create_buckets: bool = True
+    ) -> None:
         self._create_buckets = create_buckets
         self._clients = clients
         self._storage = storage
@@ -141,30 +150,43 @@ class Uploader:
                 ContentType="application/json",
                 Metadata={"sha256": digest.hexdigest()},
             )
-            self._confirm(answer, document.content, Place(bucket, key, digest.hexdigest()), len(document.content))
+            self._confirm(
+                answer,
+                document.content,
+                Place(bucket, key, digest.hexdigest()),
+                len(document.content),
+            )
         except ClientError as error:
             if not is_taken(error):
                 raise
             answer = error.response
-        return Answer(answer.get("ResponseMetadata", {}).get("RequestId") or None, uri=f"s3://{bucket}/{key}")
+        return Answer(
+            answer.get("ResponseMetadata", {}).get("RequestId") or None, uri=f"s3://{bucket}/{key}"
+        )
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> dict[str, bytes]:
         """See ``Remote.documents``."""
         bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
         found = {}
         try:
-            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
+            for page in self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=begin
+            ):
                 for each in page.get("Contents", ()):
                     if each["Size"] <= DOCUMENT_BYTES_MAX:
                         answer = self._s3.get_object(Bucket=bucket, Key=each["Key"])
-                        found[each["Key"].removeprefix(begin)] = answer["Body"].read(DOCUMENT_BYTES_MAX)
+                        found[each["Key"].removeprefix(begin)] = answer["Body"].read(
+                            DOCUMENT_BYTES_MAX
+                        )
         except ClientError as error:
             if code_of(error) == "NoSuchBucket":
                 return {}
             raise
         return found
 
-    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> list[str]:
+    def document_names(
+        self, bucket: str | None, prefix: str | None, folder: str, after: str
+    ) -> list[str]:
         """See ``Remote.document_names``."""
         bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
         try:
@@ -176,11 +198,15 @@ class Uploader:
         fitting = [each for each in page.get("Contents", ()) if each["Size"] <= DOCUMENT_BYTES_MAX]
         return [each["Key"].removeprefix(begin) for each in fitting]
 
-    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+    def document(
+        self, bucket: str | None, prefix: str | None, folder: str, name: str
+    ) -> bytes | None:
         """See ``Remote.document``."""
         bucket, key = self._where(bucket), f"{_folder(prefix, folder)}/{object_name(name)}"
         try:
-            content: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read(DOCUMENT_BYTES_MAX)
+            content: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read(
+                DOCUMENT_BYTES_MAX
+            )
         except ClientError as error:
             if code_of(error) in _GONE:
                 return None
@@ -290,7 +316,9 @@ class Uploader:
         self._confirm(answer, body, place, size_bytes)
         return str(answer["ResponseMetadata"].get("RequestId") or "")
 
-    def _confirm(self, answer: dict[str, Any], body: Body | bytes, place: Place, size_bytes: int) -> None:
+    def _confirm(
+        self, answer: dict[str, Any], body: Body | bytes, place: Place, size_bytes: int
+    ) -> None:
         """Ask for an object if the store confirmed it with neither checksum nor MD5.
 
         Raises:
@@ -393,7 +421,11 @@ class Uploader:
             )
         region = self._s3.meta.region_name
         # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
-        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        location = (
+            {}
+            if region == "us-east-1"
+            else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        )
         try:
             self._s3.create_bucket(Bucket=bucket, **location)
         except ClientError as error:
@@ -477,7 +509,12 @@ def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | N
 def _described(blob: BlobUpload) -> dict[str, Any]:
     described: dict[str, Any] = {"Metadata": {"sha256": blob.sha256}}
     media_type = blob.media_type
-    if media_type and len(media_type) <= _MEDIA_TYPE_CHARS_MAX and media_type.isascii() and media_type.isprintable():
+    if (
+        media_type
+        and len(media_type) <= _MEDIA_TYPE_CHARS_MAX
+        and media_type.isascii()
+        and media_type.isprintable()
+    ):
         described["ContentType"] = media_type
     return described
 

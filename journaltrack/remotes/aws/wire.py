@@ -56,7 +56,10 @@ class Credentials(NamedTuple):
         http.client refuses what it can't send, such as line breaks.
         """
         texts = (self.access_key, self.token or "")
-        return all(text.isascii() and text.isprintable() and text == " ".join(text.split()) for text in texts)
+        return all(
+            text.isascii() and text.isprintable() and text == " ".join(text.split())
+            for text in texts
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,9 @@ class Signer:
         service: The service's signing name, for the credential scope.
     """
 
-    def __init__(self, *, host: str, path: str, content_type: str, region: str, service: str) -> None:
+    def __init__(
+        self, *, host: str, path: str, content_type: str, region: str, service: str
+    ) -> None:
         self._start = f"PUT\n{path}\n\ncontent-type:{content_type}\nhost:{host}\nx-amz-date:"
         self._region, self._service = region, service
         self._day: _Day | None = None

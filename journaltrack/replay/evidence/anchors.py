@@ -34,7 +34,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from journaltrack._version import __version__
-from journaltrack.errors import COPY_AHEAD_HINT, JournalBehindError, JournalError, RemoteError, UnexpectedError, described
+from journaltrack.errors import (
+    COPY_AHEAD_HINT,
+    JournalBehindError,
+    JournalError,
+    RemoteError,
+    UnexpectedError,
+    described,
+)
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
 from journaltrack.replay.remote import Document
@@ -172,11 +179,20 @@ def decode(content: bytes) -> HeadsDocument | None:
         if not isinstance(told, dict) or told["format"] != FORMAT or told["version"] != VERSION:
             return None
         document = HeadsDocument(
-            told["journal_id"], told["number"], told["previous"], told["made_at_ns"], _heads(told["entries"]), _heads(told["attestations"])
+            told["journal_id"],
+            told["number"],
+            told["previous"],
+            told["made_at_ns"],
+            _heads(told["entries"]),
+            _heads(told["attestations"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    sound = isinstance(document.journal_id, str) and isinstance(document.number, int) and isinstance(document.previous, (str, type(None)))
+    sound = (
+        isinstance(document.journal_id, str)
+        and isinstance(document.number, int)
+        and isinstance(document.previous, (str, type(None)))
+    )
     return document if sound and isinstance(document.made_at_ns, int) else None
 
 
@@ -231,7 +247,9 @@ def anchor_of(body: object) -> Anchor | None:
         members = json.loads(str(body))
         anchor = members["anchor"]
         at_ns, (seq, attestation) = int(members["finished_at_ns"]), map(int, anchor["reached"])
-        return Anchor(int(anchor["number"]), str(anchor["sha256"]), at_ns, anchor.get("uri"), seq, attestation)
+        return Anchor(
+            int(anchor["number"]), str(anchor["sha256"]), at_ns, anchor.get("uri"), seq, attestation
+        )
     return None
 
 
@@ -267,7 +285,11 @@ def make(
         The anchor. None if nothing is new, there is nowhere to put it, or it is too early or too
         late. Also None if it failed: a receipt says so.
     """
-    place = None if places == "parameter" else newest_place(database) or ((None, None) if places == "s3" else None)
+    place = (
+        None
+        if places == "parameter"
+        else newest_place(database) or ((None, None) if places == "s3" else None)
+    )
     named = places in {"parameter", "both"}
     if places == "off" or (place is None and not named):
         return None
@@ -279,7 +301,9 @@ def make(
     reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
     if not _is_new(database, before):
         return None
-    broken = proof.broken_since(before.seq if before else 0, before.attestation if before else 0, is_over)
+    broken = proof.broken_since(
+        before.seq if before else 0, before.attestation if before else 0, is_over
+    )
     if broken is None:
         return None
     document = _document(database, before, now_ns, above, broken)
@@ -289,20 +313,46 @@ def make(
     answer: Answer | None = None
     try:
         if place is not None:
-            stored = Document(*place, folder_of(document.journal_id), name_of(number, sha256), content)
+            stored = Document(
+                *place, folder_of(document.journal_id), name_of(number, sha256), content
+            )
             answer = remote.put_document(stored)
     except Exception as error:  # noqa: BLE001 - any failure concerns the anchor alone
-        failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+        failure = (
+            error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+        )
         logger.info("the journal was not anchored, a later pass tries again: %s", failure)
         settlement.finish([_failed(receipt_id, None, failure)])
         return None
-    if named and not _name_it(database, settlement, remote, before, f"{number} {sha256}") and place is None:
-        settlement.finish([Outcome(receipt_id, None, "failed", attempts=0, error_text="no component took the parameter")])
+    if (
+        named
+        and not _name_it(database, settlement, remote, before, f"{number} {sha256}")
+        and place is None
+    ):
+        settlement.finish(
+            [
+                Outcome(
+                    receipt_id,
+                    None,
+                    "failed",
+                    attempts=0,
+                    error_text="no component took the parameter",
+                )
+            ]
+        )
         return None
     uri = answer.uri if answer is not None else None
-    told = {"number": number, "sha256": sha256, "uri": uri, "reached": list(reached), "document": content.decode()}
+    told = {
+        "number": number,
+        "sha256": sha256,
+        "uri": uri,
+        "reached": list(reached),
+        "document": content.decode(),
+    }
     request_id = answer.request_id if answer is not None else None
-    settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})])
+    settlement.finish(
+        [Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})]
+    )
     return Anchor(number, sha256, now_ns, uri, *reached)
 
 
@@ -316,7 +366,9 @@ def has_to_wait(database: Database, now_ns: int) -> bool:
     return bool(0 <= now_ns - rows[0][1] < pause_s * 1e9)
 
 
-def _name_it(database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str) -> int:
+def _name_it(
+    database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str
+) -> int:
     """Set the parameter of each component with new entries. Return how many took it."""
     rows = database.read(
         "SELECT c.id, c.name FROM component c WHERE c.confirmed_at_ns IS NOT NULL AND EXISTS "
@@ -329,11 +381,25 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
         try:
             answer = remote.update(str(name), Fields(parameters={PARAMETER: value}))
         except Exception as error:  # noqa: BLE001 - as above
-            failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+            failure = (
+                error
+                if isinstance(error, RemoteError)
+                else UnexpectedError(error, maybe_applied=True)
+            )
             logger.info("%s does not name its anchor: %s", name, failure)
             settlement.finish([_failed(receipt_id, component_id, failure)])
             continue
-        settlement.finish([Outcome(receipt_id, component_id, "delivered", request_id=answer.request_id, more={"named": value})])
+        settlement.finish(
+            [
+                Outcome(
+                    receipt_id,
+                    component_id,
+                    "delivered",
+                    request_id=answer.request_id,
+                    more={"named": value},
+                )
+            ]
+        )
         taken += 1
     return taken
 
@@ -385,14 +451,22 @@ def _is_new(database: Database, before: Anchor | None) -> bool:
     if database.read("SELECT 1 FROM entry WHERE seq > ? LIMIT 1", (before.seq,)):
         return True
     joined = "FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id"
-    newer = database.read(f"SELECT r.action {joined} WHERE a.id > ? LIMIT 1000", (before.attestation,))
+    newer = database.read(
+        f"SELECT r.action {joined} WHERE a.id > ? LIMIT 1000", (before.attestation,)
+    )
     return any(action != ACTION for (action,) in newer)
 
 
-def _document(database: Database, before: Anchor | None, now_ns: int, above: int, left_out: Collection[str]) -> HeadsDocument:
+def _document(
+    database: Database, before: Anchor | None, now_ns: int, above: int, left_out: Collection[str]
+) -> HeadsDocument:
     def heads(kind: Kind, since: int) -> Heads:
         rows = database.read(_HEADS[kind], (since,))
-        return {str(uuid): (number, digest.hex()) for uuid, number, digest, _ in rows if isinstance(digest, bytes) and uuid not in left_out}
+        return {
+            str(uuid): (number, digest.hex())
+            for uuid, number, digest, _ in rows
+            if isinstance(digest, bytes) and uuid not in left_out
+        }
 
     return HeadsDocument(
         journal_id=str(database.read("SELECT journal_id FROM meta")[0][0]),
@@ -405,7 +479,14 @@ def _document(database: Database, before: Anchor | None, now_ns: int, above: int
 
 
 def _failed(receipt_id: int, component_id: int | None, error: RemoteError) -> Outcome:
-    return Outcome(receipt_id, component_id, "failed", request_id=error.request_id, error_code=error.code, error_text=error.message[:2_000])
+    return Outcome(
+        receipt_id,
+        component_id,
+        "failed",
+        request_id=error.request_id,
+        error_code=error.code,
+        error_text=error.message[:2_000],
+    )
 
 
 def _newest(database: Database, table: str, column: str) -> int:
@@ -426,7 +507,9 @@ class Ahead:
 
     def error(self) -> JournalBehindError:
         """Return what to raise instead of sending."""
-        made_at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(max(self.made_at_ns // 10**9, 0), 2**33)))
+        made_at = time.strftime(
+            "%Y-%m-%d %H:%M:%S", time.gmtime(min(max(self.made_at_ns // 10**9, 0), 2**33))
+        )
         anchored = f"it was anchored at {made_at} UTC (number {self.number})"
         return JournalBehindError(
             "another copy of this journal was delivered further than this one: "
@@ -459,18 +542,26 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
         return bounded(request, lambda: min(until - time.monotonic(), gate.remaining_s()))
 
     try:
-        listed = answer(lambda: remote.document_names(*where, f"{known.number if known else 0:08d}"))
+        listed = answer(
+            lambda: remote.document_names(*where, f"{known.number if known else 0:08d}")
+        )
         own = known and name_of(known.number, known.sha256)
         others = {name for name in listed if name != own and NAME.fullmatch(name)}
         names = sorted(others - _own_names(database)) if others else []
         for name in reversed(names[-_FETCHED_MAX:]):
             document = decode(answer(partial(remote.document, *where, name)) or b"")
-            if document is not None and document.journal_id == journal_id and not _is_known(database, document):
+            if (
+                document is not None
+                and document.journal_id == journal_id
+                and not _is_known(database, document)
+            ):
                 return Ahead(int(names[-1].partition("-")[0]), document.made_at_ns)
     except JournalError:
         raise
     except Exception as error:  # noqa: BLE001 - the store may do anything, and the pass continues
-        logger.info("no answer whether another copy is ahead, the pass continues: %s", described(error))
+        logger.info(
+            "no answer whether another copy is ahead, the pass continues: %s", described(error)
+        )
     return None
 
 

@@ -80,7 +80,12 @@ class Scribe:
         self._names: dict[int | None, str | None] = {}
         self._uuids: dict[int, str] = {}
 
-    def attest(self, connection: sqlite3.Connection, statements: Sequence[Statement], tables: Tables = JOURNAL) -> None:
+    def attest(
+        self,
+        connection: sqlite3.Connection,
+        statements: Sequence[Statement],
+        tables: Tables = JOURNAL,
+    ) -> None:
         """Change the journal's tables as each statement says, and record its attestation.
 
         Call it inside a transaction.
@@ -90,14 +95,18 @@ class Scribe:
         follow(connection, statements, tables)
         self._be_recorded(connection)
         bodies = [self._plain_body(connection, statement) for statement in statements]
-        others = [statement for statement, body in zip(statements, bodies, strict=True) if body is None]
+        others = [
+            statement for statement, body in zip(statements, bodies, strict=True) if body is None
+        ]
         written = iter(self._bodies(connection, others) if others else ())
         rows = []
         for statement, plain in zip(statements, bodies, strict=True):
             body = next(written) if plain is None else plain
             self._writer_seq += 1
             self._chain = vocabulary.attestation_next(self._chain, body)
-            rows.append((self._writer_id, self._writer_seq, statement.receipt_id, body, self._chain))
+            rows.append(
+                (self._writer_id, self._writer_seq, statement.receipt_id, body, self._chain)
+            )
         connection.executemany(_INSERT, rows)
 
     def _plain_body(self, connection: sqlite3.Connection, statement: Statement) -> str | None:
@@ -109,12 +118,24 @@ class Scribe:
         s, settled, runs = statement, statement.settled, statement.runs
         if not runs or len(settled) != 1 or settled[0][:4] != ("delivered", None, s.entries, None):
             return None
-        if s.error_code is not None or s.error_text is not None or s.arn is not None or s.missing or s.more:
+        if (
+            s.error_code is not None
+            or s.error_text is not None
+            or s.arn is not None
+            or s.missing
+            or s.more
+        ):
             return None
         if s.uploaded is not None or s.forgotten is not None:
             return None
         component = self._name(connection, s.component_id)
-        if component is None or s.receipt_id is None or s.started_at_ns is None or s.attempts is None or s.request_id is None:
+        if (
+            component is None
+            or s.receipt_id is None
+            or s.started_at_ns is None
+            or s.attempts is None
+            or s.request_id is None
+        ):
             return None
         # Nearly always.
         if len(runs) == 1:
@@ -122,14 +143,21 @@ class Scribe:
             places = first if first == last else f"{first}-{last}"
             named = f'{_quoted(self._uuid(connection, writer_id))}:"{places}"'
         else:
-            named = ",".join([f'{_quoted(uuid)}:"{places}"' for uuid, places in self._named(connection, runs).items()])
+            named = ",".join(
+                [
+                    f'{_quoted(uuid)}:"{places}"'
+                    for uuid, places in self._named(connection, runs).items()
+                ]
+            )
         return (
             f'{{"action":{_quoted(s.action)},"outcome":{_quoted(s.outcome)},"component":{_quoted(component)},"entries":{{{named}}},'
             f'"settled":[["delivered",null,null]],"generation":{s.generation},"started_at_ns":{s.started_at_ns},'
             f'"finished_at_ns":{s.finished_at_ns},"attempts":{s.attempts},"request_id":{_quoted(s.request_id)}}}'
         )
 
-    def _bodies(self, connection: sqlite3.Connection, statements: Sequence[Statement]) -> Iterator[str]:
+    def _bodies(
+        self, connection: sqlite3.Connection, statements: Sequence[Statement]
+    ) -> Iterator[str]:
         """Yield the bodies of these statements, whatever they say."""
         groups: list[Intervals] = []
         for statement in statements:
@@ -139,30 +167,49 @@ class Scribe:
         for statement in statements:
             named = next(identities)
             apart = [next(identities) for _ in statement.apart()]
-            yield _encode(statement.body(self._name(connection, statement.component_id), named, apart))
+            yield _encode(
+                statement.body(self._name(connection, statement.component_id), named, apart)
+            )
 
     def _be_recorded(self, connection: sqlite3.Connection) -> None:
         """Record this process as a writer of the journal, and find its chain's end."""
         if self._info is None:
             (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
-            self._info = provenance.describe_process(self._started_ns, str(journal_id), training=False)
+            self._info = provenance.describe_process(
+                self._started_ns, str(journal_id), training=False
+            )
             self._chain = vocabulary.attestation_start(self._info.digest)
         if self._unsure:
-            found = connection.execute("SELECT id FROM writer WHERE uuid = ?", (self._info.uuid,)).fetchone()
+            found = connection.execute(
+                "SELECT id FROM writer WHERE uuid = ?", (self._info.uuid,)
+            ).fetchone()
             self._writer_id = found[0] if found else 0
             last = connection.execute(_LAST, (self._writer_id,)).fetchone()
-            self._writer_seq, self._chain = last or (0, vocabulary.attestation_start(self._info.digest))
+            self._writer_seq, self._chain = last or (
+                0,
+                vocabulary.attestation_start(self._info.digest),
+            )
             self._unsure = False
         if not self._writer_id:
-            self._writer_id = int(connection.execute(_INSERT_WRITER, astuple(self._info)).lastrowid or 0)
+            self._writer_id = int(
+                connection.execute(_INSERT_WRITER, astuple(self._info)).lastrowid or 0
+            )
 
-    def _identities(self, connection: sqlite3.Connection, groups: Sequence[Intervals]) -> list[dict[str, str]]:
+    def _identities(
+        self, connection: sqlite3.Connection, groups: Sequence[Intervals]
+    ) -> list[dict[str, str]]:
         """Return the entries of each group by the writer's uuid, such as "1-3,7".
 
         One query, streamed: a group may be of any size.
         """
         found: list[dict[int, list[tuple[int, int]]]] = [{} for _ in groups]
-        wanted = _encode([(number, *interval) for number, intervals in enumerate(groups) for interval in intervals])
+        wanted = _encode(
+            [
+                (number, *interval)
+                for number, intervals in enumerate(groups)
+                for interval in intervals
+            ]
+        )
         rows = connection.execute(
             "SELECT json_extract(i.value, '$[0]'), e.writer_id, e.writer_seq "
             "FROM json_each(?) i CROSS JOIN entry e "
@@ -178,7 +225,13 @@ class Scribe:
                 runs[-1] = (runs[-1][0], writer_seq)
             else:
                 runs.append((writer_seq, writer_seq))
-        return [{self._uuid(connection, writer_id): as_text(runs) for writer_id, runs in by_writer.items()} for by_writer in found]
+        return [
+            {
+                self._uuid(connection, writer_id): as_text(runs)
+                for writer_id, runs in by_writer.items()
+            }
+            for by_writer in found
+        ]
 
     def _named(self, connection: sqlite3.Connection, runs: Sequence[Run]) -> dict[str, str]:
         """Return the same as ``_identities`` for entries whose places are known."""
@@ -190,18 +243,25 @@ class Scribe:
                 mine[-1] = (mine[-1][0], last)
             else:
                 mine.append((first, last))
-        return {self._uuid(connection, writer_id): as_text(mine) for writer_id, mine in by_writer.items()}
+        return {
+            self._uuid(connection, writer_id): as_text(mine)
+            for writer_id, mine in by_writer.items()
+        }
 
     def _uuid(self, connection: sqlite3.Connection, writer_id: int) -> str:
         uuid = self._uuids.get(writer_id)
         if uuid is None:
-            row = connection.execute("SELECT uuid FROM writer WHERE id = ?", (writer_id,)).fetchone()
+            row = connection.execute(
+                "SELECT uuid FROM writer WHERE id = ?", (writer_id,)
+            ).fetchone()
             uuid = self._uuids[writer_id] = str(row[0]) if row else f"unknown-{writer_id}"
         return uuid
 
     def _name(self, connection: sqlite3.Connection, component_id: int | None) -> str | None:
         if component_id not in self._names:
-            row = connection.execute("SELECT name FROM component WHERE id = ?", (component_id,)).fetchone()
+            row = connection.execute(
+                "SELECT name FROM component WHERE id = ?", (component_id,)
+            ).fetchone()
             self._names[component_id] = str(row[0]) if row else None
         return self._names[component_id]
 
@@ -215,7 +275,9 @@ class Attestor(Scribe):
         clock_ns: Nanoseconds since the epoch.
     """
 
-    def __init__(self, database: Database, lease: Lease, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, database: Database, lease: Lease, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         super().__init__(clock_ns)
         self.database = database
         self.lease = lease
@@ -274,7 +336,14 @@ class Attestor(Scribe):
 def insert_receipt(connection: sqlite3.Connection, said: Statement) -> int:
     """Record a finished receipt, and return its id. Call it inside a transaction."""
     columns = (
-        *(said.action, said.component_id, as_text(said.entries), said.generation, said.started_at_ns, said.finished_at_ns),
+        *(
+            said.action,
+            said.component_id,
+            as_text(said.entries),
+            said.generation,
+            said.started_at_ns,
+            said.finished_at_ns,
+        ),
         *(said.outcome, said.attempts, said.request_id, said.error_code, said.error_text),
     )
     return int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
@@ -314,4 +383,7 @@ class Turns:
             began = time.monotonic()
             yield connection
         self._ended = time.monotonic()
-        self.size = max(_MIN, min(int(self.size * min(2.0, TRANSACTION_S / max(self._ended - began, 1e-4))), _MAX))
+        self.size = max(
+            _MIN,
+            min(int(self.size * min(2.0, TRANSACTION_S / max(self._ended - began, 1e-4))), _MAX),
+        )

@@ -66,8 +66,12 @@ class Tables:
         pending: Whether all entries to settle must be pending. SQLite refuses the others.
     """
 
-    def __init__(self, prefix: str = "", entries: str = "entry", *, mark: bool = True, pending: bool = False) -> None:
-        delivery, component, location = (f"{prefix}{name}" for name in ("delivery", "component", "location"))
+    def __init__(
+        self, prefix: str = "", entries: str = "entry", *, mark: bool = True, pending: bool = False
+    ) -> None:
+        delivery, component, location = (
+            f"{prefix}{name}" for name in ("delivery", "component", "location")
+        )
         still = "outcome = 'in doubt' AND excluded.outcome = 'in doubt'"
         known = (
             " ON CONFLICT (seq) DO UPDATE SET "
@@ -81,10 +85,16 @@ class Tables:
         settle = f"INSERT INTO {delivery} ({columns}) SELECT ?, ?, ?, ?,"
         found = "" if pending else f" CROSS JOIN {entries} e ON e.seq = n.value"
         here = f"n.value FROM json_each(?) n{found} WHERE true"
-        self.settle = f"{settle} e.seq FROM {entries} e WHERE e.seq BETWEEN ? AND ?{'' if pending else known}"
+        self.settle = (
+            f"{settle} e.seq FROM {entries} e WHERE e.seq BETWEEN ? AND ?{'' if pending else known}"
+        )
         self.settle_few = f"{settle} {here}{'' if pending else known}"
-        self.look = f"UPDATE {delivery} SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
-        self.release = f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND outcome NOT IN {_ARRIVED}"
+        self.look = (
+            f"UPDATE {delivery} SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
+        )
+        self.release = (
+            f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND outcome NOT IN {_ARRIVED}"
+        )
         self.reopen = f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND settled_at_ns <= ?"
         self.mark = "UPDATE mark SET seq = min(seq, ?)" if mark else None
         confirmed = "confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn)"
@@ -115,7 +125,9 @@ _AND_REMOVED: Final = "(SELECT seq FROM entry UNION ALL SELECT seq FROM replayed
 _WITH_REMOVED: Final = Tables("replayed_", _AND_REMOVED, mark=False)
 
 
-def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tables: Tables = JOURNAL) -> None:
+def follow(
+    connection: sqlite3.Connection, statements: Iterable[Statement], tables: Tables = JOURNAL
+) -> None:
     """Change the tables as these statements say, in order.
 
     Call it inside a transaction.
@@ -132,7 +144,9 @@ def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tabl
         for group in said.settled:
             if group.outcome == "in doubt" and looked(said.action, group.outcome):
                 _flush(connection, sql, rows)
-                connection.executemany(tables.look, [(group.reason, *interval) for interval in group.entries])
+                connection.executemany(
+                    tables.look, [(group.reason, *interval) for interval in group.entries]
+                )
                 continue
             by = receipt_id if group.receipt_id is None else group.receipt_id
             at_ns = said.finished_at_ns if group.at_ns is None else group.at_ns
@@ -142,10 +156,15 @@ def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tabl
                 _flush(connection, sql, rows)
                 sql = wanted
             if few is None:
-                rows += [(by, group.outcome, group.reason, at_ns, first, last) for first, last in group.entries]
+                rows += [
+                    (by, group.outcome, group.reason, at_ns, first, last)
+                    for first, last in group.entries
+                ]
             else:
                 rows.append((by, group.outcome, group.reason, at_ns, few))
-        if said.component_id is not None and (said.arn is not None or said.missing or said.uploaded or said.forgotten):
+        if said.component_id is not None and (
+            said.arn is not None or said.missing or said.uploaded or said.forgotten
+        ):
             learn(connection, said, tables)
     _flush(connection, sql, rows)
 
@@ -174,7 +193,9 @@ def _few(intervals: Intervals) -> str | None:
 
 def _release(connection: sqlite3.Connection, said: Statement, tables: Tables) -> None:
     if said.action == REOPEN:
-        connection.executemany(tables.reopen, [(*interval, said.finished_at_ns) for interval in said.entries])
+        connection.executemany(
+            tables.reopen, [(*interval, said.finished_at_ns) for interval in said.entries]
+        )
     else:
         connection.executemany(tables.release, said.entries)
     if said.entries and tables.mark is not None:
@@ -207,7 +228,9 @@ class Replay:
 
     def __init__(self, database: Database) -> None:
         self._connection = database.connection
-        self._components = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
+        self._components = {
+            str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")
+        }
         self._waiting: list[Statement] = []
         self._tables = _REPLAYED
         (entries,) = database.read("SELECT count(*) FROM entry")[0]
@@ -220,7 +243,9 @@ class Replay:
         for name in ("delivery", "component", "location", "upload"):
             self._connection.execute(f"DELETE FROM replayed_{name}")
         copied = "SELECT id, name, created_at_ns FROM component"
-        self._connection.execute(f"INSERT INTO replayed_component (id, name, created_at_ns) {copied}")
+        self._connection.execute(
+            f"INSERT INTO replayed_component (id, name, created_at_ns) {copied}"
+        )
 
     def number_removed(self, gaps: Mapping[str, Removed]) -> None:
         """Give removed entries numbers below 0, to prove what became of them too."""
@@ -247,9 +272,13 @@ class Replay:
             "AND seq IN (SELECT seq FROM entry)",
             (at_ns,),
         )
-        self._connection.execute(f"INSERT INTO replayed_location SELECT * FROM location WHERE {old}")
+        self._connection.execute(
+            f"INSERT INTO replayed_location SELECT * FROM location WHERE {old}"
+        )
         if receipt_id:
-            self._connection.execute("INSERT OR REPLACE INTO replayed_component SELECT * FROM component")
+            self._connection.execute(
+                "INSERT OR REPLACE INTO replayed_component SELECT * FROM component"
+            )
 
     def follow(self, said: Said, receipt_id: int | None) -> Statement:
         """Follow one more statement. Return it in the journal's numbers.
@@ -257,7 +286,9 @@ class Replay:
         Raises:
             JournalCorruptError: The attestations name entries more often than journaltrack does.
         """
-        component_id = None if said.component is None else self._components.get(said.component.lower())
+        component_id = (
+            None if said.component is None else self._components.get(said.component.lower())
+        )
         here = said.here(self.places.find, component_id, receipt_id)
         apart = (each.entries for each in here.settled if each.entries is not here.entries)
         for intervals in (here.entries, *apart):
@@ -287,7 +318,10 @@ class Replay:
         """
         of_these = "FROM replayed_delivery d WHERE d.seq BETWEEN ? AND ? AND d.seq < 0"
         sql = f"SELECT count(*), total({ARRIVED}) {of_these}"
-        found = [self._connection.execute(sql, interval).fetchone() for interval in self.places.find({uuid: ((first, last),)})]
+        found = [
+            self._connection.execute(sql, interval).fetchone()
+            for interval in self.places.find({uuid: ((first, last),)})
+        ]
         arrived = sum(int(each[1]) for each in found)
         return arrived, sum(each[0] for each in found) - arrived
 
@@ -301,7 +335,9 @@ class Replay:
 
     def uploaded(self) -> set[str]:
         """Return the contents that a statement says were uploaded and exist."""
-        return {sha256 for (sha256,) in self._connection.execute("SELECT sha256 FROM replayed_location")}
+        return {
+            sha256 for (sha256,) in self._connection.execute("SELECT sha256 FROM replayed_location")
+        }
 
 
 @contextlib.contextmanager

@@ -65,7 +65,9 @@ def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[i
     return {
         component_id: name
         for component_id, name, since_ns, asked_ns in rows
-        if asked_ns is None or asked_ns < since_ns or not 0 <= now_ns - asked_ns < visible_after_s * 1e9
+        if asked_ns is None
+        or asked_ns < since_ns
+        or not 0 <= now_ns - asked_ns < visible_after_s * 1e9
     }
 
 
@@ -94,7 +96,9 @@ def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt])
         "AND typeof(d.settled_at_ns) = 'integer'"
     )
     known: dict[Group, Known | None] = {}
-    for name, *rest in database.read(f"SELECT e.name, {of_metric} GROUP BY e.name", (component_id,)):
+    for name, *rest in database.read(
+        f"SELECT e.name, {of_metric} GROUP BY e.name", (component_id,)
+    ):
         known[name, None] = Known(*rest)
     if wanted:
         steps = json.dumps(sorted({step for _, step in wanted}))
@@ -107,8 +111,14 @@ def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt])
     for (_, name), gone in removed.metrics(database, str(names[0][0]) if names else "").items():
         left = known.get((name, None)) or Known()
         total, magnitude = left.sum + gone.sum, left.magnitude + gone.magnitude
-        known[name, None] = None if gone.at_least else left._replace(points=left.points + gone.points, sum=total, magnitude=magnitude)
-        known.update({group: None for group in wanted if group[0] == name and gone.may_have(group[1])})
+        known[name, None] = (
+            None
+            if gone.at_least
+            else left._replace(points=left.points + gone.points, sum=total, magnitude=magnitude)
+        )
+        known.update(
+            {group: None for group in wanted if group[0] == name and gone.may_have(group[1])}
+        )
     return Account(known, _owner(database, component_id), _readings(database, component_id))
 
 
@@ -139,10 +149,15 @@ def _readings(database: Database, component_id: int) -> list[Reading]:
         "ORDER BY r.id",
         (component_id, READBACK),
     )
-    return [Reading(receipt_id, at_ns, shown if isinstance(shown, int) else None) for receipt_id, at_ns, shown in rows]
+    return [
+        Reading(receipt_id, at_ns, shown if isinstance(shown, int) else None)
+        for receipt_id, at_ns, shown in rows
+    ]
 
 
-def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], request_id: str | None) -> None:
+def record(
+    attestor: Attestor, component_id: int, findings: Sequence[Finding], request_id: str | None
+) -> None:
     """Settle what reading back found.
 
     What arrived is delivered. What did not arrive is pending again. The rest stays in doubt, with
@@ -157,7 +172,14 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
             settled = _settled(_SETTLES[outcome], group) if outcome in _SETTLES else ()
             shown_at_ns = group[0].shown_at_ns
             attestor.decide(
-                *(connection, READBACK, _OF_RECEIPT[outcome], component_id, as_intervals(finding.seq for finding in group), settled),
+                *(
+                    connection,
+                    READBACK,
+                    _OF_RECEIPT[outcome],
+                    component_id,
+                    as_intervals(finding.seq for finding in group),
+                    settled,
+                ),
                 at_ns=now_ns,
                 attempts=1 if request_id else 0,
                 request_id=request_id,
@@ -172,7 +194,12 @@ def _settled(outcome: str, findings: Iterable[Finding]) -> list[Settled]:
     return [Settled(outcome, reason, as_intervals(seqs)) for reason, seqs in by_reason.items()]
 
 
-def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
+def decide(
+    attestor: Attestor,
+    outcome: Literal["delivered", "quarantined"],
+    reason: str,
+    component_ids: Sequence[int] | None,
+) -> int:
     """Settle entries in doubt as a person says.
 
     Args:
@@ -198,7 +225,11 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
         if component_ids is None or component_id in component_ids:
             by_component[component_id].append(seq)
     proof = Proof(attestor.database)
-    if outcome == "delivered" and not proof.all_hold(sorted(chain.from_iterable(by_component.values()))) and proof.altered is not None:
+    if (
+        outcome == "delivered"
+        and not proof.all_hold(sorted(chain.from_iterable(by_component.values())))
+        and proof.altered is not None
+    ):
         raise proof.altered
     now_ns = attestor.clock_ns()
     turns = Turns(attestor)
@@ -206,5 +237,13 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
         for page in turns.pages(seqs):
             with turns.transaction() as connection:
                 entries = as_intervals(page)
-                attestor.decide(connection, SETTLE, outcome, component_id, entries, [Settled(outcome, reason, entries)], at_ns=now_ns)
+                attestor.decide(
+                    connection,
+                    SETTLE,
+                    outcome,
+                    component_id,
+                    entries,
+                    [Settled(outcome, reason, entries)],
+                    at_ns=now_ns,
+                )
     return sum(map(len, by_component.values()))

@@ -26,11 +26,25 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.journal.entries import BlobRef
-from journaltrack.journal.queries import ARRIVED, IS_BEFORE, PROBLEM, UNSETTLED, UNSETTLED_MAX, undeliverable
+from journaltrack.journal.queries import (
+    ARRIVED,
+    IS_BEFORE,
+    PROBLEM,
+    UNSETTLED,
+    UNSETTLED_MAX,
+    undeliverable,
+)
 from journaltrack.journal.rescue import rescue
 from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.follow import PENDING
-from journaltrack.replay.evidence.statements import RELEASED, REOPEN, DeliveryOutcome, Settled, Statement, content_of
+from journaltrack.replay.evidence.statements import (
+    RELEASED,
+    REOPEN,
+    DeliveryOutcome,
+    Settled,
+    Statement,
+    content_of,
+)
 from journaltrack.replay.plan.actions import PutMetrics, Run, Settle
 from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges_in
 
@@ -41,7 +55,16 @@ if TYPE_CHECKING:
     from journaltrack.replay.lease import Lease
 
 ReceiptOutcome: TypeAlias = Literal[
-    "delivered", "partial", "refused", "failed", "in doubt", "held", "halted", "not sent", "interrupted", "released"
+    "delivered",
+    "partial",
+    "refused",
+    "failed",
+    "in doubt",
+    "held",
+    "halted",
+    "not sent",
+    "interrupted",
+    "released",
 ]
 
 PLAN: Final = "plan"
@@ -63,7 +86,9 @@ _INTENT: Final = "id, action, component_id, entries, generation, started_at_ns"
 _INSERT_INTENT: Final = f"INSERT INTO receipt ({_INTENT}) VALUES (?, ?, ?, ?, ?, ?)"
 _ENDED: Final = "finished_at_ns = ?, outcome = ?"
 _ERROR: Final = "error_code = ?, error_text = ?"
-_FINISH_RECEIPT: Final = f"UPDATE receipt SET {_ENDED}, attempts = ?, request_id = ?, {_ERROR} WHERE id = ?"
+_FINISH_RECEIPT: Final = (
+    f"UPDATE receipt SET {_ENDED}, attempts = ?, request_id = ?, {_ERROR} WHERE id = ?"
+)
 _NEWEST: Final = "(SELECT coalesce(max(seq), 0) FROM entry)"
 _UNSETTLED_AFTER: Final = f"SELECT e.seq FROM entry e WHERE e.seq > ? AND {UNSETTLED}"
 # Of a status, a field may be sent that a later call left open. The later one stays the last.
@@ -153,7 +178,9 @@ class Settlement:
         clock_ns: Nanoseconds since the epoch.
     """
 
-    def __init__(self, database: Database, lease: Lease, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, database: Database, lease: Lease, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         self._database = database
         self._lease = lease
         self._clock_ns = clock_ns
@@ -170,16 +197,22 @@ class Settlement:
         total = after = 0
         with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
-            while page := connection.execute(_UNFINISHED_PAGE, {"after": after, "most": limits.PAYLOAD_CHARS_MAX}).fetchall():
+            while page := connection.execute(
+                _UNFINISHED_PAGE, {"after": after, "most": limits.PAYLOAD_CHARS_MAX}
+            ).fetchall():
                 after = page[-1][0]
                 # One by one: an entry that one of them put in doubt is not unsettled for the next.
                 for row in page:
                     said = self._recovered(connection, row, now_ns)
-                    total += sum(last - first + 1 for each in said.settled for first, last in each.entries)
+                    total += sum(
+                        last - first + 1 for each in said.settled for first, last in each.entries
+                    )
                     self.attestor.attest(connection, [said])
         return total
 
-    def _recovered(self, connection: sqlite3.Connection, row: tuple[Any, ...], now_ns: int) -> Statement:
+    def _recovered(
+        self, connection: sqlite3.Connection, row: tuple[Any, ...], now_ns: int
+    ) -> Statement:
         """Settle a request that was begun and not finished. Return what to attest of it."""
         receipt_id, action, component_id, seqs, generation, started_at_ns = row
         resendable = action != PutMetrics.action
@@ -196,7 +229,9 @@ class Settlement:
             entries=_named(seqs),
             finished_at_ns=now_ns,
             generation=generation if isinstance(generation, int) else 0,
-            settled=[Settled("in doubt", IN_DOUBT_AFTER_KILL, as_intervals(in_doubt))] if in_doubt else [],
+            settled=[Settled("in doubt", IN_DOUBT_AFTER_KILL, as_intervals(in_doubt))]
+            if in_doubt
+            else [],
             receipt_id=receipt_id,
             started_at_ns=started_at_ns if isinstance(started_at_ns, int) else None,
             attempts=1,
@@ -230,7 +265,10 @@ class Settlement:
         ended_ns, now_ns = self._clock_ns(), self._clock_ns()
         begun = [_Begun(i.action, i.seqs, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
         generation = self._lease.generation
-        rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
+        rows = [
+            (i.action, i.component_id, as_text(b.intervals), generation, now_ns)
+            for i, b in zip(intents, begun, strict=True)
+        ]
         with self.attestor.transaction() as connection:
             self._finish(connection, outcomes, ended_ns)
             receipts = _insert_intents(connection, rows)
@@ -282,18 +320,43 @@ class Settlement:
     def unfinished(self) -> dict[int, int | None]:
         """Return this pass's receipts without an outcome, with their components."""
         rows = self._database.read(
-            "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?", (self._lease.generation,)
+            "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?",
+            (self._lease.generation,),
         )
-        return {receipt_id: component_id for receipt_id, component_id in rows if receipt_id in self._begun}
+        return {
+            receipt_id: component_id
+            for receipt_id, component_id in rows
+            if receipt_id in self._begun
+        }
 
-    def _finish(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int) -> None:
+    def _finish(
+        self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int
+    ) -> None:
         connection.executemany(
             _FINISH_RECEIPT,
-            [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
+            [
+                (
+                    now_ns,
+                    o.outcome,
+                    o.attempts,
+                    o.request_id,
+                    o.error_code,
+                    o.error_text,
+                    o.receipt_id,
+                )
+                for o in outcomes
+            ],
         )
-        self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING)
-        fields = [(outcome.component_id, *field) for outcome in outcomes for field in outcome.fields]
-        connection.executemany(_HOLD, [dict(zip(("component", "map", "key", "seq"), field, strict=True)) for field in fields])
+        self.attestor.attest(
+            connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING
+        )
+        fields = [
+            (outcome.component_id, *field) for outcome in outcomes for field in outcome.fields
+        ]
+        connection.executemany(
+            _HOLD,
+            [dict(zip(("component", "map", "key", "seq"), field, strict=True)) for field in fields],
+        )
 
     def _forget(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -304,7 +367,12 @@ class Settlement:
         settled = _grouped(outcome.deliveries) if outcome.deliveries else []
         if outcome.delivered:
             whole = outcome.delivered is begun.seqs
-            settled.insert(0, Settled("delivered", None, begun.intervals if whole else as_intervals(outcome.delivered)))
+            settled.insert(
+                0,
+                Settled(
+                    "delivered", None, begun.intervals if whole else as_intervals(outcome.delivered)
+                ),
+            )
         return Statement(
             action=begun.action,
             outcome=outcome.outcome,
@@ -321,7 +389,9 @@ class Settlement:
             error_text=outcome.error_text,
             arn=outcome.confirmed_arn,
             missing=outcome.missing,
-            uploaded=None if outcome.location is None else (content_of(outcome.location[0]), outcome.location[1]),
+            uploaded=None
+            if outcome.location is None
+            else (content_of(outcome.location[0]), outcome.location[1]),
             more=outcome.more,
             runs=begun.runs,
         )
@@ -330,14 +400,28 @@ class Settlement:
         """Record entries that need no request."""
         now_ns = self._clock_ns()
         with self.attestor.transaction() as connection:
-            groups: dict[int, dict[tuple[str, str | None, int | None], list[int]]] = defaultdict(lambda: defaultdict(list))
+            groups: dict[int, dict[tuple[str, str | None, int | None], list[int]]] = defaultdict(
+                lambda: defaultdict(list)
+            )
             for action in actions:
-                groups[action.component_id][action.outcome, action.reason, action.receipt_id] += action.seqs
+                groups[action.component_id][action.outcome, action.reason, action.receipt_id] += (
+                    action.seqs
+                )
             self.attestor.attest(
-                connection, [self._planned(component_id, group, now_ns) for component_id, group in groups.items()], PENDING
+                connection,
+                [
+                    self._planned(component_id, group, now_ns)
+                    for component_id, group in groups.items()
+                ],
+                PENDING,
             )
 
-    def _planned(self, component_id: int, group: Mapping[tuple[str, str | None, int | None], Sequence[int]], now_ns: int) -> Statement:
+    def _planned(
+        self,
+        component_id: int,
+        group: Mapping[tuple[str, str | None, int | None], Sequence[int]],
+        now_ns: int,
+    ) -> Statement:
         return Statement(
             action=PLAN,
             outcome="settled",
@@ -345,7 +429,10 @@ class Settlement:
             entries=as_intervals(seq for seqs in group.values() for seq in seqs),
             finished_at_ns=now_ns,
             generation=self._lease.generation,
-            settled=[Settled(outcome, reason, as_intervals(seqs), None, by) for (outcome, reason, by), seqs in group.items()],
+            settled=[
+                Settled(outcome, reason, as_intervals(seqs), None, by)
+                for (outcome, reason, by), seqs in group.items()
+            ],
         )
 
     def renew(self) -> None:
@@ -366,12 +453,15 @@ class Settlement:
             f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), {_NEWEST} FROM mark"
         )
         left = self._database.read(
-            f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?", (mark, seen_seq, UNSETTLED_MAX - listed + 1)
+            f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?",
+            (mark, seen_seq, UNSETTLED_MAX - listed + 1),
         )
         full = len(left) > UNSETTLED_MAX - listed
         stop = left.pop() if full else None
         if stop is None:
-            rows = self._database.read(f"{_UNSETTLED_AFTER} ORDER BY e.seq LIMIT 1", (max(mark, seen_seq),))
+            rows = self._database.read(
+                f"{_UNSETTLED_AFTER} ORDER BY e.seq LIMIT 1", (max(mark, seen_seq),)
+            )
             stop = rows[0] if rows else None
         with self.attestor.transaction() as connection:
             connection.execute(f"DELETE FROM unsettled AS u WHERE {_OVER}")
@@ -381,7 +471,9 @@ class Settlement:
             else:
                 connection.execute("UPDATE mark SET seq = max(seq, ?)", (max(seen_seq, top),))
 
-    def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
+    def release(
+        self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None
+    ) -> int:
         """Make settled problems pending again, and record a receipt for it.
 
         What AWS can never take stays settled.
@@ -410,10 +502,20 @@ class Settlement:
         for component_id, seqs in by_component.items():
             for page in turns.pages(sorted(seqs)):
                 with turns.transaction() as connection:
-                    self.attestor.decide(connection, "release", RELEASED, component_id, as_intervals(page))
+                    self.attestor.decide(
+                        connection, "release", RELEASED, component_id, as_intervals(page)
+                    )
         return sum(map(len, by_component.values()))
 
-    def reopen(self, component_id: int, seqs: Sequence[int], why: str, *, blob: BlobRef | None = None, absent: bool = False) -> int:
+    def reopen(
+        self,
+        component_id: int,
+        seqs: Sequence[int],
+        why: str,
+        *,
+        blob: BlobRef | None = None,
+        absent: bool = False,
+    ) -> int:
         """Make delivered entries pending again, because the remote no longer holds them.
 
         A receipt records it.
@@ -438,14 +540,25 @@ class Settlement:
         return count
 
     def _reopen(
-        self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int], why: str, blob: BlobRef | None, *, absent: bool
+        self,
+        connection: sqlite3.Connection,
+        component_id: int,
+        seqs: Sequence[int],
+        why: str,
+        blob: BlobRef | None,
+        *,
+        absent: bool,
     ) -> int:
         arrived = f"SELECT d.settled_at_ns FROM delivery d WHERE d.seq = ? AND {ARRIVED}"
-        found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
+        found = {
+            seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())
+        }
         if found or absent or blob is not None:
             # Whoever follows it leaves alone what arrived later. Nothing arrived later, even if
             # this clock was set back.
-            now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
+            now_ns = max(
+                self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0
+            )
             gone = None if blob is None else content_of(blob)
             self.attestor.decide(
                 *(connection, REOPEN, RELEASED, component_id, as_intervals(found)),
@@ -462,9 +575,13 @@ def _insert_intents(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ..
     (highest,) = connection.execute("SELECT coalesce(max(id), 0) FROM receipt").fetchone()
     # Only in a crafted journal. SQLite looks for free ids then.
     if highest > SEQ_MAX - len(rows):
-        return [int(connection.execute(_INSERT_INTENT, (None, *row)).lastrowid or 0) for row in rows]
+        return [
+            int(connection.execute(_INSERT_INTENT, (None, *row)).lastrowid or 0) for row in rows
+        ]
     receipts = [*range(highest + 1, highest + 1 + len(rows))]
-    connection.executemany(_INSERT_INTENT, [(receipt_id, *row) for receipt_id, row in zip(receipts, rows, strict=True)])
+    connection.executemany(
+        _INSERT_INTENT, [(receipt_id, *row) for receipt_id, row in zip(receipts, rows, strict=True)]
+    )
     return receipts
 
 
@@ -491,4 +608,6 @@ def _grouped(deliveries: Iterable[Delivery]) -> list[Settled]:
     groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
     for delivery in deliveries:
         groups[delivery.outcome, delivery.reason].append(delivery.seq)
-    return [Settled(outcome, reason, as_intervals(seqs)) for (outcome, reason), seqs in groups.items()]
+    return [
+        Settled(outcome, reason, as_intervals(seqs)) for (outcome, reason), seqs in groups.items()
+    ]

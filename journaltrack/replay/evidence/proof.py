@@ -60,18 +60,26 @@ _ENTRIES: Final = (
     f"SELECT {COLUMNS} FROM json_each(?) i CROSS JOIN entry e "
     "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')"
 )
-_BEFORE: Final = "SELECT writer_seq, digest FROM entry WHERE seq < ? AND writer_id = ? ORDER BY seq DESC LIMIT 1"
+_BEFORE: Final = (
+    "SELECT writer_seq, digest FROM entry WHERE seq < ? AND writer_id = ? ORDER BY seq DESC LIMIT 1"
+)
 _WRITER: Final = f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer WHERE id = ?"
-_UP_TO: Final = "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?)"
+_UP_TO: Final = (
+    "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?)"
+)
 _LINK: Final = "a.id, a.writer_id, a.writer_seq, a.body, a.digest"
-_ATTESTATIONS: Final = f"SELECT {_LINK} FROM attestation a WHERE a.id > ? AND {{0}} ORDER BY a.id LIMIT ?"
+_ATTESTATIONS: Final = (
+    f"SELECT {_LINK} FROM attestation a WHERE a.id > ? AND {{0}} ORDER BY a.id LIMIT ?"
+)
 _ATTESTATION_BEFORE: Final = "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?"
 
 
 def altered(folder: Path, problems: Sequence[ChainProblem]) -> JournalAlteredError:
     """Return the error that refuses what such problems were found in."""
     shown = "; ".join(limits.shown(problem.message) for problem in problems[:_PROBLEMS_SHOWN])
-    more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+    more = (
+        f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+    )
     return JournalAlteredError(
         f"the journal at {folder} was altered: {shown}{more}; nothing that it may concern was sent",
         hint="copy the whole journal before anything else, and compare with a backup; "
@@ -117,13 +125,23 @@ class Proof:
     @property
     def broken(self) -> Collection[object]:
         """Return the ids of the writers in whose chains a broken link was found."""
-        return {writer_id for writer_id, chain in self._chains.items() if chain is None or chain.broken} if self.problems else ()
+        return (
+            {
+                writer_id
+                for writer_id, chain in self._chains.items()
+                if chain is None or chain.broken
+            }
+            if self.problems
+            else ()
+        )
 
     def all_hold(self, seqs: Sequence[int]) -> bool:
         """Check these entries. Return whether nothing is known against their chains."""
         self.look_at(seqs)
         broken = self.broken
-        writers = "SELECT DISTINCT writer_id FROM entry WHERE seq IN (SELECT value FROM json_each(?))"
+        writers = (
+            "SELECT DISTINCT writer_id FROM entry WHERE seq IN (SELECT value FROM json_each(?))"
+        )
         if not broken:
             return True
         found = self._database.read(writers, (json.dumps(seqs),))
@@ -134,7 +152,9 @@ class Proof:
         """Return the error that tells of the broken chains, or None."""
         return altered(self._database.path.parent, self.problems) if self.problems else None
 
-    def broken_since(self, seq: int, attestation: int, is_over: Callable[[], bool]) -> Collection[str] | None:
+    def broken_since(
+        self, seq: int, attestation: int, is_over: Callable[[], bool]
+    ) -> Collection[str] | None:
         """Check everything recorded since that was not checked yet.
 
         Args:
@@ -155,7 +175,9 @@ class Proof:
                 ((upto,),) = self._database.read(_UP_TO, (first, last, _AT_A_TIME))
                 self._follow([(first, last if upto is None else upto)])
                 first = None if upto is None else upto + 1
-        broken = {chain.uuid for chain in self._chains.values() if chain is not None and chain.broken}
+        broken = {
+            chain.uuid for chain in self._chains.values() if chain is not None and chain.broken
+        }
         for uuid, _, holds in self._attestations(attestation):
             if not holds and uuid not in broken:
                 broken.add(uuid)
@@ -202,12 +224,16 @@ class Proof:
         rows = self._database.read(_BEFORE, (seq, writer_id)) if writer_seq > 1 else []
         place, digest = rows[0] if rows else (0, None)
         if not rows:
-            ((described,),) = self._database.read("SELECT digest FROM writer WHERE id = ?", (writer_id,))
+            ((described,),) = self._database.read(
+                "SELECT digest FROM writer WHERE id = ?", (writer_id,)
+            )
             digest = begin_of(chain.uuid, described)
         if type(place) is not int or not isinstance(digest, bytes):
             return False
         chain.writer_seq, chain.digest = place, digest
-        return place + 1 == writer_seq or any(across_removed(chain, writer_seq, gaps) for gaps in self._removed())
+        return place + 1 == writer_seq or any(
+            across_removed(chain, writer_seq, gaps) for gaps in self._removed()
+        )
 
     def _removed(self) -> tuple[Gaps, Gaps]:
         """Return what was removed on the record.
@@ -234,18 +260,30 @@ class Proof:
                 above = number
                 chain = self._chain_of(writer_id)
                 known = heads.get(writer_id)
-                before = known[1] if known is not None and known[0] + 1 == writer_seq else self._head_before(chain, writer_id, writer_seq)
-                holds = before is not None and isinstance(body, str) and vocabulary.attestation_next(before, body) == digest
+                before = (
+                    known[1]
+                    if known is not None and known[0] + 1 == writer_seq
+                    else self._head_before(chain, writer_id, writer_seq)
+                )
+                holds = (
+                    before is not None
+                    and isinstance(body, str)
+                    and vocabulary.attestation_next(before, body) == digest
+                )
                 if isinstance(digest, bytes):
                     heads[writer_id] = (writer_seq, digest)
                 yield chain.uuid if chain is not None else "", body, holds
 
-    def _head_before(self, chain: Chain | None, writer_id: object, writer_seq: object) -> bytes | None:
+    def _head_before(
+        self, chain: Chain | None, writer_id: object, writer_seq: object
+    ) -> bytes | None:
         """Return the digest that an attestation continues."""
         if chain is None or type(writer_seq) is not int:
             return None
         if writer_seq == 1:
-            ((described,),) = self._database.read("SELECT digest FROM writer WHERE id = ?", (writer_id,))
+            ((described,),) = self._database.read(
+                "SELECT digest FROM writer WHERE id = ?", (writer_id,)
+            )
             return vocabulary.attestation_start(begin_of(chain.uuid, described))
         rows = self._database.read(_ATTESTATION_BEFORE, (writer_id, writer_seq - 1))
         return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None

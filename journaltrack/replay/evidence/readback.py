@@ -172,7 +172,12 @@ class Finding(NamedTuple):
 
 
 def judge(
-    doubts: Iterable[Doubt], account: Account, shown: ReadBack, *, now_ns: int, visible_after_s: float = VISIBLE_AFTER_S
+    doubts: Iterable[Doubt],
+    account: Account,
+    shown: ReadBack,
+    *,
+    now_ns: int,
+    visible_after_s: float = VISIBLE_AFTER_S,
 ) -> list[Finding]:
     """Return which points in doubt arrived.
 
@@ -192,7 +197,14 @@ def judge(
 class _Judgment:
     """Judge one reading of one component."""
 
-    def __init__(self, doubts: Sequence[Doubt], account: Account, shown: ReadBack, now_ns: int, visible_after_s: float) -> None:
+    def __init__(
+        self,
+        doubts: Sequence[Doubt],
+        account: Account,
+        shown: ReadBack,
+        now_ns: int,
+        visible_after_s: float,
+    ) -> None:
         self._doubts = doubts
         self._account = account
         self._shown = shown
@@ -205,7 +217,11 @@ class _Judgment:
         by_step: dict[tuple[str, int], list[Doubt]] = defaultdict(list)
         others: dict[str, list[Doubt]] = defaultdict(list)
         for doubt in self._doubts:
-            if doubt.step is not None and doubt.name in self._shown.by_step and self._known(doubt.name, doubt.step) is not None:
+            if (
+                doubt.step is not None
+                and doubt.name in self._shown.by_step
+                and self._known(doubt.name, doubt.step) is not None
+            ):
                 by_step[doubt.name, doubt.step].append(doubt)
             else:
                 others[doubt.name].append(doubt)
@@ -213,7 +229,9 @@ class _Judgment:
         undecided: set[str] = set()
         for (name, step), group in by_step.items():
             there = self._shown.steps.get((name, step), Shown(0, 0.0))
-            outcome, reason = self._decide(group, self._known(name, step) or Known(), there, f"of step {step}")
+            outcome, reason = self._decide(
+                group, self._known(name, step) or Known(), there, f"of step {step}"
+            )
             if outcome == "arrived":
                 arrived[name] += group
             elif outcome is None:
@@ -233,7 +251,9 @@ class _Judgment:
     def _known(self, name: str, step: int | None) -> Known | None:
         return self._account.groups.get((name, step), Known())
 
-    def _all(self, group: Iterable[Doubt], outcome: Literal["arrived", "not arrived"] | None, reason: str) -> Iterator[Finding]:
+    def _all(
+        self, group: Iterable[Doubt], outcome: Literal["arrived", "not arrived"] | None, reason: str
+    ) -> Iterator[Finding]:
         return (Finding(doubt.seq, outcome, reason, self._shown.at_ns) for doubt in group)
 
     def _decide(

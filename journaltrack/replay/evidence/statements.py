@@ -137,7 +137,9 @@ class Statement(NamedTuple):
         """Return the groups that are not about all entries, and must name their own."""
         return [settled for settled in self.settled if settled.entries != self.entries]
 
-    def body(self, component: str | None, named: Mapping[str, str], apart: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    def body(
+        self, component: str | None, named: Mapping[str, str], apart: Sequence[Mapping[str, str]]
+    ) -> dict[str, Any]:
         """Return the members of the statement's body.
 
         Args:
@@ -146,7 +148,13 @@ class Statement(NamedTuple):
             apart: The same for each group of ``apart``.
         """
         whole = [_group_body(each, None) for each in self.settled if each.entries == self.entries]
-        settled = [*whole, *(_group_body(each, entries) for each, entries in zip(self.apart(), apart, strict=True))]
+        settled = [
+            *whole,
+            *(
+                _group_body(each, entries)
+                for each, entries in zip(self.apart(), apart, strict=True)
+            ),
+        ]
         content, uri = self.uploaded or (None, None)
         members = {
             "action": self.action,
@@ -175,7 +183,12 @@ def _group_body(settled: Settled, entries: Mapping[str, str] | None) -> list[Any
 
     Without a fourth member, the statement's time holds.
     """
-    return [settled.outcome, settled.reason, entries, *(() if settled.at_ns is None else (settled.at_ns,))]
+    return [
+        settled.outcome,
+        settled.reason,
+        entries,
+        *(() if settled.at_ns is None else (settled.at_ns,)),
+    ]
 
 
 class Group(NamedTuple):
@@ -215,7 +228,9 @@ class Said(NamedTuple):
         """Return whether it made its entries pending."""
         return self.outcome == RELEASED
 
-    def here(self, places: Callable[[Named], Intervals], component_id: int | None, receipt_id: int | None) -> Statement:
+    def here(
+        self, places: Callable[[Named], Intervals], component_id: int | None, receipt_id: int | None
+    ) -> Statement:
         """Return the same as a statement in a journal's own numbers.
 
         Args:
@@ -225,11 +240,25 @@ class Said(NamedTuple):
         """
         entries = places(self.entries)
         settled = [
-            Settled(each.outcome, each.reason, entries if each.entries is self.entries else places(each.entries), each.at_ns)
+            Settled(
+                each.outcome,
+                each.reason,
+                entries if each.entries is self.entries else places(each.entries),
+                each.at_ns,
+            )
             for each in self.settled
         ]
         return Statement(
-            *(self.action, self.outcome, component_id, entries, self.finished_at_ns, self.generation, settled, receipt_id),
+            *(
+                self.action,
+                self.outcome,
+                component_id,
+                entries,
+                self.finished_at_ns,
+                self.generation,
+                settled,
+                receipt_id,
+            ),
             *(self.started_at_ns, self.attempts, self.request_id, self.error_code, self.error_text),
             arn=self.arn,
             missing=self.missing,
@@ -261,22 +290,36 @@ def said(members: Mapping[str, Any]) -> Said:
     get = members.get
     entries = _named(get("entries"))
     finished_at_ns = _integer(get("finished_at_ns"), "finished_at_ns")
-    settled = tuple([_group(each, entries, finished_at_ns) for each in _list(get("settled", []), "settled")])
-    if "started_at_ns" not in members and (get("object") is not None or any(g.outcome == "delivered" for g in settled)):
+    settled = tuple(
+        [_group(each, entries, finished_at_ns) for each in _list(get("settled", []), "settled")]
+    )
+    if "started_at_ns" not in members and (
+        get("object") is not None or any(g.outcome == "delivered" for g in settled)
+    ):
         raise ValueError("it says that something was delivered, and by no request")
     return Said(
         action=_text(get("action"), "action"),
         outcome=_text(get("outcome"), "outcome"),
-        component=None if (component := get("component")) is None else _text(component, "component"),
+        component=None
+        if (component := get("component")) is None
+        else _text(component, "component"),
         entries=entries,
         settled=settled,
         generation=_integer(get("generation"), "generation", GENERATION_MAX),
-        started_at_ns=_integer(members["started_at_ns"], "started_at_ns") if "started_at_ns" in members else None,
+        started_at_ns=_integer(members["started_at_ns"], "started_at_ns")
+        if "started_at_ns" in members
+        else None,
         finished_at_ns=finished_at_ns,
         attempts=_integer(members["attempts"], "attempts") if "attempts" in members else None,
-        request_id=None if (request_id := get("request_id")) is None else _text(request_id, "request_id"),
-        error_code=None if (error_code := get("error_code")) is None else _text(error_code, "error_code"),
-        error_text=None if (error_text := get("error_text")) is None else _text(error_text, "error_text"),
+        request_id=None
+        if (request_id := get("request_id")) is None
+        else _text(request_id, "request_id"),
+        error_code=None
+        if (error_code := get("error_code")) is None
+        else _text(error_code, "error_code"),
+        error_text=None
+        if (error_text := get("error_text")) is None
+        else _text(error_text, "error_text"),
         arn=None if (arn := get("arn")) is None else _text(arn, "arn"),
         missing=get("missing") is True,
         uploaded=None if (uploaded := get("object")) is None else _uploaded(uploaded),
@@ -324,7 +367,9 @@ def _named(value: object) -> Named:
 
 def _uploaded(value: object) -> tuple[Content, str]:
     content = _content(value, "object")
-    return content, _text(value["uri"] if isinstance(value, dict) and "uri" in value else None, "uri")
+    return content, _text(
+        value["uri"] if isinstance(value, dict) and "uri" in value else None, "uri"
+    )
 
 
 def _content(value: object, member: str) -> Content:
@@ -343,7 +388,11 @@ def _list(value: object, name: str) -> list[Any]:
 
 
 def _text(value: object, name: str) -> str:
-    if isinstance(value, str) and len(value) <= TEXT_CHARS_MAX and (value.isascii() or _storable(value)):
+    if (
+        isinstance(value, str)
+        and len(value) <= TEXT_CHARS_MAX
+        and (value.isascii() or _storable(value))
+    ):
         return value
     raise _wrong(name, value)
 

@@ -52,7 +52,9 @@ _NOTES: Final = (
     f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' "
     f"AND r.outcome IN ('{_BEGUN}', '{_ENDED}') ORDER BY a.id"
 )
-_ENDS_OF_OTHERS: Final = "SELECT body FROM attestation WHERE receipt_id IS NULL AND instr(body, '\"ends\"')"
+_ENDS_OF_OTHERS: Final = (
+    "SELECT body FROM attestation WHERE receipt_id IS NULL AND instr(body, '\"ends\"')"
+)
 _WITH_GAPS: Final = (
     "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
     f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' AND r.outcome = '{_BEGUN}' "
@@ -80,7 +82,10 @@ def journal(journal_id: str) -> Origin:
     Whoever made the journal chose its id. An odd one is replaced by its SHA-256.
     """
     return Origin(
-        "journal", journal_id if _IDS.fullmatch(journal_id) else hashlib.sha256(journal_id.encode("utf-8", "replace")).hexdigest()
+        "journal",
+        journal_id
+        if _IDS.fullmatch(journal_id)
+        else hashlib.sha256(journal_id.encode("utf-8", "replace")).hexdigest(),
     )
 
 
@@ -90,7 +95,9 @@ def bundle(folder: Path) -> Origin | None:
     The bundle's manifest in the folder says so.
     """
     try:
-        descriptor = os.open(folder / BUNDLE_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(
+            folder / BUNDLE_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
     except OSError:
         return None
     with os.fdopen(descriptor, "rb") as file:
@@ -125,7 +132,12 @@ def is_note(said: Said) -> bool:
 
 
 def record(
-    connection: sqlite3.Connection, attestor: Attestor, origin: Origin, places: Mapping[str, tuple[int, int]], *, whole: bool = False
+    connection: sqlite3.Connection,
+    attestor: Attestor,
+    origin: Origin,
+    places: Mapping[str, tuple[int, int]],
+    *,
+    whole: bool = False,
 ) -> None:
     """Say that these attestations were taken from there.
 
@@ -158,8 +170,17 @@ def begin(
             attestations tell of them.
         is_told_all: Whether the attestations tell everything that became of entries there.
     """
-    more = {"source": source, "gaps": [list(gap) for gap in gaps] or None, "found": None if is_told_all else True}
-    _note(connection, attestor, _BEGUN, _of(origin, places) | {name: value for name, value in more.items() if value is not None})
+    more = {
+        "source": source,
+        "gaps": [list(gap) for gap in gaps] or None,
+        "found": None if is_told_all else True,
+    }
+    _note(
+        connection,
+        attestor,
+        _BEGUN,
+        _of(origin, places) | {name: value for name, value in more.items() if value is not None},
+    )
 
 
 def end(connection: sqlite3.Connection, attestor: Attestor, those: Iterable[Begun]) -> None:
@@ -176,7 +197,9 @@ def _of(origin: Origin, places: Mapping[str, tuple[int, int]]) -> dict[str, Any]
     }
 
 
-def _note(connection: sqlite3.Connection, attestor: Attestor, outcome: str, more: Mapping[str, Any]) -> None:
+def _note(
+    connection: sqlite3.Connection, attestor: Attestor, outcome: str, more: Mapping[str, Any]
+) -> None:
     attestor.decide(connection, TAKEN, outcome, None, (), more=more)
 
 
@@ -236,7 +259,9 @@ class Begun(NamedTuple):
         Args:
             heads: By the process's uuid: how many of its attestations are here.
         """
-        return self.is_told_all and all(heads.get(uuid, 0) >= last for uuid, runs in self.places.items() for _, last in runs)
+        return self.is_told_all and all(
+            heads.get(uuid, 0) >= last for uuid, runs in self.places.items() for _, last in runs
+        )
 
 
 def unfinished(database: Database) -> list[Begun]:
@@ -250,7 +275,11 @@ def unfinished(database: Database) -> list[Begun]:
             begun[str(uuid), place] = (number, at_ns)
         for note in _ends(body):
             begun.pop(note, None)
-    return [each for note, where in begun.items() if (each := _begun(database, note, *where)) is not None]
+    return [
+        each
+        for note, where in begun.items()
+        if (each := _begun(database, note, *where)) is not None
+    ]
 
 
 def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -> Begun | None:
@@ -259,7 +288,12 @@ def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -
     try:
         kind, name = str(members["origin"]["kind"]), str(members["origin"]["id"])
         places = {str(uuid): ranges_in(text) for uuid, text in members["attestations"].items()}
-        return Begun(Unfinished(kind, name, str(members["source"]), int(at_ns)), note, places, members.get("found") is not True)
+        return Begun(
+            Unfinished(kind, name, str(members["source"]), int(at_ns)),
+            note,
+            places,
+            members.get("found") is not True,
+        )
     # A crafted body.
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -319,12 +353,22 @@ def all_of(database: Database) -> list[Taken]:
     found: list[Taken] = []
     for host, user, at_ns, uuid, place, body in database.read(_ALL):
         members = read_body(body) or {}
-        if any(first <= place <= last for each in found for first, last in each.places.get(uuid, ())):
+        if any(
+            first <= place <= last for each in found for first, last in each.places.get(uuid, ())
+        ):
             continue
         try:
             kind, name = str(members["origin"]["kind"]), str(members["origin"]["id"])
             places = {str(each): ranges_in(text) for each, text in members["attestations"].items()}
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
-        found.append(Taken(Origin(kind, name), int(at_ns), f"{user}@{host}", places, whole=members.get("whole") is True))
+        found.append(
+            Taken(
+                Origin(kind, name),
+                int(at_ns),
+                f"{user}@{host}",
+                places,
+                whole=members.get("whole") is True,
+            )
+        )
     return found[::-1]

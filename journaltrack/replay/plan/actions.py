@@ -19,7 +19,15 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal.entries import BlobRef
-from journaltrack.journal.fold import Artifact, FieldMap, FieldValue, Part, Place, Status, merge_status
+from journaltrack.journal.fold import (
+    Artifact,
+    FieldMap,
+    FieldValue,
+    Part,
+    Place,
+    Status,
+    merge_status,
+)
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
@@ -114,7 +122,14 @@ class Change:
         value = parts[-1].value
         if field_map == "status":
             value = functools.reduce(merge_status, (part.value for part in parts))
-        return cls(field_map, key, value, parts[-1].place.seq, tuple(part.place.seq for part in parts[:-1]), tuple(parts))
+        return cls(
+            field_map,
+            key,
+            value,
+            parts[-1].place.seq,
+            tuple(part.place.seq for part in parts[:-1]),
+            tuple(parts),
+        )
 
     @property
     def each(self) -> tuple[Part, ...]:
@@ -129,7 +144,14 @@ class Change:
     def split(self) -> tuple[Change, ...]:
         """Return the earlier entries and the later ones. () for a single entry."""
         middle = len(self.parts) // 2
-        return tuple(Change.of(self.map, self.key, half) for half in (self.parts[:middle], self.parts[middle:])) if middle else ()
+        return (
+            tuple(
+                Change.of(self.map, self.key, half)
+                for half in (self.parts[:middle], self.parts[middle:])
+            )
+            if middle
+            else ()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +276,17 @@ class Update:
     @property
     def seqs(self) -> tuple[int, ...]:
         """Return the entries that this settles, the overridden ones included."""
-        return tuple(sorted(seq for change in self.changes for seq in (change.seq, *change.superseded)))
+        return tuple(
+            sorted(seq for change in self.changes for seq in (change.seq, *change.superseded))
+        )
 
     @property
     def ends(self) -> bool:
         """Return whether it ends the component's run."""
-        return any(isinstance(c.value, Status) and c.value.primary in {"Completed", "Failed", "Stopped"} for c in self.changes)
+        return any(
+            isinstance(c.value, Status) and c.value.primary in {"Completed", "Failed", "Stopped"}
+            for c in self.changes
+        )
 
     def split(self) -> tuple[Update, ...]:
         """Return two halves, to find the entry that the remote refuses. () for one entry.
@@ -317,13 +344,21 @@ class PutMetrics:
         first_ns, last_ns = now_ns - int(age_max_s * 1e9), now_ns + int(ahead_max_s * 1e9)
         if all(first_ns <= point.timestamp_ns <= last_ns for point in self.points):
             return self
-        points = (p if first_ns <= p.timestamp_ns <= last_ns else p._replace(timestamp_ns=now_ns) for p in self.points)
+        points = (
+            p if first_ns <= p.timestamp_ns <= last_ns else p._replace(timestamp_ns=now_ns)
+            for p in self.points
+        )
         return replace(self, points=tuple(points))
 
     def pick(self, indexes: Iterable[int]) -> PutMetrics:
         """Return the same with some of the points, by position."""
         chosen = list(indexes)
-        return replace(self, points=tuple(self.points[i] for i in chosen), seqs=tuple(self.seqs[i] for i in chosen), runs=())
+        return replace(
+            self,
+            points=tuple(self.points[i] for i in chosen),
+            seqs=tuple(self.seqs[i] for i in chosen),
+            runs=(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +386,11 @@ def fold(changes: Iterable[Change]) -> Fields:
     status = maps["status"].get("")
     return Fields(
         parameters={k: v for k, v in maps["parameters"].items() if isinstance(v, (str, float))},
-        input_artifacts={k: v for k, v in maps["input_artifacts"].items() if isinstance(v, Artifact)},
-        output_artifacts={k: v for k, v in maps["output_artifacts"].items() if isinstance(v, Artifact)},
+        input_artifacts={
+            k: v for k, v in maps["input_artifacts"].items() if isinstance(v, Artifact)
+        },
+        output_artifacts={
+            k: v for k, v in maps["output_artifacts"].items() if isinstance(v, Artifact)
+        },
         status=status if isinstance(status, Status) else None,
     )

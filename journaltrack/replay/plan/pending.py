@@ -104,7 +104,9 @@ _SELECT_OTHERS: Final = (
     f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
     f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
 )
-_SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
+_SELECT_AT: Final = (
+    f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
+)
 
 
 def read_states(database: Database, component_ids: Iterable[int]) -> dict[int, ComponentState]:
@@ -130,7 +132,9 @@ def read_states(database: Database, component_ids: Iterable[int]) -> dict[int, C
             locations=_locations(database, component_id),
             refused=_refused_blobs(database, component_id),
             held=held,
-            statuses=_statuses(database, component_id, held[_STATUS], known_origins) if _STATUS in held else (),
+            statuses=_statuses(database, component_id, held[_STATUS], known_origins)
+            if _STATUS in held
+            else (),
             origins=known_origins,
             own_until_ns=own_until_ns if _is_shared(database, component_id) else None,
         )
@@ -164,7 +168,9 @@ def _fields(
     return keys, held, own_until_ns
 
 
-def _statuses(database: Database, component_id: int, held: Place, known_origins: Mapping[int, int]) -> list[Part]:
+def _statuses(
+    database: Database, component_id: int, held: Place, known_origins: Mapping[int, int]
+) -> list[Part]:
     """Return the status calls that arrived.
 
     Empty unless a pending one was recorded before the last of them.
@@ -179,7 +185,10 @@ def _statuses(database: Database, component_id: int, held: Place, known_origins:
     ):
         sql = f"SELECT e.seq, e.recorded_at_ns, e.writer_id {begin} AND {_UNSETTLED} {of_kind}"
         pending += database.read(sql, (component_id,))
-    if not any(Place(seq, at_ns, known_origins.get(writer_id, 0)).is_before(held) for seq, at_ns, writer_id in pending):
+    if not any(
+        Place(seq, at_ns, known_origins.get(writer_id, 0)).is_before(held)
+        for seq, at_ns, writer_id in pending
+    ):
         return []
     joined = "FROM entry e JOIN delivery d ON d.seq = e.seq"
     arrived = f"SELECT {_COLUMNS} {joined} WHERE d.outcome IN ('delivered', 'superseded') {of_kind}"
@@ -230,7 +239,10 @@ def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
 def _locations(database: Database, component_id: int) -> dict[BlobRef, tuple[str, int]]:
     sql = "SELECT sha256, bucket, prefix, uri, receipt_id FROM location WHERE component_id = ?"
     rows = database.read(sql, (component_id,))
-    return {BlobRef(sha256, bucket or None, prefix or None): (uri, receipt) for sha256, bucket, prefix, uri, receipt in rows}
+    return {
+        BlobRef(sha256, bucket or None, prefix or None): (uri, receipt)
+        for sha256, bucket, prefix, uri, receipt in rows
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +283,9 @@ class Chunk:
     @property
     def component_ids(self) -> set[int]:
         """Return the ids of the entries' components."""
-        return {entry.component_id for entry in self.entries} | {each.component_id for each in self.points}
+        return {entry.component_id for entry in self.entries} | {
+            each.component_id for each in self.points
+        }
 
     @property
     def seqs(self) -> list[int]:
@@ -282,12 +296,24 @@ class Chunk:
     def rows(self) -> Iterable[tuple[Any, ...]]:
         """Return the entries as ``chain.follow`` takes them."""
         seqs, component_ids, writer_ids, writer_seqs, *content = self.columns
-        points = zip(seqs, writer_ids, writer_seqs, component_ids, repeat("metric"), repeat("metric"), *content, strict=False)
+        points = zip(
+            seqs,
+            writer_ids,
+            writer_seqs,
+            component_ids,
+            repeat("metric"),
+            repeat("metric"),
+            *content,
+            strict=False,
+        )
         if not self.entries:
             return points
         # What is left of an unsound entry may equal what was recorded. Without a digest it is
         # in no chain.
-        others = (_row(entry) if entry.unsound is None else (*_row(entry)[:-1], None) for entry in self.entries)
+        others = (
+            _row(entry) if entry.unsound is None else (*_row(entry)[:-1], None)
+            for entry in self.entries
+        )
         return sorted([*points, *others], key=itemgetter(0))
 
     def without(self, writer_ids: Collection[object]) -> Chunk:
@@ -298,15 +324,39 @@ class Chunk:
         points = []
         for each in self.points:
             kept = [writer_id not in writer_ids for writer_id in each.writer_ids]
-            columns: list[Sequence[Any]] = [each.seqs, each.writer_ids, each.writer_seqs, each.names, each.values, each.steps]
+            columns: list[Sequence[Any]] = [
+                each.seqs,
+                each.writer_ids,
+                each.writer_seqs,
+                each.names,
+                each.values,
+                each.steps,
+            ]
             if any(kept):
                 left = [[*compress(column, kept)] for column in (*columns, each.timestamps_ns)]
                 points.append(Points(each.component_id, each.component, *left))
-        return Chunk([entry for entry in self.entries if entry.writer_id not in writer_ids], points, self.columns, self.upto_seq)
+        return Chunk(
+            [entry for entry in self.entries if entry.writer_id not in writer_ids],
+            points,
+            self.columns,
+            self.upto_seq,
+        )
 
 
 _row: Final = attrgetter(
-    *("seq", "writer_id", "writer_seq", "component_id", "stream", "kind", "name", "value", "step", "timestamp_ns", "payload"),
+    *(
+        "seq",
+        "writer_id",
+        "writer_seq",
+        "component_id",
+        "stream",
+        "kind",
+        "name",
+        "value",
+        "step",
+        "timestamp_ns",
+        "payload",
+    ),
     *("recorded_at_ns", "digest"),
 )
 
@@ -350,7 +400,9 @@ def pending_at(journal: Journal, seqs: Sequence[int]) -> list[Entry]:
     return [vocabulary.entry_of(row) for row in rows]
 
 
-def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
+def _read(
+    journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int
+) -> Chunk:
     """Return the first chunk above ``after_seq`` and up to ``last_seq``.
 
     The bound matters: what is appended between the two queries would be missed.
@@ -363,31 +415,41 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
     plain += _FIRST_ONES if wanted.since_ns is None else _SINCE + _FIRST_ONES
     ids = None
     components = journal.components()
-    chosen = [row.id for row in components if wanted.component(row.name) and not wanted.is_closed(row.id)]
+    chosen = [
+        row.id for row in components if wanted.component(row.name) and not wanted.is_closed(row.id)
+    ]
     # The backlog of other runs stays in SQLite.
     if len(chosen) < len(components):
         ids = json.dumps(chosen)
         plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
-    columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
+    columns = database.read_columns(
+        plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids)
+    )
     seqs, component_ids = columns[:2]
     upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
     _learn(journal, names, set(component_ids))
     odd: list[int] = []
     if not _all_sound(columns, names):
-        sound = [_all_sound([[value] for value in row], names) for row in zip(*columns, strict=True)]
+        sound = [
+            _all_sound([[value] for value in row], names) for row in zip(*columns, strict=True)
+        ]
         odd = [seq for seq, fine in zip(seqs, sound, strict=True) if not fine]
         columns = [[*compress(column, sound)] for column in columns]
     others: list[Entry] = []
     # If not equal, other entries lie between the plain metrics.
     if upto_seq - after_seq != len(columns[0]):
-        found = database.read_page(others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd), ids))
+        found = database.read_page(
+            others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd), ids)
+        )
         # Perhaps more of them are there.
         if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:
             upto_seq = found[-1][0]
             below = bisect.bisect_right(columns[0], upto_seq)
             columns = [column[:below] for column in columns]
         read = map(vocabulary.entry_of, found)
-        others = [entry for entry in read if wanted.component(entry.component) and wanted.entry(entry)]
+        others = [
+            entry for entry in read if wanted.component(entry.component) and wanted.entry(entry)
+        ]
     return Chunk(others, _by_component(columns[:_SENT], names, wanted), columns, upto_seq)
 
 
@@ -413,9 +475,16 @@ def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) ->
     components can be named.
     """
     seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns[:_SENT]
-    if not all(set(map(type, column)) <= {int} for column in (seqs, component_ids, writer_ids, writer_seqs, times)):
+    if not all(
+        set(map(type, column)) <= {int}
+        for column in (seqs, component_ids, writer_ids, writer_seqs, times)
+    ):
         return False
-    if not (set(map(type, metrics)) <= {str} and set(map(type, values)) <= {float} and set(map(type, steps)) <= {int, type(None)}):
+    if not (
+        set(map(type, metrics)) <= {str}
+        and set(map(type, values)) <= {float}
+        and set(map(type, steps)) <= {int, type(None)}
+    ):
         return False
     if any(limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX) for name in set(metrics)):
         return False
@@ -430,7 +499,9 @@ def _is_plain(name: object) -> bool:
     return name is None or (isinstance(name, str) and len(name) <= limits.NAME_CHARS_MAX)
 
 
-def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted) -> list[Points]:
+def _by_component(
+    columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted
+) -> list[Points]:
     seqs, component_ids, *others = columns
     places: dict[int, list[int]] = defaultdict(list)
     several = len(set(component_ids)) > 1
@@ -440,7 +511,11 @@ def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object],
     for component_id, mine in places.items():
         name = names[component_id]
         if isinstance(name, str) and wanted.component(name):
-            members = [[column[place] for place in mine] for column in (seqs, *others)] if several else [seqs, *others]
+            members = (
+                [[column[place] for place in mine] for column in (seqs, *others)]
+                if several
+                else [seqs, *others]
+            )
             found.append(Points(component_id, name, *members))
     return found
 

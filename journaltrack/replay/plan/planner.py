@@ -112,9 +112,13 @@ def beside(update: Update, found: RemoteComponent) -> Beside:
             is_older = recorded_ns + _EXACT_NS < known_ns
         else:
             theirs = getattr(found, change.map).get(change.key)
-            is_older = recorded_ns + _EXACT_NS < began_ns and theirs is not None and theirs != change.value
+            is_older = (
+                recorded_ns + _EXACT_NS < began_ns and theirs is not None and theirs != change.value
+            )
         if is_older:
-            older |= dict.fromkeys((part.place.seq for part in change.each), _reason(change, found, began_ns, known_ns))
+            older |= dict.fromkeys(
+                (part.place.seq for part in change.each), _reason(change, found, began_ns, known_ns)
+            )
         else:
             changes.append(change)
     return Beside(replace(update, changes=tuple(changes)), older)
@@ -123,7 +127,9 @@ def beside(update: Update, found: RemoteComponent) -> Beside:
 def _reason(change: Change, found: RemoteComponent, began_ns: int, known_ns: int) -> str:
     primary = (found.status and found.status.primary) or "no status"
     if change.map == "status":
-        return f"SageMaker holds a later status, of another journal: {primary}, at {_moment(known_ns)}"
+        return (
+            f"SageMaker holds a later status, of another journal: {primary}, at {_moment(known_ns)}"
+        )
     theirs = f"of a run that began later, at {_moment(began_ns)}, in another journal"
     return f"SageMaker holds another value, {theirs}"
 
@@ -144,12 +150,19 @@ def out_of_bounds(entry: Entry) -> str | None:
         return _of_creation(entry.detail)
     if entry.kind == vocabulary.ASSOCIATE:
         named = ((what, entry.detail.get(what)) for what in ("experiment", "trial"))
-        return next((p for what, name in named if isinstance(name, str) and (p := limits.name_problem(name, f"the {what}'s name"))), None)
+        return next(
+            (
+                p
+                for what, name in named
+                if isinstance(name, str) and (p := limits.name_problem(name, f"the {what}'s name"))
+            ),
+            None,
+        )
     if entry.kind == vocabulary.STATUS:
         message = entry.detail.get("message")
-        return _too_long(message, "the status message", limits.STATUS_MESSAGE_CHARS_MAX) or _too_long(
-            entry.detail.get("primary"), "the status", limits.NAME_CHARS_MAX
-        )
+        return _too_long(
+            message, "the status message", limits.STATUS_MESSAGE_CHARS_MAX
+        ) or _too_long(entry.detail.get("primary"), "the status", limits.NAME_CHARS_MAX)
     return _of_upload(entry) if entry.kind == vocabulary.UPLOAD else None
 
 
@@ -159,7 +172,11 @@ def _of_creation(detail: Mapping[str, object]) -> str | None:
         if len(tags) > limits.TAGS_MAX:
             return f"the component has {len(tags)} tags; SageMaker takes at most {limits.TAGS_MAX}"
         for key, value in tags.items():
-            problem = limits.tag_problem(key, value) if isinstance(value, str) else "a tag's value is not text"
+            problem = (
+                limits.tag_problem(key, value)
+                if isinstance(value, str)
+                else "a tag's value is not text"
+            )
             if problem:
                 return problem
     return _too_long(detail.get("owner"), "the owner", limits.OWNER_CHARS_MAX) or _too_long(
@@ -194,7 +211,9 @@ class _Component:
     name: str
     creates: list[Entry] = field(default_factory=list)
     loads: list[Entry] = field(default_factory=list)
-    associations: dict[tuple[str | None, str | None], list[int]] = field(default_factory=lambda: defaultdict(list))
+    associations: dict[tuple[str | None, str | None], list[int]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     changes: dict[tuple[FieldMap, str], list[Part]] = field(default_factory=dict)
     keys: dict[FieldMap, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -213,7 +232,9 @@ class Plan(NamedTuple):
     metrics: Iterator[PutMetrics]
 
 
-def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> list[Action]:
+def plan(
+    entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()
+) -> list[Action]:
     """Return the requests that deliver these entries.
 
     Args:
@@ -230,7 +251,9 @@ def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points:
     return [*planned.actions, *planned.metrics]
 
 
-def prepare(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> Plan:
+def prepare(
+    entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()
+) -> Plan:
     """Return the same as ``plan``, but make the requests of metrics on demand."""
     components: dict[int, _Component] = {}
     actions: list[Action] = []
@@ -239,12 +262,16 @@ def prepare(entries: Iterable[Entry], states: Mapping[int, ComponentState], poin
             continue
         component = components.get(entry.component_id)
         if component is None:
-            component = components[entry.component_id] = _Component(entry.component_id, entry.component)
+            component = components[entry.component_id] = _Component(
+                entry.component_id, entry.component
+            )
         refusal = _read(entry, component, states.get(entry.component_id, ComponentState()))
         if refusal is not None:
             actions.append(refusal)
     for each in points:
-        components.setdefault(each.component_id, _Component(each.component_id, each.component)).points = each
+        components.setdefault(
+            each.component_id, _Component(each.component_id, each.component)
+        ).points = each
     for component_id, component in components.items():
         actions += _requests(component, states.get(component_id, ComponentState()))
     actions.sort(key=lambda action: action.phase)
@@ -270,12 +297,20 @@ def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[
         settled += known.settled
         if known.ready:
             changes.append(Change.of(change.map, change.key, known.ready))
-    return (replace(update, changes=tuple(changes), own_until_ns=state.own_until_ns) if changes else None), settled
+    return (
+        replace(update, changes=tuple(changes), own_until_ns=state.own_until_ns)
+        if changes
+        else None
+    ), settled
 
 
 def awaited(update: Update, state: ComponentState) -> list[int]:
     """Return the entries of an update that wait for an upload."""
-    return [part.place.seq for change in update.changes for part in _apart(update.component_id, change, state).waiting]
+    return [
+        part.place.seq
+        for change in update.changes
+        for part in _apart(update.component_id, change, state).waiting
+    ]
 
 
 def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
@@ -291,7 +326,9 @@ def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
     if now is not None:
         yield now
     yield from settled
-    waiting = [(change, _apart(action.component_id, change, state).waiting) for change in action.changes]
+    waiting = [
+        (change, _apart(action.component_id, change, state).waiting) for change in action.changes
+    ]
     later = tuple(Change.of(change.map, change.key, parts) for change, parts in waiting if parts)
     if later:
         yield replace(action, changes=later)
@@ -308,7 +345,11 @@ class _Apart(NamedTuple):
 def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
     apart = _Apart([], [], [])
     for part in change.each:
-        later = state.overridden_by(change.map, change.key, part.place) if change.map != "status" else None
+        later = (
+            state.overridden_by(change.map, change.key, part.place)
+            if change.map != "status"
+            else None
+        )
         if later is not None:
             apart.settled.append(_overridden(component_id, part, later))
         elif not isinstance(part.value, PendingArtifact):
@@ -344,7 +385,10 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
 
 def _add_association(entry: Entry, component: _Component) -> str | None:
     names = text_or_none(entry.detail.get("experiment")), text_or_none(entry.detail.get("trial"))
-    if names not in component.associations and len(component.associations) >= limits.ASSOCIATIONS_MAX:
+    if (
+        names not in component.associations
+        and len(component.associations) >= limits.ASSOCIATIONS_MAX
+    ):
         most = limits.ASSOCIATIONS_MAX
         return f"the component goes into {most} trials already, which is the limit of one sync"
     component.associations[names].append(entry.seq)
@@ -383,7 +427,9 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
                 return f"the component has {most} already, which is SageMaker's limit"
             taken.add(key)
         parts = component.changes[field_map, key] = []
-    parts.append(Part(Place(entry.seq, entry.recorded_at_ns, state.origins.get(entry.writer_id, 0)), value))
+    parts.append(
+        Part(Place(entry.seq, entry.recorded_at_ns, state.origins.get(entry.writer_id, 0)), value)
+    )
     return None
 
 
@@ -402,7 +448,11 @@ def _update(component: _Component, state: ComponentState) -> list[Action]:
                 settled.append(_overridden(component.component_id, part, later))
         if left:
             changes.append(Change.of(field_map, key, left))
-    return [*settled, Update(component.component_id, component.name, tuple(changes))] if changes else settled
+    return (
+        [*settled, Update(component.component_id, component.name, tuple(changes))]
+        if changes
+        else settled
+    )
 
 
 def _left_open(part: Part, state: ComponentState) -> Status | None:
@@ -433,25 +483,51 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     where = (component.component_id, component.name)
     actions: list[Action] = []
     made = component.creates + component.loads
-    if not (made or component.associations or component.uploads or component.changes or component.metrics or component.points):
+    if not (
+        made
+        or component.associations
+        or component.uploads
+        or component.changes
+        or component.metrics
+        or component.points
+    ):
         # All its entries were refused: no request needs the component.
         return []
     if not state.confirmed:
         actions.append(_ensure(component, state))
     elif made:
         seqs = tuple(e.seq for e in made)
-        actions.append(Settle(component.component_id, seqs, "superseded", "the component was confirmed before"))
+        actions.append(
+            Settle(component.component_id, seqs, "superseded", "the component was confirmed before")
+        )
     for (experiment, trial), seqs_of in component.associations.items():
         actions.append(Associate(*where, experiment, trial, tuple(seqs_of)))
     for blob, uploads in component.uploads.items():
         seqs = tuple(e.seq for e in uploads)
         if blob in state.locations:
             uri, receipt_id = state.locations[blob]
-            actions.append(Settle(component.component_id, seqs, "superseded", f"the same content is at {uri}", receipt_id))
+            actions.append(
+                Settle(
+                    component.component_id,
+                    seqs,
+                    "superseded",
+                    f"the same content is at {uri}",
+                    receipt_id,
+                )
+            )
             continue
         first = uploads[0]
         detail = first.detail
-        actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), text_or_none(detail.get("media_type")), seqs))
+        actions.append(
+            Upload(
+                *where,
+                blob,
+                first.name or blob.sha256,
+                _size(detail),
+                text_or_none(detail.get("media_type")),
+                seqs,
+            )
+        )
     return actions + _update(component, state)
 
 
@@ -461,13 +537,27 @@ def _metrics(component: _Component) -> Iterator[PutMetrics]:
     if known is None:
         return
     writers, places = known.writer_ids, known.writer_seqs
-    one_run = len(set(writers)) == 1 and list(places) == [*range(places[0], places[0] + len(places))]
+    one_run = len(set(writers)) == 1 and list(places) == [
+        *range(places[0], places[0] + len(places))
+    ]
     for start in range(0, len(known.seqs), limits.METRICS_PER_REQUEST_MAX):
         part = slice(start, start + limits.METRICS_PER_REQUEST_MAX)
         mine = places[part]
         runs = ((writers[0], mine[0], mine[-1]),) if one_run else _runs(writers[part], mine)
-        members = zip(known.names[part], known.values[part], known.steps[part], known.timestamps_ns[part], strict=True)
-        yield PutMetrics(component.component_id, component.name, tuple(map(_POINT, members)), tuple(known.seqs[part]), runs)
+        members = zip(
+            known.names[part],
+            known.values[part],
+            known.steps[part],
+            known.timestamps_ns[part],
+            strict=True,
+        )
+        yield PutMetrics(
+            component.component_id,
+            component.name,
+            tuple(map(_POINT, members)),
+            tuple(known.seqs[part]),
+            runs,
+        )
 
 
 def _joined(component: _Component) -> Points | None:
@@ -477,7 +567,15 @@ def _joined(component: _Component) -> Points | None:
         return known
     rows = [(e.seq, e.writer_id, e.writer_seq, *_point(e)) for e in component.metrics]
     if known is not None:
-        columns = (known.seqs, known.writer_ids, known.writer_seqs, known.names, known.values, known.steps, known.timestamps_ns)
+        columns = (
+            known.seqs,
+            known.writer_ids,
+            known.writer_seqs,
+            known.names,
+            known.values,
+            known.steps,
+            known.timestamps_ns,
+        )
         rows += zip(*columns, strict=True)
         rows.sort(key=lambda row: row[0])
     return Points(component.component_id, component.name, *zip(*rows, strict=True))
@@ -507,12 +605,21 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
     spec = ComponentSpec(
         name=component.name,
         owner=text_or_none(first.get("owner")) or "",
-        display_name=next((d["display_name"] for d in reversed(details) if text_or_none(d.get("display_name"))), None),
+        display_name=next(
+            (d["display_name"] for d in reversed(details) if text_or_none(d.get("display_name"))),
+            None,
+        ),
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)
     return Ensure(
-        component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs, state.create_attempted
+        component.component_id,
+        component.name,
+        spec,
+        mode,
+        state.create_attempted or mode != "create",
+        seqs,
+        state.create_attempted,
     )
 
 

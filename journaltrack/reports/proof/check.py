@@ -65,7 +65,10 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
         "SQLite's pages are damaged, so entries may be unreadable; "
         "`journaltrack check --repair` restores what is readable into a new database"
     ),
-    "meta": ("the journal's description of itself was edited; its entries have chains of their own, which prove them independently of it"),
+    "meta": (
+        "the journal's description of itself was edited; its entries have chains of their own, "
+        "which prove them independently of it"
+    ),
     "writer": (
         "it is unknown who recorded some entries; if a writer's row is gone, "
         "so is the start of its chain, and none of its entries is proved"
@@ -81,8 +84,14 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
     ),
     "receipt": "nothing proves what it says was sent; look its request id up in AWS CloudTrail",
     "delivery": "nothing proves what became of the entry; the entry itself has a chain of its own",
-    "record": ("this record differs from what entries and attestations say: somebody edited it, or a page of the database was lost"),
-    "blob": ("the artifact can't be uploaded from here any more; if it was uploaded before, S3 has it: compare its SHA-256 there"),
+    "record": (
+        "this record differs from what entries and attestations say: somebody edited it, or a "
+        "page of the database was lost"
+    ),
+    "blob": (
+        "the artifact can't be uploaded from here any more; if it was uploaded before, S3 has "
+        "it: compare its SHA-256 there"
+    ),
     "anchor": (
         "records that were there at a sync are missing from the end, or a chain was recomputed; "
         "or this copy is older than the one that was synced"
@@ -92,7 +101,9 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
 
 
 def verify_chains(
-    journal: Journal | str | os.PathLike[str] | None = None, *, anchors: Mapping[str, bytes] | None = None
+    journal: Journal | str | os.PathLike[str] | None = None,
+    *,
+    anchors: Mapping[str, bytes] | None = None,
 ) -> list[ChainProblem]:
     """Recompute everything that can be recomputed, and read all blobs.
 
@@ -211,19 +222,27 @@ def database_problems(database: Database) -> Iterator[ChainProblem]:
 def references_without_blob(database: Database) -> Iterator[ChainProblem]:
     """Yield the uploads of contents that the journal does not know."""
     rows = database.read(
-        "SELECT u.sha256, min(u.seq) FROM (SELECT e.seq, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') END "
-        "AS sha256 FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload') u "
-        "WHERE u.sha256 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.sha256 = u.sha256) GROUP BY 1"
+        "SELECT u.sha256, min(u.seq) FROM (SELECT e.seq, CASE "
+        "WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') END AS sha256 "
+        "FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload') u "
+        "WHERE u.sha256 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM blob b "
+        "WHERE b.sha256 = u.sha256) GROUP BY 1"
     )
     for sha256, seq in rows:
-        yield ChainProblem("blob", f"entry {seq} names the content {str(sha256)[:100]}, which is not recorded", seq=seq, sha256=str(sha256))
+        yield ChainProblem(
+            "blob",
+            f"entry {seq} names the content {str(sha256)[:100]}, which is not recorded",
+            seq=seq,
+            sha256=str(sha256),
+        )
 
 
 def needed_contents(database: Database) -> set[str]:
     """Return the contents of undelivered uploads: the spool must have them."""
     rows = database.read(
-        "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-        f"WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR {PROBLEM})"
+        "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e "
+        "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.stream = 'upload' "
+        f"AND json_valid(e.payload) AND (d.seq IS NULL OR {PROBLEM})"
     )
     return {str(sha256) for (sha256,) in rows}
 
@@ -235,7 +254,9 @@ def left_out(folder: Path) -> frozenset[str]:
     """
     try:
         # Neither a link nor a FIFO: the folder may be somebody else's.
-        file = os.open(folder / layout.MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(
+            folder / layout.MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
     except OSError:
         # The journal came in no bundle.
         return frozenset()
@@ -270,7 +291,10 @@ def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
         with files.opened_blob(spool / sha256[:2] / sha256) as file:
             found = os.fstat(file)
             if found.st_size != size_bytes:
-                return f"the blob {sha256} has {found.st_size} bytes, {str(size_bytes)[:80]} were recorded"
+                return (
+                    f"the blob {sha256} has {found.st_size} bytes, {str(size_bytes)[:80]} were "
+                    "recorded"
+                )
             found_sha256 = digest_of(functools.partial(os.read, file))
     except FileNotFoundError:
         return f"the blob {sha256} is missing from the spool"
@@ -278,7 +302,9 @@ def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
         return f"the blob {sha256} can't be read: {error.strerror}"
     except ValueError:
         return f"the blob {sha256} is not a regular file"
-    return None if found_sha256 == sha256 else f"the blob {sha256} has other bytes than were recorded"
+    return (
+        None if found_sha256 == sha256 else f"the blob {sha256} has other bytes than were recorded"
+    )
 
 
 class _Head(NamedTuple):
@@ -288,7 +314,9 @@ class _Head(NamedTuple):
     digest: str
 
 
-def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Gaps | None = None) -> list[ChainProblem]:
+def anchor_problems(
+    database: Database, documents: Mapping[str, bytes], gaps: Gaps | None = None
+) -> list[ChainProblem]:
     """Find where a journal is behind its anchors, or differs from them.
 
     Args:
@@ -305,28 +333,54 @@ def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Ga
     for name, content in sorted(documents.items()):
         document, named = anchors.decode(content), anchors.NAME.fullmatch(name)
         if document is None or (named and named[2] != hashlib.sha256(content).hexdigest()):
-            found.append(ChainProblem("anchor", f"the anchor {limits.shown(name)} was altered: it is not the document that was made"))
+            found.append(
+                ChainProblem(
+                    "anchor",
+                    f"the anchor {limits.shown(name)} was altered: it is not the document that "
+                    "was made",
+                )
+            )
             continue
         if document.journal_id != journal_id:
-            message = f"the anchor {limits.shown(name)} is of the journal {limits.shown(document.journal_id)}, not of this one"
+            message = (
+                f"the anchor {limits.shown(name)} is of the journal "
+                f"{limits.shown(document.journal_id)}, not of this one"
+            )
             found.append(ChainProblem("anchor", message))
             continue
-        if document.previous is not None and document.previous not in digests and len(documents) > 1:
-            found.append(ChainProblem("anchor", f"the anchor before {limits.shown(name)} is missing: it was removed"))
+        if (
+            document.previous is not None
+            and document.previous not in digests
+            and len(documents) > 1
+        ):
+            found.append(
+                ChainProblem(
+                    "anchor", f"the anchor before {limits.shown(name)} is missing: it was removed"
+                )
+            )
         heads["entries"] += [_Head(name, uuid, *head) for uuid, head in document.entries.items()]
-        heads["attestations"] += [_Head(name, uuid, *head) for uuid, head in document.attestations.items()]
+        heads["attestations"] += [
+            _Head(name, uuid, *head) for uuid, head in document.attestations.items()
+        ]
     found += _behind(database, "entries", "entry", heads["entries"], gaps or {})
     found += _behind(database, "attestations", "attestation", heads["attestations"], {})
     return found
 
 
-def _behind(database: Database, kind: anchors.Kind, table: str, heads: list[_Head], gaps: Gaps) -> Iterator[ChainProblem]:
+def _behind(
+    database: Database, kind: anchors.Kind, table: str, heads: list[_Head], gaps: Gaps
+) -> Iterator[ChainProblem]:
     """Yield the heads that the journal does not reach, or has otherwise.
 
     Of each writer only the furthest such head comes.
     """
-    writers = {str(uuid): (i, str(host), pid) for i, uuid, host, pid in database.read("SELECT id, uuid, host, pid FROM writer")}
-    places = json.dumps(sorted({(writers[head.uuid][0], head.number) for head in heads if head.uuid in writers}))
+    writers = {
+        str(uuid): (i, str(host), pid)
+        for i, uuid, host, pid in database.read("SELECT id, uuid, host, pid FROM writer")
+    }
+    places = json.dumps(
+        sorted({(writers[head.uuid][0], head.number) for head in heads if head.uuid in writers})
+    )
     there = {
         (writer_id, number): bytes(digest).hex() if isinstance(digest, bytes) else ""
         for writer_id, number, digest in database.read(
@@ -346,11 +400,14 @@ def _behind(database: Database, kind: anchors.Kind, table: str, heads: list[_Hea
         message = None
         if end < head.number:
             message = (
-                f"{head.number - end} {kind} were removed from the end of a writer's chain: it ends at {end}, "
-                f"and the anchor {limits.shown(head.anchor)} has {head.number}"
+                f"{head.number - end} {kind} were removed from the end of a writer's chain: it "
+                f"ends at {end}, and the anchor {limits.shown(head.anchor)} has {head.number}"
             )
         elif there.get((writer_id, head.number), head.digest) != head.digest:
-            message = f"number {head.number} of a writer's {kind} is not what the anchor {limits.shown(head.anchor)} has"
+            message = (
+                f"number {head.number} of a writer's {kind} is not what the anchor "
+                f"{limits.shown(head.anchor)} has"
+            )
         if message is not None:
             told.add(head.uuid)
             yield ChainProblem("anchor", message, head.uuid, host, pid)

@@ -34,18 +34,27 @@ ALL: Final = "all"
 _ID_CHARS_MIN: Final = 8
 _PAGE: Final = 100
 """Our limit: attestations that are read at a time. A crafted one may have any size."""
-_OF_NUMBERS: Final = "SELECT receipt_id, body FROM attestation WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
-_ATTESTATIONS: Final = "SELECT a.id, w.uuid, a.writer_seq, a.receipt_id, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id > ? ORDER BY a.id LIMIT 10000"
+_OF_NUMBERS: Final = (
+    "SELECT receipt_id, body FROM attestation WHERE id IN (SELECT value FROM json_each(?)) "
+    "ORDER BY id"
+)
+_ATTESTATIONS: Final = (
+    "SELECT a.id, w.uuid, a.writer_seq, a.receipt_id, a.body FROM attestation a "
+    "JOIN writer w ON w.id = a.writer_id WHERE a.id > ? ORDER BY a.id LIMIT 10000"
+)
 _OF_COMPONENT: Final = (
-    "SELECT count(*) FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-    "WHERE e.component_id = ?"
+    "SELECT count(*) FROM json_each(?) i "
+    "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') "
+    "AND json_extract(i.value, '$[1]') WHERE e.component_id = ?"
 )
 _CONTENTS_OF_COMPONENT: Final = (
-    "SELECT count(DISTINCT sha256) FROM location WHERE sha256 IN (SELECT value FROM json_each(?)) AND component_id = ?"
+    "SELECT count(DISTINCT sha256) FROM location WHERE sha256 IN (SELECT value "
+    "FROM json_each(?)) AND component_id = ?"
 )
 _SETTLED: Final = (
-    "SELECT d.seq FROM json_each(?) i CROSS JOIN delivery d ON d.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-    f"WHERE {ARRIVED}"
+    "SELECT d.seq FROM json_each(?) i "
+    "CROSS JOIN delivery d ON d.seq BETWEEN json_extract(i.value, '$[0]') "
+    f"AND json_extract(i.value, '$[1]') WHERE {ARRIVED}"
 )
 
 _Ranges = list[tuple[int, int]]
@@ -90,7 +99,9 @@ def of_component(database: Database, component_id: int) -> tuple[Hearsay, ...]:
     found = []
     for each in told(database):
         ((entries,),) = database.read(_OF_COMPONENT, (json.dumps(each.seqs), component_id))
-        ((contents,),) = database.read(_CONTENTS_OF_COMPONENT, (json.dumps(sorted(each.sha256s)), component_id))
+        ((contents,),) = database.read(
+            _CONTENTS_OF_COMPONENT, (json.dumps(sorted(each.sha256s)), component_id)
+        )
         if entries or contents:
             found.append(replace(each.hearsay, entries=entries, contents=contents))
     return tuple(found)
@@ -140,16 +151,24 @@ def untrusted(database: Database, trust: Collection[str] = ()) -> list[Told]:
     """
     known = {each.origin.id for each in taken.all_of(database)}
     for name in trust:
-        if name != ALL and (len(name) < _ID_CHARS_MIN or not any(each.startswith(name) for each in known)):
+        if name != ALL and (
+            len(name) < _ID_CHARS_MIN or not any(each.startswith(name) for each in known)
+        ):
             raise InvalidInputError(
                 f"nothing was taken over from {name!r}; nothing was removed",
                 hint="name an id from `journaltrack audit`, or its first 8 characters",
             )
     found = told(database)
-    return [each for each in found if ALL not in trust and not any(each.hearsay.id.startswith(name) for name in trust)]
+    return [
+        each
+        for each in found
+        if ALL not in trust and not any(each.hearsay.id.startswith(name) for name in trust)
+    ]
 
 
-def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], replay: Replay) -> dict[Origin, list[int]]:
+def _others(
+    database: Database, sources: Mapping[Origin, Iterable[Taken]], replay: Replay
+) -> dict[Origin, list[int]]:
     """Follow the attestations made here; return the others' numbers by source."""
     origins: dict[str, list[tuple[int, int, Origin]]] = defaultdict(list)
     for origin, takings in sources.items():
@@ -161,7 +180,11 @@ def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], repla
     while rows := database.read_page(_ATTESTATIONS, (after,)):
         for number, uuid, writer_seq, receipt_id, body in rows:
             after = number
-            whose = [origin for first, last, origin in origins.get(uuid, ()) if type(writer_seq) is int and first <= writer_seq <= last]
+            whose = [
+                origin
+                for first, last, origin in origins.get(uuid, ())
+                if type(writer_seq) is int and first <= writer_seq <= last
+            ]
             members = {} if whose else read_body(body) or {}
             # A merge delivers nothing: it says what it found in the other journal.
             if members.get("action") == MERGE:

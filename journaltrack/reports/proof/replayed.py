@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.chain import ChainProblem, Gaps, Removed, chains, removed_in, take_gaps, told
+from journaltrack.journal.chain import (
+    ChainProblem,
+    Gaps,
+    Removed,
+    chains,
+    removed_in,
+    take_gaps,
+    told,
+)
 from journaltrack.journal.queries import IS_BEFORE, UNSETTLED
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.evidence import statements
@@ -44,56 +52,77 @@ _COLUMNS: Final = (
 )
 """The columns of a receipt. Its attestation has members of the same names."""
 _of_receipt: Final = operator.attrgetter(*_COLUMNS)
-_PLAIN: Final = "SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest FROM attestation a ORDER BY a.id"
+_PLAIN: Final = (
+    "SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest FROM attestation a "
+    "ORDER BY a.id"
+)
 _FULL: Final = (
-    f"SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest, r.id, c.name, r.entries, r.{', r.'.join(_COLUMNS)} "
-    "FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id LEFT JOIN component c ON c.id = r.component_id ORDER BY a.id"
+    "SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest, r.id, c.name, "
+    f"r.entries, r.{', r.'.join(_COLUMNS)} FROM attestation a "
+    "LEFT JOIN receipt r ON r.id = a.receipt_id LEFT JOIN component c ON c.id = r.component_id "
+    "ORDER BY a.id"
 )
 """The same, with what is recorded of the attestation's receipt."""
 _MAP: Final = (
-    "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
-    "WHEN 'status' THEN 'status' END"
+    "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN "
+    "'output' THEN 'output_artifacts' WHEN 'status' THEN 'status' END"
 )
 # Of each key, and of each journal and host that recorded it: in one pass, not one for each field.
 _LATEST: Final = (
-    f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, max(e.seq) AS seq, "
-    "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq LEFT JOIN writer w ON w.id = e.writer_id "
-    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' "
-    "GROUP BY 1, 2, 3, w.journal_id, w.host)"
+    f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, "
+    "max(e.seq) AS seq, max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e "
+    "CROSS JOIN delivery d ON d.seq = e.seq LEFT JOIN writer w ON w.id = e.writer_id "
+    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') "
+    "AND d.outcome = 'delivered' GROUP BY 1, 2, 3, w.journal_id, w.host)"
 )
 _FIELDS: Final = (
-    "SELECT DISTINCT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
-    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map AND l.key = f.key LEFT JOIN entry o ON o.seq = l.seq "
-    "WHERE e.seq IS NULL OR e.component_id IS NOT f.component_id OR e.stream = 'metric' OR coalesce(e.name, '') <> f.key "
-    f"OR f.map IS NOT {_MAP} OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') "
-    f"OR (o.seq <> e.seq AND {IS_BEFORE.replace('n.', 'e.')}) LIMIT ?"
+    "SELECT DISTINCT f.component_id, f.map, f.key, f.seq FROM field f "
+    "LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
+    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map "
+    "AND l.key = f.key LEFT JOIN entry o ON o.seq = l.seq WHERE e.seq IS NULL "
+    "OR e.component_id IS NOT f.component_id OR e.stream = 'metric' "
+    f"OR coalesce(e.name, '') <> f.key OR f.map IS NOT {_MAP} "
+    "OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') OR (o.seq <> e.seq "
+    f"AND {IS_BEFORE.replace('n.', 'e.')}) LIMIT ?"
 )
 _FIELDS_LOST: Final = (
-    f"SELECT l.component_id, l.map, l.key, l.seq FROM {_LATEST} l LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map "
-    "AND f.key = l.key WHERE f.seq IS NULL AND l.receipt_id > ? LIMIT ?"
+    f"SELECT l.component_id, l.map, l.key, l.seq FROM {_LATEST} l "
+    "LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map AND f.key = l.key "
+    "WHERE f.seq IS NULL AND l.receipt_id > ? LIMIT ?"
 )
 _UNSETTLED_BELOW: Final = (
-    f"SELECT e.seq FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq FROM unsettled) ORDER BY e.seq LIMIT 1"
+    f"SELECT e.seq FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq "
+    "FROM unsettled) ORDER BY e.seq LIMIT 1"
 )
-_BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery WHERE seq <= ?1)"
+_BELOW: Final = (
+    "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery "
+    "WHERE seq <= ?1)"
+)
 # An upload that needed no request of its own may name the one that uploaded the same content. What
 # a merge found may name any request. A repair speaks of requests from before it.
 _BY_ANOTHER: Final = (
-    "CASE WHEN t.receipt_id IS NOT NULL THEN "
-    f"EXISTS (SELECT 1 FROM receipt r WHERE r.id = t.receipt_id AND r.action = '{MERGE}') AND (d.receipt_id IS NULL OR typeof(d.receipt_id) = 'integer') ELSE d.receipt_id BETWEEN 1 AND ? OR EXISTS "
-    f"(SELECT 1 FROM replayed_upload u JOIN entry e ON e.seq = d.seq WHERE u.receipt_id = d.receipt_id AND u.component_id = e.component_id "
-    "AND CASE WHEN json_valid(e.payload) THEN u.sha256 = json_extract(e.payload, '$.sha256') AND u.bucket = coalesce(json_extract(e.payload, "
-    "'$.bucket'), '') AND u.prefix = coalesce(json_extract(e.payload, '$.prefix'), '') END) END"
+    "CASE WHEN t.receipt_id IS NOT NULL THEN EXISTS (SELECT 1 FROM receipt r "
+    f"WHERE r.id = t.receipt_id AND r.action = '{MERGE}') AND (d.receipt_id IS NULL "
+    "OR typeof(d.receipt_id) = 'integer') ELSE d.receipt_id BETWEEN 1 AND ? OR EXISTS (SELECT 1 "
+    "FROM replayed_upload u JOIN entry e ON e.seq = d.seq WHERE u.receipt_id = d.receipt_id "
+    "AND u.component_id = e.component_id AND CASE "
+    "WHEN json_valid(e.payload) THEN u.sha256 = json_extract(e.payload, '$.sha256') "
+    "AND u.bucket = coalesce(json_extract(e.payload, '$.bucket'), '') "
+    "AND u.prefix = coalesce(json_extract(e.payload, '$.prefix'), '') END) END"
 )
 _OTHERWISE: Final = (
-    "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns, t.seq IS NOT NULL, EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) "
-    f"FROM delivery d LEFT JOIN replayed_delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN 1 ELSE "
-    "d.outcome IS NOT t.outcome OR d.reason IS NOT t.reason OR d.settled_at_ns IS NOT t.settled_at_ns "
-    f"OR (d.receipt_id IS NOT t.receipt_id AND NOT ({_BY_ANOTHER})) END ORDER BY d.seq"
+    "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns, t.seq IS NOT NULL, "
+    "EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) FROM delivery d "
+    "LEFT JOIN replayed_delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN 1 "
+    "ELSE d.outcome IS NOT t.outcome OR d.reason IS NOT t.reason "
+    "OR d.settled_at_ns IS NOT t.settled_at_ns OR (d.receipt_id IS NOT t.receipt_id "
+    f"AND NOT ({_BY_ANOTHER})) END ORDER BY d.seq"
 )
 _NOT_RECORDED: Final = (
-    "SELECT t.seq, t.outcome, (SELECT a.id FROM attestation a WHERE a.receipt_id = t.receipt_id), w.uuid FROM replayed_delivery t "
-    "JOIN entry e ON e.seq = t.seq LEFT JOIN writer w ON w.id = e.writer_id WHERE t.seq NOT IN (SELECT seq FROM delivery) ORDER BY t.seq"
+    "SELECT t.seq, t.outcome, (SELECT a.id FROM attestation a "
+    "WHERE a.receipt_id = t.receipt_id), w.uuid FROM replayed_delivery t "
+    "JOIN entry e ON e.seq = t.seq LEFT JOIN writer w ON w.id = e.writer_id "
+    "WHERE t.seq NOT IN (SELECT seq FROM delivery) ORDER BY t.seq"
 )
 
 
@@ -135,7 +164,9 @@ class Evidence:
         return said
 
 
-def attestation_problems(database: Database, evidence: Evidence, proof: Proof | None = None) -> list[ChainProblem]:
+def attestation_problems(
+    database: Database, evidence: Evidence, proof: Proof | None = None
+) -> list[ChainProblem]:
     """Find the first broken link of each chain of attestations.
 
     Args:
@@ -146,30 +177,50 @@ def attestation_problems(database: Database, evidence: Evidence, proof: Proof | 
     started = chains(database, attestations=True)
     found = []
     with database.lock, translated(database.path):
-        for number, writer_id, writer_seq, receipt_id, body, digest, *receipt in database.connection.execute(
-            _PLAIN if proof is None else _FULL
-        ):
+        for (
+            number,
+            writer_id,
+            writer_seq,
+            receipt_id,
+            body,
+            digest,
+            *receipt,
+        ) in database.connection.execute(_PLAIN if proof is None else _FULL):
             chain = started.get(writer_id)
             if chain is None:
-                message = f"attestation {number} is of writer {told(writer_id)}, which is not recorded"
+                message = (
+                    f"attestation {number} is of writer {told(writer_id)}, which is not recorded"
+                )
                 found.append(ChainProblem("attestation", message))
                 continue
             if chain.broken:
                 continue
             if writer_seq != chain.writer_seq + 1:
-                message = f"attestation {number} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
+                message = (
+                    f"attestation {number} is number {told(writer_seq)} of its writer, "
+                    f"{chain.writer_seq + 1} was expected"
+                )
                 found.append(chain.problem("attestation", message))
                 continue
-            if not isinstance(body, str) or vocabulary.attestation_next(chain.digest, body) != digest:
+            if (
+                not isinstance(body, str)
+                or vocabulary.attestation_next(chain.digest, body) != digest
+            ):
                 found.append(
-                    chain.problem("attestation", f"attestation {number} is not what was attested: its digest does not fit its body")
+                    chain.problem(
+                        "attestation",
+                        f"attestation {number} is not what was attested: its digest does not fit "
+                        "its body",
+                    )
                 )
                 continue
             chain.digest, chain.writer_seq = digest, writer_seq
             try:
                 said = evidence.take(body, receipt_id)
             except (ValueError, TypeError) as error:
-                message = f"the body of attestation {number} can't be read: {limits.shown(str(error))}"
+                message = (
+                    f"the body of attestation {number} can't be read: {limits.shown(str(error))}"
+                )
                 found.append(chain.problem("attestation", message))
                 continue
             if proof is not None:
@@ -204,7 +255,11 @@ def record_problems(database: Database) -> tuple[list[ChainProblem], Evidence]:
             for count, problem in enumerate(problems):
                 found.append(problem)
                 if count + 1 == LISTED_MAX:
-                    found.append(ChainProblem(problem.kind, f"and perhaps more: {LISTED_MAX} are listed at most"))
+                    found.append(
+                        ChainProblem(
+                            problem.kind, f"and perhaps more: {LISTED_MAX} are listed at most"
+                        )
+                    )
                     break
     return found, evidence
 
@@ -213,11 +268,16 @@ def _unattested(database: Database, legacy: int) -> Iterator[ChainProblem]:
     """Yield the finished receipts that nobody attests."""
     rows = database.read(
         "SELECT r.id FROM receipt r WHERE r.finished_at_ns IS NOT NULL AND r.id > ? "
-        "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id LIMIT ?",
+        "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id "
+        "LIMIT ?",
         (legacy, LISTED_MAX),
     )
     for (receipt_id,) in rows:
-        yield ChainProblem("receipt", f"nobody attests the receipt {receipt_id}: it was forged, or its attestation was removed")
+        yield ChainProblem(
+            "receipt",
+            f"nobody attests the receipt {receipt_id}: it was forged, or its attestation was "
+            "removed",
+        )
 
 
 class Proof:
@@ -239,11 +299,19 @@ class Proof:
             return
         there, component, entries, *values = receipt
         if there is None:
-            self.found.append(ChainProblem("receipt", f"the receipt {receipt_id} is gone, attestation {number} is of it"))
+            self.found.append(
+                ChainProblem(
+                    "receipt", f"the receipt {receipt_id} is gone, attestation {number} is of it"
+                )
+            )
             return
         wrong = []
         if (attested := _of_receipt(said)) != tuple(values):
-            wrong = [name for name, one, other in zip(_COLUMNS, attested, values, strict=True) if one != other]
+            wrong = [
+                name
+                for name, one, other in zip(_COLUMNS, attested, values, strict=True)
+                if one != other
+            ]
         if not _same_component(said.component, component, entries):
             wrong.append("component")
         if not self._identities.agree(entries, said.entries, here.entries):
@@ -255,7 +323,9 @@ class Proof:
 
 def _legacy(database: Database) -> tuple[int, int]:
     """Return up to which receipt, and which time, nothing needs an attestation."""
-    receipt_id, at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
+    receipt_id, at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[
+        0
+    ]
     return receipt_id if isinstance(receipt_id, int) else 0, at_ns if isinstance(at_ns, int) else 0
 
 
@@ -267,7 +337,11 @@ def _same_component(attested: object, recorded: object, entries: object) -> bool
     """
     if recorded is None and entries == "":
         return attested is None or isinstance(attested, str)
-    same = isinstance(attested, str) and isinstance(recorded, str) and attested.lower() == recorded.lower()
+    same = (
+        isinstance(attested, str)
+        and isinstance(recorded, str)
+        and attested.lower() == recorded.lower()
+    )
     return same or (attested is None and recorded is None)
 
 
@@ -306,8 +380,9 @@ class _Identities:
         found: dict[str, list[list[int]]] = {}
         highest = count = 0
         rows = self._database.connection.execute(
-            "SELECT e.seq, e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
-            "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
+            "SELECT e.seq, e.writer_id, e.writer_seq FROM json_each(?) i "
+            "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') "
+            "AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
             (json.dumps(intervals),),
         )
         for seq, writer_id, writer_seq in rows:
@@ -321,11 +396,18 @@ class _Identities:
             # The receipt names entries that never existed.
             return False
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
-        if there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)):
+        if there == wanted or (
+            bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)
+        ):
             return True
         return self._came_later(there, wanted, highest)
 
-    def _came_later(self, there: set[tuple[str, tuple[int, int]]], wanted: set[tuple[str, tuple[int, int]]], highest: int) -> bool:
+    def _came_later(
+        self,
+        there: set[tuple[str, tuple[int, int]]],
+        wanted: set[tuple[str, tuple[int, int]]],
+        highest: int,
+    ) -> bool:
         """Return whether the receipt leaves out only entries that came after it.
 
         A receipt from another copy may name entries that were not here when it came.
@@ -342,7 +424,8 @@ class _Identities:
             if writer_id is None or known == sum(last - first + 1 for first, last in intervals):
                 continue
             left_out = self._database.connection.execute(
-                "SELECT count(*) FROM entry e CROSS JOIN json_each(?) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
+                "SELECT count(*) FROM entry e "
+                "CROSS JOIN json_each(?) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
                 "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ? AND e.seq <= ?",
                 (json.dumps(intervals), writer_id, highest),
             ).fetchone()[0]
@@ -350,11 +433,18 @@ class _Identities:
                 return False
         return True
 
-    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
+    def _without_removed(
+        self, runs: set[tuple[str, tuple[int, int]]]
+    ) -> dict[str, list[tuple[int, int]]]:
         named: dict[str, list[tuple[int, int]]] = {}
         for uuid, interval in runs:
             named.setdefault(uuid, []).append(interval)
-        left = {uuid: without(merged(each), merged(self._gaps[uuid].runs()) if uuid in self._gaps else ()) for uuid, each in named.items()}
+        left = {
+            uuid: without(
+                merged(each), merged(self._gaps[uuid].runs()) if uuid in self._gaps else ()
+            )
+            for uuid, each in named.items()
+        }
         return {uuid: each for uuid, each in left.items() if each}
 
 
@@ -381,7 +471,9 @@ def _deliveries(database: Database, legacy: tuple[int, int]) -> Iterator[ChainPr
         elif at_once:
             message = f"{record} does not follow from the entry, and nobody attests it"
         else:
-            message = f"{record} is attested by nobody: it was forged, or its attestation was removed"
+            message = (
+                f"{record} is attested by nobody: it was forged, or its attestation was removed"
+            )
         yield ChainProblem("delivery", message, seq=seq)
 
 
@@ -393,15 +485,25 @@ def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns
     # An upload is refused with its reference, which was recorded right behind it.
     if entry.kind == vocabulary.UPLOAD:
         reference = _entry(database, seq + 1)
-        with_it = reference is not None and (reference.writer_id, reference.writer_seq) == (entry.writer_id, entry.writer_seq + 1)
-        entry = reference if with_it and reference is not None and reference.name == entry.name else None
-    return entry is not None and (_is_undeliverable(entry, reason) or _is_one_too_many(database, entry, reason))
+        with_it = reference is not None and (reference.writer_id, reference.writer_seq) == (
+            entry.writer_id,
+            entry.writer_seq + 1,
+        )
+        entry = (
+            reference
+            if with_it and reference is not None and reference.name == entry.name
+            else None
+        )
+    return entry is not None and (
+        _is_undeliverable(entry, reason) or _is_one_too_many(database, entry, reason)
+    )
 
 
 def _entry(database: Database, seq: int) -> Entry | None:
     columns = database.read(
-        "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-        "e.recorded_at_ns, e.digest FROM entry e WHERE e.seq = ?",
+        "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, "
+        "e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e "
+        "WHERE e.seq = ?",
         (seq,),
     )
     found = vocabulary.entry_of(columns[0]) if columns else None
@@ -412,7 +514,9 @@ def _is_undeliverable(entry: Entry, reason: object) -> bool:
     try:
         problem = vocabulary.undeliverable(entry)
         # Early versions gave the second reason for a number that is too large for a double.
-        return problem == reason or (problem == limits.too_large("the value") and reason == limits.not_finite("the value"))
+        return problem == reason or (
+            problem == limits.too_large("the value") and reason == limits.not_finite("the value")
+        )
     except ValueError:
         return False
 
@@ -423,8 +527,8 @@ def _is_one_too_many(database: Database, entry: Entry, reason: object) -> bool:
         return False
     keys_max, _ = vocabulary.KEYS_MAX[entry.kind]
     ((keys, same),) = database.read(
-        "SELECT count(*), total(name IS ?1) FROM (SELECT DISTINCT e.name FROM entry e WHERE e.component_id = ?2 AND e.stream <> 'metric' "
-        "AND e.kind = ?3 AND e.seq < ?4)",
+        "SELECT count(*), total(name IS ?1) FROM (SELECT DISTINCT e.name FROM entry e "
+        "WHERE e.component_id = ?2 AND e.stream <> 'metric' AND e.kind = ?3 AND e.seq < ?4)",
         (entry.name, entry.component_id, entry.kind, entry.seq),
     )
     return bool(keys - same >= keys_max)
@@ -434,7 +538,10 @@ def _missing(database: Database) -> Iterator[ChainProblem]:
     """Yield settlements that were attested and not overridden, but are not recorded."""
     for seq, outcome, number, uuid in database.connection.execute(_NOT_RECORDED):
         which = "by a plan" if number is None else number
-        message = f"what became of entry {seq} ({limits.shown(str(outcome))}) was attested ({which}), and is not recorded (any more)"
+        message = (
+            f"what became of entry {seq} ({limits.shown(str(outcome))}) was attested ({which}), "
+            "and is not recorded (any more)"
+        )
         yield ChainProblem("delivery", message, writer=str(uuid), seq=seq)
 
 
@@ -446,8 +553,8 @@ def _undelivered_gaps(replay: Replay, evidence: Evidence, legacy: int) -> Iterat
             missing = last - first + 1 - arrived
             if others or (missing and not legacy):
                 message = (
-                    f"{missing} entries of writer {limits.shown(uuid)} ({first}-{last}) were removed, "
-                    "and nobody attests that they had been delivered"
+                    f"{missing} entries of writer {limits.shown(uuid)} ({first}-{last}) were "
+                    "removed, and nobody attests that they had been delivered"
                 )
                 yield ChainProblem("gap", message, writer=uuid)
 
@@ -459,8 +566,9 @@ def _told_early(database: Database) -> set[str]:
     then, and the next pass asks for it. Such receipts name no component here, and no entries.
     """
     rows = database.read(
-        "SELECT DISTINCT CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.component') END FROM receipt r "
-        "JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = ''"
+        "SELECT DISTINCT CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.component') "
+        "END FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
+        "WHERE r.component_id IS NULL AND r.entries = ''"
     )
     return {name.lower() for (name,) in rows if isinstance(name, str)}
 
@@ -469,71 +577,110 @@ def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
     """Yield what is recorded of components and objects otherwise than attested."""
     early = _told_early(database)
     rows = database.read(
-        "SELECT c.name, c.arn, c.confirmed_at_ns, t.confirmed_at_ns FROM component c JOIN replayed_component t ON t.id = c.id "
-        "WHERE c.arn IS NOT t.arn OR c.confirmed_at_ns IS NOT t.confirmed_at_ns ORDER BY c.id"
+        "SELECT c.name, c.arn, c.confirmed_at_ns, t.confirmed_at_ns FROM component c "
+        "JOIN replayed_component t ON t.id = c.id WHERE c.arn IS NOT t.arn "
+        "OR c.confirmed_at_ns IS NOT t.confirmed_at_ns ORDER BY c.id"
     )
     for name, arn, confirmed_at_ns, attested_ns in rows:
         unnoted = str(name).lower() in early and arn is None and confirmed_at_ns is None
         if not unnoted and not (legacy and confirmed_at_ns == attested_ns):
-            message = f"what is recorded of {limits.shown(str(name))} (its ARN, and that it is there) is not what was attested"
+            message = (
+                f"what is recorded of {limits.shown(str(name))} (its ARN, and that it is there) "
+                "is not what was attested"
+            )
             yield ChainProblem("record", message)
     columns = "component_id, sha256, bucket, prefix, uri, receipt_id"
     forged = database.read(
-        f"SELECT c.name, l.* FROM (SELECT {columns} FROM location EXCEPT SELECT {columns} FROM replayed_location) l "
-        "LEFT JOIN component c ON c.id = l.component_id"
+        f"SELECT c.name, l.* FROM (SELECT {columns} FROM location EXCEPT SELECT {columns} "
+        "FROM replayed_location) l LEFT JOIN component c ON c.id = l.component_id"
     )
     for name, _, sha256, *_ in forged:
-        message = f"where the content {limits.shown(str(sha256))} of {limits.shown(str(name))} was uploaded to is not what was attested"
+        message = (
+            f"where the content {limits.shown(str(sha256))} of {limits.shown(str(name))} was "
+            "uploaded to is not what was attested"
+        )
         yield ChainProblem("record", message, sha256=str(sha256))
     key = "component_id, sha256, bucket, prefix"
     lost = database.read(
-        f"SELECT c.name, l.sha256 FROM replayed_location l JOIN component c ON c.id = l.component_id WHERE l.receipt_id > ? AND "
-        f"({', '.join(f'l.{name}' for name in key.split(', '))}) NOT IN (SELECT {key} FROM location)",
+        "SELECT c.name, l.sha256 FROM replayed_location l "
+        "JOIN component c ON c.id = l.component_id WHERE l.receipt_id > ? "
+        f"AND ({', '.join(f'l.{name}' for name in key.split(', '))}) NOT IN (SELECT {key} "
+        "FROM location)",
         (legacy,),
     )
     for name, sha256 in lost:
         if str(name).lower() not in early:
             message = (
-                f"the content {limits.shown(sha256)} of {limits.shown(str(name))} was uploaded, and where to is not recorded (any more)"
+                f"the content {limits.shown(sha256)} of {limits.shown(str(name))} was uploaded, "
+                "and where to is not recorded (any more)"
             )
             yield ChainProblem("record", message, sha256=sha256)
 
 
 def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """Yield numbers that no row has: entries and receipts are numbered without gaps."""
-    removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, last in gaps.runs())
+    removed = sum(
+        last - first + 1 for gaps in evidence.gaps.values() for first, last in gaps.runs()
+    )
     for what, table, column, after, allowed in (
         ("entry", "entry", "seq", 0, removed),
         ("receipt", "receipt", "id", _legacy(database)[0], 0),
     ):
-        count, last = database.read(f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", (after,))[0]
+        count, last = database.read(
+            f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", (after,)
+        )[0]
         if last is None or last - after - count <= allowed:
             continue
         ((first, until),) = database.read(
-            f"SELECT p + 1, n - 1 FROM (SELECT {column} AS n, lag({column}, 1, ?1) OVER (ORDER BY {column}) AS p FROM {table} "
-            f"WHERE {column} > ?1) WHERE n > p + 1 LIMIT 1",
+            f"SELECT p + 1, n - 1 FROM (SELECT {column} AS n, lag({column}, 1, ?1) OVER (ORDER "
+            f"BY {column}) AS p FROM {table} WHERE {column} > ?1) WHERE n > p + 1 LIMIT 1",
             (after,),
         )
-        which = f"{what} {first} is" if first == until else f"{'entries' if what == 'entry' else 'receipts'} {first} to {until} are"
-        message = f"{which} gone: numbers are given without gaps, and nothing records that it was removed"
+        which = (
+            f"{what} {first} is"
+            if first == until
+            else f"{'entries' if what == 'entry' else 'receipts'} {first} to {until} are"
+        )
+        message = (
+            f"{which} gone: numbers are given without gaps, and nothing records that it was removed"
+        )
         yield ChainProblem("gap" if what == "entry" else "receipt", message)
 
 
 def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
-    for component_id, field_map, key, seq in database.read(_FIELDS_LOST, (_legacy(database)[0], LISTED_MAX)):
-        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
-        yield ChainProblem("record", f"entry {told(seq)} was delivered, and it is not recorded that the remote holds {what}")
+    for component_id, field_map, key, seq in database.read(
+        _FIELDS_LOST, (_legacy(database)[0], LISTED_MAX)
+    ):
+        what = (
+            f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component "
+            f"{told(component_id)}"
+        )
+        yield ChainProblem(
+            "record",
+            f"entry {told(seq)} was delivered, and it is not recorded that the remote holds {what}",
+        )
     for component_id, field_map, key, seq in database.read(_FIELDS, (LISTED_MAX,)):
-        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
-        yield ChainProblem("record", f"entry {told(seq)} is not the one that the remote holds for {what}")
+        what = (
+            f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component "
+            f"{told(component_id)}"
+        )
+        yield ChainProblem(
+            "record", f"entry {told(seq)} is not the one that the remote holds for {what}"
+        )
     ((generation,),) = database.read("SELECT generation FROM lease")
     if not isinstance(generation, int) or generation < evidence.generation:
-        yield ChainProblem("record", f"the lease has generation {told(generation)}, {evidence.generation} was used already")
+        yield ChainProblem(
+            "record",
+            f"the lease has generation {told(generation)}, {evidence.generation} was used already",
+        )
     ((mark,),) = database.read("SELECT seq FROM mark")
     ((recorded, settled),) = database.read(_BELOW, (mark,))
     # Counting costs a tenth of looking.
     unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []
     if unsettled:
         ((seq,),) = unsettled
-        message = f"entry {seq} is not settled, and the low-water mark says that all is settled or listed up to it: it would never be sent"
+        message = (
+            f"entry {seq} is not settled, and the low-water mark says that all is settled or "
+            "listed up to it: it would never be sent"
+        )
         yield ChainProblem("record", message, seq=seq)

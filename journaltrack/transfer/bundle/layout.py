@@ -46,7 +46,8 @@ Content: TypeAlias = Literal["undelivered", "all"]
 Harm: TypeAlias = Literal["missing", "damaged"]
 
 _HEAD: Final = re.compile(
-    r'\{\n "journaltrack_bundle": (\d{1,9}),\n "required_version": "([\w.+-]{0,40})",\n "journal_id": ("(?:[^"\\]|\\.){1,2400}"),\n'
+    r'\{\n "journaltrack_bundle": (\d{1,9}),\n "required_version": "([\w.+-]{0,40})",\n '
+    r'"journal_id": ("(?:[^"\\]|\\.){1,2400}"),\n'
 )
 _VERSION: Final = re.compile(r"\d{1,4}(\.\d{1,6}){1,3}[\w.+-]{0,40}", re.ASCII)
 _HOST: Final = re.compile(r"[\w.-]{0,255}", re.ASCII)
@@ -142,12 +143,18 @@ class Layout:
         self.manifest = manifest
         self.manifest_bytes = encode(manifest)
         self.manifest_sha256 = hashlib.sha256(self.manifest_bytes).hexdigest()
-        self.database = Member(paths.DATABASE, manifest.database_bytes, manifest.database_sha256, self._first().end)
-        self.sums_bytes = "".join(f"{m.sha256}  {m.name}\n" for m in (self._first(), self.database, *self.blobs())).encode("ascii")
+        self.database = Member(
+            paths.DATABASE, manifest.database_bytes, manifest.database_sha256, self._first().end
+        )
+        self.sums_bytes = "".join(
+            f"{m.sha256}  {m.name}\n" for m in (self._first(), self.database, *self.blobs())
+        ).encode("ascii")
         last = self.database
         for last in self.blobs():  # noqa: B007 - the last one is wanted
             pass
-        self.sums = Member(SUMS, len(self.sums_bytes), hashlib.sha256(self.sums_bytes).hexdigest(), last.end)
+        self.sums = Member(
+            SUMS, len(self.sums_bytes), hashlib.sha256(self.sums_bytes).hexdigest(), last.end
+        )
         self.size_bytes = self.sums.end + len(END)
 
     def _first(self) -> Member:
@@ -181,7 +188,9 @@ def header(name: str, size_bytes: int, modified_s: int) -> bytes:
     """
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size_bytes, _MODE, min(modified_s, _SIZE_OCTAL_MAX)
-    return info.tobuf(tarfile.USTAR_FORMAT if size_bytes <= _SIZE_OCTAL_MAX else tarfile.GNU_FORMAT, "ascii")
+    return info.tobuf(
+        tarfile.USTAR_FORMAT if size_bytes <= _SIZE_OCTAL_MAX else tarfile.GNU_FORMAT, "ascii"
+    )
 
 
 def _read(block: bytes) -> tarfile.TarInfo | None:
@@ -215,7 +224,11 @@ def manifest_size(block: bytes) -> int | None:
     Return None if the header is not that of a bundle.
     """
     info = _read(block)
-    sound = info is not None and 0 < info.size <= MANIFEST_BYTES_MAX and is_header_of(Member(MANIFEST, info.size, "", 0), block)
+    sound = (
+        info is not None
+        and 0 < info.size <= MANIFEST_BYTES_MAX
+        and is_header_of(Member(MANIFEST, info.size, "", 0), block)
+    )
     return info.size if info is not None and sound else None
 
 
@@ -275,7 +288,8 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     if int(head[1]) > FORMAT_VERSION or is_newer_version(head[2], reader_version):
         needed = version_needed(head[2], reader=reader_version)
         raise BundleTooNewError(
-            f"the bundle has format {head[1]}, this version ({reader_version}) reads {FORMAT_VERSION} at most; nothing was taken from it",
+            f"the bundle has format {head[1]}, this version ({reader_version}) reads "
+            f"{FORMAT_VERSION} at most; nothing was taken from it",
             hint=f"install {needed}: pip install -U journaltrack",
         )
     # A real manifest has few objects, and a digest for every comma else: anything else could take
@@ -284,7 +298,9 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     if text.count("{") + text.count("[") > 16 or text.count(",") * 64 > len(text) + 16 * 64:  # noqa: PLR2004
         _damaged("has another structure")
     try:
-        manifest = _manifest(json.loads(text, parse_int=_integer, parse_float=_damaged, parse_constant=_damaged))
+        manifest = _manifest(
+            json.loads(text, parse_int=_integer, parse_float=_damaged, parse_constant=_damaged)
+        )
         exact = encode(manifest) == data
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleDamagedError("its manifest can't be read", hint=DAMAGED_HINT) from error
@@ -293,7 +309,10 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     return manifest
 
 
-DAMAGED_HINT: Final = "copy the bundle again, or create it again with `journaltrack bundle`; if you did not create it, do not trust it"
+DAMAGED_HINT: Final = (
+    "copy the bundle again, or create it again with `journaltrack bundle`; if you did not create "
+    "it, do not trust it"
+)
 
 
 def _manifest(members: dict[str, Any]) -> Manifest:
@@ -302,7 +321,9 @@ def _manifest(members: dict[str, Any]) -> Manifest:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: It is not a manifest.
     """
-    made_by, database, blobs, left_out, damaged = (members[n] for n in ("created_by", "database", "blobs", "left_out", "damaged"))
+    made_by, database, blobs, left_out, damaged = (
+        members[n] for n in ("created_by", "database", "blobs", "left_out", "damaged")
+    )
     manifest = Manifest(
         members["journal_id"],
         members["created_at_ns"],

@@ -43,7 +43,8 @@ _NAMED_MAX: Final = 5
 _HINTS: Final = {
     errno.ENOSPC: "free space there, then run the same command again",
     errno.EDQUOT: "free space there, then run the same command again",
-    errno.EFBIG: "this file system can't hold a file of that size (FAT32 ends at 4 GiB): use one that can, such as exFAT or ext4",
+    errno.EFBIG: "this file system can't hold a file of that size (FAT32 ends at 4 GiB): "
+    "use one that can, such as exFAT or ext4",
     errno.EROFS: "name a file where you can write",
     errno.EACCES: "name a file where you can write",
 }
@@ -130,7 +131,15 @@ def bundle(
             stack.enter_context(_explained(to))
             target, stream = stack.enter_context(paths.whole_file(to, own.path, force=force))
             file = stack.enter_context(contextlib.closing(SteadyFile(stream.fileno())))
-            work = _Work(own, taken, content, _Target(target, stream.fileno(), file), copier, on_progress or (lambda _: None), clock_ns)
+            work = _Work(
+                own,
+                taken,
+                content,
+                _Target(target, stream.fileno(), file),
+                copier,
+                on_progress or (lambda _: None),
+                clock_ns,
+            )
             harmed: dict[str, Harm] = {}
             while True:
                 try:
@@ -182,7 +191,8 @@ class _Target:
         free = room.f_bavail * room.f_frsize
         if free < size_bytes:
             raise BundleError(
-                f"the bundle takes {size_bytes} bytes, but {self._path.parent} has {free} free; nothing was written",
+                f"the bundle takes {size_bytes} bytes, but {self._path.parent} has {free} free; "
+                "nothing was written",
                 hint="free space there, or name a file on another disk",
             )
 
@@ -232,7 +242,8 @@ class _Work:
         layout = Layout(self._manifest(harmed))
         if len(layout.manifest_bytes) > limits.MANIFEST_BYTES_MAX:
             raise BundleError(
-                f"the journal has {len(layout.manifest.blobs)} artifact contents, more than a bundle can list",
+                f"the journal has {len(layout.manifest.blobs)} artifact contents, more than a "
+                "bundle can list",
                 hint="copy the journal's folder instead",
             )
         self._done_bytes = 0
@@ -248,7 +259,9 @@ class _Work:
             harm = self._harm(member, partial(self._add, layout, member))
             if harm is not None:
                 raise self._incomplete({member.sha256: harm} | self._harm_in(blobs))
-        self._target.write(layout.header(layout.sums) + layout.sums_bytes + layout.sums.padding + layouts.END)
+        self._target.write(
+            layout.header(layout.sums) + layout.sums_bytes + layout.sums.padding + layouts.END
+        )
         self._target.flush()
         return layout
 
@@ -309,7 +322,9 @@ class _Work:
         """
         try:
             with files.opened_blob(self._spool.path_of(member.sha256)) as source:
-                whole = os.fstat(source).st_size == member.size_bytes and read(source) == member.sha256
+                whole = (
+                    os.fstat(source).st_size == member.size_bytes and read(source) == member.sha256
+                )
         except FileNotFoundError:
             return "missing"
         except (OSError, ValueError):
@@ -317,11 +332,15 @@ class _Work:
         return None if whole else "damaged"
 
     def _incomplete(self, harmed: dict[str, Harm]) -> BundleSpoolError:
-        some = ", ".join(f"{sha256} is {harm}" for sha256, harm in sorted(harmed.items())[:_NAMED_MAX])
+        some = ", ".join(
+            f"{sha256} is {harm}" for sha256, harm in sorted(harmed.items())[:_NAMED_MAX]
+        )
         more = f", and {len(harmed) - _NAMED_MAX} more" if len(harmed) > _NAMED_MAX else ""
         return BundleSpoolError(
-            f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; no bundle was made",
-            hint="`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files; "
+            f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; "
+            "no bundle was made",
+            hint="`journaltrack check --repair --restore-from FOLDER` restores them from a "
+            "folder that still has the files; "
             "--skip-damaged bundles all others",
             blobs=harmed,
         )
@@ -334,7 +353,9 @@ def _explained(target: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "check the disk (dmesg)")
-        raise BundleError(f"{os.fspath(target)} can't be written: {error.strerror}; no file was left", hint=hint) from error
+        raise BundleError(
+            f"{os.fspath(target)} can't be written: {error.strerror}; no file was left", hint=hint
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +402,13 @@ def snapshot(journal: Journal) -> Iterator[Snapshot]:
             size_bytes = os.fstat(descriptor).st_size
             # From here on a kill leaves no copy of it behind.
             file.unlink()
-            yield Snapshot(descriptor, size_bytes, last_seq, frozenset(undelivered), frozenset(delivered - undelivered))
+            yield Snapshot(
+                descriptor,
+                size_bytes,
+                last_seq,
+                frozenset(undelivered),
+                frozenset(delivered - undelivered),
+            )
         finally:
             os.close(descriptor)
 
@@ -401,7 +428,11 @@ def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
                     (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
         # A content is recorded before the entries that name it. A snapshot in between has it, but
         # needs it no more than earlier snapshots.
-        unnamed = {sha256 for (sha256,) in copy.database.read("SELECT sha256 FROM blob") if isinstance(sha256, str) and is_digest(sha256)}
+        unnamed = {
+            sha256
+            for (sha256,) in copy.database.read("SELECT sha256 FROM blob")
+            if isinstance(sha256, str) and is_digest(sha256)
+        }
         return copy.last_seq(), undelivered, delivered | unnamed
 
 

@@ -34,7 +34,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from journaltrack._version import __version__
-from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError, JournalOutdatedError, LeaseHeldError
+from journaltrack.errors import (
+    BundleDamagedError,
+    BundleError,
+    BundleTooNewError,
+    InvalidInputError,
+    JournalOutdatedError,
+    LeaseHeldError,
+)
 from journaltrack.journal import opening
 from journaltrack.journal import view as report
 from journaltrack.journal.journal import Journal
@@ -78,17 +85,21 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         # Opening a FIFO would wait for a writer.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InvalidInputError(f"{file} can't be read: {error.strerror}", hint="check the path") from error
+        raise InvalidInputError(
+            f"{file} can't be read: {error.strerror}", hint="check the path"
+        ) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InvalidInputError(  # noqa: TRY301 - the descriptor is closed below
-                f"{file} is not a file", hint="name the bundle: a file that `journaltrack bundle` made"
+                f"{file} is not a file",
+                hint="name the bundle: a file that `journaltrack bundle` made",
             )
         return Bundle(file, descriptor)
     except OSError as error:
         os.close(descriptor)
         raise BundleDamagedError(
-            f"{file} can't be read: {error.strerror}", hint="check the disk (dmesg), or copy the bundle again"
+            f"{file} can't be read: {error.strerror}",
+            hint="check the disk (dmesg), or copy the bundle again",
         ) from error
     except BaseException:
         os.close(descriptor)
@@ -117,7 +128,12 @@ class Bundle:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Close the file."""
         self.close()
 
@@ -140,9 +156,16 @@ class Bundle:
         with Copier() as copier:
             for member in (self._layout.database, *self._layout.blobs()):
                 os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
-                self._compare(member, copier.digest(self._descriptor, member.size_bytes, lambda view: tell(len(view))))
+                self._compare(
+                    member,
+                    copier.digest(
+                        self._descriptor, member.size_bytes, lambda view: tell(len(view))
+                    ),
+                )
 
-    def extract(self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None) -> Path:
+    def extract(
+        self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None
+    ) -> Path:
         """Make a journal's folder of it. Everything is proved while it is copied.
 
         The folder is hidden (``.NAME.partial``) until everything is on the disk; after any failure
@@ -163,7 +186,11 @@ class Bundle:
         """
         folder = paths.expanded(into).absolute()
         tell = self._counting(on_progress)
-        with _explained(folder), _new_folder(folder, self._layout.size_bytes) as partial, Copier() as copier:
+        with (
+            _explained(folder),
+            _new_folder(folder, self._layout.size_bytes) as partial,
+            Copier() as copier,
+        ):
             spool = partial / paths.SPOOL
             _make_folder(spool)
             for member in self._layout.blobs():
@@ -187,8 +214,13 @@ class Bundle:
         """Check that the database is that of the journal that the manifest names."""
         try:
             with report.opened(folder) as journal:
-                if (journal.journal_id, journal.last_seq()) != (self.manifest.journal_id, self.manifest.last_seq):
-                    _damaged(self.path, "the database in it is not the one that its manifest describes")
+                if (journal.journal_id, journal.last_seq()) != (
+                    self.manifest.journal_id,
+                    self.manifest.last_seq,
+                ):
+                    _damaged(
+                        self.path, "the database in it is not the one that its manifest describes"
+                    )
                 self.check_contents(journal.database)
         except JournalOutdatedError:
             # Opening it for writing upgrades it.
@@ -203,12 +235,22 @@ class Bundle:
             BundleDamagedError: Some are missing: what is pending could never be delivered from it.
         """
         known = {str(sha256) for (sha256,) in database.read("SELECT sha256 FROM blob")}
-        missing = (needed_contents(database) & known) - self.manifest.blobs.keys() - (self.manifest.damaged or {}).keys()
+        missing = (
+            (needed_contents(database) & known)
+            - self.manifest.blobs.keys()
+            - (self.manifest.damaged or {}).keys()
+        )
         if missing:
             named = ", ".join(sorted(missing)[:_NAMED_MAX])
-            _damaged(self.path, f"it leaves out {len(missing)} contents of artifacts that are not delivered ({named})")
+            _damaged(
+                self.path,
+                f"it leaves out {len(missing)} contents of artifacts that are not delivered "
+                f"({named})",
+            )
 
-    def _write(self, copier: Copier, member: Member, path: Path, tell: Callable[[int], object]) -> None:
+    def _write(
+        self, copier: Copier, member: Member, path: Path, tell: Callable[[int], object]
+    ) -> None:
         with _created(path) as file:
 
             def write(view: memoryview) -> None:
@@ -245,7 +287,12 @@ class Bundle:
         size_bytes = layouts.manifest_size(begin)
         if size_bytes is None:
             cut = layouts.is_first(begin) and len(begin) < BLOCK_BYTES
-            _damaged(self.path, f"it ends after {len(begin)} bytes, in its first header" if cut else "it is no bundle")
+            _damaged(
+                self.path,
+                f"it ends after {len(begin)} bytes, in its first header"
+                if cut
+                else "it is no bundle",
+            )
         data = self._read(BLOCK_BYTES, size_bytes)
         if len(data) < size_bytes and self.size_bytes < BLOCK_BYTES + size_bytes:
             _damaged(self.path, f"it ends after {self.size_bytes} bytes, in its manifest")
@@ -253,7 +300,8 @@ class Bundle:
             layout = Layout(layouts.decode(data, reader_version=__version__))
         except BundleDamagedError as error:
             raise BundleDamagedError(
-                f"{self.path} is not a whole bundle: {error.message}; nothing was taken from it", hint=error.hint
+                f"{self.path} is not a whole bundle: {error.message}; nothing was taken from it",
+                hint=error.hint,
             ) from error
         except BundleTooNewError as error:
             raise BundleTooNewError(f"{self.path}: {error.message}", hint=error.hint) from error
@@ -269,11 +317,17 @@ class Bundle:
         for member in layout.members():
             found = self._read(member.offset, BLOCK_BYTES)
             if not layouts.is_header_of(member, found):
-                _damaged(self.path, f"{member.name} should be at byte {member.offset}, but there it has {layouts.described(found)}")
+                _damaged(
+                    self.path,
+                    f"{member.name} should be at byte {member.offset}, but there it has "
+                    f"{layouts.described(found)}",
+                )
             if self._read(member.content_end, len(member.padding)) != member.padding:
                 _damaged(self.path, f"after {member.name} there are bytes that belong to no member")
         if self._read(layout.sums.content_offset, layout.sums.size_bytes) != layout.sums_bytes:
-            _damaged(self.path, f"{layouts.MANIFEST} does not have the digest that {layouts.SUMS} says")
+            _damaged(
+                self.path, f"{layouts.MANIFEST} does not have the digest that {layouts.SUMS} says"
+            )
         if self._read(layout.sums.end, len(layouts.END)) != layouts.END:
             _damaged(self.path, "its last blocks are not those that end an archive")
 
@@ -281,7 +335,8 @@ class Bundle:
         first = next((m for m in layout.members() if m.end > self.size_bytes), None)
         where = f"; {first.name} is the first incomplete member" if first else ""
         raise BundleDamagedError(
-            f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} bytes{where}; nothing was taken from it",
+            f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} "
+            f"bytes{where}; nothing was taken from it",
             hint=DAMAGED_HINT,
         )
 
@@ -290,7 +345,9 @@ class Bundle:
 
 
 def _damaged(path: Path, what: str) -> NoReturn:
-    raise BundleDamagedError(f"{path} is not a whole bundle: {what}; nothing was taken from it", hint=DAMAGED_HINT)
+    raise BundleDamagedError(
+        f"{path} is not a whole bundle: {what}; nothing was taken from it", hint=DAMAGED_HINT
+    )
 
 
 @contextlib.contextmanager
@@ -299,8 +356,16 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        hint = "free space on that disk" if full else "check the path, its permissions, and the disk (dmesg)"
-        raise BundleError(f"the bundle could not be extracted to {folder}: {error.strerror}; nothing was left there", hint=hint) from error
+        hint = (
+            "free space on that disk"
+            if full
+            else "check the path, its permissions, and the disk (dmesg)"
+        )
+        raise BundleError(
+            f"the bundle could not be extracted to {folder}: {error.strerror}; nothing was left "
+            "there",
+            hint=hint,
+        ) from error
 
 
 @contextlib.contextmanager
@@ -315,15 +380,24 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
         InvalidInputError: Something is there, or there is no folder to make it in.
         BundleError: There is no room, or another process does the same.
     """
-    taken = InvalidInputError(f"{folder} exists and is not an empty folder; it was left as it is", hint="name a new folder")
-    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+    taken = InvalidInputError(
+        f"{folder} exists and is not an empty folder; it was left as it is",
+        hint="name a new folder",
+    )
+    if os.path.lexists(folder) and (
+        folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())
+    ):
         raise taken
     if not folder.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {folder.parent}", hint="create it first, or name another one")
+        raise InvalidInputError(
+            f"there is no folder {folder.parent}", hint="create it first, or name another one"
+        )
     free = shutil.disk_usage(folder.parent).free
     if free < size_bytes:
         raise BundleError(
-            f"the bundle takes {size_bytes} bytes, but {folder.parent} has {free} free; nothing was written", hint="free space there"
+            f"the bundle takes {size_bytes} bytes, but {folder.parent} has {free} free; nothing "
+            "was written",
+            hint="free space there",
         )
     partial = folder.with_name(f".{folder.name[:200]}.partial")
     with contextlib.suppress(FileExistsError):
@@ -333,9 +407,15 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BundleError(f"another process extracts to {folder} now", hint="wait for it, or name another folder") from error
+            raise BundleError(
+                f"another process extracts to {folder} now",
+                hint="wait for it, or name another folder",
+            ) from error
         if os.fstat(lock).st_uid != os.geteuid():
-            raise BundleError(f"{partial} belongs to another user; nothing was written there", hint="name a folder that you own")
+            raise BundleError(
+                f"{partial} belongs to another user; nothing was written there",
+                hint="name a folder that you own",
+            )
         os.fchmod(lock, 0o700)
         try:
             _empty(partial)
@@ -400,7 +480,12 @@ class Arrived:
     known: bool
 
 
-def bring(path: str | os.PathLike[str], *, into: Path | None = None, on_progress: Callable[[Progress], None] = lambda _: None) -> Arrived:
+def bring(
+    path: str | os.PathLike[str],
+    *,
+    into: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Arrived:
     """Unpack a bundle, or add what is new in it to the journal of an earlier bundle.
 
     Args:
@@ -419,7 +504,11 @@ def bring(path: str | os.PathLike[str], *, into: Path | None = None, on_progress
     place = into or paths.home() / FOLDER
     with open_bundle(path) as bundle:
         journal_id = bundle.manifest.journal_id
-        folder = place / (journal_id if _ID.fullmatch(journal_id) else hashlib.sha256(journal_id.encode()).hexdigest())
+        folder = place / (
+            journal_id
+            if _ID.fullmatch(journal_id)
+            else hashlib.sha256(journal_id.encode()).hexdigest()
+        )
         opening.make_folder(place)
         with _alone(folder):
             if not (folder / paths.DATABASE).exists():
@@ -439,13 +528,18 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         LeaseHeldError: Another process unpacks it.
     """
-    descriptor = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(
+        folder.with_name(f".{folder.name}.lock"),
+        os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LeaseHeldError(
-                f"another process unpacks a bundle of this journal into {folder} now; nothing was changed",
+                f"another process unpacks a bundle of this journal into {folder} now; nothing "
+                "was changed",
                 hint="wait until it ends, then sync again",
             ) from error
         yield
@@ -467,14 +561,21 @@ def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress],
         _upgrade(bundle, beside)
         with closing(Journal.open(beside, create=False)) as journal:
             heads = journal.database.read(
-                "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY w.uuid"
+                "SELECT w.uuid, max(a.writer_seq) FROM attestation a "
+                "JOIN writer w ON w.id = a.writer_id GROUP BY w.uuid"
             )
             if heads or journal.database.read(f"SELECT 1 FROM delivery d WHERE {ARRIVED} LIMIT 1"):
                 lease = leases.acquire(journal.database)
                 attestor = Attestor(journal.database, lease)
                 with attestor.transaction() as connection:
                     places = {str(uuid): (1, last) for uuid, last in heads if isinstance(last, int)}
-                    taken.record(connection, attestor, taken.Origin("bundle", bundle.manifest_sha256), places, whole=True)
+                    taken.record(
+                        connection,
+                        attestor,
+                        taken.Origin("bundle", bundle.manifest_sha256),
+                        places,
+                        whole=True,
+                    )
                 lease.release()
         beside.rename(folder)
         paths.fsync(folder.parent)
@@ -482,7 +583,9 @@ def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress],
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> MergeReport:
+def _bring_new(
+    bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]
+) -> MergeReport:
     beside = folder.with_name(f"{folder.name}.{bundle.manifest_sha256[:16]}")
     # A killed run left it: complete, but perhaps not all of it was brought.
     if beside.exists():

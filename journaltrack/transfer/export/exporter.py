@@ -18,7 +18,16 @@ from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.journal import removed, view
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.export.pages import Reader, Selection
-from journaltrack.transfer.export.tables import TABLES, Csv, JsonLines, Page, Parquet, Table, TableName, load
+from journaltrack.transfer.export.tables import (
+    TABLES,
+    Csv,
+    JsonLines,
+    Page,
+    Parquet,
+    Table,
+    TableName,
+    load,
+)
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -117,9 +126,21 @@ def export(
     """
     chosen = _format(to, format)
     if table not in TABLES:
-        raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
-    selection = Selection(component, view.nanoseconds("since", since), view.nanoseconds("until", until))
-    return export_selection([journal], selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)[0]
+        raise InvalidInputError(
+            f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}"
+        )
+    selection = Selection(
+        component, view.nanoseconds("since", since), view.nanoseconds("until", until)
+    )
+    return export_selection(
+        [journal],
+        selection,
+        to=to,
+        table=table,
+        format=chosen,
+        force=force,
+        on_progress=on_progress,
+    )[0]
 
 
 def export_selection(
@@ -161,7 +182,9 @@ def export_selection(
         try:
             for _, journal in named:
                 with view.opened(journal) as own:
-                    rows, unsound, last_seq = _copy(Reader(own, TABLES[table], selection), writer, tell)
+                    rows, unsound, last_seq = _copy(
+                        Reader(own, TABLES[table], selection), writer, tell
+                    )
                     output = None if target is None else str(target)
                     gone = removed.entries(own.database)
                     about = (str(own.path), own.journal_id, output, table, chosen)
@@ -173,7 +196,9 @@ def export_selection(
     return made
 
 
-def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple[Path, _AnyJournal]]:
+def _named(
+    journals: Sequence[_AnyJournal], component: str | None
+) -> list[tuple[Path, _AnyJournal]]:
     """Return the journals that have such a component, and their folders.
 
     All of them can be read: this runs before a byte is written.
@@ -193,7 +218,9 @@ def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple
     return found
 
 
-def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> tuple[int, int, int]:
+def _copy(
+    reader: Reader, writer: _Writer, tell: Callable[[Progress], None]
+) -> tuple[int, int, int]:
     """Copy the rows; return how many, how many unsound, and the last entry."""
     rows = unsound = 0
     tell(Progress(0, reader.last_seq, 0))
@@ -217,12 +244,15 @@ def _format(to: object, chosen: str | None) -> Format:
         if chosen == known:
             return known
     if chosen is not None:
-        raise InvalidInputError(f"there is no format {chosen!r}", hint=f"it is one of {', '.join(FORMATS)}")
+        raise InvalidInputError(
+            f"there is no format {chosen!r}", hint=f"it is one of {', '.join(FORMATS)}"
+        )
     suffix = Path(to).suffix.lower() if isinstance(to, (str, os.PathLike)) else ""
     if suffix not in _FORMAT_OF:
         what = f"the name {Path(to).name}" if isinstance(to, (str, os.PathLike)) else "a stream"
         raise InvalidInputError(
-            f"{what} implies no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
+            f"{what} implies no format",
+            hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}",
         )
     return _FORMAT_OF[suffix]
 

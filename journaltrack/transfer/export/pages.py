@@ -44,18 +44,30 @@ _NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _NONE: Final = type(None)
 _TYPE_OF: Final[dict[str, type]] = {
     **dict.fromkeys(("stream", "kind", "name", "payload", "outcome", "reason"), str),
-    **dict.fromkeys(("seq", "component_id", "step", "timestamp_ns", "recorded_at_ns", "settled_at_ns"), int),
+    **dict.fromkeys(
+        ("seq", "component_id", "step", "timestamp_ns", "recorded_at_ns", "settled_at_ns"), int
+    ),
     **dict.fromkeys(("receipt_id", "writer_id", "writer_seq"), int),
     "value": float,
     "digest": bytes,
 }
 """The type of each column that is read; None is allowed in all of them."""
-_ALLOWED: Final[dict[type, set[type]]] = {str: {str, _NONE}, int: {int, _NONE}, float: {float, int, _NONE}, bytes: {bytes, _NONE}}
+_ALLOWED: Final[dict[type, set[type]]] = {
+    str: {str, _NONE},
+    int: {int, _NONE},
+    float: {float, int, _NONE},
+    bytes: {bytes, _NONE},
+}
 _SHARED: Final[dict[str, tuple[str, dict[str, tuple[str, type]]]]] = {
     "component_id": ("component", {"component": ("name", str)}),
     "receipt_id": (
         "receipt",
-        {"action": ("action", str), "request_id": ("request_id", str), "attempts": ("attempts", int), "error_code": ("error_code", str)},
+        {
+            "action": ("action", str),
+            "request_id": ("request_id", str),
+            "attempts": ("attempts", int),
+            "error_code": ("error_code", str),
+        },
     ),
     "writer_id": (
         "writer",
@@ -167,7 +179,11 @@ class _Gathered:
                 if type(cell) not in _ALLOWED[self._kind]:
                     cells[row] = None
                     notes.add(row, f"{name}: {_shown(cell)}")
-        return [float(cell) if type(cell) is int else cell for cell in cells] if self._kind is float and int in types else list(cells)
+        return (
+            [float(cell) if type(cell) is int else cell for cell in cells]
+            if self._kind is float and int in types
+            else list(cells)
+        )
 
 
 class Reader:
@@ -214,7 +230,10 @@ class Reader:
         database = self._journal.database
         with view.snapshot(database):
             # A window of entries, not of matches: no read is long, however few match.
-            window = "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"
+            window = (
+                "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq > ? AND seq <= ? "
+                "ORDER BY seq LIMIT ?)"
+            )
             end = database.read(window, (after_seq, self.last_seq, PAGE_ROWS))[0][0]
             if end is None:
                 return Page(0, {}, self.last_seq)
@@ -222,7 +241,10 @@ class Reader:
             if not read[0].cells:
                 return Page(0, {}, end)
             notes = Notes()
-            columns: dict[str, Sequence[Any]] = {name: column.column(name, notes) for name, column in zip(self._names, read, strict=True)}
+            columns: dict[str, Sequence[Any]] = {
+                name: column.column(name, notes)
+                for name, column in zip(self._names, read, strict=True)
+            }
             last_seq = end if whole else columns["seq"][-1]
             for name in _SHARED.keys() & columns.keys():
                 columns.update(self._shared(name, columns[name], notes))
@@ -240,11 +262,18 @@ class Reader:
             ]
         columns["journal_id"] = Same(self._journal.journal_id, rows)
         if "digest" in columns:
-            columns["digest"] = [None if digest is None else digest.hex() for digest in columns["digest"]]
+            columns["digest"] = [
+                None if digest is None else digest.hex() for digest in columns["digest"]
+            ]
             columns["text"] = _texts(columns["kind"], columns["payload"])
             columns["superseded"] = [outcome == "superseded" for outcome in columns["outcome"]]
         columns["unsound"] = notes.column(rows)
-        return Page(rows, {column.source: columns[column.source] for column in self._table.columns}, last_seq, len(notes))
+        return Page(
+            rows,
+            {column.source: columns[column.source] for column in self._table.columns},
+            last_seq,
+            len(notes),
+        )
 
     def _read(self, parameters: Sequence[Any]) -> tuple[list[_Gathered], bool]:
         """Return columns of at most ``PAGE_BYTES_MAX``, and whether these are all."""
@@ -262,7 +291,9 @@ class Reader:
                 connection.text_factory = lenient
             return self._fetched(connection, parameters)
 
-    def _fetched(self, connection: sqlite3.Connection, parameters: Sequence[Any]) -> tuple[list[_Gathered], bool]:
+    def _fetched(
+        self, connection: sqlite3.Connection, parameters: Sequence[Any]
+    ) -> tuple[list[_Gathered], bool]:
         columns = [_Gathered(_TYPE_OF[name]) for name in self._names]
         left = PAGE_BYTES_MAX
         cursor = connection.execute(self._sql, parameters)
@@ -277,13 +308,18 @@ class Reader:
             cursor.close()
         return columns, True
 
-    def _shared(self, key: str, ids: Sequence[int | None], notes: Notes) -> dict[str, Sequence[Any]]:
+    def _shared(
+        self, key: str, ids: Sequence[int | None], notes: Notes
+    ) -> dict[str, Sequence[Any]]:
         """Return the columns of the rows that the ids name, one for each id."""
         table, shown = _SHARED[key]
         distinct = set(ids)
         if distinct == {None}:
             return {name: Same(None, len(ids)) for name in shown}
-        cells = ", ".join(f"CASE WHEN length({name}) > {SHARED_CHARS_MAX} THEN x'' ELSE {name} END" for name, _ in shown.values())
+        cells = ", ".join(
+            f"CASE WHEN length({name}) > {SHARED_CHARS_MAX} THEN x'' ELSE {name} END"
+            for name, _ in shown.values()
+        )
         rows = self._journal.database.read(
             f"SELECT id, {cells} FROM {table} WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps([i for i in distinct if i is not None]),),
@@ -292,11 +328,17 @@ class Reader:
         for place, (name, (_, kind)) in enumerate(shown.items(), 1):
             known = {row[0]: row[place] for row in rows if type(row[place]) in {kind, _NONE}}
             wrong = {row[0]: row[place] for row in rows if type(row[place]) not in {kind, _NONE}}
-            found[name] = Same(known.get(ids[0]), len(ids)) if len(distinct) == 1 else list(map(known.get, ids))
+            found[name] = (
+                Same(known.get(ids[0]), len(ids))
+                if len(distinct) == 1
+                else list(map(known.get, ids))
+            )
             if wrong:
                 for row, i in enumerate(ids):
                     if i in wrong:
-                        notes.add(row, f"{name}: {_shown(wrong[i]) if wrong[i] != b'' else 'too long'}")
+                        notes.add(
+                            row, f"{name}: {_shown(wrong[i]) if wrong[i] != b'' else 'too long'}"
+                        )
         return found
 
 
@@ -307,16 +349,24 @@ def _shown(cell: object) -> str:
     return limits.shown(cell) if isinstance(cell, str) else repr(cell)
 
 
-def _states(seqs: Sequence[int], outcomes: Sequence[str | None], flying: view.InFlight) -> Sequence[str | None]:
+def _states(
+    seqs: Sequence[int], outcomes: Sequence[str | None], flying: view.InFlight
+) -> Sequence[str | None]:
     """Return the state of each entry, from its delivery's outcome."""
     distinct = set(outcomes)
     state = {outcome: view.state_of(outcome, flying=False) for outcome in distinct}
-    if None in distinct and any(begin <= seqs[-1] and seqs[0] <= end for begin, end in flying.intervals):
+    if None in distinct and any(
+        begin <= seqs[-1] and seqs[0] <= end for begin, end in flying.intervals
+    ):
         return [
             view.state_of(None, flying=flying.names(seq)) if outcome is None else state[outcome]
             for seq, outcome in zip(seqs, outcomes, strict=True)
         ]
-    return Same(state[outcomes[0]], len(seqs)) if len(distinct) == 1 else list(map(state.__getitem__, outcomes))
+    return (
+        Same(state[outcomes[0]], len(seqs))
+        if len(distinct) == 1
+        else list(map(state.__getitem__, outcomes))
+    )
 
 
 def _texts(kinds: Sequence[str | None], payloads: Sequence[str | None]) -> Sequence[str | None]:
@@ -330,8 +380,14 @@ def _texts(kinds: Sequence[str | None], payloads: Sequence[str | None]) -> Seque
     found: list[str | None] = []
     for kind, payload in zip(kinds, payloads, strict=True):
         members = _TEXTS.get(kind or "", ())
-        detail = view.detail_of(payload) if any(f'"{member}"' in (payload or "") for member in members) else {}
-        text = next((detail[member] for member in members if isinstance(detail.get(member), str)), None)
+        detail = (
+            view.detail_of(payload)
+            if any(f'"{member}"' in (payload or "") for member in members)
+            else {}
+        )
+        text = next(
+            (detail[member] for member in members if isinstance(detail.get(member), str)), None
+        )
         # A lone surrogate is an escape in the payload, and can't be in UTF-8.
         found.append(None if text is None else text.encode(errors="backslashreplace").decode())
     return found
@@ -347,6 +403,10 @@ def _exact(payloads: Sequence[str | None]) -> Sequence[str | None]:
         return payloads
     found: list[str | None] = []
     for payload in payloads:
-        exact = view.detail_of(payload).get("exact") if payload is not None and '"exact"' in payload else None
+        exact = (
+            view.detail_of(payload).get("exact")
+            if payload is not None and '"exact"' in payload
+            else None
+        )
         found.append(exact if isinstance(exact, str) else None)
     return found

@@ -50,7 +50,9 @@ class JsonLines:
         """Write the rows of a page."""
         encode, names = self._encode, self._names
         rows = _rows(self._table, page, {"time": _times, "double": _finite})
-        while lines := [encode(dict(zip(names, row, strict=True))) for row in islice(rows, _ROWS_AT_A_TIME)]:
+        while lines := [
+            encode(dict(zip(names, row, strict=True))) for row in islice(rows, _ROWS_AT_A_TIME)
+        ]:
             lines.append("")
             self._stream.write("\n".join(lines).encode())
 
@@ -103,16 +105,28 @@ class Csv:
 
 def _line(row: tuple[Any, ...]) -> str:
     """Format a line as the csv module does."""
-    cells = ("" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row)
-    return ",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(cell) else cell for cell in cells) + "\r\n"
+    cells = (
+        "" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row
+    )
+    return (
+        ",".join(
+            f'"{cell.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(cell) else cell
+            for cell in cells
+        )
+        + "\r\n"
+    )
 
 
-def _rows(table: Table, page: Page, forms: dict[str, Callable[[Iterable[Any]], Iterable[Any]]]) -> Iterator[tuple[Any, ...]]:
+def _rows(
+    table: Table, page: Page, forms: dict[str, Callable[[Iterable[Any]], Iterable[Any]]]
+) -> Iterator[tuple[Any, ...]]:
     """Return the rows of a page, with columns of some types in another form."""
     if not page.rows:
         return iter(())
     columns = [(column.type, page.columns[column.source]) for column in table.columns]
-    return zip(*(forms[kind](cells) if kind in forms else cells for kind, cells in columns), strict=True)
+    return zip(
+        *(forms[kind](cells) if kind in forms else cells for kind, cells in columns), strict=True
+    )
 
 
 def _finite(cells: Iterable[float | None]) -> Iterator[float | None]:
@@ -210,7 +224,9 @@ class Parquet:
         # Numbers and times hardly repeat: a dictionary of them is dropped again once it is full.
         texts = [column.name for column in table.columns if column.type == "text"]
         self._sink = _Sink(stream)
-        self._file = pa.parquet.ParquetWriter(self._sink, self._schema, compression="snappy", use_dictionary=texts)
+        self._file = pa.parquet.ParquetWriter(
+            self._sink, self._schema, compression="snappy", use_dictionary=texts
+        )
         self._waiting: list[Any] = []
         self._rows = self._bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journaltrack-parquet")
@@ -328,7 +344,9 @@ class Same(Sequence[Any]):
         return self._rows
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
-        return [self.value] * len(range(self._rows)[index]) if isinstance(index, slice) else self.value
+        return (
+            [self.value] * len(range(self._rows)[index]) if isinstance(index, slice) else self.value
+        )
 
     def __iter__(self) -> Iterator[Any]:
         return repeat(self.value, self._rows)
@@ -358,22 +376,53 @@ def _columns(types: str) -> tuple[Column, ...]:
 METRICS: Final = Table(
     "metrics",
     _columns(
-        "journal_id seq:integer component name step:integer value:double exact timestamp:time timestamp_ns:integer "
-        "recorded_at:time recorded_at_ns:integer state unsound"
+        "journal_id seq:integer component name step:integer value:double exact timestamp:time "
+        "timestamp_ns:integer recorded_at:time recorded_at_ns:integer state unsound"
     ),
-    ("e.seq", "e.component_id", "e.name", "e.value", "e.step", "e.timestamp_ns", "e.payload", "e.recorded_at_ns", "d.outcome"),
+    (
+        "e.seq",
+        "e.component_id",
+        "e.name",
+        "e.value",
+        "e.step",
+        "e.timestamp_ns",
+        "e.payload",
+        "e.recorded_at_ns",
+        "d.outcome",
+    ),
     f"AND e.kind = '{vocabulary.METRIC}' ",
 )
 ENTRIES: Final = Table(
     "entries",
     _columns(
-        "journal_id seq:integer component stream kind name value:double text step:integer timestamp:time timestamp_ns:integer payload "
-        "recorded_at:time recorded_at_ns:integer state superseded:flag settled_at:time settled_at_ns:integer reason receipt_id:integer "
-        "action request_id attempts:integer error_code writer writer_seq:integer host user pid:integer program git_commit digest unsound"
+        "journal_id seq:integer component stream kind name value:double text step:integer "
+        "timestamp:time timestamp_ns:integer payload recorded_at:time recorded_at_ns:integer "
+        "state superseded:flag settled_at:time settled_at_ns:integer reason receipt_id:integer "
+        "action request_id attempts:integer error_code writer writer_seq:integer host user "
+        "pid:integer program git_commit digest unsound"
     ),
     (
-        *("e.seq", "e.component_id", "e.stream", "e.kind", "e.name", "e.value", "e.step", "e.timestamp_ns", "e.payload"),
-        *("e.recorded_at_ns", "d.outcome", "d.settled_at_ns", "d.reason", "d.receipt_id", "e.writer_id", "e.writer_seq", "e.digest"),
+        *(
+            "e.seq",
+            "e.component_id",
+            "e.stream",
+            "e.kind",
+            "e.name",
+            "e.value",
+            "e.step",
+            "e.timestamp_ns",
+            "e.payload",
+        ),
+        *(
+            "e.recorded_at_ns",
+            "d.outcome",
+            "d.settled_at_ns",
+            "d.reason",
+            "d.receipt_id",
+            "e.writer_id",
+            "e.writer_seq",
+            "e.digest",
+        ),
     ),
 )
 TABLES: Final[dict[str, Table]] = {table.name: table for table in (METRICS, ENTRIES)}

@@ -1,4 +1,6 @@
-"""A tracker that writes a thousand values at a time: a call that returned may have left nothing behind."""
+"""A tracker that writes a thousand values at a time: a call that returned may have left nothing
+behind.
+"""
 
 import os
 

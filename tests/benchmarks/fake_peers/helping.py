@@ -1,4 +1,6 @@
-"""A tracker with a helper in a session of its own, which writes what the calls hand over; it outlives who is killed alone."""
+"""A tracker with a helper in a session of its own, which writes what the calls hand over; it
+outlives who is killed alone.
+"""
 
 import os
 import subprocess
@@ -16,7 +18,11 @@ time.sleep(600)
 
 
 def start(folder):
-    helper = subprocess.Popen([sys.executable, "-c", _HELPER, f"{folder}/values"], stdin=subprocess.PIPE, start_new_session=True)
+    helper = subprocess.Popen(
+        [sys.executable, "-c", _HELPER, f"{folder}/values"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
     with open(f"{folder}/helper", "w") as file:
         file.write(str(helper.pid))
 
