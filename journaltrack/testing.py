@@ -38,7 +38,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryComponent, MemoryRemote
 from journaltrack.replay.pass_report import PassReport
 from journaltrack.replay.plan.actions import MetricPoint
-from journaltrack.tracking.services import WIRED
+from journaltrack.tracking.settings import WIRED
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.trial_component import TrialComponent, TrialComponentArtifact
 

@@ -47,10 +47,9 @@ from journaltrack.transfer.export.exporter import ExportReport, Format
 from journaltrack.transfer.export.tables import TableName
 from journaltrack.transfer.merge import MergedSource, MergeReport
 from journaltrack.transfer.receipts import ReceiptsExported, ReceiptsImported
-from journaltrack.verification.anchors import AnchorsReport
 from journaltrack.verification.diff import Difference
 from journaltrack.verification.expected import Undelivered
-from journaltrack.verification.verifier import Checked, Repair, VerifyReport
+from journaltrack.verification.verifier import AnchorsReport, Checked, Repair, VerifyReport
 
 __all__ = [
     "Anchor",

@@ -39,7 +39,7 @@ def test_one_edge_leads_upwards():
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and re.fullmatch(r"journaltrack\.(app|cli)(\.\w+)+", node.value)
-    } == {("journaltrack/tracking/services.py", "journaltrack.app.composition")}
+    } == {("journaltrack/tracking/settings.py", "journaltrack.app.composition")}
 
 
 def test_every_package_is_installed():

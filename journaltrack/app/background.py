@@ -30,7 +30,7 @@ from journaltrack.util import config
 from journaltrack.watch.breaker import Backoff
 
 if TYPE_CHECKING:
-    from journaltrack.tracking.services import ReplayRequest
+    from journaltrack.tracking.settings import ReplayRequest
     from journaltrack.util.config import Configuration
     from journaltrack.util.deadline import Deadline
     from journaltrack.watch.journal import Delivery, DeliveryRequest

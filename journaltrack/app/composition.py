@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, RemoteError
 from journaltrack.journal.journal import Journal
-from journaltrack.tracking.services import ReplayRequest, Services
+from journaltrack.tracking.settings import ReplayRequest, Services
 from journaltrack.util import paths
 from journaltrack.util.config import AllowConfiguration, Storage
 from journaltrack.util.deadline import Deadline

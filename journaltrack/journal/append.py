@@ -35,14 +35,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError, described
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import provenance, rescue, writer_life
+from journaltrack.journal import provenance, rescue, writers
 from journaltrack.journal.entries import Draft, Entry
 from journaltrack.journal.schema import check, schema
 from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import REFUSED, is_about_values, translated
 from journaltrack.journal.waiting import Call, Waiting
-from journaltrack.journal.writer_life import WriterLife
+from journaltrack.journal.writers import WriterLife
 from journaltrack.util import process
 
 if TYPE_CHECKING:
@@ -750,7 +750,7 @@ class Appender:
         self._checkpoint_seq = 0
         self._head = (0, info.digest)
         self._unsure, self._attempt = False, None
-        self._life = writer_life.hold(self.path, info.uuid)
+        self._life = writers.hold(self.path, info.uuid)
         self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
         # many that append little each: this one might never come to do it

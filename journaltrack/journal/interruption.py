@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from journaltrack.journal import view, writer_life, writers
-from journaltrack.journal.writer_life import WriterFile
+from journaltrack.journal import view, writers
+from journaltrack.journal.writers import WriterFile
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal, LastStatus
@@ -137,7 +137,7 @@ def _files(journal: Journal) -> list[WriterFile]:
 
     A sync that ends a run appends to it.
     """
-    return [file for file in writer_life.look(journal.path) if file.uuid != journal.writer_uuid]
+    return [file for file in writers.look(journal.path) if file.uuid != journal.writer_uuid]
 
 
 def _state(

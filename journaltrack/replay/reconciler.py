@@ -43,7 +43,7 @@ from journaltrack.errors import (
     RemoteError,
 )
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import interruption, queries, writer_life, writers
+from journaltrack.journal import interruption, queries, writers
 from journaltrack.journal.entries import CREATE, LOAD, Entry
 from journaltrack.journal.journal import Journal
 from journaltrack.replay import lease as leases
@@ -217,7 +217,7 @@ def _forget(journal: Journal) -> None:
 
     A writer that began a run in progress keeps its file.
     """
-    for file in writer_life.look(journal.path):
+    for file in writers.look(journal.path):
         if file.alive is False or file.copied:
             statuses = [journal.last_status(component_id) for component_id in file.components]
             begun = [
@@ -226,7 +226,7 @@ def _forget(journal: Journal) -> None:
                 if s is not None and s.in_progress
             ]
             if not any(writer is not None and writer.uuid == file.uuid for writer in begun):
-                writer_life.forget(journal.path, file.uuid)
+                writers.forget(journal.path, file.uuid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,17 @@
-"""Prepare a tracker's start and end: settings, names, journal, final status.
+"""Prepare a tracker's start and end: settings, names, journal, services, final status.
 
 These are the parts of ``tracker`` that need no tracker. Must not know the reconciler, boto3 or SQL.
+
+``Services`` are the callables that need the network or the reconciler. This module implements none
+of them, and the tracker does not know who does. ``WIRED`` finds them in the composition root, which
+the first call of one imports. So a tracker's class is complete wherever it comes from: a worker
+unpickles it by its module.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import secrets
@@ -13,17 +19,20 @@ import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, cast
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import provenance
 from journaltrack.journal.journal import Journal, OnJournalError
-from journaltrack.tracking import sagemaker_job, validation
-from journaltrack.tracking.services import ReplayRequest
+from journaltrack.tracking import validation
 from journaltrack.tracking.sigterm import TerminatedError
-from journaltrack.tracking.trial_component import TrialComponent
+from journaltrack.tracking.trial_component import (
+    TrialComponent,
+    component_of,
+    component_of_this_job,
+)
 from journaltrack.util import config
 from journaltrack.util.config import Configuration, current
 from journaltrack.util.deadline import Deadline
@@ -33,6 +42,74 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.entries import Draft
     from journaltrack.journal.sqlite.connection import Durability
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """A tracker's request for one component of its journal.
+
+    Attributes:
+        journal: The journal's folder.
+        component: The component's name.
+        deadline_s: How long it may take, in seconds.
+        deadline: The same, running since the request. It is cancelled when nobody waits any more.
+        configuration: The configuration when the tracker was created.
+        boto3_session: The caller's session, or None.
+        sagemaker_client: The caller's client, or None.
+    """
+
+    journal: Path
+    component: str
+    deadline_s: float
+    deadline: Deadline
+    configuration: Configuration
+    boto3_session: Any
+    sagemaker_client: Any
+
+
+class Background(Protocol):
+    """A delivery of a journal that runs beside training."""
+
+    def finish(self, request: ReplayRequest) -> None:
+        """Deliver the request within its deadline; end if no other tracker needs it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Callables that need the network or the lease.
+
+    Each may raise anything. The tracker's guard keeps that from training.
+
+    Attributes:
+        replay: Delivers what it can.
+        lookup: Returns whether SageMaker has a component of that name.
+        background: Starts to deliver a journal, for ``sync="background"``.
+        make_room: Removes delivered contents from the spool of the journal in a folder. It stops
+            when that many bytes are free, or when nothing more can be removed. Returns how many
+            bytes it freed.
+    """
+
+    replay: Callable[[ReplayRequest], None] | None = None
+    lookup: Callable[[ReplayRequest], bool] | None = None
+    background: Callable[[ReplayRequest], Background] | None = None
+    make_room: Callable[[Path, int], int] | None = None
+
+
+def _later(service: str) -> Callable[..., Any]:
+    def call(*arguments: object) -> Any:  # noqa: ANN401 - what the service returns
+        return getattr(importlib.import_module("journaltrack.app.composition").SERVICES, service)(
+            *arguments
+        )
+
+    return call
+
+
+WIRED: Final = Services(
+    *(_later(service) for service in ("replay", "lookup", "background", "make_room"))
+)
+"""The services of the composition root."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -193,13 +270,13 @@ def name_to_load(
             "give one of trial_component_name, training_job_name and processing_job_name"
         )
     if training_job is not None:
-        name = sagemaker_job.component_of(training_job, "training")
+        name = component_of(training_job, "training")
     elif processing_job is not None:
-        name = sagemaker_job.component_of(processing_job, "processing")
+        name = component_of(processing_job, "processing")
     if name is not None:
         of_job = training_job is not None or processing_job is not None
         return _lower(validation.entity_name(name, "trial component name")), of_job
-    resolved = sagemaker_job.component_of_this_job()
+    resolved = component_of_this_job()
     if resolved is None:
         raise InvalidInputError(
             "no trial_component_name was given, and this process runs in no SageMaker job",

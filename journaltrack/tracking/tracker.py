@@ -31,11 +31,12 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
-from journaltrack.tracking import artifact_files, sagemaker_job, validation
-from journaltrack.tracking.artifact_files import LeftOut
-from journaltrack.tracking.notices import Notice, Notices, warn
-from journaltrack.tracking.services import WIRED, Background, ReplayRequest, Services
+from journaltrack.tracking import validation, writers
 from journaltrack.tracking.settings import (
+    WIRED,
+    Background,
+    ReplayRequest,
+    Services,
     Settings,
     attached,
     closing_on_error,
@@ -48,13 +49,17 @@ from journaltrack.tracking.settings import (
     settings_of,
 )
 from journaltrack.tracking.sigterm import SigtermStops
-from journaltrack.tracking.trial_component import TrialComponent
+from journaltrack.tracking.trial_component import TrialComponent, component_of_this_job
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.tracking.writers import (
     ArtifactUploader,
     JournalArtifactUploader,
     JournalMetricsWriter,
+    LeftOut,
     MetricsWriter,
+    Notice,
+    Notices,
+    warn,
 )
 from journaltrack.util.config import Redaction
 from journaltrack.util.guard import guarded
@@ -404,9 +409,7 @@ class Tracker:
         media_type: str | None = None,
     ) -> None:
         """Record a local file as an output artifact; see ``log_artifact``."""
-        self._record_kept(
-            [self._keep("output", artifact_files.given(file_path), name, media_type, set())]
-        )
+        self._record_kept([self._keep("output", writers.given(file_path), name, media_type, set())])
 
     def log_input_artifact(
         self,
@@ -415,9 +418,7 @@ class Tracker:
         media_type: str | None = None,
     ) -> None:
         """Record a local file as an input artifact; see ``log_artifact``."""
-        self._record_kept(
-            [self._keep("input", artifact_files.given(file_path), name, media_type, set())]
-        )
+        self._record_kept([self._keep("input", writers.given(file_path), name, media_type, set())])
 
     def log_artifacts(
         self, directory: str | os.PathLike[str], *, direction: Direction = "output"
@@ -435,12 +436,12 @@ class Tracker:
         # Any other direction would be an entry of an unknown kind, which stays pending for ever.
         if direction not in {"input", "output"}:
             raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
-        root = artifact_files.given(directory)
+        root = writers.given(directory)
         if not os.path.isdir(root):  # noqa: PTH112 - never raises
             raise ArtifactError(
                 f"{root} is not a folder", hint="for a file use log_artifact(file_path)"
             )
-        files, left_out = artifact_files.below(root)
+        files, left_out = writers.below(root)
         kept: list[_Kept] = []
         new: set[tuple[str, str | None]] = set()
         for path, name in files:
@@ -451,7 +452,7 @@ class Tracker:
         if not left_out:
             self._record_kept(kept)
             return
-        text = artifact_files.told(root, sorted(left_out), len(kept))
+        text = writers.told(root, sorted(left_out), len(kept))
         if self._settings.strict or not kept:
             raise ArtifactError(text, hint="strict=False records the others" if kept else "")
         self._record_kept(kept, [Notice("folder", text, text)])
@@ -661,10 +662,7 @@ class Tracker:
 
         Then the job owns its status and times.
         """
-        return (
-            sagemaker_job.component_of_this_job()
-            == self.trial_component.trial_component_name.lower()
-        )
+        return component_of_this_job() == self.trial_component.trial_component_name.lower()
 
     def _append(self, drafts: Sequence[Draft], notices: Sequence[Notice] = ()) -> None:
         """Record drafts in one transaction, then give the notices."""

@@ -1,29 +1,181 @@
 """Take a tracker's metrics and files: two small protocols, and their defaults.
 
-The defaults write to the journal.
+The defaults write to the journal. Beside them: warnings about what was recorded, and the files that
+a call names.
+
+Invariant: a warning comes last, after the entry is in the journal. Whoever turns warnings into
+errors (``python -W error``) loses no entry by it.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+import warnings
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsIndex
 
 from journaltrack import limits
-from journaltrack.errors import ArtifactError, JournalError
+from journaltrack.errors import ArtifactError, InvalidTypeError, JournalError, UndeliverableError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.spool.spool import Spool, SpooledBlob, admit, blobs_of_size
 from journaltrack.tracking import validation
-from journaltrack.tracking.notices import Notice
+from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from journaltrack.journal.entries import Draft
     from journaltrack.journal.journal import Journal
     from journaltrack.tracking.trial_component import TrialComponent
+
+_PACKAGE: Final = str(Path(__file__).parent)
+
+
+class Notice(NamedTuple):
+    """Something to tell once for each kind and name."""
+
+    kind: str
+    name: str
+    text: str
+
+
+class Notices:
+    """Tell each notice of one tracker once."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str]] = set()
+
+    def refuse(self, drafts: Iterable[Draft]) -> None:
+        """Refuse, for strict trackers, what AWS could never accept.
+
+        Nothing is recorded by then.
+
+        Raises:
+            UndeliverableError: AWS could never accept one of them.
+        """
+        for draft in drafts:
+            if draft.undeliverable is not None:
+                text = f"{_told_of(draft)}; it was not recorded"
+                hint = "strict=False records it and leaves it out of the delivery"
+                raise UndeliverableError(text, hint=hint)
+
+    def tell(self, drafts: Iterable[Draft], others: Iterable[Notice] = ()) -> None:
+        """Warn of recorded drafts that AWS could never accept, and give other notices."""
+        for draft in drafts:
+            if draft.undeliverable is not None:
+                text = f"{_told_of(draft)}. It is recorded, but will not be delivered"
+                self._tell(Notice(draft.kind, draft.name or "", text))
+        for notice in others:
+            self._tell(notice)
+
+    def _tell(self, notice: Notice) -> None:
+        if notice[:2] not in self._told:
+            # Before the warning, which may be an error.
+            self._told.add(notice[:2])
+            warn(notice.text)
+
+
+def warn(text: str) -> None:
+    """Give a ``JournaltrackWarning`` at the line that called into the package."""
+    frame, level = sys._getframe(), 1  # noqa: SLF001 - how warnings finds it, too
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, JournaltrackWarning, stacklevel=level)
+
+
+def _told_of(draft: Draft) -> str:
+    return f"{draft.kind} {limits.shown(draft.name or '')}: {draft.undeliverable}"
+
+
+_SHOWN_MAX = 5
+
+
+class LeftOut(NamedTuple):
+    """A file or folder that is not recorded, by its name below the root, and why."""
+
+    name: str
+    reason: str
+
+
+class Files(NamedTuple):
+    """The files below a folder: (path, relative name), sorted; and those left out."""
+
+    found: list[tuple[str, str]]
+    left_out: list[LeftOut]
+
+
+def given(path: object) -> str:
+    """Return the path that a caller means.
+
+    ``~`` is the home folder, unless a file of exactly that name exists.
+
+    Raises:
+        InvalidTypeError: It is not a path.
+    """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        kind = type(path).__name__
+        raise InvalidTypeError(
+            f"a path must be a str or os.PathLike, not {kind}; nothing was recorded"
+        )
+    text = os.fsdecode(path)
+    if not text.startswith("~") or os.path.lexists(text):
+        return text
+    return os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises where there is no home
+
+
+def below(root: str) -> Files:
+    """List everything below a folder.
+
+    Links are followed, except to a folder that contains them.
+
+    Raises:
+        ArtifactError: The folder itself can't be read.
+    """
+    found: list[tuple[str, str]] = []
+    left_out: list[LeftOut] = []
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while folders:
+        folder, above = folders.pop()
+        path = os.path.join(root, folder)  # noqa: PTH118 - a name may be any bytes
+        try:
+            status = os.stat(path)  # noqa: PTH116 - as above
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                continue
+            with os.scandir(path) as entries:
+                known = list(entries)
+        except OSError as error:
+            if not folder:
+                text = f"the folder {root} can't be read: {error.strerror}; nothing was recorded"
+                raise ArtifactError(text, hint="check its permissions") from error
+            left_out.append(LeftOut(folder, error.strerror or str(error)))
+            continue
+        for entry in known:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                if entry.is_dir():
+                    folders.append((name, above | {identity}))
+                elif entry.is_file():
+                    found.append((entry.path, name))
+                else:
+                    os.stat(entry.path)  # noqa: PTH116 - says what is wrong with a link
+                    left_out.append(LeftOut(name, "not a regular file"))
+            except OSError as error:
+                left_out.append(LeftOut(name, error.strerror or str(error)))
+    return Files(sorted(found, key=lambda file: file[1].split("/")), sorted(left_out))
+
+
+def told(root: str, left_out: list[LeftOut], recorded: int) -> str:
+    """Say which files of a folder are not recorded, and why. Names 5 at most."""
+    some = "; ".join(f"{limits.shown(each.name)}: {each.reason}" for each in left_out[:_SHOWN_MAX])
+    more = f"; and {len(left_out) - _SHOWN_MAX} more" if len(left_out) > _SHOWN_MAX else ""
+    count = len(left_out)
+    return f"{count} files or folders in {root} are not recorded, {recorded} are: {some}{more}"
 
 
 class MetricsWriter(Protocol):

@@ -7,6 +7,10 @@ Claims are read before the remote is asked. So what a pass sends meanwhile is ex
 missing. Before a component is reported as different, it is asked for again if a request about it
 was sent meanwhile.
 
+Anchors are listed at the remote, and the journal is compared with them. The journal names the
+places where they may be, or the configuration does. The journal's own record of its anchors is no
+proof: whoever removes the journal's end removes that record, too.
+
 Invariant: memory does not grow with the journal. Must not know boto3 or the tracker.
 """
 
@@ -21,14 +25,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal import view
+from journaltrack.journal.chain import ChainProblem
 from journaltrack.journal.queries import last_receipt_id
-from journaltrack.replay.evidence import readback
+from journaltrack.replay.evidence import anchors, readback
 from journaltrack.replay.pass_report import PassReport, Progress, error_to_json
+from journaltrack.reports.proof.check import anchor_problems
+from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util import patterns
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool
 from journaltrack.verification import expected as claiming
-from journaltrack.verification.anchors import AnchorsReport, compare_with_anchors
 from journaltrack.verification.diff import (
     Claims,
     Difference,
@@ -42,6 +48,63 @@ from journaltrack.verification.expected import Undelivered
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
     from journaltrack.replay.remote import Remote, RemoteComponent, RemoteObject
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorsReport:
+    """The result of comparing a journal with its anchors.
+
+    Attributes:
+        documents: How many anchors were found.
+        problems: Where the journal lacks or contradicts what an anchor states; missing anchors.
+        note: Why the remote could not be asked, if so.
+    """
+
+    documents: int = 0
+    problems: tuple[ChainProblem, ...] = ()
+    note: str | None = None
+
+
+def compare_with_anchors(
+    journal: Journal, remote: Remote, *, default_place: bool = False
+) -> AnchorsReport:
+    """Fetch the anchors and compare the journal with them.
+
+    Args:
+        journal: The journal, opened read-only.
+        remote: The remote that holds the anchors.
+        default_place: Look also at the place for journals without artifacts.
+    """
+    known = anchors.last(journal.database)
+    places = anchors.places(journal.database, default=default_place)
+    if known is not None and known.uri is None and not default_place:
+        # Its only anchors are parameters of components.
+        places = []
+    documents: dict[str, bytes] = {}
+    try:
+        for bucket, prefix in places:
+            documents.update(
+                remote.documents(bucket, prefix, anchors.folder_of(journal.journal_id))
+            )
+    except RemoteError as error:
+        return AnchorsReport(len(documents), note=f"{error.code}: {error.message}")
+    with view.snapshot(journal.database):
+        evidence = Evidence()
+        # Called for the gaps that it collects: entries that were removed on the record.
+        attestation_problems(journal.database, evidence)
+        problems = anchor_problems(journal.database, documents, evidence.gaps)
+    if (
+        known is not None
+        and known.uri is not None
+        and not any(known.sha256 in name for name in documents)
+    ):
+        problems.append(
+            ChainProblem(
+                "anchor", f"the newest anchor that the journal knows of is gone: {known.uri}"
+            )
+        )
+    return AnchorsReport(len(documents), tuple(problems))
+
 
 REQUESTS_PER_S: Final = 10.0
 """Our default for requests per second: a check has time, and training's passes come first."""

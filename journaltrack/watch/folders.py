@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from watchdog import events
 from watchdog.observers import Observer
 
-from journaltrack.journal import writer_life
+from journaltrack.journal import writers
 from journaltrack.util import paths
 from journaltrack.util.text import logfmt
 
@@ -217,7 +217,7 @@ def files_of(journal: Path) -> Files | None:
         log = None
     of_log = (log.st_size, log.st_mtime_ns) if log is not None and log.st_size else (0, 0)
     of_database = (database.st_dev, database.st_ino, database.st_size, database.st_mtime_ns)
-    return Files(*of_database, *of_log, dead=writer_life.dead(journal))
+    return Files(*of_database, *of_log, dead=writers.dead(journal))
 
 
 def journals_in(folder: Path, depth: int = DEPTH_MAX) -> Iterator[Path]:

@@ -17,7 +17,7 @@ import journaltrack
 import journaltrack.journal.entries
 import journaltrack.journal.view
 from journaltrack import Journal, Tracker, audit
-from journaltrack.journal import interruption, writer_life
+from journaltrack.journal import interruption, writers
 from journaltrack.reports.component import show
 from journaltrack.reports.status import status
 from tests.faults.conftest import sync_process
@@ -256,7 +256,7 @@ def test_a_fork_leaves_the_parents_proof_alone(folder, training):
     process = training(
         "if os.fork() == 0: os._exit(0)\nos.wait()\nsubprocess.run(['true'])"
     ).ready()
-    lives = [each.alive for each in writer_life.look(folder)]
+    lives = [each.alive for each in writers.look(folder)]
     assert lives == [True]
     assert run_of(folder) == "running"
     process.kill()
@@ -283,7 +283,7 @@ def test_copying_the_journal_does_not_look_like_a_death(folder, training, tmp_pa
     """
     process = training("shutil.copytree(sys.argv[1], sys.argv[1] + '-copy')").ready()
     copy = tmp_path / "journal-copy"
-    assert [each.alive for each in writer_life.look(folder)] == [True]
+    assert [each.alive for each in writers.look(folder)] == [True]
     assert run_of(folder) == "running"
     at, _ = last_entry(copy)
     assert run_of(copy) == "unknown"

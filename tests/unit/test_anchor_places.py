@@ -12,7 +12,7 @@ from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.verification.anchors import compare_with_anchors
+from journaltrack.verification.verifier import compare_with_anchors
 from tests.builders import CREATION, opened
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote

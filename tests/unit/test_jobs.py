@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from journaltrack.tracking import sagemaker_job
+from journaltrack.tracking.trial_component import component_of_this_job
 
 ARN = "arn:aws:sagemaker:eu-west-1:123456789012:{}-job/My-Job"
 
@@ -20,20 +20,20 @@ def config(tmp_path, monkeypatch):
 
 def test_outside_of_a_job_there_is_no_component(config):
     """Neither a variable nor a file: no job."""
-    assert sagemaker_job.component_of_this_job(config) is None
+    assert component_of_this_job(config) is None
 
 
 @pytest.mark.parametrize("kind", ["training", "transform"])
 def test_a_variable_names_the_job(config, monkeypatch, kind):
     """The component of a training or transform job is named after it, in lower case."""
     monkeypatch.setenv(f"{kind.upper()}_JOB_ARN", ARN.format(kind))
-    assert sagemaker_job.component_of_this_job(config) == f"my-job-aws-{kind}-job"
+    assert component_of_this_job(config) == f"my-job-aws-{kind}-job"
 
 
 def test_a_file_names_the_processing_job(config):
     """The component of a processing job is named after it, in lower case."""
     config.write_text(json.dumps({"ProcessingJobArn": ARN.format("processing")}))
-    assert sagemaker_job.component_of_this_job(config) == "my-job-aws-processing-job"
+    assert component_of_this_job(config) == "my-job-aws-processing-job"
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_a_file_names_the_processing_job(config):
 def test_a_file_that_names_no_job_is_no_job(config, text):
     """What can't be read as a job's configuration never breaks the training."""
     config.write_text(text)
-    assert sagemaker_job.component_of_this_job(config) is None
+    assert component_of_this_job(config) is None
 
 
 def test_a_file_that_is_not_utf8_is_no_job(config):
     """Arbitrary bytes never break the training."""
     config.write_bytes(b"\xff\xfe\x00")
-    assert sagemaker_job.component_of_this_job(config) is None
+    assert component_of_this_job(config) is None
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_a_variable_that_names_no_job_gives_way_to_the_file(config, monkeypatch,
     """A malformed ARN is passed over."""
     monkeypatch.setenv("TRAINING_JOB_ARN", arn)
     config.write_text(json.dumps({"ProcessingJobArn": ARN.format("processing")}))
-    assert sagemaker_job.component_of_this_job(config) == "my-job-aws-processing-job"
+    assert component_of_this_job(config) == "my-job-aws-processing-job"

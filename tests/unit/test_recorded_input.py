@@ -27,7 +27,7 @@ from journaltrack.journal import entries
 from journaltrack.reports.component import show
 from journaltrack.reports.entries import each_entry
 from journaltrack.reports.proof.check import verify_chains
-from journaltrack.tracking.services import Services
+from journaltrack.tracking.settings import Services
 from journaltrack.tracking.validation import JournaltrackWarning
 
 LONG = 'x"\\{[' * 1_000_000  # 5 million characters, of which JSON escapes many

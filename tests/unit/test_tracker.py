@@ -22,7 +22,7 @@ from journaltrack.errors import (
     InvalidInputError,
     UndeliverableError,
 )
-from journaltrack.tracking.services import Services
+from journaltrack.tracking.settings import Services
 from journaltrack.tracking.validation import JournaltrackWarning
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.tracking.services import Services
+from journaltrack.tracking.settings import Services
 from tests.patience import FOREVER_S
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from journaltrack import Journal
 from journaltrack.errors import NotAJournalError
-from journaltrack.journal import writer_life
+from journaltrack.journal import writers
 from journaltrack.util import paths
 
 
@@ -21,7 +21,7 @@ from journaltrack.util import paths
 def writer(tmp_path):
     """The uuid of a writer whose lock is free, and what its file says."""
     name = str(uuid.uuid4())
-    life = writer_life.hold(tmp_path, name)
+    life = writers.hold(tmp_path, name)
     life.join(7)
     life.join(8)
     life.leave()
@@ -38,13 +38,13 @@ def rewrite(tmp_path, name, **changes):
 
 def look(tmp_path):
     """The one writer."""
-    (found,) = writer_life.look(tmp_path)
+    (found,) = writers.look(tmp_path)
     return found
 
 
 def test_a_held_lock_is_a_life_and_a_free_one_of_a_living_process_too(tmp_path):
     """The lock proves the life; where it was lost, the process that is seen does."""
-    life = writer_life.hold(tmp_path, str(uuid.uuid4()))
+    life = writers.hold(tmp_path, str(uuid.uuid4()))
     assert look(tmp_path).alive is True
     life.leave()
     assert look(tmp_path).alive is True
@@ -60,7 +60,7 @@ def test_a_free_lock_of_a_process_that_is_gone_is_a_death(tmp_path, writer):
         False,
         {7, 8},
     )
-    assert writer_life.dead(tmp_path) == {writer}
+    assert writers.dead(tmp_path) == {writer}
 
 
 def test_where_the_system_tells_no_start_the_number_must_do(tmp_path, writer):
@@ -125,8 +125,8 @@ def test_a_file_that_says_nothing_proves_nothing(tmp_path, content):
     place = tmp_path / paths.WRITERS
     place.mkdir()
     (place / str(uuid.uuid4())).write_bytes(content)
-    assert writer_life.dead(tmp_path) == set()
-    assert all(not found.alive for found in writer_life.look(tmp_path))
+    assert writers.dead(tmp_path) == set()
+    assert all(not found.alive for found in writers.look(tmp_path))
 
 
 def test_only_files_named_as_writers_are_looked_at(tmp_path):
@@ -136,9 +136,9 @@ def test_only_files_named_as_writers_are_looked_at(tmp_path):
     os.mkfifo(place / str(uuid.uuid4()))
     (place / str(uuid.uuid4())).symlink_to("/etc/passwd")
     (place / "README").write_text("{}\n")
-    assert writer_life.look(tmp_path) == []
+    assert writers.look(tmp_path) == []
     (tmp_path / "victim").write_text("mine")
-    writer_life.forget(tmp_path, "../victim")
+    writers.forget(tmp_path, "../victim")
     assert (tmp_path / "victim").exists()
 
 
@@ -149,7 +149,7 @@ def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "journal" / paths.WRITERS).symlink_to(tmp_path / "victim")
     with pytest.raises(NotAJournalError, match="symbolic link"):
         Journal.open(tmp_path / "journal")
-    assert writer_life.look(tmp_path / "journal") == []
+    assert writers.look(tmp_path / "journal") == []
     assert list((tmp_path / "victim").iterdir()) == []
 
 
@@ -158,16 +158,16 @@ def test_a_folder_that_takes_no_file_costs_the_proof_alone(tmp_path):
     folder = tmp_path / "journal"
     journal = Journal.open(folder)
     (folder / paths.WRITERS).write_text("a file")
-    assert writer_life.hold(folder, str(uuid.uuid4())) is None
+    assert writers.hold(folder, str(uuid.uuid4())) is None
     (folder / paths.WRITERS).unlink()
     journal.close()
 
 
 def test_the_empty_folder_goes_with_the_last_writer(tmp_path):
     """Two writers that end in any order leave neither files nor a folder."""
-    one, other = (writer_life.hold(tmp_path, str(uuid.uuid4())) for _ in range(2))
+    one, other = (writers.hold(tmp_path, str(uuid.uuid4())) for _ in range(2))
     one.end(tmp_path)
-    assert len(writer_life.look(tmp_path)) == 1
+    assert len(writers.look(tmp_path)) == 1
     other.end(tmp_path)
     assert not (tmp_path / paths.WRITERS).exists()
 
@@ -175,7 +175,7 @@ def test_the_empty_folder_goes_with_the_last_writer(tmp_path):
 def test_a_writer_that_ends_removes_no_file_of_another(tmp_path):
     """What has its name by now, and is not its file, stays."""
     name = str(uuid.uuid4())
-    life = writer_life.hold(tmp_path, name)
+    life = writers.hold(tmp_path, name)
     path = tmp_path / paths.WRITERS / name
     path.rename(tmp_path / "moved")
     path.write_text("another")
