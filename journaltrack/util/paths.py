@@ -314,25 +314,34 @@ def fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(target: Path, partial: Path | None = None, *, durable: bool = True) -> Iterator[Path]:
-    """Make a file in a block: it takes its place, or that of another, when the block is left, and
-    is gone after any exception.
+def whole(
+    target: Path, partial: Path | None = None, *, durable: bool = True, force: bool = True
+) -> Iterator[Path]:
+    """Make a file in a block: it takes its place when the block is left, and is gone after any
+    exception.
 
     Args:
         target: Its place.
         partial: Where the block makes it, in the same folder; None: under a name that nobody else
             chooses.
         durable: Wait until it is on the disk: before it gets its name, and after that.
+        force: Replace an existing file, in one step.
 
     Yields:
         ``partial``; the block creates it.
+
+    Raises:
+        InvalidInputError: The place is taken, and ``force`` is not given.
     """
     made = partial or target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.partial")
     try:
         yield made
         if durable:
             fsync(made)
-        made.replace(target)
+        if force:
+            made.replace(target)
+        else:
+            _put(made, target)
         if durable:
             fsync(target.parent)
     finally:
@@ -384,18 +393,10 @@ def whole_file(
     target = {file_target(to, journal, force=force) for journal in journals}.pop()
     _remove_left(target)
     partial, descriptor = _new_partial(target)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield target, stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            if force:
-                partial.replace(target)
-            else:
-                _put(partial, target)
-        fsync(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    # The file stays open, and so locked, until it has its name.
+    with os.fdopen(descriptor, "wb") as stream, whole(target, partial, force=force):
+        yield target, stream
+        stream.flush()
 
 
 def _new_partial(target: Path) -> tuple[Path, int]:
