@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 import warnings
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -301,11 +302,11 @@ def test_check_repairs_the_journal_and_says_what_was_altered(journal):
     """
     assert call("check", journal)[0] == 0
     deliver(journal)
-    with sqlite3.connect(journal / "journal.db") as connection:
+    with closing(sqlite3.connect(journal / "journal.db")) as connection, connection:
         connection.execute("UPDATE mark SET seq = 1000")
     assert call("check", journal)[0] == 4
     assert call("check", "--repair", journal)[0] == 0
-    with sqlite3.connect(journal / "journal.db") as connection:
+    with closing(sqlite3.connect(journal / "journal.db")) as connection, connection:
         connection.execute("DELETE FROM delivery WHERE seq = 2")
     code, printed = call("check", journal, "--json")
     assert code == 8
