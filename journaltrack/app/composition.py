@@ -290,7 +290,7 @@ def run_verify(
             or compared.
         JournalError: The journal can't be read; with ``repair``: or written.
     """
-    from journaltrack.verification import repair as repairing  # noqa: PLC0415
+    from journaltrack.verification.repair import by_bucket  # noqa: PLC0415
     from journaltrack.verification.verifier import Repair, VerifyOptions  # noqa: PLC0415
 
     options, deadline = options or VerifyOptions(), deadline or Deadline()
@@ -311,7 +311,7 @@ def run_verify(
         if not todo or report.halted is not None or deadline.over:
             break
         tried |= {(d.component_id, d.what, d.name) for d in todo}
-        for replaced, some in repairing.by_bucket(todo).items():
+        for replaced, some in by_bucket(todo).items():
             done.reopened += _reopened(journal, report, some)
             storage = connection.storage
             # What another bucket took goes there again.
@@ -370,10 +370,10 @@ def _verified(
 def _reopened(
     journal: str | os.PathLike[str] | None, report: VerifyReport, differences: Sequence[Difference]
 ) -> int:
-    from journaltrack.verification import repair as mending  # noqa: PLC0415
+    from journaltrack.verification.repair import reopen  # noqa: PLC0415
 
     with reconciling(journal) as (opened, lease):
-        return mending.reopen(
+        return reopen(
             opened.database,
             lease,
             differences,
