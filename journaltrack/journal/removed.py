@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.journal.chain import read_body
 from journaltrack.journal.queries import Places
+from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:
     import sqlite3
@@ -321,7 +322,11 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
         ]
     for each, where in found:
         for component, kind, name, points, total, magnitude in database.read(sql, where):
-            key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
+            key = (
+                str(component).lower(),
+                str(kind),
+                text_or_none(name) if kind == "metric" else None,
+            )
             known = each.here.get(key, (0, 0.0, 0.0))
             each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
 
@@ -370,9 +375,9 @@ def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
             if members is not None:
                 yield (
                     [
-                        *(_text(each) for each in (host, user)),
+                        *(text_or_none(each) for each in (host, user)),
                         pid if isinstance(pid, int) else None,
-                        _text(program),
+                        text_or_none(program),
                         str(uuid),
                     ],
                     members,
@@ -412,7 +417,3 @@ def _archive(member: Mapping[str, Any]) -> dict[str, Any]:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -33,6 +33,7 @@ from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.queries import origins
 from journaltrack.journal.view import State
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
+from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
@@ -256,12 +257,14 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
     detail = entry.detail
     if entry.kind == vocabulary.CREATE:
         tags = detail.get("tags")
-        fold.display_name = _text(detail.get("display_name")) or fold.display_name
+        fold.display_name = text_or_none(detail.get("display_name")) or fold.display_name
         fold.tags |= (
             {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
         )
     elif entry.kind == vocabulary.ASSOCIATE:
-        fold.trials[_text(detail.get("experiment")), _text(detail.get("trial"))] = None
+        fold.trials[text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))] = (
+            None
+        )
     elif entry.kind == vocabulary.UPLOAD:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:
@@ -296,7 +299,7 @@ def _status(calls: Sequence[_Called]) -> tuple[Status, str | None]:
     for called in in_order(taken, [called.place for called in taken]):
         merged = merge_status(merged, called.value)
         if called.entry.detail.get("primary"):
-            traceback = _text(called.entry.detail.get("traceback"))
+            traceback = text_or_none(called.entry.detail.get("traceback"))
     return (merged if isinstance(merged, Status) else Status()), traceback
 
 
@@ -307,7 +310,7 @@ def _artifact(
     locations: dict[tuple[str, str | None, str | None], str],
     sizes: dict[str, int],
 ) -> ArtifactView:
-    media_type = _text(entry.detail.get("media_type"))
+    media_type = text_or_none(entry.detail.get("media_type"))
     if isinstance(value, PendingArtifact):
         blob = value.blob
         uri = locations.get((blob.sha256, blob.bucket, blob.prefix))
@@ -337,7 +340,7 @@ def _metrics(journal: Journal, component_id: int, component: str) -> tuple[Metri
     known: dict[str, tuple[int, MetricView]] = {}
     for name, points, not_finite, value, step, timestamp_ns, low, high, payload, last_seq in rows:
         exact = view.detail_of(payload).get("exact")
-        shown = value if value is not None else _text(exact)
+        shown = value if value is not None else text_or_none(exact)
         known[str(name)] = (
             last_seq,
             MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high),
@@ -378,7 +381,3 @@ def _newer(one: tuple[int, MetricView], other: tuple[int, MetricView]) -> tuple[
         maximum=max(high, default=None),
         removed=sum(part.removed for part in parts),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

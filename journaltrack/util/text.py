@@ -60,6 +60,11 @@ _VERSION: Final = re.compile(
 )
 
 
+def text_or_none(value: object) -> str | None:
+    """Return what should be a text, if it is one."""
+    return value if isinstance(value, str) else None
+
+
 def first_words(answer: str | bytes) -> str:
     """Return the first words of a page, on one line and without tags and secrets.
 

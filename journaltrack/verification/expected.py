@@ -40,6 +40,7 @@ from journaltrack.journal.queries import HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
+from journaltrack.util.text import text_or_none
 from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
 
 if TYPE_CHECKING:
@@ -274,10 +275,10 @@ class _Reading:
         self.there = True
         self._shared |= entry.kind == vocabulary.LOAD or bool(detail.get("resume"))
         if entry.kind == vocabulary.CREATE and outcome == "delivered":
-            owner = _text(detail.get("owner"))
+            owner = text_or_none(detail.get("owner"))
             self._owner = self._owner or owner
             self._owners |= {owner} if owner is not None else set()
-            self._display_name = _text(detail.get("display_name")) or self._display_name
+            self._display_name = text_or_none(detail.get("display_name")) or self._display_name
 
     def _add_field(
         self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool
@@ -448,7 +449,3 @@ def _in_spool(spool: Path, sha256: str, size_bytes: object) -> bool:
             return size_bytes is None or os.fstat(file).st_size == size_bytes
     except (OSError, ValueError):
         return False
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
