@@ -79,7 +79,7 @@ class Server:
                     thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
                     self._connections.add(connection)
                     self._threads.add(thread)
-                thread.start()
+                    thread.start()  # before `stop` sees it: it joins all
         finally:
             self._forget_thread()
 
