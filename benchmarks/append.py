@@ -182,16 +182,16 @@ def bare_statements(folder: str, calls: int) -> Values:
 
 def links(folder: str, calls: int) -> Values:
     """The floor of ``log_metrics`` in Python: the digests of its entries, and nothing else."""
-    from journaltrack.journal import entries
+    from journaltrack.journal import vocabulary
 
     Path(folder).mkdir(parents=True)
-    middles = [entries.metric_text("benchmark", f"metric-{n}") for n in range(BATCH)]
-    now_ns, digest = time.time_ns(), entries.chain_start("benchmark")
+    middles = [vocabulary.metric_text("benchmark", f"metric-{n}") for n in range(BATCH)]
+    now_ns, digest = time.time_ns(), vocabulary.chain_start("benchmark")
 
     def link(i: int) -> None:
         nonlocal digest
         for n, middle in enumerate(middles):
-            digest = entries.chain_next_metric(
+            digest = vocabulary.chain_next_metric(
                 digest, i * BATCH + n, middle, 1.0 / (i + n + 1), i, now_ns, now_ns
             )
 
@@ -226,19 +226,19 @@ def bare_in_schema(folder: str, calls: int, durability: str) -> Values:
 
 def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
     """As ``bare_in_schema``, with the entry made at the call: draft, clock, link of the chain."""
-    from journaltrack.journal import entries
+    from journaltrack.journal import vocabulary
     from journaltrack.journal.journal import INSERT_ENTRY
     from journaltrack.journal.schema import schema
 
     connection = _connect(folder, durability)
     schema.create(connection, journal_id="benchmark", now_ns=1, version="0")
-    execute, digest = connection.execute, entries.chain_start("benchmark")
+    execute, digest = connection.execute, vocabulary.chain_start("benchmark")
 
     def write(i: int) -> None:
         nonlocal digest
-        draft = entries.Draft("metric", "metric", "train:loss", 1.0 / (i + 1), i, time.time_ns())
+        draft = vocabulary.Draft("metric", "metric", "train:loss", 1.0 / (i + 1), i, time.time_ns())
         now_ns = time.time_ns()
-        digest = entries.chain_next(digest, i + 1, "benchmark", draft, now_ns, hashlib.sha256)
+        digest = vocabulary.chain_next(digest, i + 1, "benchmark", draft, now_ns, hashlib.sha256)
         execute(INSERT_ENTRY, (1, i + 1, 1, *draft[:7], now_ns, digest))
 
     return _timed(write, calls)

@@ -68,12 +68,12 @@ def make(folder: str, megabytes: int) -> Values:
     """A journal with pending uploads: bytes that do not compress, stored without being hashed
     twice.
     """
-    from journaltrack.journal import entries
+    from journaltrack.journal import vocabulary
     from journaltrack.journal.journal import Journal
 
     journal = Journal.open(Path(folder), create=True)
     component_id = journal.component("benchmark")
-    journal.append(component_id, [entries.create(owner="benchmark-owner")])
+    journal.append(component_id, [vocabulary.create(owner="benchmark-owner")])
     left, number = megabytes, 0
     while left > 0:
         size = min(left, BLOB_MB)
@@ -86,8 +86,12 @@ def make(folder: str, megabytes: int) -> Values:
         journal.append(
             component_id,
             [
-                entries.upload(
-                    f"a{number}", entries.BlobRef(sha256, None, None), len(data), None, f"a{number}"
+                vocabulary.upload(
+                    f"a{number}",
+                    vocabulary.BlobRef(sha256, None, None),
+                    len(data),
+                    None,
+                    f"a{number}",
                 )
             ],
         )

@@ -22,14 +22,14 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     """A journal of one component with a pending create and so many pending points; run it in a
     child process.
     """
-    from journaltrack.journal import entries, provenance
+    from journaltrack.journal import provenance, vocabulary
     from journaltrack.journal.journal import INSERT_ENTRY, Journal
     from journaltrack.journal.schema import schema
 
     now_ns = time.time_ns()
     journal = Journal.open(Path(folder), create=True)
     component_id = journal.component(COMPONENT)
-    journal.append(component_id, [entries.create(owner="benchmark-owner")])
+    journal.append(component_id, [vocabulary.create(owner="benchmark-owner")])
     info = provenance.describe_process(now_ns, journal.journal_id)
     with journal.database.transaction() as connection:
         writer_id = connection.execute(schema.insert_sql("writer"), astuple(info)).lastrowid
@@ -38,7 +38,7 @@ def make(folder: str, metrics: int) -> dict[str, float]:
             digest = info.digest
             for writer_seq in range(1, metrics + 1):
                 draft = point(writer_seq, now_ns + writer_seq * 1000)
-                digest = entries.chain_next(
+                digest = vocabulary.chain_next(
                     digest, writer_seq, COMPONENT, draft, now_ns + writer_seq * 1000, hashlib.sha256
                 )
                 yield (
@@ -73,7 +73,7 @@ def make_copies(folder: Path, metrics: int, copies: int) -> Iterator[Path]:
 
 def point(number: int, timestamp_ns: int) -> Any:
     """A plausible point, as a draft."""
-    from journaltrack.journal.entries import Draft
+    from journaltrack.journal.vocabulary import Draft
 
     return Draft("metric", "metric", NAMES[number % 4], 1.0 / number, number // 4, timestamp_ns)
 

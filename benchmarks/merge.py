@@ -47,7 +47,7 @@ def run(options: Run) -> list[Result]:
 
 def make(folder: str, entries: int) -> Values:
     """The source."""
-    from journaltrack.journal import entries as vocabulary
+    from journaltrack.journal import vocabulary
     from journaltrack.journal.journal import Journal
     from journaltrack.remotes.memory import MemoryRemote
     from journaltrack.replay.reconciler import Reconciler

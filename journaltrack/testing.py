@@ -31,8 +31,7 @@ from unittest import mock
 from journaltrack.app import api
 from journaltrack.app.composition import Connection
 from journaltrack.errors import InvalidInputError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
+from journaltrack.journal import view, vocabulary
 from journaltrack.journal.append import appending_in
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryComponent, MemoryRemote

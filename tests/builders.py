@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from journaltrack import Tracker
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 
 CREATION = vocabulary.create(owner="me")

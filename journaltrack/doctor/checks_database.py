@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.doctor.findings import Check, Finding
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import removed, view
+from journaltrack.journal import removed, view, vocabulary
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken

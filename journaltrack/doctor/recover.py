@@ -25,9 +25,9 @@ from journaltrack.doctor import sqlite_pages
 from journaltrack.doctor.sqlite_pages import Row
 from journaltrack.errors import JournalCorruptError, JournalTooNewError
 from journaltrack.journal import removed
-from journaltrack.journal.entries import description_digest
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import check, schema, tables
+from journaltrack.journal.vocabulary import description_digest
 from journaltrack.replay.evidence.attestations import Scribe, insert_receipt
 from journaltrack.replay.evidence.statements import REPAIR, DeliveryOutcome, Settled, Statement
 from journaltrack.util import paths

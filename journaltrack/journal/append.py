@@ -34,13 +34,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError, described
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import provenance, rescue, writers
-from journaltrack.journal.entries import Draft, Entry
+from journaltrack.journal import provenance, rescue, vocabulary, writers
 from journaltrack.journal.schema import check, schema
 from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import REFUSED, is_about_values, translated
+from journaltrack.journal.vocabulary import Draft, Entry
 from journaltrack.journal.waiting import Call, Waiting
 from journaltrack.journal.writers import WriterLife
 from journaltrack.util import process

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util.intervals import merged

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef, Entry
+from journaltrack.journal import vocabulary
+from journaltrack.journal.vocabulary import BlobRef, Entry
 from journaltrack.util.digest import is_digest
 
 FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts", "status"]

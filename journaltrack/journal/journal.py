@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import opening
+from journaltrack.journal import opening, vocabulary
 from journaltrack.journal.append import INSERT_ENTRY, Appender, OnJournalError
-from journaltrack.journal.entries import Draft, Entry
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
+from journaltrack.journal.vocabulary import Draft, Entry
 from journaltrack.util import paths
 
 __all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "LastStatus", "OnJournalError"]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from journaltrack._version import __version__
-from journaltrack.journal.entries import description_digest
+from journaltrack.journal.vocabulary import description_digest
 
 GIT_WAIT_S: Final = 0.25
 """Our choice: how many seconds the first append waits for git.

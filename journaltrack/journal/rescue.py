@@ -32,14 +32,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from journaltrack.errors import JournalError, JournalWriteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import opening
+from journaltrack.journal import opening, vocabulary
 from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import Draft
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.journal.vocabulary import Draft
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util import patterns

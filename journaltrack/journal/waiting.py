@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from journaltrack import limits
 from journaltrack.errors import JournalWriteError
-from journaltrack.journal.entries import Draft
+from journaltrack.journal.vocabulary import Draft
 
 
 class Call(NamedTuple):

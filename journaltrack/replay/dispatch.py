@@ -44,7 +44,7 @@ from journaltrack.replay.uploads import IN_FLIGHT_MAX
 from journaltrack.util.threads import Done, Workers
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import Entry
+    from journaltrack.journal.vocabulary import Entry
     from journaltrack.replay.lease import Gate
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.requests import Verdict

@@ -42,10 +42,9 @@ from journaltrack.errors import (
     LeaseHeldError,
     RemoteError,
 )
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import interruption, queries, writers
-from journaltrack.journal.entries import CREATE, LOAD, Entry
+from journaltrack.journal import interruption, queries, vocabulary, writers
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
 from journaltrack.replay import lease as leases
 from journaltrack.replay.dispatch import (
     GROUP_S,

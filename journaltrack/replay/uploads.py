@@ -28,8 +28,8 @@ from journaltrack.replay.plan.pending import pending_at, read_states
 from journaltrack.replay.requests import Job
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import BlobRef
     from journaltrack.journal.journal import Journal
+    from journaltrack.journal.vocabulary import BlobRef
     from journaltrack.replay.dispatch import Course
 
 IN_FLIGHT_MAX: Final = 16

@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import interruption, removed, view
-from journaltrack.journal.entries import Entry
+from journaltrack.journal import interruption, removed, view, vocabulary
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -32,6 +30,7 @@ from journaltrack.journal.fold import (
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.queries import origins
 from journaltrack.journal.view import State
+from journaltrack.journal.vocabulary import Entry
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
 from journaltrack.util.text import text_or_none
 

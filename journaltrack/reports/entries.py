@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import NothingMatchesError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import queries, removed, view
+from journaltrack.journal import queries, removed, view, vocabulary
 from journaltrack.journal.view import InFlight, State
 from journaltrack.util import patterns
 

@@ -29,8 +29,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view, writers
+from journaltrack.journal import view, vocabulary, writers
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import READBACK, REOPEN

@@ -22,8 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import interruption, removed, view
+from journaltrack.journal import interruption, removed, view, vocabulary
 from journaltrack.journal import writers as report_writers
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.queries import PROBLEM, UNSETTLED

@@ -32,8 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack.errors import LeaseHeldError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
+from journaltrack.journal import view, vocabulary
 from journaltrack.journal.queries import ARRIVED, PROBLEM, UNSETTLED
 from journaltrack.journal.removed import PRUNE
 from journaltrack.journal.spool.spool import TEMPORARY, needed_blobs

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import interruption, view
+from journaltrack.journal import interruption, view, vocabulary
 from journaltrack.journal.journal import Journal
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, cast
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import provenance
+from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation
 from journaltrack.tracking.sigterm import TerminatedError
@@ -40,8 +39,8 @@ from journaltrack.util.deadline import Deadline
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journaltrack.journal.entries import Draft
     from journaltrack.journal.sqlite.connection import Durability
+    from journaltrack.journal.vocabulary import Draft
 
 
 @dataclass(frozen=True, slots=True)

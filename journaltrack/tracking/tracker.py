@@ -29,7 +29,7 @@ from journaltrack.errors import (
     InvalidInputError,
     InvalidTypeError,
 )
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation, writers
 from journaltrack.tracking.settings import (
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import SupportsIndex
 
-    from journaltrack.journal.entries import BlobRef, Direction, Draft
     from journaltrack.journal.sqlite.connection import Durability
+    from journaltrack.journal.vocabulary import BlobRef, Direction, Draft
     from journaltrack.tracking.validation import Moment, Number, Parameters
 
 logger = logging.getLogger(__name__)

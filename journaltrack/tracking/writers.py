@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsInde
 
 from journaltrack import limits
 from journaltrack.errors import ArtifactError, InvalidTypeError, JournalError, UndeliverableError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.spool.spool import Spool, SpooledBlob, admit, blobs_of_size
 from journaltrack.tracking import validation
 from journaltrack.tracking.validation import JournaltrackWarning
@@ -29,8 +29,8 @@ from journaltrack.util import paths
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from journaltrack.journal.entries import Draft
     from journaltrack.journal.journal import Journal
+    from journaltrack.journal.vocabulary import Draft
     from journaltrack.tracking.trial_component import TrialComponent
 
 _PACKAGE: Final = str(Path(__file__).parent)

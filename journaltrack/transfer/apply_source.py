@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, Typ
 
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.statements import Group, Named, Said, looked
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, get_args
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import COLUMNS, Chain, across_removed, follow, read_body, take_gaps
 from journaltrack.journal.queries import PROBLEM, Places
 from journaltrack.journal.removed import IS_PRUNE

@@ -25,8 +25,7 @@ from typing import IO, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalTooNewError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
+from journaltrack.journal import view, vocabulary
 from journaltrack.journal.chain import BODY_CHARS_MAX
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema

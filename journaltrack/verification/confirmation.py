@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.verification.diff import Claims, Difference, ObjectClaim, compare_object
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 

@@ -19,7 +19,7 @@ from journaltrack.journal.fold import Artifact, FieldMap, Status
 from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import BlobRef
+    from journaltrack.journal.vocabulary import BlobRef
     from journaltrack.replay.remote import RemoteComponent, RemoteMetric, RemoteObject
 
 Kind: TypeAlias = Literal["missing", "different", "extra", "unknown"]

@@ -20,9 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import queries, removed, view
-from journaltrack.journal.entries import BlobRef, Entry
+from journaltrack.journal import queries, removed, view, vocabulary
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -38,6 +36,7 @@ from journaltrack.journal.fold import (
 )
 from journaltrack.journal.queries import HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
+from journaltrack.journal.vocabulary import BlobRef, Entry
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.util.text import text_or_none

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.queries import ARRIVED
 from journaltrack.replay.evidence.anchors import bucket_used
 from journaltrack.replay.evidence.outcomes import Settlement
@@ -22,8 +22,8 @@ from journaltrack.util.intervals import contains
 from journaltrack.verification.diff import Difference
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import BlobRef
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.journal.vocabulary import BlobRef
     from journaltrack.replay.lease import Lease
 
 _OF_COMPONENT: Final = f"WHERE e.component_id = ? AND {ARRIVED}"

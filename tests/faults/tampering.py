@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease
 from journaltrack.replay.evidence import in_doubt
@@ -113,31 +113,31 @@ def make(folder, *, pending=3):
         first.append(
             a,
             [
-                entries.create(owner="owner", tags={"team": "ü"}),
-                entries.parameter("x", 1.0),
-                entries.parameter("x", 2),
+                vocabulary.create(owner="owner", tags={"team": "ü"}),
+                vocabulary.parameter("x", 1.0),
+                vocabulary.parameter("x", 2),
             ],
         )
         second.append(
             b,
             [
-                entries.create(owner="other"),
-                entries.associate(experiment="e", trial="t"),
-                entries.parameter("big", 2**70 + 1),
+                vocabulary.create(owner="other"),
+                vocabulary.associate(experiment="e", trial="t"),
+                vocabulary.parameter("big", 2**70 + 1),
             ],
         )
         first.append(
             a,
             [
-                entries.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'),
-                entries.status(primary="InProgress", start_ns=clock()),
+                vocabulary.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'),
+                vocabulary.status(primary="InProgress", start_ns=clock()),
             ],
         )
         first.append(
             a,
             [
-                entries.metric("nan", float("nan"), 1, clock()),
-                entries.metric("zero", -0.0, None, clock()),
+                vocabulary.metric("nan", float("nan"), 1, clock()),
+                vocabulary.metric("zero", -0.0, None, clock()),
             ],
         )
         for step in range(8):
@@ -162,10 +162,14 @@ def make(folder, *, pending=3):
             _artifact(third, a, "again.bin", b"golden weights\n")  # the same content
             _artifact(third, b, "other.bin", b"")
             third.append(
-                a, [entries.parameter("x", 3), entries.status(primary="Completed", end_ns=clock())]
+                a,
+                [
+                    vocabulary.parameter("x", 3),
+                    vocabulary.status(primary="Completed", end_ns=clock()),
+                ],
             )
         # refused at once, and left so
-        second.append(b, [entries.metric("never", float("inf"), None, clock())])
+        second.append(b, [vocabulary.metric("never", float("inf"), None, clock())])
         sync()
         _decide(first, clock, b, ["delivered", "quarantined"])
         _release(first, clock, sync, remote, a)
@@ -175,7 +179,7 @@ def make(folder, *, pending=3):
         sync(visible_after_s=900.0)  # the point is in doubt, and stays it
         for step in range(pending):
             first.append_metric(a, "pending", 0.5 + step, step, clock())
-            second.append(b, [entries.parameter(f"p{step}", "pending")])
+            second.append(b, [vocabulary.parameter(f"p{step}", "pending")])
         first.append_metric(a, "unfinished", 1.5, None, clock())
         _begin(first, clock, a)
     return folder
@@ -192,8 +196,8 @@ def _artifact(journal, component, name, content):
     journal.append(
         component,
         [
-            entries.upload(name, ref, blob.size_bytes, media, name),
-            entries.artifact("output", name, ref, media),
+            vocabulary.upload(name, ref, blob.size_bytes, media, name),
+            vocabulary.artifact("output", name, ref, media),
         ],
     )
 

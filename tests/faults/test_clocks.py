@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.remotes.memory import MemoryRemote

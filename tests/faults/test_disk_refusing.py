@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from journaltrack import Tracker, errors
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.reports.proof.check import verify_chains
 from tests.faults import disktrace, power_programs, refusing_programs
@@ -228,7 +228,7 @@ from pathlib import Path
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=True)
 from journaltrack import Tracker, errors
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 warnings.simplefilter("ignore")
 tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", sync="off")
 ballast = folder / "ballast"
@@ -303,7 +303,7 @@ subprocess.run(["mount", "--bind", folder, folder], check=True)
 subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
 from click.testing import CliRunner
 from journaltrack import Tracker, errors
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.cli import main
 for command in (["status"], ["audit"], ["show", "run"], ["check"], ["sync"]):
     result = CliRunner().invoke(main, [*command, "--journal", folder + "/journal"])
@@ -530,7 +530,7 @@ def test_a_page_that_somebody_overwrites(tmp_path, damage):
     script = """
 import sys, warnings
 from journaltrack import Tracker, errors
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 warnings.simplefilter("ignore")
 tracker = Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off")
 for number in range(3000):

@@ -14,8 +14,8 @@ import sys
 import pytest
 
 import journaltrack
-import journaltrack.journal.entries
 import journaltrack.journal.view
+import journaltrack.journal.vocabulary
 from journaltrack import Journal, Tracker, audit
 from journaltrack.journal import interruption, writers
 from journaltrack.reports.component import show
@@ -329,7 +329,7 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_sync_is_not_ended(folder, trai
     journal = Journal.open(folder)
     ((component_id, found),) = interruption.interrupted(journal).items()
     process = training().ready()
-    drafts = [journaltrack.journal.entries.status(primary="Stopped")]
+    drafts = [journaltrack.journal.vocabulary.status(primary="Stopped")]
     assert not journal.append_if(
         lambda: interruption.is_interrupted(journal, component_id, found), component_id, drafts
     )

@@ -18,7 +18,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.doctor.examination import examine
 from journaltrack.errors import JournalBehindError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases

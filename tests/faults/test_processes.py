@@ -52,7 +52,7 @@ def run(code, *arguments):
 
 INTERRUPTED = """
 import random, signal, sqlite3, sys, warnings
-from journaltrack.journal import entries
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 warnings.simplefilter("ignore")
 class Interruption(BaseException): pass
@@ -76,7 +76,7 @@ for interruption in range(int(sys.argv[3])):
         while armed:
             n += 1
             if n % 3: journal.append_metric(component, "m", float(n), None, 1)
-            elif n % 2: journal.append(component, [entries.metric("m", float(n), None, 1), entries.metric("m", n + 0.5, None, 1)])
+            elif n % 2: journal.append(component, [vocabulary.metric("m", float(n), None, 1), vocabulary.metric("m", n + 0.5, None, 1)])
             else: journal.append_metrics(component, [("m", float(n)), ("m", n + 0.5)], None, 1)
             returned.append(float(n))
     except Interruption: pass

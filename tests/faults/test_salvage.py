@@ -17,9 +17,9 @@ from journaltrack import doctor
 from journaltrack.doctor import sqlite_pages
 from journaltrack.doctor.recover import LOST_NAME, salvage
 from journaltrack.errors import JournalCorruptError, JournaltrackError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains

@@ -26,10 +26,10 @@ from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import JournaltrackError
-from journaltrack.journal import entries
+from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import ProblemKind
-from journaltrack.journal.entries import Draft, chain_next
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import Draft, chain_next
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import ADVICE, verify_chains
@@ -561,7 +561,7 @@ def test_a_settlement_of_a_request_of_two_writers_is_missed(tmp_path, seq):
         closing(Journal.open(tmp_path / "j")) as first,
         closing(Journal.open(tmp_path / "j")) as second,
     ):
-        first.append(first.component("a"), [entries.create(owner="owner")])
+        first.append(first.component("a"), [vocabulary.create(owner="owner")])
         for step in range(10):
             (first, second)[step // 5].append_metric(first.component("a"), "loss", 1.0, step, 1)
         Reconciler(first, MemoryRemote(), options=Options()).run()

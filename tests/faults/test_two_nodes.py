@@ -10,7 +10,7 @@ import pytest
 
 import journaltrack
 from journaltrack.app.composition import Connection, run_verify
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.reports.component import show
 from journaltrack.reports.report import audit

@@ -15,11 +15,11 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Intent, Settlement

@@ -153,7 +153,7 @@ def large(tmp_path):
     folder = restore(REVISIONS[-1], tmp_path / "large")
     with closing(Journal.open(folder)) as journal:
         component = journal.component("a")
-        from journaltrack.journal import entries as vocabulary
+        from journaltrack.journal import vocabulary
 
         journal.append(component, [vocabulary.metric("m", float(n), n, 1) for n in range(5_000)])
     return folder

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from journaltrack.errors import JournalTooNewError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import migrate, schema, tables, text
 

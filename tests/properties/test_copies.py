@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler

@@ -25,11 +25,10 @@ from journaltrack import bundle
 from journaltrack.doctor import examine
 from journaltrack.doctor.recover import salvage
 from journaltrack.errors import ComponentMissingError, ErrorKind, InvalidInputError, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import removed
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import removed, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import in_doubt

@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from journaltrack.errors import JournalWriteError, LeaseHeldError, LeaseLostError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import view, vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler

@@ -9,10 +9,10 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import ErrorKind, JournalBehindError, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.transfer.merge import merge

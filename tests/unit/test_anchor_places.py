@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.verification.verifier import compare_with_anchors

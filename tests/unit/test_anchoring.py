@@ -11,11 +11,10 @@ from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import view, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler

@@ -10,9 +10,9 @@ import pytest
 
 from journaltrack import limits
 from journaltrack.errors import JournalWriteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import Draft
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import Draft
 from journaltrack.reports.proof.check import verify_chains
 
 TOO_LARGE = Draft("metric", "metric", "m", 1.0, 1, 2**63)

@@ -14,11 +14,10 @@ from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import writers
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary, writers
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement

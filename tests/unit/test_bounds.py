@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from journaltrack import limits
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
-from journaltrack.journal.entries import (
+from journaltrack.journal import view, vocabulary
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import (
     ASSOCIATE,
     COMPONENT,
     CREATE,
@@ -26,7 +26,6 @@ from journaltrack.journal.entries import (
     BlobRef,
     Draft,
 )
-from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler

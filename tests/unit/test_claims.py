@@ -10,7 +10,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import Status
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.plan.actions import ComponentSpec, Fields

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.fold import Artifact, Status
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.remote import RemoteComponent, RemoteMetric, RemoteObject
 from journaltrack.verification.diff import (
     Claims,

@@ -12,8 +12,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import queries
+from journaltrack.journal import queries, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.evidence import in_doubt as doubting

@@ -26,7 +26,7 @@ from journaltrack.errors import (
     JournalWriteError,
     NotAJournalError,
 )
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import PendingArtifact, Place, Status
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.plan.actions import Change, ComponentState, Update
 from journaltrack.replay.plan.planner import awaited, plan, resolve

@@ -15,10 +15,10 @@ from journaltrack.errors import (
     JournalNotFoundError,
     LeaseHeldError,
 )
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import INSERT_ENTRY, Journal
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor

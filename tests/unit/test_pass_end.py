@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline

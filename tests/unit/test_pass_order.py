@@ -10,9 +10,9 @@ import pytest
 
 from journaltrack import limits
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.plan import pending
 from journaltrack.replay.reconciler import Options, Reconciler
 from tests.builders import opened

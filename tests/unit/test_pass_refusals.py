@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Reconciler
 from tests.failing_remote import FailingRemote

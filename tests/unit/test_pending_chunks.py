@@ -14,8 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import queries
+from journaltrack.journal import queries, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef, Draft, Entry
+from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import Artifact, PendingArtifact, Status
+from journaltrack.journal.vocabulary import BlobRef, Draft, Entry
 from journaltrack.replay.plan import planner as planning
 from journaltrack.replay.plan.actions import (
     Associate,

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import ErrorKind, JournalAlteredError, RemoteError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease

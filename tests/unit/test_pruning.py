@@ -25,7 +25,7 @@ from journaltrack.errors import (
     JournaltrackError,
     LeaseHeldError,
 )
-from journaltrack.journal import entries, removed
+from journaltrack.journal import removed, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
@@ -348,13 +348,13 @@ def test_the_archive_has_exactly_what_is_gone_and_proves_itself(delivered, tmp_p
     )
     digest_before = {writer_seq: digest for _, writer_seq, digest, _ in before.values()}
     for row in rows if suffix == "jsonl" else ():
-        draft = entries.Draft(
+        draft = vocabulary.Draft(
             *(
                 row[key]
                 for key in ("stream", "kind", "name", "value", "step", "timestamp_ns", "payload")
             )
         )
-        digest = entries.chain_next(
+        digest = vocabulary.chain_next(
             digest_before[row["writer_seq"] - 1],
             row["writer_seq"],
             "run",

@@ -9,11 +9,11 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack.cli import main
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases

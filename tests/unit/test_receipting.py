@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError, LeaseHeldError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import attestation_next, attestation_start
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import attestation_next, attestation_start
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from journaltrack import Journal, Tracker, limits
 from journaltrack.cli import main
 from journaltrack.errors import InvalidInputError, InvalidTypeError, UndeliverableError
-from journaltrack.journal import entries
+from journaltrack.journal import vocabulary
 from journaltrack.reports.component import show
 from journaltrack.reports.entries import each_entry
 from journaltrack.reports.proof.check import verify_chains
@@ -474,7 +474,7 @@ def test_logging_content_again_makes_it_young(tmp_path):
     now_ns[0] = 2_000
     journal.append(
         journal.component("run"),
-        [entries.upload("a", entries.BlobRef(sha256, None, None), 3, None, "a")],
+        [vocabulary.upload("a", vocabulary.BlobRef(sha256, None, None), 3, None, "a")],
     )
     assert journal.database.read("SELECT spooled_at_ns FROM blob") == [(2_000,)]
     journal.close()

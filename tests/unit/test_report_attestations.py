@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from journaltrack import Tracker
 from journaltrack.errors import JournalCorruptError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from journaltrack.errors import JournalCorruptError, JournalNotFoundError
-from journaltrack.journal import entries
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import PENDING, low_water_mark, pending_count
 from journaltrack.replay import lease as leases
@@ -312,7 +312,7 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     """A confirmed component, its fields and the places of its blobs are the state that planning
     starts from.
     """
-    blob = entries.BlobRef("a" * 64, None, "prefix")
+    blob = vocabulary.BlobRef("a" * 64, None, "prefix")
     made, updated, uploaded = records.begin(
         [Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])]
     )

@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import pytest
 
 from journaltrack import Journal
-from journaltrack.journal import entries
-from journaltrack.journal.entries import BlobRef, Draft
+from journaltrack.journal import vocabulary
+from journaltrack.journal.vocabulary import BlobRef, Draft
 from journaltrack.tracking.trial_component import (
     TrialComponent,
     TrialComponentArtifact,
@@ -44,12 +44,12 @@ def test_the_last_value_per_name_counts(component):
     component.journal.append(
         component.component_id,
         [
-            entries.create(owner="o", display_name="Shown"),
-            entries.parameter("lr", 0.1),
-            entries.parameter("lr", "low"),
-            entries.artifact("input", "data", "s3://b/1", "text/csv"),
-            entries.artifact("input", "data", "s3://b/2", None),
-            entries.artifact("output", "data", "s3://b/3", None),
+            vocabulary.create(owner="o", display_name="Shown"),
+            vocabulary.parameter("lr", 0.1),
+            vocabulary.parameter("lr", "low"),
+            vocabulary.artifact("input", "data", "s3://b/1", "text/csv"),
+            vocabulary.artifact("input", "data", "s3://b/2", None),
+            vocabulary.artifact("output", "data", "s3://b/3", None),
         ],
     )
     assert component.display_name == "Shown"
@@ -63,9 +63,9 @@ def test_what_can_not_be_delivered_reads_back_too(component):
     component.journal.append(
         component.component_id,
         [
-            entries.parameter("long", "x" * 3_000),
-            entries.parameter("nan", float("nan")),
-            entries.parameter("big", 10**400),
+            vocabulary.parameter("long", "x" * 3_000),
+            vocabulary.parameter("nan", float("nan")),
+            vocabulary.parameter("big", 10**400),
         ],
     )
     assert component.parameters == {"long": "x" * 3_000, "nan": "nan", "big": str(10**400)}
@@ -75,11 +75,11 @@ def test_statuses_merge(component):
     """A start time stays when a later status says nothing of it; times are aware, UTC."""
     component.journal.append(
         component.component_id,
-        [entries.status(primary="InProgress", start_ns=1_700_000_000_123_456_000)],
+        [vocabulary.status(primary="InProgress", start_ns=1_700_000_000_123_456_000)],
     )
     component.journal.append(
         component.component_id,
-        [entries.status(primary="Failed", message="why", end_ns=1_700_000_001 * 10**9)],
+        [vocabulary.status(primary="Failed", message="why", end_ns=1_700_000_001 * 10**9)],
     )
     assert component.status == TrialComponentStatus("Failed", "why")
     assert component.start_time == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=timezone.utc)
@@ -91,7 +91,7 @@ def test_a_logged_file_reads_back_as_its_path_in_the_spool(component):
     sha256 = "ab" * 32
     component.journal.append(
         component.component_id,
-        [entries.artifact("output", "model", BlobRef(sha256, None, None), "text/plain")],
+        [vocabulary.artifact("output", "model", BlobRef(sha256, None, None), "text/plain")],
     )
     expected = component.journal.path / "spool" / "ab" / sha256
     assert component.output_artifacts["model"] == TrialComponentArtifact(
@@ -102,7 +102,10 @@ def test_a_logged_file_reads_back_as_its_path_in_the_spool(component):
 def test_a_crafted_digest_names_no_path(component):
     """A journal from somebody else can't make an artifact's value point outside of its spool."""
     crafted = Draft(
-        "component", "output", "model", payload=entries.encode({"sha256": "../../../../etc/passwd"})
+        "component",
+        "output",
+        "model",
+        payload=vocabulary.encode({"sha256": "../../../../etc/passwd"}),
     )
     component.journal.append(component.component_id, [crafted])
     with pytest.raises(ValueError, match="not a SHA-256"):

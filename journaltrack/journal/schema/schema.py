@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from journaltrack.journal.entries import description_digest
 from journaltrack.journal.schema.text import COLUMNS, DDL, INSERTS
+from journaltrack.journal.vocabulary import description_digest
 
 HEAD: Final = "0003"
 """The revision that this code reads and writes. ``tests/migrations`` compares it with Alembic's.

@@ -24,8 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import provenance
+from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence.follow import JOURNAL, Tables, follow
 from journaltrack.replay.evidence.statements import Statement

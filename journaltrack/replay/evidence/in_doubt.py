@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits
 from journaltrack.journal import removed
-from journaltrack.journal.entries import CREATE, LOAD
 from journaltrack.journal.queries import PROBLEM
+from journaltrack.journal.vocabulary import CREATE, LOAD
 from journaltrack.replay.evidence.attestations import Turns
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.evidence.readback import Account, Doubt, Finding, Group, Known, Reading

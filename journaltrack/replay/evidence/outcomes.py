@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import JournalNotFoundError
-from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.queries import (
     ARRIVED,
     IS_BEFORE,
@@ -35,6 +34,7 @@ from journaltrack.journal.queries import (
     undeliverable,
 )
 from journaltrack.journal.rescue import rescue
+from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.follow import PENDING
 from journaltrack.replay.evidence.statements import (

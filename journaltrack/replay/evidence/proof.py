@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import JournalAlteredError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import (
     COLUMNS,
     Chain,

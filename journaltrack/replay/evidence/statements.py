@@ -21,7 +21,7 @@ from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import BlobRef
+    from journaltrack.journal.vocabulary import BlobRef
     from journaltrack.replay.plan.actions import Run
 
 DeliveryOutcome: TypeAlias = Literal["delivered", "superseded", "quarantined", "in doubt"]

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
-from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.fold import (
     Artifact,
     FieldMap,
@@ -28,6 +27,7 @@ from journaltrack.journal.fold import (
     Status,
     merge_status,
 )
+from journaltrack.journal.vocabulary import BlobRef
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 

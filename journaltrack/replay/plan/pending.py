@@ -27,13 +27,12 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import queries
-from journaltrack.journal.entries import BlobRef, Entry, entry_of
+from journaltrack.journal import queries, vocabulary
 from journaltrack.journal.fold import Part, Place, parts_in_order, value_of
 from journaltrack.journal.journal import SELECT_ENTRY
 from journaltrack.journal.queries import PROBLEM, of_problems, origins
 from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX
+from journaltrack.journal.vocabulary import BlobRef, Entry, entry_of
 from journaltrack.replay.plan.actions import ComponentState, Points
 from journaltrack.util.intervals import ranges_in
 

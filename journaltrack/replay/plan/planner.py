@@ -35,8 +35,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.entries import BlobRef, Entry
+from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -53,6 +52,7 @@ from journaltrack.journal.fold import (
     text_or_none,
     value_of,
 )
+from journaltrack.journal.vocabulary import BlobRef, Entry
 from journaltrack.replay.plan.actions import (
     KEYS_MAX,
     Action,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import (
     ChainProblem,
     Gaps,
@@ -34,8 +34,8 @@ from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.util.intervals import merged, ranges_in, without
 
 if TYPE_CHECKING:
-    from journaltrack.journal.entries import Entry
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.journal.vocabulary import Entry
 
 LISTED_MAX: Final = 100
 """Our limit: problems of one kind in a list; the first ones matter."""

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal import view
+from journaltrack.journal import view, vocabulary
 from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.transfer.export.tables import Page, Same, Table

@@ -27,7 +27,7 @@ from itertools import islice, repeat
 from typing import IO, Any, Final, Literal, TypeAlias
 
 from journaltrack.errors import InvalidInputError
-from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import vocabulary
 from journaltrack.journal.view import iso
 
 _ROWS_AT_A_TIME: Final = 500
