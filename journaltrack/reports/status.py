@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,7 +149,6 @@ def status(
     component: str | None = None,
     since: When | None = None,
     hearsay: bool = False,
-    clock_ns: Callable[[], int] = time.time_ns,
 ) -> JournalStatus:
     """Report where a journal stands.
 
@@ -160,14 +158,13 @@ def status(
         since: Count only entries that a sync with this limit covers; see ``journaltrack.sync``.
         hearsay: Also report what counts as delivered because others say so. This reads all
             attestations if anything was ever taken over.
-        clock_ns: Nanoseconds since the epoch.
 
     Raises:
         JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         found = _status(
-            own, view.matching(own, component), view.nanoseconds("since", since), clock_ns()
+            own, view.matching(own, component), view.nanoseconds("since", since), time.time_ns()
         )
         return (
             replace(found, hearsay=tuple(each.hearsay for each in told(own.database)))

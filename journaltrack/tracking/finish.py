@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
@@ -61,7 +60,6 @@ def finish(
     *,
     message: str | None = None,
     journal: str | os.PathLike[str] | None = None,
-    clock_ns: Callable[[], int] = time.time_ns,
 ) -> Finished:
     """Record how a run ended. The next sync delivers the status.
 
@@ -72,7 +70,6 @@ def finish(
         status: "Stopped", "Failed" or "Completed".
         message: The reason, in one line of at most 1,024 characters.
         journal: The journal's folder; None for the default journal.
-        clock_ns: Returns nanoseconds since the epoch.
 
     Raises:
         InvalidInputError: The component or the status does not exist. Nothing was recorded.
@@ -88,7 +85,7 @@ def finish(
         before = interruption.of_component(opened, row.id, row.name)
         end_ns, last = None, opened.last_status(row.id)
         if before is not None and before.state == "running":
-            end_ns = clock_ns()
+            end_ns = time.time_ns()
         elif before is not None or last is None:
             end_ns = interruption.last_entry_at_ns(opened, row.id)
         text = None if message is None else limits.one_line(message) or None

@@ -99,7 +99,6 @@ def bundle(
     skip_damaged: bool = False,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
-    clock_ns: Callable[[], int] = time.time_ns,
 ) -> BundleReport:
     """Pack a snapshot of a journal and its blobs into one file.
 
@@ -113,7 +112,6 @@ def bundle(
             in the bundle.
         force: Replace the file if it exists.
         on_progress: Called now and then with how many bytes are done, of how many.
-        clock_ns: Nanoseconds since the epoch.
 
     Raises:
         InvalidInputError: The file exists. Nothing was written.
@@ -138,7 +136,6 @@ def bundle(
                 _Target(target, stream.fileno(), file),
                 copier,
                 on_progress or (lambda _: None),
-                clock_ns,
             )
             harmed: dict[str, Harm] = {}
             while True:
@@ -218,7 +215,6 @@ class _Work:
         target: _Target,
         copier: Copier,
         on_progress: Callable[[Progress], None],
-        clock_ns: Callable[[], int],
     ) -> None:
         self._journal = journal
         self._spool = Spool(journal.path / paths.SPOOL)
@@ -227,7 +223,6 @@ class _Work:
         self._target = target
         self._copier = copier
         self._on_progress = on_progress
-        self._clock_ns = clock_ns
         self._done_bytes = self._total_bytes = 0
 
     def write(self, harmed: dict[str, Harm]) -> Layout:
@@ -281,7 +276,7 @@ class _Work:
         os.lseek(taken.descriptor, 0, os.SEEK_SET)
         return Manifest(
             self._journal.journal_id,
-            self._clock_ns(),
+            time.time_ns(),
             __version__,
             layouts.host_of(socket.gethostname()),
             taken.last_seq,
