@@ -36,7 +36,7 @@ from journaltrack import limits
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError, described
 from journaltrack.journal import provenance, rescue, vocabulary, writers
 from journaltrack.journal.schema import check, schema
-from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
+from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, Checkpointer
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import REFUSED, is_about_values, translated
 from journaltrack.journal.vocabulary import Draft, Entry
@@ -497,8 +497,7 @@ class Appender:
             and not self._unsure
             and bool(self._writer_id)
             and self._generation == self.database.generation
-            and self.database.idle
-            and self.database.wal
+            and self.database.takes_statements
             and 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
             and not (self._waits_for_disk and self.database.must_yield)
         )
@@ -752,9 +751,7 @@ class Appender:
         self._life = writers.hold(self.path, info.uuid)
         self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
-        # many that append little each: this one might never come to do it
-        if self.database.log_bytes() > LOG_BYTES:
-            self._checkpointer.wake()
+        self._checkpointer.wake_if_large()
         _appending.add(self)
         # last: an interruption before it lets the next append start again
         self._generation = self.database.generation

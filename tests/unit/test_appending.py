@@ -148,15 +148,15 @@ def test_a_commit_whose_error_came_too_late_is_not_repeated(tmp_path):
                     raise sqlite3.OperationalError("disk I/O error")
                 return cursor
 
-        real = journal.database._connection
-        journal.database._connection = Late(real)
+        real = journal.database._file.connection
+        journal.database._file.connection = Late(real)
         journal.append_metric(run, "m", 2.0, 1, 1)
         with pytest.warns(RuntimeWarning, match="wait in memory"):
             journal.append(
                 run, [vocabulary.metric("m", 3.0, 1, 1), vocabulary.metric("m", 4.0, 1, 1)]
             )
         journal.flush()
-        assert len(journal.database._connection.lost) == 2
-        journal.database._connection = real
+        assert len(journal.database._file.connection.lost) == 2
+        journal.database._file.connection = real
     assert values(tmp_path / "j") == [1.0, 2.0, 3.0, 4.0]
     assert verify_chains(tmp_path / "j") == []

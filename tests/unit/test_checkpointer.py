@@ -123,12 +123,12 @@ def test_a_log_that_can_not_be_written_back_is_no_error_of_the_caller(journal):
     """The thread ends by itself; the appends are in the log, as safe as before."""
     fill(journal, 10)
     before = journal.database.path
-    journal.database.path = before.with_name("missing.db")
+    away = before.rename(before.with_name("away.db"))
     with pytest.raises(JournalError):
         write_back(journal.database)
     journal._checkpointer.wake()
     journal._checkpointer.wait()
-    journal.database.path = before
+    away.rename(before)
     assert len(journal.entries()) == 10
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +36,7 @@ CHECKPOINT_ENTRIES: Final = 1_000
 
 One entry takes about one page of the log, so this is SQLite's own limit.
 """
-LOG_BYTES: Final = CHECKPOINT_ENTRIES * 4_096
+_LOG_BYTES: Final = CHECKPOINT_ENTRIES * 4_096
 """The same limit as a size of the log, for a process that has just started."""
 LOG_PAGES_MAX: Final = 8_192
 """Pages of 4 KiB, 32 MiB in all: the next start after a kill reads them in 30 ms."""
@@ -85,6 +86,22 @@ class Checkpointer:
         except RuntimeError:
             # No thread can start, or the interpreter is exiting: checkpoint here, as SQLite would.
             self._run()
+
+    def wake_if_large(self) -> None:
+        """Start a checkpoint if the log's file is large.
+
+        Many processes that append little each might never wake it. The file is as large as the log
+        ever was since all other connections were closed.
+        """
+        try:
+            is_large = os.stat(f"{self._database.path}-wal").st_size > _LOG_BYTES  # noqa: PTH116 - at the first append of a process
+        except OSError as error:
+            # Without errno it comes from a signal handler (a time-out is an OSError).
+            if error.errno is None:
+                raise
+            return
+        if is_large:
+            self.wake()
 
     def wait(self) -> None:
         """Wait until no checkpoint is running."""
