@@ -129,6 +129,11 @@ class Calls:
         self.tracker.log_metrics({"a": float(number), "b": float(number)})
         self.expected.update([("metric", "a", float(number)), ("metric", "b", float(number))])
 
+    def looked(self):
+        """A point before which the journal's files are looked at, as every 250 ms."""
+        self.tracker._journal._looked_ns = 0
+        self.metric()
+
     def parameters(self):
         number = next(self.numbers)
         self.tracker.log_parameters({"p": float(number), "q": float(number)})
@@ -384,7 +389,7 @@ class TimeUpError(TimeoutError):
 
 
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("outer", ["metric", "metrics", "refused"])
+@pytest.mark.parametrize("outer", ["metric", "metrics", "refused", "looked"])
 def test_an_exception_of_a_handler_is_the_users_and_costs_no_other_call(tmp_path, outer):
     """Raised at any line, it comes out of the call; what the handler had logged is there, and
     nothing else is doubled or lost.

@@ -101,7 +101,10 @@ class Descriptor:
             answer = fcntl.fcntl(
                 self.number, _GET, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *place, 0)
             )
-        except OSError:
+        except OSError as error:
+            # Without errno it comes from a signal handler (a time-out is an OSError).
+            if error.errno is None:
+                raise
             return None
         return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)
 

@@ -133,7 +133,11 @@ class WriteQueue:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # no such locks here, or the folder is gone
+        except OSError as error:
+            # Without errno it comes from a signal handler (a time-out is an OSError).
+            if error.errno is None:
+                raise
+            # No such locks here, or the folder is gone.
             self.close()
             return False
         return True
