@@ -29,7 +29,7 @@ from typing import Final
 from unittest import mock
 
 from journaltrack.app import api
-from journaltrack.app.composition import Connection
+from journaltrack.app.connection import Connection
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.append import appending_in

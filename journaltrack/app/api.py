@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias
 
 from journaltrack import doctor, limits
 from journaltrack.app import composition
-from journaltrack.app.composition import Connection
+from journaltrack.app.connection import Connection, is_attended, limit_of
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import provenance, view
 from journaltrack.remotes.rate_limit import RateLimit
-from journaltrack.replay.evidence import in_doubt as doubts
 from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.in_doubt import decide
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.pass_report import PassReport, Progress
@@ -118,11 +118,9 @@ def sync(
         component: Shell pattern of component names (case does not matter); None: all.
         since: Send only what was recorded then or later, and what creates its components: an
             aware datetime, a timedelta (before now), or nanoseconds since the epoch.
-        create_or_attach: Create loaded components that are missing, attach to foreign ones that
-            exist.
+        create_or_attach: Create missing loaded components, attach to existing foreign ones.
         buckets: Buckets to upload to, by the wrong bucket that each replaces.
-        even_if_behind: Send what is pending even if another copy of the journal was delivered
-            further.
+        even_if_behind: Send even if another copy of the journal was delivered further.
         unproved: Send also what was recorded by processes whose chain of digests does not hold.
         concurrency: Requests in flight.
         deadline_s: Seconds after which no more is sent; None: no limit.
@@ -138,29 +136,22 @@ def sync(
         on_progress: Called now and then, in the calling thread.
 
     Returns:
-        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending``
-        of the report.
+        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending``.
 
     Raises:
         InvalidInputError: An argument is invalid. Nothing was sent.
-        NothingMatchesError: (an InvalidInputError) The journal has no such component or bucket.
-            Nothing was sent.
+        NothingMatchesError: The journal has no such component or bucket. Nothing was sent.
         JournalNotFoundError: There is no journal.
         JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
         LeaseHeldError: Another process reconciles the journal.
         JournalError: The journal can't be read or written.
     """
     deadline = _deadline(deadline_s)
+    _check_buckets(buckets or {})
+    given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
     known, connection = _reach(
-        boto3_session,
-        sagemaker_boto_client,
-        {"profile": profile, "region": region, "endpoint_url": endpoint_url},
-        requests_per_s,
-        concurrency=concurrency,
+        boto3_session, sagemaker_boto_client, given, requests_per_s, concurrency=concurrency
     )
-    if buckets:
-        _check_buckets(buckets)
-        connection = replace(connection, storage=replace(connection.storage, instead=dict(buckets)))
     options = Options(
         component,
         view.nanoseconds("since", since),
@@ -169,6 +160,7 @@ def sync(
         unproved=unproved,
         **known.of_a_pass(),
     )
+    connection = connection.with_buckets(buckets or {})
     return composition.run_pass(journal, connection, options, deadline, on_progress)
 
 
@@ -223,11 +215,7 @@ def verify(
     deadline = _deadline(deadline_s)
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
     known, connection = _reach(
-        boto3_session,
-        sagemaker_boto_client,
-        given,
-        requests_per_s,
-        unless_configured=REQUESTS_PER_S,
+        boto3_session, sagemaker_boto_client, given, requests_per_s, REQUESTS_PER_S
     )
     options = VerifyOptions(
         component,
@@ -263,24 +251,18 @@ def prune(
 ) -> PruneReport:
     """Remove what was delivered before a time from a journal.
 
-    First ask SageMaker and S3: what they do not confirm stays. What is not delivered always stays.
-    docs/retention.md has the policy.
+    Keep what is not delivered, and what SageMaker and S3 do not confirm; see docs/retention.md.
 
     Args:
         journal: As for ``sync``.
-        delivered_before: Remove entries whose delivery was recorded before then; given as
-            ``since`` of ``sync``.
-        blobs_delivered_before: Remove artifacts from the spool whose uploads were all delivered
-            before then.
-        component: As for ``sync``: entries of these components only. Artifacts belong to no
-            component.
-        archive: A new file for the removed entries, in the format of its name. It is on the disk
-            before they are removed.
+        delivered_before: Remove entries delivered before then; given as ``since`` of ``sync``.
+        blobs_delivered_before: Remove artifacts whose uploads were all delivered before then.
+        component: As for ``sync``, for entries: artifacts belong to no component.
+        archive: A new file that gets the entries before they go, in the format of its name.
         compact: Then rewrite the database without its free pages, if nobody else has it open.
         dry_run: Say what would go and what would stay; change nothing, ask nobody.
         unasked: Trust the journal's own record of deliveries, and ask nobody.
-        trust: Ids of bundles, receipts files or journals whose claims of delivery are enough, or
-            "all".
+        trust: Ids of bundles, receipts or journals whose claims of delivery count, or "all".
         deadline_s: Seconds that asking may take; nothing is removed if they are not enough.
         requests_per_s: As for ``verify``.
         profile: As for ``sync``.
@@ -291,36 +273,32 @@ def prune(
         on_progress: As for ``sync``.
 
     Raises:
-        InvalidInputError: No time was given, the archive can't be written there, or an argument
-            is invalid. Nothing was removed.
+        InvalidInputError: No time was given, or an argument is invalid. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: SageMaker or S3 could not be asked. Nothing was removed.
         LeaseHeldError: Another process reconciles the journal.
-        JournalError: The journal can't be read or written. What was removed until then is on the
-            record.
+        JournalError: The journal can't be read or written. What was removed is on the record.
         OSError: The archive can't be written. Nothing was removed.
     """
-    what: dict[str, Any] = {
-        "delivered_before_ns": view.nanoseconds("delivered_before", delivered_before),
-        "blobs_before_ns": view.nanoseconds("blobs_delivered_before", blobs_delivered_before),
-        "component": component,
-        "archive": archive,
-        "compact": compact,
-        "dry_run": dry_run,
-        "trust": (trust,) if isinstance(trust, str) else trust,
-        "on_progress": on_progress,
-    }
-    deadline = _deadline(deadline_s)
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
     known, connection = _reach(
-        boto3_session,
-        sagemaker_boto_client,
-        given,
-        requests_per_s,
-        unless_configured=REQUESTS_PER_S,
+        boto3_session, sagemaker_boto_client, given, requests_per_s, REQUESTS_PER_S
     )
-    options = VerifyOptions(visible_after_s=known.visible_after_s)
-    return composition.run_prune(journal, connection, options, deadline, unasked=unasked, **what)
+    return composition.run_prune(
+        journal,
+        connection,
+        VerifyOptions(visible_after_s=known.visible_after_s),
+        _deadline(deadline_s),
+        unasked=unasked,
+        delivered_before_ns=view.nanoseconds("delivered_before", delivered_before),
+        blobs_before_ns=view.nanoseconds("blobs_delivered_before", blobs_delivered_before),
+        component=component,
+        archive=archive,
+        compact=compact,
+        dry_run=dry_run,
+        trust=(trust,) if isinstance(trust, str) else trust,
+        on_progress=on_progress,
+    )
 
 
 def check(
@@ -362,6 +340,7 @@ def check(
     tell = on_progress or (lambda _: None)
 
     def examined() -> Examination:
+        """Examine the journal once more."""
         found = doctor.examine(
             journal,
             anchors=documents,
@@ -461,9 +440,7 @@ def resolve(
         with composition.reconciling(journal) as (opened, lease):
             ids = view.matching(opened, component)
             attestor = Attestor(opened.database, lease)
-            resolved = doubts.decide(
-                attestor, outcome, reason, None if ids is None else json.loads(ids)
-            )
+            resolved = decide(attestor, outcome, reason, None if ids is None else json.loads(ids))
     return Resolved(before.path, before.journal_id, dry_run, before.in_doubt, resolved)
 
 
@@ -472,7 +449,6 @@ def _reach(
     client: Any,  # noqa: ANN401
     given: dict[str, str | None],
     requests_per_s: float | None,
-    *,
     unless_configured: float = 0.0,
     **others: object,
 ) -> tuple[Configuration, Connection]:
@@ -493,10 +469,9 @@ def _reach(
     if session is not None or client is not None:
         of_a_connection |= given
     per_s = known.requests_per_s or (unless_configured if requests_per_s is None else 0.0)
-    rate_limit = composition.limit_of(per_s) if per_s else RateLimit(0)
-    attended = composition.is_attended()
+    rate_limit = limit_of(per_s) if per_s else RateLimit(0)
     return known, Connection(
-        session, client, rate_limit=rate_limit, attended=attended, **of_a_connection
+        session, client, rate_limit=rate_limit, attended=is_attended(), **of_a_connection
     )
 
 

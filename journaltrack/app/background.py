@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from journaltrack.app import composition
+from journaltrack.app.connection import Connection, probe
 from journaltrack.util import config
 from journaltrack.watch.breaker import Backoff
 
@@ -196,15 +197,15 @@ class _Thread:
     """Run the watcher on a thread of this process."""
 
     def __init__(self, journal: Path, request: ReplayRequest, configuration: Configuration) -> None:
-        from journaltrack.watch.folders import NoEvents  # noqa: PLC0415 - a child imports them, this process need not
+        from journaltrack.watch.folders import NoEvents  # noqa: PLC0415 - a child needs none
         from journaltrack.watch.watcher import Watcher  # noqa: PLC0415
 
-        self._connection = composition.Connection.of(request)
+        self._connection = Connection.of(request)
         self._of_a_pass = configuration.of_a_pass(watching=True)
         self._watcher = Watcher(
             [journal],
             self._deliver,
-            lambda: composition.probe(self._connection),
+            lambda: probe(self._connection),
             configuration.watch,
             events=lambda _: NoEvents(),
             arrivals=False,
@@ -220,7 +221,7 @@ class _Thread:
         self._thread.join(max(_STOP_S, deadline.remaining_s()))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
-        from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - SQLAlchemy, in the first pass
+        from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - in the first pass
 
         return composition.deliver(request, self._connection, Options(**self._of_a_pass))
 

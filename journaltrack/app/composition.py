@@ -7,19 +7,17 @@ is imported when one of them runs, not before.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, RemoteError
+from journaltrack.app.connection import Connection, probe, retrying
+from journaltrack.errors import JournalError, JournalOutdatedError
 from journaltrack.journal.journal import Journal
 from journaltrack.tracking.settings import ReplayRequest, Services
 from journaltrack.util import paths
-from journaltrack.util.config import AllowConfiguration, Storage
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -27,128 +25,19 @@ if TYPE_CHECKING:
 
     from journaltrack.app.background import Background
     from journaltrack.app.one_place import OnePlace
-    from journaltrack.remotes.aws.remote import AwsRemote
-    from journaltrack.remotes.rate_limit import RateLimit
-    from journaltrack.remotes.retry import RetryingRemote
     from journaltrack.replay.lease import Lease
     from journaltrack.replay.pass_report import PassReport, Progress, Work
     from journaltrack.replay.reconciler import Options
     from journaltrack.retention.prune import PruneReport
+    from journaltrack.util.config import AllowConfiguration
     from journaltrack.verification.diff import Difference
     from journaltrack.verification.verifier import VerifyOptions, VerifyReport
     from journaltrack.watch.journal import Delivery, DeliveryRequest
 
 logger = logging.getLogger(__name__)
 
-PROBE_NAME: Final = "journaltrack-probe"
-"""The trial component that a probe asks for; the hoped-for answer is that it does not exist."""
 _REPAIRS_MAX: Final = 3
 """Rounds of a repair: a component made again shows only in the next round which metrics it lost."""
-PROBE_TIMEOUT_S: Final = 5.0
-"""Seconds of silence after which a probe counts the endpoint as down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """Say how to reach the remote.
-
-    Every pass makes its own session from it, and so notices renewed credentials.
-
-    Attributes:
-        boto3_session: Used instead of a new session.
-        sagemaker_client: Used for SageMaker calls; its region, endpoint and credentials serve the
-            other services too.
-        profile: Profile of the AWS configuration.
-        region: AWS region.
-        endpoint_url: One endpoint for all services (a local stand-in).
-        rate_limit: Limits requests per second, shared by all that is made from this connection.
-        allow: What journals may have delivered.
-        attended: Whether a person can be asked for an MFA code; never in a training process or a
-            watcher.
-        storage: How buckets are to keep uploads.
-    """
-
-    boto3_session: Any = None
-    sagemaker_client: Any = None
-    profile: str | None = None
-    region: str | None = None
-    endpoint_url: str | None = None
-    rate_limit: RateLimit | None = None
-    attended: bool = False
-    storage: Storage = field(default_factory=Storage)
-    allow: AllowConfiguration = field(default_factory=AllowConfiguration)
-
-    @classmethod
-    def of(cls, request: ReplayRequest) -> Connection:
-        """Build it from a tracker's request; the caller's session or client wins."""
-        known = request.configuration
-        limit = limit_of(known.requests_per_s)
-        if request.boto3_session is not None or request.sagemaker_client is not None:
-            session, client = request.boto3_session, request.sagemaker_client
-            return cls(
-                session, client, rate_limit=limit, storage=known.storage(), allow=known.allow
-            )
-        return cls(rate_limit=limit, **known.of_a_connection())
-
-    def remote(
-        self, deadline: Deadline, concurrency: int, timeout_s: float | None = None
-    ) -> AwsRemote:
-        """Return a remote for one pass, to be closed after it.
-
-        Args:
-            deadline: Ends every wait.
-            concurrency: Requests in flight.
-            timeout_s: Limits the wait for connections and answers, in seconds; None: the default.
-
-        Raises:
-            RemoteError: boto3 can't be imported.
-        """
-        try:
-            from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S  # noqa: PLC0415
-            from journaltrack.remotes.aws.remote import AwsRemote  # noqa: PLC0415 - imports boto3
-        # A broken installation does not always raise an ImportError.
-        except Exception as error:
-            raise RemoteError(
-                f"boto3 can't be imported: {type(error).__name__}: {error}",
-                kind=ErrorKind.HALT,
-                code="ImportError",
-                hint="reinstall it: pip install --force-reinstall boto3; everything stays "
-                "in the journal until then",
-                everywhere=True,
-            ) from error
-        return AwsRemote(
-            session=self.boto3_session,
-            sagemaker_client=self.sagemaker_client,
-            profile=self.profile,
-            region=self.region,
-            endpoint_url=self.endpoint_url,
-            deadline=deadline,
-            concurrency=concurrency,
-            rate_limit=self.rate_limit,
-            attended=self.attended,
-            storage=self.storage,
-            create_buckets=self.allow.create_buckets,
-            create_experiments=self.allow.create_experiments,
-            connect_timeout_s=CONNECT_TIMEOUT_S
-            if timeout_s is None
-            else min(timeout_s, CONNECT_TIMEOUT_S),
-            read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
-        )
-
-
-def configured_region(profile: str | None = None) -> tuple[str, str] | None:
-    """Return the configured region as ``remotes.aws.clients`` finds it."""
-    from journaltrack.remotes.aws import clients  # noqa: PLC0415 - boto3
-
-    return clients.configured_region(profile)
-
-
-@functools.cache
-def limit_of(requests_per_s: float) -> RateLimit:
-    """Return the limit that all trackers of a process share."""
-    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - only with a replay
-
-    return RateLimit(requests_per_s)
 
 
 def run_pass(
@@ -180,7 +69,7 @@ def run_pass(
         JournalError: The journal can't be read or written.
     """
     from journaltrack.journal.view import matching  # noqa: PLC0415
-    from journaltrack.replay.lease import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay.lease import Gate  # noqa: PLC0415 - not at the tracker's start
     from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
     from journaltrack.reports.entries import check_buckets  # noqa: PLC0415
 
@@ -194,7 +83,7 @@ def run_pass(
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
         gate = Gate(deadline or Deadline())
-        with _retrying(connection, gate, options.concurrency) as remote:
+        with retrying(connection, gate, options.concurrency) as remote:
             reconciler = Reconciler(
                 opened,
                 remote,
@@ -225,37 +114,6 @@ def check_size(journal: Path, allow: AllowConfiguration) -> None:
             hint="raise the limit in the configuration if the journal is yours, else move "
             "the journal away",
         )
-
-
-@contextlib.contextmanager
-def _retrying(
-    connection: Connection, deadline: Deadline, concurrency: int
-) -> Iterator[RetryingRemote]:
-    from journaltrack.remotes.allow import AllowingRemote, Rules  # noqa: PLC0415
-    from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
-
-    aws = connection.remote(deadline, concurrency)
-    try:
-        yield RetryingRemote(
-            AllowingRemote(aws, Rules(connection.allow, connection.storage.instead)),
-            deadline=deadline,
-        )
-    finally:
-        aws.close()
-
-
-def is_attended() -> bool:
-    """Return whether somebody can type an MFA code at the terminal of this process."""
-    try:
-        descriptor = sys.stdin.fileno()
-        return (
-            os.isatty(descriptor)
-            and sys.stderr.isatty()
-            and os.tcgetpgrp(descriptor) == os.getpgrp()
-        )
-    # There is no stdin, it is closed, or something is in its place.
-    except (AttributeError, OSError, ValueError):
-        return False
 
 
 def run_verify(
@@ -313,13 +171,11 @@ def run_verify(
         tried |= {(d.component_id, d.what, d.name) for d in todo}
         for replaced, some in by_bucket(todo).items():
             done.reopened += _reopened(journal, report, some)
-            storage = connection.storage
+            to = connection
             # What another bucket took goes there again.
             if replaced is not None:
-                storage = replace(storage, instead={**storage.instead, replaced[0]: replaced[1]})
-            done.passes.append(
-                _repairing_pass(journal, replace(connection, storage=storage), options, deadline)
-            )
+                to = to.with_buckets({**to.storage.instead, replaced[0]: replaced[1]})
+            done.passes.append(_repairing_pass(journal, to, options, deadline))
         report = _verified(journal, connection, options, deadline, on_progress)
     report.repair = done
     return report
@@ -359,7 +215,7 @@ def _verified(
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        with _retrying(connection, deadline, CONCURRENCY) as remote:
+        with retrying(connection, deadline, CONCURRENCY) as remote:
             return Verifier(
                 opened, remote, options=options, deadline=deadline, on_progress=on_progress
             ).run()
@@ -391,10 +247,10 @@ def reconciling(journal: str | os.PathLike[str] | None) -> Iterator[tuple[Journa
         LeaseHeldError: Another process reconciles the journal.
         JournalError: The journal can't be read or written.
     """
-    from journaltrack.replay import lease as leases  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay.lease import acquire  # noqa: PLC0415 - not at the tracker's start
 
     with contextlib.closing(Journal.open(journal, create=False)) as opened:
-        lease = leases.acquire(opened.database)
+        lease = acquire(opened.database)
         try:
             yield opened, lease
         finally:
@@ -426,7 +282,7 @@ def run_prune(
     deadline: Deadline | None = None,
     *,
     unasked: bool = False,
-    **what: Any,  # noqa: ANN401 - of pruning.prune
+    **what: Any,  # noqa: ANN401 - of prune
 ) -> PruneReport:
     """Remove what was delivered before a time, once the remote confirms it.
 
@@ -442,18 +298,18 @@ def run_prune(
         RemoteError: The remote could not be asked. Nothing was removed.
         JournaltrackError, OSError: As ``journaltrack.retention.prune.prune`` says.
     """
-    from journaltrack.retention import prune as pruning  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.retention.prune import prune  # noqa: PLC0415 - not at the tracker's start
     from journaltrack.verification.confirmation import Confirmation  # noqa: PLC0415
     from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
 
     if unasked or what.get("dry_run"):
-        return pruning.prune(journal, ask=None, **what)
+        return prune(journal, ask=None, **what)
     deadline = deadline or Deadline()
     with (
         contextlib.closing(Journal.open(journal, create=False, read_only=True)) as opened,
-        _retrying(connection, deadline, CONCURRENCY) as remote,
+        retrying(connection, deadline, CONCURRENCY) as remote,
     ):
-        return pruning.prune(journal, ask=Confirmation(opened, remote, options, deadline), **what)
+        return prune(journal, ask=Confirmation(opened, remote, options, deadline), **what)
 
 
 def deliver(
@@ -474,7 +330,7 @@ def deliver(
         JournalError: The journal can't be read or written, another process reconciles it, or
             another copy of it is ahead.
     """
-    from journaltrack.replay import pass_report  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay import pass_report  # noqa: PLC0415 - not at the tracker's start
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
 
     check_size(request.journal, connection.allow)
@@ -503,10 +359,10 @@ def _delivered(
     ``work`` is None for an older journal, which the pass upgrades.
     """
     from journaltrack.replay.pass_report import PassReport  # noqa: PLC0415 - as above
-    from journaltrack.replay.reconciler import Options as ReconcilerOptions  # noqa: PLC0415
+    from journaltrack.replay.reconciler import Options  # noqa: PLC0415
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
 
-    options = options or ReconcilerOptions()
+    options = options or Options()
     if work is not None:
         ending = work.interrupted and options.end_interrupted
         if not ending and (not work.any or work.position == request.unless):
@@ -523,28 +379,6 @@ def _delivered(
         request.deadline,
     )
     return Delivery(report.pending, report.position, report)
-
-
-def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteError | None:
-    """Ask the endpoint once whether it takes the credentials; change nothing.
-
-    Args:
-        connection: How to reach it.
-        deadline: Cancelling it ends the waiting.
-
-    Returns:
-        None if it answers, else why not. An answer that refuses only this request (no permission
-        to describe) counts as an answer.
-    """
-    try:
-        remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
-        try:
-            remote.describe(PROBE_NAME)
-        finally:
-            remote.close()
-    except RemoteError as error:
-        return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
-    return None
 
 
 def replay(request: ReplayRequest) -> None:
@@ -591,7 +425,7 @@ def _lookup(request: ReplayRequest) -> bool:
 
 
 def _make_room(journal: Path, wanted_bytes: int) -> int:
-    from journaltrack.retention.plan import make_room  # noqa: PLC0415 - only where the spool has a limit, and has reached it
+    from journaltrack.retention.plan import make_room  # noqa: PLC0415 - when the spool is full
 
     return make_room(journal, wanted_bytes)
 

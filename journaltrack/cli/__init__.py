@@ -20,12 +20,9 @@ from journaltrack.cli.common import (
     JSON,
     VERBOSE,
     configure_logging,
-    exit_code_of,
-    report_error,
-    told_unheard,
     verbose_option,
 )
-from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, told_unheard
 from journaltrack.cli.output import (
     UnheardError,
     clean,

@@ -1,7 +1,7 @@
 """Implement ``journaltrack audit``: what was recorded, and what became of it.
 
 The command is a group of questions. Without a question it prints the overview: components, totals
-and removals. ``audit_entries`` has the questions about single entries.
+and removals. ``audit_entries`` and ``audit_history`` have the questions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import audit_entries, common, output
+from journaltrack.cli import audit_entries, audit_history, common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.util import patterns
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from journaltrack.journal.removed import Removal
     from journaltrack.journal.writers import WriterRecord
     from journaltrack.replay.evidence.anchors import Anchor
-    from journaltrack.reports.proof.hearsay import Hearsay
-    from journaltrack.reports.report import AuditReport, ComponentAudit, States
+    from journaltrack.reports.report import (
+        AuditReport,
+        ComponentAudit,
+        Problem,
+        ReceiptGroup,
+        States,
+    )
 
 _STATE_COLUMNS = (
     "entries",
@@ -138,18 +143,18 @@ def _overview(journals: Journals, *, component: str | None, as_json: bool) -> Ex
                 f"There is no journal {output.clean(named)}. Did you mean 'journaltrack audit "
                 f"{meant[0]}'?"
             )
-
-    def answer(path: str | None) -> ExitCode:
-        return _report(path, component, as_json=as_json, apart=journals.are_several)
-
-    return each(journals, answer, as_json="document" if as_json else None)
+    return each(
+        journals,
+        lambda path: _report(path, component, as_json=as_json, apart=journals.are_several),
+        as_json="document" if as_json else None,
+    )
 
 
 for _question in (
     audit_entries.entries_command,
     audit_entries.entry_command,
-    audit_entries.history_command,
-    audit_entries.timeline_command,
+    audit_history.history_command,
+    audit_history.timeline_command,
 ):
     command.add_command(_question)
 
@@ -194,7 +199,7 @@ def _print(report: AuditReport) -> None:
     ]
     if report.anchor is not None:
         about.append(("anchored", _anchored(report.anchor)))
-    output.fields(about)
+    tables.fields(about)
     for component in report.components:
         output.say()
         _print_component(component)
@@ -210,7 +215,7 @@ def _print(report: AuditReport) -> None:
             (r.host, r.user, r.processes, r.attestations, *times)
             for r, times in zip(report.reconcilers, moments, strict=True)
         ]
-        output.table("reconciled on", columns, rows)
+        tables.table("reconciled on", columns, rows)
     output.say()
     _table_of_states("totals", ("component",), _totals(report))
     if report.problems_omitted:
@@ -221,7 +226,7 @@ def _print(report: AuditReport) -> None:
     for removal in report.removals:
         output.say(_removal(removal))
     for told in report.hearsay:
-        output.say(hearsay_text(told))
+        output.say(output.hearsay_text(told))
     for begun in report.unfinished:
         output.problem("warning", begun.text, begun.hint)
     totals = report.totals
@@ -232,18 +237,6 @@ def _print(report: AuditReport) -> None:
             f"not all delivered: {totals.delivered} of "
             f"{output.plural(totals.entries, 'entry')}{_UNCHECKED}"
         )
-
-
-def hearsay_text(told: Hearsay) -> str:
-    """Describe what one bundle, file or journal alone claims, as a sentence."""
-    counts = ((told.entries, "entry"), (told.contents, "content"))
-    what = " and ".join(output.plural(count, name) for count, name in counts if count)
-    name = {"bundle": "the bundle", "receipts": "the receipts"}.get(told.kind, "the journal")
-    when = f" (taken over {output.moment(told.at_ns)} by {told.by})" if told.at_ns else ""
-    say = "say" if told.kind == "receipts" else "says"
-    return output.clean(
-        f"hearsay: {what} count as delivered because {name} {told.id[:16]} {say} so{when}"
-    )
 
 
 def _anchored(anchor: Anchor) -> str:
@@ -289,7 +282,7 @@ def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, .
     """
     columns = (*of, *_STATE_COLUMNS)
     zero = [name for place, name in enumerate(columns) if all(row[place] == 0 for row in rows)]
-    output.table(
+    tables.table(
         title,
         columns,
         rows,
@@ -319,29 +312,45 @@ def _counts(states: States) -> tuple[int, ...]:
 
 
 def _print_component(component: ComponentAudit) -> None:
-    confirmed = (
-        f"confirmed {output.moment(component.confirmed_at_ns)}"
-        if component.confirmed_at_ns is not None
-        else "not confirmed yet"
+    tables.fields(_about(component))
+    _table_of_states(
+        "  entries",
+        ("stream", "kind"),
+        [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds],
     )
+    tables.table(
+        "  recorded by",
+        ("host", "user", "pid", "started", "entries", "version", "python", "commit", "program"),
+        [_writer(writer) for writer in component.writers],
+        spare=("commit", "python", "version"),
+    )
+    ids = ("first request id", "last request id")
+    tables.table(
+        "  requests",
+        ("action", "outcome", "requests", "sent", "first", "last", *ids),
+        [_requests(group) for group in component.receipts],
+        spare=("first request id", "first", "last"),
+    )
+    tables.table(
+        "  problems",
+        ("state", "kind", "name", "entries", "first", "last", "code", "request id", "reason"),
+        [_problem(problem) for problem in component.problems],
+    )
+
+
+def _about(component: ComponentAudit) -> list[tuple[str, object]]:
+    """Return what is printed above a component's tables."""
+    confirmed = "not confirmed yet"
+    if component.confirmed_at_ns is not None:
+        confirmed = f"confirmed {output.moment(component.confirmed_at_ns)}"
+    recorded = (component.first_recorded_at_ns, component.last_recorded_at_ns)
+    delivered = (component.first_delivered_at_ns, component.last_delivered_at_ns)
     rows: list[tuple[str, object]] = [
         ("component", component.name),
         ("  origin", f"{', '.join(component.origins) or 'unknown'}; {confirmed}"),
         ("  arn", component.arn),
-        (
-            "  recorded",
-            (
-                f"{output.moment(component.first_recorded_at_ns)} to "
-                f"{output.moment(component.last_recorded_at_ns)}"
-            ),
-        ),
-        (
-            "  delivered",
-            (
-                f"{output.moment(component.first_delivered_at_ns)} to "
-                f"{output.moment(component.last_delivered_at_ns)}"
-            ),
-        ),
+        ("  recorded", " to ".join(map(output.moment, recorded))),
+        ("  delivered", " to ".join(map(output.moment, delivered))),
     ]
     if component.run is not None:
         rows.append(("  run", component.run.text))
@@ -353,82 +362,41 @@ def _print_component(component: ComponentAudit) -> None:
         )
         rows.append(("  pending since", output.cut(why, 1_000)))
     if component.unknown_kinds:
-        rows.append(
-            (
-                "  needs newer",
-                f"kinds that this version can't send: {', '.join(component.unknown_kinds)}",
-            )
-        )
+        kinds = ", ".join(component.unknown_kinds)
+        rows.append(("  needs newer", f"kinds that this version can't send: {kinds}"))
     if component.removed:
-        rows.append(
-            (
-                "  removed",
-                (
-                    f"{output.plural(component.removed, 'entry')}, on the record; no other number "
-                    "here counts them"
-                ),
-            )
-        )
+        gone = output.plural(component.removed, "entry")
+        rows.append(("  removed", f"{gone}, on the record; no other number here counts them"))
     if component.redacted:
-        rows.append(
-            ("  redacted", f"{', '.join(component.redacted)}: the values were not recorded")
-        )
-    output.fields(rows)
-    _table_of_states(
-        "  entries",
-        ("stream", "kind"),
-        [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds],
+        names = ", ".join(component.redacted)
+        rows.append(("  redacted", f"{names}: the values were not recorded"))
+    return rows
+
+
+def _requests(group: ReceiptGroup) -> tuple[object, ...]:
+    return (
+        group.action,
+        group.outcome,
+        group.receipts,
+        group.attempts,
+        output.moment(group.first_started_at_ns),
+        output.moment(group.last_finished_at_ns),
+        group.first_request_id,
+        group.last_request_id,
     )
-    output.table(
-        "  recorded by",
-        ("host", "user", "pid", "started", "entries", "version", "python", "commit", "program"),
-        [_writer(writer) for writer in component.writers],
-        spare=("commit", "python", "version"),
-    )
-    output.table(
-        "  requests",
-        (
-            "action",
-            "outcome",
-            "requests",
-            "sent",
-            "first",
-            "last",
-            "first request id",
-            "last request id",
-        ),
-        [
-            (
-                r.action,
-                r.outcome,
-                r.receipts,
-                r.attempts,
-                output.moment(r.first_started_at_ns),
-                output.moment(r.last_finished_at_ns),
-                r.first_request_id,
-                r.last_request_id,
-            )
-            for r in component.receipts
-        ],
-        spare=("first request id", "first", "last"),
-    )
-    output.table(
-        "  problems",
-        ("state", "kind", "name", "entries", "first", "last", "code", "request id", "reason"),
-        [
-            (
-                p.state,
-                p.kind,
-                p.name,
-                p.entries,
-                p.first_seq,
-                p.last_seq,
-                p.code,
-                p.request_id,
-                output.cut(p.reason or ""),
-            )
-            for p in component.problems
-        ],
+
+
+def _problem(problem: Problem) -> tuple[object, ...]:
+    return (
+        problem.state,
+        problem.kind,
+        problem.name,
+        problem.entries,
+        problem.first_seq,
+        problem.last_seq,
+        problem.code,
+        problem.request_id,
+        output.cut(problem.reason or ""),
     )
 
 

@@ -1,16 +1,17 @@
 """Answer the questions of ``journaltrack audit`` about single entries.
 
-The questions are a list of entries, one entry in full, the history of a key, and the timeline.
+The questions are a list of entries, and one entry in full. ``audit_history`` asks with the same
+filters, and pages as this module does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Form, Journals, about_journals, each
 from journaltrack.errors import InvalidInputError
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
     from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.entries import AuditedEntry, Choice
     from journaltrack.reports.entry import EntryAudit, ReceiptRecord
-    from journaltrack.reports.history import Event, KeyKind, Revision
 
 _Item = TypeVar("_Item")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
-_KEY_KINDS = ("parameter", "input", "output", "status")
 _TERMINAL_LIMIT = 200
 """Lines of a page on a terminal; nobody reads a million."""
 _ENTRY_COLUMNS = (
@@ -43,23 +42,23 @@ _ENTRY_COLUMNS = (
     "writer",
     "reason",
 )
-_VALUE_CHARS_MAX = 60
+VALUE_CHARS_MAX = 60
 _NUMBER_CHARS_MAX = 14
 
 
 _WHEN = common.When()
-_since = click.option(
+since_option = click.option(
     "--since",
     metavar="WHEN",
     type=_WHEN,
     help="Only what was recorded (or happened) since: 2h, 3d (ago), 2026-11-03.",
 )
-_until = click.option(
+until_option = click.option(
     "--until", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) before."
 )
 
 
-def _page_options(command: _Command) -> _Command:
+def page_options(command: _Command) -> _Command:
     """Add the options of questions that list: state, kind, name, times and pages."""
     state = click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
     kind = click.option(
@@ -79,13 +78,13 @@ def _page_options(command: _Command) -> _Command:
     after = click.option(
         "--after", metavar="PLACE", help="Continue after this place, as the page before printed it."
     )
-    return state(kind(name(_since(_until(limit(after(command)))))))
+    return state(kind(name(since_option(until_option(limit(after(command)))))))
 
 
 @click.command("entries", short_help="List every entry, with what became of it.")
 @about_journals
 @common.component_option
-@_page_options
+@page_options
 @common.common_options
 def entries_command(
     journals: Journals,
@@ -104,17 +103,17 @@ def entries_command(
     if after is not None:
         journals.only("--after")
     after_seq = _seq(after)
-
-    def answer(path: str | None) -> ExitCode:
-        return _list_entries(
+    return answered(
+        journals,
+        lambda path: _list_entries(
             path,
-            _choice(path, component, **asked),
-            Page(_limit(limit, as_json)),
+            chosen(path, component, **asked),
+            Page(limit, as_json=as_json),
             after_seq,
             as_json=as_json,
-        )
-
-    return _answered(journals, answer, as_json=as_json)
+        ),
+        as_json=as_json,
+    )
 
 
 @click.command("entry", short_help="Show one entry in full, and every request that carried it.")
@@ -131,80 +130,13 @@ def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode
     return _show_entry(path, number, as_json=as_json)
 
 
-@click.command(
-    "history", short_help="Show every value of a parameter, input, output, or the status."
-)
-@click.argument("name")
-@about_journals
-@common.component_option
-@click.option(
-    "--kind",
-    metavar="KIND",
-    type=click.Choice(_KEY_KINDS),
-    help=f"Only of this kind: {', '.join(_KEY_KINDS)}.",
-)
-@_since
-@_until
-@common.common_options
-def history_command(
-    name: str,
-    journals: Journals,
-    *,
-    component: str | None,
-    as_json: bool,
-    **asked: Any,  # noqa: ANN401 - click's
-) -> ExitCode:
-    """Show every value of NAME and what it changed.
-
-    NAME is a parameter, an input, an output, or `status`.
-    """
-
-    def answer(path: str | None) -> ExitCode:
-        choice = _choice(path, component, key=name, **asked)
-        return _show_history(
-            path, name, cast("KeyKind | None", choice.kind), choice, as_json=as_json
-        )
-
-    return _answered(journals, answer, as_json=as_json)
-
-
-@click.command("timeline", short_help="Show everything that happened, in order.")
-@about_journals
-@common.component_option
-@_page_options
-@common.common_options
-def timeline_command(
-    journals: Journals,
-    *,
-    component: str | None,
-    limit: int | None,
-    after: str | None,
-    as_json: bool,
-    **asked: Any,  # noqa: ANN401 - click's
-) -> ExitCode:
-    """Show everything that happened in each JOURNAL, in order.
-
-    Events are writers, entries, requests, settlements and decisions.
-    """
-    if after is not None:
-        journals.only("--after")
-
-    def answer(path: str | None) -> ExitCode:
-        return _list_timeline(
-            path,
-            _choice(path, component, **asked),
-            Page(_limit(limit, as_json)),
-            after,
-            as_json=as_json,
-        )
-
-    return _answered(journals, answer, as_json=as_json)
-
-
-def _answered(
+def answered(
     journals: Journals, answer: Callable[[str | None], ExitCode], *, as_json: bool
 ) -> ExitCode:
+    """Answer for every journal in turn, under its name if there are several."""
+
     def headed(path: str | None) -> ExitCode:
+        """Answer about one journal, under its name."""
         if journals.are_several and not as_json:
             output.say(output.clean(common.path_of(path)))
         return answer(path)
@@ -213,11 +145,7 @@ def _answered(
     return each(journals, headed, as_json=form)
 
 
-def _limit(limit: int | None, as_json: bool) -> int | None:
-    return _TERMINAL_LIMIT if limit is None and output.on_terminal() and not as_json else limit
-
-
-def _choice(
+def chosen(
     path: str | None,
     component: str | None,
     *,
@@ -276,11 +204,13 @@ def _seq(after: str | None) -> int:
 class Page:
     """Hold items up to a limit, and where the next page begins.
 
-    ``limit`` None means all. ``next_after`` is None at the end.
+    ``limit`` None means all, on a terminal ``_TERMINAL_LIMIT``. ``next_after`` is None at the end.
     """
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None, *, as_json: bool) -> None:
+        is_read = output.on_terminal() and not as_json
+        self._limit = _TERMINAL_LIMIT if limit is None and is_read else limit
+        self._as_json = as_json
         self.next_after: int | str | None = None
 
     def of(self, items: Iterable[_Item], place: Callable[[_Item], int | str]) -> Iterator[_Item]:
@@ -301,11 +231,11 @@ class Page:
         """Return how many items to ask for: one more shows whether there is another page."""
         return None if self._limit is None else self._limit + 1
 
-    def say(self, *, as_json: bool) -> None:
+    def say(self) -> None:
         """Say how to get the next page, if there is one."""
         if self.next_after is None:
             return
-        if as_json:
+        if self._as_json:
             output.print_json_line({"next_after": self.next_after})
         else:
             output.say(f"more follow: repeat the command with --after {self.next_after}")
@@ -343,7 +273,7 @@ def _list_entries(
             {"component", "name", "value", "reason"},
             ("settled", "action", "sent", "writer", "request id", "reason", "recorded", "kind"),
         )
-        output.listing(
+        tables.listing(
             _ENTRY_COLUMNS,
             {"seq", "step", "sent"},
             map(_entry_row, found),
@@ -351,7 +281,7 @@ def _list_entries(
             texts=texts,
             spare=spare,
         )
-    page.say(as_json=as_json)
+    page.say()
     pending, problems = unsettled(path, component=choice.component)
     if problems:
         return ExitCode.PROBLEMS
@@ -408,7 +338,7 @@ def short_value(entry: AuditedEntry) -> str:
     return (
         output.digest(entry.detail[key])
         if key == "sha256"
-        else output.cut(entry.detail[key], _VALUE_CHARS_MAX)
+        else output.cut(entry.detail[key], VALUE_CHARS_MAX)
     )
 
 
@@ -469,8 +399,8 @@ def _print_entry(found: EntryAudit) -> None:
             ("same key", f"before: entry {found.earlier or '-'}, after: entry {found.later or '-'}")
         )
     rows += _writer_rows(found)
-    output.fields(rows)
-    output.table(
+    tables.fields(rows)
+    tables.table(
         "requests and decisions that name it",
         (
             "receipt",
@@ -534,155 +464,6 @@ def _receipt_row(receipt: ReceiptRecord) -> tuple[object, ...]:
     )
 
 
-def _show_history(
-    path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool
-) -> ExitCode:
-    """Print every value of a key."""
-    from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports.history import history  # noqa: PLC0415
-
-    found = history(
-        path,
-        name,
-        kind=kind,
-        component=choice.component,
-        since_ns=choice.since_ns,
-        until_ns=choice.until_ns,
-    )
-    if as_json:
-        for revision in found:
-            output.print_json_line(to_json(revision))
-        return ExitCode.OK
-    columns = (
-        "seq",
-        "recorded",
-        "component",
-        "kind",
-        "value",
-        "before",
-        "before seq",
-        "state",
-        "writer",
-    )
-    output.listing(
-        columns,
-        {"seq", "before seq"},
-        map(_revision_row, found),
-        f"the journal has no parameter, input, output or status {output.clean(name)}",
-        texts={"component", "value", "before"},
-        spare=("writer", "before seq", "recorded", "kind"),
-    )
-    return ExitCode.OK
-
-
-def _revision_row(revision: Revision) -> tuple[object, ...]:
-    entry = revision.entry
-    before = (
-        "(first)"
-        if revision.earlier_seq is None
-        else _said(revision.earlier)
-        if revision.changed
-        else "(the same)"
-    )
-    return (
-        entry.seq,
-        output.moment(entry.recorded_at_ns),
-        entry.component,
-        entry.kind,
-        _said(revision.value),
-        before,
-        revision.earlier_seq,
-        state_of(entry),
-        who(entry),
-    )
-
-
-def _said(value: object) -> str:
-    if isinstance(value, dict):
-        value = " ".join(
-            f"{key}={output.instant(part) if key.endswith('_ns') else part}"
-            for key, part in value.items()
-        )
-    return output.cut("-" if value is None else value, _VALUE_CHARS_MAX)
-
-
 def commit(writer: WriterRecord, chars_max: int = 13) -> str:
     """Describe the commit that a process ran from, and whether it was modified."""
     return output.cut(writer.git_commit or "", chars_max) + ("+changes" if writer.git_dirty else "")
-
-
-def _list_timeline(
-    path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool
-) -> ExitCode:
-    """Print everything that happened, in order."""
-    from journaltrack.reports.history import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
-
-    try:
-        place = START if after is None else position(after)
-    except ValueError as error:
-        raise click.BadParameter(
-            "it must be what the page before printed, such as 1790000000000000000.1.23",
-            param_hint="--after",
-        ) from error
-    found = page.of(
-        timeline(path, choice, after=place, limit=page.to_read), lambda event: str(event.position)
-    )
-    if as_json:
-        for event in found:
-            output.print_json_line(event.to_json())
-    else:
-        columns = (
-            "time",
-            "event",
-            "component",
-            "about",
-            "value",
-            "sent",
-            "request id",
-            "who or why",
-        )
-        texts, spare = (
-            {"component", "about", "value", "who or why"},
-            ("request id", "sent", "who or why", "value"),
-        )
-        output.listing(
-            columns, {"sent"}, map(_event_row, found), "nothing happened", texts=texts, spare=spare
-        )
-    page.say(as_json=as_json)
-    return ExitCode.OK
-
-
-def _event_row(event: Event) -> tuple[object, ...]:
-    about: object = None
-    value = request_id = why = sent = None
-    if event.writer is not None:
-        about, why = (
-            f"writer {event.writer.id}: {event.writer.program}",
-            f"{event.writer.user}@{event.writer.host}:{event.writer.pid}",
-        )
-    elif event.entry is not None:
-        entry = event.entry
-        about = f"entry {entry.seq}: {entry.kind} {entry.name or ''}".rstrip()
-        if event.event == "recorded":
-            value, why = short_value(entry), who(entry)
-        else:
-            request_id, why = entry.request_id, entry.reason
-    elif event.receipt is not None:
-        receipt = event.receipt
-        about = (
-            f"receipt {receipt.id}: "
-            f"{receipt.action}{f' of {output.cut(receipt.entries, 40)}' if receipt.entries else ''}"
-        )
-        if event.event != "sent":
-            value, sent, request_id = receipt.outcome, receipt.attempts, receipt.request_id
-            why = ": ".join(str(part) for part in (receipt.error_code, receipt.error_text) if part)
-    return (
-        output.instant(event.at_ns),
-        event.event,
-        event.component,
-        output.cut(about, 100),
-        value,
-        sent,
-        request_id,
-        output.cut(why or "", 200),
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
@@ -125,13 +125,13 @@ def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
 
 
 def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitCode:
-    from journaltrack.journal import view as report  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
 
     manifest = bundle.manifest
     damaged = tuple(manifest.damaged or ())
     code = ExitCode.PROBLEMS if damaged else ExitCode.OK
     if as_json:
-        members: dict[str, Any] = report.to_json(manifest)
+        members: dict[str, Any] = to_json(manifest)
         where = {
             "bundle": str(bundle.path),
             "size_bytes": bundle.size_bytes,
@@ -141,7 +141,7 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
         output.print_json({**where, **members, "exit_code": int(code)})
         return code
     output.say(f"{output.clean(bundle.path)}: whole, {output.size(bundle.size_bytes)}")
-    output.fields(
+    tables.fields(
         [
             ("journal", manifest.journal_id),
             (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from journaltrack.cli import common, output
-from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli import common, output, tables
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
 from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.util.deadline import Deadline
@@ -126,15 +126,14 @@ def command(
         journals.only("--anchor")
     run = common.Stoppable(Deadline())
     compare = _comparison(run, repair=repair, **asked) if remote else None
-
-    def answer(journal: str | None) -> ExitCode:
-        return run.code(
-            _check(journal, anchors, restore_from, compare, repair=repair, as_json=as_json)
-        )
-
     with common.stopping(run):
         return each(
-            journals, answer, as_json="document" if as_json else None, has_ended=lambda: run.signal
+            journals,
+            lambda journal: run.code(
+                _check(journal, anchors, restore_from, compare, repair=repair, as_json=as_json)
+            ),
+            as_json="document" if as_json else None,
+            has_ended=lambda: run.signal,
         )
 
 
@@ -149,12 +148,11 @@ def _comparison(
     **aws: Any,  # noqa: ANN401 - as above
 ) -> Callable[[str | None], VerifyReport]:
     """Say how to compare a journal with SageMaker and S3."""
-    from journaltrack.app.composition import Connection, is_attended, run_verify  # noqa: PLC0415
-    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
-    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.app.composition import run_verify  # noqa: PLC0415
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
-    known = config.load(config_file, overrides=aws).configuration
+    given = {**aws, "requests_per_s": rate_per_s}
+    known, connection = common.reach(config_file, given, REQUESTS_PER_S)
     options = VerifyOptions(
         component,
         deep=deep,
@@ -162,12 +160,9 @@ def _comparison(
         timestamps=known.timestamps,
         anchor=known.anchor,
     )
-    rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
-    connection = Connection(
-        rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection()
-    )
 
     def compare(journal: str | None) -> VerifyReport:
+        """Compare one journal; with ``repair`` send again what is missing."""
         return run_verify(journal, connection, options, run.deadline, _teller(), repair=repair)
 
     return compare
@@ -198,7 +193,7 @@ def _check(
             failure = error
     codes = [_code_of_journal(examination)]
     codes += [_code_of_remote(report)] if report is not None else []
-    codes += [common.exit_code_of(failure)] if failure is not None else []
+    codes += [exit_code_of(failure)] if failure is not None else []
     code = worst(codes)
     if as_json:
         output.print_json(_json(examination, report, failure, code))
@@ -210,7 +205,7 @@ def _check(
     if report is not None:
         _explain(report)
     if failure is not None:
-        common.report_error(failure, verbose=common.is_verbose())
+        report_error(failure, verbose=common.is_verbose())
     return code
 
 
@@ -226,7 +221,7 @@ def _code_of_journal(examination: Examination) -> ExitCode:
 def _code_of_remote(report: VerifyReport) -> ExitCode:
     codes = []
     if report.halted is not None:
-        codes.append(common.exit_code_of(report.halted))
+        codes.append(exit_code_of(report.halted))
     if report.out_of_time:
         codes.append(ExitCode.UNREACHABLE)
     if report.counts["missing"] or report.counts["different"]:
@@ -247,9 +242,7 @@ def _json(
     remote = report.to_json() if report is not None else None
     return {
         **examination.to_json(),
-        "remote": remote
-        if failure is None
-        else output.error_json(failure, common.exit_code_of(failure)),
+        "remote": remote if failure is None else output.error_json(failure, exit_code_of(failure)),
         "exit_code": int(code),
     }
 
@@ -264,6 +257,7 @@ def _progress() -> Callable[[Progress], None]:
     began = time.monotonic()
 
     def tell(progress: Progress) -> None:
+        """Name the check that begins."""
         if (
             output.on_terminal(err=True)
             and progress.done < progress.total
@@ -282,6 +276,7 @@ def _teller() -> Callable[[Progress], None]:
     told = time.monotonic()
 
     def tell(progress: Progress) -> None:
+        """Say how many components are compared."""
         nonlocal told
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()
@@ -297,7 +292,7 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
     from journaltrack.doctor import CHECKS  # noqa: PLC0415
 
     skipped = [check for check in CHECKS if check not in examination.checked]
-    output.fields(
+    tables.fields(
         [
             ("journal", examination.path),
             ("journal id", examination.journal_id),
@@ -423,7 +418,7 @@ def _table(title: str, differences: Sequence[Difference]) -> None:
         )
         for each in differences[:_ROWS_MAX]
     ]
-    output.table(title, ("component", "is", "what", "name", "expected", "found", "remark"), rows)
+    tables.table(title, ("component", "is", "what", "name", "expected", "found", "remark"), rows)
     if len(differences) > _ROWS_MAX:
         output.say(f"  ... and {len(differences) - _ROWS_MAX} more; --json has them")
 

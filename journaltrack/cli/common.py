@@ -1,4 +1,4 @@
-"""Share options, exit codes, logging and signal handling among commands.
+"""Share options, logging and signal handling among commands.
 
 Invariant: imports nothing heavy, since shell completion imports every command's module.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import errno
 import logging
 import os
 import re
@@ -15,26 +14,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import UnheardError, clean, problem, say
+from journaltrack.cli.output import clean
 from journaltrack.util.text import without_secrets
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from journaltrack.app.connection import Connection
+    from journaltrack.util.config import Configuration
     from journaltrack.util.deadline import Deadline
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-JSON = "journaltrack.json"
-VERBOSE = "journaltrack.verbose"
+JSON = f"{__name__}.json"
+VERBOSE = f"{__name__}.verbose"
 # How long an interrupted sync waits for answers: the longest silence that a request allows.
 _IN_FLIGHT_S: Final = 30.0
 _UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -51,7 +51,12 @@ class When(click.ParamType[int]):
     def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._clock_ns = clock_ns
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
         """Convert as click does."""
         if isinstance(value, int):
             return value
@@ -143,6 +148,24 @@ def connection_options(command: _Command) -> _Command:
     return config_option(profile(region(endpoint_url(command))))
 
 
+def reach(
+    config_file: str | None, given: Mapping[str, object], unless_configured: float = 0.0
+) -> tuple[Configuration, Connection]:
+    """Return the configuration with the given options, and the connection that it describes.
+
+    Args:
+        config_file: The file to read; None: the usual one.
+        given: Values by key, which override the file's; None as a value: not given.
+        unless_configured: The limit of requests per second if none is configured.
+    """
+    from journaltrack.app.connection import Connection  # noqa: PLC0415
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
+
+    known = config.load(config_file, overrides=given).configuration
+    return known, Connection.configured(known, RateLimit(known.requests_per_s or unless_configured))
+
+
 def path_of(journal: str | None) -> str:
     """Return the journal's folder as messages and JSON name it."""
     from journaltrack.util import paths  # noqa: PLC0415
@@ -150,65 +173,6 @@ def path_of(journal: str | None) -> str:
     return str(
         paths.expanded(journal if journal is not None else paths.default_journal()).absolute()
     )
-
-
-def exit_code_of(error: BaseException) -> ExitCode:
-    """Return the exit code for an exception."""
-    if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
-        return ExitCode.LEASE_HELD
-    if isinstance(error, errors.JournalError):
-        return ExitCode.JOURNAL
-    if isinstance(error, errors.RemoteError):
-        return (
-            ExitCode.HALTED
-            if error.kind is errors.ErrorKind.HALT and not error.unreachable
-            else ExitCode.UNREACHABLE
-        )
-    if isinstance(error, errors.JournaltrackError):
-        return ExitCode.USAGE
-    return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
-
-
-def told_unheard(error: UnheardError) -> ExitCode:
-    """Report that the output can't be written, and return the exit code.
-
-    A reader that has closed the pipe has seen enough: nothing is reported then.
-    """
-    if error.reason.errno == errno.EPIPE:
-        return ExitCode.BROKEN_PIPE
-    problem(
-        "error",
-        f"the output can't be written: {error.reason.strerror}",
-        errors.os_hint(error.reason),
-    )
-    return ExitCode.OUTPUT
-
-
-def report_error(error: BaseException, *, verbose: bool) -> None:
-    """Print an exception's message and hint on stderr; with ``-v`` also the traceback."""
-    if verbose:
-        import traceback  # noqa: PLC0415
-
-        for line in "".join(
-            traceback.format_exception(type(error), error, error.__traceback__)
-        ).splitlines():
-            say(clean(without_secrets(line)), err=True)
-    if isinstance(error, errors.JournaltrackError):
-        problem("error", error.message, error.hint)
-    elif isinstance(error, OSError):
-        what = f"{error.filename}: " if error.filename is not None else ""
-        problem(
-            "error",
-            f"{what}{error.strerror or error}; nothing already written is lost",
-            errors.os_hint(error),
-        )
-    else:
-        hint = (
-            ""
-            if verbose
-            else "this is a bug in journaltrack; run it again with -v and report the traceback"
-        )
-        problem("error", f"unexpected: {type(error).__name__}: {without_secrets(str(error))}", hint)
 
 
 class _Printer(logging.Handler):
@@ -230,6 +194,7 @@ class _OnceOnly(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to print a record."""
         return record.name.startswith("journaltrack") and not record.name.startswith(
             "journaltrack.replay.reconciler"
         )
@@ -304,6 +269,7 @@ def stopping(run: Stoppable) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, _frame: FrameType | None) -> None:
+        """Cut the deadline short, and give the signals their usual effect again."""
         run.signal = number
         run.deadline.cancel(grace_s=_IN_FLIGHT_S)
         for each, handler in before.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.util.text import without_secrets
 
@@ -76,10 +76,10 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         if place
         else "none (there is no home folder)"
     )
-    output.fields(
+    tables.fields(
         [("file", where), ("journal", _with_origin(*journal)), ("region", _with_origin(*region))]
     )
-    output.table(
+    tables.table(
         "settings",
         ("key", "value", "from"),
         [(s.key, _shown(value), origin) for s, value, origin in rows],
@@ -105,7 +105,7 @@ def _journal(loaded: Loaded) -> tuple[str | None, str]:
 
 def _region(loaded: Loaded) -> tuple[str | None, str]:
     """Return the region that requests go to, and what names it."""
-    from journaltrack.app.composition import configured_region  # noqa: PLC0415 - boto3
+    from journaltrack.app.connection import configured_region  # noqa: PLC0415 - boto3
 
     if loaded.configuration.region is not None:
         return loaded.configuration.region, loaded.origins["region"]

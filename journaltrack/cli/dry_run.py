@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.app.composition import check_size
-from journaltrack.cli import output
+from journaltrack.cli import output, tables
 from journaltrack.errors import RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
@@ -153,7 +153,7 @@ def print_plans(path: str, found: list[ComponentPlan]) -> None:
             for why, count in plan.without_request.items()
         ]
         output.say(output.clean(plan.component))
-        output.fields(rows)
+        tables.fields(rows)
 
 
 def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:

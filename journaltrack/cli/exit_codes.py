@@ -1,9 +1,14 @@
-"""Define the exit codes of every command, and their meanings for the help."""
+"""Define the exit codes of every command, choose the one of an error, and report the error."""
 
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Iterable
+
+from journaltrack import errors
+from journaltrack.cli.output import UnheardError, clean, problem, say
+from journaltrack.util.text import without_secrets
 
 
 class ExitCode(enum.IntEnum):
@@ -74,3 +79,62 @@ def worst(codes: Iterable[ExitCode]) -> ExitCode:
 def table() -> str:
     """Return all codes with their meanings, one per line."""
     return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the exit code for an exception."""
+    if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
+        return ExitCode.LEASE_HELD
+    if isinstance(error, errors.JournalError):
+        return ExitCode.JOURNAL
+    if isinstance(error, errors.RemoteError):
+        return (
+            ExitCode.HALTED
+            if error.kind is errors.ErrorKind.HALT and not error.unreachable
+            else ExitCode.UNREACHABLE
+        )
+    if isinstance(error, errors.JournaltrackError):
+        return ExitCode.USAGE
+    return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
+
+
+def told_unheard(error: UnheardError) -> ExitCode:
+    """Report that the output can't be written, and return the exit code.
+
+    A reader that has closed the pipe has seen enough: nothing is reported then.
+    """
+    if error.reason.errno == errno.EPIPE:
+        return ExitCode.BROKEN_PIPE
+    problem(
+        "error",
+        f"the output can't be written: {error.reason.strerror}",
+        errors.os_hint(error.reason),
+    )
+    return ExitCode.OUTPUT
+
+
+def report_error(error: BaseException, *, verbose: bool) -> None:
+    """Print an exception's message and hint on stderr; with ``-v`` also the traceback."""
+    if verbose:
+        import traceback  # noqa: PLC0415
+
+        for line in "".join(
+            traceback.format_exception(type(error), error, error.__traceback__)
+        ).splitlines():
+            say(clean(without_secrets(line)), err=True)
+    if isinstance(error, errors.JournaltrackError):
+        problem("error", error.message, error.hint)
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename is not None else ""
+        problem(
+            "error",
+            f"{what}{error.strerror or error}; nothing already written is lost",
+            errors.os_hint(error),
+        )
+    else:
+        hint = (
+            ""
+            if verbose
+            else "this is a bug in journaltrack; run it again with -v and report the traceback"
+        )
+        problem("error", f"unexpected: {type(error).__name__}: {without_secrets(str(error))}", hint)

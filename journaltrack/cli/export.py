@@ -100,15 +100,7 @@ def command(
     to: str | IO[bytes] = target
     if target == _STDOUT:
         file_format = file_format or "jsonl"
-        if as_json:
-            raise click.UsageError(
-                "--json and the export both use stdout; name a file with --output"
-            )
-        if file_format == "parquet" and output.on_terminal():
-            raise click.UsageError(
-                "Parquet can't be printed on a terminal; name a file with --output"
-            )
-        to = _Terminal() if output.on_terminal() else cast("IO[bytes]", output.Bytes())  # type: ignore[assignment]
+        to = _stdout(file_format, as_json=as_json)
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
             made = export_selection(
@@ -145,6 +137,17 @@ def command(
         )
     _tell(made)
     return ExitCode.OK
+
+
+def _stdout(file_format: str, *, as_json: bool) -> IO[bytes]:
+    """Return standard output as the file to export to, unless it can't be that."""
+    if as_json:
+        raise click.UsageError("--json and the export both use stdout; name a file with --output")
+    if not output.on_terminal():
+        return cast("IO[bytes]", output.Bytes())
+    if file_format == "parquet":
+        raise click.UsageError("Parquet can't be printed on a terminal; name a file with --output")
+    return cast("IO[bytes]", _Terminal())
 
 
 def _tell(made: Sequence[ExportReport]) -> None:
@@ -186,6 +189,7 @@ def _terminable() -> Iterator[threading.Event]:
         return
 
     def end(_number: int, _frame: FrameType | None) -> None:
+        """End the export at the first signal."""
         if not ended.is_set():
             ended.set()
             raise _TerminatedError

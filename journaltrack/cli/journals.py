@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import click
 
 from journaltrack.cli import common, output
-from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.util import patterns
 
@@ -66,6 +66,10 @@ class Journals:
         """
         return len(self._found) > 1 or any(self._found.values())
 
+    def heading(self, journal: str | None) -> str:
+        """Return the start of a line about one journal: its name, if there are several."""
+        return f"{output.clean(common.path_of(journal))}: " if self.are_several else ""
+
     def only(self, command: str | None = None) -> str | None:
         """Return the journal of a command that takes only one; None for the default.
 
@@ -102,6 +106,7 @@ def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
         options: tuple[str, ...],
         **others: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401 - click's
+        """Call the command with the journals of its argument and of its option."""
         return command(*args, journals=Journals([*arguments, *options]), **others)
 
     argument = click.argument("arguments", metavar="[JOURNAL]...", nargs=-1, type=click.Path())
@@ -151,11 +156,11 @@ def each(
         except NothingMatchesError as error:
             unnamed.append(error)
         except (JournaltrackError, OSError) as error:
-            codes.append(common.exit_code_of(error))
+            codes.append(exit_code_of(error))
             documents.append(
                 {"journal": common.path_of(journal), **output.error_json(error, codes[-1])}
             )
-            common.report_error(error, verbose=common.is_verbose())
+            report_error(error, verbose=common.is_verbose())
     if not codes:
         codes.append(ExitCode.USAGE)
         documents += _named_nowhere(unnamed)
@@ -186,7 +191,7 @@ def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]
     Of the journals' errors, prefer one with a suggestion.
     """
     error = next((each for each in errors if each.hint.startswith(patterns.PERHAPS)), errors[0])
-    common.report_error(error, verbose=common.is_verbose())
+    report_error(error, verbose=common.is_verbose())
     if len(errors) > 1:
         others = (
             "the other journal has"

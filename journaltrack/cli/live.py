@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import JournaltrackError
 from journaltrack.reports.status import JournalStatus, status
@@ -88,6 +88,7 @@ class _Rates:
         self._seen: dict[str, list[tuple[float, int]]] = {}
 
     def add(self, found: JournalStatus, now: float) -> float | None:
+        """Add a look at ``now`` (seconds); return the rate, or None at the first look."""
         settled = found.last_seq - found.pending - found.in_flight
         seen = self._seen.setdefault(found.path, [])
         seen.append((now, settled))
@@ -264,7 +265,7 @@ def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str
         room = max(_JOURNAL_CHARS_MIN, width - others)
         cells = [[output.end_of(row[0], room), *row[1:]] for row in cells]
     styles = ["", *(row.style for row in rows)]
-    lines += list(zip(output.aligned(cells, _RIGHT), styles, strict=True))
+    lines += list(zip(tables.aligned(cells, _RIGHT), styles, strict=True))
     return [*lines, *_errors(rows)]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
@@ -70,7 +70,7 @@ def _print(done: MergeReport) -> None:
         )
         for s in done.sources
     ]
-    output.table("new from", columns, rows)
+    tables.table("new from", columns, rows)
     for source in done.sources:
         if source.taken_as_found:
             what = (

@@ -1,8 +1,7 @@
-"""Write the command line's output: escaped, aligned and coloured.
+"""Write the command line's output: escaped, folded and coloured.
 
 In a pipe, lines are not folded: one line is one thing to grep for. On a terminal every line fits.
-It breaks between words (a path or URI after a slash), never inside a number, a time or a digest. A
-table that is too wide leaves out its least important columns, or prints one paragraph per row.
+It breaks between words (a path or URI after a slash), never inside a number, a time or a digest.
 
 Invariants: nothing from a journal or a remote reaches the terminal except through ``clean``. rich
 is imported only for what moves on a terminal, with its markup off.
@@ -19,9 +18,7 @@ import shutil
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -33,28 +30,20 @@ from journaltrack.util.text import without_secrets
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from journaltrack.reports.proof.hearsay import Hearsay
+
 PLAIN_WIDTH: Final = 80
 """Width of lines that should fit when the reader's width is unknown."""
 DIGEST_CHARS: Final = 12
 """Characters of a digest on a terminal: enough to compare by eye."""
-_SEPARATOR: Final = "  "
+SEPARATOR: Final = "  "
+"""What stands between columns, and indents what belongs to the line above."""
 _CELL_CHARS_MAX: Final = 3_000
-_CELL_CHARS_MIN: Final = 8
-_TEXT_CHARS_MIN: Final = 14
-_LABEL_CHARS_MAX: Final = 100
-_LINES_AT_A_TIME: Final = 1_000
 _WIDTH_MIN: Final = 40
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SMALL_STEPS: Final = re.compile(r"[^\s:]*:|[^\s:]+")
 _STEPS: Final = re.compile(r"[^\s/]*/|[^\s/]+")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
-_STYLES: Final = {
-    "quarantined": "red",
-    "in doubt": "red",
-    "pending": "yellow",
-    "in flight": "yellow",
-    "delivered": "green",
-}
 
 
 class UnheardError(Exception):
@@ -105,7 +94,8 @@ def with_streams() -> None:
     """Open null streams in place of standard streams that are closed (``>&-``)."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+            # It stays open until the process ends.
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _discard(stream: IO[str]) -> None:
@@ -232,11 +222,23 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {many or (one[:-1] + 'ies' if one.endswith('y') else one + 's')}"
 
 
+def hearsay_text(told: Hearsay) -> str:
+    """Describe what one bundle, file or journal alone claims, as a sentence."""
+    counts = ((told.entries, "entry"), (told.contents, "content"))
+    what = " and ".join(plural(count, name) for count, name in counts if count)
+    name = {"bundle": "the bundle", "receipts": "the receipts"}.get(told.kind, "the journal")
+    when = f" (taken over {moment(told.at_ns)} by {told.by})" if told.at_ns else ""
+    verb = "say" if told.kind == "receipts" else "says"
+    return clean(
+        f"hearsay: {what} count as delivered because {name} {told.id[:16]} {verb} so{when}"
+    )
+
+
 def say(text: str = "", *, err: bool = False, style: str | None = None) -> None:
     """Write our own lines; text that they quote must have passed ``clean``."""
     if on_terminal(err=err):
         width = line_width(err=err)
-        text = _painted(
+        text = painted(
             "\n".join(line for each in text.split("\n") for line in _folded(each, width)),
             style,
             err=err,
@@ -305,7 +307,7 @@ def terminal(*, err: bool = False) -> Console:
     return Console(stderr=err, markup=False, emoji=False, highlight=False)
 
 
-def _painted(text: str, style: str | None, *, err: bool = False) -> str:
+def painted(text: str, style: str | None, *, err: bool = False) -> str:
     """Colour a text, on a terminal that wants colours."""
     if (
         style is None
@@ -331,10 +333,10 @@ def wrapped(text: str, width: int) -> list[str]:
 
     Break between words; in a word that fits no line, break after a slash or colon.
     """
-    return _filled(text.split(), " ", width)
+    return filled(text.split(), " ", width)
 
 
-def _filled(items: Sequence[str], between: str, width: int) -> list[str]:
+def filled(items: Sequence[str], between: str, width: int) -> list[str]:
     """Fill lines with whole items; break an item only if it fits no line."""
     lines, line = [], ""
     for item in items:
@@ -369,250 +371,18 @@ def _parts(word: str, width: int) -> list[str]:
     return [*parts, part]
 
 
+def least_width(text: str) -> int:
+    """Return how many columns the widest part of a text takes that is broken only in need."""
+    return max(columns_of(part) for part in _STEPS.findall(text) or [text])
+
+
 def _folded(line: str, width: int) -> list[str]:
     """Fold a line so that it fits; continuation lines are indented a little more."""
     if columns_of(line) <= width:
         return [line]
     indent = line[: len(line) - len(line.lstrip(" "))]
-    first, *more = wrapped(line, width - len(indent) - len(_SEPARATOR))
-    return [indent + first, *(f"{indent}{_SEPARATOR}{each}" for each in more)]
-
-
-def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
-    """Print labels and values, aligned. Both are escaped here."""
-    rows = [(clean(cut(label, _LABEL_CHARS_MAX)), value) for label, value in rows]
-    width = max((len(label) for label, _ in rows), default=0)
-    beside = len(indent) + width + len(_SEPARATOR)
-    for label, value in rows:
-        text = cell(value)
-        first, *more = (
-            [text]
-            if not on_terminal()
-            else wrapped(text, max(_CELL_CHARS_MIN, line_width() - beside))
-        )
-        style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
-        for name, line in ((label, first), *(("", each) for each in more)):
-            write(_painted(f"{indent}{name:<{width}}{_SEPARATOR}{line}".rstrip(), style))
-
-
-def table(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    width: int | None = None,
-    whole: AbstractSet[str] = frozenset(),
-    *,
-    spare: Sequence[str] = (),
-) -> bool:
-    """Print a table with a title, or nothing if there are no rows.
-
-    Cells are escaped here.
-
-    Args:
-        title: Printed above it.
-        columns: Their names.
-        rows: One value per column.
-        width: Cut long cells to fit lines of this many characters; None: leave them whole.
-        whole: Columns whose cells are never cut.
-        spare: Columns that a narrow terminal leaves out, the first one first.
-
-    Returns:
-        Whether something was cut.
-    """
-    if not rows:
-        return False
-    cells = [[cell(value) for value in row] for row in rows]
-    uncut = cells
-    if width is not None:
-        cells = fitted(columns, cells, width, whole)
-    right = [
-        all(isinstance(row[i], (int, float)) or row[i] is None for row in rows)
-        for i in range(len(columns))
-    ]
-    say(title, style="bold")
-    if on_terminal():
-        _fit(columns, cells, right, spare)
-        return cells != uncut
-    for line in aligned([list(columns), *cells], right):
-        say(f"{_SEPARATOR}{line}")
-    return cells != uncut
-
-
-def _fit(
-    columns: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    right: Sequence[bool],
-    spare: Sequence[str],
-) -> None:
-    """Print a table that fits the terminal.
-
-    Print as many columns as fit; if not even those fit, print one paragraph per row.
-    """
-    room = line_width() - len(_SEPARATOR)
-    left_out: set[str] = set()
-    for next_out in (None, *spare):
-        left_out |= {next_out} if next_out else set()
-        kept = [place for place, name in enumerate(columns) if name not in left_out]
-        chosen = [[row[place] for place in kept] for row in [columns, *cells]]
-        widths = _widths(chosen, room - len(_SEPARATOR) * (len(kept) - 1))
-        if widths is not None:
-            _print_columns(chosen, widths, [right[place] for place in kept])
-            return
-    for row in cells:
-        items = [f"{name} {text}" for name, text in zip(columns, row, strict=True) if text != "-"]
-        for number, line in enumerate(_filled(items, ", ", room - len(_SEPARATOR))):
-            write(f"{_SEPARATOR if not number else _SEPARATOR * 2}{line}")
-
-
-def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """Return the columns' widths; None if the words of their cells do not fit.
-
-    Columns of long texts are narrowed alike.
-    """
-    columns = list(zip(*rows, strict=True))
-    natural = [max(map(columns_of, column)) for column in columns]
-    least = [
-        max(columns_of(part) for text in column for part in _STEPS.findall(text) or [text])
-        for column in columns
-    ]
-    if sum(least) > room:
-        return None
-    most = max(natural)
-    while (
-        sum(widths := [max(low, min(high, most)) for low, high in zip(least, natural, strict=True)])
-        > room
-    ):
-        most -= 1
-    return widths
-
-
-def _print_columns(
-    rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool]
-) -> None:
-    for number, row in enumerate(rows):
-        broken = [wrapped(text, width) for text, width in zip(row, widths, strict=True)]
-        lines = [
-            [cell_lines[line] if line < len(cell_lines) else "" for cell_lines in broken]
-            for line in range(max(map(len, broken)))
-        ]
-        for line in aligned(lines, right, list(widths), painted=number > 0):
-            write(f"{_SEPARATOR}{line}")
-
-
-def _padded(text: str, width: int, *, at_right: bool, painted: bool) -> str:
-    space = " " * (width - columns_of(text))
-    shown = _painted(text, _STYLES.get(text)) if painted else text
-    return space + shown if at_right else shown + space
-
-
-def fitted(
-    columns: Sequence[str],
-    cells: list[list[str]],
-    width: int,
-    whole: AbstractSet[str] = frozenset(),
-    least: int = _CELL_CHARS_MIN,
-) -> list[list[str]]:
-    """Cut the widest columns so that lines have at most ``width`` characters.
-
-    ``whole`` columns are not cut, and none to less than ``least`` characters, even if the line
-    does not fit then.
-    """
-    widths = {
-        name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)
-    }
-    room = width - len(_SEPARATOR) * len(columns) - sum(widths[name] for name in whole)
-    others = [each for name, each in widths.items() if name not in whole]
-    most = max(others, default=0)
-    while most > least and sum(min(each, most) for each in others) > room:
-        most -= 1
-    return [
-        [
-            text if name in whole else cut(text, most)
-            for name, text in zip(columns, row, strict=True)
-        ]
-        for row in cells
-    ]
-
-
-def listing(
-    columns: Sequence[str],
-    right: AbstractSet[str],
-    rows: Iterable[Sequence[object]],
-    nothing: str,
-    *,
-    texts: AbstractSet[str] = frozenset(),
-    spare: Sequence[str] = (),
-) -> None:
-    """Print rows in columns as they come, in constant memory. Cells are escaped here.
-
-    On a terminal, where they are few, lines fit.
-
-    Args:
-        columns: Their names.
-        right: Columns of numbers.
-        rows: One value per column.
-        nothing: What to print if there are no rows.
-        texts: Columns that a terminal cuts if they are too long.
-        spare: Columns that a narrow terminal leaves out, the first one first.
-    """
-    widths = [len(name) for name in columns]
-    at_right = [name in right for name in columns]
-    left = iter(rows)
-    lines: list[list[str]] = [list(columns)]
-    while page := list(islice(left, _LINES_AT_A_TIME)):
-        cells = [[cell(value) for value in row] for row in page]
-        if on_terminal():
-            _list_briefly(columns, right, cells, texts, spare)
-        else:
-            write("\n".join(aligned([*lines, *cells], at_right, widths)))
-        lines = []
-    if lines:
-        say(nothing)
-
-
-def _list_briefly(
-    columns: Sequence[str],
-    right: AbstractSet[str],
-    cells: Sequence[list[str]],
-    texts: AbstractSet[str],
-    spare: Sequence[str],
-) -> None:
-    """Choose as many columns as fit with texts of a readable length."""
-    width = line_width()
-    for left_out in range(len(spare) + 1):
-        kept = [place for place, name in enumerate(columns) if name not in spare[:left_out]]
-        names = [columns[place] for place in kept]
-        whole = [[row[place] for place in kept] for row in cells]
-        least = _TEXT_CHARS_MIN if left_out < len(spare) else _CELL_CHARS_MIN
-        shown = fitted(names, whole, width + len(_SEPARATOR), frozenset(names) - texts, least)
-        lines = list(aligned([names, *shown], [name in right for name in names], painted=True))
-        if max(map(columns_of, lines)) <= width:
-            break
-    write("\n".join(lines))
-    if left_out or shown != whole:
-        say("hint: --json and `journaltrack audit entry N` show what is cut or left out", err=True)
-
-
-def aligned(
-    cells: Sequence[Sequence[str]],
-    right: Sequence[bool],
-    widths: list[int] | None = None,
-    *,
-    painted: bool = False,
-) -> Iterator[str]:
-    """Align cells into lines.
-
-    ``widths`` are minimum widths and grow with what is written. ``painted`` colours the states.
-    """
-    widths = widths if widths is not None else [0] * len(right)
-    for row in cells:
-        widths[:] = [max(width, columns_of(text)) for width, text in zip(widths, row, strict=True)]
-    for row in cells:
-        padded = [
-            _padded(t, w, at_right=r, painted=painted)
-            for t, w, r in zip(row, widths, right, strict=True)
-        ]
-        yield _SEPARATOR.join(padded).rstrip()
+    first, *more = wrapped(line, width - len(indent) - len(SEPARATOR))
+    return [indent + first, *(f"{indent}{SEPARATOR}{each}" for each in more)]
 
 
 def error_json(error: BaseException, code: int) -> Mapping[str, object]:

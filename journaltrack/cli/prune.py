@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from journaltrack.cli import common, output
-from journaltrack.cli.audit import hearsay_text
-from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli import common, output, tables
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of
 from journaltrack.cli.journals import Journals, about_journals
 from journaltrack.errors import RemoteError
 
@@ -81,10 +80,8 @@ def command(
     unasked: bool,
     trust: tuple[str, ...],
     config_file: str | None,
-    profile: str | None,
-    region: str | None,
-    endpoint_url: str | None,
     as_json: bool,
+    **aws: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
     """Remove entries of JOURNAL that were delivered before a time.
 
@@ -98,21 +95,13 @@ def command(
     last value of each name, and the sums of its metrics. Each removal is recorded, and the chains
     of digests still hold. See docs/retention.md.
     """
-    from journaltrack.app.composition import Connection, is_attended, run_prune  # noqa: PLC0415
+    from journaltrack.app.composition import run_prune  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
-    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     _check_times(delivered_before, blobs_delivered_before, archive)
     path = journals.only()
-    known = config.load(
-        config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}
-    ).configuration
-    rate_limit = RateLimit(known.requests_per_s or REQUESTS_PER_S)
-    connection = Connection(
-        rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection()
-    )
+    known, connection = common.reach(config_file, aws, REQUESTS_PER_S)
     with ProgressView(f"prune of {common.path_of(path)}") as view:
         try:
             done = run_prune(
@@ -135,7 +124,7 @@ def command(
                 f"nothing was removed, since AWS could not confirm the deliveries: {error.message}",
                 error.hint,
             )
-            return common.exit_code_of(error)
+            return exit_code_of(error)
         except OSError as error:
             if archive is None:
                 raise
@@ -143,14 +132,7 @@ def command(
                 f"{output.clean(Path(archive))} can't be written: {error.strerror}; nothing was "
                 "removed"
             ) from error
-    unconfirmed = {**done.unconfirmed, **done.blobs_unconfirmed}
-    code = ExitCode.PROBLEMS if unconfirmed else ExitCode.OK
-    if as_json:
-        output.print_json({**done.to_json(), "exit_code": int(code)})
-    else:
-        _print(done)
-    _explain(done, unconfirmed)
-    return code
+    return _tell(done, as_json=as_json)
 
 
 def _check_times(
@@ -166,6 +148,17 @@ def _check_times(
         raise click.UsageError("--archive holds entries: give --delivered-before WHEN too")
 
 
+def _tell(done: PruneReport, *, as_json: bool) -> ExitCode:
+    unconfirmed = {**done.unconfirmed, **done.blobs_unconfirmed}
+    code = ExitCode.PROBLEMS if unconfirmed else ExitCode.OK
+    if as_json:
+        output.print_json({**done.to_json(), "exit_code": int(code)})
+    else:
+        _print(done)
+    _explain(done, unconfirmed)
+    return code
+
+
 def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
     """Explain on stderr what stayed although it was asked for, and what to do."""
     if done.blobs_kept:
@@ -178,7 +171,7 @@ def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
     for each in done.hearsay:
         output.problem(
             "note",
-            f"{hearsay_text(each)}: they stay",
+            f"{output.hearsay_text(each)}: they stay",
             f"if you trust it, run `journaltrack prune --trust {each.id[:16]}`",
         )
     for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
@@ -201,8 +194,8 @@ def _print(done: PruneReport) -> None:
             f"{removed} {output.plural(done.entries, 'entry')} delivered before "
             f"{output.moment(done.delivered_before_ns)}"
         )
-        output.table("goes", ("component", "entries"), list(done.by_component.items()))
-        output.table(
+        tables.table("goes", ("component", "entries"), list(done.by_component.items()))
+        tables.table(
             "stays",
             ("entries", "state", "why"),
             [

@@ -49,12 +49,19 @@ def command(
     if delivered == set_aside:
         raise click.UsageError("give --delivered or --set-aside")
     outcome: Resolution = "delivered" if delivered else "quarantined"
-
-    def answer(path: str | None) -> ExitCode:
-        heading = f"{output.clean(common.path_of(path))}: " if journals.are_several else ""
-        return _resolve(path, component, outcome, note, heading, dry_run=dry_run, as_json=as_json)
-
-    return each(journals, answer, as_json="document" if as_json else None)
+    return each(
+        journals,
+        lambda path: _resolve(
+            path,
+            component,
+            outcome,
+            note,
+            journals.heading(path),
+            dry_run=dry_run,
+            as_json=as_json,
+        ),
+        as_json="document" if as_json else None,
+    )
 
 
 def _resolve(

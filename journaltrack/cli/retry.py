@@ -36,12 +36,18 @@ def command(
     First remove the cause (see `journaltrack audit`). What AWS can never take, such as NaN, stays
     quarantined. A receipt records the release.
     """
-
-    def answer(path: str | None) -> ExitCode:
-        heading = f"{output.clean(common.path_of(path))}: " if journals.are_several else ""
-        return _retry(path, component, heading, in_doubt=in_doubt, dry_run=dry_run, as_json=as_json)
-
-    return each(journals, answer, as_json="document" if as_json else None)
+    return each(
+        journals,
+        lambda path: _retry(
+            path,
+            component,
+            journals.heading(path),
+            in_doubt=in_doubt,
+            dry_run=dry_run,
+            as_json=as_json,
+        ),
+        as_json="document" if as_json else None,
+    )
 
 
 def _retry(

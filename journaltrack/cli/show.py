@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output
-from journaltrack.cli.audit import hearsay_text
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
@@ -71,16 +70,16 @@ def _print(view: ComponentView) -> None:
         rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
     width = output.line_width()
     label = max(len(name) for name, _ in rows) + 2
-    output.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
+    tables.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
     parameters = [(p.name, _number(p.value), p.state) for p in view.parameters]
-    cut = [output.table("parameters", ("name", "value", "state"), parameters, width)]
+    cut = [tables.table("parameters", ("name", "value", "state"), parameters, width)]
     for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
         columns = ("name", "media type", "size", "state", "value")
         cut.append(
-            output.table(title, columns, [_artifact(artifact) for artifact in artifacts], width)
+            tables.table(title, columns, [_artifact(artifact) for artifact in artifacts], width)
         )
     shown, metrics = _metrics(view.metrics, width)
-    cut.append(output.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
+    cut.append(tables.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)
     if gone:
         output.say(
@@ -88,7 +87,7 @@ def _print(view: ComponentView) -> None:
             "`journaltrack audit` says when and by whom"
         )
     for told in view.hearsay:
-        output.say(hearsay_text(told))
+        output.say(output.hearsay_text(told))
     if any(cut):
         output.say(
             "hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True
@@ -138,7 +137,7 @@ def _metrics(
             for row in rows
         ]
         cells = [[output.cell(value) for value in row] for row in chosen]
-        if output.fitted(names, cells, width) == cells:
+        if tables.fitted(names, cells, width) == cells:
             break
     return names, chosen
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output
-from journaltrack.cli.audit import hearsay_text
+from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
 
@@ -68,8 +67,6 @@ def command(
     A folder of journals stands for those in it. The command changes nothing, contacts nobody, and
     works on read-only media. Its cost does not grow with what was delivered.
     """
-    from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
-
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
@@ -77,19 +74,23 @@ def command(
         return show(
             journals.folders, health_files=files, interval_s=interval, count=count, as_json=as_json
         )
+    return each(
+        journals,
+        lambda journal: _show(journal, check=check, as_json=as_json),
+        as_json="list" if as_json else None,
+    )
 
-    def answer(journal: str | None) -> ExitCode:
-        current = status(journal, hearsay=True)
-        code = state_code(current) if check else ExitCode.OK
-        if as_json:
-            output.print_json(
-                {"journal": current.path, **current.to_json(), "exit_code": int(code)}
-            )
-        else:
-            print_status(current)
-        return code
 
-    return each(journals, answer, as_json="list" if as_json else None)
+def _show(journal: str | None, *, check: bool, as_json: bool) -> ExitCode:
+    from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
+
+    current = status(journal, hearsay=True)
+    code = _code(current) if check else ExitCode.OK
+    if as_json:
+        output.print_json({"journal": current.path, **current.to_json(), "exit_code": int(code)})
+    else:
+        _print(current)
+    return code
 
 
 def _configured() -> list[Path]:
@@ -103,15 +104,13 @@ def _configured() -> list[Path]:
     return [] if named is None else [Path(named)]
 
 
-def state_code(status: JournalStatus) -> ExitCode:
-    """Return a journal's state as an exit code."""
+def _code(status: JournalStatus) -> ExitCode:
     if status.quarantined or status.in_doubt:
         return ExitCode.PROBLEMS
     return ExitCode.PENDING if status.pending or status.in_flight else ExitCode.OK
 
 
-def print_status(status: JournalStatus) -> None:
-    """Print a status as aligned lines."""
+def _print(status: JournalStatus) -> None:
     rows: list[tuple[str, object]] = [
         ("journal", status.path),
         ("journal id", status.journal_id),
@@ -139,9 +138,9 @@ def print_status(status: JournalStatus) -> None:
     ]
     rows += [("run", f"{run.component}: {run.text}") for run in status.left_open]
     rows.append(("size", _sizes(status.sizes)))
-    output.fields(rows)
+    tables.fields(rows)
     for told in status.hearsay:
-        output.say(hearsay_text(told))
+        output.say(output.hearsay_text(told))
     if status.unfinished_receipts and status.lease is None:
         requests = output.plural(status.unfinished_receipts, "request")
         output.say(

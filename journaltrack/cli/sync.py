@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from journaltrack.cli import common, output
-from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, told_unheard, worst
 from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournalOutdatedError, RemoteError
 from journaltrack.util.deadline import Deadline
@@ -19,7 +19,7 @@ from journaltrack.util.deadline import Deadline
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from journaltrack.app.composition import Connection
+    from journaltrack.app.connection import Connection
     from journaltrack.app.one_place import OnePlace
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.reconciler import Options
@@ -128,12 +128,9 @@ def command(
     even_if_behind: bool,
     unproved: bool,
     config_file: str | None,
-    profile: str | None,
-    region: str | None,
-    endpoint_url: str | None,
-    concurrency: int | None,
     deadline_s: float | None,
     as_json: bool,
+    **given: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
     """Send what is pending in each JOURNAL to SageMaker and S3, one by one.
 
@@ -148,19 +145,10 @@ def command(
     If a process's chain of digests does not hold, somebody altered what it recorded. Its entries
     are not sent (exit code 8); all others are.
     """
-    from journaltrack.app.composition import Connection, is_attended  # noqa: PLC0415
     from journaltrack.app.one_place import OnePlace  # noqa: PLC0415
-    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
-    given = {
-        "concurrency": concurrency,
-        "profile": profile,
-        "region": region,
-        "endpoint_url": endpoint_url,
-    }
-    known = config.load(config_file, overrides=given).configuration
+    known, connection = common.reach(config_file, given)
     options = Options(
         component,
         since,
@@ -169,15 +157,11 @@ def command(
         unproved=unproved,
         **known.of_a_pass(),
     )
-    connection = Connection(
-        rate_limit=RateLimit(known.requests_per_s),
-        attended=is_attended(),
-        **known.of_a_connection(),
-    )
-    connection = replace(connection, storage=replace(known.storage(), instead=dict(buckets)))
-    one_place = OnePlace() if len(journals.folders) > 1 and not even_if_behind else None
     run = _Run(
-        deadline=Deadline(deadline_s), options=options, connection=connection, one_place=one_place
+        deadline=Deadline(deadline_s),
+        options=options,
+        connection=connection.with_buckets(dict(buckets)),
+        one_place=OnePlace() if len(journals.folders) > 1 and not even_if_behind else None,
     )
     with common.stopping(run), output.going_on() as lost:
         code = each(
@@ -187,7 +171,7 @@ def command(
             has_ended=lambda: run.signal,
             final=run.code,
         )
-    return worst([code, *map(common.told_unheard, lost[:1])])
+    return worst([code, *map(told_unheard, lost[:1])])
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
@@ -244,7 +228,7 @@ def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     path, found, altered = dry_run.plans(
         journal, run.options, connection.allow, connection.storage.instead
     )
-    code = ExitCode.OK if altered is None else common.exit_code_of(altered)
+    code = ExitCode.OK if altered is None else exit_code_of(altered)
     if as_json:
         plans = [plan.to_json() for plan in found]
         output.print_json(
@@ -253,7 +237,7 @@ def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     else:
         dry_run.print_plans(path, found)
     if altered is not None:
-        common.report_error(altered, verbose=False)
+        report_error(altered, verbose=False)
     return code
 
 
@@ -293,7 +277,7 @@ def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
 
 def _code(report: PassReport, after: JournalStatus) -> ExitCode:
     codes = [
-        common.exit_code_of(error)
+        exit_code_of(error)
         for error in (report.halted, report.uploads_halted, report.altered)
         if error is not None
     ]

@@ -23,6 +23,7 @@ from journaltrack.util.text import fields_of, logfmt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from journaltrack.app.connection import Connection
     from journaltrack.errors import RemoteError
     from journaltrack.util.config import Configuration, Loaded
     from journaltrack.watch.journal import Delivery, DeliveryRequest
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("journaltrack.watch")
 
+_OF_A_PASS: Final = (
+    "journaltrack.app.composition",
+    "journaltrack.replay.dispatch",
+    "journaltrack.replay.reconciler",
+)
+"""Modules whose warnings the watcher's one line about a pass repeats."""
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -141,7 +148,7 @@ class _Service:
         *,
         child: bool,
     ) -> None:
-        from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
+        from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - not for completion
         from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
 
         self._folders = folders
@@ -158,9 +165,10 @@ class _Service:
         return self._loaded.configuration
 
     def run(self) -> ExitCode:
+        """Watch until a signal ends it, or the watcher fails."""
         from journaltrack.watch.folders import FolderEvents  # noqa: PLC0415
         from journaltrack.watch.health import Health  # noqa: PLC0415
-        from journaltrack.watch.watcher import Watcher  # noqa: PLC0415 - SQLAlchemy comes with the first pass
+        from journaltrack.watch.watcher import Watcher  # noqa: PLC0415
 
         settings = self._configuration.watch
         health = Health(_path(settings.health_file), _path(settings.metrics_file))
@@ -227,7 +235,9 @@ class _Service:
             try:
                 self._loaded = self._load()
             except InvalidInputError as error:
-                logger.error(logfmt("configuration-refused", error=error.message, hint=error.hint))  # noqa: TRY400 - the message says it all
+                # The message says it all: no traceback.
+                told = logfmt("configuration-refused", error=error.message, hint=error.hint)
+                logger.error(told)  # noqa: TRY400
                 continue
             self._rate_limit.change(self._configuration.requests_per_s)
             watcher.reconfigure(self._roots(), self._configuration.watch)
@@ -294,19 +304,19 @@ class _Service:
             )
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
-        from journaltrack.app import composition  # noqa: PLC0415
+        from journaltrack.app.composition import deliver  # noqa: PLC0415
         from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
         options = Options(**self._configuration.of_a_pass(watching=True))
-        return composition.deliver(request, self._connection(), options, self._one_place)
+        return deliver(request, self._connection(), options, self._one_place)
 
     def _probe(self) -> RemoteError | None:
-        from journaltrack.app import composition  # noqa: PLC0415
+        from journaltrack.app.connection import probe  # noqa: PLC0415
 
-        return composition.probe(self._connection())
+        return probe(self._connection())
 
-    def _connection(self) -> Any:  # noqa: ANN401 - a Connection; SQLAlchemy is not imported for an annotation
-        from journaltrack.app.composition import Connection  # noqa: PLC0415
+    def _connection(self) -> Connection:
+        from journaltrack.app.connection import Connection  # noqa: PLC0415
 
         return Connection(rate_limit=self._rate_limit, **self._configuration.of_a_connection())
 
@@ -354,8 +364,5 @@ def _log_events(level: int, *, as_json: bool) -> None:
     root.addHandler(_lines())
     ours = logging.getLogger("journaltrack")
     ours.setLevel(level)
-    # The watcher reports a pass in one line.
-    for name in ("replay.reconciler", "replay.course", "app.composition"):
-        logging.getLogger(f"journaltrack.{name}").setLevel(
-            logging.DEBUG if level == logging.DEBUG else logging.ERROR
-        )
+    for name in _OF_A_PASS:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == logging.DEBUG else logging.ERROR)

@@ -296,7 +296,7 @@ class Configuration:
         return Storage(self.s3_encryption, self.s3_kms_key, self.s3_bucket_owner, requester_pays)
 
     def of_a_connection(self) -> dict[str, Any]:
-        """Return the arguments for ``composition.Connection``, except the rate."""
+        """Return the arguments for ``connection.Connection``, except the rate."""
         known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
         return {**known, "storage": self.storage(), "allow": self.allow}
 

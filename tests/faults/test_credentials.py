@@ -21,7 +21,8 @@ from botocore.credentials import CredentialProvider, Credentials
 from botocore.session import Session
 
 from journaltrack import Tracker, sync
-from journaltrack.app.composition import Connection, deliver
+from journaltrack.app.composition import deliver
+from journaltrack.app.connection import Connection
 from journaltrack.errors import ErrorKind
 from journaltrack.util.deadline import Deadline
 from journaltrack.watch.journal import DeliveryRequest

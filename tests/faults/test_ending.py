@@ -24,7 +24,8 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from journaltrack import Tracker, sync
-from journaltrack.app.composition import Connection, run_pass
+from journaltrack.app.composition import run_pass
+from journaltrack.app.connection import Connection
 from journaltrack.errors import (
     ErrorKind,
     JournalFullError,

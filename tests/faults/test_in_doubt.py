@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 import journaltrack
 from journaltrack import Tracker
-from journaltrack.app.composition import Connection, run_pass
+from journaltrack.app.composition import run_pass
+from journaltrack.app.connection import Connection
 from journaltrack.cli import main
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.aws.remote import AwsRemote

@@ -14,7 +14,8 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, sync
-from journaltrack.app.composition import Connection, run_pass
+from journaltrack.app.composition import run_pass
+from journaltrack.app.connection import Connection
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.connection import Database

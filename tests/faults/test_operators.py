@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from click.testing import CliRunner
 
 from journaltrack.cli import ExitCode, main
-from journaltrack.cli.common import exit_code_of, report_error
+from journaltrack.cli.exit_codes import exit_code_of, report_error
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes.aws.errors import classified
 from journaltrack.replay.remote import BlobUpload

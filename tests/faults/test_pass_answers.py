@@ -12,7 +12,8 @@ from statistics import fmean
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.app.composition import Connection, run_pass
+from journaltrack.app.composition import run_pass
+from journaltrack.app.connection import Connection
 from journaltrack.replay.reconciler import Options
 from journaltrack.reports.report import audit
 from tests.simulator import CutAfter, CutBefore, simulator

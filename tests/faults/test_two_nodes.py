@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 
 import journaltrack
-from journaltrack.app.composition import Connection, run_verify
+from journaltrack.app.composition import run_verify
+from journaltrack.app.connection import Connection
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.reports.component import show

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker
-from journaltrack.app.composition import Connection, run_pass, run_verify
+from journaltrack.app.composition import run_pass, run_verify
+from journaltrack.app.connection import Connection
 from journaltrack.cli import main
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.reconciler import Options

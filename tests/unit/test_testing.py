@@ -118,7 +118,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     before, services, remote = (
         dict(os.environ),
         Tracker.services,
-        journaltrack.app.composition.Connection.remote,
+        journaltrack.app.connection.Connection.remote,
     )
     with offline() as journal:
         train()
@@ -128,7 +128,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
         raise KeyError
     assert not journal.path.exists()
     assert dict(os.environ) == before
-    assert (Tracker.services, journaltrack.app.composition.Connection.remote) == (services, remote)
+    assert (Tracker.services, journaltrack.app.connection.Connection.remote) == (services, remote)
     assert list((tmp_path / "home").iterdir()) == []
 
 

@@ -1,0 +1,196 @@
+"""Say how to reach the remote, and reach it.
+
+boto3 is imported when a remote is made, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.util.config import AllowConfiguration, Storage
+from journaltrack.util.deadline import Deadline
+
+if TYPE_CHECKING:
+    from journaltrack.remotes.aws.remote import AwsRemote
+    from journaltrack.remotes.rate_limit import RateLimit
+    from journaltrack.remotes.retry import RetryingRemote
+    from journaltrack.tracking.settings import ReplayRequest
+    from journaltrack.util.config import Configuration
+
+PROBE_NAME: Final = "journaltrack-probe"
+"""The trial component that a probe asks for; the hoped-for answer is that it does not exist."""
+PROBE_TIMEOUT_S: Final = 5.0
+"""Seconds of silence after which a probe counts the endpoint as down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Say how to reach the remote.
+
+    Every pass makes its own session from it, and so notices renewed credentials.
+
+    Attributes:
+        boto3_session: Used instead of a new session.
+        sagemaker_client: Used for SageMaker calls; its region, endpoint and credentials serve the
+            other services too.
+        profile: Profile of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Limits requests per second, shared by all that is made from this connection.
+        allow: What journals may have delivered.
+        attended: Whether a person can be asked for an MFA code; never in a training process or a
+            watcher.
+        storage: How buckets are to keep uploads.
+    """
+
+    boto3_session: Any = None
+    sagemaker_client: Any = None
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    rate_limit: RateLimit | None = None
+    attended: bool = False
+    storage: Storage = field(default_factory=Storage)
+    allow: AllowConfiguration = field(default_factory=AllowConfiguration)
+
+    @classmethod
+    def of(cls, request: ReplayRequest) -> Connection:
+        """Build it from a tracker's request; the caller's session or client wins."""
+        known = request.configuration
+        limit = limit_of(known.requests_per_s)
+        if request.boto3_session is not None or request.sagemaker_client is not None:
+            session, client = request.boto3_session, request.sagemaker_client
+            return cls(
+                session, client, rate_limit=limit, storage=known.storage(), allow=known.allow
+            )
+        return cls(rate_limit=limit, **known.of_a_connection())
+
+    @classmethod
+    def configured(cls, known: Configuration, rate_limit: RateLimit) -> Connection:
+        """Build it from the configuration, for a command or a call that a person may attend."""
+        return cls(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
+
+    def with_buckets(self, instead: Mapping[str, str]) -> Connection:
+        """Return a connection that uploads to other buckets, by the name that each replaces."""
+        return replace(self, storage=replace(self.storage, instead=dict(instead)))
+
+    def remote(
+        self, deadline: Deadline, concurrency: int, timeout_s: float | None = None
+    ) -> AwsRemote:
+        """Return a remote for one pass, to be closed after it.
+
+        Args:
+            deadline: Ends every wait.
+            concurrency: Requests in flight.
+            timeout_s: Limits the wait for connections and answers, in seconds; None: the default.
+
+        Raises:
+            RemoteError: boto3 can't be imported.
+        """
+        try:
+            from journaltrack.remotes.aws import clients  # noqa: PLC0415 - imports boto3
+            from journaltrack.remotes.aws.remote import AwsRemote  # noqa: PLC0415
+        # A broken installation does not always raise an ImportError.
+        except Exception as error:
+            raise RemoteError(
+                f"boto3 can't be imported: {type(error).__name__}: {error}",
+                kind=ErrorKind.HALT,
+                code="ImportError",
+                hint="reinstall it: pip install --force-reinstall boto3; everything stays "
+                "in the journal until then",
+                everywhere=True,
+            ) from error
+        return AwsRemote(
+            session=self.boto3_session,
+            sagemaker_client=self.sagemaker_client,
+            profile=self.profile,
+            region=self.region,
+            endpoint_url=self.endpoint_url,
+            deadline=deadline,
+            concurrency=concurrency,
+            rate_limit=self.rate_limit,
+            attended=self.attended,
+            storage=self.storage,
+            create_buckets=self.allow.create_buckets,
+            create_experiments=self.allow.create_experiments,
+            connect_timeout_s=clients.CONNECT_TIMEOUT_S
+            if timeout_s is None
+            else min(timeout_s, clients.CONNECT_TIMEOUT_S),
+            read_timeout_s=clients.READ_TIMEOUT_S if timeout_s is None else timeout_s,
+        )
+
+
+def configured_region(profile: str | None = None) -> tuple[str, str] | None:
+    """Return the configured region as ``remotes.aws.clients`` finds it."""
+    from journaltrack.remotes.aws import clients  # noqa: PLC0415 - boto3
+
+    return clients.configured_region(profile)
+
+
+@functools.cache
+def limit_of(requests_per_s: float) -> RateLimit:
+    """Return the limit that all trackers of a process share."""
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - only with a replay
+
+    return RateLimit(requests_per_s)
+
+
+@contextlib.contextmanager
+def retrying(
+    connection: Connection, deadline: Deadline, concurrency: int
+) -> Iterator[RetryingRemote]:
+    """Make a remote for the block that retries, and that sends only what is allowed."""
+    from journaltrack.remotes.allow import AllowingRemote, Rules  # noqa: PLC0415
+    from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
+
+    aws = connection.remote(deadline, concurrency)
+    try:
+        yield RetryingRemote(
+            AllowingRemote(aws, Rules(connection.allow, connection.storage.instead)),
+            deadline=deadline,
+        )
+    finally:
+        aws.close()
+
+
+def is_attended() -> bool:
+    """Return whether somebody can type an MFA code at the terminal of this process."""
+    try:
+        descriptor = sys.stdin.fileno()
+        return (
+            os.isatty(descriptor)
+            and sys.stderr.isatty()
+            and os.tcgetpgrp(descriptor) == os.getpgrp()
+        )
+    # There is no stdin, it is closed, or something is in its place.
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteError | None:
+    """Ask the endpoint once whether it takes the credentials; change nothing.
+
+    Args:
+        connection: How to reach it.
+        deadline: Cancelling it ends the waiting.
+
+    Returns:
+        None if it answers, else why not. An answer that refuses only this request (no permission
+        to describe) counts as an answer.
+    """
+    try:
+        remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
+        try:
+            remote.describe(PROBE_NAME)
+        finally:
+            remote.close()
+    except RemoteError as error:
+        return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
+    return None
