@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
+
+from journaltrack.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +43,30 @@ def test_one_edge_leads_upwards():
         and isinstance(node.value, str)
         and re.fullmatch(r"journaltrack\.(app|cli)(\.\w+)+", node.value)
     } == {("journaltrack/tracking/settings.py", "journaltrack.app.composition")}
+
+
+def test_modules_that_a_text_names_exist():
+    """A logger or an import by name follows the module: each dotted name is one of a module, but
+    for the key of an anchor.
+    """
+    named = {
+        (str(path.relative_to(ROOT)), node.value)
+        for path in (ROOT / "journaltrack").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"journaltrack(\.[a-z_]+)+", node.value)
+    }
+    assert {(path, name) for path, name in named if importlib.util.find_spec(name) is None} == {
+        ("journaltrack/replay/evidence/anchors.py", "journaltrack.anchor")
+    }
+
+
+def test_every_command_is_under_the_rule():
+    """The contract that commands know no other command names all of them."""
+    told = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contract = told.split('id = "commands"')[1].split("]")[0]
+    assert set(re.findall(r'"journaltrack\.cli\.(\w+)"', contract)) == set(COMMANDS)
 
 
 def test_every_package_is_installed():
