@@ -11,6 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,19 +52,7 @@ def check_spool(
     """
     folder = database.path.parent
     wanted = needed_contents(database)
-    evidence = Evidence()
-    attestation_problems(database, evidence)
-    removed = (evidence.blobs_removed | left_out(folder)) - wanted
-    recorded = database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
-    bad: dict[str, str] = {}
-    for sha256, size_bytes in recorded:
-        if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
-            # It was removed on the record, see ``prune``.
-            continue
-        message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
-        if message is not None:
-            bad[str(sha256)] = message
-        progress(size_bytes if isinstance(size_bytes, int) else 0)
+    bad = _bad_contents(database, wanted, progress)
     needed = {sha256: message for sha256, message in bad.items() if sha256 in wanted}
     if needed:
         yield Finding(
@@ -113,7 +102,29 @@ def check_spool(
             "spool",
             (str(problem.sha256),),
         )
-    yield from _strangers(folder, {str(sha256) for sha256, _ in recorded})
+    yield from _strangers(
+        folder, {str(sha256) for (sha256,) in database.read("SELECT sha256 FROM blob")}
+    )
+
+
+def _bad_contents(
+    database: Database, wanted: AbstractSet[str], progress: Callable[[int], None]
+) -> dict[str, str]:
+    """Return what is wrong with recorded contents, by digest."""
+    folder = database.path.parent
+    evidence = Evidence()
+    attestation_problems(database, evidence)
+    removed = (evidence.blobs_removed | left_out(folder)) - wanted
+    bad: dict[str, str] = {}
+    for sha256, size_bytes in database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256"):
+        if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
+            # It was removed on the record, see ``prune``.
+            continue
+        message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
+        if message is not None:
+            bad[str(sha256)] = message
+        progress(size_bytes if isinstance(size_bytes, int) else 0)
+    return bad
 
 
 def _listed(bad: dict[str, str]) -> str:
@@ -316,6 +327,11 @@ def check_records(database: Database) -> Iterator[Finding]:
             "otherwise",
             "compare with a copy of the journal",
         )
+    yield from _worth_knowing(database)
+
+
+def _worth_knowing(database: Database) -> Iterator[Finding]:
+    """Note what is on the record, and is no problem."""
     unfinished = view.in_flight(database).receipts
     if unfinished:
         yield Finding(
@@ -336,7 +352,7 @@ def check_records(database: Database) -> Iterator[Finding]:
             "removed, and where they are archived",
         )
     places = ",".join("?" * len(_KINDS))
-    (unknown,) = read(
+    (unknown,) = database.read(
         f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS
     )[0]
     if unknown:

@@ -29,8 +29,7 @@ from journaltrack.errors import (
     NotAJournalError,
 )
 from journaltrack.journal import opening, view
-from journaltrack.journal.schema import check as schema_check
-from journaltrack.journal.schema import schema
+from journaltrack.journal.schema import check, schema
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util import paths
@@ -68,8 +67,9 @@ def examine(
     findings: list[Finding] = []
     checked: list[Check] = []
 
-    def made(check: Check, found: Iterator[Finding]) -> bool:
-        progress(check)
+    def made(name: Check, found: Iterator[Finding]) -> bool:
+        """Run a check; return whether it reached its end."""
+        progress(name)
         try:
             findings.extend(found)
         except (JournalError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
@@ -78,9 +78,9 @@ def examine(
                 if isinstance(error, JournalError)
                 else f"{type(error).__name__}: {error}"
             )
-            findings.append(damaged(f"the check of {check} ended early: {message}"))
+            findings.append(damaged(f"the check of {name} ended early: {message}"))
             return False
-        checked.append(check)
+        checked.append(name)
         return True
 
     made("files", check_files(folder))
@@ -108,7 +108,7 @@ def _refuse_newer(file: Path) -> None:
             database.lock,
             translated(file),
         ):
-            schema_check.version(database.connection, file)
+            check.version(database.connection, file)
     except JournalTooNewError:
         raise
     except JournalError:
@@ -158,9 +158,9 @@ def _is_readable(database: Database, findings: list[Finding]) -> bool:
     """
     try:
         with database.lock, translated(database.path):
-            revision = schema_check.version(database.connection, database.path)
+            revision = check.version(database.connection, database.path)
             if revision not in {None, schema.HEAD}:
-                schema_check.revision(database.connection, database.path, writing=True)
+                check.revision(database.connection, database.path, writing=True)
         if revision is None:
             findings.append(
                 Finding(

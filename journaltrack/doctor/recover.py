@@ -196,6 +196,13 @@ _SQL: Final = {
 }
 
 
+def _makes_sense(name: str, rowid: int, values: tuple[Any, ...]) -> bool:
+    """Return whether a row that has the shape of a table's can be one of it."""
+    if name == "entry":
+        return rowid >= 1 and len(values[12]) == _DIGEST_BYTES
+    return name != "delivery" or values[2] in _OUTCOMES
+
+
 def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) -> int | None:
     """Copy every row into its table; return the highest lease generation.
 
@@ -205,6 +212,7 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
     waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _SQL}
 
     def flush(name: str) -> None:
+        """Insert the rows that wait for a table."""
         connection.executemany(_SQL[name], waiting[name])
         waiting[name].clear()
 
@@ -215,9 +223,7 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
         length, kinds = _SHAPES[name]
         values = row.values if kinds[0] != (type(None),) else (row.rowid, *row.values[1:])
         values += (None,) * (length - len(values))
-        if (name == "entry" and (len(values[12]) != _DIGEST_BYTES or row.rowid < 1)) or (  # type: ignore[arg-type]
-            name == "delivery" and values[2] not in _OUTCOMES
-        ):
+        if not _makes_sense(name, row.rowid, values):
             continue
         if name == "lease":
             generation = max(generation or 0, int(values[4]))  # type: ignore[arg-type]
@@ -267,23 +273,9 @@ def _complete(
         "'unknown', 'unknown', 0, '', '' FROM entry WHERE writer_id NOT IN (SELECT id "
         "FROM writer)"
     )
-    nameless = [
-        i
-        for (i,) in execute(
-            "SELECT DISTINCT component_id FROM entry WHERE component_id NOT IN (SELECT id "
-            "FROM component)"
-        )
-    ]
-    for component_id in nameless:
-        execute(
-            "INSERT INTO component (id, name, created_at_ns) VALUES (?, ?, ?)",
-            (component_id, f"{LOST_NAME}-{component_id}", now_ns),
-        )
-        lost = _settle(
-            connection, "quarantined", _NAMELESS, now_ns, "e.component_id = ?", component_id
-        )
-        found.nameless += len(lost)
-        settled.append(Settled("quarantined", _NAMELESS, as_intervals(lost)))
+    lost = _name_nameless(connection, now_ns)
+    found.nameless = len(lost)
+    settled.append(Settled("quarantined", _NAMELESS, as_intervals(lost)))
     used = execute(
         "SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'"
     ).fetchone()[0]
@@ -331,6 +323,24 @@ def _complete(
     Scribe(lambda: now_ns).attest(
         connection, [said._replace(receipt_id=insert_receipt(connection, said))]
     )
+
+
+def _name_nameless(connection: sqlite3.Connection, now_ns: int) -> list[int]:
+    """Name components whose own row is lost; quarantine their entries, and return them."""
+    lost: list[int] = []
+    nameless = connection.execute(
+        "SELECT DISTINCT component_id FROM entry WHERE component_id NOT IN (SELECT id "
+        "FROM component)"
+    ).fetchall()
+    for (component_id,) in nameless:
+        connection.execute(
+            "INSERT INTO component (id, name, created_at_ns) VALUES (?, ?, ?)",
+            (component_id, f"{LOST_NAME}-{component_id}", now_ns),
+        )
+        lost += _settle(
+            connection, "quarantined", _NAMELESS, now_ns, "e.component_id = ?", component_id
+        )
+    return lost
 
 
 def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:

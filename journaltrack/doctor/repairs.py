@@ -192,6 +192,7 @@ def _schema(
     folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
 ) -> str | None:
     def make(connection: sqlite3.Connection) -> None:
+        """Create the missing indexes and triggers."""
         there = objects(connection)
         missing = [
             name
@@ -210,6 +211,7 @@ def _lease(
     folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
 ) -> str | None:
     def reset(connection: sqlite3.Connection) -> None:
+        """Replace the row by one with a generation that no receipt has."""
         used = (
             "SELECT coalesce(max(generation), 0) FROM receipt WHERE generation BETWEEN 0 "
             f"AND {check.GENERATION_MAX - 1}"
@@ -228,6 +230,7 @@ def _mark(
     pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
 
     def compute(connection: sqlite3.Connection) -> None:
+        """Set the mark right below the first unsettled entry."""
         connection.execute("DELETE FROM unsettled")
         connection.execute(
             f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)"
@@ -267,6 +270,7 @@ def _spool(
             break
 
     def record(connection: sqlite3.Connection) -> None:
+        """Name the restored contents."""
         for blob in found.values():
             connection.execute(
                 "INSERT OR REPLACE INTO blob VALUES (?, ?, ?)",

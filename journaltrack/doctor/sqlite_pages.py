@@ -34,8 +34,11 @@ _WAL_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _ROLLBACK_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _INT_BYTES: Final = (0, 1, 2, 3, 4, 6, 8)
-# Serial types from 12 on are blobs and texts.
+# Serial types: below 7 whole numbers, 7 a double, from 12 on blobs and texts.
+_DOUBLE: Final = 7
 _BLOB_FROM: Final = 12
+_RESERVED_MAX: Final = 32
+_SECTOR_BYTES: Final = range(512, 65_537)
 _READ_TIMES_MAX: Final = 8
 """Overflow pages are read at most this many times the file's size: a crafted file could loop."""
 
@@ -62,6 +65,9 @@ class DamageError(Exception):
     """Report that the bytes here make no sense."""
 
 
+_NONSENSE: Final = (DamageError, IndexError, struct.error, UnicodeDecodeError)
+
+
 @dataclass(slots=True)
 class Pages:
     """Hold the pages of a database with its log laid over them; ``opened`` makes one.
@@ -70,16 +76,21 @@ class Pages:
         page_bytes: Size of a page.
         count: Pages in the file.
         damaged: Why something could not be read, by page number (0: no page).
+        file: The database's bytes.
+        usable: Bytes of a page that SQLite uses.
+        overlay: Where the newest bytes of a page are, if not in ``file``, by number.
+        unproved: Pages behind a wrong checksum of the log, with their numbers.
+        budget: Bytes of overflow pages that may still be read.
     """
 
     page_bytes: int
     count: int
     damaged: dict[int, str] = field(default_factory=dict)
-    _file: bytes | mmap.mmap = b""
-    _usable: int = 0
-    _overlay: dict[int, _Place] = field(default_factory=dict)
-    _unproved: list[tuple[int, _Place]] = field(default_factory=list)
-    _budget: int = 0
+    file: bytes | mmap.mmap = b""
+    usable: int = 0
+    overlay: dict[int, _Place] = field(default_factory=dict)
+    unproved: list[tuple[int, _Place]] = field(default_factory=list)
+    budget: int = 0
     _strange: set[int] = field(default_factory=set)
     _continued: set[int] = field(default_factory=set)
 
@@ -89,7 +100,7 @@ class Pages:
         Raises:
             DamageError: There is no such page.
         """
-        place = self._overlay.get(number) or _Place(self._file, (number - 1) * self.page_bytes)
+        place = self.overlay.get(number) or _Place(self.file, (number - 1) * self.page_bytes)
         content = place.file[place.start : place.start + self.page_bytes] if number > 0 else b""
         if len(content) < self.page_bytes:
             raise DamageError(f"there is no page {number}")
@@ -101,11 +112,11 @@ class Pages:
         self._strange.clear()
         self._continued.clear()
         for number in chain(
-            range(1, self.count + 1), sorted(n for n in self._overlay if n > self.count)
+            range(1, self.count + 1), sorted(n for n in self.overlay if n > self.count)
         ):
             if number not in unused:
                 yield from self._rows_of(number, self.page(number))
-        for number, place in self._unproved:
+        for number, place in self.unproved:
             yield from self._rows_of(
                 number, place.file[place.start : place.start + self.page_bytes]
             )
@@ -124,14 +135,15 @@ class Pages:
             return
         cells = int.from_bytes(page[head + 3 : head + 5], "big")
         array = head + 8
-        if array + 2 * cells > self._usable:
+        if array + 2 * cells > self.usable:
             self.damaged[number] = f"{cells} cells don't fit"
             return
         for start in struct.unpack_from(f">{cells}H", page, array):
             try:
                 rowid, payload = self._cell(page, start)
                 values = _record(payload)
-            except (DamageError, IndexError, struct.error, UnicodeDecodeError) as error:  # noqa: PERF203 - one bad cell must not hide the others
+            # One bad cell must not hide the others.
+            except _NONSENSE as error:  # noqa: PERF203
                 self.damaged[number] = f"a cell at {start}: {error}"
             else:
                 yield Row(number, rowid, values)
@@ -141,7 +153,7 @@ class Pages:
         rowid, at = _varint(page, at)
         if rowid >= 1 << 63:
             rowid -= 1 << 64
-        usable = self._usable
+        usable = self.usable
         local_max = usable - 35
         if size <= local_max:
             if at + size > usable:
@@ -151,7 +163,7 @@ class Pages:
         local = local_min + (size - local_min) % (usable - 4)
         if local > local_max:
             local = local_min
-        if size > self.page_bytes * max(self.count, len(self._overlay)) or at + local + 4 > len(
+        if size > self.page_bytes * max(self.count, len(self.overlay)) or at + local + 4 > len(
             page
         ):
             raise DamageError("it is larger than the file")
@@ -159,8 +171,8 @@ class Pages:
         left = size - local
         following = int.from_bytes(page[at + local : at + local + 4], "big")
         while left > 0:
-            self._budget -= usable
-            if self._budget < 0:
+            self.budget -= usable
+            if self.budget < 0:
                 raise DamageError("its overflow pages lead too far")
             content = self.page(following)
             self._continued.add(following)
@@ -176,7 +188,7 @@ class Pages:
             trunk = int.from_bytes(self.page(1)[32:36], "big")
             while trunk and trunk not in unused and trunk <= self.count:
                 content = self.page(trunk)
-                leaves = min(int.from_bytes(content[4:8], "big"), self._usable // 4 - 2)
+                leaves = min(int.from_bytes(content[4:8], "big"), self.usable // 4 - 2)
                 unused.add(trunk)
                 unused.update(struct.unpack_from(f">{leaves}I", content, 8))
                 trunk = int.from_bytes(content[:4], "big")
@@ -199,12 +211,12 @@ def opened(database: Path, stack: ExitStack) -> Pages:
     page_bytes = _page_bytes(content, log)
     reserved = (
         content[20]
-        if content[:16] == _MAGIC and len(content) > _HEADER_BYTES and content[20] <= 32  # noqa: PLR2004
+        if content[:16] == _MAGIC and len(content) > _HEADER_BYTES and content[20] <= _RESERVED_MAX
         else 0
     )
     pages = Pages(page_bytes, len(content) // page_bytes)
-    pages._file, pages._usable = content, page_bytes - reserved  # noqa: SLF001 - this module's own
-    pages._budget = _READ_TIMES_MAX * (len(content) + len(log)) + 64 * page_bytes  # noqa: SLF001
+    pages.file, pages.usable = content, page_bytes - reserved
+    pages.budget = _READ_TIMES_MAX * (len(content) + len(log)) + 64 * page_bytes
     if content[:16] != _MAGIC:
         pages.damaged[1] = "the header is not SQLite's"
     if len(content) % page_bytes:
@@ -243,6 +255,7 @@ def _page_bytes(content: bytes | mmap.mmap, log: bytes | mmap.mmap) -> int:
 
     # The header is lost: take the size at which most pages begin like a page of a tree.
     def looks_right(size: int) -> float:
+        """Score a page size by how many of its pages begin like one of a tree."""
         starts = range(size, len(content), size)
         hits = sum(content[s] in {_LEAF, *_OTHER_KINDS} for s in starts)
         return hits * hits / max(1, len(starts))
@@ -287,9 +300,9 @@ def _lay_log_over(pages: Pages, log: bytes | mmap.mmap) -> None:
         if commit:
             for page, place, certain in waiting:
                 if certain:
-                    pages._overlay[page] = place  # noqa: SLF001 - this module's own
+                    pages.overlay[page] = place
                 else:
-                    pages._unproved.append((page, place))  # noqa: SLF001
+                    pages.unproved.append((page, place))
             waiting.clear()
 
 
@@ -312,14 +325,14 @@ def _put_back(pages: Pages, journal: bytes | mmap.mmap) -> None:
         count, _, before, sector, size = struct.unpack(
             ">IIIII", journal[start + 8 : start + 28].ljust(20, b"\0")
         )
-        if size != pages.page_bytes or not 512 <= sector <= 65_536:  # noqa: PLR2004 - SQLite's bounds
+        if size != pages.page_bytes or sector not in _SECTOR_BYTES:
             return
         if first:
             pages.count, first = min(pages.count, before), False
         at = start + sector
         for _ in range(min(count, (len(journal) - at) // (size + 8))):
             number = int.from_bytes(journal[at : at + 4], "big")
-            pages._overlay.setdefault(number, _Place(journal, at + 4))  # noqa: SLF001 - this module's own
+            pages.overlay.setdefault(number, _Place(journal, at + 4))
             at += size + 8
         following = start + -(-(at - start) // sector) * sector
         if following <= start:
@@ -350,10 +363,10 @@ def _value(payload: bytes, serial: int, at: int) -> tuple[Value, int]:
         return None, at
     if serial in {8, 9}:
         return serial - 8, at
-    size = 8 if serial == 7 else _INT_BYTES[serial] if serial < 7 else -1  # noqa: PLR2004 - 7: a double
+    size = 8 if serial == _DOUBLE else _INT_BYTES[serial] if serial < _DOUBLE else -1
     if size < 0 or at + size > len(payload):
         raise DamageError(f"a value of the type {serial}")
-    if serial == 7:  # noqa: PLR2004
+    if serial == _DOUBLE:
         return struct.unpack_from(">d", payload, at)[0], at + 8
     return int.from_bytes(payload[at : at + size], "big", signed=True), at + size
 

@@ -5,11 +5,7 @@ two of its steps, also between an answer and its record. So the call runs on ano
 caller waits. If the caller is interrupted, it asks for an orderly end, waits for it, and then
 raises the interruption.
 
-``outcome`` and ``bounded``: one call that may never return. Looking up credentials runs the user's
-programs, and looking up a name asks a resolver; neither takes a time-out. A call that is given up
-runs on until it ends by itself, and its result is dropped. A ``SystemExit`` or
-``KeyboardInterrupt`` from the call arrives as an ordinary exception. If a signal handler raises in
-the waiting thread, that is raised at once, or after an orderly end of the call.
+``util.guard`` has calls that may never return.
 
 ``DaemonPool``: an executor. ``concurrent.futures.ThreadPoolExecutor`` joins its threads at exit.
 So a request to a silent server would keep a finished training script alive for the whole time-out.
@@ -28,7 +24,6 @@ Must not know what the calls and the work do.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import queue
 import threading
 import time
@@ -37,8 +32,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from journaltrack.errors import described
-
 T = TypeVar("T")
 M = TypeVar("M")
 J = TypeVar("J")
@@ -46,8 +39,6 @@ R = TypeVar("R")
 
 INTERRUPTIONS_MAX: Final = 3
 """After this many interruptions, the caller does not wait any longer."""
-_LOOK_EVERY_S: Final = 0.1
-"""A cancelled deadline is noticed within this time."""
 
 
 class Apart(Generic[T, M]):
@@ -129,99 +120,6 @@ class Apart(Generic[T, M]):
             self._messages.put(None)
 
 
-class OutOfTimeError(Exception):
-    """The call did not return in time."""
-
-
-class CallError(Exception):
-    """The call raised an exception that would end the interpreter."""
-
-
-def outcome(
-    call: Callable[[], T],
-    time_left_s: Callable[[], float],
-    on_interrupt: Callable[[int], None] | None = None,
-) -> T | Exception:
-    """Return a call's result, its exception, or an ``OutOfTimeError``.
-
-    Raises only what signal handlers raise in the waiting thread.
-
-    Args:
-        call: The call, made on a thread of its own.
-        time_left_s: Returns the seconds to go on waiting. Called repeatedly.
-        on_interrupt: Called with the number of interruptions of the waiting thread so far. It asks
-            the call to end. The interruption is raised after that end, or when the time is over.
-            None: it is raised at once.
-    """
-    answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
-    context = contextvars.copy_context()
-    # Taken once: by the thread that begins the call, or by an interrupted caller, to prevent it.
-    once = threading.Lock()
-
-    def run() -> None:
-        if not once.acquire(blocking=False):
-            return
-        try:
-            answers.put(context.run(call))
-        except Exception as error:  # noqa: BLE001 - the caller gets it
-            answers.put(error)
-        except BaseException as error:  # noqa: BLE001
-            ended = CallError(described(error))
-            ended.__cause__ = error
-            answers.put(ended)
-
-    to_start = [threading.Thread(target=run, name="journaltrack-bounded", daemon=True)]
-    interruptions: list[BaseException] = []
-    while True:
-        try:
-            found = _answer(to_start, answers, time_left_s)
-            break
-        # A signal handler can raise anything.
-        except BaseException as error:
-            too_often = len(interruptions) + 1 >= INTERRUPTIONS_MAX
-            if on_interrupt is None or too_often or once.acquire(blocking=False):
-                raise
-            interruptions.append(error)
-            on_interrupt(len(interruptions))
-    if interruptions:
-        raise interruptions[0]
-    return found
-
-
-def _answer(
-    to_start: list[threading.Thread],
-    answers: queue.SimpleQueue[T | Exception],
-    time_left_s: Callable[[], float],
-) -> T | Exception:
-    if to_start:
-        # The process may have reached its limit of threads.
-        try:
-            to_start.pop().start()
-        except RuntimeError as error:
-            return error
-    while True:
-        left_s = time_left_s()
-        try:
-            return answers.get(timeout=max(0.0, min(left_s, _LOOK_EVERY_S)))
-        except queue.Empty:
-            if left_s <= 0:
-                return OutOfTimeError("no answer came in time")
-
-
-def bounded(call: Callable[[], T], time_left_s: Callable[[], float]) -> T:
-    """Return a call's result; see ``outcome``.
-
-    Raises:
-        Exception: What the call raised.
-        CallError: The call raised something that is no ``Exception``.
-        OutOfTimeError: The call did not return in time.
-    """
-    found = outcome(call, time_left_s)
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
 class DaemonPool(Executor):
     """Runs calls on at most ``threads_max`` daemon threads, made as needed.
 
@@ -241,8 +139,14 @@ class DaemonPool(Executor):
         self._lock = threading.Lock()
         self._closed = False
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401 - the interface's
-        """See ``concurrent.futures.Executor.submit``."""
+    def submit(
+        self,
+        fn: Callable[..., T],
+        /,
+        *args: Any,  # noqa: ANN401 - the interface's
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Future[T]:
+        """Submit a call, as ``concurrent.futures.Executor.submit`` does."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
@@ -257,7 +161,7 @@ class DaemonPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See ``concurrent.futures.Executor.shutdown``."""
+        """Take no more calls, as ``concurrent.futures.Executor.shutdown`` does."""
         with self._lock:
             self._closed = True
             if cancel_futures:

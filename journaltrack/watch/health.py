@@ -88,6 +88,7 @@ class Health:
         now_ns, now = self._clock_ns(), self._clock()
 
         def moment(at: float | None) -> float | None:
+            """Convert monotonic seconds to seconds since the epoch."""
             return None if at is None else round(now_ns / 1e9 + at - now, 3)
 
         gate = watcher.gate

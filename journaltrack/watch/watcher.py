@@ -58,10 +58,17 @@ _BUG: Final = "a bug; no data is lost: run `journaltrack sync -v` and report the
 class Events(Protocol):
     """Tells in which folders something happened; see ``folders.FolderEvents``."""
 
-    def watch(self, folder: Path) -> bool: ...  # noqa: D102
-    def forget(self, folder: Path) -> None: ...  # noqa: D102
-    def taken(self) -> set[Path]: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+    def watch(self, folder: Path) -> bool:
+        """Report what happens in a folder from now on; return whether that works."""
+
+    def forget(self, folder: Path) -> None:
+        """Report no more of a folder."""
+
+    def taken(self) -> set[Path]:
+        """Return the folders in which something happened since the last call."""
+
+    def close(self) -> None:
+        """End reporting."""
 
 
 class Watcher:

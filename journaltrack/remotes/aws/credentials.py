@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from journaltrack.errors import ErrorKind, NotSentError, RemoteError, described
 from journaltrack.util.deadline import Deadline
-from journaltrack.util.threads import CallError, OutOfTimeError, bounded
+from journaltrack.util.guard import CallError, OutOfTimeError, bounded
 
 T = TypeVar("T")
 

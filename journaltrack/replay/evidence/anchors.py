@@ -45,7 +45,7 @@ from journaltrack.errors import (
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
 from journaltrack.replay.remote import Document
-from journaltrack.util.threads import bounded
+from journaltrack.util.guard import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
