@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
-from journaltrack.util.config import REDACTED
 
 Stream: TypeAlias = Literal["component", "metric", "upload"]
 Direction: TypeAlias = Literal["input", "output"]
@@ -28,6 +27,9 @@ Direction: TypeAlias = Literal["input", "output"]
 COMPONENT: Final = "component"
 METRIC: Final = "metric"
 UPLOAD: Final = "upload"
+
+REDACTED: Final = "[redacted]"
+"""The text that replaces a value that must not be recorded."""
 
 CREATE: Final = "create"
 LOAD: Final = "load"

@@ -32,7 +32,6 @@ from journaltrack.tracking.trial_component import (
     component_of,
     component_of_this_job,
 )
-from journaltrack.util import config
 from journaltrack.util.config import Configuration, current
 from journaltrack.util.deadline import Deadline
 
@@ -190,7 +189,7 @@ def settings_of(
         chosen,
         float(close_deadline_s),
         cast("Durability", known.durability) if durability is None else durability,
-        (*known.redact, *config.patterns(redact)),
+        (*known.redact, *validation.patterns(redact)),
         sigterm,
         known,
     )

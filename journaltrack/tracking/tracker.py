@@ -50,7 +50,7 @@ from journaltrack.tracking.settings import (
 )
 from journaltrack.tracking.sigterm import SigtermStops
 from journaltrack.tracking.trial_component import TrialComponent, component_of_this_job
-from journaltrack.tracking.validation import JournaltrackWarning
+from journaltrack.tracking.validation import JournaltrackWarning, Redaction
 from journaltrack.tracking.writers import (
     ArtifactUploader,
     JournalArtifactUploader,
@@ -61,7 +61,6 @@ from journaltrack.tracking.writers import (
     Notices,
     warn,
 )
-from journaltrack.util.config import Redaction
 from journaltrack.util.guard import guarded
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Check and convert a caller's arguments. Pure.
+"""Check and convert a caller's arguments, and know whose values are not recorded. Pure.
 
 A programmer's mistake (a wrong type, a name that AWS can never accept, a negative step) raises
 here, before anything is recorded. A problem of the data (NaN, a long string) passes: ``entries``
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import numbers
 import operator
 import re
@@ -495,3 +496,47 @@ def _plain(text: str) -> str:
     ``str()`` of an enum's member would be its name.
     """
     return str.__str__(text)
+
+
+def patterns(given: object) -> tuple[str, ...]:
+    """Check what a caller passed as ``redact``.
+
+    Raises:
+        InvalidTypeError: It is not a list of text. A single text is refused, since each of its
+            characters would count as a pattern.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        kind = type(given).__name__
+        raise InvalidTypeError(f'redact must be a list of patterns such as ["*token*"], not {kind}')
+    found = tuple(given)
+    if not all(isinstance(each, str) for each in found):
+        raise InvalidTypeError("redact must be a list of str")
+    return found
+
+
+class Redaction:
+    """Decides by its name whether to replace a value, before anything is journaled.
+
+    It can't be undone: neither the journal nor its log holds a replaced value.
+
+    Args:
+        wanted: Shell patterns. Case does not matter.
+    """
+
+    def __init__(self, wanted: Iterable[str] = ()) -> None:
+        self._patterns = tuple(dict.fromkeys(each.lower() for each in wanted if each))
+        self._told: set[tuple[str, str]] = set()
+
+    def matches(self, name: str) -> bool:
+        """Return whether to replace the value of this name."""
+        lower = name.lower()
+        return any(fnmatch.fnmatchcase(lower, pattern) for pattern in self._patterns)
+
+    def is_news(self, kind: str, name: str) -> bool:
+        """Return whether this is the first question for the name, which is logged once."""
+        if (kind, name) in self._told:
+            return False
+        self._told.add((kind, name))
+        return True

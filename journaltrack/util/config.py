@@ -1,4 +1,4 @@
-"""Read the configuration, and redact values that must not be recorded.
+"""Read the configuration.
 
 The configuration is one small TOML file. Environment variables override it, the command line
 overrides both. Every key is a field of ``Configuration`` or, in the tables ``[watch]`` and
@@ -10,9 +10,6 @@ folder for a user's configuration. A key's variable is ``JOURNALTRACK_<KEY>``, o
 ``JOURNALTRACK_<TABLE>_<KEY>`` in a table. An empty variable counts as unset. Paths in a variable
 are separated as in ``PATH``, patterns by commas.
 
-Redaction (``Redaction``) replaces the values of names that match a pattern, before anything is
-journaled. It can't be undone: neither the journal nor its log holds a replaced value.
-
 Training processes import this module, so at import it needs only the standard library.
 """
 
@@ -20,20 +17,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fnmatch
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.errors import InvalidInputError
 from journaltrack.util import paths
 
-REDACTED: Final = "[redacted]"
-"""The text that replaces a value."""
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
 """Ours: how often a watcher anchors a journal while it is written to.
 
@@ -44,48 +38,6 @@ _KMS_KEY: Final = re.compile("[!-~]+")
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _PREFIX: Final = "JOURNALTRACK_"
 _current: dict[str, Any] = {}
-
-
-def patterns(given: object) -> tuple[str, ...]:
-    """Check what a caller passed as ``redact``.
-
-    Raises:
-        InvalidTypeError: It is not a list of text. A single text is refused, since each of its
-            characters would count as a pattern.
-    """
-    if given is None:
-        return ()
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        kind = type(given).__name__
-        raise InvalidTypeError(f'redact must be a list of patterns such as ["*token*"], not {kind}')
-    found = tuple(given)
-    if not all(isinstance(each, str) for each in found):
-        raise InvalidTypeError("redact must be a list of str")
-    return found
-
-
-class Redaction:
-    """Decides by its name whether to replace a value.
-
-    Args:
-        wanted: Shell patterns. Case does not matter.
-    """
-
-    def __init__(self, wanted: Iterable[str] = ()) -> None:
-        self._patterns = tuple(dict.fromkeys(each.lower() for each in wanted if each))
-        self._told: set[tuple[str, str]] = set()
-
-    def matches(self, name: str) -> bool:
-        """Return whether to replace the value of this name."""
-        lower = name.lower()
-        return any(fnmatch.fnmatchcase(lower, pattern) for pattern in self._patterns)
-
-    def is_news(self, kind: str, name: str) -> bool:
-        """Return whether this is the first question for the name, which is logged once."""
-        if (kind, name) in self._told:
-            return False
-        self._told.add((kind, name))
-        return True
 
 
 # As ``dataclasses.field``, these return Any.

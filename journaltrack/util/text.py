@@ -2,7 +2,7 @@
 
 Secrets: services and libraries write errors that may quote secrets. All our errors
 (``errors.JournaltrackError``) pass through here, and so do foreign logs and tracebacks that the
-command line prints. What a script records does not: see ``config.Redaction``.
+command line prints. What a script records does not: see ``validation.Redaction``.
 
 Log lines have the form logfmt, one event a line, so that grep finds them:
 ``event=pass journal=/data/run-1 delivered=20``.
