@@ -86,7 +86,7 @@ def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
     """
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.schema.schema import insert_sql
-    from journaltrack.util.intervals import ranges
+    from journaltrack.util.intervals import as_intervals, as_text
 
     journal = Journal.open(Path(folder), create=False)
     last, now_ns = journal.last_seq(), time.time_ns()
@@ -99,7 +99,7 @@ def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
                 (
                     "metrics",
                     1,
-                    ranges(seqs),
+                    as_text(as_intervals(seqs)),
                     1,
                     now_ns + n * 1000,
                     now_ns + n * 1000 + 500,

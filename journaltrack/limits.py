@@ -100,6 +100,7 @@ BUCKET_CHARS: Final = (3, 63)
 Source, also of ``bucket_problem``: Amazon S3 User Guide, "General purpose bucket naming rules".
 """
 
+_SHOWN_CHARS_MAX: Final = 80
 _WHOLE: Final = re.compile("-?[0-9]+")
 _BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _ADDRESS_PATTERN = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
@@ -237,9 +238,9 @@ def one_line(message: str) -> str:
     return folded[: STATUS_MESSAGE_CHARS_MAX - 1] + "…"
 
 
-def shown(text: str, chars_max: int = 80) -> str:
-    """Quote ``text`` for a message: escape control characters, and cut to about ``chars_max``."""
-    return repr(text) if len(text) <= chars_max else repr(text[: chars_max - 1]) + "…"
+def shown(text: str) -> str:
+    """Quote ``text`` for a message: escape control characters, and cut it."""
+    return repr(text) if len(text) <= _SHOWN_CHARS_MAX else repr(text[: _SHOWN_CHARS_MAX - 1]) + "…"
 
 
 def digits(number: int) -> str:

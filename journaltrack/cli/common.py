@@ -48,9 +48,6 @@ class When(click.ParamType[int]):
 
     name = "when"
 
-    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
-        self._clock_ns = clock_ns
-
     def convert(
         self,
         value: Any,  # noqa: ANN401 - click's
@@ -62,7 +59,7 @@ class When(click.ParamType[int]):
             return value
         ago = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(s|m|min|h|d|w)", value.strip())
         if ago:
-            return self._clock_ns() - int(float(ago[1]) * _UNIT_S[ago[2]] * 1e9)
+            return time.time_ns() - int(float(ago[1]) * _UNIT_S[ago[2]] * 1e9)
         try:
             # Python 3.10 knows no "Z"; a time without an offset is local time.
             return int(

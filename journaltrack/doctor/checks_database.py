@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from pathlib import Path
@@ -41,18 +41,11 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 
-def check_spool(
-    database: Database, progress: Callable[[int], None] = lambda _: None
-) -> Iterator[Finding]:
-    """Check every recorded content, and every file in the spool.
-
-    Args:
-        database: Of the journal.
-        progress: Called with the bytes of each content once it was read.
-    """
+def check_spool(database: Database) -> Iterator[Finding]:
+    """Check every recorded content, and every file in the spool."""
     folder = database.path.parent
     wanted = needed_contents(database)
-    bad = _bad_contents(database, wanted, progress)
+    bad = _bad_contents(database, wanted)
     needed = {sha256: message for sha256, message in bad.items() if sha256 in wanted}
     if needed:
         yield Finding(
@@ -107,9 +100,7 @@ def check_spool(
     )
 
 
-def _bad_contents(
-    database: Database, wanted: AbstractSet[str], progress: Callable[[int], None]
-) -> dict[str, str]:
+def _bad_contents(database: Database, wanted: AbstractSet[str]) -> dict[str, str]:
     """Return what is wrong with recorded contents, by digest."""
     folder = database.path.parent
     evidence = Evidence()
@@ -123,7 +114,6 @@ def _bad_contents(
         message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
         if message is not None:
             bad[str(sha256)] = message
-        progress(size_bytes if isinstance(size_bytes, int) else 0)
     return bad
 
 
@@ -451,12 +441,10 @@ def check_chains(
         yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
 
 
-def check_clock(
-    database: Database, clock_ns: Callable[[], int] = time.time_ns
-) -> Iterator[Finding]:
+def check_clock(database: Database) -> Iterator[Finding]:
     """Check whether a node's clock jumped, or is ahead of this one."""
     sql = "SELECT count(*), max(recorded_at_ns) FROM entry WHERE recorded_at_ns > ?"
-    ((ahead, newest_ns),) = database.read(sql, (clock_ns() + _CLOCK_STEP_NS,))
+    ((ahead, newest_ns),) = database.read(sql, (time.time_ns() + _CLOCK_STEP_NS,))
     effect = (
         "order is kept; metrics carry the time of that clock: see `timestamps` in "
         "docs/configuration.md; docs/export.md shows how to list them"

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +46,7 @@ def own_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
-def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
+def scraps(folder: Path) -> list[Path]:
     """Return half copies of artifacts and backups that killed processes left.
 
     No call that returned needs them.
@@ -60,7 +60,7 @@ def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
             status = path.lstat()
         except FileNotFoundError:
             continue
-        if stat.S_ISREG(status.st_mode) and now() - status.st_mtime > SCRAP_AGE_S:
+        if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > SCRAP_AGE_S:
             found.append(path)
     return sorted(found)
 
@@ -216,13 +216,13 @@ def check_medium(folder: Path) -> Iterator[Finding]:
         )
 
 
-def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
+def check_locks(folder: Path) -> Iterator[Finding]:
     """Check whether a process keeps others from appending or reconciling."""
     writer = _write_lock_holder(folder)
     for _ in range(_LOOKS - 1):
         if writer is None:
             break
-        sleep(_BETWEEN_LOOKS_S)
+        time.sleep(_BETWEEN_LOOKS_S)
         writer = writer if _write_lock_holder(folder) == writer else None
     if writer is not None:
         yield Finding(

@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -51,18 +52,21 @@ _ORDER: Final[tuple[Repair, ...]] = (
 )
 
 
-def mend(
-    examination: Examination,
-    *,
-    restore_from: Sequence[Path] = (),
-    clock_ns: Callable[[], int] = time.time_ns,
-) -> list[Repaired]:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Hold what one repair works with; see ``mend``."""
+
+    folder: Path
+    findings: Sequence[Finding]
+    restore_from: Sequence[Path]
+
+
+def mend(examination: Examination, *, restore_from: Sequence[Path] = ()) -> list[Repaired]:
     """Repair what the findings allow; one failure does not stop the other repairs.
 
     Args:
         examination: From ``examine``, just made.
         restore_from: Folders that may have contents missing from the spool, under any name.
-        clock_ns: Nanoseconds since the epoch.
 
     Returns:
         What was repaired, and what was not and why. Examine again to see what remains.
@@ -74,7 +78,7 @@ def mend(
         if not findings:
             continue
         try:
-            message = _REPAIRS[repair](folder, findings, restore_from, clock_ns)
+            message = _REPAIRS[repair](_Case(folder, findings, restore_from))
             done.append(
                 Repaired(repair, message is not None, message or "nothing could be repaired")
             )
@@ -85,21 +89,19 @@ def mend(
     return done
 
 
-def _owner(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
-) -> str | None:
+def _owner(case: _Case) -> str | None:
     """Give the files to the folder's owner.
 
     Root can do it; the folder's owner can replace another user's lock file by a new one.
     """
-    foreign = files.of_others(folder)
+    foreign = files.of_others(case.folder)
     for path in foreign:
-        files.hand_over(path, folder)
-    lock = folder / files.LOCK_FILE
-    if lock in files.of_others(folder) and files.is_locked(lock) is False:
+        files.hand_over(path, case.folder)
+    lock = case.folder / files.LOCK_FILE
+    if lock in files.of_others(case.folder) and files.is_locked(lock) is False:
         # The next sync creates it again.
         lock.unlink()
-    still = files.of_others(folder)
+    still = files.of_others(case.folder)
     return (
         None
         if still
@@ -107,62 +109,52 @@ def _owner(
     )
 
 
-def _permissions(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
-) -> str | None:
-    loose = open_to_others(folder)
+def _permissions(case: _Case) -> str | None:
+    loose = open_to_others(case.folder)
     for path in loose:
         path.chmod(0o700 if path.is_dir() else 0o600)
-    still = open_to_others(folder)
+    still = open_to_others(case.folder)
     return None if still else f"closed to others: {len(loose)} files and folders"
 
 
-def _leftovers(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
-) -> str | None:
-    left = scraps(folder)
+def _leftovers(case: _Case) -> str | None:
+    left = scraps(case.folder)
     for path in left:
         path.unlink(missing_ok=True)
     return f"half copies removed: {len(left)}"
 
 
-def _rebuild(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
-) -> str | None:
+def _rebuild(case: _Case) -> str | None:
     from journaltrack.doctor.recover import salvage  # noqa: PLC0415 - SQLAlchemy
 
-    _refuse_if_used(folder)
-    partial = folder / f"{REPLACEMENT}.partial"
+    _refuse_if_used(case.folder)
+    partial = case.folder / f"{REPLACEMENT}.partial"
     partial.unlink(missing_ok=True)
-    report = salvage(folder, partial, now_ns=clock_ns())
-    partial.replace(folder / REPLACEMENT)
-    _swap(folder, clock_ns)
+    report = salvage(case.folder, partial, now_ns=time.time_ns())
+    partial.replace(case.folder / REPLACEMENT)
+    _swap(case.folder)
     return str(report)
 
 
-def _upgrade(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
-) -> str | None:
-    Journal.open(folder, create=False, clock_ns=clock_ns).close()
+def _upgrade(case: _Case) -> str | None:
+    Journal.open(case.folder, create=False).close()
     return f"upgraded it to schema revision {schema.HEAD}, after a backup beside it"
 
 
-def _finish(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
-) -> str | None:
-    _refuse_if_used(folder)
-    _swap(folder, clock_ns)
+def _finish(case: _Case) -> str | None:
+    _refuse_if_used(case.folder)
+    _swap(case.folder)
     return "put the rebuilt database in its place"
 
 
-def _swap(folder: Path, clock_ns: Callable[[], int]) -> None:
+def _swap(folder: Path) -> None:
     """Replace the damaged database by the rebuilt one.
 
     A kill at any point leaves the rebuilt database under one of its two names, and the damaged
     files under one of theirs. The old log moves first: else SQLite would replay it into the new
     database.
     """
-    aside = _aside(folder, clock_ns)
+    aside = _aside(folder)
     database = folder / paths.DATABASE
     old = [path for path in own_files(folder) if path.name.startswith(paths.DATABASE)]
     for path in sorted(old, key=lambda p: p == database):
@@ -179,8 +171,8 @@ def _swap(folder: Path, clock_ns: Callable[[], int]) -> None:
     paths.fsync(folder)
 
 
-def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
-    aside = folder / DAMAGED / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock_ns() / 1e9))
+def _aside(folder: Path) -> Path:
+    aside = folder / DAMAGED / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     while aside.exists():
         aside = aside.with_name(f"{aside.name}+")
     (folder / DAMAGED).mkdir(mode=0o700, exist_ok=True)
@@ -188,9 +180,7 @@ def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
     return aside
 
 
-def _schema(
-    folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
-) -> str | None:
+def _schema(case: _Case) -> str | None:
     def make(connection: sqlite3.Connection) -> None:
         """Create the missing indexes and triggers."""
         there = objects(connection)
@@ -203,13 +193,11 @@ def _schema(
             if any(f" {name} " in statement for name in missing):
                 connection.execute(statement)
 
-    names = ", ".join(name for finding in findings for name in finding.subjects)
-    return _in_database(folder, make, f"made {names} again", clock_ns)
+    names = ", ".join(name for finding in case.findings for name in finding.subjects)
+    return _in_database(case.folder, make, f"made {names} again")
 
 
-def _lease(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
-) -> str | None:
+def _lease(case: _Case) -> str | None:
     def reset(connection: sqlite3.Connection) -> None:
         """Replace the row by one with a generation that no receipt has."""
         used = (
@@ -219,14 +207,12 @@ def _lease(
         connection.execute("DELETE FROM lease")
         connection.execute(f"INSERT INTO lease (id, generation) SELECT 1, ({used}) + 1")
 
-    with closing(Database(folder / paths.DATABASE)) as database:
+    with closing(Database(case.folder / paths.DATABASE)) as database:
         database.write(reset)
-    return _in_database(folder, lambda _: None, "created the lease again", clock_ns)
+    return _in_database(case.folder, lambda _: None, "created the lease again")
 
 
-def _mark(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]
-) -> str | None:
+def _mark(case: _Case) -> str | None:
     pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
 
     def compute(connection: sqlite3.Connection) -> None:
@@ -236,33 +222,27 @@ def _mark(
             f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)"
         )
 
-    return _in_database(folder, compute, "computed the low-water mark again", clock_ns)
+    return _in_database(case.folder, compute, "computed the low-water mark again")
 
 
-def _log(
-    folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]
-) -> str | None:
-    with closing(Database(folder / paths.DATABASE)) as database:
+def _log(case: _Case) -> str | None:
+    with closing(Database(case.folder / paths.DATABASE)) as database:
         busy = database.read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
     return None if busy else "emptied the write-ahead log"
 
 
-def _spool(
-    folder: Path,
-    findings: Sequence[Finding],
-    restore_from: Sequence[Path],
-    clock_ns: Callable[[], int],
-) -> str | None:
+def _spool(case: _Case) -> str | None:
+    folder = case.folder
     spool = Spool(folder / paths.SPOOL)
-    wanted = {sha256 for finding in findings for sha256 in finding.subjects}
+    wanted = {sha256 for finding in case.findings for sha256 in finding.subjects}
     aside: Path | None = None
     for sha256 in sorted(wanted):
         path = spool.path_of(sha256)
         if os.path.lexists(path):
-            aside = aside or _aside(folder, clock_ns)
+            aside = aside or _aside(folder)
             path.replace(aside / sha256)
     found = {}
-    for sha256, candidate in _matching(folder, restore_from, wanted):
+    for sha256, candidate in _matching(folder, case.restore_from, wanted):
         if sha256 not in found:
             blob = spool.add(candidate)
             found[blob.sha256] = blob
@@ -274,15 +254,13 @@ def _spool(
         for blob in found.values():
             connection.execute(
                 "INSERT OR REPLACE INTO blob VALUES (?, ?, ?)",
-                (blob.sha256, blob.size_bytes, clock_ns()),
+                (blob.sha256, blob.size_bytes, time.time_ns()),
             )
 
     moved = f"; damaged ones are in {aside.relative_to(folder)}" if aside else ""
     if not found and not aside:
         return None
-    return _in_database(
-        folder, record, f"contents restored: {len(found)} of {len(wanted)}{moved}", clock_ns
-    )
+    return _in_database(folder, record, f"contents restored: {len(found)} of {len(wanted)}{moved}")
 
 
 def _matching(
@@ -317,13 +295,12 @@ def _in_database(
     folder: Path,
     work: Callable[[sqlite3.Connection], object],
     message: str,
-    clock_ns: Callable[[], int],
 ) -> str:
     """Make a change in one transaction with its receipt, holding the lease."""
     with closing(Database(folder / paths.DATABASE)) as database:
-        held = lease.acquire(database, clock_ns=clock_ns)
+        held = lease.acquire(database)
 
-        attestor = Attestor(database, held, clock_ns)
+        attestor = Attestor(database, held)
         try:
             with attestor.transaction() as connection:
                 work(connection)
@@ -350,9 +327,7 @@ def _refuse_if_used(folder: Path) -> None:
         )
 
 
-_REPAIRS: Final[
-    dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], Callable[[], int]], str | None]]
-] = {
+_REPAIRS: Final[dict[Repair, Callable[[_Case], str | None]]] = {
     "owner": _owner,
     "permissions": _permissions,
     "leftovers": _leftovers,

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 State: TypeAlias = Literal["pending", "in flight", "delivered", "in doubt", "quarantined"]
 When: TypeAlias = dt.datetime | dt.timedelta | int
 """A point in time: an aware datetime, how long ago, or nanoseconds since the epoch."""
-STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in doubt", "quarantined")
 RECENT_RECEIPTS: Final = 10_000
 """Our limit: how many receipts ``status`` searches for the last success and the last error."""
 

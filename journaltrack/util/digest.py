@@ -12,7 +12,7 @@ _DIGITS: Final = frozenset("0123456789abcdef")
 
 
 def is_digest(value: object) -> bool:
-    """Whether it is a SHA-256 in lower-case hexadecimal: nothing else may become part of a path."""
+    """Return whether it is a SHA-256 in lower-case hexadecimal: only that may be part of a path."""
     return isinstance(value, str) and len(value) == _LENGTH and _DIGITS.issuperset(value)
 
 

@@ -68,11 +68,6 @@ def without(
     return found
 
 
-def ranges(seqs: Iterable[int]) -> str:
-    """Return sequence numbers as text: ``[1, 2, 3, 7] -> "1-3,7"``."""
-    return as_text(as_intervals(seqs))
-
-
 def as_text(intervals: Iterable[tuple[int, int]]) -> str:
     """Return intervals as text: ``[(1, 3), (7, 7)] -> "1-3,7"``."""
     return ",".join(
@@ -81,12 +76,12 @@ def as_text(intervals: Iterable[tuple[int, int]]) -> str:
 
 
 def ranges_in(text: object) -> list[tuple[int, int]]:
-    """Parse what ``ranges`` wrote, as (first, last) pairs.
+    """Parse what ``as_text`` wrote, as (first, last) pairs.
 
     They are not expanded: a crafted journal may name more numbers than fit into memory.
 
     Raises:
-        ValueError: It is nothing that ``ranges`` writes.
+        ValueError: It is nothing that ``as_text`` writes.
     """
     if not isinstance(text, str):
         msg = "not text"

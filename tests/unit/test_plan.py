@@ -23,7 +23,7 @@ from journaltrack.replay.plan.actions import (
     Update,
     Upload,
 )
-from journaltrack.util.intervals import ranges, ranges_in
+from journaltrack.util.intervals import as_intervals, as_text, ranges_in
 
 CONFIRMED = {1: ComponentState(confirmed=True), 2: ComponentState(confirmed=True)}
 BLOB = BlobRef("ab" * 32, None, None)
@@ -352,7 +352,9 @@ def test_splitting_loses_nothing_and_ends(drafts):
 def test_ranges_read_back_the_same(seqs):
     """Sequence numbers survive their compact form."""
     assert [
-        seq for first, last in ranges_in(ranges(seqs)) for seq in range(first, last + 1)
+        seq
+        for first, last in ranges_in(as_text(as_intervals(seqs)))
+        for seq in range(first, last + 1)
     ] == sorted(seqs)
 
 
