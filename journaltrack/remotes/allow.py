@@ -107,67 +107,67 @@ class AllowingRemote:
         self._rules = rules
 
     def describe(self, component: str) -> RemoteComponent | None:
-        """See ``Remote.describe``."""
+        """Describe any component: reading needs no permission."""
         return self._inner.describe(component)
 
     def create(self, spec: ComponentSpec) -> Answer:
-        """See ``Remote.create``."""
+        """Create the component if its name is allowed."""
         self._rules.component(spec.name)
         return self._inner.create(spec)
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """See ``Remote.associate``."""
+        """Associate what is allowed, under names that are allowed."""
         self._rules.component(component)
         self._rules.association(experiment, trial)
         return self._inner.associate(component, experiment, trial)
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """See ``Remote.upload``."""
+        """Upload the file if its component, place and size are allowed."""
         self._rules.component(blob.component)
         self._rules.place(blob.bucket, blob.prefix)
         self._rules.artifact(blob.name, blob.size_bytes)
         return self._inner.upload(blob)
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``."""
+        """Store the document if its place is allowed."""
         self._rules.place(document.bucket, document.prefix)
         return self._inner.put_document(document)
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
-        """See ``Remote.documents``."""
+        """Return the documents of a place that is allowed."""
         self._rules.place(bucket, prefix)
         return self._inner.documents(bucket, prefix, folder)
 
     def document_names(
         self, bucket: str | None, prefix: str | None, folder: str, after: str
     ) -> Sequence[str]:
-        """See ``Remote.document_names``."""
+        """Return the names in a place that is allowed."""
         self._rules.place(bucket, prefix)
         return self._inner.document_names(bucket, prefix, folder, after)
 
     def document(
         self, bucket: str | None, prefix: str | None, folder: str, name: str
     ) -> bytes | None:
-        """See ``Remote.document``."""
+        """Return a document of a place that is allowed."""
         self._rules.place(bucket, prefix)
         return self._inner.document(bucket, prefix, folder, name)
 
     def update(self, component: str, fields: Fields) -> Answer:
-        """See ``Remote.update``."""
+        """Update the component if its name is allowed."""
         self._rules.component(component)
         return self._inner.update(component, fields)
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``."""
+        """Record the points if the component's name is allowed."""
         self._rules.component(component)
         return self._inner.put_metrics(component, points)
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """See ``Remote.read_metrics``."""
+        """Read any component: reading needs no permission."""
         return self._inner.read_metrics(component, steps)
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
-        """See ``Remote.find_object``."""
+        """Find any object: reading needs no permission."""
         return self._inner.find_object(uri, read=read)
 
 

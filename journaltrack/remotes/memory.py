@@ -68,7 +68,7 @@ class MemoryRemote:
         self._lock = threading.Lock()
 
     def describe(self, component: str) -> RemoteComponent | None:
-        """See ``Remote.describe``."""
+        """Return copies of what is held of the component."""
         with self._lock:
             request_id = self._request_id()
             held = self.components.get(component.lower())
@@ -88,7 +88,7 @@ class MemoryRemote:
             )
 
     def create(self, spec: ComponentSpec) -> Answer:
-        """See ``Remote.create``."""
+        """Create the component if SageMaker would take its names."""
         problem = limits.name_problem(spec.name, "trial component name") or (
             limits.name_problem(spec.display_name, "display name")
             if spec.display_name is not None
@@ -107,14 +107,14 @@ class MemoryRemote:
             return Answer(request_id, arn=_arn(spec.name))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """See ``Remote.associate``."""
+        """Note the association. Experiments and trials need not exist."""
         with self._lock:
             request_id = self._request_id()
             self._held(component, request_id).trials.append((experiment, trial))
             return Answer(request_id)
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """See ``Remote.upload``."""
+        """Read the file, and keep its digest and size instead of its bytes."""
         with self._lock:
             request_id = self._request_id()
             try:
@@ -143,7 +143,7 @@ class MemoryRemote:
             return Answer(request_id, uri=uri)
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``."""
+        """Keep the document, unless something has its name."""
         with self._lock:
             request_id = self._request_id()
             uri = _folder_uri(document.bucket, document.prefix, document.folder) + document.name
@@ -151,7 +151,7 @@ class MemoryRemote:
             return Answer(request_id, uri=uri)
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
-        """See ``Remote.documents``."""
+        """Return the documents of a folder, by name."""
         with self._lock:
             self._request_id()
             begin = _folder_uri(bucket, prefix, folder)
@@ -164,17 +164,17 @@ class MemoryRemote:
     def document_names(
         self, bucket: str | None, prefix: str | None, folder: str, after: str
     ) -> Sequence[str]:
-        """See ``Remote.document_names``."""
+        """Return the names in a folder that sort after ``after``."""
         return sorted(name for name in self.documents(bucket, prefix, folder) if name > after)
 
     def document(
         self, bucket: str | None, prefix: str | None, folder: str, name: str
     ) -> bytes | None:
-        """See ``Remote.document``."""
+        """Return the document of this name, or None."""
         return self.documents(bucket, prefix, folder).get(name)
 
     def update(self, component: str, fields: Fields) -> Answer:
-        """See ``Remote.update``."""
+        """Merge the fields per key, as SageMaker does."""
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
@@ -190,7 +190,7 @@ class MemoryRemote:
             return Answer(request_id, arn=_arn(held.spec.name))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``."""
+        """Append the points. Refuse each one that SageMaker would refuse."""
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
@@ -211,7 +211,7 @@ class MemoryRemote:
             return Answer(request_id, refused=refused)
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """See ``Remote.read_metrics``."""
+        """Return counts and means of the points, at once complete."""
         with self._lock:
             request_id = self._request_id()
             held = self.components.get(component.lower())
@@ -232,8 +232,8 @@ class MemoryRemote:
                 owner=held.spec.owner,
             )
 
-    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:  # noqa: ARG002 - the digest is at hand
-        """See ``Remote.find_object``."""
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:  # noqa: ARG002
+        """Return the object at a URI. Its digest is at hand without reading."""
         with self._lock:
             request_id = self._request_id()
             if not re.match("s3://[^/]+/.", uri):

@@ -77,38 +77,38 @@ class RetryingRemote:
         return getattr(self._local, "attempts", 1)
 
     def describe(self, component: str) -> RemoteComponent | None:
-        """See ``Remote.describe``."""
+        """Describe the component, with retries."""
         return self._call(self._idempotent, lambda: self._inner.describe(component))
 
     def create(self, spec: ComponentSpec) -> Answer:
-        """See ``Remote.create``.
+        """Create the component, with retries.
 
         If the component exists already, an earlier attempt may have made it: the caller checks.
         """
         return self._call(self._idempotent, lambda: self._inner.create(spec))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """See ``Remote.associate``."""
+        """Associate the component, with retries."""
         return self._call(
             self._idempotent, lambda: self._inner.associate(component, experiment, trial)
         )
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """See ``Remote.upload``."""
+        """Upload the file, with retries."""
         return self._call(self._idempotent, lambda: self._inner.upload(blob))
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``. Tried once: the next pass writes another document."""
+        """Store the document. Try once: the next pass writes another document."""
         return self._call(self._once, lambda: self._inner.put_document(document))
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
-        """See ``Remote.documents``."""
+        """Return the documents, with retries."""
         return self._call(self._idempotent, lambda: self._inner.documents(bucket, prefix, folder))
 
     def document_names(
         self, bucket: str | None, prefix: str | None, folder: str, after: str
     ) -> Sequence[str]:
-        """See ``Remote.document_names``. Tried once: a pass waits for it."""
+        """Return the names. Try once: a pass waits for it."""
         return self._call(
             self._once, lambda: self._inner.document_names(bucket, prefix, folder, after)
         )
@@ -116,23 +116,23 @@ class RetryingRemote:
     def document(
         self, bucket: str | None, prefix: str | None, folder: str, name: str
     ) -> bytes | None:
-        """See ``Remote.document``. Tried once: a pass waits for it."""
+        """Return the document. Try once: a pass waits for it."""
         return self._call(self._once, lambda: self._inner.document(bucket, prefix, folder, name))
 
     def update(self, component: str, fields: Fields) -> Answer:
-        """See ``Remote.update``."""
+        """Update the component, with retries."""
         return self._call(self._idempotent, lambda: self._inner.update(component, fields))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``. Retried only if it certainly had no effect."""
+        """Record the points. Retry only what certainly had no effect."""
         return self._call(self._metrics, lambda: self._inner.put_metrics(component, points))
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """See ``Remote.read_metrics``."""
+        """Read the metrics, with retries."""
         return self._call(self._idempotent, lambda: self._inner.read_metrics(component, steps))
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
-        """See ``Remote.find_object``."""
+        """Find the object, with retries."""
         return self._call(self._idempotent, lambda: self._inner.find_object(uri, read=read))
 
     def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
@@ -146,6 +146,7 @@ class RetryingRemote:
         known = True
 
         def attempt() -> T:
+            """Send the request once more."""
             nonlocal known
             # tenacity's first attempt stands for the request above. If the wait was cut short,
             # nothing is sent.

@@ -42,10 +42,9 @@ from journaltrack.errors import (
     LeaseHeldError,
     RemoteError,
 )
-from journaltrack.journal import interruption, queries, vocabulary, writers
+from journaltrack.journal import interruption, queries, writers
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
-from journaltrack.replay import lease as leases
+from journaltrack.journal.vocabulary import CREATE, LOAD, Entry, status
 from journaltrack.replay.dispatch import (
     GROUP_S,
     HEARTBEAT_S,
@@ -55,13 +54,12 @@ from journaltrack.replay.dispatch import (
     Crew,
     Dispatch,
 )
-from journaltrack.replay.evidence import anchors, readback, taken
-from journaltrack.replay.evidence import in_doubt as doubting
+from journaltrack.replay.evidence import anchors, in_doubt, readback, taken
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
-from journaltrack.replay.lease import Gate
+from journaltrack.replay.lease import Gate, Lease, acquire
 from journaltrack.replay.pass_report import PassReport, Position, Progress
-from journaltrack.replay.plan import planner as planning
+from journaltrack.replay.plan import planner
 from journaltrack.replay.plan.actions import Action, ComponentState, Request, Settle, Update, Upload
 from journaltrack.replay.plan.pending import (
     Chunk,
@@ -200,7 +198,7 @@ def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]
         message = limits.one_line(
             f"interrupted: {process} ended without close; last entry at {run.last_entry_at}"
         )
-        draft = vocabulary.status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
+        draft = status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
         still = functools.partial(
             interruption.is_interrupted, journal, component_id, found[component_id]
         )
@@ -403,12 +401,12 @@ class Reconciler:
         self._report.pending = queries.pending_count(self._journal.database)
         self._report.out_of_time &= self._report.pending > 0
 
-    def _acquired(self) -> leases.Lease | None:
+    def _acquired(self) -> Lease | None:
         """Return the lease. None if its holder has delivered everything wanted."""
         looks = itertools.count(1)
         while True:
             try:
-                return leases.acquire(self._journal.database, clock_ns=self._clock_ns)
+                return acquire(self._journal.database, clock_ns=self._clock_ns)
             except LeaseHeldError:
                 if not self._options.wait_for_lease or self._gate.over:
                     raise
@@ -499,13 +497,13 @@ class Reconciler:
     def _resolve_doubts(self, settlement: Settlement) -> None:
         """Ask the remote which points in doubt arrived. The others are sent in this pass."""
         options, database = self._options, self._journal.database
-        asked = doubting.to_ask(
+        asked = in_doubt.to_ask(
             database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s
         )
         for component_id, name in asked.items():
             if self._course.ended:
                 return
-            found = doubting.of_component(database, component_id)
+            found = in_doubt.of_component(database, component_id)
             if not options.wants_component(name) or not self._proof.all_hold(
                 [doubt.seq for doubt in found]
             ):
@@ -533,7 +531,7 @@ class Reconciler:
             if shown is None:
                 continue
             self._report.requests += 1
-            known = doubting.acknowledged(database, component_id, found)
+            known = in_doubt.acknowledged(database, component_id, found)
             findings = readback.judge(
                 found,
                 known,
@@ -541,7 +539,7 @@ class Reconciler:
                 now_ns=self._clock_ns(),
                 visible_after_s=options.visible_after_s,
             )
-            doubting.record(settlement.attestor, component_id, findings, shown.request_id)
+            in_doubt.record(settlement.attestor, component_id, findings, shown.request_id)
             self._report.arrived += sum(finding.outcome == "arrived" for finding in findings)
             self._report.not_arrived += sum(
                 finding.outcome == "not arrived" for finding in findings
@@ -574,7 +572,7 @@ class Reconciler:
         states = read_states(self._journal.database, chunk.component_ids)
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
-        actions, metrics = planning.prepare(entries, states, points)
+        actions, metrics = planner.prepare(entries, states, points)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload))]
         dispatch.perform(request for request in requests if request.phase == 1)
@@ -608,9 +606,9 @@ class Reconciler:
         resolved: list[Request] = []
         for request in requests:
             if isinstance(request, Update):
-                update, settled = planning.resolve(request, states[request.component_id])
+                update, settled = planner.resolve(request, states[request.component_id])
                 self._settle(settlement, settled)
-                uploads.put_off(planning.awaited(request, states[request.component_id]))
+                uploads.put_off(planner.awaited(request, states[request.component_id]))
                 if update is not None:
                     resolved.append(update)
             else:
@@ -654,5 +652,5 @@ def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action
         proof.look_at(pending.seqs, pending.rows())
         chunk = pending if options.unproved else pending.without(proof.broken)
         states = read_states(journal.database, chunk.component_ids)
-        for action in planning.plan(chunk.entries, states, chunk.points):
-            yield from planning.in_turns(action, states.get(action.component_id, ComponentState()))
+        for action in planner.plan(chunk.entries, states, chunk.points):
+            yield from planner.in_turns(action, states.get(action.component_id, ComponentState()))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from journaltrack.journal import interruption, removed, view, vocabulary
+from journaltrack.journal import interruption, removed, view
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -30,7 +30,15 @@ from journaltrack.journal.fold import (
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.queries import origins
 from journaltrack.journal.view import State
-from journaltrack.journal.vocabulary import Entry
+from journaltrack.journal.vocabulary import (
+    ASSOCIATE,
+    CREATE,
+    PARAMETER,
+    STATUS,
+    UPLOAD,
+    Entry,
+    entry_of,
+)
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
 from journaltrack.util.text import text_or_none
 
@@ -245,7 +253,7 @@ def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry,
         if not rows:
             return
         for *columns, outcome in rows:
-            entry = vocabulary.entry_of(tuple(columns))
+            entry = entry_of(tuple(columns))
             yield entry, view.state_of(outcome, flying=flying.names(entry.seq))
         after_seq = rows[-1][0]
 
@@ -254,31 +262,27 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
     if entry.unsound:
         raise ValueError(entry.unsound)
     detail = entry.detail
-    if entry.kind == vocabulary.CREATE:
+    if entry.kind == CREATE:
         tags = detail.get("tags")
         fold.display_name = text_or_none(detail.get("display_name")) or fold.display_name
         fold.tags |= (
             {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
         )
-    elif entry.kind == vocabulary.ASSOCIATE:
+    elif entry.kind == ASSOCIATE:
         fold.trials[text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))] = (
             None
         )
-    elif entry.kind == vocabulary.UPLOAD:
+    elif entry.kind == UPLOAD:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:
             fold.sizes[blob_of(entry).sha256] = size
     elif entry.kind in MAP_OF_KIND:
-        exact = (
-            detail.get("exact")
-            if entry.kind == vocabulary.PARAMETER and entry.value is None
-            else None
-        )
+        exact = detail.get("exact") if entry.kind == PARAMETER and entry.value is None else None
         # The plan knows no value that is not finite: the exact text stands for it.
         value = exact if isinstance(exact, str) else value_of(entry)
         place = Place(entry.seq, entry.recorded_at_ns, fold.origins.get(entry.writer_id, 0))
         called = _Called(place, entry, value, state)
-        if entry.kind == vocabulary.STATUS:
+        if entry.kind == STATUS:
             fold.statuses.append(called)
             return
         key = (MAP_OF_KIND[entry.kind], str(entry.name))

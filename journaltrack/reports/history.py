@@ -29,7 +29,8 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from journaltrack.journal import view, vocabulary, writers
+from journaltrack.journal import view, writers
+from journaltrack.journal.vocabulary import STATUS
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import READBACK, REOPEN
@@ -112,7 +113,7 @@ def value_of(entry: AuditedEntry) -> Any:  # noqa: ANN401 - whatever was recorde
         A number, or the text, URI or digest that stands for the value. For a status, a dictionary
         of everything that the call set.
     """
-    if entry.kind == vocabulary.STATUS:
+    if entry.kind == STATUS:
         return dict(entry.detail)
     if entry.value is not None:
         return entry.value

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import interruption, removed, view, vocabulary
-from journaltrack.journal import writers as report_writers
+from journaltrack.journal import interruption, removed, view
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.queries import PROBLEM, UNSETTLED
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.view import ErrorRecord, InFlight, State
-from journaltrack.journal.writers import WriterRecord, nobody
+from journaltrack.journal.vocabulary import KINDS
+from journaltrack.journal.writers import WriterRecord, nobody, writers
 from journaltrack.replay.evidence import anchors, taken
 from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import TAKEN, Unfinished
@@ -283,12 +283,12 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         f"{_total([tallies[i]]).entries} entries belong to component {i}, which is not recorded"
         for i in sorted(lost, key=str)
     ]
-    writers = report_writers.writers(database)
+    known = writers(database)
     recorders = _merged(tally.writers for tally in tallies.values())
     wrong += [
         f"{n} entries are of writer {i}, which is not recorded"
         for i, n in recorders.items()
-        if i not in writers
+        if i not in known
     ]
     problems, omitted = _problems(database, ids)
     receipts = _receipts(database, ids)
@@ -297,7 +297,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     components = []
     for row in rows:
         tally = tallies.get(row.id, _Tally())
-        found = _component(database, row, tally, _recorded_by(tally.writers, writers))
+        found = _component(database, row, tally, _recorded_by(tally.writers, known))
         components.append(
             replace(
                 found,
@@ -320,7 +320,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         created_by_version=created_by,
         totals=totals,
         components=tuple(components),
-        writers=_recorded_by(recorders, writers),
+        writers=_recorded_by(recorders, known),
         reconcilers=reconcilers(database),
         last_error=view.last_error(database),
         problems_omitted=omitted,
@@ -417,7 +417,7 @@ def _component(
         writers=writers,
         last_error=view.error_record(errors[0] if errors else None),
         unknown_kinds=tuple(
-            sorted(str(kind) for kind in {kind for _, kind in tally.kinds} - vocabulary.KINDS)
+            sorted(str(kind) for kind in {kind for _, kind in tally.kinds} - KINDS)
         ),
     )
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import queries, removed, view, vocabulary
+from journaltrack.journal import queries, removed, view
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -36,7 +36,7 @@ from journaltrack.journal.fold import (
 )
 from journaltrack.journal.queries import HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
-from journaltrack.journal.vocabulary import BlobRef, Entry
+from journaltrack.journal.vocabulary import CREATE, LOAD, BlobRef, Entry, entry_of
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.util.text import text_or_none
@@ -124,6 +124,7 @@ def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
     """
 
     def is_logged(name: str, value: float) -> bool:
+        """Return whether the journal has a point of this value that may have arrived."""
         margin = abs(value) * 1e-6
         found = database.read(
             f"SELECT 1 {_MAYBE_POINTS} "
@@ -187,7 +188,7 @@ def _claims(
         seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))
     }
     for *columns, outcome, receipt_id in _state_rows(database, row.id):
-        entry = vocabulary.entry_of(tuple(columns))
+        entry = entry_of(tuple(columns))
         reading.add(entry, outcome, receipt_id, is_held=entry.seq in held)
     objects = tuple(
         ObjectClaim(
@@ -263,7 +264,7 @@ class _Reading:
                 raise ValueError(entry.unsound)  # noqa: TRY301 - handled like a decoding error
             if entry.kind in MAP_OF_KIND:
                 self._add_field(entry, outcome, receipt_id, is_held=is_held)
-            elif entry.kind in {vocabulary.CREATE, vocabulary.LOAD} and outcome in HAS_ARRIVED:
+            elif entry.kind in {CREATE, LOAD} and outcome in HAS_ARRIVED:
                 self._add_origin(entry, outcome)
         except ValueError:
             if outcome == "delivered":
@@ -272,8 +273,8 @@ class _Reading:
     def _add_origin(self, entry: Entry, outcome: object) -> None:
         detail = entry.detail
         self.there = True
-        self._shared |= entry.kind == vocabulary.LOAD or bool(detail.get("resume"))
-        if entry.kind == vocabulary.CREATE and outcome == "delivered":
+        self._shared |= entry.kind == LOAD or bool(detail.get("resume"))
+        if entry.kind == CREATE and outcome == "delivered":
             owner = text_or_none(detail.get("owner"))
             self._owner = self._owner or owner
             self._owners |= {owner} if owner is not None else set()

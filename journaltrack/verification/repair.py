@@ -14,8 +14,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.journal import vocabulary
 from journaltrack.journal.queries import ARRIVED
+from journaltrack.journal.vocabulary import ASSOCIATE, CREATE, LOAD, STATUS
 from journaltrack.replay.evidence.anchors import bucket_used
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.util.intervals import contains
@@ -63,7 +63,7 @@ def reopen(
         elif difference.what == "metric":
             seqs = _points(database, difference, read_at_ns, receipt_id)
         elif difference.what == "status":
-            seqs = _of_kind(database, component_id, vocabulary.STATUS)
+            seqs = _of_kind(database, component_id, STATUS)
         elif difference.what in _FIELDS and difference.seq is not None:
             seqs = [difference.seq]
         elif difference.what == "object" and difference.blob is not None:
@@ -102,7 +102,7 @@ def _all_of(database: Database, component_id: int) -> list[int]:
     shows decides about them.
     """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
-    making = (vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.STATUS)
+    making = (CREATE, LOAD, ASSOCIATE, STATUS)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 

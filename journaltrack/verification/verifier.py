@@ -34,7 +34,7 @@ from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util import patterns
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool
-from journaltrack.verification import expected as claiming
+from journaltrack.verification import expected
 from journaltrack.verification.diff import (
     Claims,
     Difference,
@@ -306,7 +306,7 @@ class Verifier:
         started = time.monotonic()
         ids = view.matching(self._journal, self._options.component)
         rows = [row for row in self._journal.components() if self._options.wants(str(row.name))]
-        self._report.undelivered = claiming.undelivered(self._journal.database, ids)
+        self._report.undelivered = expected.undelivered(self._journal.database, ids)
         pool = DaemonPool(CONCURRENCY, "journaltrack-verify")
         try:
             self._look_at(rows, pool)
@@ -350,7 +350,7 @@ class Verifier:
     def _groups(self, rows: Sequence[ComponentRow]) -> Iterator[list[Claims]]:
         for start in range(0, len(rows), _GROUP_COMPONENTS):
             group = rows[start : start + _GROUP_COMPONENTS]
-            found = claiming.read(self._journal, group)
+            found = expected.read(self._journal, group)
             self._report.unverified += len(group) - len(found)
             if found:
                 yield found
@@ -390,7 +390,7 @@ class Verifier:
             for _ in range(2):
                 if (
                     not differences
-                    or claiming.last_receipt(self._journal.database, claims.component_id)
+                    or expected.last_receipt(self._journal.database, claims.component_id)
                     == claims.receipt_id
                 ):
                     break
@@ -411,7 +411,7 @@ class Verifier:
 
     def _again(self, claims: Claims) -> Claims:
         rows = [row for row in self._journal.components() if row.id == claims.component_id]
-        return next(iter(claiming.read(self._journal, rows)), claims)
+        return next(iter(expected.read(self._journal, rows)), claims)
 
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
         database = self._journal.database
@@ -420,7 +420,7 @@ class Verifier:
             claims,
             found.component,
             shown_until_ns=until_ns,
-            logged=claiming.logged(database, claims),
+            logged=expected.logged(database, claims),
         )
         differences = [self._with_steps(claims, found.component, each) for each in told]
         for claim, there in zip(claims.objects, found.objects, strict=True):
@@ -457,7 +457,7 @@ class Verifier:
             return difference
         if claims.exclusive and component.owner != claims.owner:
             return difference
-        delivered = claiming.steps_of(self._journal.database, claims.component_id, name)
+        delivered = expected.steps_of(self._journal.database, claims.component_id, name)
         if delivered is None:
             return difference
         shown = self._remote.read_metrics(claims.name, {name: (min(delivered), max(delivered))})

@@ -268,10 +268,16 @@ class Clients:
             self._deadline.answered(took_s)
 
     def departing(self) -> None:
-        """See ``Deadline.departing``."""
+        """Look at the pass's gate right before a request's first byte."""
         self._deadline.departing()
 
-    def _before_call(self, *, model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
+    def _before_call(
+        self,
+        *,
+        model: Any,  # noqa: ANN401
+        context: dict[str, Any],
+        **_: object,
+    ) -> None:
         """Wait for the request's turn. botocore >= 1.43 honours a time-out of its own."""
         read_timeout_s = self.turn(model.name)
         if read_timeout_s is not None:

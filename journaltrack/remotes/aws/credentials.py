@@ -53,7 +53,8 @@ class Patience:
         self._failure: Exception | None = None
         self._programs: list[subprocess.Popen[bytes]] = []
 
-    def session(self, make: Callable[[], Any], *, ours: bool) -> Any:  # noqa: ANN401 - boto3 has no types of its own
+    # boto3 has no types of its own.
+    def session(self, make: Callable[[], Any], *, ours: bool) -> Any:  # noqa: ANN401
         """Return a session that has resolved its credentials.
 
         Args:
@@ -66,6 +67,7 @@ class Patience:
         """
 
         def look_up() -> tuple[Any, Any]:
+            """Make the session, quieten its providers, and ask them."""
             session = make()
             if ours and not self.attended:
                 # boto3 has no public way to the providers.
@@ -137,7 +139,8 @@ class Patience:
             builder.providers = lambda *args, **kwargs: [*map(self._quiet, make(*args, **kwargs))]
         return provider
 
-    def _run(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - as Popen
+    # The options are those of Popen.
+    def _run(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
         """Run a ``credential_process`` without a terminal to prompt on.
 
         It gets a session of its own, so that it can be ended with all its children.

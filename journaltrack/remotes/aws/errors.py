@@ -366,7 +366,8 @@ def is_taken(error: boto.ClientError) -> bool:
 def is_throttled(answer: Mapping[str, Any]) -> bool:
     """Return whether an answer, as botocore parsed it, asks for fewer requests."""
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status == 429 or answer.get("Error", {}).get("Code") in _THROTTLED  # noqa: PLR2004 - Too Many Requests
+    # 429 is Too Many Requests.
+    return status == 429 or answer.get("Error", {}).get("Code") in _THROTTLED  # noqa: PLR2004
 
 
 def is_of_service(error: boto.ClientError) -> bool:

@@ -45,7 +45,7 @@ class _Gated:
         return self.gate.now() - self.idle_since > IDLE_MAX_S
 
     def connect(self) -> None:
-        """See ``http.client.HTTPConnection.connect``.
+        """Connect, and look at the gate before and after.
 
         Raises:
             NotSentError: Connecting took too long.
@@ -68,7 +68,8 @@ class _FreshPool:
 
     gate: Deadline
 
-    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - urllib3's connections, whichever version
+    # urllib3's connections, whichever version
+    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ANN401
         connection = super()._get_conn(timeout)  # type: ignore[misc]
         # A closed connection connects again when it is used.
         if getattr(connection, "was_idle", False):
@@ -88,11 +89,7 @@ def guard(client: Any, gate: Deadline) -> None:  # noqa: ANN401 - boto3 has no t
         client: A client that nobody has used yet.
         gate: The deadline of the pass.
     """
-
-    def look_at_gate(**_: object) -> None:
-        gate.departing()
-
-    client.meta.events.register("before-send", look_at_gate, unique_id=_GATE_HOOK)
+    client.meta.events.register("before-send", lambda **_: gate.departing(), unique_id=_GATE_HOOK)
     # This module only reads botocore's private names. Tests try each of them.
     session = getattr(client._endpoint, "http_session", None)  # noqa: SLF001
     pools = getattr(session, "_pool_classes_by_scheme", {})
@@ -118,7 +115,7 @@ class Answered(Protocol):
         """Take note of an answer."""
 
 
-def look_at_answers(client: Any, answered: Answered) -> None:  # noqa: ANN401 - boto3 has no types of its own
+def look_at_answers(client: Any, answered: Answered) -> None:  # noqa: ANN401
     """Make a client raise if an answer does not prove itself, and remove secrets from errors.
 
     Args:
@@ -134,6 +131,7 @@ def look_at_answers(client: Any, answered: Answered) -> None:  # noqa: ANN401 - 
         context: dict[str, Any],
         **_: object,
     ) -> None:
+        """Count the answer, and raise unless it is whole and proves itself."""
         took_s = time.monotonic() - context.get(_BEGAN, float("inf"))
         answered(model.name, took_s, throttled=is_throttled(parsed))
         status = http_response.status_code
@@ -217,6 +215,7 @@ class Checked:
             return member
 
         def call(**parameters: Any) -> Any:  # noqa: ANN401
+            """Call the client's method, and check the answer."""
             answer = member(**parameters)
             metadata = answer.get("ResponseMetadata", {})
             headers = metadata.get("HTTPHeaders")

@@ -77,7 +77,7 @@ A metric takes two: counts and means.
 def read_back(
     clients: Clients, component: str, steps: Mapping[str, tuple[int, int]]
 ) -> ReadBack | None:
-    """See ``Remote.read_metrics``.
+    """Return what the service shows of the component's metrics.
 
     Raises:
         ClientError, BotoCoreError, RemoteError: The request failed.
@@ -551,7 +551,11 @@ def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
     return f'{{"TrialComponentName": {_quoted(component)}, "MetricData": [{points_text}]}}'.encode()
 
 
-def _by_boto3(client: Any, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:  # noqa: ANN401
+def _by_boto3(
+    client: Any,  # noqa: ANN401
+    component: str,
+    points: Sequence[MetricPoint],
+) -> Mapping[str, Any]:
     answer: Mapping[str, Any] = client.batch_put_metrics(**_parameters(component, points))
     return answer
 
@@ -577,7 +581,8 @@ def utc(timestamp_ns: int) -> datetime:
 
 
 def _serializes_alike(client: Any, model: Any) -> bool:  # noqa: ANN401
-    theirs = client._serializer.serialize_to_request(_parameters("a-name", _PROBE), model)  # noqa: SLF001
+    serializer = client._serializer  # noqa: SLF001
+    theirs = serializer.serialize_to_request(_parameters("a-name", _PROBE), model)
     return bool(theirs["body"] == serialized("a-name", _PROBE))
 
 

@@ -90,6 +90,7 @@ def ask_for(
     }
 
     def add(*, params: dict[str, Any], model: Any, **_: object) -> None:  # noqa: ANN401
+        """Set what the operation takes and the request leaves open."""
         members: Mapping[str, Any] = model.input_shape.members
         owner = owner_of(str(params.get("Bucket", "")))
         for name, value in ({**wanted, "ExpectedBucketOwner": owner}).items():

@@ -111,6 +111,7 @@ def _arns(*names: str) -> Callable[[Said], str | None]:
     """Make the rule for a SageMaker operation that returns these ARNs."""
 
     def rule(said: Said) -> str | None:
+        """Ask for AWS's request id and each ARN."""
         if not said.headers.get("x-amzn-requestid"):
             return "it has no request id"
         for name in names:
@@ -180,6 +181,7 @@ def _document(*names: str) -> Callable[[Said], str | None]:
     """Make the rule for an S3 operation that returns a document with these members."""
 
     def rule(said: Said) -> str | None:
+        """Ask for each member, and for the bucket or key that was asked for."""
         for name in names:
             if not said.parsed.get(name):
                 return f"it has no {name}"

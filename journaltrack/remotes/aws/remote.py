@@ -127,7 +127,7 @@ class AwsRemote:
         self._clients.close()
 
     def describe(self, component: str) -> RemoteComponent | None:
-        """See ``Remote.describe``: DescribeTrialComponent."""
+        """Send DescribeTrialComponent."""
         with _classifying(component):
             try:
                 answer = self._clients.sagemaker.describe_trial_component(
@@ -140,7 +140,7 @@ class AwsRemote:
         return _component(component, answer)
 
     def create(self, spec: ComponentSpec) -> Answer:
-        """See ``Remote.create``: CreateTrialComponent."""
+        """Send CreateTrialComponent."""
         request: dict[str, Any] = {
             "TrialComponentName": spec.name,
             "MetadataProperties": {"GeneratedBy": OWNER_PREFIX + spec.owner},
@@ -156,7 +156,7 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """See ``Remote.associate``: CreateExperiment, CreateTrial, AssociateTrialComponent."""
+        """Send CreateExperiment, CreateTrial and AssociateTrialComponent."""
         if trial is None and experiment is None:
             return Answer()
         if trial is None:
@@ -178,36 +178,36 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """See ``Remote.upload`` and the module ``s3``."""
+        """Upload the file, at most ``UPLOADS_IN_FLIGHT`` at a time (see the module ``s3``)."""
         with self._uploading, _classifying(None):
             return self._uploader.upload(blob)
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``: PutObject with ``IfNoneMatch``."""
+        """Send PutObject with ``IfNoneMatch``."""
         with _classifying(None):
             return self._uploader.put_document(document)
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
-        """See ``Remote.documents``: ListObjectsV2 and GetObject."""
+        """Send ListObjectsV2, and GetObject for each document."""
         with _classifying(None):
             return self._uploader.documents(bucket, prefix, folder)
 
     def document_names(
         self, bucket: str | None, prefix: str | None, folder: str, after: str
     ) -> Sequence[str]:
-        """See ``Remote.document_names``: ListObjectsV2."""
+        """Send ListObjectsV2."""
         with _classifying(None):
             return self._uploader.document_names(bucket, prefix, folder, after)
 
     def document(
         self, bucket: str | None, prefix: str | None, folder: str, name: str
     ) -> bytes | None:
-        """See ``Remote.document``: GetObject."""
+        """Send GetObject."""
         with _classifying(None):
             return self._uploader.document(bucket, prefix, folder, name)
 
     def update(self, component: str, fields: Fields) -> Answer:
-        """See ``Remote.update``: UpdateTrialComponent."""
+        """Send UpdateTrialComponent, with what is there if the service does not merge."""
         if not self._merges(component):
             fields = self._merged(component, fields)
         with _classifying(component):
@@ -217,7 +217,7 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``: BatchPutMetrics, see the module ``metrics``.
+        """Send BatchPutMetrics (see the module ``metrics``).
 
         BatchPutMetrics takes only lower-case component names. Other operations ignore case.
         """
@@ -228,12 +228,12 @@ class AwsRemote:
         return Answer(request_id, refused=refused)
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """See ``Remote.read_metrics`` and the module ``metrics``."""
+        """Send DescribeTrialComponent, and BatchGetMetrics for steps."""
         with _classifying(component):
             return read_back(self._clients, component, steps)
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
-        """See ``Remote.find_object``: HeadObject, and GetObject to read it."""
+        """Send HeadObject, and GetObject to read the object."""
         with _classifying(None):
             return self._uploader.find(uri, read=read)
 
@@ -297,6 +297,7 @@ class AwsRemote:
             return fields
 
         def both(name: str) -> dict[str, Any]:
+            """Return what is there and what is new of one map; nothing if nothing is new."""
             new = getattr(fields, name)
             return {**getattr(held, name), **new} if new else {}
 

@@ -107,7 +107,7 @@ class Uploader:
         return self._account if bucket == self._default_bucket else self._storage.bucket_owner
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """See ``Remote.upload``.
+        """Store the file under its name, or under one with its digest.
 
         Raises:
             RemoteError: The blob is missing or damaged (permanent), or the bucket can't be used.
@@ -135,7 +135,7 @@ class Uploader:
             return self._upload(blob, content)
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``."""
+        """Store the document, unless something has its name."""
         bucket = self._where(document.bucket)
         self._ensure(bucket)
         key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
@@ -165,7 +165,7 @@ class Uploader:
         )
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> dict[str, bytes]:
-        """See ``Remote.documents``."""
+        """Return the documents of a folder, by name."""
         bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
         found = {}
         try:
@@ -187,7 +187,7 @@ class Uploader:
     def document_names(
         self, bucket: str | None, prefix: str | None, folder: str, after: str
     ) -> list[str]:
-        """See ``Remote.document_names``."""
+        """Return the first 1,000 names in a folder that sort after ``after``."""
         bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
         try:
             page = self._s3.list_objects_v2(Bucket=bucket, Prefix=begin, StartAfter=begin + after)
@@ -201,7 +201,7 @@ class Uploader:
     def document(
         self, bucket: str | None, prefix: str | None, folder: str, name: str
     ) -> bytes | None:
-        """See ``Remote.document``."""
+        """Return the start of a document that is as long as any of ours, or None."""
         bucket, key = self._where(bucket), f"{_folder(prefix, folder)}/{object_name(name)}"
         try:
             content: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read(
@@ -214,7 +214,7 @@ class Uploader:
         return content
 
     def find(self, uri: str, *, read: bool = False) -> RemoteObject | None:
-        """See ``Remote.find_object``."""
+        """Ask for the object's size and digests, and ``read`` it for a missing digest."""
         bucket, key = _place(uri)
         try:
             held = self._head(bucket, key, ChecksumMode="ENABLED")

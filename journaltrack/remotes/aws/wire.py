@@ -304,11 +304,11 @@ class _Again(io.RawIOBase):
         return io.BufferedReader(self, 1)
 
     def readable(self) -> bool:
-        """See ``io.RawIOBase``."""
+        """Return True: http.client reads the answer here."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - whatever takes bytes
-        """See ``io.RawIOBase``."""
+        """Give first what was read already, then what the connection brings."""
         if not self.unread:
             return self._connection.recv_into(buffer)
         size = min(len(buffer), len(self.unread))

@@ -461,6 +461,7 @@ def _document(
     database: Database, before: Anchor | None, now_ns: int, above: int, left_out: Collection[str]
 ) -> HeadsDocument:
     def heads(kind: Kind, since: int) -> Heads:
+        """Return the heads of the chains that grew since then, by writer."""
         rows = database.read(_HEADS[kind], (since,))
         return {
             str(uuid): (number, digest.hex())
@@ -539,6 +540,7 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
     until = time.monotonic() + ASK_S
 
     def answer(request: Callable[[], T]) -> T:
+        """Ask within the time that all of these questions share."""
         return bounded(request, lambda: min(until - time.monotonic(), gate.remaining_s()))
 
     try:

@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from journaltrack.journal import provenance, vocabulary
+from journaltrack.journal import provenance
 from journaltrack.journal.schema import schema
+from journaltrack.journal.vocabulary import attestation_next, attestation_start
 from journaltrack.replay.evidence.follow import JOURNAL, Tables, follow
 from journaltrack.replay.evidence.statements import Statement
 from journaltrack.util.intervals import as_text
@@ -102,7 +103,7 @@ class Scribe:
         for statement, plain in zip(statements, bodies, strict=True):
             body = next(written) if plain is None else plain
             self._writer_seq += 1
-            self._chain = vocabulary.attestation_next(self._chain, body)
+            self._chain = attestation_next(self._chain, body)
             rows.append(
                 (self._writer_id, self._writer_seq, statement.receipt_id, body, self._chain)
             )
@@ -149,9 +150,11 @@ class Scribe:
                 ]
             )
         return (
-            f'{{"action":{_quoted(s.action)},"outcome":{_quoted(s.outcome)},"component":{_quoted(component)},"entries":{{{named}}},'
-            f'"settled":[["delivered",null,null]],"generation":{s.generation},"started_at_ns":{s.started_at_ns},'
-            f'"finished_at_ns":{s.finished_at_ns},"attempts":{s.attempts},"request_id":{_quoted(s.request_id)}}}'
+            f'{{"action":{_quoted(s.action)},"outcome":{_quoted(s.outcome)},'
+            f'"component":{_quoted(component)},"entries":{{{named}}},'
+            f'"settled":[["delivered",null,null]],"generation":{s.generation},'
+            f'"started_at_ns":{s.started_at_ns},"finished_at_ns":{s.finished_at_ns},'
+            f'"attempts":{s.attempts},"request_id":{_quoted(s.request_id)}}}'
         )
 
     def _bodies(
@@ -177,7 +180,7 @@ class Scribe:
             self._info = provenance.describe_process(
                 self._started_ns, str(journal_id), training=False
             )
-            self._chain = vocabulary.attestation_start(self._info.digest)
+            self._chain = attestation_start(self._info.digest)
         if self._unsure:
             found = connection.execute(
                 "SELECT id FROM writer WHERE uuid = ?", (self._info.uuid,)
@@ -186,7 +189,7 @@ class Scribe:
             last = connection.execute(_LAST, (self._writer_id,)).fetchone()
             self._writer_seq, self._chain = last or (
                 0,
-                vocabulary.attestation_start(self._info.digest),
+                attestation_start(self._info.digest),
             )
             self._unsure = False
         if not self._writer_id:

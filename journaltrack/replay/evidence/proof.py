@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import JournalAlteredError
-from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import (
     COLUMNS,
     Chain,
@@ -39,6 +38,7 @@ from journaltrack.journal.chain import (
 from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
+from journaltrack.journal.vocabulary import attestation_next, attestation_start
 from journaltrack.replay.evidence import taken
 from journaltrack.util.intervals import as_intervals, merged, without
 
@@ -268,7 +268,7 @@ class Proof:
                 holds = (
                     before is not None
                     and isinstance(body, str)
-                    and vocabulary.attestation_next(before, body) == digest
+                    and attestation_next(before, body) == digest
                 )
                 if isinstance(digest, bytes):
                     heads[writer_id] = (writer_seq, digest)
@@ -284,6 +284,6 @@ class Proof:
             ((described,),) = self._database.read(
                 "SELECT digest FROM writer WHERE id = ?", (writer_id,)
             )
-            return vocabulary.attestation_start(begin_of(chain.uuid, described))
+            return attestation_start(begin_of(chain.uuid, described))
         rows = self._database.read(_ATTESTATION_BEFORE, (writer_id, writer_seq - 1))
         return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None

@@ -305,7 +305,8 @@ def _ends(body: object) -> list[tuple[str, int]]:
     if not isinstance(listed, list):
         return []
     # Each is a process and a place.
-    return [(str(each[0]), each[1]) for each in listed if isinstance(each, list) and len(each) == 2]  # noqa: PLR2004
+    pairs = (each for each in listed if isinstance(each, list) and len(each) == 2)  # noqa: PLR2004
+    return [(str(process), place) for process, place in pairs]
 
 
 def ended_elsewhere(database: Database) -> set[tuple[str, int]]:

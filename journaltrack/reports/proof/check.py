@@ -196,6 +196,7 @@ def _pages_checked(journal: Journal) -> Iterator[list[ChainProblem]]:
     failed: list[BaseException] = []
 
     def check() -> None:
+        """Check all pages on a connection of this thread's own."""
         try:
             with closing(Database(journal.database.path, read_only=True)) as database:
                 found.extend(database_problems(database))

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import (
     ChainProblem,
     Gaps,
@@ -27,6 +26,14 @@ from journaltrack.journal.chain import (
 )
 from journaltrack.journal.queries import IS_BEFORE, UNSETTLED
 from journaltrack.journal.sqlite.errors import translated
+from journaltrack.journal.vocabulary import (
+    KEYS_MAX,
+    UPLOAD,
+    attestation_next,
+    entry_of,
+    too_many,
+    undeliverable,
+)
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE, Intervals, Named, Said
@@ -35,7 +42,9 @@ from journaltrack.util.intervals import merged, ranges_in, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
-    from journaltrack.journal.vocabulary import Entry
+    from journaltrack.journal.vocabulary import (
+        Entry,
+    )
 
 LISTED_MAX: Final = 100
 """Our limit: problems of one kind in a list; the first ones matter."""
@@ -202,10 +211,7 @@ def attestation_problems(
                 )
                 found.append(chain.problem("attestation", message))
                 continue
-            if (
-                not isinstance(body, str)
-                or vocabulary.attestation_next(chain.digest, body) != digest
-            ):
+            if not isinstance(body, str) or attestation_next(chain.digest, body) != digest:
                 found.append(
                     chain.problem(
                         "attestation",
@@ -483,7 +489,7 @@ def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns
     if entry is None or entry.recorded_at_ns != settled_at_ns:
         return False
     # An upload is refused with its reference, which was recorded right behind it.
-    if entry.kind == vocabulary.UPLOAD:
+    if entry.kind == UPLOAD:
         reference = _entry(database, seq + 1)
         with_it = reference is not None and (reference.writer_id, reference.writer_seq) == (
             entry.writer_id,
@@ -506,13 +512,13 @@ def _entry(database: Database, seq: int) -> Entry | None:
         "WHERE e.seq = ?",
         (seq,),
     )
-    found = vocabulary.entry_of(columns[0]) if columns else None
+    found = entry_of(columns[0]) if columns else None
     return found if found is not None and found.unsound is None else None
 
 
 def _is_undeliverable(entry: Entry, reason: object) -> bool:
     try:
-        problem = vocabulary.undeliverable(entry)
+        problem = undeliverable(entry)
         # Early versions gave the second reason for a number that is too large for a double.
         return problem == reason or (
             problem == limits.too_large("the value") and reason == limits.not_finite("the value")
@@ -523,9 +529,9 @@ def _is_undeliverable(entry: Entry, reason: object) -> bool:
 
 def _is_one_too_many(database: Database, entry: Entry, reason: object) -> bool:
     """Return whether the component already had the maximum of other keys."""
-    if entry.kind not in vocabulary.KEYS_MAX or reason != vocabulary.too_many(entry.kind):
+    if entry.kind not in KEYS_MAX or reason != too_many(entry.kind):
         return False
-    keys_max, _ = vocabulary.KEYS_MAX[entry.kind]
+    keys_max, _ = KEYS_MAX[entry.kind]
     ((keys, same),) = database.read(
         "SELECT count(*), total(name IS ?1) FROM (SELECT DISTINCT e.name FROM entry e "
         "WHERE e.component_id = ?2 AND e.stream <> 'metric' AND e.kind = ?3 AND e.seq < ?4)",
