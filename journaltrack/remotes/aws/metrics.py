@@ -1,6 +1,6 @@
-"""Send metrics to SageMaker, and read them back.
+"""Send metrics to SageMaker without boto3.
 
-Sending: a replay makes thousands of BatchPutMetrics requests. boto3 spends 0.8 ms of CPU on each,
+A replay makes thousands of BatchPutMetrics requests. boto3 spends 0.8 ms of CPU on each,
 under the interpreter's lock, though the request's shape never changes. This module needs a tenth of
 that. It sends the first request through boto3, and compares it with the same request made here. If
 both are equal byte for byte, this module makes the next requests. It writes them to the connections
@@ -21,11 +21,6 @@ Endpoint, region, service name, User-Agent and credentials are the client's. Eac
 credentials, which are refreshed as for boto3. botocore parses every answer that is not a plain
 success. Failures are botocore's own exceptions, so that ``errors.classified`` handles all of them.
 See docs/adr/0020-direct-metrics.md.
-
-Reading back: summaries come from DescribeTrialComponent, single steps from BatchGetMetrics. Both
-are aggregates (counts and means). AWS does not document that they are complete at once; the module
-``journaltrack.replay.evidence.readback`` says what they prove. Endpoints or permissions without
-BatchGetMetrics give only the summaries.
 """
 
 from __future__ import annotations
@@ -38,11 +33,9 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -51,161 +44,16 @@ from botocore.awsrequest import HeadersDict
 from botocore.exceptions import ClientError
 from botocore.parsers import create_parser
 
-from journaltrack.errors import ErrorKind
 from journaltrack.remotes.aws import hooks, wire
-from journaltrack.remotes.aws.errors import classified, is_throttled, not_found
+from journaltrack.remotes.aws.errors import is_throttled
 from journaltrack.remotes.aws.proof import Said
 from journaltrack.remotes.aws.wire import ALGORITHM, DATE_FORMAT, Credentials, Signer
-from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import MetricPoint
-from journaltrack.replay.remote import RemoteMetric
 
 if TYPE_CHECKING:
     from journaltrack.remotes.aws.clients import Clients
 
 logger = logging.getLogger(__name__)
-
-OWNER_PREFIX: Final = "journaltrack:"
-"""Prefix of the owner in a component's MetadataProperties.GeneratedBy."""
-QUERIES_MAX: Final = 100
-"""Queries in one BatchGetMetrics request (``MetricQueryList``).
-
-A metric takes two: counts and means.
-"""
-
-
-def read_back(
-    clients: Clients, component: str, steps: Mapping[str, tuple[int, int]]
-) -> ReadBack | None:
-    """Return what the service shows of the component's metrics.
-
-    Raises:
-        ClientError, BotoCoreError, RemoteError: The request failed.
-    """
-    try:
-        answer = clients.sagemaker.describe_trial_component(TrialComponentName=component)
-    except ClientError as error:
-        if not_found(error):
-            return None
-        raise
-    totals = {name: Shown(metric.points, metric.mean) for name, metric in summaries(answer).items()}
-    shown: dict[tuple[str, int], Shown] = {}
-    read: set[str] = set()
-    remaining = iter(steps.items())
-    while some := dict(islice(remaining, QUERIES_MAX // 2)):
-        results = _queried(clients, answer["TrialComponentArn"], some)
-        if results is None:
-            break
-        for name, of_metric in zip(some, results, strict=True):
-            if of_metric is not None:
-                read.add(name)
-                shown.update({(name, step): each for step, each in of_metric.items()})
-    described = answer.get("ResponseMetadata", {})
-    return ReadBack(
-        totals,
-        shown,
-        frozenset(read),
-        described.get("RequestId"),
-        owner=owner_of(answer) or "",
-        at_ns=_date_ns(described.get("HTTPHeaders")),
-    )
-
-
-def owner_of(answer: Mapping[str, Any]) -> str | None:
-    """Return ``ComponentSpec.owner`` from a DescribeTrialComponent answer.
-
-    None if journaltrack did not create the component.
-    """
-    generated_by = str((answer.get("MetadataProperties") or {}).get("GeneratedBy", ""))
-    return (
-        generated_by.removeprefix(OWNER_PREFIX) if generated_by.startswith(OWNER_PREFIX) else None
-    )
-
-
-def _date_ns(headers: Mapping[str, str] | None) -> int | None:
-    """Return the answer's time from its header ``Date`` (RFC 9110), precise to the second."""
-    try:
-        return int(parsedate_to_datetime((headers or {})["date"]).timestamp()) * 10**9
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def summaries(answer: Mapping[str, Any]) -> dict[str, RemoteMetric]:
-    """Return the metrics of a DescribeTrialComponent answer, by name.
-
-    No member of ``TrialComponentMetricSummary`` is required.
-    """
-    found: dict[str, RemoteMetric] = {}
-    for each in answer.get("Metrics", []):
-        if "MetricName" in each and "Count" in each and "Avg" in each:
-            mean = each["Avg"]
-            least, most, last = (each.get(name, mean) for name in ("Min", "Max", "Last"))
-            found[each["MetricName"]] = RemoteMetric(each["Count"], least, most, last, mean)
-    return found
-
-
-def _queried(
-    clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]
-) -> list[dict[int, Shown] | None] | None:
-    """Read the steps of some metrics.
-
-    Returns:
-        One element per metric, in order: its steps, or None if they are incomplete. None instead of
-        the list if the endpoint or the permissions lack BatchGetMetrics.
-    """
-    queries = [
-        _query(arn, name, statistic, *bounds)
-        for name, bounds in steps.items()
-        for statistic in ("Count", "Avg")
-    ]
-    try:
-        answer = clients.metrics.batch_get_metrics(MetricQueries=queries)
-    except ClientError as error:
-        failure = classified(error)
-        if failure.kind is ErrorKind.TRANSIENT:
-            raise
-        logger.info("can't read single steps back, only sums are compared: %s", failure.message)
-        return None
-    results = answer.get("MetricQueryResults", [])
-    if len(results) != len(queries):
-        return None
-    pairs = zip(_pairs(results), steps.values(), strict=True)
-    return [_steps(counts, means, bounds) for (counts, means), bounds in pairs]
-
-
-def _query(arn: str, name: str, statistic: str, first: int, last: int) -> dict[str, Any]:
-    return {
-        "MetricName": name,
-        "ResourceArn": arn,
-        "MetricStat": statistic,
-        "Period": "IterationNumber",
-        "XAxisType": "IterationNumber",
-        "Start": first,
-        "End": last,
-    }
-
-
-def _pairs(results: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    return zip(results[::2], results[1::2], strict=True)
-
-
-def _steps(
-    counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int]
-) -> dict[int, Shown] | None:
-    """Return one metric's steps; None unless both answers are complete and about the same steps."""
-    if counts.get("Status") != "Complete" or means.get("Status") != "Complete":
-        return None
-    count_of = dict(zip(counts["XAxisValues"], counts["MetricValues"], strict=False))
-    mean_of = dict(zip(means["XAxisValues"], means["MetricValues"], strict=False))
-    if count_of.keys() != mean_of.keys():
-        return None
-    first, last = bounds
-    return {
-        step: Shown(round(count), mean_of[step])
-        for step, count in count_of.items()
-        if first <= step <= last
-    }
-
 
 OPERATION: Final = "BatchPutMetrics"
 _quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``json.dumps`` gives

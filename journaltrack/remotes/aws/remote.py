@@ -4,13 +4,21 @@ This module decides nothing and retries nothing. The limits and merge rules that
 AWS's own (botocore's service models; UpdateTrialComponent: "existing parameters are kept, those
 with an identical key are replaced"). Another endpoint need not merge per key: moto replaces whole
 maps. There, an update reads the component, merges here, and writes the whole.
+
+What a service shows of metrics are aggregates (counts and means): summaries come from
+DescribeTrialComponent, single steps from BatchGetMetrics. AWS does not document that they are
+complete at once; the module ``journaltrack.replay.evidence.readback`` says what they prove.
+Endpoints or permissions without BatchGetMetrics give only the summaries.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -27,30 +35,39 @@ from journaltrack.remotes.aws.errors import (
     is_of_parsing,
     not_found,
 )
-from journaltrack.remotes.aws.metrics import (
-    OWNER_PREFIX,
-    MetricsSender,
-    owner_of,
-    read_back,
-    summaries,
-    utc,
-)
+from journaltrack.remotes.aws.metrics import MetricsSender, utc
 from journaltrack.remotes.aws.s3 import Uploader
 from journaltrack.remotes.rate_limit import RateLimit
+from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
-from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
+from journaltrack.replay.remote import (
+    Answer,
+    BlobUpload,
+    Document,
+    Refusal,
+    RemoteComponent,
+    RemoteMetric,
+)
 from journaltrack.util.config import Storage
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from journaltrack.replay.evidence.readback import ReadBack
     from journaltrack.replay.remote import RemoteObject
+
+logger = logging.getLogger(__name__)
 
 UPLOADS_IN_FLIGHT: Final = 16
 """Ours: uploads at a time. They are bound by bandwidth and memory, other requests by latency."""
 _PERMANENT_CODES: Final = frozenset({"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
+_OWNER_PREFIX: Final = "journaltrack:"
+"""Prefix of the owner in a component's MetadataProperties.GeneratedBy."""
+_QUERIES_MAX: Final = 100
+"""Queries in one BatchGetMetrics request (``MetricQueryList``).
+
+A metric takes two: counts and means.
+"""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -143,7 +160,7 @@ class AwsRemote:
         """Send CreateTrialComponent."""
         request: dict[str, Any] = {
             "TrialComponentName": spec.name,
-            "MetadataProperties": {"GeneratedBy": OWNER_PREFIX + spec.owner},
+            "MetadataProperties": {"GeneratedBy": _OWNER_PREFIX + spec.owner},
         }
         if spec.display_name is not None:
             request["DisplayName"] = spec.display_name
@@ -230,7 +247,7 @@ class AwsRemote:
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
         """Send DescribeTrialComponent, and BatchGetMetrics for steps."""
         with _classifying(component):
-            return read_back(self._clients, component, steps)
+            return _read_back(self._clients, component, steps)
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
         """Send HeadObject, and GetObject to read the object."""
@@ -418,7 +435,7 @@ def _component(name: str, answer: Mapping[str, Any]) -> RemoteComponent:
     return RemoteComponent(
         name=answer.get("TrialComponentName", name),
         arn=answer.get("TrialComponentArn", ""),
-        owner=owner_of(answer),
+        owner=_owner_of(answer),
         display_name=answer.get("DisplayName"),
         parameters={
             name: held["StringValue"] if "StringValue" in held else held.get("NumberValue", 0.0)
@@ -428,10 +445,139 @@ def _component(name: str, answer: Mapping[str, Any]) -> RemoteComponent:
         output_artifacts=_artifacts(answer.get("OutputArtifacts", {})),
         status=Status(status.get("PrimaryStatus"), status.get("Message"), *times),
         request_id=_request_id(answer),
-        metrics=summaries(answer),
+        metrics=_summaries(answer),
     )
 
 
 def _request_id(answer: Any) -> str | None:  # noqa: ANN401
     request_id = answer.get("ResponseMetadata", {}).get("RequestId")
     return str(request_id) if request_id else None
+
+
+def _read_back(
+    clients: Clients, component: str, steps: Mapping[str, tuple[int, int]]
+) -> ReadBack | None:
+    """Return what the service shows of the component's metrics.
+
+    Raises:
+        ClientError, BotoCoreError, RemoteError: The request failed.
+    """
+    try:
+        answer = clients.sagemaker.describe_trial_component(TrialComponentName=component)
+    except ClientError as error:
+        if not_found(error):
+            return None
+        raise
+    totals = {name: Shown(each.points, each.mean) for name, each in _summaries(answer).items()}
+    shown: dict[tuple[str, int], Shown] = {}
+    read: set[str] = set()
+    remaining = iter(steps.items())
+    while some := dict(islice(remaining, _QUERIES_MAX // 2)):
+        results = _queried(clients, answer["TrialComponentArn"], some)
+        if results is None:
+            break
+        for name, of_metric in zip(some, results, strict=True):
+            if of_metric is not None:
+                read.add(name)
+                shown.update({(name, step): each for step, each in of_metric.items()})
+    described = answer.get("ResponseMetadata", {})
+    return ReadBack(
+        totals,
+        shown,
+        frozenset(read),
+        described.get("RequestId"),
+        owner=_owner_of(answer) or "",
+        at_ns=_date_ns(described.get("HTTPHeaders")),
+    )
+
+
+def _owner_of(answer: Mapping[str, Any]) -> str | None:
+    """Return ``ComponentSpec.owner`` from a DescribeTrialComponent answer.
+
+    None if journaltrack did not create the component.
+    """
+    generated_by = str((answer.get("MetadataProperties") or {}).get("GeneratedBy", ""))
+    return (
+        generated_by.removeprefix(_OWNER_PREFIX) if generated_by.startswith(_OWNER_PREFIX) else None
+    )
+
+
+def _date_ns(headers: Mapping[str, str] | None) -> int | None:
+    """Return the answer's time from its header ``Date`` (RFC 9110), precise to the second."""
+    try:
+        return int(parsedate_to_datetime((headers or {})["date"]).timestamp()) * 10**9
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _summaries(answer: Mapping[str, Any]) -> dict[str, RemoteMetric]:
+    """Return the metrics of a DescribeTrialComponent answer, by name.
+
+    No member of ``TrialComponentMetricSummary`` is required.
+    """
+    found: dict[str, RemoteMetric] = {}
+    for each in answer.get("Metrics", []):
+        if "MetricName" in each and "Count" in each and "Avg" in each:
+            mean = each["Avg"]
+            least, most, last = (each.get(name, mean) for name in ("Min", "Max", "Last"))
+            found[each["MetricName"]] = RemoteMetric(each["Count"], least, most, last, mean)
+    return found
+
+
+def _queried(
+    clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]
+) -> list[dict[int, Shown] | None] | None:
+    """Read the steps of some metrics.
+
+    Returns:
+        One element per metric, in order: its steps, or None if they are incomplete. None instead of
+        the list if the endpoint or the permissions lack BatchGetMetrics.
+    """
+    queries = [
+        _query(arn, name, statistic, *bounds)
+        for name, bounds in steps.items()
+        for statistic in ("Count", "Avg")
+    ]
+    try:
+        answer = clients.metrics.batch_get_metrics(MetricQueries=queries)
+    except ClientError as error:
+        failure = classified(error)
+        if failure.kind is ErrorKind.TRANSIENT:
+            raise
+        logger.info("can't read single steps back, only sums are compared: %s", failure.message)
+        return None
+    results = answer.get("MetricQueryResults", [])
+    if len(results) != len(queries):
+        return None
+    pairs = zip(results[::2], results[1::2], steps.values(), strict=True)
+    return [_steps(counts, means, bounds) for counts, means, bounds in pairs]
+
+
+def _query(arn: str, name: str, statistic: str, first: int, last: int) -> dict[str, Any]:
+    return {
+        "MetricName": name,
+        "ResourceArn": arn,
+        "MetricStat": statistic,
+        "Period": "IterationNumber",
+        "XAxisType": "IterationNumber",
+        "Start": first,
+        "End": last,
+    }
+
+
+def _steps(
+    counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int]
+) -> dict[int, Shown] | None:
+    """Return one metric's steps; None unless both answers are complete and about the same steps."""
+    if counts.get("Status") != "Complete" or means.get("Status") != "Complete":
+        return None
+    count_of = dict(zip(counts["XAxisValues"], counts["MetricValues"], strict=False))
+    mean_of = dict(zip(means["XAxisValues"], means["MetricValues"], strict=False))
+    if count_of.keys() != mean_of.keys():
+        return None
+    first, last = bounds
+    return {
+        step: Shown(round(count), mean_of[step])
+        for step, count in count_of.items()
+        if first <= step <= last
+    }
