@@ -1,20 +1,25 @@
-"""Tell whether runs in progress run, were interrupted, or are unknown.
+"""Tell whether runs in progress run, were interrupted, or are unknown, and end the interrupted.
 
 A run is interrupted if its last status is InProgress and every process that appended to it is
-proven dead (``writer_life``). Only reads; prints nothing.
+proven dead (``writers``). Only ``end`` writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from journaltrack.journal import view, writers
+from journaltrack import limits
+from journaltrack.journal import view, vocabulary, writers
 from journaltrack.journal.writers import WriterFile
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal, LastStatus
+
+logger = logging.getLogger(__name__)
 
 RunState: TypeAlias = Literal["running", "interrupted", "unknown"]
 
@@ -114,6 +119,44 @@ def is_interrupted(journal: Journal, component_id: int, status: LastStatus) -> b
     return _state(journal, component_id, status, _files(journal)) == "interrupted"
 
 
+def end(journal: Journal, wants: Callable[[str], bool]) -> list[str]:
+    """Record for each interrupted run that it stopped, at the time of its last entry.
+
+    The process that calls this is the entry's writer. The entry is delivered like any other, and a
+    run that is resumed later is InProgress again.
+
+    Args:
+        journal: Open for writing.
+        wants: Returns whether the pass is about the component of that name.
+
+    Returns:
+        The names of the components whose run was ended.
+
+    Raises:
+        JournalError: The journal can't be read or written.
+    """
+    found = interrupted(journal)
+    names = {
+        row.id: row.name for row in journal.components() if row.id in found and wants(row.name)
+    }
+    ended = []
+    for component_id, name in names.items():
+        run = of_component(journal, component_id, name)
+        if run is None:
+            continue
+        process = f"process {run.pid} on {run.host}"
+        message = limits.one_line(
+            f"interrupted: {process} ended without close; last entry at {run.last_entry_at}"
+        )
+        draft = vocabulary.status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
+        still = functools.partial(is_interrupted, journal, component_id, found[component_id])
+        if journal.append_if(still, component_id, [draft]):
+            logger.info("%s is ended as Stopped: %s", name, message)
+            ended.append(name)
+    _forget(journal)
+    return ended
+
+
 def last_entry_at_ns(journal: Journal, component_id: int, from_seq: int = 0) -> int | None:
     """Return when the last entry of a component was recorded, or None.
 
@@ -163,3 +206,20 @@ def _run(
     return RunInProgress(
         name, _state(journal, component_id, status, files), at_ns, writer.host, writer.pid
     )
+
+
+def _forget(journal: Journal) -> None:
+    """Remove the files of dead writers that nothing needs any more.
+
+    A writer that began a run in progress keeps its file.
+    """
+    for file in writers.look(journal.path):
+        if file.alive is False or file.copied:
+            statuses = [journal.last_status(component_id) for component_id in file.components]
+            begun = [
+                writers.writer(journal.database, s.writer_id)
+                for s in statuses
+                if s is not None and s.in_progress
+            ]
+            if not any(writer is not None and writer.uuid == file.uuid for writer in begun):
+                writers.forget(journal.path, file.uuid)

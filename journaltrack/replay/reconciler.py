@@ -10,10 +10,6 @@ of the journal, or a bug. It hands nothing more out, takes back what no worker b
 gate, so that nothing more leaves. It waits for answers within the grace. It records every answer,
 and retries for a while when the journal refuses. Only then the lease is given back.
 
-``end_interrupted`` records a status, Stopped, for each run whose processes are proven dead. The
-process that makes the pass is its writer. The entry is delivered like any other, and a run that is
-resumed later is InProgress again.
-
 Invariants: memory does not grow with the journal. A request is in flight only with a recorded
 intent. A failing component does not hold up the others. Nothing leaves after ``run``.
 
@@ -23,7 +19,6 @@ Must not know the tracker, boto3 or tenacity.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import logging
 import time
@@ -32,7 +27,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from journaltrack import limits
 from journaltrack.errors import (
     CopyAheadError,
     JournalBehindError,
@@ -42,9 +36,9 @@ from journaltrack.errors import (
     LeaseHeldError,
     RemoteError,
 )
-from journaltrack.journal import interruption, queries, writers
+from journaltrack.journal import interruption, queries
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.vocabulary import CREATE, LOAD, Entry, status
+from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
 from journaltrack.replay.dispatch import (
     GROUP_S,
     HEARTBEAT_S,
@@ -170,60 +164,6 @@ class Ending:
                 return
             self._patience.wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
-
-
-def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]:
-    """Record for each interrupted run that it stopped, at the time of its last entry.
-
-    Args:
-        journal: Open for writing.
-        wants: Returns whether the pass is about the component of that name.
-
-    Returns:
-        The names of the components whose run was ended.
-
-    Raises:
-        JournalError: The journal can't be read or written.
-    """
-    found = interruption.interrupted(journal)
-    names = {
-        row.id: row.name for row in journal.components() if row.id in found and wants(row.name)
-    }
-    ended = []
-    for component_id, name in names.items():
-        run = interruption.of_component(journal, component_id, name)
-        if run is None:
-            continue
-        process = f"process {run.pid} on {run.host}"
-        message = limits.one_line(
-            f"interrupted: {process} ended without close; last entry at {run.last_entry_at}"
-        )
-        draft = status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
-        still = functools.partial(
-            interruption.is_interrupted, journal, component_id, found[component_id]
-        )
-        if journal.append_if(still, component_id, [draft]):
-            logger.info("%s is ended as Stopped: %s", name, message)
-            ended.append(name)
-    _forget(journal)
-    return ended
-
-
-def _forget(journal: Journal) -> None:
-    """Remove the files of dead writers that nothing needs any more.
-
-    A writer that began a run in progress keeps its file.
-    """
-    for file in writers.look(journal.path):
-        if file.alive is False or file.copied:
-            statuses = [journal.last_status(component_id) for component_id in file.components]
-            begun = [
-                writers.writer(journal.database, s.writer_id)
-                for s in statuses
-                if s is not None and s.in_progress
-            ]
-            if not any(writer is not None and writer.uuid == file.uuid for writer in begun):
-                writers.forget(journal.path, file.uuid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +317,7 @@ class Reconciler:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
             self._look_for_unfinished(settlement)
             if self._options.end_interrupted:
-                self._report.ended = end_interrupted(self._journal, self._options.wants_component)
+                self._report.ended = interruption.end(self._journal, self._options.wants_component)
             self._deliver(settlement)
             self._course.conclude()
             settlement.advance_mark()
@@ -504,18 +444,12 @@ class Reconciler:
             if self._course.ended:
                 return
             found = in_doubt.of_component(database, component_id)
-            if not options.wants_component(name) or not self._proof.all_hold(
-                [doubt.seq for doubt in found]
-            ):
+            seqs = [doubt.seq for doubt in found]
+            if not options.wants_component(name) or not self._proof.all_hold(seqs):
                 continue
             settlement.renew()
-            steps: dict[str, tuple[int, int]] = {}
-            for doubt in found:
-                if doubt.step is not None:
-                    first, last = steps.get(doubt.name, (doubt.step, doubt.step))
-                    steps[doubt.name] = (min(first, doubt.step), max(last, doubt.step))
             try:
-                shown = self._remote.read_metrics(name, steps)
+                shown = self._remote.read_metrics(name, readback.steps_of(found))
             except RemoteError as error:
                 logger.info("%s could not be asked for its metrics in doubt: %s", name, error)
                 # The next request would meet the same.
@@ -531,19 +465,17 @@ class Reconciler:
             if shown is None:
                 continue
             self._report.requests += 1
-            known = in_doubt.acknowledged(database, component_id, found)
             findings = readback.judge(
                 found,
-                known,
+                in_doubt.acknowledged(database, component_id, found),
                 shown,
                 now_ns=self._clock_ns(),
                 visible_after_s=options.visible_after_s,
             )
             in_doubt.record(settlement.attestor, component_id, findings, shown.request_id)
-            self._report.arrived += sum(finding.outcome == "arrived" for finding in findings)
-            self._report.not_arrived += sum(
-                finding.outcome == "not arrived" for finding in findings
-            )
+            outcomes = [finding.outcome for finding in findings]
+            self._report.arrived += outcomes.count("arrived")
+            self._report.not_arrived += outcomes.count("not arrived")
 
     def _replay(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads) -> None:
         """Replay chunk after chunk. While uploads continue, look for new entries."""

@@ -17,9 +17,11 @@ Must not know what an action does or where it goes.
 from __future__ import annotations
 
 import json
+import operator
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -91,13 +93,16 @@ _FINISH_RECEIPT: Final = (
 )
 _NEWEST: Final = "(SELECT coalesce(max(seq), 0) FROM entry)"
 _UNSETTLED_AFTER: Final = f"SELECT e.seq FROM entry e WHERE e.seq > ? AND {UNSETTLED}"
+_ended_of: Final = operator.attrgetter(
+    "outcome", "attempts", "request_id", "error_code", "error_text", "receipt_id"
+)
 # Of a status, a field may be sent that a later call left open. The later one stays the last.
 _HOLD: Final = (
     "INSERT OR REPLACE INTO field (component_id, map, key, seq) "
-    "SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
+    "SELECT ?1, ?2, ?3, ?4 WHERE ?2 <> 'status' OR NOT EXISTS "
     "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq "
-    "JOIN entry n ON n.seq = :seq WHERE f.component_id = :component AND f.map = :map "
-    f"AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})"
+    "JOIN entry n ON n.seq = ?4 WHERE f.component_id = ?1 AND f.map = ?2 "
+    f"AND f.key = ?3 AND d.outcome = 'delivered' AND {IS_BEFORE})"
 )
 _OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
 """Whether a listed entry ``u`` is settled, or was removed since."""
@@ -323,39 +328,17 @@ class Settlement:
             "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?",
             (self._lease.generation,),
         )
-        return {
-            receipt_id: component_id
-            for receipt_id, component_id in rows
-            if receipt_id in self._begun
-        }
+        return {number: component_id for number, component_id in rows if number in self._begun}
 
     def _finish(
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int
     ) -> None:
-        connection.executemany(
-            _FINISH_RECEIPT,
-            [
-                (
-                    now_ns,
-                    o.outcome,
-                    o.attempts,
-                    o.request_id,
-                    o.error_code,
-                    o.error_text,
-                    o.receipt_id,
-                )
-                for o in outcomes
-            ],
-        )
+        connection.executemany(_FINISH_RECEIPT, [(now_ns, *_ended_of(o)) for o in outcomes])
         self.attestor.attest(
             connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING
         )
-        fields = [
-            (outcome.component_id, *field) for outcome in outcomes for field in outcome.fields
-        ]
         connection.executemany(
-            _HOLD,
-            [dict(zip(("component", "map", "key", "seq"), field, strict=True)) for field in fields],
+            _HOLD, [(o.component_id, *field) for o in outcomes for field in o.fields]
         )
 
     def _forget(self, outcomes: Iterable[Outcome]) -> None:
@@ -367,12 +350,9 @@ class Settlement:
         settled = _grouped(outcome.deliveries) if outcome.deliveries else []
         if outcome.delivered:
             whole = outcome.delivered is begun.seqs
-            settled.insert(
-                0,
-                Settled(
-                    "delivered", None, begun.intervals if whole else as_intervals(outcome.delivered)
-                ),
-            )
+            delivered = begun.intervals if whole else as_intervals(outcome.delivered)
+            settled.insert(0, Settled("delivered", None, delivered))
+        location = outcome.location
         return Statement(
             action=begun.action,
             outcome=outcome.outcome,
@@ -389,51 +369,35 @@ class Settlement:
             error_text=outcome.error_text,
             arn=outcome.confirmed_arn,
             missing=outcome.missing,
-            uploaded=None
-            if outcome.location is None
-            else (content_of(outcome.location[0]), outcome.location[1]),
+            uploaded=None if location is None else (content_of(location[0]), location[1]),
             more=outcome.more,
             runs=begun.runs,
         )
 
     def settle(self, actions: Sequence[Settle]) -> None:
         """Record entries that need no request."""
+        groups: dict[int, dict[tuple[str, str | None, int | None], list[int]]] = {}
+        for action in actions:
+            group = groups.setdefault(action.component_id, defaultdict(list))
+            group[action.outcome, action.reason, action.receipt_id] += action.seqs
         now_ns = self._clock_ns()
         with self.attestor.transaction() as connection:
-            groups: dict[int, dict[tuple[str, str | None, int | None], list[int]]] = defaultdict(
-                lambda: defaultdict(list)
-            )
-            for action in actions:
-                groups[action.component_id][action.outcome, action.reason, action.receipt_id] += (
-                    action.seqs
+            planned = [
+                Statement(
+                    action=PLAN,
+                    outcome="settled",
+                    component_id=component_id,
+                    entries=as_intervals(chain.from_iterable(group.values())),
+                    finished_at_ns=now_ns,
+                    generation=self._lease.generation,
+                    settled=[
+                        Settled(outcome, reason, as_intervals(seqs), None, by)
+                        for (outcome, reason, by), seqs in group.items()
+                    ],
                 )
-            self.attestor.attest(
-                connection,
-                [
-                    self._planned(component_id, group, now_ns)
-                    for component_id, group in groups.items()
-                ],
-                PENDING,
-            )
-
-    def _planned(
-        self,
-        component_id: int,
-        group: Mapping[tuple[str, str | None, int | None], Sequence[int]],
-        now_ns: int,
-    ) -> Statement:
-        return Statement(
-            action=PLAN,
-            outcome="settled",
-            component_id=component_id,
-            entries=as_intervals(seq for seqs in group.values() for seq in seqs),
-            finished_at_ns=now_ns,
-            generation=self._lease.generation,
-            settled=[
-                Settled(outcome, reason, as_intervals(seqs), None, by)
-                for (outcome, reason, by), seqs in group.items()
-            ],
-        )
+                for component_id, group in groups.items()
+            ]
+            self.attestor.attest(connection, planned, PENDING)
 
     def renew(self) -> None:
         """Renew the lease while nothing is recorded."""

@@ -171,6 +171,16 @@ class Finding(NamedTuple):
     shown_at_ns: int | None = None
 
 
+def steps_of(doubts: Iterable[Doubt]) -> dict[str, tuple[int, int]]:
+    """Return the first and last step in doubt of each metric that has steps."""
+    steps: dict[str, tuple[int, int]] = {}
+    for doubt in doubts:
+        if doubt.step is not None:
+            first, last = steps.get(doubt.name, (doubt.step, doubt.step))
+            steps[doubt.name] = (min(first, doubt.step), max(last, doubt.step))
+    return steps
+
+
 def judge(
     doubts: Iterable[Doubt],
     account: Account,
