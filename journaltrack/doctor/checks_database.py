@@ -22,6 +22,7 @@ from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.lease import TTL_S
+from journaltrack.reports.proof.attested import Evidence, attestation_problems
 from journaltrack.reports.proof.check import (
     ADVICE,
     anchor_problems,
@@ -33,7 +34,6 @@ from journaltrack.reports.proof.check import (
     record_evidence,
     references_without_blob,
 )
-from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util import paths
 from journaltrack.util.intervals import ranges_in
 

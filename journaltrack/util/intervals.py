@@ -43,6 +43,11 @@ def merged(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
+def size(intervals: Iterable[tuple[int, int]]) -> int:
+    """Return how many numbers the intervals hold."""
+    return sum(last - first + 1 for first, last in intervals)
+
+
 def contains(intervals: Sequence[tuple[int, int]], number: int) -> bool:
     """Return whether an interval contains the number; they are sorted and do not touch."""
     place = bisect.bisect_right(intervals, (number, math.inf)) - 1

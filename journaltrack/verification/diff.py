@@ -205,51 +205,15 @@ def compare(
         for seq in claims.unreadable
     ]
     if found is None:
-        created = claims.owner is not None
-        note = None if created else "this journal did not create it and can't repair it"
-        return [
-            *differences,
-            _difference(
-                claims,
-                "missing",
-                "component",
-                claims.name,
-                "there",
-                None,
-                repairable=created,
-                note=note,
-            ),
-        ]
+        return [*differences, _gone(claims)]
     foreign = claims.exclusive and found.owner != claims.owner
-    if foreign:
-        note = "somebody else attached to it, or deleted and created it again"
-        differences.append(
-            _difference(claims, "extra", "component", "owner", claims.owner, found.owner, note=note)
-        )
-    elif (
-        claims.owner == found.owner
-        and claims.display_name is not None
-        and claims.display_name != found.display_name
-    ):
-        note = "journaltrack sets it only when it creates a component"
-        differences.append(
-            _difference(
-                claims,
-                "different",
-                "display name",
-                None,
-                claims.display_name,
-                found.display_name,
-                note=note,
-            )
-        )
+    differences += _identity(claims, found, foreign=foreign)
     is_ours = found.owner is not None and found.owner in {claims.owner, *claims.owners}
     leave = FOREIGN if foreign else None if is_ours else SHARED
-    began_ns = _later_run(claims, found.status or Status())
+    status = found.status or Status()
+    began_ns = _later_run(claims, status)
     differences += _fields(claims, found, leave, began_ns)
-    differences += _status(
-        claims, found.status or Status(), leave, handed_over=began_ns is not None
-    )
+    differences += _status(claims, status, leave, handed_over=began_ns is not None)
     for name, claim in claims.metrics.items():
         differences += _metric(
             claims, name, claim, found.metrics.get(name), shown_until_ns, logged, foreign=foreign
@@ -260,6 +224,41 @@ def compare(
                 _difference(claims, "extra", "metric", name, None, f"{there.points} points")
             )
     return differences
+
+
+def _gone(claims: Claims) -> Difference:
+    created = claims.owner is not None
+    return _difference(
+        claims,
+        "missing",
+        "component",
+        claims.name,
+        "there",
+        repairable=created,
+        note=None if created else "this journal did not create it and can't repair it",
+    )
+
+
+def _identity(claims: Claims, found: RemoteComponent, *, foreign: bool) -> Iterable[Difference]:
+    """Compare the owner, and the display name of a component that is ours."""
+    if foreign:
+        note = "somebody else attached to it, or deleted and created it again"
+        yield _difference(
+            claims, "extra", "component", "owner", claims.owner, found.owner, note=note
+        )
+    elif (
+        claims.owner == found.owner
+        and claims.display_name is not None
+        and claims.display_name != found.display_name
+    ):
+        yield _difference(
+            claims,
+            "different",
+            "display name",
+            expected=claims.display_name,
+            found=found.display_name,
+            note="journaltrack sets it only when it creates a component",
+        )
 
 
 def _later_run(claims: Claims, found: Status) -> int | None:
@@ -443,51 +442,62 @@ def _metric(
 ) -> Iterable[Difference]:
     points = found.points if found is not None else 0
     if points < claim.points:
-        expected, there = f"{claim.points} points", f"{points} points" if points else None
-        if claim.settled_at_ns > shown_until_ns:
-            yield _difference(claims, "unknown", "metric", name, expected, there, note=HIDDEN)
-            return
-        note = FOREIGN if foreign else NOT_TOLD if points else REMOVED if claim.removed else None
-        yield _difference(
-            claims,
-            "different" if points else "missing",
-            "metric",
-            name,
-            expected,
-            there,
-            repairable=note is None,
-            note=note,
-        )
-        return
+        yield _too_few(claims, name, claim, points, shown_until_ns, foreign=foreign)
     # Points in doubt are not claimed.
-    if found is None or not claim.points:
-        return
-    more = points > claim.points + claim.in_doubt
-    if more:
-        yield _difference(
-            claims,
-            "extra",
-            "metric",
-            name,
-            f"{claim.points} points",
-            f"{points} points",
-            note="from another journal, or stored twice",
-        )
+    elif found is not None and claim.points:
+        more = points > claim.points + claim.in_doubt
+        if more:
+            yield _difference(
+                claims,
+                "extra",
+                "metric",
+                name,
+                f"{claim.points} points",
+                f"{points} points",
+                note="from another journal, or stored twice",
+            )
+        yield from _values(claims, name, claim, found, logged, more=more)
+
+
+def _too_few(
+    claims: Claims,
+    name: str,
+    claim: MetricClaim,
+    points: int,
+    shown_until_ns: int,
+    *,
+    foreign: bool,
+) -> Difference:
+    expected, there = f"{claim.points} points", f"{points} points" if points else None
+    if claim.settled_at_ns > shown_until_ns:
+        return _difference(claims, "unknown", "metric", name, expected, there, note=HIDDEN)
+    note = FOREIGN if foreign else NOT_TOLD if points else REMOVED if claim.removed else None
+    kind: Kind = "different" if points else "missing"
+    return _difference(
+        claims, kind, "metric", name, expected, there, repairable=note is None, note=note
+    )
+
+
+def _values(
+    claims: Claims,
+    name: str,
+    claim: MetricClaim,
+    found: RemoteMetric,
+    logged: Callable[[str, float], bool],
+    *,
+    more: bool,
+) -> Iterable[Difference]:
+    """Compare the least, greatest and last value of a metric that has enough points.
+
+    ``more``: there are points that this journal does not know, and they may have any value.
+    """
     least, most = claim.minimum, claim.maximum
-    low = (
-        -math.inf
-        if more
-        else _least(claim.minimum, claim.doubt_minimum)
-        if points > claim.points
-        else least
-    )
-    high = (
-        math.inf
-        if more
-        else _most(claim.maximum, claim.doubt_maximum)
-        if points > claim.points
-        else most
-    )
+    low, high = least, most
+    if more:
+        low, high = -math.inf, math.inf
+    # Points in doubt are among them.
+    elif found.points > claim.points:
+        low, high = _least(least, claim.doubt_minimum), _most(most, claim.doubt_maximum)
     if least is not None and low is not None and not _between(found.minimum, low, least):
         yield _difference(
             claims, "different", "metric", f"{name}: min", least, found.minimum, note=NOT_TOLD
@@ -496,12 +506,11 @@ def _metric(
         yield _difference(
             claims, "different", "metric", f"{name}: max", most, found.maximum, note=NOT_TOLD
         )
-    # The last point may be a pruned one.
-    if claim.removed:
-        return
-    # AWS does not define an order for points that arrive at the same time: any of ours may be last.
+    # The last point may be a pruned one. AWS does not define an order for points that arrive at the
+    # same time: any of ours may be last.
     if (
-        not more
+        not claim.removed
+        and not more
         and claim.last is not None
         and not _between(found.last, claim.last, claim.last)
         and not logged(name, found.last)

@@ -29,8 +29,8 @@ from journaltrack.journal.chain import ChainProblem
 from journaltrack.journal.queries import last_receipt_id
 from journaltrack.replay.evidence import anchors, readback
 from journaltrack.replay.pass_report import PassReport, Progress, error_to_json
+from journaltrack.reports.proof.attested import Evidence, attestation_problems
 from journaltrack.reports.proof.check import anchor_problems
-from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util import patterns
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool

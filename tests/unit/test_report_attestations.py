@@ -23,8 +23,8 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor, Statement
 from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.attested import Evidence
 from journaltrack.reports.proof.check import verify_chains
-from journaltrack.reports.proof.replayed import Evidence
 from journaltrack.reports.report import audit
 from journaltrack.transfer.apply_source import Coverage
 from journaltrack.transfer.merge import merge

@@ -44,7 +44,7 @@ from journaltrack.errors import (
 )
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
-from journaltrack.replay.remote import Document
+from journaltrack.replay.remote import Answer, Document
 from journaltrack.util.guard import bounded
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.evidence.proof import Proof
     from journaltrack.replay.lease import Gate
-    from journaltrack.replay.remote import Answer, Remote
+    from journaltrack.replay.remote import Remote
 
 logger = logging.getLogger(__name__)
 
@@ -285,75 +285,74 @@ def make(
         The anchor. None if nothing is new, there is nowhere to put it, or it is too early or too
         late. Also None if it failed: a receipt says so.
     """
-    place = (
-        None
-        if places == "parameter"
-        else newest_place(database) or ((None, None) if places == "s3" else None)
-    )
-    named = places in {"parameter", "both"}
-    if places == "off" or (place is None and not named):
+    place, named = _store(database, places), places in {"parameter", "both"}
+    if place is None and not named:
         return None
     before, now_ns = last(database), clock_ns()
-    if before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9:
-        return None
-    if has_to_wait(database, now_ns):
+    early = before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9
+    if early or has_to_wait(database, now_ns) or not _is_new(database, before):
         return None
     reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
-    if not _is_new(database, before):
-        return None
-    broken = proof.broken_since(
-        before.seq if before else 0, before.attestation if before else 0, is_over
-    )
+    since = (before.seq, before.attestation) if before else (0, 0)
+    broken = proof.broken_since(*since, is_over)
     if broken is None:
         return None
     document = _document(database, before, now_ns, above, broken)
     number, content = document.number, document.encode()
     sha256 = hashlib.sha256(content).hexdigest()
     (receipt_id,) = settlement.begin([Intent(ACTION, None, ())])
-    answer: Answer | None = None
+    answer: Answer | None = Answer()
+    if place is not None:
+        folder, name = folder_of(document.journal_id), name_of(number, sha256)
+        put = partial(remote.put_document, Document(*place, folder, name, content))
+        answer = _answer(settlement, receipt_id, None, put)
+    if answer is None:
+        return None
+    is_named = named and _name_it(database, settlement, remote, before, f"{number} {sha256}")
+    if place is None and not is_named:
+        why = "no component took the parameter"
+        settlement.finish([Outcome(receipt_id, None, "failed", attempts=0, error_text=why)])
+        return None
+    told = {
+        "number": number,
+        "sha256": sha256,
+        "uri": answer.uri,
+        "reached": list(reached),
+        "document": content.decode(),
+    }
+    request_id, more = answer.request_id, {"anchor": told}
+    settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more=more)])
+    return Anchor(number, sha256, now_ns, answer.uri, *reached)
+
+
+def _store(database: Database, places: str) -> tuple[str | None, str | None] | None:
+    """Return (bucket, prefix) for documents, None for the remote's own. None: nowhere (yet)."""
+    if places in {"off", "parameter"}:
+        return None
+    return newest_place(database) or ((None, None) if places == "s3" else None)
+
+
+def _answer(
+    settlement: Settlement, receipt_id: int, component_id: int | None, request: Callable[[], Answer]
+) -> Answer | None:
+    """Return the answer to a request. None if it failed: then the receipt says so."""
     try:
-        if place is not None:
-            stored = Document(
-                *place, folder_of(document.journal_id), name_of(number, sha256), content
-            )
-            answer = remote.put_document(stored)
+        return request()
     except Exception as error:  # noqa: BLE001 - any failure concerns the anchor alone
         failure = (
             error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
         )
-        logger.info("the journal was not anchored, a later pass tries again: %s", failure)
-        settlement.finish([_failed(receipt_id, None, failure)])
-        return None
-    if (
-        named
-        and not _name_it(database, settlement, remote, before, f"{number} {sha256}")
-        and place is None
-    ):
-        settlement.finish(
-            [
-                Outcome(
-                    receipt_id,
-                    None,
-                    "failed",
-                    attempts=0,
-                    error_text="no component took the parameter",
-                )
-            ]
-        )
-        return None
-    uri = answer.uri if answer is not None else None
-    told = {
-        "number": number,
-        "sha256": sha256,
-        "uri": uri,
-        "reached": list(reached),
-        "document": content.decode(),
-    }
-    request_id = answer.request_id if answer is not None else None
-    settlement.finish(
-        [Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})]
+    logger.info("the journal was not anchored, a later pass tries again: %s", failure)
+    failed = Outcome(
+        receipt_id,
+        component_id,
+        "failed",
+        request_id=failure.request_id,
+        error_code=failure.code,
+        error_text=failure.message[:2_000],
     )
-    return Anchor(number, sha256, now_ns, uri, *reached)
+    settlement.finish([failed])
+    return None
 
 
 def has_to_wait(database: Database, now_ns: int) -> bool:
@@ -378,28 +377,19 @@ def _name_it(
     taken = 0
     for component_id, name in rows:
         (receipt_id,) = settlement.begin([Intent(ACTION, component_id, ())])
-        try:
-            answer = remote.update(str(name), Fields(parameters={PARAMETER: value}))
-        except Exception as error:  # noqa: BLE001 - as above
-            failure = (
-                error
-                if isinstance(error, RemoteError)
-                else UnexpectedError(error, maybe_applied=True)
-            )
-            logger.info("%s does not name its anchor: %s", name, failure)
-            settlement.finish([_failed(receipt_id, component_id, failure)])
+        fields = Fields(parameters={PARAMETER: value})
+        request = partial(remote.update, str(name), fields)
+        answer = _answer(settlement, receipt_id, component_id, request)
+        if answer is None:
             continue
-        settlement.finish(
-            [
-                Outcome(
-                    receipt_id,
-                    component_id,
-                    "delivered",
-                    request_id=answer.request_id,
-                    more={"named": value},
-                )
-            ]
+        done = Outcome(
+            receipt_id,
+            component_id,
+            "delivered",
+            request_id=answer.request_id,
+            more={"named": value},
         )
+        settlement.finish([done])
         taken += 1
     return taken
 
@@ -479,17 +469,6 @@ def _document(
     )
 
 
-def _failed(receipt_id: int, component_id: int | None, error: RemoteError) -> Outcome:
-    return Outcome(
-        receipt_id,
-        component_id,
-        "failed",
-        request_id=error.request_id,
-        error_code=error.code,
-        error_text=error.message[:2_000],
-    )
-
-
 def _newest(database: Database, table: str, column: str) -> int:
     return int(database.read(f"SELECT coalesce(max({column}), 0) FROM {table}")[0][0])
 
@@ -530,10 +509,8 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
         gate: Of the pass.
         now_ns: Nanoseconds since the epoch.
     """
-    if places in {"off", "parameter"} or has_to_wait(database, now_ns):
-        return None
-    place = newest_place(database) or ((None, None) if places == "s3" else None)
-    if place is None:
+    place = _store(database, places)
+    if place is None or has_to_wait(database, now_ns):
         return None
     journal_id = str(database.read("SELECT journal_id FROM meta")[0][0])
     known, where = last(database), (*place, folder_of(journal_id))

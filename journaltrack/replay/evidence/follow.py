@@ -30,7 +30,7 @@ from journaltrack.journal.queries import ARRIVED, Places
 from journaltrack.journal.schema.schema import ddl
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.evidence.statements import RELEASED, REOPEN, REPAIR, looked
-from journaltrack.util.intervals import merged
+from journaltrack.util.intervals import merged, size
 
 if TYPE_CHECKING:
     import sqlite3
@@ -292,7 +292,7 @@ class Replay:
         here = said.here(self.places.find, component_id, receipt_id)
         apart = (each.entries for each in here.settled if each.entries is not here.entries)
         for intervals in (here.entries, *apart):
-            self._left -= sum(last - first + 1 for first, last in intervals)
+            self._left -= size(intervals)
         if self._left < 0:
             raise JournalCorruptError(
                 f"attestations name entries more than {NAMED_TIMES_MAX} times; nothing was proved",

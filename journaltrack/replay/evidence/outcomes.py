@@ -48,7 +48,7 @@ from journaltrack.replay.evidence.statements import (
     content_of,
 )
 from journaltrack.replay.plan.actions import PutMetrics, Run, Settle
-from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges_in
+from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges_in, size
 
 if TYPE_CHECKING:
     import sqlite3
@@ -209,9 +209,7 @@ class Settlement:
                 # One by one: an entry that one of them put in doubt is not unsettled for the next.
                 for row in page:
                     said = self._recovered(connection, row, now_ns)
-                    total += sum(
-                        last - first + 1 for each in said.settled for first, last in each.entries
-                    )
+                    total += sum(size(each.entries) for each in said.settled)
                     self.attestor.attest(connection, [said])
         return total
 

@@ -36,7 +36,8 @@ from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence import anchors
-from journaltrack.reports.proof.replayed import Evidence, record_problems
+from journaltrack.reports.proof.attested import Evidence
+from journaltrack.reports.proof.replayed import record_problems
 from journaltrack.transfer.bundle import layout
 from journaltrack.util import paths
 from journaltrack.util.digest import digest_of, is_digest

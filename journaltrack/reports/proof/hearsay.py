@@ -23,7 +23,7 @@ from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE
 from journaltrack.replay.evidence.taken import Taken
-from journaltrack.util.intervals import SEQ_MAX, merged, without
+from journaltrack.util.intervals import SEQ_MAX, merged, size, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -131,7 +131,7 @@ def told(database: Database) -> list[Told]:
             settled = _settled(database, without(places, seen))
             contents = replay.uploaded() - sent_contents
             seen = merged([*seen, *settled])
-            entries = sum(last - first + 1 for first, last in settled)
+            entries = size(settled)
             if entries or contents:
                 last = takings[-1]
                 what = Hearsay(origin.kind, origin.id, last.at_ns, last.by, entries, len(contents))
