@@ -483,9 +483,9 @@ def test_it_takes_its_time(delivered, aws):
     turns = []
 
     class Counted(RateLimit):
-        def reserve(self):
-            turns.append(1)
-            return super().reserve()
+        def take(self, wait, api=""):
+            turns.append(api)
+            return super().take(wait, api)
 
     requests = len(aws.requests)
     run_verify(

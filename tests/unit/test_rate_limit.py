@@ -23,8 +23,15 @@ class Clock:
     def __call__(self):
         return self.now
 
+    def wait(self, seconds):
+        self.now += seconds
 
-@given(st.floats(0.1, 500), st.lists(st.floats(0, 2), min_size=1, max_size=200))
+
+def gives_up(_):
+    return False
+
+
+@given(st.floats(0.1, 500), st.lists(st.floats(0, 2), min_size=1, max_size=100))
 def test_never_more_than_a_second_s_worth_beyond_the_average(rate, pauses):
     """In any window, turns do not exceed the rate times the window plus one second's worth (or
     one turn).
@@ -34,11 +41,21 @@ def test_never_more_than_a_second_s_worth_beyond_the_average(rate, pauses):
     turns = []
     for pause in pauses:
         clock.now += pause
-        turns.append(clock.now + limit.reserve())
-    assert turns == sorted(turns)
+        assert limit.take(clock.wait)
+        turns.append(clock.now)
     for first, begin in enumerate(turns):
         for last in range(first, len(turns)):
-            assert last - first + 1 <= rate * (turns[last] - begin) + max(1.0, rate) + 1e-6
+            assert last - first + 1 <= rate * (turns[last] - begin) + max(1.0, rate) + 1e-5
+
+
+@given(st.floats(0.1, 500), st.integers(1, 30))
+def test_a_bound_is_used(rate, turns):
+    """Who always asks gets the average, after a second's worth that comes at once."""
+    clock = Clock()
+    limit = RateLimit(rate, clock=clock)
+    for _ in range(turns):
+        assert limit.take(clock.wait)
+    assert clock.now - 1000.0 <= max(0.0, turns - max(1.0, rate)) / rate + 1e-5
 
 
 def test_an_unused_limit_gives_a_turn_at_once():
@@ -48,42 +65,44 @@ def test_an_unused_limit_gives_a_turn_at_once():
     clock = Clock()
     limit = RateLimit(8, clock=clock)
     clock.now += 3600
-    waits = [limit.reserve() for _ in range(20)]
-    assert waits[:8] == [0.0] * 8
-    assert waits[8] > 0
+    assert [limit.take(gives_up) for _ in range(20)] == [True] * 8 + [False] * 12
 
 
 def test_no_limit_is_no_wait():
     """Zero means that nobody waits."""
-    assert {RateLimit(0).reserve() for _ in range(100)} == {0.0}
+    limit = RateLimit(0)
+    assert all(limit.take(gives_up) for _ in range(100))
 
 
 def test_a_limit_can_change():
     """A new bound counts from the next request on."""
-    clock = Clock()
-    limit = RateLimit(0.5, clock=clock)
-    limit.reserve()
-    assert limit.reserve() > 1
+    limit = RateLimit(0.5, clock=Clock())
+    assert limit.take(gives_up)
+    assert not limit.take(gives_up)
     limit.change(0)
-    assert limit.reserve() == 0.0
+    assert all(limit.take(gives_up) for _ in range(10))
+    limit.change(0.5)
+    assert [limit.take(gives_up) for _ in range(3)].count(True) <= 1
 
 
 def test_threads_share_one_limit():
     """No two threads get the same turn."""
     clock = Clock()
     limit = RateLimit(100, clock=clock)
-    waits = []
+    lock = threading.Lock()
+
+    def wait(seconds):
+        with lock:
+            clock.wait(seconds)
+
     threads = [
-        threading.Thread(target=lambda: waits.extend(limit.reserve() for _ in range(250)))
-        for _ in range(8)
+        threading.Thread(target=lambda: [limit.take(wait) for _ in range(250)]) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    later = sorted(wait for wait in waits if wait > 0)
-    assert len(set(later)) == len(later)
-    assert max(waits) > 18
+        thread.join(FOREVER_S)
+    assert clock.now - 1000.0 >= (8 * 250 - 100) / 100 - 1e-3
 
 
 class Bucket:
