@@ -43,7 +43,7 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from journaltrack.util.text import without_secrets
 
@@ -315,6 +315,15 @@ class RemoteError(JournaltrackError):
         self.uploads_only = uploads_only
         self.everywhere = everywhere
         self.throttled = throttled
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """Return what it was made with, without the message."""
+        names = (
+            *("kind", "code", "hint", "request_id", "maybe_applied"),
+            *("unreachable", "uploads_only", "everywhere", "throttled"),
+        )
+        return {name: getattr(self, name) for name in names}
 
 
 class NotSentError(RemoteError):

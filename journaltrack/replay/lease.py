@@ -30,6 +30,7 @@ from journaltrack import limits
 from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError, NotSentError
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.files import LOCK_FILE, hand_over, of_others
+from journaltrack.journal.view import iso_seconds
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -276,8 +277,7 @@ def _held_by(database: Database, who: str | None) -> LeaseHeldError:
     owner, acquired = database.read("SELECT owner, acquired_at_ns FROM lease")[0]
     since = ""
     if isinstance(acquired, int) and 0 < acquired <= limits.TIMESTAMP_NS_MAX:
-        at = time.localtime(acquired // 1_000_000_000)
-        since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', at)}"
+        since = f" since {iso_seconds(acquired)}"
     holder = who or str(owner or "another process")[:200]
     return LeaseHeldError(
         f"the journal at {database.path.parent} is being reconciled by {holder}{since}",

@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PENDING_UPLOADS: Final = f"SELECT e.payload {queries.PENDING} AND e.kind = 'upload'"
-_ERROR_FIELDS: Final = (
-    "code",
-    "hint",
-    "request_id",
-    "maybe_applied",
-    "unreachable",
-    "uploads_only",
-    "everywhere",
-    "throttled",
-)
 _ERRORS: Final = ("halted", "uploads_halted", "failed")
 
 
@@ -207,8 +197,4 @@ def error_to_json(error: RemoteError | None) -> dict[str, Any] | None:
     """Return a remote's failure as ``json.dumps`` takes it."""
     if error is None:
         return None
-    return {
-        "message": error.message,
-        "kind": error.kind.value,
-        **{name: getattr(error, name) for name in _ERROR_FIELDS},
-    }
+    return {"message": error.message, **error.members, "kind": error.kind.value}

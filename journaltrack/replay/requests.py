@@ -545,15 +545,4 @@ class Attempts:
 
 def _with(error: RemoteError, **changes: Any) -> RemoteError:  # noqa: ANN401 - the constructor's
     """Return the same failure with some members changed."""
-    kept = (
-        "kind",
-        "code",
-        "hint",
-        "request_id",
-        "maybe_applied",
-        "unreachable",
-        "uploads_only",
-        "everywhere",
-        "throttled",
-    )
-    return RemoteError(error.message, **{name: getattr(error, name) for name in kept} | changes)
+    return RemoteError(error.message, **error.members | changes)

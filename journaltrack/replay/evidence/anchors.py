@@ -42,6 +42,7 @@ from journaltrack.errors import (
     UnexpectedError,
     described,
 )
+from journaltrack.journal.view import iso_seconds
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
 from journaltrack.replay.remote import Answer, Document
@@ -487,10 +488,7 @@ class Ahead:
 
     def error(self) -> JournalBehindError:
         """Return what to raise instead of sending."""
-        made_at = time.strftime(
-            "%Y-%m-%d %H:%M:%S", time.gmtime(min(max(self.made_at_ns // 10**9, 0), 2**33))
-        )
-        anchored = f"it was anchored at {made_at} UTC (number {self.number})"
+        anchored = f"it was anchored at {iso_seconds(self.made_at_ns)} (number {self.number})"
         return JournalBehindError(
             "another copy of this journal was delivered further than this one: "
             f"{anchored} after requests of which nothing is known here; nothing was sent",

@@ -224,16 +224,17 @@ class Proof:
         rows = self._database.read(_BEFORE, (seq, writer_id)) if writer_seq > 1 else []
         place, digest = rows[0] if rows else (0, None)
         if not rows:
-            ((described,),) = self._database.read(
-                "SELECT digest FROM writer WHERE id = ?", (writer_id,)
-            )
-            digest = begin_of(chain.uuid, described)
+            digest = self._begin_of(chain, writer_id)
         if type(place) is not int or not isinstance(digest, bytes):
             return False
         chain.writer_seq, chain.digest = place, digest
         return place + 1 == writer_seq or any(
             across_removed(chain, writer_seq, gaps) for gaps in self._removed()
         )
+
+    def _begin_of(self, chain: Chain, writer_id: object) -> bytes:
+        rows = self._database.read("SELECT digest FROM writer WHERE id = ?", (writer_id,))
+        return begin_of(chain.uuid, rows[0][0])
 
     def _removed(self) -> tuple[Gaps, Gaps]:
         """Return what was removed on the record.
@@ -281,9 +282,6 @@ class Proof:
         if chain is None or type(writer_seq) is not int:
             return None
         if writer_seq == 1:
-            ((described,),) = self._database.read(
-                "SELECT digest FROM writer WHERE id = ?", (writer_id,)
-            )
-            return attestation_start(begin_of(chain.uuid, described))
+            return attestation_start(self._begin_of(chain, writer_id))
         rows = self._database.read(_ATTESTATION_BEFORE, (writer_id, writer_seq - 1))
         return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
