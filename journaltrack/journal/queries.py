@@ -17,6 +17,11 @@ from journaltrack.util.intervals import merged
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
+ENTRY_COLUMNS: Final = (
+    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, "
+    "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
+)
+"""Of an entry ``e``: what ``vocabulary.entry_of`` takes, without the component's name."""
 LOOKED_AT: Final = "(e.seq > (SELECT seq FROM mark) OR e.seq IN (SELECT seq FROM unsettled))"
 """Of an entry ``e``: whether it may be pending. All others are settled, and need not be read."""
 UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
@@ -103,11 +108,7 @@ def undeliverable(database: Database, component_ids: str | None = None) -> dict[
 
 
 def _is_refused(database: Database, seq: int, reason: object) -> bool:
-    columns = (
-        "seq, writer_id, writer_seq, component_id, '', stream, kind, name, value, step, "
-        "timestamp_ns, payload, recorded_at_ns, digest"
-    )
-    rows = database.read(f"SELECT {columns} FROM entry WHERE seq = ?", (seq,))
+    rows = database.read(f"SELECT {ENTRY_COLUMNS} FROM entry e WHERE e.seq = ?", (seq,))
     if not rows:  # it was removed, and not on the record
         return False
     entry = vocabulary.entry_of(rows[0])

@@ -28,7 +28,7 @@ from journaltrack.journal.fold import (
     value_of,
 )
 from journaltrack.journal.interruption import RunInProgress
-from journaltrack.journal.queries import origins
+from journaltrack.journal.queries import ENTRY_COLUMNS, origins
 from journaltrack.journal.view import State
 from journaltrack.journal.vocabulary import (
     ASSOCIATE,
@@ -243,9 +243,7 @@ def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry,
     after_seq = 0
     while True:
         rows = journal.database.read_page(
-            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, "
-            "e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest, "
-            "d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            f"SELECT {ENTRY_COLUMNS}, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
             "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq "
             "LIMIT ?",
             (component_id, after_seq, _PAGE_ENTRIES),

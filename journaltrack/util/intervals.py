@@ -32,6 +32,14 @@ def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
     return [(first, last) for first, last in runs]
 
 
+def extend(intervals: list[tuple[int, int]], first: int, last: int) -> None:
+    """Append an interval, or join it to the last one if it begins right after that."""
+    if intervals and first == intervals[-1][1] + 1:
+        intervals[-1] = (intervals[-1][0], last)
+    else:
+        intervals.append((first, last))
+
+
 def merged(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return intervals of the same numbers that are sorted and do not touch."""
     found: list[tuple[int, int]] = []

@@ -34,7 +34,7 @@ from journaltrack.journal.fold import (
     parts_in_order,
     value_of,
 )
-from journaltrack.journal.queries import HAS_ARRIVED, PROBLEM, origins
+from journaltrack.journal.queries import ENTRY_COLUMNS, HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.vocabulary import CREATE, LOAD, BlobRef, Entry, entry_of
 from journaltrack.util import paths
@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 
 STEPS_MAX: Final = 100_000
 """Our limit: how many steps of one metric are compared one by one. It bounds the memory."""
-_COLUMNS: Final = (
-    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, "
-    "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
-)
 # typeof and abs: SQLite keeps values of any type in any column, and infinity.
 _IS_NUMBER: Final = "typeof(e.value) = 'real' AND abs(e.value) < 9e999"
 _IS_POINT: Final = (
@@ -217,7 +213,7 @@ def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ..
     after_seq = 0
     while True:
         rows = database.read_page(
-            f"SELECT {_COLUMNS}, d.outcome, d.receipt_id "
+            f"SELECT {ENTRY_COLUMNS}, d.outcome, d.receipt_id "
             "FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
             "AND e.stream <> 'metric' AND e.kind <> 'upload' AND e.seq > ? "
             "AND (d.outcome IS NOT 'superseded' OR e.kind IN ('status', 'create', 'load')) "

@@ -5,6 +5,7 @@ only at the operator's word.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from contextlib import closing
 
@@ -92,6 +93,21 @@ def test_made_up_receipts_are_told_apart_and_remove_nothing(node, tmp_path):
     assert entries(node) == before
     assert pruned(node, made.sha256[:16]).entries >= POINTS - 1
     sound(node)
+
+
+@pytest.mark.parametrize("at", ["NULL", "'yesterday'", "1.5"])
+def test_an_impossible_time_hides_no_hearsay(node, tmp_path, at):
+    """A receipt whose time somebody replaced still names whose word it is: every reading of the
+    journal gets an answer.
+    """
+    forged = forge(copied(node, tmp_path / "elsewhere"))
+    export_receipts(forged, to=tmp_path / "made-up.receipts")
+    import_receipts(tmp_path / "made-up.receipts", node)
+    told = [each.id for each in audit(node).hearsay]
+    with closing(sqlite3.connect(node / "journal.db", isolation_level=None)) as connection:
+        connection.executescript("DROP TRIGGER receipt_settled_once")
+        connection.execute(f"UPDATE receipt SET finished_at_ns = {at} WHERE action = 'taken'")
+    assert [each.id for each in audit(node).hearsay] == told != []
 
 
 def test_what_was_done_here_is_no_hearsay(node, tmp_path):

@@ -29,7 +29,7 @@ from journaltrack.journal.schema import schema
 from journaltrack.journal.vocabulary import attestation_next, attestation_start
 from journaltrack.replay.evidence.follow import JOURNAL, Tables, follow
 from journaltrack.replay.evidence.statements import Statement
-from journaltrack.util.intervals import as_text
+from journaltrack.util.intervals import as_text, extend
 
 if TYPE_CHECKING:
     import sqlite3
@@ -222,11 +222,7 @@ class Scribe:
             if type(writer_seq) is not int:
                 # In a crafted journal: it has no place to name.
                 continue
-            runs = found[number].setdefault(writer_id, [])
-            if runs and writer_seq == runs[-1][1] + 1:
-                runs[-1] = (runs[-1][0], writer_seq)
-            else:
-                runs.append((writer_seq, writer_seq))
+            extend(found[number].setdefault(writer_id, []), writer_seq, writer_seq)
         return [
             {
                 self._uuid(connection, writer_id): as_text(runs)
@@ -239,12 +235,8 @@ class Scribe:
         """Return the same as ``_identities`` for entries whose places are known."""
         by_writer: dict[int, list[tuple[int, int]]] = {}
         for writer_id, first, last in runs:
-            mine = by_writer.setdefault(writer_id, [])
-            # Another writer's entries came in between.
-            if mine and first == mine[-1][1] + 1:
-                mine[-1] = (mine[-1][0], last)
-            else:
-                mine.append((first, last))
+            # Another writer's entries may have come in between.
+            extend(by_writer.setdefault(writer_id, []), first, last)
         return {
             self._uuid(connection, writer_id): as_text(mine)
             for writer_id, mine in by_writer.items()

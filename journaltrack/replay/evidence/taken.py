@@ -285,18 +285,22 @@ def unfinished(database: Database) -> list[Begun]:
 def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -> Begun | None:
     ((body,),) = database.read("SELECT body FROM attestation WHERE id = ?", (number,))
     members = read_body(body) or {}
+    told = _taken(members, at_ns, "")
+    if told is None or "source" not in members:
+        return None
+    what = Unfinished(told.origin.kind, told.origin.id, str(members["source"]), told.at_ns)
+    return Begun(what, note, told.places, members.get("found") is not True)
+
+
+def _taken(members: Mapping[str, Any], at_ns: object, by: str) -> Taken | None:
+    """Return what the members of a body say was taken over. None if they are crafted."""
     try:
-        kind, name = str(members["origin"]["kind"]), str(members["origin"]["id"])
+        origin = Origin(str(members["origin"]["kind"]), str(members["origin"]["id"]))
         places = {str(uuid): ranges_in(text) for uuid, text in members["attestations"].items()}
-        return Begun(
-            Unfinished(kind, name, str(members["source"]), int(at_ns)),
-            note,
-            places,
-            members.get("found") is not True,
-        )
-    # A crafted body.
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+    when = at_ns if isinstance(at_ns, int) else 0
+    return Taken(origin, when, by, places, whole=members.get("whole") is True)
 
 
 def _ends(body: object) -> list[tuple[str, int]]:
@@ -354,22 +358,9 @@ def all_of(database: Database) -> list[Taken]:
     found: list[Taken] = []
     for host, user, at_ns, uuid, place, body in database.read(_ALL):
         members = read_body(body) or {}
-        if any(
-            first <= place <= last for each in found for first, last in each.places.get(uuid, ())
-        ):
+        covered = (interval for each in found for interval in each.places.get(uuid, ()))
+        if type(place) is int and any(first <= place <= last for first, last in covered):
             continue
-        try:
-            kind, name = str(members["origin"]["kind"]), str(members["origin"]["id"])
-            places = {str(each): ranges_in(text) for each, text in members["attestations"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError):
-            continue
-        found.append(
-            Taken(
-                Origin(kind, name),
-                int(at_ns),
-                f"{user}@{host}",
-                places,
-                whole=members.get("whole") is True,
-            )
-        )
+        if (told := _taken(members, at_ns, f"{user}@{host}")) is not None:
+            found.append(told)
     return found[::-1]

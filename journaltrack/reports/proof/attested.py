@@ -20,7 +20,7 @@ from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.follow import Replay
 from journaltrack.replay.evidence.statements import Intervals, Named, Said
 from journaltrack.replay.evidence.taken import TAKEN
-from journaltrack.util.intervals import merged, ranges_in, size, without
+from journaltrack.util.intervals import extend, merged, ranges_in, size, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -237,7 +237,7 @@ class _Identities:
         if intervals == here and size(here) == size(interval for _, interval in wanted):
             # Nearly always: all of them are here.
             return True
-        found: dict[str, list[list[int]]] = {}
+        found: dict[str, list[tuple[int, int]]] = {}
         highest = count = 0
         rows = self._database.connection.execute(
             "SELECT e.seq, e.writer_id, e.writer_seq FROM json_each(?) i "
@@ -247,15 +247,12 @@ class _Identities:
         )
         for seq, writer_id, writer_seq in rows:
             highest, count = max(highest, seq), count + 1
-            runs = found.setdefault(self._uuids.get(writer_id, f"unknown-{writer_id}"), [])
-            if runs and writer_seq == runs[-1][1] + 1:
-                runs[-1][1] = writer_seq
-            else:
-                runs.append([writer_seq, writer_seq])
+            uuid = self._uuids.get(writer_id, f"unknown-{writer_id}")
+            extend(found.setdefault(uuid, []), writer_seq, writer_seq)
         if count != size(intervals) and (not self._gaps or intervals[-1][1] > self._last_seq):
             # The receipt names entries that never existed.
             return False
-        there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
+        there = {(uuid, interval) for uuid, runs in found.items() for interval in runs}
         if there == wanted or (
             bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)
         ):

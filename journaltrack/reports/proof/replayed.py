@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal.chain import ChainProblem, removed_in, told
-from journaltrack.journal.queries import IS_BEFORE, UNSETTLED
+from journaltrack.journal.queries import ENTRY_COLUMNS, IS_BEFORE, UNSETTLED
 from journaltrack.journal.vocabulary import KEYS_MAX, UPLOAD, entry_of, too_many, undeliverable
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE
@@ -199,12 +199,7 @@ def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns
 
 
 def _entry(database: Database, seq: int) -> Entry | None:
-    columns = database.read(
-        "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, "
-        "e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e "
-        "WHERE e.seq = ?",
-        (seq,),
-    )
+    columns = database.read(f"SELECT {ENTRY_COLUMNS} FROM entry e WHERE e.seq = ?", (seq,))
     found = entry_of(columns[0]) if columns else None
     return found if found is not None and found.unsound is None else None
 
