@@ -10,6 +10,8 @@ from typing import Any
 from journaltrack import Tracker
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import BlobRef
 
 CREATION = vocabulary.create(owner="me")
 
@@ -30,6 +32,20 @@ def opened(
         for component, drafts in (components or {}).items():
             journal.append(journal.component(component), drafts)
         yield journal
+
+
+def add_artifact(journal: Journal, content: bytes = b"model") -> None:
+    """Record the artifact "model" of the component "run", with its content in the spool."""
+    source = journal.path / "model"
+    source.write_bytes(content)
+    blob = Spool(journal.path / "spool").add(source)
+    source.unlink()
+    journal.add_blob(blob.sha256, blob.size_bytes)
+    ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
+    upload = vocabulary.upload("model", ref, blob.size_bytes, None, "model")
+    journal.append(
+        journal.component("run"), [upload, vocabulary.artifact("output", "model", ref, None)]
+    )
 
 
 def tracked(

@@ -94,7 +94,7 @@ def proved(path, folder):
 
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory):
-    """Some megabytes of artifacts."""
+    """A journal for the whole module, with some megabytes of artifacts."""
     chance = random.Random(3)
     return journal_of(
         tmp_path_factory.mktemp("killed"),

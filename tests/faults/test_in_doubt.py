@@ -35,7 +35,7 @@ def sync(folder, sim, **options):
 
 @pytest.fixture
 def journal(tmp_path, credentials):
-    """Thirty points of one metric, step by step, and ten without a step."""
+    """A journal of points alone: thirty of one metric, step by step, and ten without a step."""
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off")
     for step in range(30):
         tracker.log_metric("loss", 1.0 + step, iteration_number=step)

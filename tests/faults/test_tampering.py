@@ -54,7 +54,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def journal(model, tmp_path):
-    """A copy of the model."""
+    """A copy of the model, in which everything has happened: to be changed."""
     return Path(shutil.copytree(model, tmp_path / "j"))
 
 

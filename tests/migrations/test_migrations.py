@@ -42,7 +42,7 @@ def objects(path):
 
 
 @pytest.fixture
-def journal(tmp_path):
+def database(tmp_path):
     """The database of a journal with an entry in it."""
     opened = Journal.open(tmp_path / "journal")
     opened.append(
@@ -73,7 +73,7 @@ def test_the_text_of_the_tables_is_that_of_the_tables():
     assert str(tables.TEXT_FILE) == text.__file__
 
 
-def test_revisions_make_what_the_code_makes(journal, tmp_path):
+def test_revisions_make_what_the_code_makes(database, tmp_path):
     """Tables, indexes and triggers of a new journal are those of `alembic upgrade head`."""
     empty = tmp_path / "migrated.db"
     with closing(sqlite3.connect(empty)) as connection:
@@ -81,7 +81,7 @@ def test_revisions_make_what_the_code_makes(journal, tmp_path):
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
         )
     _upgrade_from_nothing(empty)
-    assert objects(empty) == objects(journal)
+    assert objects(empty) == objects(database)
     assert any(kind == "trigger" for kind, _, _ in objects(empty))
 
 
@@ -101,47 +101,47 @@ def test_head_is_alembics_head():
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
 
 
-def test_upgrade_keeps_everything_and_leaves_a_backup(journal, tmp_path):
+def test_upgrade_keeps_everything_and_leaves_a_backup(database, tmp_path):
     """After an upgrade entries and triggers are as before, and the backup beside the journal is
     whole and private.
     """
-    before = objects(journal)
+    before = objects(database)
     backup = migrate.upgrade(
-        journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT
+        database, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT
     )
     assert backup is not None
     assert backup.stat().st_mode & 0o777 == 0o600
     assert objects(backup) == before
-    with closing(sqlite3.connect(journal)) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(NEXT,)]
         assert connection.execute("SELECT count(*) FROM entry").fetchone() == (2,)
         with pytest.raises(sqlite3.IntegrityError, match="immutable"):
             connection.execute("UPDATE entry SET value = 2")
 
 
-def test_failing_upgrade_changes_nothing(journal, tmp_path):
+def test_failing_upgrade_changes_nothing(database, tmp_path):
     """A revision that fails half-way leaves schema, revision and data as they were."""
-    before = objects(journal)
+    before = objects(database)
     with pytest.raises(ZeroDivisionError):
         migrate.upgrade(
-            journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT
+            database, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT
         )
-    assert objects(journal) == before
-    opened = Journal.open(journal.parent)
+    assert objects(database) == before
+    opened = Journal.open(database.parent)
     assert len(opened.entries()) == 2
     opened.close()
 
 
-def test_newer_journal_is_refused_and_left_alone(journal):
+def test_newer_journal_is_refused_and_left_alone(database):
     """A journal of a revision that this code does not know is not touched; the error names the
     version needed.
     """
-    with closing(sqlite3.connect(journal)) as connection, connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.execute("UPDATE meta SET required_version = '9.9.0'")
-    before = objects(journal)
+    before = objects(database)
     for read_only in (False, True):
         with pytest.raises(JournalTooNewError, match=r"journaltrack 9\.9\.0"):
-            Journal.open(journal.parent, read_only=read_only)
-    assert objects(journal) == before
-    assert not list(journal.parent.glob("*.backup"))
+            Journal.open(database.parent, read_only=read_only)
+    assert objects(database) == before
+    assert not list(database.parent.glob("*.backup"))

@@ -7,24 +7,15 @@ from __future__ import annotations
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import vocabulary
-from journaltrack.journal.spool.spool import Spool
-from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.verification.verifier import compare_with_anchors
-from tests.builders import CREATION, opened
+from tests.builders import CREATION, add_artifact
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
 
 REFUSED = RemoteError("denied", kind=ErrorKind.HALT, code="AccessDeniedException", request_id="r-1")
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal whose one entry is the creation of its component."""
-    with opened(tmp_path, {"run": [CREATION]}) as journal:
-        yield journal
+pytestmark = pytest.mark.journal({"run": [CREATION]})
 
 
 @pytest.fixture
@@ -39,23 +30,11 @@ def one_pass(journal, remote, **options):
     return [anchors.decode(content) for _, content in sorted(remote.stored.items())]
 
 
-def add_artifact(journal, tmp_path):
-    """An artifact, so that there is a place for anchors."""
-    (tmp_path / "model").write_bytes(b"model")
-    blob = Spool(journal.path / "spool").add(tmp_path / "model")
-    journal.add_blob(blob.sha256, blob.size_bytes)
-    ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
-    upload = vocabulary.upload("model", ref, blob.size_bytes, None, "model")
-    journal.append(
-        journal.component("run"), [upload, vocabulary.artifact("output", "model", ref, None)]
-    )
-
-
 def test_a_refused_parameter_leaves_the_document(journal, remote, tmp_path):
     """With "both", a component that takes no parameter voids nothing: the document is stored,
     known, and proves the journal.
     """
-    add_artifact(journal, tmp_path)
+    add_artifact(journal)
     one_pass(journal, remote, anchor="off")
     remote.failures["update"] += [REFUSED]
     (document,) = one_pass(journal, remote, anchor="both")

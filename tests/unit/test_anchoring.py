@@ -13,14 +13,15 @@ from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.spool.spool import Spool
-from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import anchor_problems, verify_chains
 from journaltrack.reports.report import audit
+from tests.builders import CREATION, add_artifact
 from tests.copies import without_triggers
+
+pytestmark = pytest.mark.journal({"run": [CREATION]})
 
 
 class Refusing(MemoryRemote):
@@ -35,25 +36,11 @@ class Refusing(MemoryRemote):
 
 
 @pytest.fixture
-def journal(tmp_path):
-    """An open journal with a component, an artifact and some points, all pending."""
-    opened = Journal.open(tmp_path / "journal")
-    component = opened.component("run")
-    opened.append(component, [vocabulary.create(owner="me")])
-    (tmp_path / "model").write_bytes(b"model")
-    blob = Spool(tmp_path / "journal" / "spool").add(tmp_path / "model")
-    opened.add_blob(blob.sha256, blob.size_bytes)
-    ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
-    opened.append(
-        component,
-        [
-            vocabulary.upload("model", ref, blob.size_bytes, None, "model"),
-            vocabulary.artifact("output", "model", ref, None),
-        ],
-    )
-    log(opened, range(10))
-    yield opened
-    opened.close()
+def journal(journal):
+    """The open journal, with an artifact and some points, all pending."""
+    add_artifact(journal)
+    log(journal, range(10))
+    return journal
 
 
 def log(journal, steps):

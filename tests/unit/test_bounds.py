@@ -32,13 +32,14 @@ from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.replay.remote import BlobUpload
 from journaltrack.reports.report import audit
 from journaltrack.transfer.merge import merge
-from tests.builders import CREATION, opened
+from tests.builders import CREATION
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
 from tests.simulator import simulator
 
 SHA256 = "ab" * 32
 LONG = "x" * 100_000
+pytestmark = pytest.mark.journal({"run": [CREATION, vocabulary.metric("loss", 1.0, None, 1)]})
 
 
 def component_entry(kind, **detail):
@@ -49,13 +50,6 @@ def component_entry(kind, **detail):
 def upload(name="model", **detail):
     """An upload with this payload."""
     return Draft(UPLOAD, UPLOAD, name, payload=json.dumps({"sha256": SHA256, "size": 5, **detail}))
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal with a component and a point."""
-    with opened(tmp_path, {"run": [CREATION, vocabulary.metric("loss", 1.0, None, 1)]}) as journal:
-        yield journal
 
 
 def states(journal):

@@ -42,7 +42,7 @@ CONTENTS = [b"", b"x" * 512, b"weights" * 1000, os.urandom(3_000_000)]
 
 @pytest.fixture
 def journal(tmp_path):
-    """Artifacts of several sizes, and metrics, all pending."""
+    """The folder of a closed journal: artifacts of several sizes, and metrics, all pending."""
     return journal_of(tmp_path, CONTENTS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
@@ -19,17 +20,9 @@ from journaltrack.journal.sqlite.checkpoint import (
     Checkpointer,
     write_back,
 )
-from tests.builders import opened
 
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal whose clock moves by a millisecond a call: an append in 250 looks after
-    its files.
-    """
-    ticks = iter(range(10**18, 2 * 10**18, 1_000_000))
-    with opened(tmp_path, clock_ns=lambda: next(ticks)) as journal:
-        yield journal
+# Its clock moves by a millisecond a call: an append in 250 looks after its files.
+pytestmark = pytest.mark.journal(clock_ns=itertools.count(10**18, 1_000_000).__next__)
 
 
 def fill(journal, count):

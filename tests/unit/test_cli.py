@@ -21,7 +21,7 @@ from journaltrack.replay.reconciler import Reconciler
 
 @pytest.fixture
 def journal(tmp_path):
-    """A journal with one component, nothing delivered."""
+    """The folder of a journal as a command takes it, with texts that would move the cursor."""
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off")
     tracker.log_parameters({"lr": 0.1, "evil\x1b]0;owned\x07[red]": "a\x1b[2Jb"})
     tracker.log_metric("loss", 0.5, iteration_number=3)

@@ -34,6 +34,7 @@ def recorded(folder, name):
 
 @pytest.fixture
 def journal(tmp_path):
+    """The folder of a closed journal, as a command takes it."""
     return recorded(tmp_path / "journal", "digits-1")
 
 

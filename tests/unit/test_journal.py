@@ -30,14 +30,6 @@ from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 
 
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal."""
-    opened = Journal.open(tmp_path / "journal")
-    yield opened
-    opened.database.close()
-
-
 def point(value, name="m"):
     """A metric point."""
     return vocabulary.metric(name, float(value), 0, 1)

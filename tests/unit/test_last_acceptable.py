@@ -15,8 +15,11 @@ from journaltrack.replay.plan.actions import Change, ComponentState, Update
 from journaltrack.replay.plan.planner import awaited, plan, resolve
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.report import audit
-from tests.builders import CREATION, opened
+from tests.builders import CREATION
 from tests.unit.test_plan import CONFIRMED, recorded
+
+pytestmark = pytest.mark.journal({"run": [CREATION]})
+
 
 GOOD, OTHER = BlobRef("ab" * 32, None, None), BlobRef("cd" * 32, None, None)
 
@@ -35,13 +38,6 @@ class Strict(MemoryRemote):
         if any("forbidden" in str(each) for each in told):
             raise RemoteError("not allowed", kind=ErrorKind.PERMANENT, code="ValidationException")
         return super().update(component, fields)
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal with a component."""
-    with opened(tmp_path, {"run": [CREATION]}) as journal:
-        yield journal
 
 
 def delivered(journal, *drafts):

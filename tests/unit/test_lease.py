@@ -19,6 +19,7 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 
 HOUR_NS = 3_600 * 10**9
+pytestmark = pytest.mark.journal({"run": []})
 
 
 class Clock:
@@ -34,15 +35,6 @@ class Clock:
 @pytest.fixture
 def clock():
     return Clock()
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal with one component."""
-    opened = Journal.open(tmp_path / "journal")
-    opened.component("run")
-    yield opened
-    opened.close()
 
 
 def row(journal):

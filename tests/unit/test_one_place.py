@@ -34,7 +34,7 @@ def deliver(places, folder):
 
 @pytest.fixture
 def journal(tmp_path):
-    """A journal's folder."""
+    """The folder of a closed journal: copies of it are made."""
     return record(tmp_path / "journal")
 
 

@@ -17,15 +17,11 @@ from journaltrack.replay import reconciler
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains
-from tests.builders import CREATION, opened, points
+from tests.builders import CREATION, points
 from tests.failing_remote import FailingRemote
 
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal with a component and forty points, and no patience with locks."""
-    with opened(tmp_path, {"run": [CREATION, *points(40)]}, busy_timeout_s=0.05) as journal:
-        yield journal
+# It has no patience with locks.
+pytestmark = pytest.mark.journal({"run": [CREATION, *points(40)]}, busy_timeout_s=0.05)
 
 
 class Trouble:

@@ -13,20 +13,14 @@ from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
-from tests.builders import CREATION, opened, points
+from tests.builders import CREATION, points
 from tests.failing_remote import FailingRemote, passing
 from tests.patience import FOREVER_S
 
 RUNS = 30
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal with thirty components, each with two points."""
-    with opened(
-        tmp_path, {f"run-{number}": [CREATION, *points(2)] for number in range(RUNS)}
-    ) as journal:
-        yield journal
+pytestmark = pytest.mark.journal(
+    {f"run-{number}": [CREATION, *points(2)] for number in range(RUNS)}
+)
 
 
 def test_three_failures_in_a_row_end_a_pass(journal):

@@ -15,19 +15,11 @@ from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.plan import pending
 from journaltrack.replay.reconciler import Options, Reconciler
-from tests.builders import opened
 from tests.failing_remote import FailingRemote, passing
 
 LIMIT = RemoteError(
     "too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded", hint="ask for more"
 )
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal."""
-    with opened(tmp_path) as journal:
-        yield journal
 
 
 def created(journal, name):

@@ -10,25 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack import Tracker
 from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.replay import lease
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.pass_report import PassReport, Position, look
 from journaltrack.replay.plan.actions import Settle
+from tests.builders import tracked
 
 
 @pytest.fixture
 def journal(tmp_path):
-    """A closed journal with ten points and an artifact."""
-    (tmp_path / "model.bin").write_bytes(b"weights")
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off")
-    for step in range(10):
-        tracker.log_metric("loss", 1.0, iteration_number=step)
-    tracker.log_artifact(tmp_path / "model.bin")
-    tracker.close()
-    return tmp_path / "journal"
+    """The folder of a closed journal: what waits in it is told from outside."""
+    return tracked(tmp_path, steps=10, artifact=b"weights")
+
+
+ENTRIES = 15  # what `tracked` records, with the run's start and end
 
 
 def settled(folder, seqs):
@@ -43,10 +40,10 @@ def settled(folder, seqs):
 
 def test_it_counts_what_is_pending(journal):
     """Pending entries are counted as they are settled; nothing is work when all are."""
-    assert look(journal).pending == 13
+    assert look(journal).pending == ENTRIES
     settled(journal, range(1, 6)).close()
-    assert look(journal).pending == 8
-    settled(journal, range(6, 14)).close()
+    assert look(journal).pending == ENTRIES - 5
+    settled(journal, range(6, ENTRIES + 1)).close()
     work = look(journal)
     assert (work.pending, work.any) == (0, False)
 
@@ -54,10 +51,10 @@ def test_it_counts_what_is_pending(journal):
 def test_a_position_moves_with_every_entry_and_every_release(journal):
     """A new entry and a person's release are new positions; settling, and looking, are none."""
     first = look(journal).position
-    opened = settled(journal, range(1, 14))
+    opened = settled(journal, range(1, ENTRIES + 1))
     assert look(journal).position == first
     held = lease.acquire(opened.database)
-    assert Settlement(opened.database, held).release(["quarantined"]) == 13
+    assert Settlement(opened.database, held).release(["quarantined"]) == ENTRIES
     held.release()
     released = look(journal).position
     assert released.receipt_id > first.receipt_id
@@ -69,7 +66,7 @@ def test_a_position_moves_with_every_entry_and_every_release(journal):
 
 def test_requests_of_a_killed_pass_are_work(journal):
     """An unfinished receipt is something to do, although every entry may be settled."""
-    opened = settled(journal, range(1, 14))
+    opened = settled(journal, range(1, ENTRIES + 1))
     assert not look(journal).any
     held = lease.acquire(opened.database)
     Settlement(opened.database, held).begin([Intent("metrics", 1, [1])])
@@ -84,7 +81,7 @@ def test_artifacts_that_are_not_there_are_counted_when_asked_for(journal):
     assert look(journal, blobs=True).missing_blobs == 0
     shutil.rmtree(journal / "spool")
     assert look(journal, blobs=True).missing_blobs == 1
-    settled(journal, range(1, 14)).close()
+    settled(journal, range(1, ENTRIES + 1)).close()
     assert look(journal, blobs=True).missing_blobs == 0
 
 

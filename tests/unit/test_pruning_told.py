@@ -5,22 +5,22 @@ writers' chains.
 from __future__ import annotations
 
 import json
-from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.journal import vocabulary
-from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.retention.prune import prune
+from tests.builders import CREATION, points
 
 LATER_NS = 2**62
+pytestmark = pytest.mark.journal({"run": [CREATION, *points(10, "loss"), *points(10, "norm")]})
 
 
 @pytest.fixture
@@ -30,15 +30,10 @@ def remote():
 
 
 @pytest.fixture
-def journal(tmp_path, remote):
-    """An open journal with ten delivered points of one metric, and ten of another."""
-    with closing(Journal.open(tmp_path / "j")) as opened:
-        component = opened.component("run")
-        opened.append(component, [vocabulary.create(owner="me")])
-        log(opened, "loss", range(10))
-        log(opened, "norm", range(10))
-        Reconciler(opened, remote).run()
-        yield opened
+def journal(journal, remote):
+    """The open journal, delivered."""
+    Reconciler(journal, remote).run()
+    return journal
 
 
 def log(journal, name, steps):

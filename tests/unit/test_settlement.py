@@ -19,17 +19,9 @@ from journaltrack.replay.evidence.statements import Settled, Statement
 from journaltrack.replay.plan.actions import Settle
 from journaltrack.replay.plan.pending import Wanted, pending_chunks, read_states
 from journaltrack.util.intervals import as_intervals
+from tests.builders import points
 
-
-@pytest.fixture
-def journal(tmp_path):
-    """An open journal with two components and twelve entries, all pending."""
-    opened = Journal.open(tmp_path / "journal")
-    first, second = opened.component("a"), opened.component("b")
-    for step in range(12):
-        opened.append_metric(first if step < 8 else second, "loss", 1.0, step, 1)
-    yield opened
-    opened.close()
+pytestmark = pytest.mark.journal({"a": points(8), "b": points(12)[8:]})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ LONG = "a long text " * 200
 
 @pytest.fixture
 def journal(tmp_path):
-    """A journal with a long one of everything."""
+    """The folder of a closed journal with a long one of everything, as a command takes it."""
     folder = tmp_path / "j"
     (tmp_path / ("model-" * 20)).write_bytes(b"weights")
     tags = [{"Key": "k", "Value": "v" * 200}]

@@ -161,7 +161,7 @@ def tracker(folder, name="run"):
 
 @pytest.fixture
 def journal(tmp_path):
-    """A closed journal with one component."""
+    """The folder of a closed journal, below the root that is watched."""
     tracker(tmp_path / "root" / "a").close()
     return tmp_path / "root" / "a"
 

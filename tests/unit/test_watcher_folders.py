@@ -19,7 +19,7 @@ from tests.builders import tracked
 
 @pytest.fixture
 def journal(tmp_path):
-    """A closed journal with an artifact and some metrics."""
+    """The folder of a closed journal: the watcher sees one from outside."""
     return tracked(tmp_path, steps=200, artifact=b"weights" * 1000)
 
 
