@@ -1,16 +1,26 @@
-"""For every test: no credentials, no configuration and no journal of the machine's own."""
+"""For every test: no credentials, no configuration and no journal of the machine's own.
+
+And what tests of whole commands have: a run's journal, credentials, a watcher.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from journaltrack.remotes.aws import clients
 from tests import shared_models
+from tests.builders import tracked
 from tests.patience import scaled
+from tests.processes import ENVIRONMENT, QUICK, Watching
 
 TESTS = Path(__file__).parent
 # The same examples at every run, on every machine, however slow it is: what chance finds in a soak
@@ -62,3 +72,72 @@ def isolated_environment(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(empty / "no-configuration"))
     monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials and region as a user has them in the environment."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def patient(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process waits an hour for an answer: what ends before that did not wait for it, however
+    slow the machine.
+
+    Python imports ``sitecustomize`` when it starts, from the first folder of the path that has one.
+    """
+    folder = tmp_path_factory.mktemp("patient")
+    code = (
+        "from journaltrack.remotes.aws import clients as aws_clients\naws_clients.READ_TIMEOUT_S "
+        "= 3_600.0\n"
+    )
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(clients, "READ_TIMEOUT_S", 3_600.0)
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """An endpoint that refuses connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """The folder of a journal with parameters, artifacts and 95 metrics of one component, all
+    pending.
+    """
+    return tracked(
+        tmp_path, parameters={"lr": 0.1, "optimizer": "sgd"}, steps=95, artifact=b"weights"
+    )
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watching]]:
+    """Starts watchers; those that still run at the end are killed, and their log is shown when
+    the test failed.
+    """
+    started: list[Watching] = []
+
+    def start(*arguments: Any, **kwargs: Any) -> Watching:
+        started.append(Watching(*arguments, **kwargs))
+        return started[-1]
+
+    yield start
+    for watching in started:
+        watching.end(signal.SIGKILL)  # also of one that has ended by itself: its pipes are closed
+        sys.stdout.write("".join(watching.lines))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, credentials: None) -> None:
+    """Credentials, and a background that waits for nothing."""
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JOURNALTRACK_WATCH_DEBOUNCE_S", "0.05")
+    monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "600")  # what is about the deadline sets it

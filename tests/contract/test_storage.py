@@ -23,7 +23,7 @@ from journaltrack.replay.remote import BlobUpload, Document
 from journaltrack.util import config
 from journaltrack.util.config import Storage
 from tests.contract.conftest import session
-from tests.faults.conftest import ENVIRONMENT
+from tests.processes import ENVIRONMENT
 from tests.simulator import Simulator, simulator
 from tests.simulator.auth import ACCOUNT
 

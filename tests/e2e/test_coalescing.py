@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from journaltrack import Tracker, sync
-from tests.faults.conftest import ENVIRONMENT
+from tests.processes import ENVIRONMENT
 from tests.simulator import simulator
 
 

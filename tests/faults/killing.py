@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 import journaltrack
 from journaltrack import Tracker
-from tests.faults.conftest import ENVIRONMENT
+from tests.processes import ENVIRONMENT
 
 WRITERS = {"processes": 8, "forks": 3, "threads": 4, "one": 1}
 LIFE_S = 1_200  # a child that nobody killed by then ends by itself

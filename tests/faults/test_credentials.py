@@ -26,10 +26,8 @@ from journaltrack.app.connection import Connection
 from journaltrack.errors import ErrorKind
 from journaltrack.util.deadline import Deadline
 from journaltrack.watch.journal import DeliveryRequest
-from tests.faults.conftest import ENVIRONMENT, QUICK, sync_process
-from tests.faults.test_sync_killed import states
-from tests.faults.test_watch import arrived
 from tests.patience import FOREVER_S
+from tests.processes import ENVIRONMENT, QUICK, arrived, states, sync_process
 from tests.simulator import simulator
 
 DEADLINE_S = 6

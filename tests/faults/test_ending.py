@@ -40,8 +40,8 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.lease import Gate
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
-from tests.faults.conftest import ENVIRONMENT
 from tests.patience import FOREVER_S
+from tests.processes import ENVIRONMENT
 from tests.simulator import BlackHole, simulator
 
 POINTS = 2_000

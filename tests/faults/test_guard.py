@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from journaltrack import Tracker, sync
-from tests.faults.conftest import ENVIRONMENT, QUICK, sync_process
-from tests.faults.test_sync_killed import states
-from tests.faults.test_watch import arrived
 from tests.patience import FOREVER_S
+from tests.processes import ENVIRONMENT, QUICK, arrived, states, sync_process
 from tests.simulator import BlackHole, CutAfter, simulator
 
 LIMIT_S = 300.0  # far above every deadline here, and far below the hour of `patient`

@@ -10,9 +10,8 @@ import sys
 
 import pytest
 
-from tests.faults.conftest import ENVIRONMENT
-from tests.faults.test_sync_killed import states
 from tests.patience import FOREVER_S
+from tests.processes import ENVIRONMENT, states
 from tests.simulator import simulator
 
 NAMELESS = """

@@ -20,9 +20,9 @@ from journaltrack import Journal, Tracker, audit
 from journaltrack.journal import interruption, writers
 from journaltrack.reports.component import show
 from journaltrack.reports.status import status
-from tests.faults.conftest import sync_process
 from tests.faults.interrupting import Training
 from tests.patience import FOREVER_S
+from tests.processes import sync_process
 from tests.simulator import simulator
 
 

@@ -33,9 +33,9 @@ from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts
 from tests import tally
 from tests.copies import content, points, read, record, sound, states, sync
-from tests.faults.conftest import ENVIRONMENT
 from tests.faults.disktrace import Killing, supported
 from tests.patience import scaled
+from tests.processes import ENVIRONMENT
 
 KILLS = scaled(8)
 WHY_NOT = supported()

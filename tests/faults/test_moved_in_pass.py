@@ -16,8 +16,7 @@ from journaltrack import Journal, Tracker
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
-from tests.faults.conftest import sync_process
-from tests.faults.test_sync_killed import states
+from tests.processes import states, sync_process
 from tests.simulator import simulator
 
 

@@ -4,19 +4,14 @@ lost.
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
 
-from journaltrack import Journal, Tracker, sync
+from journaltrack import Tracker, sync
 from journaltrack.errors import ComponentNotFoundError, ErrorKind
 from journaltrack.remotes.aws import clients
-from journaltrack.replay import lease as leases
-from journaltrack.reports.entries import each_entry
-from journaltrack.tracking.validation import JournaltrackWarning
-from tests.faults.conftest import sync_process
-from tests.faults.test_sync_killed import states
+from tests.processes import states, sync_process
 from tests.simulator import BlackHole, CutAfter, HttpError, PartialErrors, simulator
 
 
@@ -99,39 +94,6 @@ def test_a_service_that_throttles_is_asked_at_the_rate_that_it_allows(tmp_path, 
         ]
         refused = sum(request.status != 200 for request in sim.requests)
         assert 0 < refused < len(sim.requests) / 5, "without a limiter, about half"
-
-
-def test_old_metrics_are_sent_as_they_are_or_with_the_time_of_delivery(tmp_path, credentials):
-    """By default times are sent as recorded; with ``shift``, those out of AWS's window are not,
-    and the audit says which.
-    """
-    now = time.time()
-    times = {1.0: now - 30 * 86_400, 2.0: now - 86_400, 3.0: now + 86_400}
-    for policy in ("keep", "shift"):
-        journal = tmp_path / policy
-        with Tracker.create(trial_component_name=policy, journal=journal, sync="off") as tracker:
-            for step, (value, at) in enumerate(times.items()):
-                tracker.log_metric("loss", value, timestamp=at, iteration_number=step)
-        with simulator() as sim:
-            code, printed = run(journal, sim.endpoint_url, env={"JOURNALTRACK_TIMESTAMPS": policy})
-            assert code == 0, printed
-            sent = {
-                point.value: (point.timestamp, point.step)
-                for point in sim.components[policy].metrics
-            }
-        assert [step for _, step in sent.values()] == [0, 1, 2]
-        moved = {value for value, at in times.items() if abs(sent[value][0] - at) > 1}
-        assert moved == ({1.0, 3.0} if policy == "shift" else set())
-        assert all(abs(sent[value][0] - now) < 3_600 for value in moved)
-        opened = Journal.open(journal, read_only=True, create=False)
-        metrics = [entry for entry in each_entry(opened) if entry.kind == "metric"]
-        opened.close()
-        assert {
-            entry.value for entry in metrics if entry.reason and "time of delivery" in entry.reason
-        } == moved
-        assert {entry.value: entry.timestamp_ns / 1e9 for entry in metrics} == pytest.approx(
-            times
-        ), "the journal keeps what was logged"
 
 
 def test_throttling_and_partial_errors_are_worked_off(journal, credentials):
@@ -267,56 +229,6 @@ def test_close_is_bounded_when_the_endpoint_never_answers(tmp_path, credentials,
     assert states(tmp_path / "j")["pending"] == 2
 
 
-def test_the_second_sync_names_the_holder(journal, credentials):
-    """Two syncs at once: the second leaves everything alone, and says who holds the lease, with
-    exit code 7.
-    """
-    opened = Journal.open(journal)
-    lease = leases.acquire(opened.database)
-    code, printed = run(journal, "http://127.0.0.1:9")
-    lease.release()
-    opened.close()
-    assert code == 7
-    assert "pid" in printed
-
-
-def test_training_appends_while_a_sync_runs(journal, credentials):
-    """Appending never waits for a replay: entries that come during one are delivered by it or
-    the next.
-    """
-    tracker = Tracker.load("run", journal=journal, sync="off")
-    with simulator() as sim:
-        logged = threading.Event()
-
-        def log(call):
-            if call.operation == "BatchPutMetrics" and not logged.is_set():
-                logged.set()
-                for n in range(50):
-                    tracker.log_metric("late", float(n))
-
-        sim.on_request = log
-        sync(journal, endpoint_url=sim.endpoint_url)
-        sync(journal, endpoint_url=sim.endpoint_url)
-        assert logged.is_set()
-        assert len(sim.components["run"].metrics) == 145
-
-
-def test_two_nodes_converge(tmp_path, credentials):
-    """Two journals of one component, synced in either order and again, add up in SageMaker."""
-    with simulator() as sim:
-        for node in ("one", "two"):
-            tracker = Tracker.create(
-                trial_component_name="shared", resume=True, journal=tmp_path / node, sync="off"
-            )
-            tracker.log_parameter(f"of {node}", node)
-            tracker.log_metric(f"loss-{node}", 1.0, iteration_number=1)
-        for node in ("two", "one", "two"):
-            report = sync(tmp_path / node, endpoint_url=sim.endpoint_url)
-            assert (report.pending, report.quarantined, report.held) == (0, 0, {})
-        assert set(sim.components["shared"].parameters) == {"of one", "of two"}
-        assert len(sim.components["shared"].metrics) == 2
-
-
 def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch, closed_port):
     """Tracker.load of an unknown name is a ValueError when AWS says no, and goes on when AWS
     can't be reached.
@@ -332,24 +244,3 @@ def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch
     report = sync(tmp_path / "j", endpoint_url=closed_port, deadline_s=5)
     assert report.halted is not None
     assert report.quarantined == 0
-
-
-def test_integers_beyond_a_double_arrive_with_all_digits_as_text(tmp_path, credentials):
-    """A parameter that no double holds is a string in SageMaker; a display name that was mended
-    is taken.
-    """
-    with pytest.warns(JournaltrackWarning):
-        tracker = Tracker.create(
-            "my run", trial_component_name="run", journal=tmp_path / "journal", sync="off"
-        )
-    tracker.log_parameters({"seed": 2**63 + 1, "even": 2**60, "epochs": 3})
-    tracker.close()
-    with simulator() as sim:
-        assert sync(tmp_path / "journal", endpoint_url=sim.endpoint_url).halted is None
-        held = sim.components["run"]
-        assert held.parameters == {
-            "seed": {"StringValue": "9223372036854775809"},
-            "even": {"NumberValue": float(2**60)},
-            "epochs": {"NumberValue": 3.0},
-        }
-        assert held.display_name == "my-run"

@@ -14,8 +14,7 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main
-from tests.faults.test_sync_killed import states
-from tests.faults.test_watch import arrived, points_of, record
+from tests.processes import arrived, points_of, record, states
 from tests.simulator import BlackHole, HttpError, Instead, simulator
 
 BEHIND = 8

@@ -5,7 +5,6 @@ read again is taken for lost.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import socket
@@ -28,10 +27,8 @@ from journaltrack.cli.exit_codes import exit_code_of, report_error
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes.aws.errors import classified
 from journaltrack.replay.remote import BlobUpload
-from journaltrack.transfer.bundle.pack import bundle
-from journaltrack.util import paths
 from tests.contract.conftest import aws
-from tests.faults.conftest import ENVIRONMENT, sync_process
+from tests.processes import ENVIRONMENT, sync_process
 from tests.simulator import HttpError, simulator
 
 PROFILES = """
@@ -324,23 +321,6 @@ def test_output_that_can_not_be_written_is_told(journal, arguments):
     assert b"bug" not in done.stderr
 
 
-@pytest.mark.parametrize("code", ["ResourceLimitExceeded", "AccessDeniedException"])
-def test_why_a_component_is_held_is_said_once(journal, credentials, code):
-    """Reason and hint stand on stderr once, whether one component is held or everything stops
-    for it.
-    """
-    with simulator() as sim:
-        sim.fail("CreateTrialComponent", HttpError(400, code, "as we say"), times=9)
-        done = command(
-            "sync", str(journal), "--endpoint-url", sim.endpoint_url, capture_output=True, text=True
-        )
-    assert done.returncode in {ExitCode.PENDING, ExitCode.HALTED}
-    assert done.stderr.count("as we say") == 1, done.stderr
-    hints = [line for line in done.stderr.splitlines() if line.startswith("hint:")]
-    assert len(hints) == len(set(hints)) == 1
-    assert "held: run: " in done.stderr
-
-
 PRINTING = [
     ("--help",),
     ("--version",),
@@ -433,25 +413,6 @@ def test_a_sync_that_can_not_print_delivers_everything(journal, tmp_path, kind):
             assert process.stderr is not None
             process.stderr.close()
         assert len(sim.components["run"].metrics) == 95
-
-
-def test_two_syncs_of_one_bundle_do_not_meet(journal, tmp_path, credentials, monkeypatch):
-    """While one process unpacks a bundle, another one's sync of it ends with 7, and has changed
-    nothing.
-    """
-    monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path / "home"))
-    made = bundle(journal, to=tmp_path / "run.bundle")
-    place = tmp_path / "home" / "bundles"
-    place.mkdir(parents=True)
-    with simulator() as sim, (place / f".{made.journal_id}.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        arguments = ["sync", str(tmp_path / "run.bundle"), "--endpoint-url", sim.endpoint_url]
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == ExitCode.LEASE_HELD, result.output
-        assert not sim.requests
-        fcntl.flock(other, fcntl.LOCK_UN)
-        assert CliRunner().invoke(main, arguments).exit_code == ExitCode.OK
-    assert (place / made.journal_id / paths.DATABASE).exists()
 
 
 def test_what_nobody_expected_holds_one_component():

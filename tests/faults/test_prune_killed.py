@@ -19,9 +19,9 @@ from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
-from tests.faults.conftest import ENVIRONMENT
 from tests.faults.disktrace import Killing, supported
 from tests.patience import scaled
+from tests.processes import ENVIRONMENT
 
 KILLS = scaled(10)
 POINTS = 3_000

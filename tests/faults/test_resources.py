@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.conftest import ENVIRONMENT, QUICK
 from tests.patience import FOREVER_S
+from tests.processes import ENVIRONMENT, QUICK
 from tests.simulator import CutAfter, simulator
 
 TRAINING = """

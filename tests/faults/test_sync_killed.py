@@ -6,24 +6,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 from collections import Counter
-from contextlib import closing
 
 import pytest
 
-from tests.faults.conftest import sync_process
+from tests.processes import states, sync_process
 from tests.simulator import simulator
-
-
-def states(journal):
-    """How many entries are in which state, from the tables alone."""
-    with closing(sqlite3.connect(f"file:{journal}/journal.db?mode=ro", uri=True)) as connection:
-        total = connection.execute("SELECT count(*) FROM entry").fetchone()[0]
-        settled = Counter(
-            outcome for (outcome,) in connection.execute("SELECT outcome FROM delivery")
-        )
-    return Counter(pending=total - settled.total()) + settled
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 11])

@@ -11,7 +11,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.remotes.aws.parts import CONNECTIONS, PART_BYTES
-from tests.faults.conftest import sync_process
+from tests.processes import sync_process
 from tests.simulator import simulator
 
 PARTS = 9

@@ -124,7 +124,11 @@ def test_failing_upgrade_changes_nothing(database, tmp_path):
     before = objects(database)
     with pytest.raises(ZeroDivisionError):
         migrate.upgrade(
-            database, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT
+            database,
+            schema.HEAD,
+            now_ns=7,
+            migrations=migrations_with(tmp_path, "1 / 0"),
+            head=NEXT,
         )
     assert objects(database) == before
     opened = Journal.open(database.parent)

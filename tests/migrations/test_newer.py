@@ -26,8 +26,8 @@ from journaltrack.journal.schema import schema
 from journaltrack.transfer.bundle.pack import bundle as bundle_journal
 from journaltrack.transfer.receipts import export_receipts
 from journaltrack.util.text import is_newer_version, version_needed
-from tests.faults.conftest import Watching
 from tests.golden import restore
+from tests.processes import Watching
 from tests.simulator import simulator
 
 ALL_NEW = """

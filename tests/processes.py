@@ -1,18 +1,19 @@
-"""A journal with work in it, and a process that syncs it."""
+"""Processes that sync, watch and train, and what they delivered."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
 
-import pytest
-
-from journaltrack.remotes.aws import clients
-from tests.builders import tracked
+from journaltrack import Tracker
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIDTEST",
@@ -20,49 +21,6 @@ ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-
-
-@pytest.fixture
-def credentials(monkeypatch):
-    """Credentials and region as a user has them in the environment."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def patient(tmp_path_factory, monkeypatch):
-    """Every process waits an hour for an answer: what ends before that did not wait for it, however
-    slow the machine.
-
-    Python imports ``sitecustomize`` when it starts, from the first folder of the path that has one.
-    """
-    folder = tmp_path_factory.mktemp("patient")
-    code = (
-        "from journaltrack.remotes.aws import clients as aws_clients\naws_clients.READ_TIMEOUT_S "
-        "= 3_600.0\n"
-    )
-    (folder / "sitecustomize.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr(clients, "READ_TIMEOUT_S", 3_600.0)
-
-
-@pytest.fixture
-def closed_port():
-    """An endpoint that refuses connections."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """The folder of a journal with parameters, artifacts and 95 metrics of one component, all
-    pending.
-    """
-    return tracked(
-        tmp_path, parameters={"lr": 0.1, "optimizer": "sgd"}, steps=95, artifact=b"weights"
-    )
 
 
 def sync_process(journal, endpoint_url, *arguments, **kwargs):
@@ -183,18 +141,76 @@ QUICK = {
 }
 
 
-@pytest.fixture
-def watch():
-    """Starts watchers; those that still run at the end are killed, and their log is shown when
-    the test failed.
+def states(journal):
+    """How many entries are in which state, from the tables alone."""
+    with closing(sqlite3.connect(f"file:{journal}/journal.db?mode=ro", uri=True)) as connection:
+        total = connection.execute("SELECT count(*) FROM entry").fetchone()[0]
+        settled = Counter(
+            outcome for (outcome,) in connection.execute("SELECT outcome FROM delivery")
+        )
+    return Counter(pending=total - settled.total()) + settled
+
+
+def record(folder, component="run", points=5, artifact=None):
+    """A closed journal with some points and perhaps an artifact."""
+    with Tracker.create(
+        trial_component_name=component, journal=folder, sync="off", resume=True
+    ) as tracker:
+        for step in range(points):
+            tracker.log_metric("loss", float(step), iteration_number=step)
+        if artifact is not None:
+            tracker.log_artifact(artifact)
+    return folder
+
+
+def points_of(sim, component="run"):
+    """How often each point is there."""
+    return (
+        Counter(point.value for point in sim.components[component].metrics)
+        if component in sim.components
+        else Counter()
+    )
+
+
+def arrived(sim, count, component="run", timeout_s=300):
+    """Wait for so many points."""
+    return sim.wait_until(lambda sim: points_of(sim, component).total() >= count, timeout_s)
+
+
+def watchers_of(pid):
+    """Its children that watch, by pid; a test process may have servers of other tests as children.
+
+    Each process is asked for its parent: the kernel's list of a thread's children leaves out what
+    changes threads meanwhile.
     """
-    started = []
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"watch\0--child" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):  # noqa: PERF203 - it has ended
+            pass
+    return found
 
-    def start(*arguments, **kwargs):
-        started.append(Watching(*arguments, **kwargs))
-        return started[-1]
 
-    yield start
-    for watching in started:
-        watching.end(signal.SIGKILL)  # also of one that has ended by itself: its pipes are closed
-        sys.stdout.write("".join(watching.lines))
+def ends(pidfd):
+    """Whether the process has ended, waited for as long as a test may take."""
+    over = bool(select.select([pidfd], [], [], 600)[0])
+    os.close(pidfd)
+    return over
+
+
+def script(code, sim, journal, *, start_new_session=False):
+    """Start a training script."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT | QUICK
+    known |= {
+        "AWS_ENDPOINT_URL": sim.endpoint_url,
+        "JOURNALTRACK_JOURNAL": str(journal),
+        "JOURNALTRACK_SYNC": "background",
+    }
+    known |= {"JOURNALTRACK_WATCH_DEBOUNCE_S": "0.05", "JOURNALTRACK_CLOSE_DEADLINE_S": "600"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=known, start_new_session=start_new_session, **pipes
+    )

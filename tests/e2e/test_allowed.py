@@ -11,8 +11,7 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main
-from tests.faults.test_sync_killed import states
-from tests.faults.test_watch import arrived
+from tests.processes import arrived, states
 from tests.simulator import simulator
 
 HELD, QUARANTINED, HALTED, REFUSED = 3, 4, 5, 8

@@ -14,7 +14,7 @@ from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.reports.proof.check import verify_chains
 from tests.copies import read
-from tests.faults.conftest import ENVIRONMENT
+from tests.processes import ENVIRONMENT
 from tests.simulator import HttpError, simulator
 
 ALL = ("--delivered-before", "0s", "--blobs-delivered-before", "0s")
