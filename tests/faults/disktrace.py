@@ -17,11 +17,13 @@ such call in so many fails, by a seeded choice.
 from __future__ import annotations
 
 import array
+import ast
 import contextlib
 import ctypes
 import errno
 import fcntl
 import fnmatch
+import json
 import os
 import pathlib
 import platform
@@ -32,6 +34,7 @@ import socket
 import struct
 import subprocess
 import sys
+import weakref
 from typing import NamedTuple
 
 _MACHINES = {
@@ -88,7 +91,7 @@ class Killing:
     file.
 
     Neither the clock nor the machine's speed decides when: a kill at the n-th change comes there on
-    every machine.
+    every machine. Each run is a process of its own, forked by a `Nursery`.
 
     Args:
         code: The program, as text.
@@ -100,6 +103,7 @@ class Killing:
         self.program.write_text(code, encoding="utf-8")
         self.env = os.environ | {"PYTHONPATH": os.fspath(pathlib.Path(__file__).parents[2])}
         self.env["TMPDIR"] = os.fspath(place)  # a kill may leave something there
+        self.nursery = Nursery(self.program, self.env)
 
     def changes(self, folder, *arguments):
         """How many changes the program makes below a folder, left alone."""
@@ -123,10 +127,39 @@ class Killing:
             [self.program, *arguments],
             folder=folder,
             acknowledgements=none,
-            env=self.env,
             kill_at=at,
             number=number,
+            nursery=self.nursery,
         )
+
+
+class Nursery:
+    """A process that imported what a program imports, and forks a child for each run of it.
+
+    Starting Python and importing takes ten times as long as most programs do. Nothing has run in
+    the process but imports.
+    """
+
+    def __init__(self, program, env):
+        self.control, theirs = socket.socketpair()
+        command = [sys.executable, __file__, "--nursery", str(theirs.fileno()), str(program)]
+        with theirs:
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env)
+        weakref.finalize(self, self._end, self.control, process)
+
+    def start(self, channel, arguments):
+        """Fork a child that has the channel, and runs the program with these arguments."""
+        socket.send_fds(self.control, [json.dumps(arguments).encode()], [channel.fileno()])
+
+    def wait(self, timeout_s):
+        """Return the exit code of the child."""
+        self.control.settimeout(timeout_s)
+        return int(self.control.recv(64))
+
+    @staticmethod
+    def _end(control, process):
+        control.close()
+        process.wait()
 
 
 def supported() -> str | None:
@@ -153,6 +186,7 @@ def record(
     timeout_s=1_200,
     kill_at=None,
     number=signal.SIGKILL,
+    nursery=None,
 ):
     """Run a Python program under the recorder.
 
@@ -167,34 +201,35 @@ def record(
         kill_at: Send the program a signal when it is about to make its so many'th change below the
             folder; SIGKILL comes before it is made.
         number: The signal.
+        nursery: What starts the program; None: a Python of its own.
 
     Returns:
         The events in order, the program's exit code, and how many calls were made to fail.
     """
     ours, theirs = socket.socketpair()
-    command = [
-        sys.executable,
-        __file__,
-        str(theirs.fileno()),
-        "reads" if reads else "-",
-        *map(str, command),
-    ]
-    with subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env) as program:
+    arguments = ["reads" if reads else "-", *map(str, command)]
+    with ours, theirs:
+        if nursery is None:
+            program = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), *arguments],
+                pass_fds=[theirs.fileno()],
+                env=env,
+            )
+        else:
+            program = nursery
+            nursery.start(theirs, arguments)
         theirs.close()
         ours.settimeout(timeout_s)
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        pid, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
         listener = descriptors[0]
-        ours.close()
-        try:
-            recorder = _Recorder(
-                listener, os.path.realpath(folder), os.path.realpath(acknowledgements)
-            )
-            events = recorder.run(
-                timeout_s, lambda: len(recorder.events) == kill_at and program.send_signal(number)
-            )
-        finally:
-            os.close(listener)
-        code = program.wait(timeout_s)
+    try:
+        recorder = _Recorder(listener, os.path.realpath(folder), os.path.realpath(acknowledgements))
+        events = recorder.run(
+            timeout_s, lambda: len(recorder.events) == kill_at and os.kill(int(pid), number)
+        )
+    finally:
+        os.close(listener)
+    code = program.wait(timeout_s)
     return Recording(events, code, recorder.failed)
 
 
@@ -405,20 +440,45 @@ def listen(*, reads=False):
     return listener
 
 
+def nurse(control, program):
+    """Import what the program does; return in each child, with its channel and arguments."""
+    for node in ast.walk(ast.parse(pathlib.Path(program).read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            exec(compile(ast.Module([node], []), program, "exec"), {})
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 1)
+        if not request:
+            sys.exit()
+        child = os.fork()
+        if child == 0:
+            control.close()
+            return descriptors[0], json.loads(request)
+        os.close(descriptors[0])
+        control.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
 def main():
     """Install the filter, hand the listener over, run the program in its place."""
     if sys.argv[1] == "--probe":
         listen()
         os._exit(0)  # no further call: nobody answers
+    if sys.argv[1] == "--nursery":
+        sys.path.insert(0, os.getcwd())
+        descriptor, arguments = nurse(socket.socket(fileno=int(sys.argv[2])), sys.argv[3])
+    else:
+        descriptor, arguments = int(sys.argv[1]), sys.argv[2:]
     import runpy
 
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    listener = listen(reads=sys.argv[2] == "reads")
+    channel = socket.socket(fileno=descriptor)
+    listener = listen(reads=arguments[0] == "reads")
     # socket.send_fds writes nothing that is filtered: sendmsg(2).
-    channel.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))])
+    channel.sendmsg(
+        [b"%d" % os.getpid()],
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))],
+    )
     os.close(listener)
     channel.close()
-    sys.argv = sys.argv[3:]
+    sys.argv = arguments[1:]
     sys.path.insert(0, os.getcwd())
     runpy.run_path(sys.argv[0], run_name="__main__")
 
