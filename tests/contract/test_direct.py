@@ -423,9 +423,9 @@ def test_a_turn_is_waited_for_once():
     taken = []
 
     class Counting(RateLimit):
-        def reserve(self) -> float:
+        def take(self, wait: Callable[[float], object], api: str = "") -> bool:
             taken.append(1)
-            return super().reserve()
+            return super().take(wait, api)
 
     with scripted() as server:
         remote = warm(server, rate_limit=Counting(0))
@@ -441,7 +441,7 @@ def test_after_the_deadline_nothing_is_sent():
         limit = RateLimit(0)
         remote = warm(server, deadline=Deadline(60.0, clock=lambda: now[0]), rate_limit=limit)
         now[0] = 60.0
-        with mock.patch.object(limit, "reserve", return_value=1.0):
+        with mock.patch.object(limit, "take", return_value=False):
             kind, error = outcome(remote)
         assert (kind, error["code"], error["maybe_applied"]) == (RemoteError, "DeadlineOver", False)
         assert len(server.requests) == 1
