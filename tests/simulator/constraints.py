@@ -2,7 +2,8 @@ r"""Request constraints, compiled from botocore's own service models.
 
 What it is: for each operation one check that a decoded JSON request passes through. Types that do
 not fit raise SerializationException at once; everything else is collected into one
-ValidationException, worded as AWS words it.
+ValidationException, worded as AWS words it. Stricter than AWS, which ignores them, in one place:
+members that the model does not know are refused, so that a misspelled one is noticed.
 It must not know: state, HTTP, operations by name.
 Invariant: compiled once per operation and process; a check neither changes nor copies its value.
 
@@ -17,7 +18,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sized
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
@@ -103,6 +104,7 @@ def _compile(shape: Shape) -> Check:
         "double": _double,
         "float": _double,
         "timestamp": _double,
+        "boolean": lambda _shape: _boolean,
     }
     return compilers[shape.type_name](shape)
 
@@ -120,6 +122,11 @@ def _structure(shape: StructureShape) -> Check:
                 member_check(member, (*path, label), problems)
             elif name in required:
                 problems.append(_problem(None, (*path, label), "Member must not be null"))
+        problems.extend(
+            _problem(None, (*path, _lower(name)), "Member must be in the model")
+            for name in value
+            if name not in members
+        )
 
     return check
 
@@ -148,14 +155,15 @@ def _map(shape: MapShape) -> Check:
 
 
 def _list(shape: ListShape) -> Check:
-    item_check, length = _compile(shape.member), _length(shape)
+    # At the first item: a search expression has a list of search expressions, without an end.
+    item_check, length = cache(partial(_compile, shape.member)), _length(shape)
 
     def check(value: object, path: Path, problems: list[str]) -> None:
         if not isinstance(value, list):
             raise _not_a(path, "list")
         problems.extend(_problem(value, path, rule) for rule in length(value))
         for number, item in enumerate(value, start=1):
-            item_check(item, (*path, str(number), "member"), problems)
+            item_check()(item, (*path, str(number), "member"), problems)
 
     return check
 
@@ -212,6 +220,11 @@ def _double(shape: Shape) -> Check:
     return check
 
 
+def _boolean(value: object, path: Path, _problems: list[str]) -> None:
+    if not isinstance(value, bool):
+        raise _not_a(path, "boolean")
+
+
 def _length(shape: Shape) -> Callable[[Sized], list[str]]:
     low, high = shape.metadata.get("min", 0), shape.metadata.get("max", sys.maxsize)
     too_short = [f"Member must have length greater than or equal to {low}"]
@@ -237,4 +250,4 @@ def _not_a(path: Path, kind: str) -> ServiceError:
 
 
 def _lower(name: str) -> str:
-    return name[0].lower() + name[1:]
+    return name[:1].lower() + name[1:]
