@@ -1,4 +1,4 @@
-"""A strict AWS on a loopback port: SageMaker experiments and metrics, STS and S3 for real boto3.
+"""A strict AWS on a loopback port for real boto3: experiments, lineage, metrics, STS and S3.
 
 What it is: `with simulator() as sim:` and `sim.endpoint_url`. Constraints come from botocore's own
 service models; merges, name clashes, missing things and repeated metric points are as AWS has
@@ -19,9 +19,11 @@ from tests.simulator.faults import (
     PartialErrors,
     Request,
 )
-from tests.simulator.state import Component, MetricPoint, StoredObject
+from tests.simulator.state import Artifact, Association, Component, MetricPoint, StoredObject
 
 __all__ = [
+    "Artifact",
+    "Association",
     "BadGateway",
     "BlackHole",
     "Call",

@@ -38,6 +38,7 @@ from tests.simulator.faults import (
     TokenBucket,
     fault_from_json,
 )
+from tests.simulator.lineage import Lineage
 from tests.simulator.metrics import Metrics
 from tests.simulator.routing import Route, route_of
 from tests.simulator.s3 import S3
@@ -59,6 +60,8 @@ class Simulator:
     Attributes:
         access: Which access keys are expired, denied or known; whether the region is checked.
         metrics: Quotas on metrics (`metrics.names_max`, `metrics.window_s`).
+        lineage: What the lineage holds (`lineage.artifacts`, `lineage.associations`,
+            `lineage.edges()`), and what it takes for the same artifact (`lineage.unique`).
         s3: Sizes of its pages (`s3.page_parts_max`).
         latency_s: Time to wait before each request is applied.
         on_request: Called before a request is applied, without the lock.
@@ -96,6 +99,8 @@ class Simulator:
         self.access = Access(region, check_region, known_keys)
         self.metrics = Metrics(self.state, clock)
         self._sagemaker = SageMaker(self.state, region, clock)
+        self.lineage = Lineage(self.state, region, clock)
+        self._operations = {**self._sagemaker.operations, **self.lineage.operations}
         self.latency_s = latency_s
         self.on_request: Callable[[Call], None] | None = None
         self.lock = threading.RLock()
@@ -240,6 +245,7 @@ class Simulator:
                 },
                 "experiments": list(self.experiments),
                 "trials": {item.name: item.components for item in self.trials.values()},
+                "lineage": self.lineage.edges(),
                 "objects": {f"{b}/{key}": len(o.body) for (b, key), o in self.objects.items()},
                 "uploads": len(self.uploads),
                 "requests": Counter(request.operation for request in self._requests),
@@ -341,7 +347,7 @@ class Simulator:
             )
         if route.operation == "BatchGetMetrics":
             return lambda: json_reply(self.metrics.batch_get(route.params))
-        operation = self._sagemaker.operations[route.operation]
+        operation = self._operations[route.operation]
         return lambda: json_reply(operation(route.params))
 
     def _check_rate(self, service: str) -> None:

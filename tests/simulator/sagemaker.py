@@ -10,18 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.simulator.auth import ACCOUNT, caller_arn
+from tests.simulator.answers import (
+    TAGS_MAX,
+    Operations,
+    Output,
+    Params,
+    invalid,
+    listed,
+    missing,
+    present,
+    tag_list,
+    tags_of,
+    times,
+)
+from tests.simulator.auth import ACCOUNT
 from tests.simulator.metrics import metric_summaries
-from tests.simulator.state import Component, Experiment, State, Trial
-from tests.simulator.wire import ServiceError
-
-Params = Mapping[str, Any]
-Output = dict[str, Any]
+from tests.simulator.state import Artifact, Component, Experiment, State, Trial
 
 _PARAMETERS_MAX = 300
 _ARTIFACTS_MAX = 60
-_TAGS_MAX = 50
-_PAGE_DEFAULT = 10
 _KINDS = {
     "Trial Component": "experiment-trial-component",
     "Experiment": "experiment",
@@ -40,7 +47,7 @@ class SageMaker:
 
     def __init__(self, state: State, region: str, clock: Callable[[], float]) -> None:
         self._state, self._region, self._clock = state, region, clock
-        self.operations: Mapping[str, Callable[[Params], Output]] = {
+        self.operations: Operations = {
             "CreateTrialComponent": self._create_component,
             "UpdateTrialComponent": self._update_component,
             "DescribeTrialComponent": self._describe_component,
@@ -76,7 +83,7 @@ class SageMaker:
             created=now,
             modified=now,
             metadata_properties=dict(params.get("MetadataProperties") or {}),
-            tags=_tags(params),
+            tags=tags_of(params),
         )
         _merge(component, params)
         self._state.components[name] = component
@@ -100,7 +107,7 @@ class SageMaker:
             "MetadataProperties": component.metadata_properties or None,
             "Metrics": metric_summaries(component),
         }
-        return _present(output)
+        return present(output)
 
     def _list_components(self, params: Params) -> Output:
         found = list(self._state.components.values())
@@ -114,36 +121,21 @@ class SageMaker:
             found = [item for item in found if item.name.lower() in wanted]
         if source := params.get("SourceArn"):
             found = [item for item in found if item.source_arn == source]
-        after, before = params.get("CreatedAfter"), params.get("CreatedBefore")
-        found = [
-            item
-            for item in found
-            if (after is None or item.created >= after)
-            and (before is None or item.created <= before)
-        ]
-        # AWS lists the newest first unless told otherwise.
-        by_name = params.get("SortBy") == "Name"
-        found.sort(
-            key=lambda item: item.name if by_name else item.created,
-            reverse=params.get("SortOrder", "Descending") == "Descending",
-        )
-        start = int(params.get("NextToken") or 0)
-        end = start + params.get("MaxResults", _PAGE_DEFAULT)
-        output: Output = {
-            "TrialComponentSummaries": [_present(_summary(i)) for i in found[start:end]]
-        }
-        return {**output, "NextToken": str(end)} if end < len(found) else output
+        by_name: dict[str, Callable[[Component], Any]] = {"Name": lambda item: item.name}
+        return listed(params, found, "TrialComponentSummaries", _summary, by_name)
 
     def _create_experiment(self, params: Params) -> Output:
         name = params["ExperimentName"]
         _must_be_new("Experiment", name, self._state.experiments)
+        now = self._now()
         experiment = Experiment(
             name=name,
             arn=self._arn("Experiment", name),
             display_name=params.get("DisplayName") or name,
-            created=self._now(),
+            created=now,
+            modified=now,
             description=params.get("Description"),
-            tags=_tags(params),
+            tags=tags_of(params),
         )
         self._state.experiments[name] = experiment
         return {"ExperimentArn": experiment.arn}
@@ -154,22 +146,25 @@ class SageMaker:
             "ExperimentName": item.name,
             "ExperimentArn": item.arn,
             "Description": item.description,
-            **_times(item.display_name, item.created, item.created),
+            "DisplayName": item.display_name,
+            **times(item.created, item.modified),
         }
-        return _present(output)
+        return present(output)
 
     def _create_trial(self, params: Params) -> Output:
         name = params["TrialName"]
         experiment = self._experiment(params["ExperimentName"])
         _must_be_new("Trial", name, self._state.trials)
+        now = self._now()
         trial = Trial(
             name=name,
             arn=self._arn("Trial", name),
             display_name=params.get("DisplayName") or name,
-            created=self._now(),
+            created=now,
+            modified=now,
             experiment=experiment.name,
             metadata_properties=dict(params.get("MetadataProperties") or {}),
-            tags=_tags(params),
+            tags=tags_of(params),
         )
         self._state.trials[name] = trial
         return {"TrialArn": trial.arn}
@@ -181,9 +176,10 @@ class SageMaker:
             "TrialArn": item.arn,
             "ExperimentName": item.experiment,
             "MetadataProperties": item.metadata_properties or None,
-            **_times(item.display_name, item.created, item.created),
+            "DisplayName": item.display_name,
+            **times(item.created, item.modified),
         }
-        return _present(output)
+        return present(output)
 
     def _associate(self, params: Params) -> Output:
         component = self._component(params["TrialComponentName"])
@@ -201,43 +197,38 @@ class SageMaker:
 
     def _add_tags(self, params: Params) -> Output:
         owner = self._by_arn(params["ResourceArn"])
-        tags = {**owner.tags, **_tags(params)}
-        if len(tags) > _TAGS_MAX:
-            message = f"A resource can have at most {_TAGS_MAX} tags"
-            raise _invalid(message)
+        tags = {**owner.tags, **tags_of(params)}
+        if len(tags) > TAGS_MAX:
+            message = f"A resource can have at most {TAGS_MAX} tags"
+            raise invalid(message)
         owner.tags = tags
-        return {"Tags": _tag_list(tags)}
+        return {"Tags": tag_list(tags)}
 
     def _list_tags(self, params: Params) -> Output:
-        return {"Tags": _tag_list(self._by_arn(params["ResourceArn"]).tags)}
+        return {"Tags": tag_list(self._by_arn(params["ResourceArn"]).tags)}
 
-    def _by_arn(self, arn: str) -> Component | Experiment | Trial:
-        owners: list[Component | Experiment | Trial] = [
-            *self._state.components.values(),
-            *self._state.experiments.values(),
-            *self._state.trials.values(),
-        ]
-        for owner in owners:
-            if owner.arn == arn:
-                return owner
-        raise _missing(arn, "Resource")
+    def _by_arn(self, arn: str) -> Component | Experiment | Trial | Artifact:
+        found = self._state.by_arn(arn)
+        if found is None:
+            raise missing(arn, "Resource")
+        return found
 
     def _component(self, name: str) -> Component:
         found = self._state.components.get(name)
         if found is None:
-            raise _missing(name, "TrialComponent")
+            raise missing(name, "TrialComponent")
         return found
 
     def _experiment(self, name: str) -> Experiment:
         found = self._state.experiments.get(name)
         if found is None:
-            raise _missing(name, "Experiment")
+            raise missing(name, "Experiment")
         return found
 
     def _trial(self, name: str) -> Trial:
         found = self._state.trials.get(name)
         if found is None:
-            raise _missing(name, "Trial")
+            raise missing(name, "Trial")
         return found
 
     def _arn(self, kind: str, name: str) -> str:
@@ -253,7 +244,7 @@ def _must_be_new(kind: str, name: str, existing: Mapping[str, object]) -> None:
             f"{kind} names must be unique within an AWS account and region. {kind} with name "
             f"({name}) already exists."
         )
-        raise _invalid(message)
+        raise invalid(message)
 
 
 def _check_values(params: Params) -> None:
@@ -263,7 +254,7 @@ def _check_values(params: Params) -> None:
         ]
         if len(given) != 1:
             message = f"Parameter '{key}' must have exactly one of StringValue and NumberValue"
-            raise _invalid(message)
+            raise invalid(message)
 
 
 def _merge(component: Component, params: Params) -> None:
@@ -275,7 +266,7 @@ def _merge(component: Component, params: Params) -> None:
             values.pop(key, None)
         if len(values) > most:
             message = f"A trial component can have at most {most} {member}; got {len(values)}"
-            raise _invalid(message)
+            raise invalid(message)
         merged[attribute] = values
     for attribute, values in merged.items():
         setattr(component, attribute, values)
@@ -296,36 +287,6 @@ def _summary(item: Component) -> Output:
         "Status": item.status or None,
         "StartTime": item.start_time,
         "EndTime": item.end_time,
-        **_times(item.display_name, item.created, item.modified),
+        "DisplayName": item.display_name,
+        **times(item.created, item.modified),
     }
-
-
-def _times(display_name: str, created: float, modified: float) -> Output:
-    who = {"UserProfileArn": caller_arn()}
-    return {
-        "DisplayName": display_name,
-        "CreationTime": created,
-        "CreatedBy": who,
-        "LastModifiedTime": modified,
-        "LastModifiedBy": who,
-    }
-
-
-def _present(output: Output) -> Output:
-    return {name: value for name, value in output.items() if value is not None}
-
-
-def _tags(params: Params) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in params.get("Tags") or ()}
-
-
-def _tag_list(tags: Mapping[str, str]) -> list[Output]:
-    return [{"Key": key, "Value": value} for key, value in tags.items()]
-
-
-def _invalid(message: str) -> ServiceError:
-    return ServiceError(400, "ValidationException", message)
-
-
-def _missing(name: str, kind: str) -> ServiceError:
-    return ServiceError(400, "ResourceNotFound", f"{kind} '{name}' does not exist.")

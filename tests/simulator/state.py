@@ -82,12 +82,13 @@ class Component:
 
 @dataclass(slots=True)
 class Experiment:
-    """An experiment."""
+    """An experiment; times are seconds since 1970."""
 
     name: str
     arn: str
     display_name: str
     created: float
+    modified: float
     description: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -100,10 +101,40 @@ class Trial:
     arn: str
     display_name: str
     created: float
+    modified: float
     experiment: str
     metadata_properties: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     components: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Artifact:
+    """An artifact of the lineage, not an object of S3: what stands for a URI.
+
+    `source_types` holds pairs of SourceIdType and Value; times are seconds since 1970.
+    """
+
+    arn: str
+    name: str | None
+    type: str
+    source_uri: str
+    source_types: list[tuple[str, str]]
+    created: float
+    modified: float
+    properties: dict[str, str] = field(default_factory=dict)
+    metadata_properties: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """A directed edge of the lineage between two ARNs; `created` in seconds since 1970."""
+
+    source: str
+    destination: str
+    type: str | None
+    created: float
 
 
 @dataclass(slots=True)
@@ -147,6 +178,8 @@ class Upload:
 class State:
     """The whole account.
 
+    `artifacts` are by ARN, `associations` by source and destination: AWS's DeleteAssociation names
+    no type, so there can be one from here to there.
     `foreign_buckets` belong to somebody else, who gives no access. Requests to those in
     `requester_pays` are refused unless they say that their sender pays.
     """
@@ -154,11 +187,26 @@ class State:
     components: NameMap[Component] = field(default_factory=NameMap)
     experiments: NameMap[Experiment] = field(default_factory=NameMap)
     trials: NameMap[Trial] = field(default_factory=NameMap)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    associations: dict[tuple[str, str], Association] = field(default_factory=dict)
     buckets: set[str] = field(default_factory=set)
     foreign_buckets: set[str] = field(default_factory=set)
     requester_pays: set[str] = field(default_factory=set)
     objects: dict[tuple[str, str], StoredObject] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def by_arn(self, arn: str) -> Component | Experiment | Trial | Artifact | None:
+        """Give what an ARN of SageMaker names; None if there is no such thing."""
+        if arn in self.artifacts:
+            return self.artifacts[arn]
+        name = arn.rpartition("/")[2]
+        named: tuple[NameMap[Component] | NameMap[Experiment] | NameMap[Trial], ...]
+        named = (self.components, self.experiments, self.trials)
+        for things in named:
+            found = things.get(name)
+            if found is not None and found.arn == arn:
+                return found
+        return None
 
 
 def state_to_json(state: State) -> dict[str, Any]:
@@ -167,6 +215,8 @@ def state_to_json(state: State) -> dict[str, Any]:
         "components": [asdict(item) for item in state.components.values()],
         "experiments": [asdict(item) for item in state.experiments.values()],
         "trials": [asdict(item) for item in state.trials.values()],
+        "artifacts": [asdict(item) for item in state.artifacts.values()],
+        "associations": [asdict(item) for item in state.associations.values()],
         "buckets": sorted(state.buckets),
         "objects": [
             {
@@ -190,6 +240,11 @@ def state_from_json(data: dict[str, Any]) -> State:
         state.experiments[item["name"]] = Experiment(**item)
     for item in data["trials"]:
         state.trials[item["name"]] = Trial(**item)
+    for item in data["artifacts"]:
+        pairs = [(kind, value) for kind, value in item.pop("source_types")]
+        state.artifacts[item["arn"]] = Artifact(**item, source_types=pairs)
+    for item in data["associations"]:
+        state.associations[item["source"], item["destination"]] = Association(**item)
     for item in data["objects"]:
         place = (item.pop("bucket"), item.pop("key"))
         body = base64.b64decode(item.pop("body"))

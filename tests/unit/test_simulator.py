@@ -16,9 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
@@ -26,7 +24,6 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from tests.patience import FOREVER_S
 from tests.simulator import (
     BadGateway,
     BlackHole,
@@ -38,10 +35,11 @@ from tests.simulator import (
     simulator,
 )
 from tests.simulator.checksums import checksum
+from tests.simulator.clients import client, refusal
 from tests.simulator.constraints import java_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.simulator import Call
 
@@ -62,33 +60,9 @@ def sim() -> Iterator[Simulator]:
         yield running
 
 
-def client(
-    sim: Simulator, service: str, *, key: str = "AKIDTEST", region: str = "us-east-1", **config: Any
-) -> Any:
-    """Give a real client that tries everything once and doesn't wait long."""
-    options = {"retries": {"total_max_attempts": 1}, "read_timeout": FOREVER_S, **config}
-    make: Any = boto3.client  # its stubs want the name of a service as a literal
-    return make(
-        service,
-        endpoint_url=sim.endpoint_url,
-        region_name=region,
-        aws_access_key_id=key,
-        aws_secret_access_key="not-a-secret",
-        config=Config(**options),
-    )
-
-
 def point(name: str = "loss", value: float = 0.5, **more: Any) -> dict[str, Any]:
     """Give one metric item."""
     return {"MetricName": name, "Timestamp": NOW, "Value": value, **more}
-
-
-def refusal(call: Callable[..., object], **arguments: Any) -> tuple[str, str]:
-    """Give code and message of the error that a call must end in."""
-    with pytest.raises(ClientError) as caught:
-        call(**arguments)
-    error = caught.value.response["Error"]
-    return error["Code"], error["Message"]
 
 
 def test_created_component_reads_back(sim: Simulator) -> None:
