@@ -5,7 +5,8 @@ not fit raise SerializationException at once; everything else is collected into 
 ValidationException, worded as AWS words it. Stricter than AWS, which ignores them, in one place:
 members that the model does not know are refused, so that a misspelled one is noticed.
 It must not know: state, HTTP, operations by name.
-Invariant: compiled once per operation and process; a check neither changes nor copies its value.
+Invariant: a member is compiled once per operation and process, when it first comes; a check neither
+changes nor copies its value.
 
 AWS evaluates patterns with Java's rules, so `.` stops at any line terminator, `\w` is ASCII and a
 pattern has to match the whole value.
@@ -64,6 +65,15 @@ def operation_check(service: str, operation: str) -> Callable[[object], None]:
     return run
 
 
+def answer_problems(service: str, operation: str, answer: object) -> list[str]:
+    """Tell what a decoded answer has that the model doesn't allow."""
+    shape = service_model(service).operation_model(operation).output_shape
+    problems: list[str] = []
+    if shape is not None:
+        _compile(shape)(answer, (), problems)
+    return problems
+
+
 def java_pattern(pattern: str) -> re.Pattern[str]:
     """Translate a pattern of a service model, which follows Java's rules, for `fullmatch`."""
     parts: list[str] = []
@@ -110,7 +120,11 @@ def _compile(shape: Shape) -> Check:
 
 
 def _structure(shape: StructureShape) -> Check:
-    members = {name: (_lower(name), _compile(member)) for name, member in shape.members.items()}
+    # At the first use: search expressions hold search expressions, results half the model.
+    members = {
+        name: (_lower(name), cache(partial(_compile, member)))
+        for name, member in shape.members.items()
+    }
     required = frozenset(shape.required_members)
 
     def check(value: object, path: Path, problems: list[str]) -> None:
@@ -119,7 +133,7 @@ def _structure(shape: StructureShape) -> Check:
         for name, (label, member_check) in members.items():
             member = value.get(name)
             if member is not None:
-                member_check(member, (*path, label), problems)
+                member_check()(member, (*path, label), problems)
             elif name in required:
                 problems.append(_problem(None, (*path, label), "Member must not be null"))
         problems.extend(
@@ -155,15 +169,14 @@ def _map(shape: MapShape) -> Check:
 
 
 def _list(shape: ListShape) -> Check:
-    # At the first item: a search expression has a list of search expressions, without an end.
-    item_check, length = cache(partial(_compile, shape.member)), _length(shape)
+    item_check, length = _compile(shape.member), _length(shape)
 
     def check(value: object, path: Path, problems: list[str]) -> None:
         if not isinstance(value, list):
             raise _not_a(path, "list")
         problems.extend(_problem(value, path, rule) for rule in length(value))
         for number, item in enumerate(value, start=1):
-            item_check()(item, (*path, str(number), "member"), problems)
+            item_check(item, (*path, str(number), "member"), problems)
 
     return check
 

@@ -43,6 +43,7 @@ from tests.simulator.metrics import Metrics
 from tests.simulator.routing import Route, route_of
 from tests.simulator.s3 import S3
 from tests.simulator.sagemaker import SageMaker
+from tests.simulator.search import Search
 from tests.simulator.server import Server
 from tests.simulator.state import Component, Experiment, NameMap, State, StoredObject, Trial, Upload
 from tests.simulator.wire import HttpReply, HttpRequest, ServiceError, json_reply, render_error
@@ -62,6 +63,7 @@ class Simulator:
         metrics: Quotas on metrics (`metrics.names_max`, `metrics.window_s`).
         lineage: What the lineage holds (`lineage.artifacts`, `lineage.associations`,
             `lineage.edges()`), and what it takes for the same artifact (`lineage.unique`).
+        search: How old a thing is before it is found (`search.lag_s`).
         s3: Sizes of its pages (`s3.page_parts_max`).
         latency_s: Time to wait before each request is applied.
         on_request: Called before a request is applied, without the lock.
@@ -100,7 +102,12 @@ class Simulator:
         self.metrics = Metrics(self.state, clock)
         self._sagemaker = SageMaker(self.state, region, clock)
         self.lineage = Lineage(self.state, region, clock)
-        self._operations = {**self._sagemaker.operations, **self.lineage.operations}
+        self.search = Search(self.state, region, clock)
+        self._operations = {
+            **self._sagemaker.operations,
+            **self.lineage.operations,
+            **self.search.operations,
+        }
         self.latency_s = latency_s
         self.on_request: Callable[[Call], None] | None = None
         self.lock = threading.RLock()
