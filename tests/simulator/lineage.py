@@ -89,7 +89,8 @@ class Lineage:
     def edges(self) -> list[tuple[str, str | None, str]]:
         """Name the associations, the oldest first: source, type, destination.
 
-        An artifact is named by its SourceUri, everything else by its name.
+        An artifact is named by its SourceUri, everything else by its name; what a test took out of
+        the account by its ARN.
         """
         return [
             (self._label(edge.source), edge.type, self._label(edge.destination))
@@ -97,7 +98,9 @@ class Lineage:
         ]
 
     def _label(self, arn: str) -> str:
-        entity = self._entity(arn)
+        entity = self._state.by_arn(arn)
+        if entity is None:
+            return arn
         return entity.source_uri if isinstance(entity, Artifact) else entity.name
 
     def _create_artifact(self, params: Params) -> Output:

@@ -118,17 +118,11 @@ class Search:
         return [self._component(item) for item in state.components.values()]
 
     def _trial(self, item: Trial) -> Record:
-        summaries = []
-        for name in item.components:
-            record = component_record(self._state.components[name], self._region)
-            summaries.append(
-                {
-                    "TrialComponentName": record["TrialComponentName"],
-                    "TrialComponentArn": record["TrialComponentArn"],
-                    "CreationTime": record["CreationTime"],
-                    "CreatedBy": record["CreatedBy"],
-                }
-            )
+        members = ("TrialComponentName", "TrialComponentArn", "CreationTime", "CreatedBy")
+        # A test may have taken a component out of the account behind the trial's back.
+        held = [self._state.components.get(name) for name in item.components]
+        records = [component_record(one, self._region) for one in held if one is not None]
+        summaries = [{name: record[name] for name in members} for record in records]
         return {**_tagged(trial_record(item), item.tags), "TrialComponentSummaries": summaries}
 
     def _component(self, item: Component) -> Record:

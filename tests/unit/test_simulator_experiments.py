@@ -580,3 +580,22 @@ def test_scheduled_faults_work_for_experiments(
     assert "run" in sim.components
     getattr(sagemaker, call)(**arguments)
     assert [request.status for request in sim.calls(operation)] == [400, 0, 200]
+
+
+@pytest.mark.usefixtures("world")
+def test_a_component_may_vanish_behind_the_back_of_the_rest(sim: Simulator, sagemaker: Any) -> None:
+    """What a test takes out of the account breaks neither a search nor a look at the lineage."""
+    arn, source = sim.components["both"].arn, {"SourceUri": "s3://bucket/model"}
+    artifact = sagemaker.create_artifact(Source=source, ArtifactType="Model")["ArtifactArn"]
+    sagemaker.add_association(SourceArn=arn, DestinationArn=artifact)
+    del sim.components["both"]
+    results = sagemaker.search(Resource="ExperimentTrial")["Results"]
+    held = {
+        each["Trial"]["TrialName"]: each["Trial"]["TrialComponentSummaries"] for each in results
+    }
+    assert {name: len(components) for name, components in held.items()} == {
+        "one": 1,
+        "two": 1,
+        "three": 0,
+    }
+    assert sim.lineage.edges() == [(arn, None, "s3://bucket/model")]
