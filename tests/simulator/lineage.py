@@ -237,7 +237,13 @@ class Lineage:
             on_path = _leading_to(shown, crossed)
             shown = [arn for arn in reached if arn in on_path]
         page, token = page_of(params, shown, _VERTICES_MAX)
-        edges = _edges_of(page, shown, crossed) if params.get("IncludeEdges") else []
+        # An edge comes with what it led to, or, back to the start, with where it came from.
+        led = dict.fromkeys(
+            edge
+            for here, there, edge in crossed
+            if there in page or (there in starts and here in page)
+        )
+        edges = led if params.get("IncludeEdges") else ()
         output = {
             "Vertices": [present(self._vertex(arn)) for arn in page],
             "Edges": [present(_edge(edge)) for edge in edges],
@@ -386,23 +392,6 @@ def _leading_to(wanted: Sequence[str], crossed: Sequence[tuple[str, str, Associa
         border = {here for here, there, _ in crossed if there in border} - found
         found |= border
     return found
-
-
-def _edges_of(
-    page: Sequence[str], shown: Sequence[str], crossed: Sequence[tuple[str, str, Association]]
-) -> list[Association]:
-    """Give the edges between what is shown (and the start) that come with this page.
-
-    An edge comes with the later of its ends, so over all pages it comes once.
-    """
-    places = {arn: place for place, arn in enumerate(shown)}
-    first = places[page[0]] if page else 0
-    here = range(first, first + len(page))
-    found: dict[Association, None] = {}
-    for left, there, edge in crossed:
-        if there in places and max(places.get(left, -1), places[there]) in here:
-            found[edge] = None
-    return list(found)
 
 
 def _edge(edge: Association) -> Output:

@@ -315,6 +315,7 @@ FOUND = {
     ("InputArtifacts.data.csv.MediaType", "Equals", "text/csv"): "both",
     ("InputArtifacts", "Contains", "data.csv"): "both",
     ("InputArtifacts", "Contains", "MediaType"): "",
+    ("Parameters", "Contains", "optim"): "both",
     ("Metrics.test:loss", "Equals", "2"): "both",
     ("Metrics.test:loss.Min", "LessThan", "1.5"): "both small",
     ("metrics.test:loss.max", "GreaterThanOrEqualTo", "3"): "both job",

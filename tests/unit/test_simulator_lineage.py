@@ -386,10 +386,16 @@ def test_edges_bring_the_path_along(sagemaker: Any, graph: dict[str, str]) -> No
 
 
 def test_a_query_survives_a_circle(sagemaker: Any, graph: dict[str, str]) -> None:
-    """Associations that lead back to the start end the walk."""
+    """Associations that lead back end the walk, and are among its edges."""
     associate(sagemaker, graph["report"], graph["prepare"])
     found = reached(sagemaker, graph, "prepare", Direction="Descendants")
     assert found == ["features", "train", "model", "report"]
+    for start, expected in (("data", 6), ("prepare", 5)):
+        query = {"StartArns": [graph[start]], "Direction": "Descendants", "IncludeEdges": True}
+        answer = sagemaker.query_lineage(**query)
+        edges = {(edge["SourceArn"], edge["DestinationArn"]) for edge in answer["Edges"]}
+        assert len(edges) == len(answer["Edges"]) == expected
+        assert (graph["report"], graph["prepare"]) in edges
 
 
 def test_a_query_without_a_start_shows_everything(sagemaker: Any, graph: dict[str, str]) -> None:
