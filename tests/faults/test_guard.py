@@ -117,7 +117,7 @@ def test_a_background_that_can_not_begin_is_made_up_for_by_close(tmp_path, sim, 
     with them, the next close delivers.
     """
     tracker = Tracker.create(
-        trial_component_name="run", journal=tmp_path / "j", sync="background", close_deadline_s=5
+        trial_component_name="run", journal=tmp_path / "j", sync="background", close_deadline_s=60
     )
     tracker.log_metric("loss", 1.0)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

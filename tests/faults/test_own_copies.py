@@ -375,6 +375,7 @@ def test_a_report_drops_no_lock_and_leaves_none(tmp_path):
     """A process may examine and ask for the journal that it appends to: its locks are then those
     that it had, and so are its files.
     """
+    others = set(standing._pool)
     journal = Journal.open(tmp_path / "j", on_journal_error="raise")
     component = journal.component("run")
     journal.append_metric(component, "loss", 0.5, 1, 1)
@@ -396,4 +397,4 @@ def test_a_report_drops_no_lock_and_leaves_none(tmp_path):
     # one of each file waits for its next use
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 3
     journal.close()
-    assert standing._pool == []
+    assert set(standing._pool) <= others

@@ -67,18 +67,21 @@ component = journal.component("run")
 other = sqlite3.connect(sys.argv[1] + "/journal.db", isolation_level=None)
 random.seed(int(sys.argv[2]))
 returned, n = [], 0
+def log():  # a function: CPython 3.13 puts the end of a loop outside of the `try` around it
+    global n
+    while armed:
+        n += 1
+        if n % 3: journal.append_metric(component, "m", float(n), None, 1)
+        elif n % 2: journal.append(component, [vocabulary.metric("m", float(n), None, 1), vocabulary.metric("m", n + 0.5, None, 1)])
+        else: journal.append_metrics(component, [("m", float(n)), ("m", n + 0.5)], None, 1)
+        returned.append(float(n))
 for interruption in range(int(sys.argv[3])):
     locked = interruption % 20 == 5
     if locked: other.execute("BEGIN IMMEDIATE")
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 5e-4))
-        while armed:
-            n += 1
-            if n % 3: journal.append_metric(component, "m", float(n), None, 1)
-            elif n % 2: journal.append(component, [vocabulary.metric("m", float(n), None, 1), vocabulary.metric("m", n + 0.5, None, 1)])
-            else: journal.append_metrics(component, [("m", float(n)), ("m", n + 0.5)], None, 1)
-            returned.append(float(n))
+        log()
     except Interruption: pass
     if locked: other.execute("ROLLBACK")
 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -127,14 +130,17 @@ def log_on(first):
 threads = [threading.Thread(target=log_on, args=(number * 1_000_000,)) for number in (1, 2, 3)]
 for thread in threads: thread.start()
 n = 0
+def log():  # a function: CPython 3.13 puts the end of a loop outside of the `try` around it
+    global n
+    while armed:
+        n += 1
+        journal.append_metrics(component, [("m", float(n)), ("m", n + 0.5)], None, 1)
+        returned.append(float(n))
 for interruption in range(int(sys.argv[3])):
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-3))
-        while armed:
-            n += 1
-            journal.append_metrics(component, [("m", float(n)), ("m", n + 0.5)], None, 1)
-            returned.append(float(n))
+        log()
     except Interruption: pass
 signal.setitimer(signal.ITIMER_REAL, 0)
 stop.set()
