@@ -205,17 +205,11 @@ class Places:
             str(uuid): i for uuid, i in database.read("SELECT uuid, id FROM writer")
         }
         self._runs = sqlite3.connect("", isolation_level=None)
-        # seq is the place in the writer's chain plus a shift
-        self._runs.execute("CREATE TABLE run (writer, first, last, shift)")
-        with database.lock:
-            self._runs.execute("BEGIN")
-            for *run, entries in database.connection.execute(_RUNS):
-                self._runs.executemany(
-                    "INSERT INTO run VALUES (?, ?, ?, ?)",
-                    [run] if _is_whole(run, entries) else _parts(database, run),
-                )
-            self._runs.execute("COMMIT")
-        self._runs.execute("CREATE INDEX run_last ON run (writer, last)")
+        try:
+            self._fill(database)
+        except BaseException:
+            self._runs.close()
+            raise
         # of each process the run that was found last: often the next one, too
         self._met: dict[str, tuple[int, int, int]] = {}
         self._is_twice = False
@@ -255,6 +249,19 @@ class Places:
         if above:
             found = [(max(first, above + 1), last) for first, last in found if last > above]
         return merged(found) if found[1:] else found
+
+    def _fill(self, database: Database) -> None:
+        # seq is the place in the writer's chain plus a shift
+        self._runs.execute("CREATE TABLE run (writer, first, last, shift)")
+        with database.lock:
+            self._runs.execute("BEGIN")
+            for *run, entries in database.connection.execute(_RUNS):
+                self._runs.executemany(
+                    "INSERT INTO run VALUES (?, ?, ?, ?)",
+                    [run] if _is_whole(run, entries) else _parts(database, run),
+                )
+            self._runs.execute("COMMIT")
+        self._runs.execute("CREATE INDEX run_last ON run (writer, last)")
 
     def close(self) -> None:
         """Drop it."""

@@ -127,14 +127,15 @@ class Applier:
     def __init__(self, attestor: Attestor) -> None:
         database = attestor.database
         self.applied = Applied()
-        self._places = Places(database)
-        self.writers = self._places.writers
         self.turns = Turns(attestor)
         self._attestor = attestor
         self._database = database
         self._components: dict[str, int] = {
             str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")
         }
+        # After what may fail: it is closed by ``close``.
+        self._places = Places(database)
+        self.writers = self._places.writers
         self._connection: sqlite3.Connection
         # The highest generation of a lease that an attestation names.
         self._generation = 0

@@ -235,8 +235,9 @@ class Replay:
         self._tables = _REPLAYED
         (entries,) = database.read("SELECT count(*) FROM entry")[0]
         self._left = NAMED_MAX + NAMED_TIMES_MAX * entries
-        self.places = Places(database)
         self.clear()
+        # Last: what is made is closed by the caller.
+        self.places = Places(database)
 
     def clear(self) -> None:
         """Start again without any statement."""
