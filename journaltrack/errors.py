@@ -250,7 +250,7 @@ class LeaseLostError(JournalError):
 
 
 class ErrorKind(enum.Enum):
-    """What a remote's failure means. The remote classifies, the reconciler decides."""
+    """Say what a remote's failure means. The remote classifies, the reconciler decides."""
 
     TRANSIENT = "transient"
     """The same request may succeed later. It is retried with backoff, then stays pending."""

@@ -1,1 +1,1 @@
-"""Support that knows no journal: configuration, paths, deadlines, threads, intervals, texts."""
+"""Support all packages without knowing a journal: configuration, paths, threads, texts."""

@@ -74,7 +74,7 @@ def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Storage options of objects in S3.
+    """Say how S3 is to store objects.
 
     Attributes:
         encryption: ``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``. None: the bucket's default.
@@ -95,7 +95,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class WatchConfiguration:
-    """The table ``[watch]``, for ``journaltrack watch`` and ``sync="background"``."""
+    """Hold the table ``[watch]``, for ``journaltrack watch`` and ``sync="background"``."""
 
     folders: tuple[str, ...] = field(
         default=(),
@@ -136,7 +136,7 @@ class WatchConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class AllowConfiguration:
-    """The table ``[allow]``: what journals may use with the credentials of whoever syncs them.
+    """Hold the table ``[allow]``: what journals may use with the credentials of who syncs them.
 
     By default everything.
     """
@@ -170,7 +170,7 @@ class AllowConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All settings."""
+    """Hold all settings."""
 
     journal: str | None = _text(
         None,
@@ -266,7 +266,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration, and where each value comes from.
+    """Hold a configuration, and where each value comes from.
 
     Attributes:
         configuration: The values in force.
@@ -282,7 +282,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key, as ``journaltrack config`` and the documentation show it."""
+    """Describe one key, as ``journaltrack config`` and the documentation show it."""
 
     key: str
     variable: str

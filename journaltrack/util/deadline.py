@@ -1,4 +1,4 @@
-"""A time limit that threads share and anyone can end early."""
+"""Limit time: threads share the limit, and anyone can end it early."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ANSWER_MIN_S: Final = 0.1
 
 
 class Deadline:
-    """The time left for a pass, and the last check before a request of it leaves.
+    """Hold the time left for a pass, and check it once more before a request leaves.
 
     Args:
         seconds: Time from now. None for no limit.

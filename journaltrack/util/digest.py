@@ -1,4 +1,4 @@
-"""SHA-256: of a whole file, and what one looks like as text. Must not know where files are."""
+"""Compute the SHA-256 of a file, and recognize one as text. Must not know where files are."""
 
 from __future__ import annotations
 

@@ -76,11 +76,11 @@ def _passes(error: Exception) -> bool:
 
 
 class OutOfTimeError(Exception):
-    """The call did not return in time."""
+    """Report that the call did not return in time."""
 
 
 class CallError(Exception):
-    """The call raised an exception that would end the interpreter."""
+    """Report that the call raised an exception that would end the interpreter."""
 
 
 def outcome(

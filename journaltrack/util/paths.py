@@ -226,7 +226,7 @@ def file_bytes_max(folder: Path, mounts: Path = MOUNTS) -> int | None:
 
 
 class _Mount(NamedTuple):
-    """A line of the table of mounts."""
+    """Hold a line of the table of mounts."""
 
     device: str
     point: str

@@ -42,7 +42,7 @@ INTERRUPTIONS_MAX: Final = 3
 
 
 class Apart(Generic[T, M]):
-    """One call of ``work`` that no signal handler interrupts; ``result`` makes it.
+    """Make one call of ``work`` that no signal handler interrupts; see ``result``.
 
     Args:
         work: The call. It can use ``tell``.
@@ -121,7 +121,7 @@ class Apart(Generic[T, M]):
 
 
 class DaemonPool(Executor):
-    """Runs calls on at most ``threads_max`` daemon threads, made as needed.
+    """Run calls on at most ``threads_max`` daemon threads, made as needed.
 
     Args:
         threads_max: Calls at a time.
@@ -197,7 +197,7 @@ class DaemonPool(Executor):
 
 
 class Done(NamedTuple):
-    """A finished job with its result, or the exception that its work raised."""
+    """Hold a finished job with its result, or the exception that its work raised."""
 
     lane: str
     job: Any
@@ -206,7 +206,7 @@ class Done(NamedTuple):
 
 
 class _Lane(Generic[J]):
-    """The jobs and threads of one lane."""
+    """Hold the jobs and threads of one lane."""
 
     def __init__(self, name: str, threads_max: int) -> None:
         self.name = name
@@ -217,7 +217,7 @@ class _Lane(Generic[J]):
 
 
 class Workers(Generic[J, R]):
-    """Does one kind of work on several threads. One thread gives jobs and takes results.
+    """Do one kind of work on several threads. One thread gives jobs and takes results.
 
     Args:
         work: Called on a worker's thread, once per job.

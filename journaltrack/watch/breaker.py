@@ -20,7 +20,7 @@ _DOUBLINGS_MAX: Final = 60
 
 
 class Backoff:
-    """Growing delays.
+    """Give growing delays.
 
     Args:
         first_s: Longest first delay.
@@ -51,7 +51,7 @@ class Backoff:
 
 
 class Gate:
-    """A circuit breaker: whether the endpoint is believed to take requests.
+    """Break the circuit: say whether the endpoint is believed to take requests.
 
     It is *down* after a failure that concerns more than one journal. Then probes begin, and every
     failed probe doubles the delay to the next. It is *up* as soon as a probe succeeds. But only a

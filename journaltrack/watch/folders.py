@@ -56,7 +56,7 @@ _COPYING: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 
 
 class FolderEvents:
-    """Tells in which folders something happened. Threads may share it.
+    """Tell in which folders something happened. Threads may share it.
 
     Args:
         wake: Called on a thread of watchdog if ``taken`` has something to return.
@@ -146,7 +146,7 @@ class FolderEvents:
 
 
 class NoEvents:
-    """Sends no events, for a watcher that only polls.
+    """Send no events, for a watcher that only polls.
 
     Inside a training process, the process's own appends would be thousands of events.
     """
@@ -167,7 +167,7 @@ class NoEvents:
 
 
 class _Handler(events.FileSystemEventHandler):
-    """Passes on events of a journal's database, and of folders that come or go."""
+    """Pass on events of a journal's database, and of folders that come or go."""
 
     def __init__(self, folder: Path, to: FolderEvents) -> None:
         self._folder = folder
@@ -181,9 +181,10 @@ class _Handler(events.FileSystemEventHandler):
 
 
 class Files(NamedTuple):
-    """A journal's files as ``stat`` shows them. If two are equal, nothing was written in between.
+    """Hold a journal's files as ``stat`` shows them.
 
-    An empty log is the same as none: opening a journal for reading makes one.
+    If two are equal, nothing was written in between. An empty log is the same as none: opening a
+    journal for reading makes one.
     """
 
     device: int

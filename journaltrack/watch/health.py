@@ -41,7 +41,7 @@ def default_folder() -> Path:
 
 
 class Health:
-    """Writes a watcher's state.
+    """Write a watcher's state.
 
     Args:
         health_file: A health file in addition to this process's own in ``default_folder``, which

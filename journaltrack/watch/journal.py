@@ -1,4 +1,4 @@
-"""One watched journal: what was seen of it, what it waits for, and what is reported of it.
+"""Represent a watched journal: what was seen, what it waits for, and what is reported of it.
 
 States, in the words that ``status`` shows:
 
@@ -47,7 +47,7 @@ def code_of(error: JournaltrackError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The result of a look at a journal.
+    """Say what came of a look at a journal.
 
     Attributes:
         pending: Number of pending entries.
@@ -64,7 +64,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRequest:
-    """A request to deliver one journal.
+    """Ask to deliver one journal.
 
     Attributes:
         journal: The journal's folder.
@@ -85,7 +85,7 @@ class DeliveryRequest:
 
 @dataclass(slots=True)
 class Totals:
-    """What the watcher did for a journal since it started."""
+    """Sum up what the watcher did for a journal since it started."""
 
     passes: int = 0
     requests: int = 0
@@ -96,7 +96,7 @@ class Totals:
 
 @dataclass(slots=True)
 class WatchedJournal:
-    """What the watcher knows of one journal.
+    """Hold what the watcher knows of one journal.
 
     Times are the watcher's monotonic seconds, unless named ``_ns``. ``arrivals`` is False for a
     journal that this process has open itself: it is no copy, and opening its files is forbidden,

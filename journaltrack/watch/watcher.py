@@ -56,7 +56,7 @@ _BUG: Final = "a bug; no data is lost: run `journaltrack sync -v` and report the
 
 
 class Events(Protocol):
-    """Tells in which folders something happened; see ``folders.FolderEvents``."""
+    """Tell in which folders something happened; see ``folders.FolderEvents``."""
 
     def watch(self, folder: Path) -> bool:
         """Report what happens in a folder from now on; return whether that works."""
@@ -72,7 +72,7 @@ class Events(Protocol):
 
 
 class Watcher:
-    """Delivers what is written into journals below some folders.
+    """Deliver what is written into journals below some folders.
 
     Args:
         roots: Folders of journals, or journals. A missing one may appear later.
