@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -215,6 +216,25 @@ def configure_logging(verbose: int = 0) -> None:
     logging.getLogger("journaltrack").setLevel(
         (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     )
+
+
+@contextlib.contextmanager
+def usable(file: str | None, use: str, effect: str = "") -> Iterator[None]:
+    """Report a file that can't be used as wrong usage.
+
+    Args:
+        file: The file, as it was named; None: errors are not about a file of the caller's.
+        use: "read" or "written".
+        effect: What that means for the data, after a semicolon.
+    """
+    try:
+        yield
+    except OSError as error:
+        if file is None:
+            raise
+        raise click.UsageError(
+            f"{clean(Path(file))} can't be {use}: {error.strerror}{effect}"
+        ) from error
 
 
 def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -103,23 +102,18 @@ def command(
         to = _stdout(file_format, as_json=as_json)
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
-            made = export_selection(
-                journals.folders,
-                Selection(component, since, until),
-                to=to,
-                table=cast("TableName", table),
-                format=cast("Format | None", file_format),
-                force=force,
-                on_progress=view,
-            )
+            with common.usable(None if target == _STDOUT else target, "written"):
+                made = export_selection(
+                    journals.folders,
+                    Selection(component, since, until),
+                    to=to,
+                    table=cast("TableName", table),
+                    format=cast("Format | None", file_format),
+                    force=force,
+                    on_progress=view,
+                )
         except _TerminatedError:
             return ExitCode.TERMINATED
-        except OSError as error:
-            if target == _STDOUT:
-                raise
-            raise click.UsageError(
-                f"{output.clean(Path(target))} can't be written: {error.strerror}"
-            ) from error
         finally:
             ended.set()
     if target == _STDOUT:

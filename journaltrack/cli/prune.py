@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,7 +101,10 @@ def command(
     _check_times(delivered_before, blobs_delivered_before, archive)
     path = journals.only()
     known, connection = common.reach(config_file, aws, REQUESTS_PER_S)
-    with ProgressView(f"prune of {common.path_of(path)}") as view:
+    with (
+        ProgressView(f"prune of {common.path_of(path)}") as view,
+        common.usable(archive, "written", "; nothing was removed"),
+    ):
         try:
             done = run_prune(
                 path,
@@ -125,13 +127,6 @@ def command(
                 error.hint,
             )
             return exit_code_of(error)
-        except OSError as error:
-            if archive is None:
-                raise
-            raise click.UsageError(
-                f"{output.clean(Path(archive))} can't be written: {error.strerror}; nothing was "
-                "removed"
-            ) from error
     return _tell(done, as_json=as_json)
 
 

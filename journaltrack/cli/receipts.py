@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import click
@@ -60,15 +59,11 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
     if target == _STDOUT and as_json:
         raise click.UsageError("--json and the receipts both use stdout; name a file with --output")
     to: str | IO[bytes] = cast("IO[bytes]", output.Bytes()) if target == _STDOUT else target
-    with ProgressView(f"receipts of {common.path_of(path)}", unit="receipts") as view:
-        try:
-            made = export_receipts(path, to=to, force=force, on_progress=view)
-        except OSError as error:
-            if target == _STDOUT:
-                raise
-            raise click.UsageError(
-                f"{output.clean(Path(target))} can't be written: {error.strerror}"
-            ) from error
+    with (
+        ProgressView(f"receipts of {common.path_of(path)}", unit="receipts") as view,
+        common.usable(None if target == _STDOUT else target, "written"),
+    ):
+        made = export_receipts(path, to=to, force=force, on_progress=view)
     if target == _STDOUT:
         output.Bytes().flush()
     elif as_json:
@@ -100,13 +95,11 @@ def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: boo
     from journaltrack.transfer.receipts import import_receipts  # noqa: PLC0415 - SQLAlchemy
 
     path = journals.only("receipts import")
-    with ProgressView(f"receipts into {common.path_of(path)}", unit="receipts") as view:
-        try:
-            done = import_receipts(file, path, dry_run=dry_run, on_progress=view)
-        except OSError as error:
-            raise click.UsageError(
-                f"{output.clean(Path(file))} can't be read: {error.strerror}"
-            ) from error
+    with (
+        ProgressView(f"receipts into {common.path_of(path)}", unit="receipts") as view,
+        common.usable(file, "read"),
+    ):
+        done = import_receipts(file, path, dry_run=dry_run, on_progress=view)
     if as_json:
         output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
     else:
