@@ -214,7 +214,7 @@ def bare_batches(folder: str, calls: int) -> Values:
 
 def bare_in_schema(folder: str, calls: int, durability: str) -> Values:
     """As ``bare``, into the table that a journal has, with its triggers and its partial index."""
-    from journaltrack.journal.journal import INSERT_ENTRY
+    from journaltrack.journal.insert import INSERT_ENTRY
     from journaltrack.journal.schema import schema
 
     connection = _connect(folder, durability)
@@ -227,7 +227,7 @@ def bare_in_schema(folder: str, calls: int, durability: str) -> Values:
 def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
     """As ``bare_in_schema``, with the entry made at the call: draft, clock, link of the chain."""
     from journaltrack.journal import vocabulary
-    from journaltrack.journal.journal import INSERT_ENTRY
+    from journaltrack.journal.insert import INSERT_ENTRY
     from journaltrack.journal.schema import schema
 
     connection = _connect(folder, durability)

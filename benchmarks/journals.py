@@ -23,7 +23,8 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     child process.
     """
     from journaltrack.journal import provenance, vocabulary
-    from journaltrack.journal.journal import INSERT_ENTRY, Journal
+    from journaltrack.journal.insert import INSERT_ENTRY
+    from journaltrack.journal.journal import Journal
     from journaltrack.journal.schema import schema
 
     now_ns = time.time_ns()

@@ -32,8 +32,7 @@ from journaltrack.app import api
 from journaltrack.app.connection import Connection
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import view, vocabulary
-from journaltrack.journal.append import appending_in
-from journaltrack.journal.journal import Journal
+from journaltrack.journal.journal import Journal, appending_in
 from journaltrack.remotes.memory import MemoryComponent, MemoryRemote
 from journaltrack.replay.pass_report import PassReport
 from journaltrack.replay.plan.actions import MetricPoint

@@ -6,20 +6,26 @@ did. Must not know AWS, boto3, the tracker or the reconciler.
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
 from journaltrack.journal import opening, vocabulary
-from journaltrack.journal.append import INSERT_ENTRY, Appender, OnJournalError
+from journaltrack.journal.append import Appender, OnJournalError
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.journal.vocabulary import Draft, Entry
 from journaltrack.util import paths
 
-__all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "LastStatus", "OnJournalError"]
+__all__ = ["ComponentRow", "Journal", "LastStatus", "OnJournalError"]
+
+logger = logging.getLogger(__name__)
 
 SELECT_ENTRY: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, "
@@ -80,6 +86,7 @@ class Journal(Appender):
     ) -> None:
         """Use ``Journal.open``."""
         super().__init__(database, on_journal_error, clock_ns, monotonic, revision)
+        _all_open.add(self)
 
     @classmethod
     def open(
@@ -170,7 +177,7 @@ class Journal(Appender):
             row = self.find(name)
         if row is None:  # pragma: no cover - the row was just written
             raise JournalWriteError(f"the component {name} could not be recorded")
-        self._names[row.id] = row.name
+        self._inserter.names[row.id] = row.name
         return row.id
 
     def append_first(self, component_id: int, drafts: Sequence[Draft]) -> bool:
@@ -186,7 +193,9 @@ class Journal(Appender):
             JournalWriteError: See ``append``.
         """
         with self.database.lock:
-            if any(entry.component_id == component_id for entry in self._in_memory()):
+            if any(
+                entry.component_id == component_id for entry in self._inserter.waiting_entries()
+            ):
                 return False
             return self.append_if(
                 lambda: not self.database.read(_ANY_OF_COMPONENT, (component_id,)),
@@ -241,18 +250,16 @@ class Journal(Appender):
         interrupts the run.
         """
         with self.database.lock:
-            life, self._life = self._life, None
+            life, writer_id = self._inserter.end()
             if life is None:
                 return
             try:
                 statuses = [self.last_status(component_id) for component_id in life.components]
                 left = any(
-                    status is not None and status.is_begun_by(self._writer_id)
-                    for status in statuses
+                    status is not None and status.is_begun_by(writer_id) for status in statuses
                 )
             except JournalError:
                 left = True
-            self._writer, self._writer_id = None, 0
             if left:
                 life.leave()
             else:
@@ -283,7 +290,9 @@ class Journal(Appender):
         sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' ORDER BY e.seq"
         written = [vocabulary.entry_of(row) for row in self.database.read(sql, (component_id,))]
         with self.database.lock:
-            waiting = [e for e in self._in_memory() if e.component_id == component_id]
+            waiting = [
+                e for e in self._inserter.waiting_entries() if e.component_id == component_id
+            ]
         return written + [e for e in waiting if e.stream != vocabulary.METRIC]
 
     def last_status(self, component_id: int) -> LastStatus | None:
@@ -331,3 +340,30 @@ def _component_row(row: tuple[Any, ...]) -> ComponentRow:
         arn if isinstance(arn, str) else None,
         confirmed_at_ns if isinstance(confirmed_at_ns, int) else None,
     )
+
+
+_all_open: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def appending_in(folder: Path) -> list[Journal]:
+    """Return the journals in or below a folder that this process appends to."""
+    return [
+        journal
+        for journal in list(_all_open)
+        if not journal.database.closed
+        and journal.writer_uuid is not None
+        and journal.path.is_relative_to(folder)
+    ]
+
+
+@atexit.register
+def _write_at_exit() -> None:
+    """Save what waits in memory or is in deleted files, after a script without ``close``."""
+    for journal in list(_all_open):
+        if not journal.database.closed and (
+            journal.unwritten or (journal.writer_uuid is not None and journal.database.moved())
+        ):
+            try:
+                journal.save()
+            except JournalError as error:
+                logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here

@@ -52,13 +52,13 @@ _NUMBERED: Final = {
 _LOCK_FILE: Final = "rescue.lock"
 
 
-def rescue(database: Database) -> tuple[Path, str]:
+def rescue(database: Database) -> str:
     """Save what the open connection can still read, and connect to the saved files.
 
     Hold ``database.lock``, with no transaction open.
 
     Returns:
-        The journal's folder, perhaps a new one, and a message for the user.
+        A message for the user. ``database.path`` says where the journal is now.
 
     Raises:
         JournalWriteError: It can't be written anywhere. The open connection is kept.
@@ -70,13 +70,13 @@ def rescue(database: Database) -> tuple[Path, str]:
             with database.patience():
                 database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             database.rest()
-            return before.parent, (
+            return (
                 f"the write-ahead log of the journal at {before.parent} was deleted while it was "
                 "in use; its entries were saved, nothing is lost"
             )
         if place is not None and place.name == before.name:
             database.move_to(place)
-            return place.parent, (
+            return (
                 f"the journal at {before.parent} was moved to {place.parent} while it was in use; "
                 "calls are recorded there from now on, nothing is lost"
             )
@@ -88,7 +88,7 @@ def rescue(database: Database) -> tuple[Path, str]:
             hint="make its folder writable before: this process has all entries, and tries again",
         ) from error
     database.move_to(folder / before.name)
-    return folder, (
+    return (
         f"the journal at {before.parent} was deleted while it was in use; all its entries were "
         f"written again to {folder}. Log its undelivered artifacts again: their contents are lost"
     )

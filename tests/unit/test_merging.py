@@ -16,7 +16,8 @@ from journaltrack.errors import (
     LeaseHeldError,
 )
 from journaltrack.journal import vocabulary
-from journaltrack.journal.journal import INSERT_ENTRY, Journal
+from journaltrack.journal.insert import INSERT_ENTRY
+from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote

@@ -305,7 +305,7 @@ def test_an_interrupted_append_finds_its_place_after_a_prune(delivered):
     """
     folder, tracker, _ = delivered
     prune(folder, ask=None, delivered_before_ns=time.time_ns())
-    tracker._journal._unsure = True  # as an exception of a signal handler leaves it
+    tracker._journal._inserter.is_unsure = True  # as an exception of a signal handler leaves it
     tracker.log_metric("loss", 9.0)
     assert verify_chains(folder) == []
 
