@@ -73,9 +73,9 @@ def ours(folder: str, question: str, since: float | None = None, **filters: Any)
     """One question, with its modules loaded and the file in the system's cache, as after a first
     look.
     """
+    from journaltrack.journal.filter import Choice
     from journaltrack.journal.journal import Journal
     from journaltrack.reports import entries, entry, history, report
-    from journaltrack.reports.entries import Choice
 
     journal = Journal.open(folder, create=False, read_only=True)
     ((first_ns, last_ns, last_seq),) = journal.database.read(

@@ -68,10 +68,10 @@ def run_pass(
         LeaseHeldError: Another process reconciles the journal.
         JournalError: The journal can't be read or written.
     """
+    from journaltrack.journal.filter import check_buckets  # noqa: PLC0415
     from journaltrack.journal.view import matching  # noqa: PLC0415
     from journaltrack.replay.lease import Gate  # noqa: PLC0415 - not at the tracker's start
     from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
-    from journaltrack.reports.entries import check_buckets  # noqa: PLC0415
 
     options = options or Options()
     check_size(

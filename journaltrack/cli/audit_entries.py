@@ -17,8 +17,9 @@ from journaltrack.cli.journals import Form, Journals, about_journals, each
 from journaltrack.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from journaltrack.journal.filter import Choice
     from journaltrack.journal.writers import WriterRecord
-    from journaltrack.reports.entries import AuditedEntry, Choice
+    from journaltrack.reports.entries import AuditedEntry
     from journaltrack.reports.entry import EntryAudit, ReceiptRecord
 
 _Item = TypeVar("_Item")
@@ -157,8 +158,8 @@ def chosen(
     Raises an error if the filters name nothing.
     """
     from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.journal.filter import Choice  # noqa: PLC0415
     from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports.entries import Choice  # noqa: PLC0415
 
     choice = Choice(
         component,

@@ -15,13 +15,13 @@ from journaltrack.app.composition import check_size
 from journaltrack.cli import output, tables
 from journaltrack.errors import RemoteError
 from journaltrack.journal import view
+from journaltrack.journal.filter import check_buckets
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.allow import Rules
 from journaltrack.replay import reconciler
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
-from journaltrack.reports.entries import check_buckets
 from journaltrack.util import paths
 
 if TYPE_CHECKING:

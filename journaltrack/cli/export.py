@@ -88,8 +88,8 @@ def command(
     docs/export.md describes the columns. The command uses no network and changes nothing.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.transfer.export.exporter import export_selection  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.transfer.export.pages import Selection  # noqa: PLC0415
+    from journaltrack.journal.filter import Choice  # noqa: PLC0415
+    from journaltrack.transfer.export.exporter import export_chosen  # noqa: PLC0415 - SQLAlchemy
 
     what = (
         output.plural(len(journals.folders), "journal")
@@ -103,9 +103,9 @@ def command(
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
             with common.usable(None if target == _STDOUT else target, "written"):
-                made = export_selection(
+                made = export_chosen(
                     journals.folders,
-                    Selection(component, since, until),
+                    Choice(component, since_ns=since, until_ns=until),
                     to=to,
                     table=cast("TableName", table),
                     format=cast("Format | None", file_format),

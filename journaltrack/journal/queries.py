@@ -39,6 +39,8 @@ PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 query says this in these words (https://sqlite.org/partialindex.html#queries_using_partial_indexes);
 ``d.outcome = 'in doubt'`` alone reads all that was ever delivered.
 """
+IN_DOUBT: Final = f"{PROBLEM} AND d.outcome = 'in doubt'"
+QUARANTINED: Final = f"{PROBLEM} AND d.outcome = 'quarantined'"
 HAS_ARRIVED: Final = frozenset({"delivered", "superseded"})
 ARRIVED: Final = "d.outcome IN ('delivered', 'superseded')"
 """Of a settlement ``d``: whether the entry, or a later one of its key, is at the remote."""
@@ -95,8 +97,8 @@ def undeliverable(database: Database, component_ids: str | None = None) -> dict[
         "json_each(?)))"
     )
     rows = database.read(
-        f"SELECT d.reason, min(d.seq), max(d.seq), count(*) FROM delivery d WHERE {PROBLEM} "
-        f"AND d.outcome = 'quarantined' AND d.receipt_id IS NULL {of} GROUP BY d.reason",
+        f"SELECT d.reason, min(d.seq), max(d.seq), count(*) FROM delivery d WHERE {QUARANTINED} "
+        f"AND d.receipt_id IS NULL {of} GROUP BY d.reason",
         () if component_ids is None else (component_ids,),
     )
     # An upload is refused for the sake of the reference that was recorded right after it.

@@ -30,6 +30,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack.journal import view, writers
+from journaltrack.journal.filter import Choice, names, nothing
 from journaltrack.journal.vocabulary import STATUS
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence import in_doubt
@@ -37,11 +38,8 @@ from journaltrack.replay.evidence.statements import READBACK, REOPEN
 from journaltrack.reports.entries import (
     SOURCES,
     AuditedEntry,
-    Choice,
     entries_in,
     entries_where,
-    names,
-    nothing,
 )
 from journaltrack.reports.entry import (
     NO_REQUESTS,

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import view, vocabulary
-from journaltrack.journal.queries import ARRIVED, PROBLEM, UNSETTLED
+from journaltrack.journal.queries import ARRIVED, IN_DOUBT, PROBLEM, UNSETTLED
 from journaltrack.journal.removed import PRUNE
 from journaltrack.journal.spool.spool import TEMPORARY, needed_blobs
 from journaltrack.journal.sqlite.connection import Database
@@ -138,7 +138,7 @@ _KEEP: Final = (
 )
 _DOUBTFUL: Final = (
     "SELECT e.component_id, e.name FROM delivery d JOIN entry e ON e.seq = d.seq "
-    "WHERE d.outcome = 'in doubt' AND e.stream = 'metric' UNION SELECT e.component_id, e.name "
+    f"WHERE {IN_DOUBT} AND e.stream = 'metric' UNION SELECT e.component_id, e.name "
     "FROM temp.prune_flying f CROSS JOIN entry e ON e.seq BETWEEN f.first AND f.last "
     f"WHERE e.stream = 'metric' AND {UNSETTLED}"
 )
@@ -420,7 +420,7 @@ class Plan:
             "SELECT g.reason, c.name, g.kind, g.entries FROM (SELECT CASE "
             f"WHEN d.seq IS NULL THEN CASE WHEN {_FLYING} THEN 'in flight' ELSE 'pending' END "
             f"WHEN {PROBLEM} THEN d.outcome "
-            "WHEN coalesce(d.outcome NOT IN ('delivered', 'superseded') "
+            f"WHEN coalesce(NOT {ARRIVED} "
             f"OR e.kind NOT IN ({_kinds()}), 1) THEN 'of another version' "
             f"WHEN NOT ({self._early}) THEN 'delivered later' "
             "WHEN k.reason IS NOT NULL THEN k.reason "

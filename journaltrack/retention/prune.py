@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalCorruptError
 from journaltrack.journal import view
+from journaltrack.journal.filter import Choice
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
@@ -35,8 +36,7 @@ from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, proved
 from journaltrack.retention.plan import Doomed, Plan, Survey, removable, remove, runs_of
-from journaltrack.transfer.export.exporter import check_target, export_selection
-from journaltrack.transfer.export.pages import Selection
+from journaltrack.transfer.export.exporter import check_target, export_chosen
 from journaltrack.util import paths
 from journaltrack.util.digest import digest_of
 from journaltrack.util.intervals import as_intervals
@@ -318,10 +318,10 @@ class _Prune:
         attestor: Attestor,
     ) -> Archive:
         """Export what goes. The file, with its name, is on the disk when this returns."""
-        selection = Selection(condition=plan.condition)
-        made = export_selection(
+        made = export_chosen(
             [reader],
-            selection,
+            Choice(),
+            condition=plan.condition,
             to=target,
             table="entries",
             on_progress=lambda _: attestor.lease.renew(),

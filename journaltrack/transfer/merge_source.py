@@ -26,7 +26,7 @@ from journaltrack import limits
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import COLUMNS, Chain, across_removed, follow, read_body, take_gaps
-from journaltrack.journal.queries import PROBLEM, Places
+from journaltrack.journal.queries import QUARANTINED, Places
 from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
@@ -57,7 +57,7 @@ _UNSOUND: Final = (
 )
 _REFUSED: Final = (
     f"SELECT {COLUMNS}, d.reason FROM delivery d CROSS JOIN entry e ON e.seq = d.seq "
-    f"WHERE {PROBLEM} AND d.outcome = 'quarantined' AND d.receipt_id IS NULL "
+    f"WHERE {QUARANTINED} AND d.receipt_id IS NULL "
     "AND d.settled_at_ns = e.recorded_at_ns AND d.seq BETWEEN ? AND ?"
 )
 # Fewer than the 700 new objects after which Python's garbage collector runs.

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import vocabulary, writers
+from journaltrack.journal import queries, vocabulary, writers
+from journaltrack.journal.filter import Choice
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.vocabulary import BlobRef
@@ -22,7 +23,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.entries import Choice, each_entry, entries_of, unsettled
+from journaltrack.reports.entries import each_entry, entries_of, unsettled
 from journaltrack.reports.entry import entry
 from journaltrack.reports.history import history, position, timeline
 
@@ -381,3 +382,11 @@ def test_questions_that_make_no_sense_are_refused(site, arguments):
     an answer to another question.
     """
     assert call(*arguments, site.folder)[0] == 2
+
+
+@pytest.mark.parametrize("chosen", [queries.PROBLEM, queries.IN_DOUBT, queries.QUARANTINED])
+def test_problems_are_read_by_their_index(site, chosen):
+    """To read what is in doubt or quarantined costs nothing for what was delivered."""
+    with closing(sqlite3.connect(site.folder / "journal.db")) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN SELECT d.seq FROM delivery d WHERE {chosen}")
+        assert [step for *_, step in plan if "delivery_problem" not in step] == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal.chain import ChainProblem, removed_in, told
-from journaltrack.journal.queries import ENTRY_COLUMNS, IS_BEFORE, UNSETTLED
+from journaltrack.journal.queries import ENTRY_COLUMNS, IS_BEFORE, PROBLEM, UNSETTLED
 from journaltrack.journal.vocabulary import KEYS_MAX, UPLOAD, entry_of, too_many, undeliverable
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE
@@ -43,7 +43,7 @@ _FIELDS: Final = (
     "AND l.key = f.key LEFT JOIN entry o ON o.seq = l.seq WHERE e.seq IS NULL "
     "OR e.component_id IS NOT f.component_id OR e.stream = 'metric' "
     f"OR coalesce(e.name, '') <> f.key OR f.map IS NOT {_MAP} "
-    "OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') OR (o.seq <> e.seq "
+    f"OR {PROBLEM} OR (o.seq <> e.seq "
     f"AND {IS_BEFORE.replace('n.', 'e.')}) LIMIT ?"
 )
 _FIELDS_LOST: Final = (

@@ -25,6 +25,7 @@ from journaltrack import limits
 from journaltrack._version import __version__
 from journaltrack.errors import BundleError, BundleSpoolError, JournalFullError
 from journaltrack.journal import view
+from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.spool.copy import Copier, SteadyFile
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
@@ -53,7 +54,6 @@ _UPLOADS: Final = (
     "SELECT e.seq, e.payload, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
     "WHERE e.stream <> 'metric' AND e.kind = 'upload' AND e.seq > ? ORDER BY e.seq LIMIT 10000"
 )
-_NOT_NEEDED: Final = frozenset({"delivered", "superseded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +420,7 @@ def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
                 sha256 = view.detail_of(payload).get("sha256")
                 # Otherwise it is no blob's digest: a pass quarantines the entry.
                 if isinstance(sha256, str) and is_digest(sha256):
-                    (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
+                    (delivered if outcome in HAS_ARRIVED else undelivered).add(sha256)
         # A content is recorded before the entries that name it. A snapshot in between has it, but
         # needs it no more than earlier snapshots.
         unnamed = {

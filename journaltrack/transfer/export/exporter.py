@@ -16,8 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.journal import removed, view
+from journaltrack.journal.filter import Choice
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.export.pages import Reader, Selection
+from journaltrack.transfer.export.pages import Reader
 from journaltrack.transfer.export.tables import (
     TABLES,
     Csv,
@@ -129,12 +130,14 @@ def export(
         raise InvalidInputError(
             f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}"
         )
-    selection = Selection(
-        component, view.nanoseconds("since", since), view.nanoseconds("until", until)
+    choice = Choice(
+        component,
+        since_ns=view.nanoseconds("since", since),
+        until_ns=view.nanoseconds("until", until),
     )
-    return export_selection(
+    return export_chosen(
         [journal],
-        selection,
+        choice,
         to=to,
         table=table,
         format=chosen,
@@ -143,33 +146,35 @@ def export(
     )[0]
 
 
-def export_selection(
+def export_chosen(
     journals: Sequence[_AnyJournal],
-    selection: Selection,
+    choice: Choice,
     *,
+    condition: str = "1",
     to: str | os.PathLike[str] | IO[bytes],
     table: TableName,
     format: Format | None = None,  # noqa: A002
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[ExportReport]:
-    """Export a selection of entries of several journals into one file.
+    """Export the chosen entries of several journals into one file.
 
-    The journals are read one after the other. One without a component that the selection names is
-    left out. After an error no file is left. The other arguments are those of ``export``.
+    The journals are read one after the other. One without a component of the choice is left out.
+    After an error no file is left. ``condition`` is further SQL of ours about an entry ``e``. The
+    other arguments are those of ``export``.
 
     Returns:
         What was exported, by journal.
 
     Raises:
-        NothingMatchesError: No journal has a component that the selection names.
+        NothingMatchesError: No journal has a component of the choice.
         JournalError, InvalidInputError, OSError: As of ``export``.
     """
     chosen = _format(to, format)
     if chosen == "parquet":
         load()
     tell = on_progress or (lambda _: None)
-    named = _named(journals, selection.component)
+    named = _named(journals, choice.component)
     made = []
     with contextlib.ExitStack() as stack:
         target: Path | None = None
@@ -183,7 +188,7 @@ def export_selection(
             for _, journal in named:
                 with view.opened(journal) as own:
                     rows, unsound, last_seq = _copy(
-                        Reader(own, TABLES[table], selection), writer, tell
+                        Reader(own, TABLES[table], choice, condition), writer, tell
                     )
                     output = None if target is None else str(target)
                     gone = removed.entries(own.database)

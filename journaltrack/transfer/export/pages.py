@@ -16,12 +16,12 @@ import sqlite3
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal import view, vocabulary
-from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX
+from journaltrack.journal.filter import Choice
+from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX, bound
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.transfer.export.tables import Page, Same, Table
 
@@ -91,20 +91,6 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     vocabulary.STATUS: ("primary",),
 }
 """Which member of an entry's payload is its text, by kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Select entries by component (a shell pattern) and by time of recording.
-
-    The interval includes its begin and excludes its end, in nanoseconds since the epoch.
-    ``condition`` is further SQL about ``e`` and ``d``, our own.
-    """
-
-    component: str | None = None
-    since_ns: int | None = None
-    until_ns: int | None = None
-    condition: str = ""
 
 
 class Notes:
@@ -191,29 +177,22 @@ class Reader:
     Args:
         journal: An open journal; nothing else reads through its connection while a page is read.
         table: What to read.
-        selection: Which entries.
+        choice: Which entries.
+        condition: Further SQL of ours about ``e`` and ``d``.
     """
 
-    def __init__(self, journal: Journal, table: Table, selection: Selection) -> None:
+    def __init__(
+        self, journal: Journal, table: Table, choice: Choice, condition: str = "1"
+    ) -> None:
         self._journal = journal
         self._table = table
         self.last_seq = journal.last_seq()
-        conditions, self._parameters = table.condition, []
-        if selection.condition:
-            conditions += f"AND {selection.condition} "
         with view.snapshot(journal.database):
-            ids = view.matching(journal, selection.component)
-        for condition, parameter in (
-            ("e.component_id IN (SELECT value FROM json_each(?))", ids),
-            ("e.recorded_at_ns >= ?", selection.since_ns),
-            ("e.recorded_at_ns < ?", selection.until_ns),
-        ):
-            if parameter is not None:
-                conditions += f"AND {condition} "
-                self._parameters.append(parameter)
+            self._parameters = choice.parameters(journal)
         self._sql = (
             f"SELECT {', '.join(table.read)} FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-            f"WHERE e.seq > ? AND e.seq <= ? {conditions}ORDER BY e.seq"
+            f"WHERE e.seq > ?6 AND e.seq <= ?7 {table.condition}AND {condition} "
+            f"AND {choice.condition} ORDER BY e.seq"
         )
         self._names = [read.partition(".")[2] for read in table.read]
 
@@ -236,7 +215,7 @@ class Reader:
             end = database.read(window, (after_seq, self.last_seq, PAGE_ROWS))[0][0]
             if end is None:
                 return Page(0, {}, self.last_seq)
-            read, whole = self._read((after_seq, end, *self._parameters))
+            read, whole = self._read((*self._parameters, after_seq, end))
             if not read[0].cells:
                 return Page(0, {}, end)
             notes = Notes()
@@ -295,7 +274,7 @@ class Reader:
     ) -> tuple[list[_Gathered], bool]:
         columns = [_Gathered(_TYPE_OF[name]) for name in self._names]
         left = PAGE_BYTES_MAX
-        cursor = connection.execute(self._sql, parameters)
+        cursor = connection.execute(*bound(self._sql, parameters))
         try:
             while chunk := cursor.fetchmany(_CHUNK_ROWS):
                 for column, part in zip(columns, zip(*chunk, strict=True), strict=True):
