@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from journaltrack.tracking.trial_component import TrialComponent
     from journaltrack.tracking.validation import JournaltrackWarning
     from journaltrack.transfer.bundle.pack import bundle
-    from journaltrack.transfer.bundle.reading import open_bundle
+    from journaltrack.transfer.bundle.unpack import open_bundle
     from journaltrack.transfer.export.exporter import export
     from journaltrack.transfer.merge import merge
     from journaltrack.transfer.receipts import export_receipts, import_receipts
@@ -79,7 +79,7 @@ _LAZY = {
     "finish": "journaltrack.tracking.finish",
     "import_receipts": "journaltrack.transfer.receipts",
     "merge": "journaltrack.transfer.merge",
-    "open_bundle": "journaltrack.transfer.bundle.reading",
+    "open_bundle": "journaltrack.transfer.bundle.unpack",
     "status": "journaltrack.reports.status",
 }
 

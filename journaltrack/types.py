@@ -42,7 +42,7 @@ from journaltrack.tracking.validation import Moment, Number, Parameters
 from journaltrack.tracking.writers import ArtifactUploader, MetricsWriter
 from journaltrack.transfer.bundle.layout import Manifest
 from journaltrack.transfer.bundle.pack import BundleReport
-from journaltrack.transfer.bundle.reading import Bundle
+from journaltrack.transfer.bundle.unpack import Bundle
 from journaltrack.transfer.export.exporter import ExportReport, Format
 from journaltrack.transfer.export.tables import TableName
 from journaltrack.transfer.merge import MergedSource, MergeReport

@@ -26,7 +26,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
-    from journaltrack.reports.entries import Choice
+    from journaltrack.journal.filter import Choice
     from journaltrack.reports.history import Event, KeyKind, Revision
 
 _KEY_KINDS = ("parameter", "input", "output", "status")

@@ -11,7 +11,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
-    from journaltrack.transfer.bundle.reading import Bundle
+    from journaltrack.transfer.bundle.unpack import Bundle
 
 
 @click.command(
@@ -106,7 +106,7 @@ def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bo
 
 def _check(file: str, *, as_json: bool) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.bundle.unpack import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
     with open_bundle(file) as bundle:
         with ProgressView(f"check of {file}", unit="bytes") as view:
@@ -116,7 +116,7 @@ def _check(file: str, *, as_json: bool) -> ExitCode:
 
 def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.bundle.unpack import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
     with open_bundle(file) as bundle:
         with ProgressView(f"extract of {file}", unit="bytes") as view:

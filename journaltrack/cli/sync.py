@@ -202,7 +202,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
 def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
     """Return the folder of the journal in a bundle."""
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.transfer.bundle.reading import bring  # noqa: PLC0415
+    from journaltrack.transfer.bundle.arrival import bring  # noqa: PLC0415
 
     with ProgressView(common.path_of(bundle), unit="bytes") as view:
         arrived = bring(bundle, into=into, on_progress=view)

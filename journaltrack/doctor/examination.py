@@ -28,7 +28,7 @@ from journaltrack.errors import (
     JournalTooNewError,
     NotAJournalError,
 )
-from journaltrack.journal import opening, view
+from journaltrack.journal import first_steps, view
 from journaltrack.journal.schema import check, schema
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
@@ -103,7 +103,7 @@ def _refuse_newer(file: Path) -> None:
     """
     try:
         with (
-            opening.recognizing_newer(file),
+            first_steps.recognizing_newer(file),
             closing(Database(file, read_only=True, busy_timeout_s=_BUSY_S)) as database,
             database.lock,
             translated(file),
@@ -169,7 +169,7 @@ def _is_readable(database: Database, findings: list[Finding]) -> bool:
             )
         elif revision != schema.HEAD:
             findings.append(_older(revision))
-            opening.read_upgraded(database, revision)
+            first_steps.read_upgraded(database, revision)
     except (JournalError, sqlite3.Error) as error:
         findings.append(_unopened(error))
         return False

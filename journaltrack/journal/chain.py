@@ -153,21 +153,20 @@ class Chain:
     broken: bool = False
 
     def problem(self, kind: ProblemKind, message: str, seq: int | None = None) -> ChainProblem:
-        """Its first broken link."""
+        """Return the chain's first broken link, and follow it no further."""
         self.broken = True
         return ChainProblem(kind, message, self.uuid, self.host, self.pid, seq)
 
 
 def begin_of(uuid: object, digest: object) -> bytes:
-    """The digest before a writer's first entry, given what its row has."""
+    """Return the digest before a writer's first entry, given what its row has."""
     return digest if isinstance(digest, bytes) else vocabulary.chain_start(str(uuid))
 
 
 def is_described(digest: object, columns: Sequence[Any]) -> bool:
-    """Whether a writer, of whom this is the digest and these are the other columns, is as it
-    described itself.
+    """Return whether a writer with this digest and these columns is as it described itself.
 
-    One of format 0001 had no digest; whoever takes one away breaks the chains that begin with it.
+    One of format 0001 had no digest. Whoever takes one away breaks the chains that begin with it.
     """
     return (
         digest is None and all(column is None for column in columns[_SINCE_0002:])
@@ -175,14 +174,14 @@ def is_described(digest: object, columns: Sequence[Any]) -> bool:
 
 
 def undescribed(chain: Chain) -> ChainProblem:
-    """Its writer is not so."""
+    """Return the problem of a writer that is not as it described itself."""
     return chain.problem(
         "writer", f"the writer {limits.shown(chain.uuid)} is not as it described itself"
     )
 
 
 def describes(digest: object, columns: Sequence[Any]) -> bool:
-    """Whether the digest is that of what a row says of itself."""
+    """Return whether the digest is that of what a row says of itself."""
     try:
         return bool(vocabulary.description_digest(*columns) == digest)
     except (TypeError, ValueError):
@@ -195,15 +194,13 @@ def follow(
     name_of: Callable[[Any], Any],
     across: Callable[[Chain, int, int], bool],
 ) -> list[ChainProblem]:
-    """Go on along the chains of these entries; the first broken link of each.
+    """Follow the chains along these entries, and return the first broken link of each.
 
     Args:
         rows: Entries by their ``COLUMNS``, in order of ``seq``.
-        chain_of: How far the chain of a writer (by its id) was followed; None: there is no such
-            writer.
-        name_of: What a component (by its id) is called.
-        across: Go, in a chain, to the place before the given one (of the entry with the given
-            ``seq``), where that is not the next one; whether that can be.
+        chain_of: How far the chain of a writer (by its id) was followed; None: no such writer.
+        name_of: Returns a component's name, by its id.
+        across: Moves a chain across what was removed before a place; returns whether it could.
     """
     middles: dict[tuple[int, str], str] = {}
     found: list[ChainProblem] = []
@@ -211,34 +208,21 @@ def follow(
     current: Any = None
     chain = Chain("", "", 0, b"", broken=True)
     sha256 = hashlib.sha256
-    # of the current chain; in variables, not attributes: this loop runs a million times
+    # Of the current chain. In variables, not attributes: this loop runs a million times.
     last, before = -1, b""
+    # fmt: off
     for (
-        seq,
-        writer_id,
-        writer_seq,
-        component_id,
-        stream,
-        kind,
-        name,
-        value,
-        step,
-        timestamp_ns,
-        payload,
-        recorded_at_ns,
-        digest,
+        seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns,
+        payload, recorded_at_ns, digest,
     ) in rows:
+        # fmt: on
         if writer_id != current:
             chain.writer_seq, chain.digest = last, before
             known = chain_of(writer_id)
             if known is None:
                 if writer_id not in unknown:
                     unknown.add(writer_id)
-                    message = (
-                        f"entries from {seq} on are of writer {told(writer_id)}, which is not "
-                        "recorded"
-                    )
-                    found.append(ChainProblem("writer", message, seq=seq))
+                    found.append(_no_writer(seq, writer_id))
                 chain, current = Chain("", "", 0, b"", broken=True), None
                 last, before = -1, b""
                 continue
@@ -281,6 +265,11 @@ def follow(
     return found
 
 
+def _no_writer(seq: int, writer_id: object) -> ChainProblem:
+    message = f"entries from {seq} on are of writer {told(writer_id)}, which is not recorded"
+    return ChainProblem("writer", message, seq=seq)
+
+
 def _link_problem(
     chain: Chain,
     seq: int,
@@ -318,13 +307,15 @@ def _why_there(chain: Chain, writer_seq: object) -> str:
 
 
 def told(value: object) -> str:
-    """What SQLite holds, in a message: numbers plain, anything else as a stranger's text."""
+    """Show what SQLite holds: a number plain, anything else as a stranger's text."""
     return str(value) if type(value) is int else limits.shown(str(value))
 
 
 def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
-    """Go across what was removed on the record; whether the place that comes now is the next one
-    then.
+    """Move a chain across what was removed on the record.
+
+    Returns:
+        Whether the place that comes now is the next one then.
     """
     removed = gaps.get(chain.uuid)
     if removed is None or writer_seq <= chain.writer_seq + 1:
@@ -339,7 +330,7 @@ def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
 def follows(
     before: bytes, writer_seq: int, component: object, columns: Sequence[Any], digest: object
 ) -> bool:
-    """Whether a digest is that of an entry after the one with the digest ``before``.
+    """Return whether a digest is that of an entry after the one with the digest ``before``.
 
     SQLite keeps no sign of zero, the digest does: both are tried.
 

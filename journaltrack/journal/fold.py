@@ -74,7 +74,7 @@ class Place(NamedTuple):
     origin: int = 0
 
     def is_before(self, other: Place) -> bool:
-        """Whether this one was recorded earlier."""
+        """Return whether this one was recorded earlier."""
         if self.origin == other.origin:
             return self.seq < other.seq
         return (self.recorded_at_ns, self.seq) < (other.recorded_at_ns, other.seq)
@@ -124,7 +124,7 @@ def merge_status(earlier: FieldValue | None, later: FieldValue) -> FieldValue:
 
 
 def value_of(entry: Entry) -> FieldValue:
-    """What a parameter, input, output or status entry sets.
+    """Return what a parameter, input, output or status entry sets.
 
     Raises:
         ValueError: The payload can't be read as one of its kind (a damaged or crafted journal).

@@ -449,6 +449,7 @@ class Inserter:
         rows, head = self._placed(calls)
 
         def insert(connection: sqlite3.Connection) -> int:
+            """Write the rows, and return the writer's id."""
             if not all(call.condition is None or call.condition() for call in calls):
                 raise UnmetError
             writer_id = self.writer_id or self._insert_writer(connection)

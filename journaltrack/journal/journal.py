@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
-from journaltrack.journal import opening, vocabulary
+from journaltrack.journal import first_steps, vocabulary
 from journaltrack.journal.append import Appender, OnJournalError
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
@@ -136,13 +136,13 @@ class Journal(Appender):
         folder = paths.expanded(paths.default_journal() if path is None else path).absolute()
         file = folder / paths.DATABASE
         create = create and not read_only
-        opening.prepare(folder, file, create=create)
-        with opening.recognizing_newer(file):
+        first_steps.prepare(folder, file, create=create)
+        with first_steps.recognizing_newer(file):
             database = Database(
                 file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s
             )
             try:
-                revision = opening.bring_up_to_date(
+                revision = first_steps.bring_up_to_date(
                     database, clock_ns, create=create, appending=appending
                 )
                 return cls(

@@ -138,6 +138,7 @@ class _Question:
         self._is_dirty: bool | None = None
 
     def ask(self, folder: Path) -> None:
+        """Ask whether tracked files differ from the commit."""
         self._thread = threading.Thread(
             target=self._ask, args=(folder,), name="journaltrack-git", daemon=True
         )
@@ -146,6 +147,7 @@ class _Question:
             self._thread.start()
 
     def answer(self) -> int | None:
+        """Return 1 if they differ, 0 if not, None if unknown."""
         # Wait only once. A forked child does not have the thread.
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():

@@ -1,7 +1,6 @@
-"""How a journal stands: what is pending, how far it is settled, where entries are, and what is
-known of components. Reads alone.
+"""Ask a journal what is pending, how far it is settled, and where entries are.
 
-What a pass plans from; what it records is in ``outcomes``.
+The module only reads. A pass plans from these answers, and records in ``outcomes``.
 """
 
 from __future__ import annotations
@@ -70,7 +69,10 @@ _FEW: Final = 1_000
 
 
 def pending_count(database: Database) -> int:
-    """How many entries are pending; costs what lies above the mark, and what is listed."""
+    """Count the pending entries.
+
+    Costs what lies above the mark, and what is listed.
+    """
     # PENDING would keep a set of all numbers, so that none is counted twice.
     above = f"SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND {UNSETTLED}"
     listed = (
@@ -123,7 +125,7 @@ def _is_refused(database: Database, seq: int, reason: object) -> bool:
 
 
 def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:
-    """Whether anything of a component that is wanted is pending, or in flight."""
+    """Return whether anything of a wanted component is pending, or in flight."""
     ids = [
         component_id
         for component_id, name in database.read("SELECT id, name FROM component")
@@ -136,12 +138,12 @@ def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:
 
 
 def last_receipt_id(database: Database) -> int:
-    """Of the newest receipt; 0 when there is none."""
+    """Return the id of the newest receipt; 0 if there is none."""
     return int(database.read("SELECT coalesce(max(id), 0) FROM receipt")[0][0])
 
 
 def low_water_mark(database: Database) -> int:
-    """Every entry up to this ``seq`` is settled."""
+    """Return the ``seq`` up to which every entry is settled."""
     return int(
         database.read(
             "SELECT min(seq, coalesce((SELECT min(seq) FROM unsettled) - 1, seq)) FROM mark"
@@ -150,12 +152,14 @@ def low_water_mark(database: Database) -> int:
 
 
 def listed_up_to(database: Database) -> int:
-    """Every entry up to this ``seq`` is settled, or in the table ``unsettled``."""
+    """Return the ``seq`` up to which every entry is settled, or listed as unsettled."""
     return int(database.read("SELECT seq FROM mark")[0][0])
 
 
 def origins(read: Callable[[str], Iterable[Any]]) -> dict[int, int]:
-    """``Place.origin`` by writer: which journal on which host recorded. Empty where all are of one.
+    """Return ``Place.origin`` by writer: which journal on which host recorded.
+
+    Empty if all are of one.
 
     Args:
         read: Gives the rows of a query.
@@ -188,8 +192,9 @@ def of_problems(database: Database) -> str:
 
 
 class Places:
-    """Where the entries of each process are in this journal: there is no index for it, so that an
-    append pays for none.
+    """Find where the entries of each process are in this journal.
+
+    There is no index for it, so that an append pays for none.
 
     Kept in a private database that is gone with its connection, in memory while it is small: an
     application takes several transactions, and the journal's own connection may be another one in
@@ -217,13 +222,14 @@ class Places:
         self._is_twice = False
 
     def add(self, writer_id: int, first: int, last: int, shift: int) -> None:
-        """Entries were added."""
+        """Note that entries were added."""
         self._met.clear()
         self._runs.execute("INSERT INTO run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
 
     def add_removed(self, uuid: str, first: int, last: int, shift: int) -> None:
-        """Entries were there once: they get numbers that no entry has. Those that are there
-        (again) have two then.
+        """Note entries that were there once: they get numbers that no entry has.
+
+        Those that are there again have two then.
         """
         self._is_twice = True
         self.add(self.writers.get(uuid, uuid), first, last, shift)  # type: ignore[arg-type]
@@ -275,6 +281,9 @@ def _is_whole(run: Sequence[int], entries: int) -> bool:
 
 
 def _parts(database: Database, run: Sequence[int]) -> Iterable[tuple[int, int, int, int]]:
-    """The parts of a run between which entries were removed: others may have their numbers."""
+    """Return the parts of a run between which entries were removed.
+
+    Others may have their numbers.
+    """
     writer_id, first, last, shift = run
     return database.connection.execute(_PARTS, (writer_id, shift, first + shift, last + shift))

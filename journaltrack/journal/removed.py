@@ -97,7 +97,7 @@ class RemovedMetric:
         )
 
     def minus(self, points: int, total: float, magnitude: float) -> RemovedMetric:
-        """Without so many of them, which are here again."""
+        """Return the metric without points that are here again."""
         return replace(
             self,
             points=self.points - points,
@@ -106,11 +106,11 @@ class RemovedMetric:
         )
 
     def may_have(self, step: int) -> bool:
-        """Whether one of the removed points may be of that step."""
+        """Return whether one of the removed points may be of that step."""
         return self.steps is not None and self.steps[0] <= step <= self.steps[1]
 
     def to_member(self, component: str, name: str) -> list[Any]:
-        """As the attestation's member ``metrics`` has it."""
+        """Return the metric as an item of the attestation's member ``metrics``."""
         numbers = [
             max(-_MOST, min(value, _MOST))
             for value in (self.sum, self.magnitude, self.minimum, self.maximum)
@@ -186,7 +186,7 @@ def metrics(
 
 
 def removals(database: Database) -> list[Removal]:
-    """All prunes, in order; what one removed in several transactions is one."""
+    """Return all prunes, in order. What one removed in several transactions is one."""
     found: dict[tuple[str, int], Removal] = {}
     for prune in _prunes(database):
         *process, uuid = prune.who
@@ -220,12 +220,12 @@ def removals(database: Database) -> list[Removal]:
 
 
 def entries(database: Database) -> int:
-    """How many entries were removed in all."""
+    """Count the entries that were removed in all."""
     return sum(removal.entries for removal in removals(database))
 
 
 def entries_in(connection: sqlite3.Connection) -> int:
-    """How many entries were removed in all, of a database that is being rebuilt."""
+    """Count the removed entries of a database that is being rebuilt."""
     return sum(
         count
         for *_, body in connection.execute(_BODIES)
@@ -246,7 +246,7 @@ class _Prune:
     overlaps: bool = False
 
     def here_of(self, component: str, kind: str) -> int:
-        """How many entries of the kind are here."""
+        """Count the entries of the kind that are here."""
         return sum(
             points
             for (name, each, _), (points, _, _) in self.here.items()

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from journaltrack.errors import JournalError, JournalWriteError
-from journaltrack.journal import opening, vocabulary
+from journaltrack.journal import first_steps, vocabulary
 from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.util import paths
 
@@ -161,7 +161,7 @@ def _write_again(database: Database) -> Path:
         if os.path.lexists(folder) and not folder.is_dir():
             # A file is in its place.
             continue
-        opening.make_folder(folder)
+        first_steps.make_folder(folder)
         with _alone_in(folder):
             if not os.path.lexists(folder / path.name):
                 _copy(database, folder / path.name)

@@ -38,9 +38,9 @@ from journaltrack.journal.removed import PRUNE
 from journaltrack.journal.spool.spool import TEMPORARY, needed_blobs
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.statements import Statement
+from journaltrack.replay.lease import acquire
 from journaltrack.reports.proof import hearsay
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
@@ -212,7 +212,7 @@ def make_room(
     """
     with contextlib.closing(Database(folder / paths.DATABASE, busy_timeout_s=_BUSY_S)) as database:
         try:
-            lease = leases.acquire(database, clock_ns=clock_ns)
+            lease = acquire(database, clock_ns=clock_ns)
         except LeaseHeldError:
             return 0
         try:

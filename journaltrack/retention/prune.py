@@ -29,9 +29,9 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.copies import Footprint, compact_file, footprint
-from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.statements import Statement
+from journaltrack.replay.lease import acquire
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, proved
@@ -194,7 +194,7 @@ def prune(
         with contextlib.ExitStack() as stack:
             attestor = None
             if not dry_run:
-                lease = leases.acquire(own.database, clock_ns=clock_ns)
+                lease = acquire(own.database, clock_ns=clock_ns)
                 stack.callback(lease.release)
                 attestor = Attestor(own.database, lease, clock_ns)
             asks = None if dry_run else ask

@@ -38,12 +38,12 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.statements import MERGE, Named, Settled
 from journaltrack.replay.evidence.taken import TAKEN
+from journaltrack.replay.lease import TTL_S, Lease, acquire, lock_holder
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply import Ahead, Applied, Applier
 from journaltrack.transfer.apply_source import Checked, Checker, forged
@@ -190,7 +190,7 @@ def merge(
         created = not (target / paths.DATABASE).exists()
         journal = Journal.open(target, create=True)
         stack.callback(journal.close)
-        held = leases.acquire(journal.database)
+        held = acquire(journal.database)
         stack.callback(held.release)
         merger = _Merger(journal, held, opened, on_progress or (lambda _: None))
         stack.callback(merger.close)
@@ -251,8 +251,8 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
         owner is not None and host != socket.gethostname() and isinstance(expires_at_ns, int)
     )
     now_ns = time.time_ns()
-    away = elsewhere and now_ns < expires_at_ns <= now_ns + 2 * int(leases.TTL_S * 1e9)
-    if away or leases.lock_holder(folder) is not None:
+    away = elsewhere and now_ns < expires_at_ns <= now_ns + 2 * int(TTL_S * 1e9)
+    if away or lock_holder(folder) is not None:
         raise LeaseHeldError(
             f"the journal at {folder} is being reconciled: what is sent meanwhile would be "
             "pending in the merge",
@@ -279,7 +279,7 @@ class _Merger:
     def __init__(
         self,
         journal: Journal,
-        lease: leases.Lease,
+        lease: Lease,
         sources: Sequence[JournalSource],
         tell: Callable[[Progress], None],
     ) -> None:
@@ -587,6 +587,7 @@ class _Merger:
         places = {at_ns: merged(intervals) for at_ns, intervals in named.items()}
 
         def already(seq: int, at_ns: int) -> bool:
+            """Return whether an earlier merge found that settlement."""
             return contains(places.get(at_ns, []), seq)
 
         return already

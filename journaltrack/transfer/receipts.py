@@ -32,11 +32,11 @@ from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite import copies
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.taken import Origin
+from journaltrack.replay.lease import Lease, acquire
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply import Applied, Applier
 from journaltrack.transfer.apply_source import (
@@ -167,6 +167,7 @@ def _write(
     tell = on_progress or (lambda _: None)
 
     def put(members: Mapping[str, Any]) -> None:
+        """Write one line."""
         line = _encode(members).encode() + b"\n"
         digest.update(line)
         stream.write(line)
@@ -247,7 +248,7 @@ def import_receipts(
     opened = Journal.open(journal, create=False)
     try:
         _refuse_foreign(source, opened)
-        lease = leases.acquire(opened.database)
+        lease = acquire(opened.database)
         try:
             applied = apply(opened.database, lease, source, dry_run=dry_run)
             pending = opened.database.read(
@@ -279,9 +280,7 @@ def import_receipts(
         opened.close()
 
 
-def apply(
-    database: Database, lease: leases.Lease, source: Source, *, dry_run: bool = False
-) -> Applied:
+def apply(database: Database, lease: Lease, source: Source, *, dry_run: bool = False) -> Applied:
     """Apply a source's attestations, and move the low-water mark.
 
     Raises:

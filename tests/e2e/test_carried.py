@@ -17,7 +17,7 @@ from journaltrack.cli import main
 from journaltrack.errors import BundleDamagedError
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
-from journaltrack.transfer.bundle.reading import bring
+from journaltrack.transfer.bundle.arrival import bring
 from tests.simulator import simulator
 
 
@@ -141,9 +141,9 @@ def test_a_killed_arrival_is_repeated(tmp_path, aws):
     run("bundle", tmp_path / "node", "-o", tmp_path / "b.bundle")
     with closing(sqlite3.connect(tmp_path / "node" / "journal.db")) as connection:
         (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
-    from journaltrack.transfer.bundle import reading
+    from journaltrack.transfer.bundle import unpack
 
-    with reading.open_bundle(tmp_path / "b.bundle") as bundle:
+    with unpack.open_bundle(tmp_path / "b.bundle") as bundle:
         left = arrived.folder.with_name(f"{journal_id}.{bundle.manifest_sha256[:16]}")
     shutil.copytree(arrived.folder, left)
     run("sync", tmp_path / "b.bundle")

@@ -22,8 +22,8 @@ from journaltrack.replay.evidence.taken import Origin, record
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
+from journaltrack.transfer.bundle.arrival import bring
 from journaltrack.transfer.bundle.pack import bundle
-from journaltrack.transfer.bundle.reading import bring
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import read, sound, sync

@@ -43,7 +43,7 @@ from journaltrack.reports.history import history, timeline
 from journaltrack.reports.proof.check import record_evidence, verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
-from journaltrack.transfer.bundle.reading import bring
+from journaltrack.transfer.bundle.arrival import bring
 from journaltrack.transfer.export.exporter import export
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts

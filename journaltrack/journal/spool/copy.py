@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-BUFFER_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 256 * 1024
 """Small enough to stay in a core's cache between reading and hashing.
 
 Smaller buffers cost more to hand over.
@@ -68,7 +68,7 @@ class Copier:
 
     def __init__(self) -> None:
         # The kernel provides a page when it is first used.
-        self._memory = memoryview(mmap.mmap(-1, _BUFFERS * BUFFER_BYTES))
+        self._memory = memoryview(mmap.mmap(-1, _BUFFERS * PIECE_BYTES))
         self._taken = 0
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._tasks: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
@@ -136,9 +136,9 @@ class Copier:
         That is faster if ``write`` costs nothing, because the bytes stay in one core's cache.
         """
         digest = hashlib.sha256()
-        view = self._memory[:BUFFER_BYTES]
+        view = self._memory[:PIECE_BYTES]
         with open(source, "rb", buffering=0, closefd=False) as file:
-            while count := file.readinto(view[: min(size_bytes, BUFFER_BYTES)]):
+            while count := file.readinto(view[: min(size_bytes, PIECE_BYTES)]):
                 digest.update(view[:count])
                 write(view[:count])
                 size_bytes -= count
@@ -164,8 +164,8 @@ class Copier:
             try:
                 return self._free.get_nowait()
             except Empty:
-                start, self._taken = self._taken * BUFFER_BYTES, self._taken + 1
-                return self._memory[start : start + BUFFER_BYTES]
+                start, self._taken = self._taken * PIECE_BYTES, self._taken + 1
+                return self._memory[start : start + PIECE_BYTES]
         return self._free.get()
 
     def _abandon(self) -> None:

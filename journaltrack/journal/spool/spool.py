@@ -45,12 +45,12 @@ from journaltrack.journal import queries
 from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.spool.copy import (
     ALONE_BYTES_MAX,
+    PIECE_BYTES,
     Copier,
     SteadyFile,
     are_equal,
     write_all,
 )
-from journaltrack.journal.spool.copy import BUFFER_BYTES as PIECE_BYTES
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
 from journaltrack.util.digest import digest_of, is_digest
@@ -575,6 +575,7 @@ def _is_same(source: int, held: int, size_bytes: int, path: Path, sha256: str) -
     buffer = memoryview(bytearray(PIECE_BYTES))
 
     def compare(view: memoryview) -> None:
+        """Compare bytes of the source with those at the same place of the other file."""
         nonlocal place
         count = os.preadv(held, [buffer[: len(view)]], place)
         if not are_equal(view, buffer[:count]):

@@ -16,7 +16,6 @@ import contextlib
 import functools
 import logging
 import os
-import re
 import sqlite3
 import threading
 import weakref
@@ -28,7 +27,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal.sqlite import log_modes, open_file
 from journaltrack.journal.sqlite.errors import is_lock, translated
-from journaltrack.journal.sqlite.open_file import OpenFile
+from journaltrack.journal.sqlite.open_file import OpenFile, bound
 from journaltrack.journal.sqlite.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
 from journaltrack.util import process
 
@@ -54,26 +53,7 @@ Its thread may be in a signal handler, and wait for this one's lock.
 """
 # Two that wait for each other must not do so for ever.
 _NEIGHBOUR_S: Final = 0.5
-_NUMBERED: Final = re.compile(r"\?(\d+)")
-_NAMES: Final = tuple(f"p{number}" for number in range(1, 100))
-
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-@functools.lru_cache(maxsize=1_000)
-def _named(sql: str) -> str:
-    return _NUMBERED.sub(r":p\1", sql)
-
-
-def bound(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any] | dict[str, Any]]:
-    """Give ``?1`` its value by a name.
-
-    Python 3.12 warns of a sequence for numbered parameters, and Python 3.14 refuses it.
-    """
-    named = _named(sql)
-    return (
-        (sql, parameters) if named == sql else (named, dict(zip(_NAMES, parameters, strict=False)))
-    )
 
 
 class Database:
@@ -416,6 +396,7 @@ class Database:
         refused = [sqlite3.OperationalError("database is locked")]
 
         def attempt() -> bool:
+            """Begin, and note why not."""
             error = file.begin_in_turn(connection)
             if error is not None:
                 refused[:] = [error]

@@ -16,13 +16,14 @@ import errno
 import functools
 import operator
 import os
+import re
 import sqlite3
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from journaltrack.errors import JournalReadOnlyError, JournalWriteError
@@ -40,6 +41,8 @@ _SLOW_S: Final = 0.25
 Ours take 4 ms with a rollback journal on a local disk.
 """
 _TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
+_NUMBERED: Final = re.compile(r"\?(\d+)")
+_NAMES: Final = tuple(f"p{number}" for number in range(1, 100))
 _CONFIGURATION: Final = {
     value: on
     for name, on in (
@@ -507,6 +510,22 @@ def connect(path: Path, options: str, busy_timeout_s: float) -> sqlite3.Connecti
         connection.close()
         raise
     return connection
+
+
+@functools.lru_cache(maxsize=1_000)
+def _named(sql: str) -> str:
+    return _NUMBERED.sub(r":p\1", sql)
+
+
+def bound(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any] | dict[str, Any]]:
+    """Give ``?1`` its value by a name.
+
+    Python 3.12 warns of a sequence for numbered parameters, and Python 3.14 refuses it.
+    """
+    named = _named(sql)
+    return (
+        (sql, parameters) if named == sql else (named, dict(zip(_NAMES, parameters, strict=False)))
+    )
 
 
 def open_now(connection: sqlite3.Connection) -> None:

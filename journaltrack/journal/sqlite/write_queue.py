@@ -65,7 +65,7 @@ class WriteQueue:
         self._descriptor: int | None = None
 
     def has_waiting(self) -> bool:
-        """Whether another process is urgent; costs a microsecond."""
+        """Return whether another process is urgent. Costs a microsecond."""
         if not self._take():
             return self._descriptor is not None
         self._give_back()
@@ -149,7 +149,7 @@ class WriteQueue:
 
 
 def _try(attempt: Callable[[], bool], began: float, until: float) -> bool:
-    """Whether it succeeded before ``FIRST_S`` are over."""
+    """Try for ``FIRST_S``, and return whether it succeeded."""
     giving_up = min(until, time.monotonic() + FIRST_S)
     while not attempt():
         now = time.monotonic()

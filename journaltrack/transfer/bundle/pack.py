@@ -32,8 +32,15 @@ from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.bundle import layout as layouts
-from journaltrack.transfer.bundle.layout import Content, Harm, Layout, Manifest, Member
+from journaltrack.transfer.bundle.layout import (
+    END,
+    Content,
+    Harm,
+    Layout,
+    Manifest,
+    Member,
+    host_of,
+)
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 
@@ -148,20 +155,24 @@ def bundle(
                     harmed |= error.blobs
                 else:
                     break
-        manifest = layout.manifest
-        return BundleReport(
-            str(own.path),
-            own.journal_id,
-            str(target),
-            layout.size_bytes,
-            manifest.database_bytes,
-            len(manifest.blobs),
-            sum(manifest.blobs.values()),
-            len(manifest.left_out),
-            tuple(manifest.damaged or ()),
-            manifest.last_seq,
-            layout.manifest_sha256,
-        )
+        return _report(own, target, layout)
+
+
+def _report(journal: Journal, target: Path, layout: Layout) -> BundleReport:
+    manifest = layout.manifest
+    return BundleReport(
+        str(journal.path),
+        journal.journal_id,
+        str(target),
+        layout.size_bytes,
+        manifest.database_bytes,
+        len(manifest.blobs),
+        sum(manifest.blobs.values()),
+        len(manifest.left_out),
+        tuple(manifest.damaged or ()),
+        manifest.last_seq,
+        layout.manifest_sha256,
+    )
 
 
 class _Target:
@@ -255,7 +266,7 @@ class _Work:
             if harm is not None:
                 raise self._incomplete({member.sha256: harm} | self._harm_in(blobs))
         self._target.write(
-            layout.header(layout.sums) + layout.sums_bytes + layout.sums.padding + layouts.END
+            layout.header(layout.sums) + layout.sums_bytes + layout.sums.padding + END
         )
         self._target.flush()
         return layout
@@ -278,7 +289,7 @@ class _Work:
             self._journal.journal_id,
             time.time_ns(),
             __version__,
-            layouts.host_of(socket.gethostname()),
+            host_of(socket.gethostname()),
             taken.last_seq,
             self._content,
             taken.size_bytes,
@@ -293,6 +304,7 @@ class _Work:
         self._target.write(layout.header(member))
 
         def write(view: memoryview) -> None:
+            """Write bytes, and tell how many are done."""
             self._target.write(view)
             self._done_bytes += len(view)
             self._on_progress(Progress(self._done_bytes, self._total_bytes, 0))

@@ -50,11 +50,14 @@ _AnyJournal: TypeAlias = "Journal | str | os.PathLike[str] | None"
 
 
 class _Writer(Protocol):
-    def write(self, page: Page) -> None: ...
+    def write(self, page: Page) -> None:
+        """Write a page of rows."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what ends the file."""
 
-    def abandon(self) -> None: ...
+    def abandon(self) -> None:
+        """Write nothing more: the file is not kept."""
 
 
 @dataclass(frozen=True, slots=True)

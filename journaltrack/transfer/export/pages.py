@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import limits
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.filter import Choice
-from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX, bound
+from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX
 from journaltrack.journal.sqlite.errors import translated
+from journaltrack.journal.sqlite.open_file import bound
 from journaltrack.transfer.export.tables import Page, Same, Table
 
 if TYPE_CHECKING:

@@ -193,6 +193,7 @@ class _Sink:
         self._stream: IO[bytes] | None = stream
 
     def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+        """Write to the stream, unless it was abandoned."""
         if self._stream is not None:
             self._stream.write(data)
         return len(data)
@@ -204,6 +205,7 @@ class _Sink:
         """Do nothing: the stream's owner closes it."""
 
     def abandon(self) -> None:
+        """Write nothing more to the stream."""
         self._stream = None
 
 

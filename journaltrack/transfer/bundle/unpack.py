@@ -4,17 +4,10 @@
         print(bundle.manifest.journal_id)
         journal = bundle.extract("journals/run-7")
 
-``bring`` makes a journal that can be delivered: it unpacks a bundle once, and adds what is new in
-each later bundle of the same journal. Each such journal has one folder, ``bundles/<journal id>``
-in ``paths.home()``. What was delivered from it is recorded there, so that a later bundle sends
-only what is new.
-
 Must not know a remote, or the tracker. Invariants: no name in the archive is ever used as a path.
 Where a file goes follows from a digest, and a digest is 64 hexadecimal digits. Nothing is
-replaced: a folder gets its name when everything in it is proved and on the disk. Nothing unproved
-of a bundle gets into the folder of its journal, and a bundle that was brought already changes
-nothing. The database is data from somebody else, as any journal is: only ``Journal.open`` and its
-checks read it.
+replaced: a folder gets its name when everything in it is proved and on the disk. The database is
+data from somebody else, as any journal is: only ``Journal.open`` and its checks read it.
 """
 
 from __future__ import annotations
@@ -22,14 +15,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -40,22 +29,26 @@ from journaltrack.errors import (
     BundleTooNewError,
     InvalidInputError,
     JournalOutdatedError,
-    LeaseHeldError,
 )
-from journaltrack.journal import opening
-from journaltrack.journal import view as report
-from journaltrack.journal.journal import Journal
-from journaltrack.journal.queries import ARRIVED
 from journaltrack.journal.spool.copy import Copier, write_all
-from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence import taken
-from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.journal.view import opened
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof.check import needed_contents
-from journaltrack.transfer.bundle import layout
-from journaltrack.transfer.bundle import layout as layouts
-from journaltrack.transfer.bundle.layout import BLOCK_BYTES, DAMAGED_HINT, Layout, Manifest, Member
-from journaltrack.transfer.merge import MergeReport, merge
+from journaltrack.transfer.bundle.layout import (
+    BLOCK_BYTES,
+    DAMAGED_HINT,
+    END,
+    MANIFEST,
+    SUMS,
+    Layout,
+    Manifest,
+    Member,
+    decode,
+    described,
+    is_first,
+    is_header_of,
+    manifest_size,
+)
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -192,16 +185,16 @@ class Bundle:
             Copier() as copier,
         ):
             spool = partial / paths.SPOOL
-            _make_folder(spool)
+            spool.mkdir(mode=0o700)
             for member in self._layout.blobs():
                 place = spool / member.sha256[:2]
                 if not place.exists():
-                    _make_folder(place)
+                    place.mkdir(mode=0o700)
                 self._write(copier, member, place / member.sha256, tell)
             for place in sorted(spool.iterdir()):
                 paths.fsync(place)
             paths.fsync(spool)
-            with _created(partial / layouts.MANIFEST) as file:
+            with _created(partial / MANIFEST) as file:
                 write_all(file, self._layout.manifest_bytes)
             # The database comes last: a watcher of folders takes a folder that has it for a
             # journal.
@@ -213,7 +206,7 @@ class Bundle:
     def _check_journal(self, folder: Path) -> None:
         """Check that the database is that of the journal that the manifest names."""
         try:
-            with report.opened(folder) as journal:
+            with opened(folder) as journal:
                 if (journal.journal_id, journal.last_seq()) != (
                     self.manifest.journal_id,
                     self.manifest.last_seq,
@@ -254,6 +247,7 @@ class Bundle:
         with _created(path) as file:
 
             def write(view: memoryview) -> None:
+                """Write bytes, and count them."""
                 write_all(file, view)
                 tell(len(view))
 
@@ -268,14 +262,15 @@ class Bundle:
         total = self._layout.database.size_bytes + sum(self.manifest.blobs.values())
         done = 0
 
-        def tell(count: int) -> None:
+        def add(count: int) -> None:
+            """Count bytes, and tell how many are done."""
             nonlocal done
             done += count
             if on_progress is not None:
                 on_progress(Progress(done, total))
 
-        tell(0)
-        return tell
+        add(0)
+        return add
 
     def _read_layout(self) -> Layout:
         """Read the manifest, and check that the file is built as it says.
@@ -284,9 +279,9 @@ class Bundle:
             BundleDamagedError, BundleTooNewError: It is not.
         """
         begin = self._read(0, BLOCK_BYTES)
-        size_bytes = layouts.manifest_size(begin)
+        size_bytes = manifest_size(begin)
         if size_bytes is None:
-            cut = layouts.is_first(begin) and len(begin) < BLOCK_BYTES
+            cut = is_first(begin) and len(begin) < BLOCK_BYTES
             _damaged(
                 self.path,
                 f"it ends after {len(begin)} bytes, in its first header"
@@ -297,7 +292,7 @@ class Bundle:
         if len(data) < size_bytes and self.size_bytes < BLOCK_BYTES + size_bytes:
             _damaged(self.path, f"it ends after {self.size_bytes} bytes, in its manifest")
         try:
-            layout = Layout(layouts.decode(data, reader_version=__version__))
+            layout = Layout(decode(data, reader_version=__version__))
         except BundleDamagedError as error:
             raise BundleDamagedError(
                 f"{self.path} is not a whole bundle: {error.message}; nothing was taken from it",
@@ -316,19 +311,17 @@ class Bundle:
         """Check that the file has what the manifest says and nothing else."""
         for member in layout.members():
             found = self._read(member.offset, BLOCK_BYTES)
-            if not layouts.is_header_of(member, found):
+            if not is_header_of(member, found):
                 _damaged(
                     self.path,
                     f"{member.name} should be at byte {member.offset}, but there it has "
-                    f"{layouts.described(found)}",
+                    f"{described(found)}",
                 )
             if self._read(member.content_end, len(member.padding)) != member.padding:
                 _damaged(self.path, f"after {member.name} there are bytes that belong to no member")
         if self._read(layout.sums.content_offset, layout.sums.size_bytes) != layout.sums_bytes:
-            _damaged(
-                self.path, f"{layouts.MANIFEST} does not have the digest that {layouts.SUMS} says"
-            )
-        if self._read(layout.sums.end, len(layouts.END)) != layouts.END:
+            _damaged(self.path, f"{MANIFEST} does not have the digest that {SUMS} says")
+        if self._read(layout.sums.end, len(END)) != END:
             _damaged(self.path, "its last blocks are not those that end an archive")
 
     def _cut_short(self, layout: Layout) -> NoReturn:
@@ -444,10 +437,6 @@ def _empty(folder: Path) -> None:
             child.unlink()
 
 
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-
-
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[int]:
     """Create a file that only its owner may read; it is on the disk after the block."""
@@ -457,160 +446,3 @@ def _created(path: Path) -> Iterator[int]:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-FOLDER: Final = "bundles"
-_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """Say where the journal of a bundle is now.
-
-    Attributes:
-        folder: The journal's.
-        journal_id: Of the journal that was bundled.
-        merged: What a later bundle brought; None for the first one, or one brought already.
-        known: Whether this very bundle was brought already.
-    """
-
-    folder: Path
-    journal_id: str
-    merged: MergeReport | None
-    known: bool
-
-
-def bring(
-    path: str | os.PathLike[str],
-    *,
-    into: Path | None = None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Arrived:
-    """Unpack a bundle, or add what is new in it to the journal of an earlier bundle.
-
-    Args:
-        path: The bundle.
-        into: The folder of all journals that arrive; None: ``bundles`` in ``paths.home()``.
-        on_progress: Called now and then with how many bytes are done, of how many.
-
-    Raises:
-        InvalidInputError: There is no such file.
-        BundleError: It is damaged, newer than this version, or can't be unpacked. No changes were
-            made.
-        EvidenceError: It contradicts what an earlier bundle brought. No changes were made.
-        LeaseHeldError: The journal that it belongs to is being delivered now.
-        JournalError: That journal can't be read or written.
-    """
-    place = into or paths.home() / FOLDER
-    with open_bundle(path) as bundle:
-        journal_id = bundle.manifest.journal_id
-        folder = place / (
-            journal_id
-            if _ID.fullmatch(journal_id)
-            else hashlib.sha256(journal_id.encode()).hexdigest()
-        )
-        opening.make_folder(place)
-        with _alone(folder):
-            if not (folder / paths.DATABASE).exists():
-                _bring_first(bundle, folder, on_progress)
-                return Arrived(folder, journal_id, None, known=False)
-            if _manifest_of(folder) == bundle.manifest_sha256:
-                return Arrived(folder, journal_id, None, known=True)
-            return Arrived(folder, journal_id, _bring_new(bundle, folder, on_progress), known=False)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from unpacking the same journal.
-
-    The kernel frees the lock with the process.
-
-    Raises:
-        LeaseHeldError: Another process unpacks it.
-    """
-    descriptor = os.open(
-        folder.with_name(f".{folder.name}.lock"),
-        os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-        0o600,
-    )
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LeaseHeldError(
-                f"another process unpacks a bundle of this journal into {folder} now; nothing "
-                "was changed",
-                hint="wait until it ends, then sync again",
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> None:
-    """Unpack the first bundle of a journal.
-
-    Before the folder gets its name, record that its claims of delivery come from elsewhere.
-    """
-    beside = folder.with_name(f".{folder.name}.{bundle.manifest_sha256[:16]}")
-    # A killed run left it.
-    if beside.exists():
-        shutil.rmtree(beside)
-    bundle.extract(beside, on_progress)
-    try:
-        _upgrade(bundle, beside)
-        with closing(Journal.open(beside, create=False)) as journal:
-            heads = journal.database.read(
-                "SELECT w.uuid, max(a.writer_seq) FROM attestation a "
-                "JOIN writer w ON w.id = a.writer_id GROUP BY w.uuid"
-            )
-            if heads or journal.database.read(f"SELECT 1 FROM delivery d WHERE {ARRIVED} LIMIT 1"):
-                lease = leases.acquire(journal.database)
-                attestor = Attestor(journal.database, lease)
-                with attestor.transaction() as connection:
-                    places = {str(uuid): (1, last) for uuid, last in heads if isinstance(last, int)}
-                    taken.record(
-                        connection,
-                        attestor,
-                        taken.Origin("bundle", bundle.manifest_sha256),
-                        places,
-                        whole=True,
-                    )
-                lease.release()
-        beside.rename(folder)
-        paths.fsync(folder.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _bring_new(
-    bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]
-) -> MergeReport:
-    beside = folder.with_name(f"{folder.name}.{bundle.manifest_sha256[:16]}")
-    # A killed run left it: complete, but perhaps not all of it was brought.
-    if beside.exists():
-        shutil.rmtree(beside)
-    bundle.extract(beside, on_progress)
-    try:
-        _upgrade(bundle, beside)
-        report = merge([beside], into=folder)
-        # Last: until everything is brought, the next run brings it again, which changes nothing.
-        (beside / layout.MANIFEST).replace(folder / layout.MANIFEST)
-        paths.fsync(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return report
-
-
-def _upgrade(bundle: Bundle, folder: Path) -> None:
-    """Upgrade an older bundle's schema, so that its needs can be checked."""
-    with closing(Journal.open(folder, create=False)) as journal:
-        bundle.check_contents(journal.database)
-
-
-def _manifest_of(folder: Path) -> str | None:
-    """Return the SHA-256 of the manifest of the bundle that was brought last."""
-    try:
-        return hashlib.sha256((folder / layout.MANIFEST).read_bytes()).hexdigest()
-    except OSError:
-        return None
