@@ -210,12 +210,10 @@ def follow(
     sha256 = hashlib.sha256
     # Of the current chain. In variables, not attributes: this loop runs a million times.
     last, before = -1, b""
-    # fmt: off
     for (
         seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns,
         payload, recorded_at_ns, digest,
-    ) in rows:
-        # fmt: on
+    ) in rows:  # fmt: skip
         if writer_id != current:
             chain.writer_seq, chain.digest = last, before
             known = chain_of(writer_id)
@@ -234,17 +232,14 @@ def follow(
             and payload is None
             and type(value) is float
             and stream == "metric"
-            and type(timestamp_ns) is int
-            and type(recorded_at_ns) is int
-            and type(writer_seq) is int
+            and type(timestamp_ns) is type(recorded_at_ns) is type(writer_seq) is int
             and (step is None or type(step) is int)
             and not chain.broken
         ):
             middle = middles.get((component_id, name))
             if middle is None and isinstance(name, str):
-                middle = middles[component_id, name] = vocabulary.metric_text(
-                    str(name_of(component_id)), name
-                )
+                middle = vocabulary.metric_text(str(name_of(component_id)), name)
+                middles[component_id, name] = middle
             text = (
                 f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},"
                 f"{timestamp_ns},null,{recorded_at_ns}]"

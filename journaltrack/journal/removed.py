@@ -384,7 +384,7 @@ def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                 )
 
 
-def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401 - whatever the journal says
+def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401
     try:
         component, name, points, *numbers, last, steps = member
         total, magnitude, low, high = map(float, numbers)

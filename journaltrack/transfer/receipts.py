@@ -540,7 +540,7 @@ def _none(name: str) -> InvalidInputError:
 
 def _bytes(value: object) -> bytes | None:
     try:
-        return bytes.fromhex(value) if isinstance(value, str) and len(value) == 64 else None  # noqa: PLR2004 - of SHA-256
+        return bytes.fromhex(value) if isinstance(value, str) and len(value) == 64 else None  # noqa: PLR2004
     except ValueError:
         return None
 

@@ -94,13 +94,13 @@ class Checkpointer:
         ever was since all other connections were closed.
         """
         try:
-            is_large = os.stat(f"{self._database.path}-wal").st_size > _LOG_BYTES  # noqa: PTH116 - at the first append of a process
+            status = os.stat(f"{self._database.path}-wal")  # noqa: PTH116 - quicker than a Path
         except OSError as error:
             # Without errno it comes from a signal handler (a time-out is an OSError).
             if error.errno is None:
                 raise
             return
-        if is_large:
+        if status.st_size > _LOG_BYTES:
             self.wake()
 
     def wait(self) -> None:

@@ -13,7 +13,6 @@ opens its own at its next use. Must not know what is stored, or how the file is 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import sqlite3
@@ -241,7 +240,7 @@ class Database:
 
         A logging handler has a lock of its own.
         """
-        while self.news and not self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+        while self.news and not _is_own(self.lock):
             logger.warning("%s", self.news.popleft())
 
     def roll_back(self) -> None:
@@ -420,7 +419,7 @@ class Database:
             JournalLockedError: This call was made inside such a transaction, on another connection.
         """
         for other in _all_live():
-            if self._is_beside(other) and other.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``tell``
+            if self._is_beside(other) and _is_own(other.lock):
                 raise JournalLockedError(
                     f"the journal at {self.path.parent} is locked by a transaction that this "
                     "call was made inside of",
@@ -573,6 +572,11 @@ class Database:
         self.generation += 1
 
 
+def _is_own(lock: threading.RLock) -> bool:
+    """Return whether this thread holds the lock, as ``threading.Condition`` asks it."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def _all_live() -> list[Database]:
     # Another thread may open one just now: then try again.
     with contextlib.suppress(RuntimeError):
@@ -588,7 +592,7 @@ def _for_all_live(method: Callable[[Database], None]) -> None:
 _TRANSACTIONS: Final = process.codes_of(Database._write)  # noqa: SLF001 - this module's own
 
 os.register_at_fork(
-    before=functools.partial(_for_all_live, Database._before_fork),  # noqa: SLF001 - this module's own
-    after_in_parent=functools.partial(_for_all_live, Database._after_fork_in_parent),  # noqa: SLF001
-    after_in_child=functools.partial(_for_all_live, Database._after_fork_in_child),  # noqa: SLF001
+    before=lambda: _for_all_live(Database._before_fork),  # noqa: SLF001 - this module's own
+    after_in_parent=lambda: _for_all_live(Database._after_fork_in_parent),  # noqa: SLF001
+    after_in_child=lambda: _for_all_live(Database._after_fork_in_child),  # noqa: SLF001
 )

@@ -473,7 +473,7 @@ class OpenFile:
                 with contextlib.suppress(OSError):
                     status = descriptor.stat()
                     if (status.st_dev, status.st_ino) == self._identity and status.st_nlink:
-                        return Path(os.readlink(descriptor))  # noqa: PTH115 - Python 3.10 makes no difference
+                        return Path(os.readlink(descriptor))  # noqa: PTH115
         return None
 
 

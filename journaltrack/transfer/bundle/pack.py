@@ -148,7 +148,7 @@ def bundle(
             while True:
                 try:
                     layout = work.write(harmed)
-                except BundleSpoolError as error:  # noqa: PERF203 - twice round at most, but for damage that goes on
+                except BundleSpoolError as error:  # noqa: PERF203 - it goes round once
                     if not skip_damaged:
                         raise
                     # The manifest comes first in the file, and names them.
