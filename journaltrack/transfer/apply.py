@@ -27,10 +27,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from journaltrack import limits
 from journaltrack.errors import JournalAlteredError
 from journaltrack.journal.fold import MAP_OF_KIND, Place
-from journaltrack.journal.queries import PROBLEM, Places, origins
+from journaltrack.journal.queries import PROBLEM, origins
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.attestations import Attestor, Turns, insert_receipt
@@ -41,10 +40,8 @@ from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.transfer.apply_source import (
     Attested,
     Checked,
+    Here,
     Source,
-    WriterRow,
-    check_writer,
-    forged,
     said_by,
 )
 from journaltrack.util.intervals import as_intervals, merged
@@ -53,16 +50,10 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection
 
-_HEADS: Final = (
-    "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id "
-    "GROUP BY a.writer_id"
-)
 _PROBLEMS: Final = (
     "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns FROM delivery d "
     f"WHERE d.seq BETWEEN ? AND ? AND {PROBLEM}"
 )
-_DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
-_INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_ATTESTATION: Final = schema.insert_sql("attestation")
 _MAPS: Final = " ".join(
     f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items()
@@ -122,6 +113,11 @@ class Applier:
 
     Args:
         attestor: Of this process, with the journal's lease.
+
+    Attributes:
+        here: What is here of other copies' processes and entries.
+        applied: What was taken over of the last source.
+        turns: Makes the transactions.
     """
 
     def __init__(self, attestor: Attestor) -> None:
@@ -134,8 +130,7 @@ class Applier:
             str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")
         }
         # After what may fail: it is closed by ``close``.
-        self._places = Places(database)
-        self.writers = self._places.writers
+        self.here = Here(database)
         self._connection: sqlite3.Connection
         # The highest generation of a lease that an attestation names.
         self._generation = 0
@@ -148,7 +143,6 @@ class Applier:
         # Those of them that this transaction spoke of.
         self._changed: set[int] = set()
         self._last_attestation = 0
-        self._outcomes: Counter[str] = Counter()
         # Origins that this process recorded.
         self._told: set[Origin] = set()
 
@@ -175,47 +169,9 @@ class Applier:
 
     def close(self) -> None:
         """Drop what only the application needs."""
-        self._places.close()
+        self.here.close()
 
     # -- entries and processes --------------------------------------------------------------------
-
-    def check_writer(self, row: WriterRow, where: str) -> None:
-        """Check that a process is as it described itself, and as it is described here.
-
-        Raises:
-            EvidenceError: It is not.
-        """
-        if row.uuid not in self.writers:
-            check_writer(row, where)
-            return
-        (found,) = self._database.read(
-            f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],)
-        )
-        if (*row.columns, row.digest) != tuple(found):
-            raise forged(
-                where, f"the process {limits.shown(row.uuid)} is described differently here"
-            )
-
-    def add_writer(self, row: WriterRow) -> int:
-        """Return the local id of a checked process; record it if it is new.
-
-        The caller is inside a transaction.
-        """
-        known = self.writers.get(row.uuid)
-        if known is None:
-            known = int(
-                self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0
-            )
-            self.writers[row.uuid] = known
-        return known
-
-    def spelling(self, name: str) -> str | None:
-        """Return how a component is spelled here, or None if it is not here.
-
-        Case does not matter in ``name``.
-        """
-        found = self._database.read("SELECT name FROM component WHERE name = ?", (name,))
-        return str(found[0][0]) if found else None
 
     def add_component(self, name: str) -> int:
         """Return the local id of a component; make it if it is new.
@@ -240,31 +196,6 @@ class Applier:
                 learn(self._connection, said.here(lambda _: (), known, receipt_id))
         self._touched.add(known)
         return known
-
-    def add_run(self, writer_id: int, first: int, last: int, shift: int) -> None:
-        """Note that entries of these places were added; ``shift`` is ``seq`` less place."""
-        self._places.add(writer_id, first, last, shift)
-
-    def places(self, named: Named, above: int = 0) -> list[tuple[int, int]]:
-        """Return where the named entries are here, as (first, last) of ``seq``.
-
-        Only entries with a ``seq`` beyond ``above`` come.
-        """
-        return self._places.find(named, above)
-
-    def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
-        """Yield the components of the named entries that are here.
-
-        With each component comes one of its entries, first and in words.
-        """
-        for first, last in self.places(named):
-            sql = (
-                "SELECT min(e.seq), c.name FROM entry e "
-                "JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? "
-                "GROUP BY c.id"
-            )
-            for seq, name in self._database.read(sql, (first, last)):
-                yield f"entry {seq}", str(name)
 
     # -- attestations -----------------------------------------------------------------------------
 
@@ -291,10 +222,6 @@ class Applier:
             taken.begin(*of, source=source.name, gaps=gaps, is_told_all=is_told_all)
         self._told.add(source.origin)
 
-    def heads(self) -> dict[str, int]:
-        """Return how many attestations of each process are here."""
-        return {str(uuid): int(seq) for uuid, seq in self._database.read(_HEADS)}
-
     def end(self, origins_done: Collection[Origin]) -> None:
         """Record that what was begun has ended.
 
@@ -307,7 +234,7 @@ class Applier:
         unfinished = taken.unfinished(self._database)
         if not unfinished:
             return
-        heads = self.heads()
+        heads = self.here.heads()
         elsewhere = taken.ended_elsewhere(self._database)
         done = [
             each
@@ -331,7 +258,7 @@ class Applier:
         self._last_attestation = self._database.read(
             "SELECT coalesce(max(id), 0) FROM attestation"
         )[0][0]
-        self._outcomes = self._count()
+        before = self._count()
         new = (
             each
             for each in source.attestations()
@@ -340,18 +267,14 @@ class Applier:
         for group in self._groups((each, said_by(source, each)) for each in new):
             with self.transaction():
                 for each, said in group:
-                    if each.uuid not in self.writers:
-                        self.add_writer(source.writers[each.uuid])
+                    if each.uuid not in self.here.writers:
+                        self.here.add_writer(self._connection, source.writers[each.uuid])
                     self._record(each, said)
                 self._decide(checked)
         self.derive(self._touched)
         after = self._count()
         self.applied.settled = Counter(
-            {
-                k: after[k] - self._outcomes[k]
-                for k in after | self._outcomes
-                if after[k] != self._outcomes[k]
-            }
+            {k: after[k] - before[k] for k in after | before if after[k] != before[k]}
         )
 
     def _groups(
@@ -375,23 +298,22 @@ class Applier:
         component_id = (
             None if said.component is None else self._components.get(said.component.lower())
         )
-        here = said.here(self.places, component_id, None)
+        known = said.here(self.here.places, component_id, None)
         if said.started_at_ns is not None and not taken.is_note(said):
-            here = here._replace(receipt_id=insert_receipt(self._connection, here))
+            known = known._replace(receipt_id=insert_receipt(self._connection, known))
             self.applied.receipts += 1
-        self._connection.execute(
-            _INSERT_ATTESTATION,
-            (self.writers[each.uuid], each.writer_seq, here.receipt_id, each.body, each.digest),
-        )
+        place = (self.here.writers[each.uuid], each.writer_seq)
+        columns = (*place, known.receipt_id, each.body, each.digest)
+        self._connection.execute(_INSERT_ATTESTATION, columns)
         self.applied.attestations += 1
-        self.applied.elsewhere += bool(said.entries) and not here.entries
-        self._follow(here)
+        self.applied.elsewhere += bool(said.entries) and not known.entries
+        self._follow(known)
         if said.settled and said.component is None:
             self._touched.update(self._components.values())
         elif said.settled and component_id is not None:
             self._touched.add(component_id)
         if said.settled and said.action != PutMetrics.action:
-            self.note(here.entries)
+            self.note(known.entries)
 
     def note(self, here: Iterable[tuple[int, int]]) -> None:
         """Note that something was said of these entries."""
@@ -476,7 +398,7 @@ class Applier:
             receipt_id, body = self._connection.execute(
                 "SELECT receipt_id, body FROM attestation WHERE id = ?", (number,)
             ).fetchone()
-            here = _own(body).here(lambda named: self.places(named, above), None, receipt_id)
+            here = _own(body).here(lambda named: self.here.places(named, above), None, receipt_id)
             self._follow(here)
             self.note(here.entries)
 
@@ -625,7 +547,7 @@ class Applier:
         return any(writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq in rows)
 
     def _seqs(self, named: Named, wanted: set[int]) -> list[int]:
-        places = self.places(named)
+        places = self.here.places(named)
         if sum(last - first + 1 for first, last in places) > len(wanted):
             return [seq for seq in wanted if any(first <= seq <= last for first, last in places)]
         return [seq for first, last in places for seq in range(first, last + 1) if seq in wanted]

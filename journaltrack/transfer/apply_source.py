@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, Typ
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
 from journaltrack.journal import vocabulary
+from journaltrack.journal.queries import Places
+from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.statements import Group, Named, Said, looked
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.evidence.taken import Origin
-    from journaltrack.transfer.apply import Applier
 
 T = TypeVar("T")
+_HEADS: Final = (
+    "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id "
+    "GROUP BY a.writer_id"
+)
+_DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
+_INSERT_WRITER: Final = schema.insert_sql("writer")
 _SINCE_0002: Final = 9
 """The place of the first column that format 0001 does not have."""
 
@@ -218,11 +225,100 @@ class Checked(NamedTuple):
     taken: Mapping[str, tuple[int, int]]
 
 
+class Here:
+    """Find what is in this journal of other copies' processes, components and entries.
+
+    Args:
+        database: Of the journal.
+
+    Attributes:
+        writers: The ids of processes by their uuids.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._places = Places(database)
+        self.writers = self._places.writers
+
+    def close(self) -> None:
+        """Drop the index of places."""
+        self._places.close()
+
+    def check_writer(self, row: WriterRow, where: str) -> None:
+        """Check that a process is as it described itself, and as it is described here.
+
+        Raises:
+            EvidenceError: It is not.
+        """
+        if row.uuid not in self.writers:
+            check_writer(row, where)
+            return
+        (found,) = self._database.read(
+            f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],)
+        )
+        if (*row.columns, row.digest) != tuple(found):
+            raise forged(
+                where, f"the process {limits.shown(row.uuid)} is described differently here"
+            )
+
+    def add_writer(self, connection: sqlite3.Connection, row: WriterRow) -> int:
+        """Return the local id of a checked process. Record it if it is new.
+
+        Args:
+            connection: In a transaction.
+            row: The process.
+        """
+        known = self.writers.get(row.uuid)
+        if known is None:
+            known = int(
+                connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0
+            )
+            self.writers[row.uuid] = known
+        return known
+
+    def heads(self) -> dict[str, int]:
+        """Return how many attestations of each process are here."""
+        return {str(uuid): int(seq) for uuid, seq in self._database.read(_HEADS)}
+
+    def spelling(self, name: str) -> str | None:
+        """Return how a component is spelled here, or None if it is not here.
+
+        Case does not matter in ``name``.
+        """
+        found = self._database.read("SELECT name FROM component WHERE name = ?", (name,))
+        return str(found[0][0]) if found else None
+
+    def add_run(self, writer_id: int, first: int, last: int, shift: int) -> None:
+        """Note that entries of these places were added; ``shift`` is ``seq`` less place."""
+        self._places.add(writer_id, first, last, shift)
+
+    def places(self, named: Named, above: int = 0) -> list[tuple[int, int]]:
+        """Return where the named entries are here, as (first, last) of ``seq``.
+
+        Only entries with a ``seq`` beyond ``above`` come.
+        """
+        return self._places.find(named, above)
+
+    def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
+        """Yield the components of the named entries that are here.
+
+        With each component comes one of its entries, first and in words.
+        """
+        for first, last in self.places(named):
+            sql = (
+                "SELECT min(e.seq), c.name FROM entry e "
+                "JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? "
+                "GROUP BY c.id"
+            )
+            for seq, name in self._database.read(sql, (first, last)):
+                yield f"entry {seq}", str(name)
+
+
 class Checker:
     """Checks sources that are to be taken over one after the other.
 
     Args:
-        applier: Knows what is here.
+        here: What is here.
         database: Of the journal.
         components_of: For entries that are here or about to come: yields one entry of each
             component, in words, with the component.
@@ -230,16 +326,16 @@ class Checker:
 
     def __init__(
         self,
-        applier: Applier,
+        here: Here,
         database: Database,
         components_of: Callable[[Named], Iterable[tuple[str, str]]],
     ) -> None:
-        self._applier = applier
+        self._here = here
         self._database = database
         self._components_of = components_of
-        self._here = applier.heads()
+        self._heads_here = here.heads()
         # What is here, and what the sources before bring.
-        self._heads = dict(self._here)
+        self._heads = dict(self._heads_here)
         # Attestations that these sources bring.
         self._brought = sqlite3.connect("", isolation_level=None)
         self._brought.execute(
@@ -298,12 +394,12 @@ class Checker:
         )
 
     def _digest(self, uuid: str, writer_seq: int) -> bytes | None:
-        if writer_seq > self._here.get(uuid, 0):
+        if writer_seq > self._heads_here.get(uuid, 0):
             sql = "SELECT digest FROM attestation WHERE uuid = ? AND writer_seq = ?"
             found = self._brought.execute(sql, (uuid, writer_seq)).fetchall()
         else:
             sql = "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?"
-            found = self._database.read(sql, (self._applier.writers[uuid], writer_seq))
+            found = self._database.read(sql, (self._here.writers[uuid], writer_seq))
         return found[0][0] if found else None
 
     def _chain(self, source: Source, each: Attested) -> tuple[int, bytes]:
@@ -318,7 +414,7 @@ class Checker:
                 f"an attestation is of the process {limits.shown(each.uuid)}, which is not "
                 "described",
             )
-        self._applier.check_writer(row, source.name)
+        self._here.check_writer(row, source.name)
         return 0, vocabulary.attestation_start(row.begin)
 
     def _refuse_fork(self, source: Source, each: Attested) -> None:

@@ -291,8 +291,8 @@ class _Merger:
         # Entries of the target behind this one are looked at again.
         self._seen_seq = journal.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]
         self._applier = Applier(Attestor(journal.database, lease))
-        self._incoming = Incoming(sources, self._applier, journal.database)
-        self._checker = Checker(self._applier, journal.database, self._components_of)
+        self._incoming = Incoming(sources, self._applier.here, journal.database)
+        self._checker = Checker(self._applier.here, journal.database, self._components_of)
 
     def close(self) -> None:
         """Drop what only the merge needs."""
@@ -320,7 +320,7 @@ class _Merger:
             counts.applied = self._applier.applied
             counts.taken_as_found = self._take_as_found(source)
         Settlement(database, self._lease).advance_mark()
-        heads = self._applier.heads()
+        heads = self._applier.here.heads()
         self._applier.end(
             {s.origin for s in self._sources if all(each.is_here(heads) for each in s.unfinished)}
         )
@@ -351,7 +351,7 @@ class _Merger:
             )
 
     def _components_of(self, named: Named) -> Iterator[tuple[str, str]]:
-        yield from self._applier.components_of(named)
+        yield from self._applier.here.components_of(named)
         yield from self._incoming.components_of(named)
 
     @staticmethod
@@ -441,7 +441,7 @@ class _Merger:
         """
         applier, sources = self._applier, self._sources
         writers = {
-            (n, i): applier.add_writer(sources[n].writers[sources[n].uuids[i]])
+            (n, i): applier.here.add_writer(connection, sources[n].writers[sources[n].uuids[i]])
             for n, i in {(n, row[WRITER]) for n, row in page}
         }
         named = dict.fromkeys([(n, row[COMPONENT]) for n, row in page])
@@ -456,7 +456,7 @@ class _Merger:
         # Nearly always: one process's entries without a gap.
         if len(writers) == 1 and last[PLACE] - first[PLACE] == len(page) - 1:
             (((n, i), writer_id),) = writers.items()
-            applier.add_run(writer_id, first[PLACE], last[PLACE], above + 1 - first[PLACE])
+            applier.here.add_run(writer_id, first[PLACE], last[PLACE], above + 1 - first[PLACE])
             return {sources[n].uuids[i]: (first[PLACE], last[PLACE])}
         open_runs: dict[int, list[int]] = {}
         brought: dict[str, tuple[int, int]] = {}
@@ -471,11 +471,11 @@ class _Merger:
                 run[1] = place
             else:
                 if run is not None:
-                    applier.add_run(writer_id, *run)
+                    applier.here.add_run(writer_id, *run)
                 open_runs[writer_id] = [place, place, seq - place]
             brought[uuid] = (brought[uuid][0] if uuid in brought else place, place)
         for writer_id, run in open_runs.items():
-            applier.add_run(writer_id, *run)
+            applier.here.add_run(writer_id, *run)
         return brought
 
     def _insert_refused(
@@ -532,7 +532,7 @@ class _Merger:
         already = self._taken_before(source)
         for each in source.unattested(IN_FLIGHT):
             arrived = each.outcome in HAS_ARRIVED
-            for first, last in self._applier.places({each.uuid: ((each.first, each.last),)}):
+            for first, last in self._applier.here.places({each.uuid: ((each.first, each.last),)}):
                 for seq in range(first, last + 1):
                     # No row: the entry had been delivered, and was removed here on the record.
                     for component_id, outcome in self._journal.database.read(_SETTLEMENT, (seq,)):
@@ -583,7 +583,7 @@ class _Merger:
                 source.journal.journal_id,
             ):
                 for group in statements.read(body).settled:
-                    named[group.at_ns] += self._applier.places(group.entries)
+                    named[group.at_ns] += self._applier.here.places(group.entries)
         places = {at_ns: merged(intervals) for at_ns, intervals in named.items()}
 
         def already(seq: int, at_ns: int) -> bool:

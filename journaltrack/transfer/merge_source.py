@@ -32,7 +32,7 @@ from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.plan.actions import Ensure, PutMetrics
-from journaltrack.transfer.apply_source import Attested, WriterRow, forged
+from journaltrack.transfer.apply_source import Attested, Here, WriterRow, forged
 from journaltrack.util.intervals import SEQ_MAX, ranges_in
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.evidence.statements import Named
-    from journaltrack.transfer.apply import Applier
 
 Row: TypeAlias = tuple[Any, ...]
 """An entry of a source, by ``chain.COLUMNS``. Its ids are the source's own."""
@@ -98,7 +97,7 @@ class Incoming:
 
     Args:
         sources: In the order in which they were named.
-        applier: Knows what is here.
+        here: What is here.
         database: Of the target.
 
     Attributes:
@@ -107,14 +106,12 @@ class Incoming:
         counts: How many entries each source brings.
     """
 
-    def __init__(
-        self, sources: Sequence[JournalSource], applier: Applier, database: Database
-    ) -> None:
+    def __init__(self, sources: Sequence[JournalSource], here: Here, database: Database) -> None:
         self.writers: dict[str, WriterRow] = {}
         self.beyond: dict[str, int] = {}
         self.counts = [0] * len(sources)
         self._sources = sources
-        self._applier = applier
+        self._here = here
         self._database = database
         # How far the target has come, with what the sources checked so far bring.
         self._chains: dict[str, Chain] = {}
@@ -126,7 +123,7 @@ class Incoming:
         self._names: dict[str, None] = {}
         # By uuid: the process's component; None if it recorded several.
         self._only: dict[str, str | None] = {}
-        uuids = {writer_id: uuid for uuid, writer_id in applier.writers.items()}
+        uuids = {writer_id: uuid for uuid, writer_id in here.writers.items()}
         for writer_id, place, digest in database.read(_HEADS):
             if writer_id in uuids:
                 self._chains[uuids[writer_id]] = Chain(uuids[writer_id], "", 0, digest, place)
@@ -149,7 +146,7 @@ class Incoming:
 
     def _meet(self, uuid: str, source: JournalSource) -> None:
         row = source.writers[uuid]
-        self._applier.check_writer(row, source.name)
+        self._here.check_writer(row, source.name)
         if self._described.setdefault(uuid, row) != row:
             raise forged(
                 source.name,
@@ -215,7 +212,7 @@ class Incoming:
     def _name(self, name: str, where: str) -> None:
         if name in self._names:
             return
-        spelling = self._applier.spelling(name) or next(
+        spelling = self._here.spelling(name) or next(
             (known for known in self._names if known.lower() == name.lower()), name
         )
         if spelling != name:
@@ -254,7 +251,7 @@ class Incoming:
 
         None: the entry was removed on the record.
         """
-        for seq, _ in self._applier.places({uuid: ((place, place),)}):
+        for seq, _ in self._here.places({uuid: ((place, place),)}):
             for (digest,) in self._database.read("SELECT digest FROM entry WHERE seq = ?", (seq,)):
                 return bytes(digest)
         for source, parts in zip(self._sources, self._parts, strict=True):

@@ -300,7 +300,7 @@ def apply(database: Database, lease: Lease, source: Source, *, dry_run: bool = F
     with contextlib.ExitStack() as stack:
         applier = stack.enter_context(contextlib.closing(Applier(Attestor(database, lease))))
         checker = stack.enter_context(
-            contextlib.closing(Checker(applier, database, applier.components_of))
+            contextlib.closing(Checker(applier.here, database, applier.here.components_of))
         )
         checked = checker.check(source)
         if checked.taken:
