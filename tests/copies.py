@@ -7,10 +7,17 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 
-from journaltrack.journal import vocabulary
+from journaltrack.journal import view, vocabulary
+from journaltrack.journal.chain import ChainProblem
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.proof.check import (
+    anchor_problems,
+    bad_contents,
+    database_problems,
+    proved,
+    references_without_blob,
+)
 from tests import independent_verifier
 
 CATEGORY = {"superseded": "delivered", None: "pending"}
@@ -94,6 +101,18 @@ def states(folder):
     for _, state in content(folder).values():
         found[state] = found.get(state, 0) + 1
     return found
+
+
+def verify_chains(journal, *, anchors=None):
+    """What ``journaltrack check`` finds wrong with pages, chains, tables and contents."""
+    with view.opened(journal) as own:
+        problems = list(database_problems(own.database))
+        with proved(own.database) as (found, evidence):
+            problems += found
+            problems += references_without_blob(own.database)
+            problems += anchor_problems(own.database, anchors or {}, evidence.gaps)
+            bad = bad_contents(own.database)
+    return problems + [ChainProblem("blob", why, sha256=sha256) for sha256, why in bad.items()]
 
 
 def sound(folder):

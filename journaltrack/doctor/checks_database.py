@@ -11,7 +11,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,14 +21,12 @@ from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.lease import TTL_S
-from journaltrack.reports.proof.attested import Evidence, attestation_problems
 from journaltrack.reports.proof.check import (
     ADVICE,
     anchor_problems,
-    blob_problem,
+    bad_contents,
     database_problems,
     is_absent,
-    left_out,
     needed_contents,
     record_evidence,
     references_without_blob,
@@ -45,7 +42,7 @@ def check_spool(database: Database) -> Iterator[Finding]:
     """Check every recorded content, and every file in the spool."""
     folder = database.path.parent
     wanted = needed_contents(database)
-    bad = _bad_contents(database, wanted)
+    bad = bad_contents(database)
     needed = {sha256: message for sha256, message in bad.items() if sha256 in wanted}
     if needed:
         yield Finding(
@@ -98,23 +95,6 @@ def check_spool(database: Database) -> Iterator[Finding]:
     yield from _strangers(
         folder, {str(sha256) for (sha256,) in database.read("SELECT sha256 FROM blob")}
     )
-
-
-def _bad_contents(database: Database, wanted: AbstractSet[str]) -> dict[str, str]:
-    """Return what is wrong with recorded contents, by digest."""
-    folder = database.path.parent
-    evidence = Evidence()
-    attestation_problems(database, evidence)
-    removed = (evidence.blobs_removed | left_out(folder)) - wanted
-    bad: dict[str, str] = {}
-    for sha256, size_bytes in database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256"):
-        if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
-            # It was removed on the record, see ``prune``.
-            continue
-        message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
-        if message is not None:
-            bad[str(sha256)] = message
-    return bad
 
 
 def _listed(bad: dict[str, str]) -> str:

@@ -29,7 +29,7 @@ from journaltrack.journal.chain import ChainProblem
 from journaltrack.journal.queries import last_receipt_id
 from journaltrack.replay.evidence import anchors, readback
 from journaltrack.replay.pass_report import PassReport, Progress, error_to_json
-from journaltrack.reports.proof.attested import Evidence, attestation_problems
+from journaltrack.reports.proof.attested import evidence_of
 from journaltrack.reports.proof.check import anchor_problems
 from journaltrack.util import patterns
 from journaltrack.util.deadline import Deadline
@@ -89,10 +89,8 @@ def compare_with_anchors(
     except RemoteError as error:
         return AnchorsReport(len(documents), note=f"{error.code}: {error.message}")
     with view.snapshot(journal.database):
-        evidence = Evidence()
-        # Called for the gaps that it collects: entries that were removed on the record.
-        attestation_problems(journal.database, evidence)
-        problems = anchor_problems(journal.database, documents, evidence.gaps)
+        gaps = evidence_of(journal.database).gaps
+        problems = anchor_problems(journal.database, documents, gaps)
     if (
         known is not None
         and known.uri is not None

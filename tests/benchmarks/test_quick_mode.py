@@ -112,7 +112,7 @@ def test_generated_journals_are_valid(tmp_path):
     """
     from journaltrack.journal import queries
     from journaltrack.journal.journal import Journal
-    from journaltrack.reports.proof.check import verify_chains
+    from tests.copies import verify_chains
 
     journals.make(str(tmp_path / "journal"), 50)
     assert verify_chains(tmp_path / "journal") == []

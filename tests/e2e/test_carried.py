@@ -11,13 +11,14 @@ from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
+from journaltrack.transfer.bundle.reading import bring
 
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import BundleDamagedError
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.transfer.bundle.arrival import bring
+from tests.copies import verify_chains
 from tests.simulator import simulator
 
 

@@ -27,8 +27,8 @@ from journaltrack.journal.sqlite.connection import Database
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
+from tests.copies import verify_chains
 from tests.faults.faulty_disk import in_child
 from tests.simulator import simulator
 

@@ -12,8 +12,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.cli import main
-from journaltrack.reports.proof.check import verify_chains
-from tests.copies import read
+from tests.copies import read, verify_chains
 from tests.processes import ENVIRONMENT
 from tests.simulator import HttpError, simulator
 

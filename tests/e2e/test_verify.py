@@ -20,12 +20,12 @@ from journaltrack.app.connection import Connection
 from journaltrack.cli import main
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.reconciler import Options
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.verification.diff import REMOVED
 from journaltrack.verification.verifier import VerifyOptions
 from tests import tally
+from tests.copies import verify_chains
 from tests.faults.hostile import SOAK
 from tests.simulator import CutAfter, HttpError, simulator
 

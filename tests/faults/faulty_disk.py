@@ -28,7 +28,7 @@ from pathlib import Path
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 from tests.patience import FOREVER_S
 
 LIFE_S = 1_200

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from journaltrack import Tracker
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 from tests.faults.killing import WAIT_S, Child, Zygote
 from tests.simulator import simulator
 

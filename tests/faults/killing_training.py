@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from journaltrack.errors import JournalNotFoundError
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 from tests.faults.killing import WAIT_S, Child, Item, Zygote, content, script
 
 # until all log, in a journal that is made

@@ -17,7 +17,7 @@ import pytest
 
 from journaltrack import bundle, open_bundle
 from journaltrack.errors import BundleError
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 from tests.faults.bundles import journal_of, layout_of, problem_of
 from tests.faults.disktrace import Killing, supported
 from tests.faults.faulty_disk import Ballast, failing, in_child, small_disk

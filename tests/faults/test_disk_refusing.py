@@ -24,7 +24,7 @@ import pytest
 from journaltrack import Tracker, errors
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 from tests.faults import disktrace, power_programs, refusing_programs
 from tests.faults.test_power_loss import entries_in
 

@@ -22,8 +22,8 @@ from journaltrack import Tracker, errors
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from tests import tally
+from tests.copies import verify_chains
 from tests.faults.hostile import (
     ESCAPES,
     SOAK,

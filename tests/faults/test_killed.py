@@ -16,8 +16,8 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.reports.proof.check import verify_chains
 from tests import tally
+from tests.copies import verify_chains
 from tests.faults.killing import WRITERS
 from tests.faults.killing_syncs import kill_syncs
 from tests.faults.killing_training import kill_training

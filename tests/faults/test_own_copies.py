@@ -19,8 +19,8 @@ from journaltrack.doctor import examine
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite import locks as standing
 from journaltrack.journal.sqlite.checkpoint import write_back
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.status import status
+from tests.copies import verify_chains
 from tests.patience import FOREVER_S
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OFD locks")

@@ -26,9 +26,9 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from tests import tally
+from tests.copies import verify_chains
 from tests.faults import disktrace, power_programs
 from tests.faults.diskmodel import CHOICES, Disk
 from tests.migrations.test_migrations import NEXT, migrations_with

@@ -18,7 +18,7 @@ import pytest
 
 import journaltrack
 from journaltrack import Tracker
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 from tests.simulator import simulator
 
 

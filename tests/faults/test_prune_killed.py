@@ -16,9 +16,9 @@ from journaltrack import Tracker, doctor
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
+from tests.copies import verify_chains
 from tests.faults.disktrace import Killing, supported
 from tests.patience import scaled
 from tests.processes import ENVIRONMENT

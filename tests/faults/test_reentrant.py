@@ -25,7 +25,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.journal.journal import Journal
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 
 
 @functools.cache

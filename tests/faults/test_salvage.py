@@ -22,10 +22,10 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.util.intervals import ranges_in
 from tests import tally
+from tests.copies import verify_chains
 from tests.golden import REVISIONS, restore
 
 TABLES = (

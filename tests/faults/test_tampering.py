@@ -32,9 +32,9 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import Draft, chain_next
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import ADVICE, verify_chains
+from journaltrack.reports.proof.check import ADVICE
 from tests import independent_verifier, tally
-from tests.copies import change, without_triggers
+from tests.copies import change, verify_chains, without_triggers
 from tests.faults import hostile, tampering
 from tests.golden import REVISIONS, restore
 from tests.migrations.test_golden import _made_by_the_old_release

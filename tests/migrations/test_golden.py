@@ -24,9 +24,9 @@ from journaltrack.journal.schema import migrate, schema
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.plan.actions import MetricPoint
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from tests import tally
+from tests.copies import verify_chains
 from tests.faults.disktrace import Killing, supported
 from tests.golden import HERE, REVISIONS, restore
 from tests.migrations.test_migrations import MIGRATIONS, NEXT, migrations_with

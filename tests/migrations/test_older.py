@@ -27,8 +27,8 @@ from journaltrack.errors import (
     JournalWriteError,
 )
 from journaltrack.journal.schema import schema
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
+from tests.copies import verify_chains
 from tests.faults.faulty_disk import (
     MS_RDONLY,
     SYNCS,

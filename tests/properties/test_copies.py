@@ -21,11 +21,11 @@ from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import tally
+from tests.copies import verify_chains
 from tests.golden import REVISIONS, restore
 from tests.patience import scaled
 from tests.properties.truth import FAULTS, KilledError, Seams, Truth

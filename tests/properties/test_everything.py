@@ -40,7 +40,7 @@ from journaltrack.replay.remote import Refusal
 from journaltrack.reports.component import show
 from journaltrack.reports.entry import entry as entry_in_full
 from journaltrack.reports.history import history, timeline
-from journaltrack.reports.proof.check import record_evidence, verify_chains
+from journaltrack.reports.proof.check import record_evidence
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.transfer.bundle.arrival import bring
@@ -51,6 +51,7 @@ from journaltrack.util import paths
 from journaltrack.verification import repair as mending
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 from tests import copies, independent_verifier, tally
+from tests.copies import verify_chains
 from tests.patience import scaled
 from tests.properties.truth import ERRORS, FAULTS, KilledError, Seams
 

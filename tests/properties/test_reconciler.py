@@ -25,11 +25,12 @@ from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import anchor_problems, verify_chains
+from journaltrack.reports.proof.check import anchor_problems
 from journaltrack.reports.report import audit
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.intervals import ranges_in
 from tests import tally
+from tests.copies import verify_chains
 from tests.golden import REVISIONS, restore
 from tests.patience import scaled
 from tests.properties.truth import BUG, FAULTS, KilledError, Seams, Truth

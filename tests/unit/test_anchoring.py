@@ -16,10 +16,10 @@ from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import anchor_problems, verify_chains
+from journaltrack.reports.proof.check import anchor_problems
 from journaltrack.reports.report import audit
 from tests.builders import CREATION, add_artifact
-from tests.copies import without_triggers
+from tests.copies import verify_chains, without_triggers
 
 pytestmark = pytest.mark.journal({"run": [CREATION]})
 

@@ -13,7 +13,7 @@ from journaltrack.errors import JournalWriteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import Draft
-from journaltrack.reports.proof.check import verify_chains
+from tests.copies import verify_chains
 
 TOO_LARGE = Draft("metric", "metric", "m", 1.0, 1, 2**63)
 """A point that no column takes: ``OverflowError`` in the driver."""

@@ -31,10 +31,10 @@ from journaltrack.errors import (
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.transfer.bundle.layout import Layout
 from journaltrack.util.paths import file_bytes_max
 from tests import golden
+from tests.copies import verify_chains
 from tests.faults.bundles import crafted, digest, journal_of, layout_of, problem_of, written_over
 
 CONTENTS = [b"", b"x" * 512, b"weights" * 1000, os.urandom(3_000_000)]

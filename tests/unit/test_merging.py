@@ -26,12 +26,11 @@ from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.evidence.statements import RELEASED
 from journaltrack.reports.component import show
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.transfer.merge import bring, merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
-from tests.copies import change, content, points, read, record, sound, states, sync
+from tests.copies import change, content, points, read, record, sound, states, sync, verify_chains
 from tests.golden import restore
 
 SECOND_NS = 10**9

@@ -16,8 +16,8 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay import reconciler
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from tests.builders import CREATION, points
+from tests.copies import verify_chains
 from tests.failing_remote import FailingRemote
 
 # It has no patience with locks.

@@ -36,11 +36,10 @@ from journaltrack.replay.plan.actions import MetricPoint
 from journaltrack.replay.plan.pending import read_states
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.component import show
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.tracking.validation import JournaltrackWarning
-from tests.copies import without_triggers
+from tests.copies import verify_chains, without_triggers
 from tests.golden import REVISIONS, restore
 
 DAY_NS = 86_400 * 10**9

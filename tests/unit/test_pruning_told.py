@@ -15,9 +15,9 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.retention.prune import prune
 from tests.builders import CREATION, points
+from tests.copies import verify_chains
 
 LATER_NS = 2**62
 pytestmark = pytest.mark.journal({"run": [CREATION, *points(10, "loss"), *points(10, "norm")]})

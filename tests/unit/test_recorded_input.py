@@ -26,9 +26,9 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError, Undeliverab
 from journaltrack.journal import vocabulary
 from journaltrack.reports.component import show
 from journaltrack.reports.entries import each_entry
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.tracking.settings import Services
 from journaltrack.tracking.validation import JournaltrackWarning
+from tests.copies import verify_chains
 
 LONG = 'x"\\{[' * 1_000_000  # 5 million characters, of which JSON escapes many
 

@@ -24,12 +24,12 @@ from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor, Statement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.attested import Evidence
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.transfer.apply_source import Coverage
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import independent_verifier
+from tests.copies import verify_chains
 
 PUTS = st.lists(
     st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from([None, 1, 2, 3])), max_size=25

@@ -19,12 +19,12 @@ from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.reports.status import status
 from journaltrack.retention import plan
 from journaltrack.retention.plan import GRACE_S
 from journaltrack.retention.prune import prune
+from tests.copies import verify_chains
 
 LATER_NS = int((GRACE_S + 60) * 1e9)
 

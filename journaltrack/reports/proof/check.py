@@ -22,9 +22,7 @@ import functools
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack import limits
@@ -36,7 +34,7 @@ from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence import anchors
-from journaltrack.reports.proof.attested import Evidence
+from journaltrack.reports.proof.attested import Evidence, evidence_of
 from journaltrack.reports.proof.replayed import record_problems
 from journaltrack.transfer.bundle import layout
 from journaltrack.util import paths
@@ -46,20 +44,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journaltrack.journal.chain import Gaps
-    from journaltrack.journal.journal import Journal
-
-__all__ = [
-    "ADVICE",
-    "ChainProblem",
-    "blob_problem",
-    "chain_problems",
-    "database_problems",
-    "is_absent",
-    "needed_contents",
-    "record_evidence",
-    "references_without_blob",
-    "verify_chains",
-]
 
 ADVICE: Final[Mapping[ProblemKind, str]] = {
     "database": (
@@ -99,41 +83,6 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
     ),
 }
 """What each kind of problem means for the data, and what helps."""
-
-
-def verify_chains(
-    journal: Journal | str | os.PathLike[str] | None = None,
-    *,
-    anchors: Mapping[str, bytes] | None = None,
-) -> list[ChainProblem]:
-    """Recompute everything that can be recomputed, and read all blobs.
-
-    docs/performance.md says how long it takes.
-
-    Args:
-        journal: An open journal, its folder, or None for the default journal.
-        anchors: Anchor documents by name to compare the journal with.
-
-    Returns:
-        What is wrong; empty when all is well. A chain has only its first broken link here, since
-        all later ones depend on it.
-
-    Raises:
-        JournalError: The journal can't be read.
-    """
-    with view.opened(journal) as own, _pages_checked(own) as pages:
-        with proved(own.database) as (found, evidence):
-            found.extend(references_without_blob(own.database))
-            found.extend(anchor_problems(own.database, anchors or {}, evidence.gaps))
-            blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
-            gone = (evidence.blobs_removed | left_out(own.path)) - needed_contents(own.database)
-        for sha256, size_bytes in blobs:
-            if sha256 in gone and is_absent(own.path / paths.SPOOL, sha256):
-                continue
-            message = blob_problem(own.path / paths.SPOOL, sha256, size_bytes)
-            if message is not None:
-                found.append(ChainProblem("blob", message, sha256=str(sha256)))
-    return [*pages, *found]
 
 
 @contextlib.contextmanager
@@ -187,33 +136,6 @@ def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
     return [*found, *chain_problems(database, gaps, evidence.pruned_to), *records], evidence
 
 
-@contextlib.contextmanager
-def _pages_checked(journal: Journal) -> Iterator[list[ChainProblem]]:
-    """Run SQLite's check of all pages in a thread, beside the block.
-
-    The check does not hold Python's lock. The list is complete when the block is left.
-    """
-    found: list[ChainProblem] = []
-    failed: list[BaseException] = []
-
-    def check() -> None:
-        """Check all pages on a connection of this thread's own."""
-        try:
-            with closing(Database(journal.database.path, read_only=True)) as database:
-                found.extend(database_problems(database))
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-            failed.append(error)
-
-    thread = threading.Thread(target=check, name="journaltrack-pages", daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
 def database_problems(database: Database) -> Iterator[ChainProblem]:
     """Yield what SQLite's own check of pages and indexes reports."""
     for (line,) in database.read("PRAGMA integrity_check(20)"):
@@ -240,7 +162,10 @@ def references_without_blob(database: Database) -> Iterator[ChainProblem]:
 
 
 def needed_contents(database: Database) -> set[str]:
-    """Return the contents of undelivered uploads: the spool must have them."""
+    """Return the contents of undelivered uploads: the spool must have them.
+
+    Unlike ``spool.needed_blobs``, this believes no derived table: somebody may have edited them.
+    """
     rows = database.read(
         "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e "
         "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.stream = 'upload' "
@@ -307,6 +232,26 @@ def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
     return (
         None if found_sha256 == sha256 else f"the blob {sha256} has other bytes than were recorded"
     )
+
+
+def bad_contents(database: Database) -> dict[str, str]:
+    """Read every recorded content. Return what is wrong with it, by digest.
+
+    What was removed on the record, or left out of a bundle, may be absent. Only if something is
+    absent, the attestations are read for that.
+    """
+    folder = database.path.parent
+    spool, bad = folder / paths.SPOOL, {}
+    for sha256, size_bytes in database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256"):
+        message = blob_problem(spool, sha256, size_bytes)
+        if message is not None:
+            bad[str(sha256)] = message
+    absent = {sha256 for sha256 in bad if is_absent(spool, sha256)}
+    if absent:
+        removed = (evidence_of(database).blobs_removed | left_out(folder)) & absent
+        for sha256 in removed - needed_contents(database):
+            del bad[sha256]
+    return bad
 
 
 class _Head(NamedTuple):
