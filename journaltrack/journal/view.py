@@ -36,6 +36,7 @@ When: TypeAlias = dt.datetime | dt.timedelta | int
 """A point in time: an aware datetime, how long ago, or nanoseconds since the epoch."""
 RECENT_RECEIPTS: Final = 10_000
 """Our limit: how many receipts ``status`` searches for the last success and the last error."""
+IS_RECENT: Final = f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS}"
 
 _UNFINISHED_PAGE: Final = (
     "SELECT id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END "
@@ -216,8 +217,7 @@ def last_error(database: Database) -> ErrorRecord | None:
     """Return the last failed request of the newest ``RECENT_RECEIPTS``, or None."""
     rows = database.read(
         f"SELECT {ERROR_COLUMNS} FROM receipt "
-        "WHERE error_text IS NOT NULL AND action <> 'repair' AND "
-        f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} "
+        f"WHERE error_text IS NOT NULL AND action <> 'repair' AND {IS_RECENT} "
         "ORDER BY id DESC LIMIT 1"
     )
     return error_record(rows[0] if rows else None)

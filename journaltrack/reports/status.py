@@ -2,7 +2,7 @@
 
 The cost grows with pending entries and problems, never with delivered entries (``hearsay`` is the
 exception). The module reads above the low-water mark, through the partial indexes, and the last
-``RECENT_RECEIPTS`` receipts. It prints nothing and changes nothing.
+``view.RECENT_RECEIPTS`` receipts. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.spool.spool import needed_blobs, spool_use
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import footprint
-from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord, When
+from journaltrack.journal.view import ErrorRecord, When
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
@@ -250,18 +250,16 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
 def _last_success(database: Database) -> LastSuccess | None:
     rows = database.read(
         "SELECT action, finished_at_ns, request_id FROM receipt WHERE outcome = 'delivered' "
-        f"AND id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} "
-        "ORDER BY id DESC LIMIT 1"
+        f"AND {view.IS_RECENT} ORDER BY id DESC LIMIT 1"
     )
     return LastSuccess(*rows[0]) if rows else None
 
 
 def _last_error(database: Database) -> ErrorRecord | None:
-    recent = f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS}"
     rows = database.read(
         "WITH done AS (SELECT component_id, max(id) AS id FROM receipt "
-        f"WHERE outcome = 'delivered' AND {recent} GROUP BY 1) SELECT {view.ERROR_COLUMNS} "
-        f"FROM receipt r WHERE error_text IS NOT NULL AND action <> 'repair' AND {recent} "
+        f"WHERE outcome = 'delivered' AND {view.IS_RECENT} GROUP BY 1) SELECT {view.ERROR_COLUMNS} "
+        f"FROM receipt r WHERE error_text IS NOT NULL AND action <> 'repair' AND {view.IS_RECENT} "
         "AND NOT EXISTS (SELECT 1 FROM done d WHERE d.component_id IS r.component_id "
         "AND d.id > r.id) ORDER BY id DESC LIMIT 1"
     )
