@@ -11,7 +11,6 @@ from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
-from journaltrack.transfer.bundle.reading import bring
 
 from journaltrack import Tracker
 from journaltrack.cli import main
