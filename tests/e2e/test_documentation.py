@@ -23,6 +23,7 @@ tests/test_packaging.py installs.
 from __future__ import annotations
 
 import configparser
+import functools
 import json
 import os
 import re
@@ -293,13 +294,18 @@ def containers(tree: object) -> Iterator[list[str]]:
             yield from containers(value)
 
 
+@functools.cache
+def help_of(*command: str | Path) -> str:
+    """What a command says of its options; nothing if there is no such command."""
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    return "" if done.returncode else done.stdout
+
+
 def options_exist(words: list[str]) -> None:
     """The command and its options are in its help."""
-    done = subprocess.run(
-        [BIN / words[0], words[1], "--help"], capture_output=True, text=True, check=False
-    )
-    missing = [word for word in words if word.startswith("--") and word not in done.stdout]
-    if done.returncode or missing:
+    told = help_of(BIN / words[0], words[1])
+    missing = [word for word in words if word.startswith("--") and word not in told]
+    if not told or missing:
         raise WrongError(f"{' '.join(words)}: no such command, or no {missing}")
 
 
@@ -358,19 +364,14 @@ def checked_otherwise(command: str) -> None:
                 raise WrongError(f"the Makefile has no target {target}")
         return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    told = subprocess.run(
-        [sys.executable, "-m", "pip", words[1], "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    told = help_of(sys.executable, "-m", "pip", words[1])
     rest = iter(words[2:])
     for word in rest:
         option, _, value = word.partition("=")
         if option.startswith("-"):
-            if told.returncode or not re.search(rf"{re.escape(option)}\b", told.stdout):
+            if not re.search(rf"{re.escape(option)}\b", told):
                 raise WrongError(f"there is no pip {words[1]} {option}")
-            if f"{option} <" in told.stdout and not value:
+            if f"{option} <" in told and not value:
                 next(rest)
             continue
         name, _, extra = word.rstrip("]").partition("[")

@@ -67,6 +67,11 @@ def in_child(scenario, *args):
     return value
 
 
+def assert_in_child(scenario, *args):
+    """Run a scenario that asserts in a forked child: its failure is this test's."""
+    assert in_child(scenario, *args) is None
+
+
 def _told(scenario, args, to):
     try:
         answer = ("done", scenario(*args))

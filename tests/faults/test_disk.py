@@ -31,6 +31,7 @@ from tests.faults.faulty_disk import (
     WRITES,
     Ballast,
     Training,
+    assert_in_child,
     failing,
     in_child,
     mount,
@@ -78,7 +79,7 @@ def test_a_full_disk_delays_entries_and_loses_none(tmp_path):
     """While the disk is full 2,000 calls return, warned once; close says how many wait; with
     room all are written in order.
     """
-    in_child(full_while_logging, tmp_path / "disk")
+    assert_in_child(full_while_logging, tmp_path / "disk")
 
 
 def full_to_the_end(folder):
@@ -113,7 +114,7 @@ def test_what_a_full_disk_never_takes_is_kept_elsewhere(tmp_path):
     """A close in vain names a journal of its own that has the rest and can be merged; one that
     succeeds removes it.
     """
-    in_child(full_to_the_end, tmp_path / "disk")
+    assert_in_child(full_to_the_end, tmp_path / "disk")
 
 
 def full_with_raise(folder):
@@ -132,7 +133,7 @@ def test_a_full_disk_raises_at_the_call_for_who_wants_that(tmp_path):
     """With on_journal_error="raise" the call that failed was not recorded, and the chain goes on
     without it.
     """
-    in_child(full_with_raise, tmp_path / "disk")
+    assert_in_child(full_with_raise, tmp_path / "disk")
 
 
 def full_for_an_artifact(folder):
@@ -159,7 +160,7 @@ def test_an_artifact_that_does_not_fit_is_an_error_and_leaves_nothing(tmp_path):
     """No half blob, no entry, a clear error; metrics go on, and with room the same call
     succeeds.
     """
-    in_child(full_for_an_artifact, tmp_path / "disk")
+    assert_in_child(full_for_an_artifact, tmp_path / "disk")
 
 
 def full_at_create(folder, leave_bytes):
@@ -178,7 +179,7 @@ def full_at_create(folder, leave_bytes):
 @pytest.mark.parametrize("leave_bytes", [0, 8_192, 40_000])
 def test_a_disk_that_is_full_at_the_start_leaves_nothing_in_the_way(tmp_path, leave_bytes):
     """No journal can be made: an error with a hint, and with room it can."""
-    in_child(full_at_create, tmp_path / "disk", leave_bytes)
+    assert_in_child(full_at_create, tmp_path / "disk", leave_bytes)
 
 
 def full_at_the_checkpoint(folder):
@@ -201,7 +202,7 @@ def full_at_the_checkpoint(folder):
 
 def test_a_checkpoint_that_finds_no_room_harms_nothing(tmp_path):
     """Entries stay in the log, and get into the database when there is room."""
-    in_child(full_at_the_checkpoint, tmp_path / "disk")
+    assert_in_child(full_at_the_checkpoint, tmp_path / "disk")
 
 
 def within_a_limit_of_size(folder):
@@ -226,7 +227,7 @@ def test_a_limit_of_file_size_is_like_a_full_disk(tmp_path):
     """RLIMIT_FSIZE (``ulimit -f``) neither kills training nor loses an entry; lifted, everything
     is written.
     """
-    in_child(within_a_limit_of_size, tmp_path)
+    assert_in_child(within_a_limit_of_size, tmp_path)
 
 
 # -- broken
@@ -297,7 +298,7 @@ def test_a_flush_after_a_failed_one_does_the_work_again(tmp_path):
     """The kernel tells of a failed write-back once: the next flush may not take fsync's word for
     what was written before.
     """
-    in_child(flush_after_a_failed_one, tmp_path)
+    assert_in_child(flush_after_a_failed_one, tmp_path)
 
 
 def artifact_on_a_broken_disk(folder, calls):
@@ -318,7 +319,7 @@ def test_an_artifact_on_a_broken_disk_is_an_error(tmp_path, calls):
     """Neither a failed write nor a failed fsync leaves a blob that counts; the next call stores
     it.
     """
-    in_child(artifact_on_a_broken_disk, tmp_path, calls)
+    assert_in_child(artifact_on_a_broken_disk, tmp_path, calls)
 
 
 def fork_onto_a_broken_disk(folder):
@@ -350,7 +351,7 @@ def test_a_fork_onto_a_broken_disk_raises_on_neither_side(tmp_path):
     """A child whose first entry finds a broken disk, and a parent that can't open the journal
     again: both go on, nothing is lost.
     """
-    in_child(fork_onto_a_broken_disk, tmp_path)
+    assert_in_child(fork_onto_a_broken_disk, tmp_path)
 
 
 def out_of_sight(folder, number, connected):
@@ -384,7 +385,7 @@ def test_a_folder_that_can_not_be_looked_at_is_not_a_deleted_one(tmp_path, numbe
     """No permission for a moment, a restarted file server: no call raises, the warning names the
     reason, all is written later.
     """
-    in_child(out_of_sight, tmp_path, number, connected)
+    assert_in_child(out_of_sight, tmp_path, number, connected)
 
 
 # -- read-only media

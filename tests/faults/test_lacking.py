@@ -21,8 +21,9 @@ from journaltrack.errors import JournalLockedError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite import claim as claims
 from journaltrack.journal.sqlite.claim import FILE
+from journaltrack.reports.proof.check import verify_chains
 from tests.copies import verify_chains
-from tests.faults.faulty_disk import in_child, without
+from tests.faults.faulty_disk import assert_in_child, in_child, without
 from tests.golden import restore
 from tests.patience import FOREVER_S
 
@@ -150,7 +151,7 @@ def test_a_claim_goes_with_its_process(tmp_path):
     """Without locks a journal belongs to one process; it is taken over at once from one that was
     killed.
     """
-    in_child(lambda: without("locks", lambda: killed_without_locks(tmp_path), errno.ENOLCK))
+    assert_in_child(lambda: without("locks", lambda: killed_without_locks(tmp_path), errno.ENOLCK))
     assert values(tmp_path / "j") == [0.0, 1.0, 2.0]
 
 

@@ -34,8 +34,8 @@ from tests.faults.faulty_disk import (
     SYNCS,
     WRITES,
     Ballast,
+    assert_in_child,
     failing,
-    in_child,
     mount,
     own_mounts,
     small_disk,
@@ -132,7 +132,7 @@ def on_read_only_media(folder):
 
 def test_an_older_journal_is_read_on_read_only_media(tmp_path, temporary):
     """All that reads works on a mount that can't be written."""
-    in_child(on_read_only_media, tmp_path)
+    assert_in_child(on_read_only_media, tmp_path)
     assert list(temporary.iterdir()) == []
 
 
@@ -150,7 +150,7 @@ def beside_its_writer(folder):
 
 def test_an_older_journal_is_read_beside_a_writer(tmp_path):
     """A copy is of one moment: what is committed, whoever writes meanwhile."""
-    in_child(beside_its_writer, tmp_path)
+    assert_in_child(beside_its_writer, tmp_path)
 
 
 def without_room_for_a_copy(folder):
@@ -173,7 +173,7 @@ def without_room_for_a_copy(folder):
 
 def test_no_room_for_a_copy_is_said(tmp_path):
     """With what to do, and nothing is left in TMPDIR; what the hint says helps."""
-    in_child(without_room_for_a_copy, tmp_path)
+    assert_in_child(without_room_for_a_copy, tmp_path)
 
 
 def test_doctor_looks_into_an_older_journal_and_upgrades_it(tmp_path):
@@ -293,7 +293,7 @@ def test_training_goes_on_where_there_is_no_room_for_an_upgrade(tmp_path):
     """Each call is recorded in the older journal at once, nothing is left of the attempt, and
     with room the next one upgrades.
     """
-    in_child(without_room_for_the_backup, tmp_path / "disk")
+    assert_in_child(without_room_for_the_backup, tmp_path / "disk")
 
 
 def full_in_the_upgrade(folder):
@@ -314,7 +314,7 @@ def test_an_upgrade_that_meets_a_quota_leaves_nothing(tmp_path):
     """The backup breaks off in its middle: no part of it stays, the journal is as it was, and
     with room it is upgraded.
     """
-    in_child(full_in_the_upgrade, tmp_path / "disk")
+    assert_in_child(full_in_the_upgrade, tmp_path / "disk")
 
 
 def broken_in_the_upgrade(folder, calls, number):
@@ -334,7 +334,7 @@ def broken_in_the_upgrade(folder, calls, number):
 @pytest.mark.parametrize("calls", [WRITES, SYNCS])
 def test_an_upgrade_on_a_broken_disk_leaves_nothing(tmp_path, calls, number):
     """Whatever write or sync fails: no part of a backup, no part of the upgrade."""
-    in_child(broken_in_the_upgrade, tmp_path, calls, number)
+    assert_in_child(broken_in_the_upgrade, tmp_path, calls, number)
 
 
 def broken_in_the_upgrade_of_a_tracker(folder, calls, number):
@@ -349,7 +349,7 @@ def broken_in_the_upgrade_of_a_tracker(folder, calls, number):
 @pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT])
 def test_a_tracker_starts_where_the_upgrade_fails(tmp_path, number):
     """A disk that syncs nothing while the tracker starts, and works later."""
-    in_child(broken_in_the_upgrade_of_a_tracker, tmp_path, SYNCS, number)
+    assert_in_child(broken_in_the_upgrade_of_a_tracker, tmp_path, SYNCS, number)
 
 
 def test_what_a_killed_upgrade_left_is_removed(tmp_path):

@@ -89,7 +89,7 @@ def at(place: tuple[str, str | None]) -> Sent:
     return Sent(*place)
 
 
-@settings(max_examples=scaled(200))
+@settings(max_examples=scaled(100))
 @given(
     st.sampled_from(PLACES),
     keys,

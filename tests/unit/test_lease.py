@@ -147,7 +147,11 @@ def test_a_holder_on_another_machine_is_respected_until_its_time_is_over(journal
 def test_an_expiry_that_no_lease_has_does_not_block(journal, clock, ahead_ns):
     """A machine whose clock was far ahead leaves an expiry that is taken for what it is."""
     taken_elsewhere(journal, clock.now_ns + ahead_ns)
-    leases.acquire(journal.database, clock_ns=clock).release()
+    (_, generation, expires_at_ns) = row(journal)
+    held = leases.acquire(journal.database, clock_ns=clock)
+    assert row(journal)[1] == generation + 1
+    assert clock.now_ns < row(journal)[2] < expires_at_ns
+    held.release()
 
 
 @pytest.mark.parametrize("jump_ns", [-48 * HOUR_NS, 48 * HOUR_NS])

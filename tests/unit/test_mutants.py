@@ -88,7 +88,7 @@ def test_all_mutants_of_the_core_are_python_and_differ():
         source = path_of(name).read_text(encoding="utf-8")
         found = mutants(source)
         assert len({mutant.apply(source) for mutant in found} | {source}) == len(found) + 1
-        for mutant in sample(source, 20, "all"):
+        for mutant in sample(source, 8, "all"):
             ast.parse(mutant.apply(source))
 
 
@@ -169,7 +169,7 @@ def test_mutants_are_run_in_a_copy(project, tmp_path):
         for text, change, timeout_s in (
             ("noticed", ("a < b", "a > b"), 120),
             ("not noticed", ("a < b", "a <= b"), 120),
-            ("endless", ("b -= 1", "pass"), 5),
+            ("endless", ("b -= 1", "pass"), 2),
         )
     }
     assert {text: run.verdict for text, run in runs.items()} == {

@@ -77,6 +77,8 @@ def test_a_moved_journal_keeps_its_place(journal, tmp_path, link):
         journal.rename(moved)
         journal.symlink_to(moved)
     deliver(places, moved)
+    with pytest.raises(JournalBehindError):
+        deliver(places, shutil.copytree(moved, tmp_path / "copy"))
 
 
 def test_another_journal_in_its_place_frees_it(journal, tmp_path):

@@ -154,7 +154,7 @@ def recorded(folder, drafts):
         first.close()
 
 
-@settings(max_examples=scaled(60))
+@settings(max_examples=scaled(30))
 @given(
     drafts=st.lists(st.tuples(DRAFTS, st.integers(0, 2), st.booleans()), min_size=1, max_size=40),
     settled=st.sets(st.integers(1, 40), max_size=10),

@@ -367,10 +367,11 @@ def test_a_step_in_the_place_of_the_timestamp_is_told_once_per_metric(timestamp,
     "timestamp",
     [1_000_000_000, datetime(1999, 1, 1, tzinfo=timezone.utc), np.datetime64("1970-01-02"), None],
 )
-def test_a_real_time_is_no_step(timestamp, tracker):
+def test_a_real_time_is_no_step(timestamp, tracker, folder):
     """Old dates are somebody's data; numbers from 2001 on are times."""
     tracker.log_metric("loss", 0.1, timestamp)
     tracker.log_metrics({"loss": 0.1, "other": 0.2}, timestamp=timestamp)
+    assert rows(folder, "SELECT step FROM entry WHERE kind = 'metric'") == [(None,)] * 3
 
 
 def test_a_text_of_megabytes_is_recorded_and_read_back(tracker, folder):
