@@ -37,6 +37,11 @@ def run(options: Run) -> list[Result]:
             shutil.rmtree(folder)
     finally:
         path.unlink()
+    return _results(values, size_bytes)
+
+
+def _results(values: dict[str, list[Values]], size_bytes: int) -> list[Result]:
+    """Compare each with its floor."""
     mib = size_bytes / _MIB
     slower = [
         mib / max(one["took_s"], other["took_s"])

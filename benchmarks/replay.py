@@ -111,6 +111,11 @@ def run_budget(options: Run) -> list[Result]:
         options.rounds,
         model,
     )
+    return _budget(values, single, metrics)
+
+
+def _budget(values: dict[str, list[Values]], single: list[Values], metrics: int) -> list[Result]:
+    """Compare the CPU of each side with that of a loop of boto3's, and tell ours in parts."""
     floor = [v["cpu_us_per_call"] for v in values["boto3 loop"]]
     benchmark = "budget of a request"
     results = [

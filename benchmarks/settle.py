@@ -96,6 +96,13 @@ def plan(folder: str, metrics: int) -> Values:
     }
 
 
+_PENDING = (
+    "SELECT e.seq, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload "
+    "FROM entry e WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d "
+    "WHERE d.seq = e.seq) ORDER BY e.seq"
+)
+
+
 def bare(folder: str, metrics: int) -> Values:
     """The floor: all columns of the entries read; a receipt before, its outcome, deliveries and
     a chained text after; nothing decided.
@@ -104,13 +111,8 @@ def bare(folder: str, metrics: int) -> Values:
     connection.execute("PRAGMA synchronous=NORMAL")
     cpu_s, started = own_use()["cpu_s"], time.perf_counter()
     digest, requests = b"", 0
-    cursor = connection.execute(
-        "SELECT e.seq, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload "
-        "FROM entry e WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d "
-        "WHERE d.seq = e.seq) ORDER BY e.seq"
-    )
     # not streamed: SQLite would not let go of the log meanwhile
-    rows: list[Any] = cursor.fetchall()
+    rows: list[Any] = connection.execute(_PENDING).fetchall()
     for first in range(0, len(rows), POINTS * GROUP):
         groups = [
             rows[place : place + POINTS]

@@ -59,13 +59,18 @@ def run(options: Run) -> list[Result]:
             values = _counted(server, sides, options.rounds, size_bytes)
     finally:
         path.unlink()
+    return _results(values, f"upload of {size_bytes // _MIB:,} MiB")
+
+
+def _results(values: dict[str, list[Values]], what: str) -> list[Result]:
+    """Compare ours with the best of boto3's, with the one as safe, and each of those with it."""
     best = [
         max(runs)
         for runs in zip(
             *([v["mib_per_s"] for v in values[name]] for name in TRANSFERS), strict=True
         )
     ]
-    what, mine = f"upload of {size_bytes // _MIB:,} MiB", [v["mib_per_s"] for v in values["ours"]]
+    mine = [v["mib_per_s"] for v in values["ours"]]
     results = [
         compare(
             "uploads",

@@ -18,7 +18,7 @@ from benchmarks.measure import machine, say, watched_load
 from benchmarks.peers import campaign, outcomes
 from benchmarks.peers.environments import CannotBeInstalledError, Environments, version
 from benchmarks.peers.outcomes import Outcome
-from benchmarks.peers.registry import Peer, peers
+from benchmarks.peers.registry import PEERS, Peer
 from benchmarks.tables import aligned, markdown
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure those that were asked for; one that can't be installed or started is told in the
     table, and fails nothing.
     """
-    known = peers()
+    known = PEERS
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer calls, 1 round")
     parser.add_argument(

@@ -49,125 +49,122 @@ def _adapter(name: str) -> Path:
     return HERE / "adapters" / f"{name}.py"
 
 
-def peers() -> tuple[Peer, ...]:
-    """All, ours and the floor among them, in the order of the table."""
-    pinned = pins()
-    mlflow = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-        "MLFLOW_ALLOW_FILE_STORE": "true",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }
-    return (
-        Peer("bare sqlite3, NORMAL", _adapter("sqlite"), returned="committed, in the kernel"),
-        Peer(
-            "bare sqlite3, FULL",
-            _adapter("sqlite"),
-            options={"synchronous": "FULL"},
-            returned="committed, on the disk (fsync)",
-        ),
-        Peer("journaltrack", _adapter("journaltrack"), OURS, returned="committed, in the kernel"),
-        Peer(
-            "journaltrack, power",
-            _adapter("journaltrack"),
-            OURS,
-            {"durability": "power"},
-            returned="committed, on the disk (fsync)",
-        ),
-        Peer(
-            "dvclive",
-            _adapter("dvclive"),
-            pinned["dvclive"],
-            environment={"DVC_NO_ANALYTICS": "1"},
-            returned="a line of a TSV file",
-        ),
-        Peer(
-            "aim",
-            _adapter("aim"),
-            pinned["aim"],
-            environment={"__AIM_TELEMETRY_ENABLED__": "0"},
-            returned="RocksDB's log, in the kernel",
-        ),
-        Peer(
-            "neptune-scale, offline",
-            _adapter("neptune_scale"),
-            pinned["neptune-scale"],
-            environment={
-                "NEPTUNE_MODE": "offline",
-                "NEPTUNE_API_TOKEN": "",
-                "NEPTUNE_DISABLE_TELEMETRY": "true",
-            },
-            returned="committed, on the disk (fsync)",
-        ),
-        Peer(
-            "mlflow, file store",
-            _adapter("mlflow"),
-            pinned["mlflow"],
-            {"store": "file"},
-            mlflow,
-            "a line of a file",
-        ),
-        Peer(
-            "mlflow, SQLite",
-            _adapter("mlflow"),
-            pinned["mlflow"],
-            {"store": "sqlite"},
-            mlflow,
-            "committed, on the disk (fsync)",
-        ),
-        Peer(
-            "mlflow, SQLite, asynchronous",
-            _adapter("mlflow"),
-            pinned["mlflow"],
-            {"store": "sqlite", "synchronous": False},
-            mlflow,
-            "in a queue",
-        ),
-        Peer(
-            "wandb, offline",
-            _adapter("wandb"),
-            pinned["wandb"],
-            environment={
-                "WANDB_MODE": "offline",
-                "WANDB_ERROR_REPORTING": "false",
-                "WANDB_SILENT": "true",
-            },
-            returned="sent to its own process",
-        ),
-        Peer(
-            "tensorboardX", _adapter("tensorboardx"), pinned["tensorboardX"], returned="in a queue"
-        ),
-        Peer(
-            "comet, offline",
-            _adapter("comet"),
-            pinned["comet_ml"],
-            environment={
-                "COMET_MODE": "OFFLINE",
-                "COMET_API_KEY": "none",
-                "COMET_DISABLE_AUTO_LOGGING": "1",
-                "COMET_LOGGING_CONSOLE": "ERROR",
-                "COMET_ERROR_TRACKING_ENABLE": "0",
-                "COMET_INTERNAL_SENTRY_ENABLE": "0",
-            },
-            returned="in a queue",
-        ),
-        Peer(
-            "trackio",
-            _adapter("trackio"),
-            pinned["trackio"],
-            environment={
-                "HF_HUB_OFFLINE": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "GRADIO_ANALYTICS_ENABLED": "False",
-            },
-            returned="in a list in memory",
-        ),
-        Peer(
-            "clearml, offline",
-            _adapter("clearml"),
-            pinned["clearml"],
-            environment={"CLEARML_OFFLINE_MODE": "1", "CLEARML_LOG_LEVEL": "ERROR"},
-            returned="in a queue",
-        ),
-    )
+_PINNED = pins()
+_MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+PEERS = (
+    Peer("bare sqlite3, NORMAL", _adapter("sqlite"), returned="committed, in the kernel"),
+    Peer(
+        "bare sqlite3, FULL",
+        _adapter("sqlite"),
+        options={"synchronous": "FULL"},
+        returned="committed, on the disk (fsync)",
+    ),
+    Peer("journaltrack", _adapter("journaltrack"), OURS, returned="committed, in the kernel"),
+    Peer(
+        "journaltrack, power",
+        _adapter("journaltrack"),
+        OURS,
+        {"durability": "power"},
+        returned="committed, on the disk (fsync)",
+    ),
+    Peer(
+        "dvclive",
+        _adapter("dvclive"),
+        _PINNED["dvclive"],
+        environment={"DVC_NO_ANALYTICS": "1"},
+        returned="a line of a TSV file",
+    ),
+    Peer(
+        "aim",
+        _adapter("aim"),
+        _PINNED["aim"],
+        environment={"__AIM_TELEMETRY_ENABLED__": "0"},
+        returned="RocksDB's log, in the kernel",
+    ),
+    Peer(
+        "neptune-scale, offline",
+        _adapter("neptune_scale"),
+        _PINNED["neptune-scale"],
+        environment={
+            "NEPTUNE_MODE": "offline",
+            "NEPTUNE_API_TOKEN": "",
+            "NEPTUNE_DISABLE_TELEMETRY": "true",
+        },
+        returned="committed, on the disk (fsync)",
+    ),
+    Peer(
+        "mlflow, file store",
+        _adapter("mlflow"),
+        _PINNED["mlflow"],
+        {"store": "file"},
+        _MLFLOW,
+        "a line of a file",
+    ),
+    Peer(
+        "mlflow, SQLite",
+        _adapter("mlflow"),
+        _PINNED["mlflow"],
+        {"store": "sqlite"},
+        _MLFLOW,
+        "committed, on the disk (fsync)",
+    ),
+    Peer(
+        "mlflow, SQLite, asynchronous",
+        _adapter("mlflow"),
+        _PINNED["mlflow"],
+        {"store": "sqlite", "synchronous": False},
+        _MLFLOW,
+        "in a queue",
+    ),
+    Peer(
+        "wandb, offline",
+        _adapter("wandb"),
+        _PINNED["wandb"],
+        environment={
+            "WANDB_MODE": "offline",
+            "WANDB_ERROR_REPORTING": "false",
+            "WANDB_SILENT": "true",
+        },
+        returned="sent to its own process",
+    ),
+    Peer("tensorboardX", _adapter("tensorboardx"), _PINNED["tensorboardX"], returned="in a queue"),
+    Peer(
+        "comet, offline",
+        _adapter("comet"),
+        _PINNED["comet_ml"],
+        environment={
+            "COMET_MODE": "OFFLINE",
+            "COMET_API_KEY": "none",
+            "COMET_DISABLE_AUTO_LOGGING": "1",
+            "COMET_LOGGING_CONSOLE": "ERROR",
+            "COMET_ERROR_TRACKING_ENABLE": "0",
+            "COMET_INTERNAL_SENTRY_ENABLE": "0",
+        },
+        returned="in a queue",
+    ),
+    Peer(
+        "trackio",
+        _adapter("trackio"),
+        _PINNED["trackio"],
+        environment={
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        },
+        returned="in a list in memory",
+    ),
+    Peer(
+        "clearml, offline",
+        _adapter("clearml"),
+        _PINNED["clearml"],
+        environment={"CLEARML_OFFLINE_MODE": "1", "CLEARML_LOG_LEVEL": "ERROR"},
+        returned="in a queue",
+    ),
+)
+"""All, ours and the floor among them, in the order of the table."""

@@ -189,7 +189,7 @@ def test_the_run_goes_on_without_a_peer_that_cannot_be_installed(tmp_path, monke
 
 def test_every_peer_has_its_adapter_and_its_pin():
     """Names are unique; what is installed is pinned to a version, or is the checkout."""
-    peers = registry.peers()
+    peers = registry.PEERS
     assert len({peer.name for peer in peers}) == len(peers)
     for peer in peers:
         assert peer.adapter.is_file(), peer
