@@ -16,8 +16,6 @@ from typing import Any
 import boto3
 import pytest
 from botocore import handlers
-from moto.core.botocore_stubber import BotocoreStubber
-from moto.server import ThreadedMotoServer
 
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
@@ -25,12 +23,6 @@ from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.replay.remote import Remote
 from journaltrack.util.deadline import Deadline
 from tests.simulator import simulator
-
-# moto hooks into every client of the process, which its server has no use for: with it, boto3's
-# path would be tried alone.
-handlers.BUILTIN_HANDLERS[:] = [
-    each for each in handlers.BUILTIN_HANDLERS if not isinstance(each[1], BotocoreStubber)
-]
 
 REGION = "us-east-1"
 KEYS = {"aws_access_key_id": "AKIASIMULATED", "aws_secret_access_key": "simulated-secret"}
@@ -96,7 +88,15 @@ def fetcher(endpoint_url: str) -> Callable[[str], bytes]:
 
 @pytest.fixture(scope="session")
 def moto_url() -> Iterator[str]:
-    """One moto for the session, in this process."""
+    """One moto for the session, in this process; importing it takes half a second."""
+    from moto.core.botocore_stubber import BotocoreStubber
+    from moto.server import ThreadedMotoServer
+
+    # moto hooks into every client of the process, which its server has no use for: with it, boto3's
+    # path would be tried alone.
+    handlers.BUILTIN_HANDLERS[:] = [
+        each for each in handlers.BUILTIN_HANDLERS if not isinstance(each[1], BotocoreStubber)
+    ]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -109,41 +109,7 @@ def make(folder, *, pending=3):
                 clock_ns=clock,
             ).run()
 
-        a, b = first.component("Run-A"), second.component("run-b")
-        first.append(
-            a,
-            [
-                vocabulary.create(owner="owner", tags={"team": "ü"}),
-                vocabulary.parameter("x", 1.0),
-                vocabulary.parameter("x", 2),
-            ],
-        )
-        second.append(
-            b,
-            [
-                vocabulary.create(owner="other"),
-                vocabulary.associate(experiment="e", trial="t"),
-                vocabulary.parameter("big", 2**70 + 1),
-            ],
-        )
-        first.append(
-            a,
-            [
-                vocabulary.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'),
-                vocabulary.status(primary="InProgress", start_ns=clock()),
-            ],
-        )
-        first.append(
-            a,
-            [
-                vocabulary.metric("nan", float("nan"), 1, clock()),
-                vocabulary.metric("zero", -0.0, None, clock()),
-            ],
-        )
-        for step in range(8):
-            (first, second)[step % 2].append_metric(
-                (a, b)[step % 2], "loss", 1.0 / (step + 1), step, clock()
-            )
+        a, b = _begin_runs(first, second, clock)
         _artifact(first, a, "weights.bin", b"golden weights\n")
         remote.refused = {-5.0}
         first.append_metric(a, "refused", -5.0, 0, clock())
@@ -183,6 +149,46 @@ def make(folder, *, pending=3):
         first.append_metric(a, "unfinished", 1.5, None, clock())
         _begin(first, clock, a)
     return folder
+
+
+def _begin_runs(first, second, clock):
+    """Record the beginning of a run by each writer, with texts, numbers and points of all kinds."""
+    a, b = first.component("Run-A"), second.component("run-b")
+    first.append(
+        a,
+        [
+            vocabulary.create(owner="owner", tags={"team": "ü"}),
+            vocabulary.parameter("x", 1.0),
+            vocabulary.parameter("x", 2),
+        ],
+    )
+    second.append(
+        b,
+        [
+            vocabulary.create(owner="other"),
+            vocabulary.associate(experiment="e", trial="t"),
+            vocabulary.parameter("big", 2**70 + 1),
+        ],
+    )
+    first.append(
+        a,
+        [
+            vocabulary.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'),
+            vocabulary.status(primary="InProgress", start_ns=clock()),
+        ],
+    )
+    first.append(
+        a,
+        [
+            vocabulary.metric("nan", float("nan"), 1, clock()),
+            vocabulary.metric("zero", -0.0, None, clock()),
+        ],
+    )
+    for step in range(8):
+        (first, second)[step % 2].append_metric(
+            (a, b)[step % 2], "loss", 1.0 / (step + 1), step, clock()
+        )
+    return a, b
 
 
 def _artifact(journal, component, name, content):
