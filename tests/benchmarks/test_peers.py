@@ -156,7 +156,7 @@ def test_the_run_goes_on_without_a_peer_that_cannot_be_installed(tmp_path, monke
     missing = Peer("missing", FAKES / "writing.py", str(tmp_path / "missing-1.0-py3-none-any.whl"))
     (tmp_path / "stores").mkdir()
     monkeypatch.setenv("JOURNALTRACK_PEERS", str(tmp_path / "environments"))
-    monkeypatch.setattr(command, "peers", lambda: (missing, fake("writing"), fake("forgetting")))
+    monkeypatch.setattr(command, "PEERS", (missing, fake("writing"), fake("forgetting")))
     target = tmp_path / "figures.json"
     assert (
         command.main(
