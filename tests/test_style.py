@@ -72,6 +72,20 @@ def test_each_test_says_which_property_it_checks():
     assert wrong == []
 
 
+def test_a_journal_of_a_module_s_own_says_how_it_differs():
+    """A module takes the `journal` of its folder's conftest, or documents the one that it makes."""
+    undocumented = [
+        path
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and node.name == "journal"
+        and any("fixture" in ast.unparse(each) for each in node.decorator_list)
+        and not ast.get_docstring(node)
+    ]
+    assert undocumented == []
+
+
 def test_no_wait_depends_on_how_fast_the_machine_is():
     """Waiting for a process, a thread or an event takes `FOREVER_S` or hundreds of seconds: less
     fails beside a busy neighbour.
