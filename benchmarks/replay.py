@@ -213,7 +213,7 @@ def run_threads(options: Run) -> list[Result]:
     threads.
     """
     calls = options.size(200, 50)
-    counts = (1, 4, 8, 16, 32, 64)
+    counts = (1, 8, 32) if options.quick else (1, 4, 8, 16, 32, 64)
     with static_server(30) as server:
         sides = [
             Side(
