@@ -23,6 +23,7 @@ import ctypes
 import errno
 import fcntl
 import fnmatch
+import functools
 import json
 import os
 import pathlib
@@ -162,6 +163,7 @@ class Nursery:
         process.wait()
 
 
+@functools.cache
 def supported() -> str | None:
     """Why nothing can be recorded here, or None."""
     if not sys.platform.startswith("linux") or platform.machine() not in _MACHINES:
