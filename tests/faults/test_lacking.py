@@ -21,7 +21,6 @@ from journaltrack.errors import JournalLockedError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite import claim as claims
 from journaltrack.journal.sqlite.claim import FILE
-from journaltrack.reports.proof.check import verify_chains
 from tests.copies import verify_chains
 from tests.faults.faulty_disk import assert_in_child, in_child, without
 from tests.golden import restore
