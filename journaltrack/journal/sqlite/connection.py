@@ -13,6 +13,7 @@ opens its own at its next use. Must not know what is stored, or how the file is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sqlite3
@@ -42,8 +43,6 @@ Ours last milliseconds.
 """
 PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Our limit: bytes of text and blobs that are read at a time."""
-# Fewer than the 700 new objects after which the garbage collector looks at them.
-_BATCH_ROWS: Final = 500
 _FORK_WAIT_S: Final = 1.0
 _NEIGHBOUR_WAIT_S: Final = 2.0
 """How long a writer waits for a transaction of this process.
@@ -173,11 +172,9 @@ class Database:
         """
         with self.lock, translated(self.path):
             cursor = self.connection.execute(*bound(sql, parameters))
-            columns: list[list[Any]] = [[] for _ in cursor.description]
-            while rows := cursor.fetchmany(_BATCH_ROWS):
-                for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-                    column.extend(values)
-        return columns
+            values = [*itertools.chain.from_iterable(cursor)]
+            width = len(cursor.description)
+        return [values[place::width] for place in range(width)]
 
     def read_page(
         self, sql: str, parameters: Sequence[Any] = (), bytes_max: int = PAGE_BYTES_MAX
