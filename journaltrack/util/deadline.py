@@ -70,8 +70,9 @@ class Deadline:
     def is_late(self) -> bool:
         """Return whether the answer to a request that begins now may come too late."""
         left_s = self.remaining_s()
-        slowest_s = max((_ANSWER_MIN_S, *self._took_s.copy()))
-        return left_s != float("inf") and left_s < _TIMES * slowest_s
+        return left_s != float("inf") and left_s < _TIMES * max(
+            (_ANSWER_MIN_S, *self._took_s.copy())
+        )
 
     def answered(self, took_s: float) -> None:
         """Take note of the seconds until an answer came."""

@@ -540,21 +540,16 @@ def _metrics(component: _Component) -> Iterator[PutMetrics]:
     one_run = len(set(writers)) == 1 and list(places) == [
         *range(places[0], places[0] + len(places))
     ]
+    members = zip(known.names, known.values, known.steps, known.timestamps_ns, strict=True)
+    points = map(_POINT, members)
     for start in range(0, len(known.seqs), limits.METRICS_PER_REQUEST_MAX):
         part = slice(start, start + limits.METRICS_PER_REQUEST_MAX)
         mine = places[part]
         runs = ((writers[0], mine[0], mine[-1]),) if one_run else _runs(writers[part], mine)
-        members = zip(
-            known.names[part],
-            known.values[part],
-            known.steps[part],
-            known.timestamps_ns[part],
-            strict=True,
-        )
         yield PutMetrics(
             component.component_id,
             component.name,
-            tuple(map(_POINT, members)),
+            tuple(itertools.islice(points, len(mine))),
             tuple(known.seqs[part]),
             runs,
         )
