@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
 from journaltrack.journal import first_steps, vocabulary
 from journaltrack.journal.append import Appender, OnJournalError
+from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.journal.vocabulary import Draft, Entry
@@ -324,7 +325,7 @@ class Journal(Appender):
             pending: Only entries that are not settled.
             limit: Number of entries per page.
         """
-        settled = "AND e.seq NOT IN (SELECT seq FROM delivery) " if pending else ""
+        settled = f"AND {UNSETTLED} " if pending else ""
         sql = f"{SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
         return [
             vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))

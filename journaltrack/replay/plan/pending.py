@@ -22,15 +22,22 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, repeat
-from operator import attrgetter, itemgetter
+from itertools import compress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal import queries, vocabulary
 from journaltrack.journal.fold import Part, Place, parts_in_order, value_of
 from journaltrack.journal.journal import SELECT_ENTRY
-from journaltrack.journal.queries import PROBLEM, of_problems, origins
+from journaltrack.journal.queries import (
+    ARRIVED,
+    ENTRY_COLUMNS,
+    PROBLEM,
+    UNSETTLED,
+    of_problems,
+    origins,
+)
 from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX
 from journaltrack.journal.vocabulary import BlobRef, Entry, entry_of
 from journaltrack.replay.plan.actions import ComponentState, Points
@@ -58,10 +65,6 @@ A request of theirs whose answer is not known may have made a component.
 # Of a component. However long its history, the request that made it is among these.
 _FIRST_RECEIPTS: Final = 100
 
-_COLUMNS: Final = (
-    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, "
-    "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
-)
 CHUNK_METRICS: Final = 20_000
 """Metrics read and planned at a time. This bounds memory.
 
@@ -72,6 +75,7 @@ CHUNK_OTHERS_MAX: Final = 60_000
 
 # A character takes four bytes at most, and may be a NUL, where length() stops.
 _NAME_BYTES_MAX: Final = 4 * limits.METRIC_NAME_CHARS_MAX
+_DIGEST_BYTES: Final = 32
 # In SQLite numbers are less than texts, and texts less than blobs. A comparison with a number
 # fails for both, and for NULL. Booleans of the whole: 1, or 0, or NULL.
 _PLAIN: Final = (
@@ -81,30 +85,37 @@ _PLAIN: Final = (
     "AND e.timestamp_ns BETWEEN 0 AND 9223372036854775807 "
     "AND e.writer_id < 9223372036854775807 AND e.writer_seq < 9223372036854775807 "
     "AND e.component_id < 9223372036854775807 "
-    "AND (e.payload IS NULL OR typeof(e.payload) = 'text') "
-    "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
+    "AND e.payload IS NULL AND e.recorded_at_ns < 9223372036854775807 "
+    f"AND length(e.digest) = {_DIGEST_BYTES})"
 )
-_UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
 _NEW: Final = "e.seq > ?1 AND e.seq <= ?2"
 _LISTED: Final = "e.seq IN (SELECT seq FROM unsettled WHERE seq > ?1 AND seq <= ?2)"
 """Replaces ``_NEW`` up to the mark: what earlier passes left pending."""
 _SELECT_PLAIN: Final = (
-    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, "
-    "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest "
-    "FROM entry e "
-    f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
+    # ``chain.COLUMNS``, but for those that are the same in all.
+    "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, e.name, e.value, e.step, "
+    "e.timestamp_ns, e.recorded_at_ns, e.digest FROM entry e "
+    f"WHERE {_NEW} AND {UNSETTLED} AND {_PLAIN}"
 )
-_SENT: Final = 8
-"""How many of the first columns ``Points`` takes. ``Chunk.columns`` takes all."""
+# Places among ``chain.COLUMNS``.
+_COMPONENT, _STREAM, _NAME, _PAYLOAD = 3, 4, 6, 10
+_TYPES: Final[Mapping[int, frozenset[type]]] = {
+    **dict.fromkeys((1, 2, _COMPONENT, 9, 11), frozenset({int})),
+    _NAME: frozenset({str}),
+    7: frozenset({float}),
+    8: frozenset({int, type(None)}),
+    12: frozenset({bytes}),
+}
+"""By these places: the types of a plain metric, of those that SQLite's comparisons let pass."""
 _SINCE: Final = " AND e.recorded_at_ns >= ?4"
-_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
+_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {UNSETTLED}"
 _FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
 _SELECT_OTHERS: Final = (
-    f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
+    f"{SELECT_ENTRY}WHERE {_NEW} AND {UNSETTLED} "
     f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
 )
 _SELECT_AT: Final = (
-    f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
+    f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {UNSETTLED} ORDER BY e.seq"
 )
 
 
@@ -182,7 +193,7 @@ def _statuses(
         "FROM entry e WHERE e.seq > (SELECT seq FROM mark)",
         "FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE 1",
     ):
-        sql = f"SELECT e.seq, e.recorded_at_ns, e.writer_id {begin} AND {_UNSETTLED} {of_kind}"
+        sql = f"SELECT e.seq, e.recorded_at_ns, e.writer_id {begin} AND {UNSETTLED} {of_kind}"
         pending += database.read(sql, (component_id,))
     if not any(
         Place(seq, at_ns, known_origins.get(writer_id, 0)).is_before(held)
@@ -190,7 +201,7 @@ def _statuses(
     ):
         return []
     joined = "FROM entry e JOIN delivery d ON d.seq = e.seq"
-    arrived = f"SELECT {_COLUMNS} {joined} WHERE d.outcome IN ('delivered', 'superseded') {of_kind}"
+    arrived = f"SELECT {ENTRY_COLUMNS} {joined} WHERE {ARRIVED} {of_kind}"
     parts = []
     for row in database.read(arrived, (component_id,)):
         entry = entry_of(row)
@@ -269,7 +280,7 @@ class Chunk:
     Attributes:
         entries: In order of ``seq``: everything that is not in ``points``.
         points: Plain metrics, by component.
-        columns: The same of all components, with the columns that their digests cover.
+        columns: The same of all components, by ``chain.COLUMNS``.
         upto_seq: Every wanted entry that was pending up to here is in this chunk or an earlier
             one.
     """
@@ -294,26 +305,24 @@ class Chunk:
 
     def rows(self) -> Iterable[tuple[Any, ...]]:
         """Return the entries as ``chain.follow`` takes them."""
-        seqs, component_ids, writer_ids, writer_seqs, *content = self.columns
-        points = zip(
-            seqs,
-            writer_ids,
-            writer_seqs,
-            component_ids,
-            repeat("metric"),
-            repeat("metric"),
-            *content,
-            strict=False,
-        )
         if not self.entries:
-            return points
+            return zip(*self.columns, strict=True)
         # What is left of an unsound entry may equal what was recorded. Without a digest it is
         # in no chain.
         others = (
             _row(entry) if entry.unsound is None else (*_row(entry)[:-1], None)
             for entry in self.entries
         )
-        return sorted([*points, *others], key=itemgetter(0))
+        seqs = self.columns[0]
+        cuts = [0, *(bisect.bisect(seqs, entry.seq) for entry in self.entries)]
+        joined = []
+        for column, values in zip(self.columns, zip(*others, strict=True), strict=True):
+            whole: list[Any] = []
+            for first, end, value in zip(cuts, cuts[1:], values, strict=False):
+                whole += column[first:end]
+                whole.append(value)
+            joined.append(whole + column[cuts[-1] :])
+        return zip(*joined, strict=True)
 
     def without(self, writer_ids: Collection[object]) -> Chunk:
         """Return the chunk without the entries of these writers."""
@@ -420,11 +429,13 @@ def _read(
     # The backlog of other runs stays in SQLite.
     if len(chosen) < len(components):
         ids = json.dumps(chosen)
-        plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
+        plain, others_too = (sql.replace(UNSETTLED, _OF_THESE) for sql in (plain, others_too))
     columns = database.read_columns(
         plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids)
     )
-    seqs, component_ids = columns[:2]
+    seqs, component_ids = columns[0], columns[_COMPONENT]
+    columns[_STREAM:_STREAM] = [[vocabulary.METRIC] * len(seqs)] * 2
+    columns.insert(_PAYLOAD, [None] * len(seqs))
     upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
     _learn(journal, names, set(component_ids))
     odd: list[int] = []
@@ -449,7 +460,7 @@ def _read(
         others = [
             entry for entry in read if wanted.component(entry.component) and wanted.entry(entry)
         ]
-    return Chunk(others, _by_component(columns[:_SENT], names, wanted), columns, upto_seq)
+    return Chunk(others, _by_component(columns, names, wanted), columns, upto_seq)
 
 
 def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) -> None:
@@ -473,21 +484,14 @@ def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) ->
     Checks the types that SQLite's comparisons leave open, the names of metrics, and that the
     components can be named.
     """
-    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns[:_SENT]
-    if not all(
-        set(map(type, column)) <= {int}
-        for column in (seqs, component_ids, writer_ids, writer_seqs, times)
-    ):
-        return False
-    if not (
-        set(map(type, metrics)) <= {str}
-        and set(map(type, values)) <= {float}
-        and set(map(type, steps)) <= {int, type(None)}
-    ):
-        return False
-    if any(limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX) for name in set(metrics)):
-        return False
-    return all(_is_plain(names[each]) for each in set(component_ids))
+    return (
+        all(allowed.issuperset(map(type, columns[place])) for place, allowed in _TYPES.items())
+        and not any(
+            limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX)
+            for name in set(columns[_NAME])
+        )
+        and all(_is_plain(names[each]) for each in set(columns[_COMPONENT]))
+    )
 
 
 def _is_plain(name: object) -> bool:
@@ -501,7 +505,8 @@ def _is_plain(name: object) -> bool:
 def _by_component(
     columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted
 ) -> list[Points]:
-    seqs, component_ids, *others = columns
+    component_ids = columns[_COMPONENT]
+    sent = [*columns[:_COMPONENT], *columns[_NAME:_PAYLOAD]]
     places: dict[int, list[int]] = defaultdict(list)
     several = len(set(component_ids)) > 1
     for place, component_id in enumerate(component_ids if several else component_ids[:1]):
@@ -510,11 +515,7 @@ def _by_component(
     for component_id, mine in places.items():
         name = names[component_id]
         if isinstance(name, str) and wanted.component(name):
-            members = (
-                [[column[place] for place in mine] for column in (seqs, *others)]
-                if several
-                else [seqs, *others]
-            )
+            members = [[column[place] for place in mine] for column in sent] if several else sent
             found.append(Points(component_id, name, *members))
     return found
 
