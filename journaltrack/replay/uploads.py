@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal.fold import FieldMap, Part, parts_in_order
-from journaltrack.replay.plan import planner as planning
+from journaltrack.replay.plan import planner
 from journaltrack.replay.plan.actions import Change, Request, Settle, Update, Upload
 from journaltrack.replay.plan.pending import pending_at, read_states
 from journaltrack.replay.requests import Job
@@ -159,7 +159,7 @@ class Uploads:
             rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
         self._put_off = rest
         states = read_states(self._journal.database, {entry.component_id for entry in entries})
-        actions = planning.plan(entries, states)
+        actions = planner.plan(entries, states)
         self._settle([action for action in actions if isinstance(action, Settle)])
         uploads = [action for action in actions if isinstance(action, Upload)]
         fresh = (
@@ -186,7 +186,7 @@ class Uploads:
         """Return the component's references that can be sent. The others stay waiting."""
         component, changes = self._references.pop(component_id)
         state = read_states(self._journal.database, [component_id])[component_id]
-        update, settled = planning.resolve(Update(component_id, component, tuple(changes)), state)
+        update, settled = planner.resolve(Update(component_id, component, tuple(changes)), state)
         self._settle(settled)
         over = {seq for action in settled for seq in action.seqs} | set(
             update.seqs if update is not None else ()
