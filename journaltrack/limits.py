@@ -73,6 +73,8 @@ TEXT_CHARS_MAX: Final = 64 * 1024 * 1024
 
 JSON escapes a character as 12 bytes at worst. A row in SQLite has at most 1,000,000,000 bytes.
 """
+LINEAGE_TYPE_CHARS_MAX: Final = 256
+"""Characters of a lineage artifact's type (``ArtifactType``)."""
 ASSOCIATIONS_MAX: Final = 100
 """Ours: trials that one pass adds a component to. Each is created if it is missing."""
 OBJECT_KEY_BYTES_MAX: Final = 1_024
@@ -125,14 +127,30 @@ def name_problem(name: str, what: str) -> str | None:
 
 def suggested_name(name: str) -> str:
     """Return a similar name that SageMaker allows: no accents, hyphens for other characters."""
+    plain = re.sub(r"[^a-zA-Z0-9]+", "-", _ascii(name)).strip("-")
+    return plain[:NAME_CHARS_MAX].rstrip("-") or "run"
+
+
+def _ascii(name: str) -> str:
     decomposed = unicodedata.normalize("NFKD", name[: 4 * NAME_CHARS_MAX])
-    plain = decomposed.encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-zA-Z0-9]+", "-", plain).strip("-")[:NAME_CHARS_MAX].rstrip("-") or "run"
+    return decomposed.encode("ascii", "ignore").decode()
 
 
 def mended_name(name: str) -> str:
     """Replace dots, underscores and spaces, which SageMaker refuses, by hyphens."""
     return re.sub(r"-*[._ ][-._ ]*", "-", name).strip("-") if re.search("[._ ]", name) else name
+
+
+def lineage_name(name: str, fallback: str) -> str:
+    """Return a name that CreateArtifact accepts: ``ArtifactName`` is an ``ExperimentEntityName``.
+
+    Args:
+        name: Of a file or a chart.
+        fallback: Stands for a name without any letter or digit that SageMaker allows.
+    """
+    if not name_problem(name, ""):
+        return name
+    return suggested_name(name) if re.search("[a-zA-Z0-9]", _ascii(name)) else fallback
 
 
 def bucket_problem(name: str) -> str | None:

@@ -66,6 +66,9 @@ class FailingRemote(MemoryRemote):
     def upload(self, blob):
         return self._meet("upload", blob.component, lambda: super(FailingRemote, self).upload(blob))
 
+    def link(self, link):
+        return self._meet("link", link.component, lambda: super(FailingRemote, self).link(link))
+
     def update(self, component, fields):
         return self._meet(
             "update", component, lambda: super(FailingRemote, self).update(component, fields)

@@ -393,6 +393,7 @@ def replay(request: ReplayRequest) -> None:
         or report.altered
         or report.held.get(request.component)
         or report.failed
+        or report.lineage_halted
     )
     if problem is not None or report.out_of_time:
         why = (

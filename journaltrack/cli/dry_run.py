@@ -21,7 +21,16 @@ from journaltrack.remotes.allow import Rules
 from journaltrack.replay import reconciler
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.proof import Proof
-from journaltrack.replay.plan.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
+from journaltrack.replay.plan.actions import (
+    Action,
+    Associate,
+    Ensure,
+    Link,
+    PutMetrics,
+    Settle,
+    Update,
+    Upload,
+)
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ class ComponentPlan:
             None if it is known to exist.
         trials: (experiment, trial) pairs to associate it with.
         uploads: Bytes by artifact name.
+        lineage: Names of lineage artifacts.
         keys: Names by "parameters", "input_artifacts" or "output_artifacts".
         status: Whether its status or times would be set.
         metrics: Points by metric.
@@ -63,6 +73,7 @@ class ComponentPlan:
     ensure: str | None = None
     trials: list[tuple[str | None, str | None]] = field(default_factory=list)
     uploads: dict[str, int] = field(default_factory=dict)
+    lineage: list[str] = field(default_factory=list)
     keys: dict[str, dict[str, None]] = field(default_factory=dict)
     status: bool = False
     metrics: Counter[str] = field(default_factory=Counter)
@@ -80,6 +91,7 @@ class ComponentPlan:
                 {"experiment": experiment, "trial": trial} for experiment, trial in self.trials
             ],
             "uploads": [{"name": name, "size_bytes": size} for name, size in self.uploads.items()],
+            "lineage": self.lineage,
             "parameters": list(self.keys.get("parameters", ())),
             "input_artifacts": list(self.keys.get("input_artifacts", ())),
             "output_artifacts": list(self.keys.get("output_artifacts", ())),
@@ -175,14 +187,20 @@ def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:
         plan.trials.append((action.experiment, action.trial))
     elif isinstance(action, Upload):
         plan.uploads[action.name] = action.size_bytes
+    elif isinstance(action, Link):
+        plan.lineage.append(action.name)
     elif isinstance(action, PutMetrics):
         plan.metrics.update(point.name for point in action.points)
     else:
-        for change in action.changes:
-            if change.map == "status":
-                plan.status = True
-            else:
-                plan.keys.setdefault(change.map, {})[change.key] = None
+        _add_changes(plan, action)
+
+
+def _add_changes(plan: ComponentPlan, action: Update) -> None:
+    for change in action.changes:
+        if change.map == "status":
+            plan.status = True
+        else:
+            plan.keys.setdefault(change.map, {})[change.key] = None
 
 
 def _look_at(component: str, action: Action, rules: Rules) -> None:
@@ -192,6 +210,8 @@ def _look_at(component: str, action: Action, rules: Rules) -> None:
         rules.component(component)
     if isinstance(action, Associate):
         rules.association(action.experiment, action.trial)
+    elif isinstance(action, Link):
+        rules.place(action.blob.bucket, action.blob.prefix)
     elif isinstance(action, Upload):
         rules.place(action.blob.bucket, action.blob.prefix)
         rules.artifact(action.name, action.size_bytes)
@@ -207,6 +227,8 @@ def _described(plan: ComponentPlan, action: str) -> str:
         )
     if action == Upload.action:
         return _few([f"{name} ({output.size(size)})" for name, size in plan.uploads.items()])
+    if action == Link.action:
+        return _few(plan.lineage)
     if action == PutMetrics.action:
         return _few([f"{name} {count}" for name, count in plan.metrics.items()])
     parts = [

@@ -281,6 +281,10 @@ def _code(report: PassReport, after: JournalStatus) -> ExitCode:
         for error in (report.halted, report.uploads_halted, report.altered)
         if error is not None
     ]
+    lineage = report.lineage_halted
+    # What lineage alone lacks leaves it pending, and no more.
+    if lineage is not None and (lineage.everywhere or lineage.unreachable):
+        codes.append(exit_code_of(lineage))
     if after.pending or after.in_flight:
         codes.append(
             ExitCode.UNREACHABLE
@@ -317,6 +321,7 @@ def _explain(
     for what, problem in (
         ("the sync stopped: ", report.halted),
         ("uploads stopped: ", report.uploads_halted),
+        ("lineage stopped, all else goes on: ", report.lineage_halted),
         ("", report.altered),
     ):
         if problem is not None:
@@ -420,6 +425,7 @@ def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str,
         "out_of_time": report.out_of_time,
         "halted": _error(report.halted),
         "uploads_halted": _error(report.uploads_halted),
+        "lineage_halted": _error(report.lineage_halted),
         "altered": None
         if report.altered is None
         else {"message": report.altered.message, "hint": report.altered.hint},

@@ -38,9 +38,10 @@ PARAMETER: Final = "parameter"
 INPUT: Final = "input"
 OUTPUT: Final = "output"
 STATUS: Final = "status"
+LINEAGE: Final = "lineage"
 
 KINDS: Final = frozenset(
-    {CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, METRIC, UPLOAD}
+    {CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE, METRIC, UPLOAD}
 )
 """Every kind that this version understands.
 
@@ -369,6 +370,29 @@ def upload(
     return Draft(UPLOAD, UPLOAD, name, payload=encode(detail))
 
 
+def lineage(
+    name: str, blob: BlobRef, artifact_type: str, direction: Direction, title: str | None = None
+) -> Draft:
+    """Draft a lineage artifact of a blob, associated with the component.
+
+    Args:
+        name: The artifact's name, one that SageMaker accepts (``limits.lineage_name``).
+        blob: The content, which an upload of the same call puts into S3.
+        artifact_type: A chart's type, or a file's media type.
+        direction: Whether the component produced it ("output") or used it ("input").
+        title: What the caller named it, if that differs from ``name``.
+    """
+    detail = {
+        "sha256": blob.sha256,
+        "bucket": blob.bucket,
+        "prefix": blob.prefix,
+        "type": artifact_type,
+        "direction": direction,
+        "title": title,
+    }
+    return _checked(Draft(COMPONENT, LINEAGE, name, payload=encode(detail)))
+
+
 def metric(name: str, value: float, step: int | None, timestamp_ns: int) -> Draft:
     """Draft one point of a metric.
 
@@ -391,6 +415,8 @@ def undeliverable(entry: Entry | Draft) -> str | None:
 
     None if no reason is known. The texts are part of the journal's format.
     """
+    if entry.kind == LINEAGE:
+        return _lineage_problem(entry)
     chars_max = {
         PARAMETER: limits.PARAMETER_KEY_CHARS_MAX,
         INPUT: limits.ARTIFACT_KEY_CHARS_MAX,
@@ -424,6 +450,17 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     )
 
 
+def _lineage_problem(entry: Entry | Draft) -> str | None:
+    detail = entry.detail if isinstance(entry, Entry) else json.loads(entry.payload or "{}")
+    if detail.get("direction") not in {INPUT, OUTPUT}:
+        return f"the lineage's direction is neither {INPUT} nor {OUTPUT}"
+    return limits.name_problem(entry.name or "", "the lineage artifact's name") or (
+        limits.text_problem(
+            _text_of(detail, "type"), "the lineage artifact's type", limits.LINEAGE_TYPE_CHARS_MAX
+        )
+    )
+
+
 def _value_problem(entry: Entry | Draft) -> str | None:
     """Return why a number can't be sent: it is NaN, infinite, or too large."""
     exact = entry.detail.get("exact") if isinstance(entry, Entry) else _exact_of(entry.payload)
@@ -444,7 +481,7 @@ def too_many(kind: str) -> str:
 
 
 def _text_of(detail: dict[str, Any], key: str) -> str:
-    if not isinstance(detail[key], str):
+    if not isinstance(detail.get(key), str):
         msg = f"{key!r} in the payload is not text"
         raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
     return str(detail[key])

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.replay.remote import (
         Answer,
+        ArtifactLink,
         BlobUpload,
         Document,
+        Linked,
         Remote,
         RemoteComponent,
         RemoteObject,
@@ -127,6 +129,16 @@ class AllowingRemote:
         self._rules.place(blob.bucket, blob.prefix)
         self._rules.artifact(blob.name, blob.size_bytes)
         return self._inner.upload(blob)
+
+    def link(self, link: ArtifactLink) -> Answer:
+        """Link if the component and the place of the upload are allowed."""
+        self._rules.component(link.component)
+        self._rules.place(link.bucket, link.prefix)
+        return self._inner.link(link)
+
+    def linked(self, link: ArtifactLink) -> Linked:
+        """Look it up: that needs no permission."""
+        return self._inner.linked(link)
 
     def put_document(self, document: Document) -> Answer:
         """Store the document if its place is allowed."""

@@ -25,8 +25,10 @@ from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
     Answer,
+    ArtifactLink,
     BlobUpload,
     Document,
+    Linked,
     Refusal,
     RemoteComponent,
     RemoteMetric,
@@ -57,6 +59,9 @@ class MemoryRemote:
         objects: SHA-256 of uploaded blobs, by URI.
         stored: Contents of documents, by URI.
         sizes: Sizes of uploaded blobs in bytes, by URI.
+        artifacts: Name and type of lineage artifacts, by the URI of their source.
+        associations: (component's name in lower case, URI of the artifact, whether the component
+            produced it).
     """
 
     def __init__(self) -> None:
@@ -64,6 +69,8 @@ class MemoryRemote:
         self.objects: dict[str, str] = {}
         self.stored: dict[str, bytes] = {}
         self.sizes: dict[str, int] = {}
+        self.artifacts: dict[str, tuple[str, str]] = {}
+        self.associations: set[tuple[str, str, bool]] = set()
         self._requests = 0
         self._lock = threading.Lock()
 
@@ -141,6 +148,27 @@ class MemoryRemote:
             self.objects[uri] = blob.sha256
             self.sizes[uri] = len(content)
             return Answer(request_id, uri=uri)
+
+    def link(self, link: ArtifactLink) -> Answer:
+        """Keep the artifact and its association."""
+        with self._lock:
+            request_id = self._request_id()
+            self._held(link.component, request_id)
+            problem = limits.name_problem(link.name, "artifact name") or limits.text_problem(
+                link.artifact_type, "artifact type", limits.LINEAGE_TYPE_CHARS_MAX
+            )
+            if problem or self.objects.get(link.uri) != link.sha256:
+                raise _refused(problem or f"{link.uri} is not the uploaded content", request_id)
+            self.artifacts.setdefault(link.uri, (link.name, link.artifact_type))
+            self.associations.add((link.component.lower(), link.uri, link.is_output))
+            return Answer(request_id)
+
+    def linked(self, link: ArtifactLink) -> Linked:
+        """Return what is kept of them."""
+        with self._lock:
+            request_id = self._request_id()
+            association = (link.component.lower(), link.uri, link.is_output)
+            return Linked(link.uri in self.artifacts, association in self.associations, request_id)
 
     def put_document(self, document: Document) -> Answer:
         """Keep the document, unless something has its name."""

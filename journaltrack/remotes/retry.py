@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.replay.remote import (
         Answer,
+        ArtifactLink,
         BlobUpload,
         Document,
+        Linked,
         Remote,
         RemoteComponent,
         RemoteObject,
@@ -33,6 +36,8 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX: Final = 8
 """Attempts of one request: about 30 s of backoff on average."""
+FEW_ATTEMPTS_MAX: Final = 3
+"""Attempts of a request that nothing waits for, unless it is throttled."""
 UNREACHABLE_ATTEMPTS_MAX: Final = 3
 """Attempts if the endpoint is unreachable. A pass notices that in one or two seconds."""
 UNREACHABLE_S: Final = 2.0
@@ -69,6 +74,7 @@ class RetryingRemote:
         self._sleep: Callable[[float], object] = sleep or deadline.wait
         self._local = threading.local()
         self._idempotent = self._policy(_is_transient)
+        self._few = self._policy(_is_transient, FEW_ATTEMPTS_MAX)
         self._once = self._policy(lambda _: False)
         self._metrics = self._policy(_is_transient_and_not_applied)
 
@@ -96,6 +102,14 @@ class RetryingRemote:
     def upload(self, blob: BlobUpload) -> Answer:
         """Upload the file, with retries."""
         return self._call(self._idempotent, lambda: self._inner.upload(blob))
+
+    def link(self, link: ArtifactLink) -> Answer:
+        """Link. Try a few times: nothing waits for it."""
+        return self._call(self._few, lambda: self._inner.link(link))
+
+    def linked(self, link: ArtifactLink) -> Linked:
+        """Look it up."""
+        return self._call(self._idempotent, lambda: self._inner.linked(link))
 
     def put_document(self, document: Document) -> Answer:
         """Store the document. Try once: the next pass writes another document."""
@@ -164,10 +178,13 @@ class RetryingRemote:
 
         return policy(attempt)
 
-    def _policy(self, retryable: Callable[[BaseException], bool]) -> Retrying:
+    def _policy(
+        self, retryable: Callable[[BaseException], bool], failures_max: int | None = None
+    ) -> Retrying:
+        """Return how to retry. ``failures_max`` bounds attempts that were not throttled."""
         return Retrying(
             retry=retry_if_exception(retryable),
-            stop=self._has_to_stop,
+            stop=partial(self._has_to_stop, failures_max=failures_max),
             wait=_wait_s,
             sleep=self._pause,
             reraise=True,
@@ -176,10 +193,12 @@ class RetryingRemote:
     def _pause(self, seconds: float) -> None:
         self._sleep(seconds)
 
-    def _has_to_stop(self, state: RetryCallState) -> bool:
+    def _has_to_stop(self, state: RetryCallState, failures_max: int | None) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
         unreachable = isinstance(error, RemoteError) and error.unreachable
         attempts_max = self._attempts_max
+        if not (isinstance(error, RemoteError) and error.throttled):
+            attempts_max = min(attempts_max, failures_max or attempts_max)
         if unreachable:
             # The endpoint is silent and does not refuse: another time-out would show nothing new.
             if (state.seconds_since_start or 0.0) > UNREACHABLE_S:

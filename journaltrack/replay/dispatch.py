@@ -12,7 +12,8 @@ Invariants:
 - The first request with metrics goes alone. Points without an answer that proves itself are in
   doubt. Behind a sign-in page, in a black hole or after a kill, that would be the points of all
   requests in flight.
-- A failure concerns as little as it can (``Course``). An upload closes its bucket or folder. What
+- A failure concerns as little as it can (``Course``). An upload closes its bucket or folder.
+  Lineage closes only lineage. What
   is refused to one component, or fails there again and again, closes that component. The pass
   halts only for what every other request would meet as well: credentials, an unreachable
   endpoint, or several components in a row without a success.
@@ -31,13 +32,22 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from journaltrack.errors import (
     NOT_ALLOWED,
+    ComponentMissingError,
     JournalWriteError,
     LeaseLostError,
     RemoteError,
     UnexpectedError,
 )
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
-from journaltrack.replay.plan.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
+from journaltrack.replay.plan.actions import (
+    Associate,
+    Ensure,
+    Link,
+    PutMetrics,
+    Request,
+    Update,
+    Upload,
+)
 from journaltrack.replay.remote import Answer
 from journaltrack.replay.requests import Attempts, Job, Result, Sending, judge, not_sent
 from journaltrack.replay.uploads import IN_FLIGHT_MAX
@@ -74,7 +84,8 @@ _AGAIN_MAX: Final = 6
 
 Crew: TypeAlias = "Workers[Sending, Result]"
 _Way: TypeAlias = "tuple[str, int | str | None]"
-"""What shares the fate of a request: its component, its bucket, or its folder in the bucket."""
+"""What shares the fate of a request: its component, its bucket, its folder in it, or lineage."""
+_LINEAGE: Final[_Way] = ("lineage", None)
 
 
 class Course:
@@ -87,6 +98,7 @@ class Course:
     Attributes:
         component_ended: Whether a component's last status was delivered.
         open_buckets: Buckets that took an upload. None is the default bucket.
+        lineage_open: Whether the remote took lineage, or refused an item of it alone.
     """
 
     def __init__(self, report: PassReport, gate: Gate) -> None:
@@ -105,6 +117,12 @@ class Course:
         self._succeeded = False
         self.component_ended = False
         self.open_buckets: set[str | None] = set()
+        self.lineage_open = False
+
+    @property
+    def lineage_closed(self) -> bool:
+        """Return whether no more lineage may be sent."""
+        return _LINEAGE in self._closed
 
     @property
     def ended(self) -> bool:
@@ -120,6 +138,9 @@ class Course:
             and not self._failures
         ):
             self._succeeded = True
+            return
+        if isinstance(action, Link):
+            self._note_lineage(action, verdict)
             return
         way = _way(action)
         if verdict.outcome.outcome in {"delivered", "partial"}:
@@ -156,12 +177,32 @@ class Course:
             return True
         if isinstance(action, Upload) and _folder(action) in self._closed:
             return True
+        if isinstance(action, Link) and _lineage_of(action) in self._closed:
+            return True
         return isinstance(action, Update) and action.component_id in self._blocked
 
     def conclude(self) -> None:
         """Halt a pass in which nothing succeeded, with the first failure as the reason."""
         if self._report.halted is None and self._in_a_row and not self._succeeded:
             self._report.halted = next(iter(self._in_a_row.values()))
+
+    def _note_lineage(self, action: Link, verdict: Verdict) -> None:
+        """Remember what a verdict on lineage forbids: other lineage, and nothing else."""
+        way = _way(action)
+        error = verdict.halt or verdict.hold or verdict.passing
+        if error is None:
+            if verdict.outcome.outcome != "not sent":
+                self.lineage_open = True
+                self._failures.pop(way, None)
+            return
+        self._report.lineage_halted = self._report.lineage_halted or error
+        if isinstance(error, ComponentMissingError) or error.code == NOT_ALLOWED:
+            self._closed.add(_lineage_of(action))
+            return
+        self._failures[way] += 1
+        fails = not self.lineage_open or verdict.passing is None or verdict.halt is not None
+        if fails or self._failures[way] >= IN_A_ROW_MAX:
+            self._closed.add(way)
 
     def _succeed(self, action: Request, way: _Way) -> None:
         self._failures.pop(way, None)
@@ -214,7 +255,13 @@ def _folder(action: Upload) -> _Way:
     return ("folder", f"{action.blob.bucket}/{action.blob.prefix}")
 
 
+def _lineage_of(action: Link) -> _Way:
+    return ("lineage", action.component_id)
+
+
 def _way(action: Request) -> _Way:
+    if isinstance(action, Link):
+        return _LINEAGE
     return (
         ("bucket", action.blob.bucket)
         if isinstance(action, Upload)
@@ -298,7 +345,7 @@ class Dispatch:
         self._handed_out: dict[int, Sending] = {}
         # Not recorded yet.
         self._outcomes: list[Outcome] = []
-        # Uploads of these outcomes.
+        # Uploads and lineage of these outcomes.
         self._ended_uploads: list[Request] = []
 
     def perform(self, actions: Iterable[Request]) -> None:
@@ -491,7 +538,7 @@ class Dispatch:
         action = sending.job.action
         if isinstance(action, Update):
             self._updating[action.component_id] -= 1
-        elif isinstance(action, Upload):
+        elif isinstance(action, (Upload, Link)):
             self._ended_uploads.append(action)
 
     def _is_recorded(self, outcome: Outcome) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PENDING_UPLOADS: Final = f"SELECT e.payload {queries.PENDING} AND e.kind = 'upload'"
-_ERRORS: Final = ("halted", "uploads_halted", "failed")
+_ERRORS: Final = ("halted", "uploads_halted", "lineage_halted", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,7 @@ class PassReport:
         held: Components that can't be delivered now, and why.
         halted: Why the pass ended early, or None.
         uploads_halted: Why the uploads ended early, or None.
+        lineage_halted: Why lineage ended early, or None. Nothing else waits for it.
         altered: Chains that do not hold, or None. What their writers recorded was held back.
         failed: The last failure of a request whose retries were exhausted.
         out_of_time: Whether the deadline ended the pass.
@@ -146,6 +147,7 @@ class PassReport:
     held: dict[str, RemoteError] = field(default_factory=dict)
     halted: RemoteError | None = None
     uploads_halted: RemoteError | None = None
+    lineage_halted: RemoteError | None = None
     altered: JournalAlteredError | None = None
     failed: RemoteError | None = None
     out_of_time: bool = False
@@ -170,6 +172,7 @@ class PassReport:
             or self.altered
             or next(iter(self.held.values()), None)
             or self.failed
+            or self.lineage_halted
         )
 
     def add(self, outcome: str, entries: int) -> None:

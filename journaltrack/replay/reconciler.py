@@ -54,7 +54,15 @@ from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.lease import Gate, Lease, acquire
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.replay.plan import planner
-from journaltrack.replay.plan.actions import Action, ComponentState, Request, Settle, Update, Upload
+from journaltrack.replay.plan.actions import (
+    Action,
+    ComponentState,
+    Link,
+    Request,
+    Settle,
+    Update,
+    Upload,
+)
 from journaltrack.replay.plan.pending import (
     Chunk,
     PendingChunks,
@@ -506,10 +514,13 @@ class Reconciler:
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planner.prepare(entries, states, points)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
-        requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload))]
+        requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
         dispatch.perform(request for request in requests if request.phase == 1)
         uploads.put_off(
             seq for action in actions if isinstance(action, Upload) for seq in action.seqs
+        )
+        uploads.put_off_lineage(
+            seq for action in actions if isinstance(action, Link) for seq in action.seqs
         )
         rest = self._resolved(
             settlement, uploads, [request for request in requests if request.phase > 1]

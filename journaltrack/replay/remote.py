@@ -136,6 +136,38 @@ class BlobUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactLink:
+    """A lineage artifact of an uploaded blob, and its association with a component.
+
+    Attributes:
+        component: The component's name.
+        uri: Where the blob is: an answer of ``upload``.
+        sha256: The blob's digest, hexadecimal.
+        name: The artifact's name.
+        artifact_type: The artifact's type.
+        is_output: Whether the component produced the blob. False: it used it.
+        bucket, prefix: Those that the upload was asked for, see ``BlobUpload``.
+    """
+
+    component: str
+    uri: str
+    sha256: str
+    name: str
+    artifact_type: str
+    is_output: bool
+    bucket: str | None = None
+    prefix: str | None = None
+
+
+class Linked(NamedTuple):
+    """Say what of an ``ArtifactLink`` the remote holds."""
+
+    artifact: bool
+    association: bool
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """A small JSON document to put under ``<prefix>/<folder>/<name>``.
 
@@ -181,6 +213,18 @@ class Remote(Protocol):
         An object of the same content under the name is success. An object of other content is
         left alone, and the file is stored under a name that contains its digest.
         """
+        ...
+
+    def link(self, link: ArtifactLink) -> Answer:
+        """Make the lineage artifact and its association, unless they exist. Idempotent.
+
+        Raises:
+            ComponentMissingError: There is no such component.
+        """
+        ...
+
+    def linked(self, link: ArtifactLink) -> Linked:
+        """Return whether the lineage artifact and its association exist."""
         ...
 
     def put_document(self, document: Document) -> Answer:

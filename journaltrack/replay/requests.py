@@ -32,9 +32,17 @@ from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.replay.evidence.outcomes import NOTHING_MORE, Delivery, Outcome
 from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.lease import Ticket
-from journaltrack.replay.plan.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
+from journaltrack.replay.plan.actions import (
+    Associate,
+    Ensure,
+    Link,
+    PutMetrics,
+    Request,
+    Update,
+    Upload,
+)
 from journaltrack.replay.plan.planner import beside
-from journaltrack.replay.remote import Answer, BlobUpload, Remote
+from journaltrack.replay.remote import Answer, ArtifactLink, BlobUpload, Remote
 
 if TYPE_CHECKING:
     from journaltrack.replay.lease import Gate
@@ -118,6 +126,19 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
                 scratch=context.spool,
             )
         )
+    if isinstance(action, Link):
+        return remote.link(
+            ArtifactLink(
+                component=action.component,
+                uri=action.uri or "",
+                sha256=action.blob.sha256,
+                name=action.name,
+                artifact_type=action.artifact_type,
+                is_output=action.direction == "output",
+                bucket=action.blob.bucket,
+                prefix=action.blob.prefix,
+            )
+        )
     if isinstance(action, Associate):
         return remote.associate(action.component, action.experiment, action.trial)
     return _ensure(action, remote, context)
@@ -176,7 +197,8 @@ def _judge(
         request_id=result.request_id,
         error_code=result.code,
         error_text=result.message[:REASON_CHARS_MAX],
-        missing=isinstance(result, ComponentMissingError),
+        # Lineage changes nothing of what is known of the component.
+        missing=isinstance(result, ComponentMissingError) and not isinstance(action, Link),
         more=NO_EFFECT
         if isinstance(action, Ensure) and _is_without_effect(result)
         else NOTHING_MORE,
@@ -512,7 +534,7 @@ class Attempts:
             return Result(error, self._count() - 1)
         except RemoteError as error:
             return Result(self._excused(sending, error), self._count(), notes)
-        if not isinstance(job.action, Upload) and sending.left_at is not None:
+        if not isinstance(job.action, (Upload, Link)) and sending.left_at is not None:
             self._gate.answered(time.monotonic() - sending.left_at)
         return Result(answer, self._count(), notes)
 

@@ -1,4 +1,4 @@
-"""Queue the uploads of a pass, and the references that name what was uploaded.
+"""Queue the uploads of a pass, and what names the uploaded contents: references and lineage.
 
 This lane never keeps metrics, parameters or a status waiting.
 
@@ -8,6 +8,7 @@ This lane never keeps metrics, parameters or a status waiting.
 - A bucket that has not answered yet gets one upload at a time. If that one can't reach the bucket,
   the others need not try.
 - References are sent when the uploads of their component are done, or after ``LINGER_S``.
+- Lineage goes when no upload can begin, and one at a time until the remote has taken one.
 
 Reads the journal and plans. Must not know how anything is sent or recorded.
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal.fold import FieldMap, Part, parts_in_order
 from journaltrack.replay.plan import planner
-from journaltrack.replay.plan.actions import Change, Request, Settle, Update, Upload
+from journaltrack.replay.plan.actions import Change, Link, Request, Settle, Update, Upload
 from journaltrack.replay.plan.pending import pending_at, read_states
 from journaltrack.replay.requests import Job
 
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import BlobRef
     from journaltrack.replay.dispatch import Course
+    from journaltrack.replay.plan.actions import Action
 
 IN_FLIGHT_MAX: Final = 16
 """Uploads in flight. Bandwidth limits them, not latency."""
+LINEAGE_IN_FLIGHT_MAX: Final = 8
+"""Lineage requests in flight, of those. A slow service must not keep new uploads waiting."""
 READ_MAX: Final = 2_000
 """Entries planned at a time."""
 LINGER_S: Final = 2.0
@@ -69,6 +73,11 @@ class Uploads:
         self._twins: dict[tuple[int, BlobRef], list[int]] = defaultdict(list)
         # Uploads in flight, by bucket.
         self._busy: Counter[str | None] = Counter()
+        # The same for lineage: put off, waiting, in flight, and waiting for a content.
+        self._lineage_put_off = array("q")
+        self._links: deque[Link] = deque()
+        self._linking = 0
+        self._linked_later: dict[tuple[int, BlobRef], list[int]] = defaultdict(list)
         # By component: its name, and the changes that wait.
         self._references: dict[int, tuple[str, list[Change]]] = {}
         # Components with references to send, and since when.
@@ -78,10 +87,16 @@ class Uploads:
         """Add entries that are uploads, or wait for one."""
         self._put_off.extend(seqs)
 
+    def put_off_lineage(self, seqs: Iterable[int]) -> None:
+        """Add entries of lineage."""
+        self._lineage_put_off.extend(seqs)
+
     @property
     def waiting(self) -> bool:
         """Return whether anything is left to begin, now or after the uploads in flight."""
-        return bool(self._waiting or self._put_off or self._due)
+        return bool(
+            self._waiting or self._put_off or self._due or self._links or self._lineage_put_off
+        )
 
     def due_in_s(self) -> float:
         """Return the seconds until waiting references are due. Infinity if none wait."""
@@ -94,11 +109,15 @@ class Uploads:
         )
 
     def next(self, free: int) -> list[Job]:
-        """Return the uploads that may begin now, ``free`` of them at most."""
+        """Return the uploads and lineage that may begin now, ``free`` of them at most."""
         if not self._waiting and self._put_off and free > 0:
             self._read()
-        if not self._waiting:
-            return []
+        jobs = self._next_uploads(free) if self._waiting else []
+        if not self._waiting and not self._put_off:
+            jobs += self._next_links(free - len(jobs))
+        return jobs
+
+    def _next_uploads(self, free: int) -> list[Job]:
         jobs: list[Job] = []
         for _ in range(len(self._waiting)):
             if len(jobs) >= free:
@@ -116,6 +135,24 @@ class Uploads:
             self._busy[action.blob.bucket] += 1
             self._in_flight[action.component_id, action.blob] = action
             jobs.append(Job(action))
+        return jobs
+
+    def _next_links(self, free: int) -> list[Job]:
+        jobs: list[Job] = []
+        if self._course.lineage_closed:
+            self._links.clear()
+            self._lineage_put_off = array("q")
+        most = LINEAGE_IN_FLIGHT_MAX if self._course.lineage_open else 1
+        while len(jobs) < free and self._linking < most:
+            if not self._links:
+                if not self._lineage_put_off:
+                    break
+                self._read_lineage()
+                continue
+            action = self._links.popleft()
+            if not self._course.forbids(action):
+                self._linking += 1
+                jobs.append(Job(action))
         return jobs
 
     def next_references(self, is_free: Callable[[int], bool]) -> list[Job]:
@@ -141,26 +178,21 @@ class Uploads:
         return jobs
 
     def done(self, action: Request) -> None:
-        """Note that an upload has ended, whatever its outcome, and that this is recorded."""
-        if isinstance(action, Upload):
-            self._in_flight.pop((action.component_id, action.blob), None)
-            self.put_off(self._twins.pop((action.component_id, action.blob), ()))
+        """Note that a request has ended, whatever its outcome, and that this is recorded."""
+        if isinstance(action, Link):
+            self._linking -= 1
+        elif isinstance(action, Upload):
+            content = action.component_id, action.blob
+            self._in_flight.pop(content, None)
+            self.put_off(self._twins.pop(content, ()))
+            self.put_off_lineage(self._linked_later.pop(content, ()))
             self._busy[action.blob.bucket] -= 1
             if action.component_id in self._references:
                 self._due.setdefault(action.component_id, self._clock())
 
     def _read(self) -> None:
         """Plan the next entries that were put off."""
-        seqs = self._put_off[:READ_MAX]
-        entries = pending_at(self._journal, seqs)
-        rest = self._put_off[READ_MAX:]
-        # The page was perhaps too large. What is settled is not read again.
-        if entries and entries[-1].seq < max(seqs):
-            rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
-        self._put_off = rest
-        states = read_states(self._journal.database, {entry.component_id for entry in entries})
-        actions = planner.plan(entries, states)
-        self._settle([action for action in actions if isinstance(action, Settle)])
+        actions, self._put_off = self._planned(self._put_off)
         uploads = [action for action in actions if isinstance(action, Upload)]
         fresh = (
             upload
@@ -181,6 +213,29 @@ class Uploads:
                 # No upload is left whose end would make them due.
                 if action.component_id not in waiting:
                     self._due.setdefault(action.component_id, self._clock())
+
+    def _read_lineage(self) -> None:
+        """Plan the next lineage. What waits for an upload in flight is put off until its end."""
+        actions, self._lineage_put_off = self._planned(self._lineage_put_off)
+        for action in actions:
+            if isinstance(action, Link):
+                content = action.component_id, action.blob
+                if action.uri is not None:
+                    self._links.append(action)
+                elif content in self._in_flight:
+                    self._linked_later[content] += action.seqs
+
+    def _planned(self, put_off: array[int]) -> tuple[list[Action], array[int]]:
+        """Return the plan of the first entries that were put off, and the other entries."""
+        seqs, rest = put_off[:READ_MAX], put_off[READ_MAX:]
+        entries = pending_at(self._journal, seqs)
+        # The page was perhaps too large. What is settled is not read again.
+        if entries and entries[-1].seq < max(seqs):
+            rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
+        states = read_states(self._journal.database, {entry.component_id for entry in entries})
+        actions = planner.plan(entries, states)
+        self._settle([action for action in actions if isinstance(action, Settle)])
+        return actions, rest
 
     def _resolved(self, component_id: int) -> Update | None:
         """Return the component's references that can be sent. The others stay waiting."""

@@ -46,6 +46,7 @@ class Subject:
         appends: Points sent twice are there twice (moto keys them by name and step).
         trials: Experiments and trials are kept apart (the fake in memory only notes the
             association).
+        lineage: There are lineage artifacts (moto: HTTP 500).
     """
 
     remote: Remote
@@ -57,6 +58,7 @@ class Subject:
     takes_metrics_without_step: bool = True
     appends: bool = True
     trials: bool = True
+    lineage: bool = True
 
 
 def session(*, hooked: bool = False) -> Any:
@@ -225,6 +227,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
             tells_missing=False,
             takes_metrics_without_step=False,
             appends=False,
+            lineage=False,
         )
 
 

@@ -156,6 +156,16 @@ def _read_metrics(said: Said) -> str | None:
     )
 
 
+def _list_of(name: str) -> Callable[[Said], str | None]:
+    """Make the rule for a SageMaker operation that returns this list."""
+
+    def rule(said: Said) -> str | None:
+        is_list = said.has_id and isinstance(said.parsed.get(name), list)
+        return None if is_list else f"it has no {name}"
+
+    return rule
+
+
 def _identity(said: Said) -> str | None:
     return (
         None if _ACCOUNT.fullmatch(str(said.parsed.get("Account", ""))) else "it names no account"
@@ -227,6 +237,10 @@ _RULES: Final[Mapping[str, Callable[[Said], str | None]]] = {
     "CreateTrial": _arns("TrialArn"),
     "DescribeTrial": _arns("TrialArn"),
     "DescribeTrialComponent": _component,
+    "CreateArtifact": _arns("ArtifactArn"),
+    "AddAssociation": _arns("SourceArn", "DestinationArn"),
+    "ListArtifacts": _list_of("ArtifactSummaries"),
+    "ListAssociations": _list_of("AssociationSummaries"),
     "BatchPutMetrics": _metrics,
     "BatchGetMetrics": _read_metrics,
     "GetCallerIdentity": _identity,

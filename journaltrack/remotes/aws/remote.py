@@ -35,6 +35,7 @@ from journaltrack.remotes.aws.errors import (
     is_of_parsing,
     not_found,
 )
+from journaltrack.remotes.aws.lineage import Lineage
 from journaltrack.remotes.aws.metrics import MetricsSender, utc
 from journaltrack.remotes.aws.s3 import Uploader
 from journaltrack.remotes.rate_limit import RateLimit
@@ -42,8 +43,10 @@ from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
     Answer,
+    ArtifactLink,
     BlobUpload,
     Document,
+    Linked,
     Refusal,
     RemoteComponent,
     RemoteMetric,
@@ -129,6 +132,7 @@ class AwsRemote:
         self._uploader = Uploader(
             self._clients, deadline, storage or Storage(), create_buckets=create_buckets
         )
+        self._lineage = Lineage(self._clients, self._uploader, self._find)
         self._create_experiments = create_experiments
         self._merges_per_key = merges_per_key
         # Components created here and not updated since: nothing to merge with.
@@ -199,6 +203,16 @@ class AwsRemote:
         with self._uploading, _classifying(None):
             return self._uploader.upload(blob)
 
+    def link(self, link: ArtifactLink) -> Answer:
+        """Send HeadObject, CreateArtifact and AddAssociation."""
+        with _classifying(None):
+            return self._lineage.link(link)
+
+    def linked(self, link: ArtifactLink) -> Linked:
+        """Send ListArtifacts and ListAssociations."""
+        with _classifying(None):
+            return self._lineage.linked(link)
+
     def put_document(self, document: Document) -> Answer:
         """Send PutObject with ``IfNoneMatch``."""
         with _classifying(None):
@@ -253,6 +267,10 @@ class AwsRemote:
         """Send HeadObject, and GetObject to read the object."""
         with _classifying(None):
             return self._uploader.find(uri, read=read)
+
+    def _find(self, component: str) -> str | None:
+        found = self.describe(component)
+        return None if found is None else found.arn
 
     def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
         """Return the error that names what AssociateTrialComponent did not find.

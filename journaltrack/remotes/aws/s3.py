@@ -240,6 +240,36 @@ class Uploader:
         size_bytes = int(held.get("ContentLength", 0))
         return RemoteObject(size_bytes, sha256, noted, str(request_id) if request_id else None)
 
+    def etag_of(self, uri: str, sha256: str) -> str | None:
+        """Return the ETag of an uploaded object, with its quotes. None if it must not be read.
+
+        Args:
+            uri: Of the object.
+            sha256: Digest that was noted at its upload, hexadecimal.
+
+        Raises:
+            RemoteError: (permanent) The object is gone, or another one is there.
+        """
+        bucket, key = _place(uri)
+        problem = "another object is there now"
+        try:
+            held = self._s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            # Reading needs a permission of its own, which an upload does not.
+            if status_of(error) == 403:  # noqa: PLR2004
+                return None
+            if status_of(error) != 404 or not is_of_service(error):  # noqa: PLR2004
+                raise
+            held, problem = {}, "it is gone"
+        if held.get("Metadata", {}).get("sha256") == sha256:
+            return str(held["ETag"])
+        raise RemoteError(
+            f"{uri} was uploaded, and {problem}",
+            kind=ErrorKind.PERMANENT,
+            code="ObjectConflict",
+            hint="`journaltrack check --remote --repair` uploads it again",
+        )
+
     def _digest(self, body: Any) -> str:  # noqa: ANN401
         digest = hashlib.sha256()
         with contextlib.closing(body):

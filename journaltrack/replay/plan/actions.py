@@ -27,7 +27,7 @@ from journaltrack.journal.fold import (
     Status,
     merge_status,
 )
-from journaltrack.journal.vocabulary import BlobRef
+from journaltrack.journal.vocabulary import BlobRef, Direction
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
@@ -255,6 +255,30 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """Make a lineage artifact of an uploaded blob, and associate it with the component.
+
+    Nothing waits for it. ``uri`` is where the blob is; None as long as it is not uploaded.
+    """
+
+    phase: ClassVar[int] = 3
+    action: ClassVar[str] = "lineage"
+    idempotent: ClassVar[bool] = True
+    component_id: int
+    component: str
+    blob: BlobRef
+    uri: str | None
+    name: str
+    artifact_type: str
+    direction: Direction
+    seqs: tuple[int, ...]
+
+    def split(self) -> tuple[Link, ...]:
+        """Return (): a single request can't be split."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """Set the component's fields to these values.
 
@@ -374,7 +398,7 @@ class Settle:
     receipt_id: int | None = None
 
 
-Request: TypeAlias = Ensure | Associate | Upload | Update | PutMetrics
+Request: TypeAlias = Ensure | Associate | Upload | Link | Update | PutMetrics
 Action: TypeAlias = Settle | Request
 
 

@@ -4,7 +4,8 @@
 
 - The order of requests is the ``phase`` of ``actions``.
 - All parameters, artifacts and status calls of a component fold into one update. The last call
-  per key wins. Metrics go ten to a request. A content is uploaded once per component.
+  per key wins. Metrics go ten to a request. A content is uploaded once per component, and gets
+  one lineage artifact for each name, type and direction.
 - Every action names the entries that it settles. Entries of an unknown kind are in no action:
   they stay pending.
 
@@ -61,6 +62,7 @@ from journaltrack.replay.plan.actions import (
     ComponentSpec,
     ComponentState,
     Ensure,
+    Link,
     MetricPoint,
     Mode,
     Points,
@@ -74,6 +76,7 @@ from journaltrack.replay.plan.actions import (
 if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
 
+_NOT_UPLOADED: Final = "the upload of its content is quarantined"
 _EXACT_NS: Final = 1_000_000_000
 """Services keep times in less detail than we do. Nanoseconds."""
 # MetricPoint(*members), without a call of Python code.
@@ -215,6 +218,10 @@ class _Component:
         default_factory=lambda: defaultdict(list)
     )
     uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    # By blob, name, type and direction.
+    links: dict[tuple[BlobRef, str, str, str], list[int]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     changes: dict[tuple[FieldMap, str], list[Part]] = field(default_factory=dict)
     keys: dict[FieldMap, set[str]] = field(default_factory=lambda: defaultdict(set))
     metrics: list[Entry] = field(default_factory=list)
@@ -358,8 +365,8 @@ def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
             artifact = Artifact(state.locations[part.value.blob][0], part.value.media_type)
             apart.ready.append(part._replace(value=artifact))
         elif part.value.blob in state.refused:
-            reason = "the upload of its content is quarantined"
-            apart.settled.append(Settle(component_id, (part.place.seq,), "quarantined", reason))
+            seqs = (part.place.seq,)
+            apart.settled.append(Settle(component_id, seqs, "quarantined", _NOT_UPLOADED))
         else:
             apart.waiting.append(part)
     if apart.waiting and apart.ready and apart.ready[-1].place.is_before(apart.waiting[-1].place):
@@ -409,6 +416,10 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
         component.loads.append(entry)
     elif entry.kind == vocabulary.ASSOCIATE:
         return _add_association(entry, component)
+    elif entry.kind == vocabulary.LINEAGE:
+        artifact = entry.name or "", required_text(detail, "type")
+        link = blob_of(entry), *artifact, required_text(detail, "direction")
+        component.links[link].append(entry.seq)
     else:
         component.uploads[blob_of(entry)].append(entry)
     return None
@@ -487,6 +498,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
         made
         or component.associations
         or component.uploads
+        or component.links
         or component.changes
         or component.metrics
         or component.points
@@ -528,7 +540,26 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
                 seqs,
             )
         )
-    return actions + _update(component, state)
+    return [*actions, *_update(component, state), *_links(component, state)]
+
+
+def _links(component: _Component, state: ComponentState) -> Iterator[Action]:
+    """Yield the lineage of contents, whether they are uploaded yet or not."""
+    where = (component.component_id, component.name)
+    for (blob, name, artifact_type, direction), seqs in component.links.items():
+        if blob not in state.locations and blob in state.refused:
+            yield Settle(component.component_id, tuple(seqs), "quarantined", _NOT_UPLOADED)
+            continue
+        uri, _ = state.locations.get(blob, (None, 0))
+        yield Link(
+            *where,
+            blob,
+            uri,
+            name,
+            artifact_type,
+            vocabulary.INPUT if direction == vocabulary.INPUT else vocabulary.OUTPUT,
+            tuple(seqs),
+        )
 
 
 def _metrics(component: _Component) -> Iterator[PutMetrics]:

@@ -90,6 +90,7 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     vocabulary.INPUT: ("value",),
     vocabulary.OUTPUT: ("value",),
     vocabulary.STATUS: ("primary",),
+    vocabulary.LINEAGE: ("type",),
 }
 """Which member of an entry's payload is its text, by kind."""
 
