@@ -354,6 +354,7 @@ def _print_report(report: VerifyReport) -> None:
         f"{output.plural(checked.artifacts, 'artifact')}, "
         f"{output.plural(checked.points, 'point')} of "
         f"{output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
+        f"{checked.lineage} of lineage, "
         f"{output.duration(report.duration_s)}"
     )
     if report.repair is not None:

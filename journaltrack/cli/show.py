@@ -46,6 +46,9 @@ def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:
     return ExitCode.OK
 
 
+_LINEAGE = ("name", "type", "direction", "state", "title")
+
+
 def _print(view: ComponentView) -> None:
     status = view.status
     trials = ", ".join(
@@ -78,6 +81,11 @@ def _print(view: ComponentView) -> None:
         cut.append(
             tables.table(title, columns, [_artifact(artifact) for artifact in artifacts], width)
         )
+    lineage = [
+        (each.name, each.artifact_type, each.direction, each.state, each.title)
+        for each in view.lineage
+    ]
+    cut.append(tables.table("lineage", _LINEAGE, lineage, width))
     shown, metrics = _metrics(view.metrics, width)
     cut.append(tables.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)

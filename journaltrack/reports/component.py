@@ -25,6 +25,7 @@ from journaltrack.journal.fold import (
     blob_of,
     in_order,
     merge_status,
+    required_text,
     value_of,
 )
 from journaltrack.journal.interruption import RunInProgress
@@ -33,6 +34,7 @@ from journaltrack.journal.view import State
 from journaltrack.journal.vocabulary import (
     ASSOCIATE,
     CREATE,
+    LINEAGE,
     PARAMETER,
     STATUS,
     UPLOAD,
@@ -111,6 +113,29 @@ class MetricView:
 
 
 @dataclass(frozen=True, slots=True)
+class LineageView:
+    """A lineage artifact of a logged file or chart.
+
+    Attributes:
+        name: The artifact's name.
+        artifact_type: A chart's type, or a file's media type.
+        direction: "output" or "input".
+        title: What the caller named it.
+        sha256: Of the content.
+        uri: Where the content is, once it is uploaded.
+    """
+
+    name: str
+    artifact_type: str
+    direction: str
+    title: str
+    sha256: str
+    uri: str | None
+    state: State | None
+    recorded_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentView:
     """A component, offline.
 
@@ -137,6 +162,7 @@ class ComponentView:
     unreadable: tuple[int, ...]
     run: RunInProgress | None = None
     hearsay: tuple[Hearsay, ...] = ()
+    lineage: tuple[LineageView, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -170,6 +196,8 @@ class _Fold:
     origins: Mapping[int, int] = field(default_factory=dict)
     statuses: list[_Called] = field(default_factory=list)
     last: dict[tuple[str, str], _Called] = field(default_factory=dict)
+    # The last by name, type and direction.
+    lineage: dict[tuple[object, ...], tuple[Entry, State | None]] = field(default_factory=dict)
     unreadable: list[int] = field(default_factory=list)
 
 
@@ -235,6 +263,7 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         unreadable=tuple(fold.unreadable),
         run=interruption.of_component(journal, row.id, row.name),
         hearsay=of_component(journal.database, row.id),
+        lineage=tuple(_lineage(fold, locations)),
     )
 
 
@@ -274,6 +303,10 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:
             fold.sizes[blob_of(entry).sha256] = size
+    elif entry.kind == LINEAGE:
+        blob_of(entry)
+        kind, direction = required_text(detail, "type"), required_text(detail, "direction")
+        fold.lineage[entry.name, kind, direction] = entry, state
     elif entry.kind in MAP_OF_KIND:
         exact = detail.get("exact") if entry.kind == PARAMETER and entry.value is None else None
         # The plan knows no value that is not finite: the exact text stands for it.
@@ -326,6 +359,23 @@ def _artifact(
         )
     text = value.value if isinstance(value, Artifact) else None
     return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
+
+
+def _lineage(
+    fold: _Fold, locations: dict[tuple[str, str | None, str | None], str]
+) -> Iterator[LineageView]:
+    for entry, state in fold.lineage.values():
+        detail, blob, name = entry.detail, blob_of(entry), str(entry.name)
+        yield LineageView(
+            name,
+            str(detail["type"]),
+            str(detail["direction"]),
+            text_or_none(detail.get("title")) or name,
+            blob.sha256,
+            locations.get((blob.sha256, blob.bucket, blob.prefix)),
+            state,
+            entry.recorded_at_ns,
+        )
 
 
 def _metrics(journal: Journal, component_id: int, component: str) -> tuple[MetricView, ...]:

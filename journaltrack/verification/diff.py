@@ -20,11 +20,25 @@ from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:
     from journaltrack.journal.vocabulary import BlobRef
-    from journaltrack.replay.remote import RemoteComponent, RemoteMetric, RemoteObject
+    from journaltrack.replay.remote import (
+        ArtifactLink,
+        Linked,
+        RemoteComponent,
+        RemoteMetric,
+        RemoteObject,
+    )
 
 Kind: TypeAlias = Literal["missing", "different", "extra", "unknown"]
 What: TypeAlias = Literal[
-    "component", "display name", "parameter", "input", "output", "status", "metric", "object"
+    "component",
+    "display name",
+    "parameter",
+    "input",
+    "output",
+    "status",
+    "metric",
+    "object",
+    "lineage",
 ]
 Scalar: TypeAlias = "str | float | int | None"
 
@@ -150,6 +164,14 @@ class ObjectClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkClaim:
+    """A lineage artifact and its association, and the entry that states them."""
+
+    link: ArtifactLink
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claims:
     """What a journal delivered of one component.
 
@@ -165,6 +187,7 @@ class Claims:
         status: The status, if one was delivered.
         metrics: Metrics by name.
         objects: Uploaded blobs.
+        links: Lineage of uploaded blobs.
         named: Keys of undelivered entries: their presence is not extra.
         unreadable: Entries that can't be read.
     """
@@ -180,6 +203,7 @@ class Claims:
     status: StatusClaim | None = None
     metrics: Mapping[str, MetricClaim] = field(default_factory=dict)
     objects: tuple[ObjectClaim, ...] = ()
+    links: tuple[LinkClaim, ...] = ()
     named: frozenset[tuple[FieldMap, str]] = frozenset()
     unreadable: tuple[int, ...] = ()
 
@@ -206,7 +230,7 @@ def compare(
     ]
     if found is None:
         return [*differences, _gone(claims)]
-    foreign = claims.exclusive and found.owner != claims.owner
+    foreign = is_foreign(claims, found)
     differences += _identity(claims, found, foreign=foreign)
     is_ours = found.owner is not None and found.owner in {claims.owner, *claims.owners}
     leave = FOREIGN if foreign else None if is_ours else SHARED
@@ -261,6 +285,11 @@ def _identity(claims: Claims, found: RemoteComponent, *, foreign: bool) -> Itera
         )
 
 
+def is_foreign(claims: Claims, found: RemoteComponent) -> bool:
+    """Return whether somebody else made the component that is there now."""
+    return claims.exclusive and found.owner != claims.owner
+
+
 def _later_run(claims: Claims, found: Status) -> int | None:
     """Return when a later run of another journal began, if the remote has its status.
 
@@ -307,6 +336,26 @@ def compare_object(
         repairable=claim.in_spool,
         note=note,
         blob=claim.blob,
+    )
+
+
+def compare_link(
+    claims: Claims, claim: LinkClaim, found: Linked, component: RemoteComponent
+) -> Difference | None:
+    """Return what is missing of a blob's lineage; None if nothing is."""
+    if found.artifact and found.association:
+        return None
+    note = FOREIGN if is_foreign(claims, component) else None
+    return _difference(
+        claims,
+        "missing",
+        "lineage",
+        claim.link.name,
+        "artifact and association",
+        "artifact without the association" if found.artifact else None,
+        repairable=note is None,
+        note=note,
+        seq=claim.seq,
     )
 
 

@@ -30,17 +30,35 @@ from journaltrack.journal.fold import (
     PendingArtifact,
     Place,
     Status,
+    blob_of,
     merge_status,
     parts_in_order,
+    required_text,
     value_of,
 )
 from journaltrack.journal.queries import ENTRY_COLUMNS, HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
-from journaltrack.journal.vocabulary import CREATE, LOAD, BlobRef, Entry, entry_of
+from journaltrack.journal.vocabulary import (
+    CREATE,
+    LINEAGE,
+    LOAD,
+    OUTPUT,
+    BlobRef,
+    Entry,
+    entry_of,
+)
+from journaltrack.replay.remote import ArtifactLink
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.util.text import text_or_none
-from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
+from journaltrack.verification.diff import (
+    Claims,
+    FieldClaim,
+    LinkClaim,
+    MetricClaim,
+    ObjectClaim,
+    StatusClaim,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,6 +262,8 @@ class _Reading:
         self._statuses: dict[int, list[tuple[Part, bool]]] = defaultdict(list)
         self._later_status: list[Status] = []
         self._named: set[tuple[FieldMap, str]] = set()
+        # By link: the entry.
+        self._links: dict[ArtifactLink, int] = {}
         self._unreadable: list[int] = []
 
     def add(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
@@ -262,6 +282,8 @@ class _Reading:
                 self._add_field(entry, outcome, receipt_id, is_held=is_held)
             elif entry.kind in {CREATE, LOAD} and outcome in HAS_ARRIVED:
                 self._add_origin(entry, outcome)
+            elif entry.kind == LINEAGE and outcome == "delivered":
+                self._add_link(entry)
         except ValueError:
             if outcome == "delivered":
                 self._unreadable.append(entry.seq)
@@ -275,6 +297,21 @@ class _Reading:
             self._owner = self._owner or owner
             self._owners |= {owner} if owner is not None else set()
             self._display_name = text_or_none(detail.get("display_name")) or self._display_name
+
+    def _add_link(self, entry: Entry) -> None:
+        blob = blob_of(entry)
+        if blob in self._locations:
+            link = ArtifactLink(
+                component=entry.component,
+                uri=self._locations[blob],
+                sha256=blob.sha256,
+                name=entry.name or "",
+                artifact_type=required_text(entry.detail, "type"),
+                is_output=entry.detail.get("direction") == OUTPUT,
+                bucket=blob.bucket,
+                prefix=blob.prefix,
+            )
+            self._links[link] = entry.seq
 
     def _add_field(
         self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool
@@ -323,6 +360,10 @@ class _Reading:
             fields=fields,
             status=self._status(),
             named=frozenset(self._named),
+            links=tuple(
+                LinkClaim(replace(link, component=claims.name), seq)
+                for link, seq in self._links.items()
+            ),
             unreadable=tuple(self._unreadable),
         )
 

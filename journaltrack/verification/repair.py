@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal.queries import ARRIVED
-from journaltrack.journal.vocabulary import ASSOCIATE, CREATE, LOAD, STATUS
+from journaltrack.journal.vocabulary import ASSOCIATE, CREATE, LINEAGE, LOAD, STATUS
 from journaltrack.replay.evidence.anchors import bucket_used
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.util.intervals import contains
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _OF_COMPONENT: Final = f"WHERE e.component_id = ? AND {ARRIVED}"
 _DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq {_OF_COMPONENT}"
-_FIELDS: Final = {"parameter", "input", "output"}
+_BY_ENTRY: Final = {"parameter", "input", "output", "lineage"}
+"""Differences whose entry alone is sent again."""
 
 
 def reopen(
@@ -64,7 +65,7 @@ def reopen(
             seqs = _points(database, difference, read_at_ns, receipt_id)
         elif difference.what == "status":
             seqs = _of_kind(database, component_id, STATUS)
-        elif difference.what in _FIELDS and difference.seq is not None:
+        elif difference.what in _BY_ENTRY and difference.seq is not None:
             seqs = [difference.seq]
         elif difference.what == "object" and difference.blob is not None:
             seqs = _of_blob(database, component_id, difference.blob)
@@ -102,7 +103,7 @@ def _all_of(database: Database, component_id: int) -> list[int]:
     shows decides about them.
     """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
-    making = (CREATE, LOAD, ASSOCIATE, STATUS)
+    making = (CREATE, LOAD, ASSOCIATE, STATUS, LINEAGE)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 
@@ -116,13 +117,13 @@ def _of_kind(database: Database, component_id: int, *kinds: str) -> list[int]:
 
 
 def _of_blob(database: Database, component_id: int, blob: BlobRef) -> list[int]:
-    """Return a blob's uploads, and the references to it that the component holds now.
+    """Return a blob's uploads, its lineage, and the references that the component holds now.
 
     A new upload may get another URI.
     """
     rows = database.read(
         f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' "
-        "AND (e.kind = 'upload' OR EXISTS (SELECT 1 FROM field f WHERE "
+        "AND (e.kind IN ('upload', 'lineage') OR EXISTS (SELECT 1 FROM field f WHERE "
         "f.component_id = e.component_id AND f.seq = e.seq)) "
         "AND CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') = ? "
         "AND coalesce(json_extract(e.payload, '$.bucket'), '') = ? "

@@ -40,6 +40,7 @@ from journaltrack.verification.diff import (
     Difference,
     Kind,
     compare,
+    compare_link,
     compare_object,
     empty_steps,
 )
@@ -47,7 +48,7 @@ from journaltrack.verification.expected import Undelivered
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
-    from journaltrack.replay.remote import Remote, RemoteComponent, RemoteObject
+    from journaltrack.replay.remote import Linked, Remote, RemoteComponent, RemoteObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class Checked:
     objects_by_checksum: int = 0
     objects_by_content: int = 0
     objects_by_size: int = 0
+    lineage: int = 0
 
 
 @dataclass(slots=True)
@@ -255,6 +257,7 @@ class _Found:
 
     component: RemoteComponent | None
     objects: Sequence[RemoteObject | RemoteError | None] = ()
+    links: Sequence[Linked | RemoteError] = ()
     objects_read: int = 0
 
 
@@ -357,12 +360,10 @@ class Verifier:
         """Ask the remote about one component. Called on a worker's thread."""
         component = self._remote.describe(claims.name)
         objects: list[RemoteObject | RemoteError | None] = []
+        links: list[Linked | RemoteError] = []
         objects_read = 0
         for claim in claims.objects:
-            if self._deadline.over:
-                raise RemoteError(
-                    "the deadline expired", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER
-                )
+            self._refuse_if_over()
             try:
                 found = self._remote.find_object(claim.uri)
                 if (
@@ -379,7 +380,19 @@ class Verifier:
                 objects.append(error)
             else:
                 objects.append(found)
-        return _Found(component, objects, objects_read)
+        for each in claims.links if component is not None else ():
+            self._refuse_if_over()
+            try:
+                links.append(self._remote.linked(each.link))
+            except RemoteError as error:
+                if error.unreachable or error.everywhere:
+                    raise
+                links.append(error)
+        return _Found(component, objects, links, objects_read)
+
+    def _refuse_if_over(self) -> None:
+        if self._deadline.over:
+            raise RemoteError("the deadline expired", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
 
     def _judge(self, claims: Claims, future: Future[_Found]) -> None:
         try:
@@ -437,7 +450,7 @@ class Verifier:
                 )
             elif (difference := compare_object(claims, claim, there)) is not None:
                 differences.append(difference)
-        return differences
+        return [*differences, *_of_lineage(claims, found)]
 
     def _with_steps(
         self, claims: Claims, component: RemoteComponent | None, difference: Difference
@@ -505,5 +518,25 @@ class Verifier:
         checked.objects_by_content += found.objects_read
         checked.objects_by_checksum += len(there) - by_size - found.objects_read
 
+        checked.lineage += sum(not isinstance(each, RemoteError) for each in found.links)
+
     def _ended(self) -> bool:
         return self._report.halted is not None or self._deadline.over
+
+
+def _of_lineage(claims: Claims, found: _Found) -> Iterator[Difference]:
+    if found.component is None:
+        return
+    for claim, there in zip(claims.links, found.links, strict=True):
+        if isinstance(there, RemoteError):
+            yield Difference(
+                claims.component_id,
+                claims.name,
+                "unknown",
+                "lineage",
+                claim.link.name,
+                note=f"{there.code}: {there.message}",
+                seq=claim.seq,
+            )
+        elif difference := compare_link(claims, claim, there, found.component):
+            yield difference
