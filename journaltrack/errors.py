@@ -8,6 +8,7 @@
     │   ├── ComponentNotFoundError        ``Tracker.load``: no such trial component
     │   ├── NothingMatchesError           a filter matches nothing in the journal
     │   └── UndeliverableError            ``strict=True``: AWS could never accept the value
+    ├── MissingExtraError (ImportError)   an optional package is missing; nothing was journaled
     ├── InvalidTypeError (TypeError)      an argument of the wrong type; nothing was journaled
     ├── JournalError                      the journal itself
     │   ├── JournalNotFoundError          no such folder, or no ``journal.db`` in it
@@ -134,6 +135,10 @@ class NothingMatchesError(InvalidInputError):
 
 class UndeliverableError(InvalidInputError):
     """With ``strict=True``: AWS could never accept this value, so it was not journaled."""
+
+
+class MissingExtraError(JournaltrackError, ImportError):
+    """A call needs a package that an extra of journaltrack installs. Nothing was journaled."""
 
 
 class InvalidTypeError(JournaltrackError, TypeError):

@@ -57,9 +57,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def isolated_environment(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """Take away what boto3 and journaltrack read from the environment."""
+    """Take away what boto3 and journaltrack read from the environment.
+
+    Most tests count entries or requests of files, and lineage is not their subject.
+    """
     for name in os.environ:
         if name.startswith(
             ("AWS_", "JOURNALTRACK_", "SAGEMAKER_", "TRAINING_JOB", "PROCESSING_JOB")
@@ -72,6 +77,8 @@ def isolated_environment(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(empty / "no-configuration"))
     monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path_factory.mktemp("home")))
+    if request.node.get_closest_marker("lineage") is None:
+        monkeypatch.setenv("JOURNALTRACK_LINEAGE", "off")
 
 
 @pytest.fixture

@@ -96,7 +96,11 @@ def deliver(journal: Journal, folder: Path) -> VerifyReport:
 def test_training(offline_journal: OfflineJournal) -> LoggedRun:
     """What ``journaltrack.testing`` gives has types, too."""
     writer: MetricsWriter = Writer()
-    with offline() as journal:
+    with offline() as journal, Tracker.create() as tracker:
+        tracker.log_table("t", {"x": [1, 2]}, output_artifact=False)
+        tracker.log_roc_curve([0, 1], [0.1, 0.9], "roc")
+        tracker.log_precision_recall([0, 1], [0.1, 0.9], 1, title="pr", no_skill=0.5)
+        tracker.log_confusion_matrix(["a"], ["a"])
         Tracker(Tracker.create().trial_component, writer)
         journaltrack.audit(journal)
     return offline_journal.run()

@@ -283,7 +283,7 @@ def _code(report: PassReport, after: JournalStatus) -> ExitCode:
     ]
     lineage = report.lineage_halted
     # What lineage alone lacks leaves it pending, and no more.
-    if lineage is not None and (lineage.everywhere or lineage.unreachable):
+    if lineage is not None and lineage.everywhere:
         codes.append(exit_code_of(lineage))
     if after.pending or after.in_flight:
         codes.append(
@@ -321,11 +321,16 @@ def _explain(
     for what, problem in (
         ("the sync stopped: ", report.halted),
         ("uploads stopped: ", report.uploads_halted),
-        ("lineage stopped, all else goes on: ", report.lineage_halted),
         ("", report.altered),
     ):
         if problem is not None:
             output.problem("error", f"{what}{problem.message}", problem.hint)
+    if report.lineage_halted is not None:
+        output.problem(
+            "error",
+            f"lineage stopped, all else goes on: {report.lineage_halted.message}",
+            f"{report.lineage_halted.hint or 'sync again'}; to record no lineage: lineage = false",
+        )
     _tell_held(report)
     if report.failed is not None and (
         report.halted is None or report.failed.message != report.halted.message

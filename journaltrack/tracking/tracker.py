@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from journaltrack import limits
 from journaltrack.errors import (
@@ -73,6 +73,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_UNTYPED: Final = "Tracker"
+"""The type of a file's lineage artifact without a media type, as in the original library."""
+
 
 class Tracker:
     """Record the parameters, metrics and artifacts of one trial component.
@@ -114,11 +117,12 @@ class Tracker:
             self._journal_metrics if metrics_writer is None else metrics_writer
         )
         self._settings = settings = settings_of() if _settings is None else _settings
-        if artifact_uploader is None:
-            artifact_uploader = JournalArtifactUploader(
-                trial_component, self._make_room, settings.configuration.spool_max_bytes
-            )
-        self._uploader: ArtifactUploader = artifact_uploader
+        self._spooler = JournalArtifactUploader(
+            trial_component, self._make_room, settings.configuration.spool_max_bytes
+        )
+        self._uploader: ArtifactUploader = (
+            self._spooler if artifact_uploader is None else artifact_uploader
+        )
         self._sigterm = SigtermStops()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
@@ -509,6 +513,109 @@ class Tracker:
             return
         self._journal_metrics.log_metrics(points, timestamp, iteration_number)
 
+    # -- charts ----------------------------------------------------------------------------
+
+    def log_table(
+        self,
+        title: str | None,
+        values: Mapping[str, Sequence[Any]] | None = None,
+        data_frame: Any = None,  # noqa: ANN401 - pandas or polars
+        output_artifact: bool = True,
+    ) -> None:
+        """Record a table. Give either ``values`` or ``data_frame``.
+
+        What is missing, NaN or infinite becomes null.
+
+        Args:
+            title: The title.
+            values: Lists of equal length, by the column's name.
+            data_frame: A data frame.
+            output_artifact: Whether the run produced the table. False: it used it.
+
+        Raises:
+            InvalidInputError: The columns do not fit together. Nothing was recorded.
+            InvalidTypeError: It is no table. Nothing was recorded.
+        """
+        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+
+        named = charts.checked_title(title, "Table", time.time())
+        self._log_chart(charts.table(named, values, data_frame), output_artifact)
+
+    def log_precision_recall(
+        self,
+        y_true: Any,  # noqa: ANN401 - lists, and arrays of any library
+        predicted_probabilities: Any,  # noqa: ANN401
+        positive_label: str | int | None = None,
+        title: str | None = None,
+        output_artifact: bool = True,
+        no_skill: float | None = None,
+    ) -> None:
+        """Record a precision-recall curve. Needs scikit-learn (``journaltrack[charts]``).
+
+        Args:
+            y_true: The true labels.
+            predicted_probabilities: The scores of the positive class, one per label.
+            positive_label: The positive class; None if the labels are 0 and 1.
+            title: The title; None for the type and the time.
+            output_artifact: Whether the run produced the chart. False: it used it.
+            no_skill: Precision of a classifier that guesses.
+
+        Raises:
+            InvalidInputError: No curve can be computed from the values. Nothing was recorded.
+            MissingExtraError: scikit-learn is not installed. Nothing was recorded.
+        """
+        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+
+        named = charts.checked_title(title, "PrecisionRecallCurve", time.time())
+        chart = charts.precision_recall(
+            y_true, predicted_probabilities, positive_label, named, no_skill
+        )
+        self._log_chart(chart, output_artifact)
+
+    def log_roc_curve(
+        self,
+        y_true: Any,  # noqa: ANN401 - lists, and arrays of any library
+        y_score: Any,  # noqa: ANN401
+        title: str | None = None,
+        output_artifact: bool = True,
+    ) -> None:
+        """Record a ROC curve of binary labels; see ``log_precision_recall``."""
+        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+
+        named = charts.checked_title(title, "ROCCurve", time.time())
+        self._log_chart(charts.roc_curve(y_true, y_score, named), output_artifact)
+
+    def log_confusion_matrix(
+        self,
+        y_true: Any,  # noqa: ANN401 - lists, and arrays of any library
+        y_pred: Any,  # noqa: ANN401
+        title: str | None = None,
+        output_artifact: bool = True,
+    ) -> None:
+        """Record a confusion matrix of up to 2,000 labels; see ``log_precision_recall``.
+
+        Its rows are the true labels, its columns the predicted ones, both sorted.
+        """
+        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+
+        named = charts.checked_title(title, "ConfusionMatrix", time.time())
+        self._log_chart(charts.confusion_matrix(y_true, y_pred, named), output_artifact)
+
+    def _log_chart(self, chart: Mapping[str, Any], output_artifact: bool) -> None:
+        """Keep a chart in the spool, and record its upload and lineage in one transaction."""
+        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+
+        content = charts.encode(chart)
+        spooled = self._spooler.spool_bytes(content)
+        title, blob = chart["title"], self._blob_ref(spooled.sha256)
+        lineage = self._lineage(
+            vocabulary.OUTPUT if output_artifact else vocabulary.INPUT, title, blob, chart["type"]
+        )
+        fits = limits.text_problem(title, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
+        name = f"{title if fits else limits.suggested_name(title)}.json"
+        upload = vocabulary.upload(name, blob, spooled.size_bytes, "application/json", name)
+        self._record_kept([_Kept({spooled.sha256: content}, [upload, *lineage], [])])
+
     # -- life ------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -761,34 +868,47 @@ class Tracker:
             uri, _ = self._uploader.upload_artifact(file_path)
             return _Kept({}, *self._reference(direction, key, uri, media_type))
         spooled = self._uploader.spool(path)
-        blob = vocabulary.BlobRef(
-            spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
-        )
+        blob = self._blob_ref(spooled.sha256)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
         references, notices = self._reference(direction, key, blob, media_type)
         reference = self._within_limit(references[0], new)
-        return _Kept(
-            {spooled.sha256: path},
-            [upload._replace(undeliverable=reference.undeliverable), reference],
-            notices,
+        drafts = [upload._replace(undeliverable=reference.undeliverable), reference]
+        if reference.undeliverable is None:
+            drafts += self._lineage(direction, key, blob, media_type)
+        return _Kept({spooled.sha256: path}, drafts, notices)
+
+    def _blob_ref(self, sha256: str) -> BlobRef:
+        return vocabulary.BlobRef(
+            sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
         )
+
+    def _lineage(
+        self, direction: Direction, name: str, blob: BlobRef, artifact_type: str | None
+    ) -> list[Draft]:
+        """Draft the lineage of a content, as the original library sends it. None if it is off."""
+        if not self._settings.configuration.lineage:
+            return []
+        sent_name = limits.lineage_name(name, f"artifact-{blob.sha256[:12]}")
+        problem = limits.text_problem(artifact_type or "", "", limits.LINEAGE_TYPE_CHARS_MAX)
+        sent_type = _UNTYPED if problem or artifact_type is None else artifact_type
+        title = name if name != sent_name else None
+        return [vocabulary.lineage(sent_name, blob, sent_type, direction, title)]
 
     def _record_kept(self, files: Sequence[_Kept], notices: Sequence[Notice] = ()) -> None:
         """Record kept files in one transaction, then give the notices."""
         recorded = self._record([draft for file in files for draft in file.drafts])
-        if isinstance(self._uploader, JournalArtifactUploader):
-            self._uploader.confirm(
-                {sha256: path for file in files for sha256, path in file.content.items()}
-            )
+        self._spooler.confirm(
+            {sha256: source for file in files for sha256, source in file.content.items()}
+        )
         self._notices.tell(
             recorded, [*(notice for file in files for notice in file.notices), *notices]
         )
 
 
 class _Kept(NamedTuple):
-    """A file that was kept (``content``: by digest) or uploaded, and what to record."""
+    """A file or chart that was kept (``content``: by digest) or uploaded, and what to record."""
 
-    content: dict[str, Path]
+    content: dict[str, Path | bytes]
     drafts: list[Draft]
     notices: list[Notice]
 

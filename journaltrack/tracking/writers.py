@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsIndex
 
 from journaltrack import limits
-from journaltrack.errors import ArtifactError, InvalidTypeError, JournalError, UndeliverableError
+from journaltrack.errors import (
+    ArtifactError,
+    InvalidTypeError,
+    JournalError,
+    JournalFullError,
+    UndeliverableError,
+)
 from journaltrack.journal import vocabulary
-from journaltrack.journal.spool.spool import Spool, SpooledBlob, admit, blobs_of_size
+from journaltrack.journal.spool.spool import Spool, SpooledBlob, blobs_of_size, spool_use
 from journaltrack.tracking import validation
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.util import paths
@@ -348,6 +354,20 @@ class JournalArtifactUploader:
             JournalWriteError: The journal's disk refuses it.
             JournalFullError: (a JournalWriteError) The disk is full, or the spool is at its limit.
         """
+        blob = self._admitting(Path(file_path)).add(
+            file_path, self._journal.renew_blob, self._of_size
+        )
+        self._journal.add_blob(blob.sha256, blob.size_bytes)
+        return blob
+
+    def spool_bytes(self, content: bytes) -> SpooledBlob:
+        """Keep these bytes. See ``spool`` for what is raised."""
+        blob = self._admitting(content).add_bytes(content, self._journal.renew_blob)
+        self._journal.add_blob(blob.sha256, blob.size_bytes)
+        return blob
+
+    def _admitting(self, content: Path | bytes) -> Spool:
+        """Return the spool, with room for the content if the spool has a limit."""
         # Read at every call: the journal may have been moved.
         folder = self._journal.path
         spool = Spool(folder / paths.SPOOL)
@@ -358,10 +378,8 @@ class JournalArtifactUploader:
                 if make_room is None
                 else (lambda wanted_bytes: make_room(folder, wanted_bytes))
             )
-            admit(spool, Path(file_path), self._spool_max_bytes, room)
-        blob = spool.add(file_path, self._journal.renew_blob, self._of_size)
-        self._journal.add_blob(blob.sha256, blob.size_bytes)
-        return blob
+            _admit(spool, content, self._spool_max_bytes, room)
+        return spool
 
     def _of_size(self, size_bytes: int) -> list[str]:
         try:
@@ -370,23 +388,27 @@ class JournalArtifactUploader:
             # Then the file is copied, and the next append reports the journal's error.
             return []
 
-    def confirm(self, files: Mapping[str, Path]) -> None:
+    def confirm(self, contents: Mapping[str, Path | bytes]) -> None:
         """Check that the spool has a recorded call's contents; add missing ones again.
 
         Once the call is recorded, no process removes them. One may have removed them before, if the
         call took longer than its grace time.
 
         Args:
-            files: By digest, the file that each content came from.
+            contents: By digest, the bytes or the file that they came from.
 
         Raises:
             ArtifactError: A content is not in the spool any more, and its file has changed.
         """
-        for sha256, path in files.items():
+        for sha256, source in contents.items():
             spool = Spool(self._journal.path / paths.SPOOL)
-            if not spool.has(sha256) and spool.add(path, self._journal.renew_blob).sha256 != sha256:
+            if spool.has(sha256):
+                continue
+            if isinstance(source, bytes):
+                spool.add_bytes(source, self._journal.renew_blob)
+            elif spool.add(source, self._journal.renew_blob).sha256 != sha256:
                 raise ArtifactError(
-                    f"{path} is recorded, but its content left the spool and the file has changed",
+                    f"{source} is recorded, but its content left the spool and the file changed",
                     hint="log it again; a sync will quarantine the entry that can't be delivered",
                 )
 
@@ -394,3 +416,40 @@ class JournalArtifactUploader:
         """Keep the file, and return its path in the spool and its SHA-256."""
         blob = self.spool(file_path)
         return str(blob.path), blob.sha256
+
+
+def _admit(
+    spool: Spool, content: Path | bytes, max_bytes: int, make_room: Callable[[int], int] | None
+) -> None:
+    """Check that a content fits into the spool, and make room if it does not.
+
+    Several processes that log at the same moment may exceed the limit by one file each.
+
+    Args:
+        spool: The spool to which the content will be added.
+        content: The file to log, or the bytes.
+        max_bytes: The limit for all files in the spool, in bytes.
+        make_room: Removes delivered contents to free that many bytes. Returns how many it freed.
+
+    Raises:
+        JournalFullError: It does not fit. Nothing was copied.
+    """
+    try:
+        wanted = (
+            len(content) if isinstance(content, bytes) else os.stat(content).st_size  # noqa: PTH116
+        )
+    except (OSError, ValueError):
+        # Also a NUL in the path. The copy will say what is wrong.
+        return
+    excess = spool_use(spool.folder).size_bytes + wanted - max_bytes
+    if excess <= 0:
+        return
+    if make_room is not None and wanted <= max_bytes:
+        excess -= make_room(excess)
+    if excess > 0 and not spool.holds(content):
+        what = "the chart" if isinstance(content, bytes) else str(content)
+        raise JournalFullError(
+            f"{what} ({wanted} bytes) was not logged: with it the spool at {spool.folder} would be "
+            f"{excess} bytes over its limit of {max_bytes}",
+            hint="run `journaltrack sync`, which delivers and makes room; or raise spool_max_bytes",
+        )

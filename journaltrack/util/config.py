@@ -35,6 +35,8 @@ A journal whose run has ended is anchored at once.
 """
 _ACCOUNT: Final = re.compile("[0-9]{12}")
 _KMS_KEY: Final = re.compile("[!-~]+")
+_SWITCHES: Final = {"true": True, "on": True, "false": False, "off": False}
+"""The texts of a switch in a variable."""
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _PREFIX: Final = "JOURNALTRACK_"
 _current: dict[str, Any] = {}
@@ -214,6 +216,7 @@ class Configuration:
         "what SIGTERM does in a tracker's `with` block: the usual, or end the run",
         choices=("default", "stop"),
     )
+    lineage: bool = _switch("whether to record lineage for logged files and charts", default=True)
     redact: tuple[str, ...] = _patterns(
         "shell patterns (*token*) of names whose values are never recorded"
     )
@@ -521,7 +524,7 @@ def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401
         "number": float,
         "paths": lambda t: t.split(os.pathsep),
         "patterns": lambda t: t.split(","),
-        "switch": lambda t: {"true": True, "false": False}.get(t.lower(), t),
+        "switch": lambda t: _SWITCHES.get(t.lower(), t),
     }
     # The check refuses other text, and says why.
     try:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from journaltrack import Tracker
 from journaltrack.cli import main
 from tests.processes import arrived, states
-from tests.simulator import simulator
+from tests.simulator import HttpError, simulator
 
 HELD, QUARANTINED, HALTED, REFUSED = 3, 4, 5, 8
 
@@ -318,3 +318,27 @@ def test_the_status_tells_what_was_not_allowed(tmp_path, sim, sync):
     sync(journal, 'components = ["digits-*"]', code=HELD)
     told = json.loads(CliRunner().invoke(main, ["status", str(journal), "--json"]).output)
     assert "NotAllowed" in json.dumps(told)
+
+
+@pytest.mark.lineage
+@pytest.mark.parametrize(
+    "rule", ['components = ["other-*"]', 'buckets = ["other-*"]', 'prefixes = ["other"]']
+)
+def test_lineage_is_of_what_is_allowed(tmp_path, sim, sync, rule):
+    """What was uploaded before is linked only if its component, bucket and prefix are allowed
+    now; otherwise it waits, and nothing is sent for it.
+    """
+    journal = record(tmp_path / "j", artifact=b"1", artifact_bucket="team-a")
+    sim.fail("CreateArtifact", HttpError(400, "AccessDeniedException"))
+    sync(journal, code=HELD)
+    before = len(sim.requests)
+    output = sync(journal, rule, code=HELD)
+    assert "is not allowed by allow." in output
+    sent = {call.operation for call in sim.requests[before:]}
+    assert sent.isdisjoint({"HeadObject", "CreateArtifact", "AddAssociation"})
+    assert states(journal)["pending"] == 1
+    dry = json.loads(sync(journal, rule, options=("--dry-run", "--json")))
+    (plan,) = dry["journals"][0]["components"]
+    assert (plan["lineage"], sum(plan["refused"].values())) == (["artifact-bin"], 1)
+    sync(journal)
+    assert len(sim.lineage.associations) == 1

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker
-from journaltrack.app.composition import run_pass, run_verify
+from journaltrack.app.composition import run_pass, run_prune, run_verify
 from journaltrack.app.connection import Connection
 from journaltrack.cli import main
 from journaltrack.remotes.rate_limit import RateLimit
@@ -655,3 +655,78 @@ def test_a_hand_over_to_another_machine_is_no_difference(delivered, aws, tmp_pat
     (row,) = [line.split() for line in done.stdout.splitlines() if " status " in line]
     assert row[:4] == ["run", "different", "status", "end"]
     assert row[4] != row[5]
+
+
+@pytest.fixture
+def linked(tmp_path, aws):
+    """The folder of a delivered journal with lineage of three files and a chart."""
+    with Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
+        for number in range(3):
+            (tmp_path / f"m{number}").write_text(str(number))
+            tracker.log_artifact(tmp_path / f"m{number}")
+        tracker.log_table("chart", {"x": [1]}, output_artifact=False)
+    assert sync(tmp_path / "journal", aws).pending == 0
+    return tmp_path / "journal"
+
+
+@pytest.mark.lineage
+def test_lineage_that_is_missing_is_named_and_mended(linked, aws):
+    """Artifacts and associations are looked up one by one; a repair makes again what is gone, and
+    nothing else.
+    """
+    report = verify(linked, aws)
+    assert (report.verified, report.checked.lineage) == (True, 4)
+    gone, alone, *_ = aws.lineage.artifacts.values()
+    for ends in [ends for ends in aws.lineage.associations if {gone.arn, alone.arn} & {*ends}]:
+        del aws.lineage.associations[ends]
+    del aws.lineage.artifacts[gone.arn]
+    report = verify(linked, aws)
+    assert told(report) == {("missing", "lineage", gone.name), ("missing", "lineage", alone.name)}
+    assert {each.found for each in report.differences} == {
+        None,
+        "artifact without the association",
+    }
+    before = len(aws.requests)
+    report = verify(linked, aws, repair=True)
+    assert (report.verified, report.repair.reopened) == (True, 2)
+    sent = Counter(call.operation for call in aws.requests[before:])
+    assert (sent["CreateArtifact"], sent["AddAssociation"], sent["HeadObject"]) == (2, 2, 4 + 4 + 2)
+    assert len(aws.lineage.artifacts) == len(aws.lineage.associations) == 4
+
+
+@pytest.mark.lineage
+def test_the_lineage_of_a_component_or_object_that_is_gone_is_mended_with_it(linked, aws):
+    """A component that is made again gets its associations, an object that is uploaded again its
+    artifact.
+    """
+    aws.lineage.associations.clear()
+    del aws.components["run"]
+    for place in [place for place in aws.state.objects if place[1].endswith("/m1")]:
+        del aws.state.objects[place]
+    report = verify(linked, aws, repair=True)
+    assert report.verified, report.differences
+    assert len(aws.lineage.associations) == 4
+
+
+@pytest.mark.lineage
+def test_lineage_that_may_not_be_read_is_unknown_and_prevents_no_prune(linked, aws):
+    """A missing permission says nothing about what is there."""
+    for operation in ("ListArtifacts", "ListAssociations"):
+        aws.fail(operation, HttpError(400, "AccessDeniedException"), times=10**6)
+    report = verify(linked, aws)
+    assert {(each.kind, each.what) for each in report.differences} == {("unknown", "lineage")}
+    assert (report.counts["unknown"], report.halted, report.complete) == (4, None, False)
+    connection = Connection(region="us-east-1", endpoint_url=aws.endpoint_url)
+    now_ns = time.time_ns() + 10**12
+    pruned = run_prune(
+        linked,
+        connection,
+        VerifyOptions(visible_after_s=0),
+        delivered_before_ns=now_ns,
+        blobs_before_ns=now_ns,
+    )
+    # Its lineage stays, and no reference needs the chart's upload.
+    assert (pruned.unconfirmed, dict(pruned.by_kind)) == ({}, {"upload": 1})
+    assert [p for p in verify_chains(linked) if p.kind != "blob"] == []

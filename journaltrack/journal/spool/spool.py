@@ -61,38 +61,6 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 
-def admit(spool: Spool, file: Path, max_bytes: int, make_room: Callable[[int], int] | None) -> None:
-    """Check that a file fits into the spool, and make room if it does not.
-
-    Several processes that log at the same moment may exceed the limit by one file each.
-
-    Args:
-        spool: The spool to which the file will be added.
-        file: The file to log.
-        max_bytes: The limit for all files in the spool, in bytes.
-        make_room: Removes delivered contents to free that many bytes. Returns how many it freed.
-
-    Raises:
-        JournalFullError: It does not fit. Nothing was copied.
-    """
-    try:
-        wanted = os.stat(file).st_size  # noqa: PTH116
-    except (OSError, ValueError):
-        # Also a NUL in the path. The copy will say what is wrong.
-        return
-    excess = spool_use(spool.folder).size_bytes + wanted - max_bytes
-    if excess <= 0:
-        return
-    if make_room is not None and wanted <= max_bytes:
-        excess -= make_room(excess)
-    if excess > 0 and not spool.holds(file):
-        raise JournalFullError(
-            f"{file} ({wanted} bytes) was not logged: with it the spool at {spool.folder} would be "
-            f"{excess} bytes over its limit of {max_bytes}",
-            hint="run `journaltrack sync`, which delivers and makes room; or raise spool_max_bytes",
-        )
-
-
 # Reads above the mark and the index on problems: no delivered entry.
 _NEEDED: Final = (
     f"SELECT json_extract(e.payload, '$.sha256') {queries.PENDING} "
@@ -239,6 +207,17 @@ class Spool:
             hint="log it when its writer is done, or write to a temporary name and rename it",
         )
 
+    def add_bytes(
+        self, content: bytes, announce: Callable[[str], None] = lambda _: None
+    ) -> SpooledBlob:
+        """Keep these bytes. See ``add`` for ``announce`` and what is raised."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        with _writing(self.folder), self._incoming() as (temporary, target):
+            write_all(target, memoryview(content))
+            os.fsync(target)
+            announce(sha256)
+            return SpooledBlob(sha256, len(content), self._store(temporary, sha256))
+
     def take_over(self, other: Path, sha256: str, size_bytes: object) -> SpooledBlob | None:
         """Copy a blob of another spool, and verify it meanwhile.
 
@@ -278,9 +257,11 @@ class Spool:
         except OSError:
             return False
 
-    def holds(self, file_path: Path) -> bool:
-        """Return whether the spool has that file's bytes. Reads the whole file."""
-        with _opened(file_path) as descriptor:
+    def holds(self, content: Path | bytes) -> bool:
+        """Return whether the spool has that file's bytes, or these. Reads the whole file."""
+        if isinstance(content, bytes):
+            return self.has(hashlib.sha256(content).hexdigest())
+        with _opened(content) as descriptor:
             return self.has(digest_of(functools.partial(os.read, descriptor)))
 
     def verify(self, sha256: str) -> bool:
@@ -376,30 +357,31 @@ class Spool:
 
         None if it changed meanwhile, or if its digest is not ``only``.
         """
-        with _writing(self.folder):
+        with _writing(self.folder), self._incoming() as (temporary, target):
             before = os.fstat(descriptor)
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
-            target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            files.hand_over(target, self.folder.parent)
-            files.hand_over(self.folder, self.folder.parent)
+            sha256, size_bytes = _copy_bytes(descriptor, target, source)
+            after = os.fstat(descriptor)
+            if _changed(before, after) or size_bytes != after.st_size or only not in {None, sha256}:
+                return None
+            os.fsync(target)
+            announce(sha256)
+            return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256))
+
+    @contextlib.contextmanager
+    def _incoming(self) -> Iterator[tuple[Path, int]]:
+        """Make a temporary file. Close it, and remove it unless it got a blob's name."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
             try:
-                try:
-                    sha256, size_bytes = _copy_bytes(descriptor, target, source)
-                    after = os.fstat(descriptor)
-                    if (
-                        _changed(before, after)
-                        or size_bytes != after.st_size
-                        or only not in {None, sha256}
-                    ):
-                        return None
-                    os.fsync(target)
-                finally:
-                    os.close(target)
-                announce(sha256)
-                return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256))
+                files.hand_over(target, self.folder.parent)
+                files.hand_over(self.folder, self.folder.parent)
+                yield temporary, target
             finally:
-                temporary.unlink(missing_ok=True)
+                os.close(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _store(self, temporary: Path, sha256: str) -> Path:
         # Replace a blob of that name, too: it may be damaged, or too old for ``collect``. Sync the
