@@ -144,11 +144,12 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule(writer=WRITERS, component=COMPONENTS, content=st.sampled_from("pq"))
     def log_artifact(self, writer, component, content) -> None:
-        """An artifact of one of two contents."""
+        """An artifact of one of two contents, with its lineage."""
         blob = BlobRef(content.encode().hex() * 32, None, None)
         drafts = [
             vocabulary.upload(content, blob, 1, None, "f"),
             vocabulary.artifact("output", content, blob, None),
+            vocabulary.lineage(content, blob, "Tracker", "output"),
         ]
         self.writers[writer].append(self.writers[writer].component(component), drafts)
 
@@ -417,6 +418,18 @@ class ReplayMachine(RuleBasedStateMachine):
                     expected[entry.name] = entry.detail.get("text", entry.value)
             held = self.truth.components.get(component.name, {"parameters": {}})["parameters"]
             assert {k: v for k, v in held.items() if k in expected} == expected
+
+    @invariant()
+    def delivered_lineage_is_there(self) -> None:
+        """Of each content that the journal says was linked, and nothing else is settled so."""
+        if not hasattr(self, "writers"):
+            return
+        states = self.states()
+        linked = {(component, name) for component, _, name in self.truth.links}
+        for entry in self._entries():
+            if entry.kind == "lineage":
+                assert states[entry.seq] in {"pending", "in flight", "delivered"}
+                assert states[entry.seq] != "delivered" or (entry.component, entry.name) in linked
 
     @invariant()
     def nothing_good_is_lost_with_what_is_refused(self) -> None:

@@ -92,6 +92,7 @@ class Truth:
         # points that reading back shows for certain; each later one may be shown or not
         self.visible = 0
         self.uploads = Counter()
+        self.links = set()  # (component, URI, name)
         self.documents_stored = {}
         self.script = []
         self.of_metrics = False
@@ -163,6 +164,15 @@ class Truth:
         def apply():
             self.uploads[blob.sha256] += 1
             return Answer("r", uri=f"s3://bucket/{blob.component}/{blob.name}")
+
+        return self._request(apply)
+
+    def link(self, link):
+        def apply():
+            self._held(link.component)
+            assert self.uploads[link.sha256], f"{link} was not uploaded"
+            self.links.add((link.component, link.uri, link.name))
+            return Answer("r")
 
         return self._request(apply)
 
