@@ -39,7 +39,7 @@ from journaltrack.retention.prune import Archive, PruneReport
 from journaltrack.tracking.finish import FinalStatus, Finished
 from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.validation import Moment, Number, Parameters
-from journaltrack.tracking.writers import ArtifactUploader, MetricsWriter
+from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTracker, MetricsWriter
 from journaltrack.transfer.bundle.layout import Manifest
 from journaltrack.transfer.bundle.pack import BundleReport
 from journaltrack.transfer.bundle.unpack import Bundle
@@ -76,6 +76,7 @@ __all__ = [
     "KindStates",
     "LastSuccess",
     "LeaseHolder",
+    "LineageArtifactTracker",
     "Manifest",
     "MergeReport",
     "MergedSource",

@@ -261,18 +261,17 @@ def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
 def name_to_load(
     name: str | None, training_job: str | None, processing_job: str | None
 ) -> tuple[str, bool]:
-    """Return the name to load, and whether it is a job's component."""
-    given = [n for n in (name, training_job, processing_job) if n is not None]
-    if len(given) > 1:
-        raise InvalidInputError(
-            "give one of trial_component_name, training_job_name and processing_job_name"
-        )
-    if training_job is not None:
-        name = component_of(training_job, "training")
-    elif processing_job is not None:
-        name = component_of(processing_job, "processing")
-    if name is not None:
-        of_job = training_job is not None or processing_job is not None
+    """Return the name to load, and whether it is a job's component.
+
+    As in the original, an empty name counts as none. A component's name wins over a job's, and a
+    training job's over a processing job's.
+    """
+    given = {"trial component": name, "training": training_job, "processing": processing_job}
+    kind = next((kind for kind, each in given.items() if each is not None and each != ""), None)
+    of_job = kind != "trial component"
+    if kind is not None and of_job:
+        name = component_of(validation.entity_name(given[kind], f"{kind} job name"), kind)
+    if kind is not None:
         return _lower(validation.entity_name(name, "trial component name")), of_job
     resolved = component_of_this_job()
     if resolved is None:

@@ -56,6 +56,7 @@ from journaltrack.tracking.writers import (
     JournalArtifactUploader,
     JournalMetricsWriter,
     LeftOut,
+    LineageArtifactTracker,
     MetricsWriter,
     Notice,
     Notices,
@@ -93,6 +94,8 @@ class Tracker:
             is then tracked in the default journal.
         metrics_writer: Takes the metrics; None for the journal.
         artifact_uploader: Takes the files of ``log_artifact``; None for the journal's spool.
+        lineage_artifact_tracker: Takes the lineage of the files that a caller's own
+            ``artifact_uploader`` took, and saves it on close. None: nobody does.
     """
 
     services: ClassVar[Services] = WIRED
@@ -102,6 +105,7 @@ class Tracker:
         trial_component: object,
         metrics_writer: MetricsWriter | None = None,
         artifact_uploader: ArtifactUploader | None = None,
+        lineage_artifact_tracker: LineageArtifactTracker | None = None,
         *,
         _settings: Settings | None = None,
     ) -> None:
@@ -123,6 +127,7 @@ class Tracker:
         self._uploader: ArtifactUploader = (
             self._spooler if artifact_uploader is None else artifact_uploader
         )
+        self._lineage_tracker = lineage_artifact_tracker
         self._sigterm = SigtermStops()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
@@ -255,9 +260,9 @@ class Tracker:
         artifact_prefix: str | None = None,
         boto3_session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
         sagemaker_boto_client: Any = None,  # noqa: ANN401
-        *,
         training_job_name: str | None = None,
         processing_job_name: str | None = None,
+        *,
         journal: str | os.PathLike[str] | Journal | None = None,
         durability: Durability | None = None,
         strict: bool = False,
@@ -280,8 +285,10 @@ class Tracker:
             artifact_prefix: See ``create``.
             boto3_session: See ``create``; also for the look-up.
             sagemaker_boto_client: See ``create``; also for the look-up.
-            training_job_name: Track the component of this training job.
-            processing_job_name: Track the component of this processing job.
+            training_job_name: Track the component of this training job. Not used with a
+                component's name.
+            processing_job_name: Track the component of this processing job. Not used with any
+                other name.
             journal: See ``create``.
             durability: See ``create``.
             strict: See ``create``.
@@ -424,13 +431,22 @@ class Tracker:
         self._record_kept([self._keep("input", writers.given(file_path), name, media_type, set())])
 
     def log_artifacts(
-        self, directory: str | os.PathLike[str], *, direction: Direction = "output"
+        self,
+        directory: str | os.PathLike[str],
+        media_type: str | None = None,
+        *,
+        direction: Direction = "output",
     ) -> None:
         """Record every file below a folder, all in one transaction.
 
         Each artifact's name is the file's path relative to the folder. Links are followed. A file
         or folder that can't be read is left out, with a warning. So is a name that AWS can never
         accept (not UTF-8, or longer than 128 characters). A strict tracker raises instead.
+
+        Args:
+            directory: The folder. ``~`` is the home folder.
+            media_type: The media type of all files; None to guess each from its file's suffix.
+            direction: ``"output"`` or ``"input"``.
 
         Raises:
             ArtifactError: (a ValueError) It is not a readable folder, or has nothing to record.
@@ -449,7 +465,7 @@ class Tracker:
         new: set[tuple[str, str | None]] = set()
         for path, name in files:
             try:
-                kept.append(self._keep(direction, path, name, None, new))
+                kept.append(self._keep(direction, path, name, media_type, new))
             except InvalidInputError as error:  # noqa: PERF203 - a copy costs more
                 left_out.append(LeftOut(name, error.message))
         if not left_out:
@@ -641,6 +657,8 @@ class Tracker:
         self._journal.save()
         try:
             self._metrics_writer.close()
+            if self._lineage_tracker is not None:
+                self._lineage_tracker.save()
         finally:
             # Also if a caller's writer raises. A signal handler may have closed it meanwhile.
             if not self._closed:
@@ -697,7 +715,8 @@ class Tracker:
         ]
         settings = replace(self._settings, boto3_session=None, sagemaker_client=None, sync="off")
         how = (os.fspath(self._journal.path), settings.durability, self._journal.on_journal_error)
-        return _elsewhere, (self.trial_component.trial_component_name, how, settings, *own)
+        name = self.trial_component.trial_component_name
+        return _elsewhere, (name, how, settings, *own, self._lineage_tracker)
 
     def __repr__(self) -> str:
         return f"Tracker({self.trial_component!r})"
@@ -865,8 +884,12 @@ class Tracker:
             validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
         )
         if not isinstance(self._uploader, JournalArtifactUploader):
-            uri, _ = self._uploader.upload_artifact(file_path)
-            return _Kept({}, *self._reference(direction, key, uri, media_type))
+            uri, etag = self._uploader.upload_artifact(file_path)
+            found = _Kept({}, *self._reference(direction, key, uri, media_type))
+            if self._lineage_tracker is not None:
+                add = getattr(self._lineage_tracker, f"add_{direction}_artifact")
+                add(key, uri, etag, media_type)
+            return found
         spooled = self._uploader.spool(path)
         blob = self._blob_ref(spooled.sha256)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
@@ -919,6 +942,7 @@ def _elsewhere(
     settings: Settings,
     metrics_writer: MetricsWriter | None,
     artifact_uploader: ArtifactUploader | None,
+    lineage_artifact_tracker: LineageArtifactTracker | None,
 ) -> Tracker:
     """Rebuild a pickled tracker in the process that received it."""
     path, durability, on_journal_error = how
@@ -929,6 +953,7 @@ def _elsewhere(
         TrialComponent(journal, journal.component(name), name),
         metrics_writer,
         artifact_uploader,
+        lineage_artifact_tracker,
         _settings=settings,
     )
     # -1 is no process's pid: this process does not end the run.

@@ -188,14 +188,14 @@ def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
 def metric_value(value: object) -> float | int:
     """Return a metric's value as a Python number, finite or not.
 
-    Booleans count as 0 and 1, as in the original library.
+    Booleans count as 0 and 1, and the text of a number counts as it, as in the original library.
 
     Raises:
         InvalidTypeError: It is not a real number.
     """
     if type(value) is float or type(value) is int:
         return value
-    value = scalar(value)
+    value = _number_in(scalar(value))
     if not _is_time(value):
         if isinstance(value, numbers.Integral):
             return int(value)
@@ -303,7 +303,7 @@ def timestamp_ns(value: object) -> int:
 
     Args:
         value: A datetime (local time if naive; pandas' have nanoseconds), NumPy's datetime64
-            (UTC), or a number of seconds since the epoch.
+            (UTC), or a number of seconds since the epoch, also as text.
 
     Raises:
         InvalidTypeError: It is none of these.
@@ -314,7 +314,7 @@ def timestamp_ns(value: object) -> int:
     elif _kind(value) == "M":
         nanoseconds = _of_datetime64(value)
     else:
-        value = scalar(value)
+        value = _number_in(scalar(value))
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_time(value):
             kind = type(value).__name__
             raise InvalidTypeError(
@@ -345,7 +345,7 @@ def like_a_step(timestamp: object, nanoseconds: int) -> bool:
         nanoseconds: The same, converted by ``timestamp_ns``.
     """
     is_small = nanoseconds < limits.STEP_LIKE_S_MAX * 1_000_000_000
-    return is_small and isinstance(scalar(timestamp), numbers.Real)
+    return is_small and isinstance(scalar(timestamp), (numbers.Real, str))
 
 
 def optional_text(value: object, what: str) -> str | None:
@@ -478,6 +478,16 @@ def _brief(value: object) -> str:
 
 
 _BRIEF_CHARS_MAX: Final = 60
+
+
+def _number_in(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
+    """Return the number that a text spells. Any other value is returned as it is."""
+    if isinstance(value, str):
+        # An integer keeps all its digits. int() also refuses more digits than Python converts.
+        for read in (int, float):
+            with contextlib.suppress(ValueError):
+                return read(_plain(value))
+    return value
 
 
 def _float(value: Any) -> float:  # noqa: ANN401

@@ -210,6 +210,26 @@ class ArtifactUploader(Protocol):
         ...
 
 
+class LineageArtifactTracker(Protocol):
+    """Takes the lineage of files that an ``ArtifactUploader`` stored."""
+
+    def add_input_artifact(
+        self, name: str, source_uri: str, etag: str | None, artifact_type: str | None
+    ) -> None:
+        """Note a file that the component read."""
+        ...
+
+    def add_output_artifact(
+        self, name: str, source_uri: str, etag: str | None, artifact_type: str | None
+    ) -> None:
+        """Note a file that the component made."""
+        ...
+
+    def save(self) -> None:
+        """Tell SageMaker what was noted."""
+        ...
+
+
 class JournalMetricsWriter:
     """Write points to the journal. This is the default.
 

@@ -300,3 +300,17 @@ def test_a_file_that_goes_while_the_folder_is_read_loses_itself_alone(tracker, r
     with pytest.warns(JournaltrackWarning, match="'z.txt': it is gone"):
         own.log_artifacts(root)
     assert names(tracker) == ["a.txt"]
+
+
+def test_one_media_type_for_a_folder(tracker, root):
+    """A media type that is given is that of every file; else each file's suffix tells it."""
+    (root / "b.csv").write_text("b")
+    tracker.log_artifacts(root)
+    before = tracker.trial_component.output_artifacts
+    assert {name: each.media_type for name, each in before.items()} == {
+        "a.txt": "text/plain",
+        "b.csv": "text/csv",
+    }
+    tracker.log_artifacts(root, "application/x-own", direction="input")
+    after = tracker.trial_component.input_artifacts
+    assert {each.media_type for each in after.values()} == {"application/x-own"}

@@ -69,11 +69,17 @@ def test_signatures_are_those_of_the_original():
         ("sagemaker_boto_client", None),
     ]
     assert positional(Tracker.create) == [("display_name", None), *common]
-    assert positional(Tracker.load) == [("trial_component_name", None), *common]
+    assert positional(Tracker.load) == [
+        ("trial_component_name", None),
+        *common,
+        ("training_job_name", None),
+        ("processing_job_name", None),
+    ]
     assert [n for n, _ in positional(Tracker.__init__)] == [
         "trial_component",
         "metrics_writer",
         "artifact_uploader",
+        "lineage_artifact_tracker",
     ]
     empty = inspect.Parameter.empty
     assert positional(Tracker.log_parameter) == [("name", empty), ("value", empty)]
@@ -89,6 +95,7 @@ def test_signatures_are_those_of_the_original():
         ("name", None),
         ("media_type", None),
     ]
+    assert positional(Tracker.log_artifacts) == [("directory", empty), ("media_type", None)]
     assert positional(Tracker.log_metric) == [
         ("metric_name", empty),
         ("value", empty),
@@ -220,7 +227,7 @@ def test_what_can_never_be_right_raises_and_records_nothing(folder, tracker, cal
 @pytest.mark.parametrize(
     "call",
     [
-        lambda t: t.log_metric("loss", "0.5"),
+        lambda t: t.log_metric("loss", "half"),
         lambda t: t.log_metric("loss", 1j),
         lambda t: t.log_metric(3, 1.0),
         lambda t: t.log_metric("loss", 1.0, iteration_number=1.5),
@@ -425,6 +432,81 @@ def test_in_a_training_job_the_jobs_component_is_loaded_and_its_status_left_alon
         tracker.log_metric("loss", 1.0)
     assert tracker.trial_component.trial_component_name == "my-job-aws-training-job"
     assert rows(folder, "SELECT kind FROM entry") == [("load",), ("metric",)]
+
+
+@pytest.mark.parametrize(
+    ("names", "loaded", "is_job"),
+    [
+        (("Run", None, None, None, None, "job-1", "job-2"), "run", False),
+        ((None, None, None, None, None, "Job-1", "job-2"), "job-1-aws-training-job", True),
+        (("", None, None, None, None, "", "job-2"), "job-2-aws-processing-job", True),
+    ],
+)
+def test_a_components_name_wins_over_a_jobs(folder, names, loaded, is_job):
+    """All names are positional as in the original; the first that is given counts."""
+    tracker = Tracker.load(*names, journal=folder, sync="off")
+    assert tracker.trial_component.trial_component_name == loaded
+    payload = '{"job":true}' if is_job else "{}"
+    assert rows(folder, "SELECT kind, payload FROM entry") == [("load", payload)]
+
+
+@pytest.mark.parametrize(
+    "names", [(3,), (0,), ([],), (None, *[None] * 4, 3), (None, *[None] * 5, b"j")]
+)
+def test_a_name_to_load_is_text(folder, names):
+    """What is no text is no name, also where it counts as false."""
+    with pytest.raises(TypeError):
+        Tracker.load(*names, journal=folder, sync="off")
+
+
+def test_a_callers_lineage_tracker_gets_what_its_uploader_took(folder, tracker, tmp_path):
+    """The fourth argument takes URI, ETag and media type of each file, and saves on each close;
+    files in the journal are no concern of it.
+    """
+    (tmp_path / "a.txt").write_text("a")
+    told = []
+
+    class Uploader:
+        def upload_artifact(self, file_path):
+            return f"s3://b/{os.path.basename(file_path)}", '"etag"'
+
+    class Lineage:
+        def add_input_artifact(self, *what):
+            told.append(("input", *what))
+
+        def add_output_artifact(self, *what):
+            told.append(("output", *what))
+
+        def save(self):
+            told.append("saved")
+
+    own = Tracker(tracker.trial_component, None, Uploader(), Lineage())
+    own.log_artifact(tmp_path / "a.txt")
+    own.log_input_artifact(tmp_path / "a.txt", "in", "text/csv")
+    own._settings = tracker._settings
+    own.close()
+    assert told == [
+        ("output", "a.txt", "s3://b/a.txt", '"etag"', "text/plain"),
+        ("input", "in", "s3://b/a.txt", '"etag"', "text/csv"),
+        "saved",
+    ]
+    del told[:]
+    spooling = Tracker(tracker.trial_component, None, None, Lineage())
+    spooling.log_artifact(tmp_path / "a.txt")
+    assert told == []
+
+
+def test_numbers_may_be_text(folder, tracker):
+    """The text of a number is the number, as a value and as a time; an integer keeps its digits."""
+    tracker.log_metric("loss", "0.5", "1700000000.5")
+    tracker.log_metric("loss", np.array(["0.25"]), "1700000000")
+    with pytest.warns(JournaltrackWarning, match="all its digits"):
+        tracker.log_metric("loss", str(2**53 + 1), 1_700_000_000)
+    assert rows(folder, "SELECT value, timestamp_ns, payload FROM entry WHERE kind = 'metric'") == [
+        (0.5, 1_700_000_000_500_000_000, None),
+        (0.25, 1_700_000_000_000_000_000, None),
+        (float(2**53), 1_700_000_000_000_000_000, f'{{"exact":"{2**53 + 1}"}}'),
+    ]
 
 
 def test_outside_of_a_job_load_needs_a_name(folder):

@@ -162,6 +162,12 @@ def test_a_value_that_is_no_number_passes(value):
         (np.array([[3]]), 3),
         (Floating(), 0.5),
         (np.uint64(2**64 - 1), 2**64 - 1),
+        ("0.5", 0.5),
+        (" -3 ", -3),
+        ("1e3", 1000.0),
+        (str(2**53 + 1), 2**53 + 1),
+        (np.str_("0.5"), 0.5),
+        (np.array(["0.5"]), 0.5),
     ],
 )
 def test_metric_values_are_plain_numbers(value, kept):
@@ -174,7 +180,9 @@ def test_metric_values_are_plain_numbers(value, kept):
 @pytest.mark.parametrize(
     "value",
     [
-        "0.5",
+        "half",
+        "",
+        "1,5",
         1j,
         np.complex64(1),
         None,
@@ -188,13 +196,14 @@ def test_metric_values_are_plain_numbers(value, kept):
         np.datetime64(5, "ns"),
         pd.Series([1.0, 2.0]),
         pd.Timestamp("2024-01-01"),
-        np.array(["0.5"]),
+        np.array(["half"]),
+        np.array(["0.5", "1"]),
         b"1",
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_number_is_no_metric(value):
-    """Text, complex numbers and arrays are a TypeError."""
+    """Other text, complex numbers and arrays are a TypeError."""
     with pytest.raises(InvalidTypeError):
         validation.metric_value(value)
 
