@@ -223,6 +223,11 @@ def not_finite(what: str) -> str:
     return f"{what} is NaN or infinite, which can't be sent to SageMaker"
 
 
+def default_trial(experiment: str) -> str:
+    """Return the trial of a run that names an experiment alone, as the newer SageMaker SDK does."""
+    return f"Default-Run-Group-{experiment}"[:NAME_CHARS_MAX].rstrip("-")
+
+
 def time_problem(timestamp_ns: int | None, what: str) -> str | None:
     """Return why a time (nanoseconds since the epoch) can't be sent, or None."""
     if timestamp_ns is None or 0 <= timestamp_ns <= TIMESTAMP_NS_MAX:

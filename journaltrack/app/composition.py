@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -416,11 +416,10 @@ def _background(request: ReplayRequest) -> Background:
     return background.start(request)
 
 
-def _lookup(request: ReplayRequest) -> bool:
-    """Return whether SageMaker knows the component; raise if that can't be told."""
+def _ask(request: ReplayRequest, operation: str, members: Mapping[str, Any]) -> Mapping[str, Any]:
     remote = Connection.of(request).remote(request.deadline, concurrency=1)
     try:
-        return remote.describe(request.component) is not None
+        return remote.call(operation, members)
     finally:
         remote.close()
 
@@ -431,7 +430,5 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
     return make_room(journal, wanted_bytes)
 
 
-SERVICES: Final = Services(
-    replay=replay, lookup=_lookup, background=_background, make_room=_make_room
-)
+SERVICES: Final = Services(replay=replay, ask=_ask, background=_background, make_room=_make_room)
 """The services that trackers call."""

@@ -252,16 +252,16 @@ def create(
     return Draft(COMPONENT, CREATE, payload=encode(detail))
 
 
-def load(*, job: bool = False, verified: bool = False) -> Draft:
+def load(*, job: bool = False, verified: bool = False, held: dict[str, Any] | None = None) -> Draft:
     """Draft that the component exists elsewhere.
 
     Args:
         job: It belongs to a SageMaker job: SageMaker creates it some time after the start.
         verified: SageMaker confirmed it when it was loaded.
+        held: What SageMaker held then, for reading back. It is never sent.
     """
-    return Draft(
-        COMPONENT, LOAD, payload=encode({"job": job or None, "verified": verified or None})
-    )
+    detail = {"job": job or None, "verified": verified or None, "held": held or None}
+    return Draft(COMPONENT, LOAD, payload=encode(detail))
 
 
 def associate(*, experiment: str | None, trial: str | None) -> Draft:

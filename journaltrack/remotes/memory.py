@@ -14,7 +14,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from statistics import fmean
+from typing import Any
 
 from journaltrack import limits
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
@@ -93,6 +95,23 @@ class MemoryRemote:
                 request_id,
                 _summaries(held.points),
             )
+
+    def call(self, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``AwsRemote.call``: it describes and deletes components, and nothing else.
+
+        Raises:
+            RemoteError: It is another operation. Then journals answer alone.
+        """
+        name = str(members.get("TrialComponentName", ""))
+        held = self.describe(name)
+        if operation == "delete_trial_component":
+            with self._lock:
+                self.components.pop(name.lower(), None)
+            return {} if held is None else {"TrialComponentArn": held.arn}
+        if operation != "describe_trial_component":
+            text = f"the remote in memory has no {operation}"
+            raise RemoteError(text, kind=ErrorKind.TRANSIENT, code="NotInMemory")
+        return {} if held is None else _described(held)
 
     def create(self, spec: ComponentSpec) -> Answer:
         """Create the component if SageMaker would take its names."""
@@ -336,6 +355,29 @@ def _summaries(points: Sequence[MetricPoint]) -> dict[str, RemoteMetric]:
     return {
         name: RemoteMetric(len(values), min(values), max(values), values[-1], fmean(values))
         for name, values in by_name.items()
+    }
+
+
+def _described(held: RemoteComponent) -> dict[str, Any]:
+    """Return a component as DescribeTrialComponent does."""
+    status = held.status or Status()
+    times = {"StartTime": status.start_ns, "EndTime": status.end_ns}
+    return {
+        "TrialComponentName": held.name,
+        "TrialComponentArn": held.arn,
+        "DisplayName": held.display_name or held.name,
+        **({"Status": {"PrimaryStatus": status.primary}} if status.primary else {}),
+        **{
+            name: datetime.fromtimestamp(at_ns / 1e9, timezone.utc)
+            for name, at_ns in times.items()
+            if at_ns is not None
+        },
+        "Parameters": {
+            name: {"StringValue" if isinstance(value, str) else "NumberValue": value}
+            for name, value in held.parameters.items()
+        },
+        "InputArtifacts": {name: {"Value": a.value} for name, a in held.input_artifacts.items()},
+        "OutputArtifacts": {name: {"Value": a.value} for name, a in held.output_artifacts.items()},
     }
 
 

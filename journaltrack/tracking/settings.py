@@ -17,12 +17,18 @@ import os
 import secrets
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, cast
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.errors import (
+    ErrorKind,
+    InvalidInputError,
+    InvalidTypeError,
+    RemoteError,
+    described,
+)
 from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation
@@ -34,6 +40,7 @@ from journaltrack.tracking.trial_component import (
 )
 from journaltrack.util.config import Configuration, current
 from journaltrack.util.deadline import Deadline
+from journaltrack.util.guard import GRACE_S, outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +88,8 @@ class Services:
 
     Attributes:
         replay: Delivers what it can.
-        lookup: Returns whether SageMaker has a component of that name.
+        ask: Makes one request of SageMaker, by boto3's name of it and its members, and returns the
+            answer. An empty one: something that was named does not exist.
         background: Starts to deliver a journal, for ``sync="background"``.
         make_room: Removes delivered contents from the spool of the journal in a folder. It stops
             when that many bytes are free, or when nothing more can be removed. Returns how many
@@ -89,7 +97,7 @@ class Services:
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
-    lookup: Callable[[ReplayRequest], bool] | None = None
+    ask: Callable[[ReplayRequest, str, Mapping[str, Any]], Mapping[str, Any]] | None = None
     background: Callable[[ReplayRequest], Background] | None = None
     make_room: Callable[[Path, int], int] | None = None
 
@@ -104,7 +112,7 @@ def _later(service: str) -> Callable[..., Any]:
 
 
 WIRED: Final = Services(
-    *(_later(service) for service in ("replay", "lookup", "background", "make_room"))
+    *(_later(service) for service in ("replay", "ask", "background", "make_room"))
 )
 """The services of the composition root."""
 
@@ -227,6 +235,42 @@ def replay_request(
         settings.boto3_session,
         settings.sagemaker_client,
     )
+
+
+def asked(
+    ask: Callable[[ReplayRequest, str, Mapping[str, Any]], Mapping[str, Any]] | None,
+    request: ReplayRequest,
+    operation: str,
+    members: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Return SageMaker's answer to a request that the caller can't do without.
+
+    Args:
+        ask: The service, see ``Services``.
+        request: Says how to reach SageMaker, and how long to wait.
+        operation: boto3's name of the operation.
+        members: The request's.
+
+    Raises:
+        RemoteError: There is no answer in time, or it is a refusal.
+    """
+    what = f"{operation} was not done"
+    if ask is None:
+        raise RemoteError(f"{what}: nothing here reaches SageMaker", kind=ErrorKind.HALT, code="")
+    found = outcome(
+        lambda: ask(request, operation, members),
+        lambda: request.deadline.grace_remaining_s() + GRACE_S,
+    )
+    if isinstance(found, RemoteError):
+        raise found
+    if isinstance(found, Exception):
+        raise RemoteError(
+            f"{what}: {described(found)}",
+            kind=ErrorKind.TRANSIENT,
+            code=type(found).__name__,
+            hint="try again when SageMaker can be reached",
+        ) from found
+    return found
 
 
 _SYNC_OF_BOOL: Final = {True: "close", False: "off"}

@@ -38,6 +38,7 @@ from journaltrack.tracking.settings import (
     ReplayRequest,
     Services,
     Settings,
+    asked,
     attached,
     closing_on_error,
     final_status,
@@ -49,7 +50,12 @@ from journaltrack.tracking.settings import (
     settings_of,
 )
 from journaltrack.tracking.sigterm import SigtermStops
-from journaltrack.tracking.trial_component import TrialComponent, component_of_this_job
+from journaltrack.tracking.trial_component import (
+    Recorder,
+    TrialComponent,
+    component_of_this_job,
+    held_of,
+)
 from journaltrack.tracking.validation import JournaltrackWarning, Redaction
 from journaltrack.tracking.writers import (
     ArtifactUploader,
@@ -136,6 +142,10 @@ class Tracker:
         self._pid = os.getpid()
         self._notices = Notices()
         self._keys = keys_in(self._journal, self._id)
+        if trial_component.recorder is None:
+            trial_component.recorder = Recorder(
+                self.log_parameters, self._log_references, self._set, self._save, self._ask
+            )
 
     @classmethod
     def create(
@@ -323,23 +333,33 @@ class Tracker:
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
                 return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
-            verified: bool | None = None
-            lookup = cls.services.lookup
-            if not is_job and settings.sync != "off" and lookup is not None:
+            answer: Mapping[str, Any] | None = None
+            ask = cls.services.ask
+            if not is_job and settings.sync != "off" and ask is not None:
                 if lookup_deadline_s is None:
                     lookup_deadline_s = settings.configuration.lookup_deadline_s
                 request = replay_request(opened.path, name, lookup_deadline_s, settings)
+                members = {"TrialComponentName": name}
                 failure = (
                     f"SageMaker could not be asked for {name}; it is verified at the first replay"
                 )
-                verified = guarded(lambda: lookup(request), failure, request.deadline)
-            if verified is False:
+                answer = guarded(
+                    lambda: ask(request, "describe_trial_component", members),
+                    failure,
+                    request.deadline,
+                )
+            if answer is not None and not answer:
                 raise ComponentNotFoundError(
                     f"SageMaker has no trial component {name}",
                     hint="check name and region, or create it: Tracker.create(..., resume=True)",
                 )
+            redaction = Redaction(settings.redact)
+            held = held_of(answer or {}, lambda _, key: redaction.matches(key))
             component_id = opened.component(name)
-            opened.append(component_id, [vocabulary.load(job=is_job, verified=bool(verified))])
+            opened.append(
+                component_id,
+                [vocabulary.load(job=is_job, verified=answer is not None, held=held)],
+            )
             return cls._made(TrialComponent(opened, component_id, name), settings, owned)
 
     # -- logging ---------------------------------------------------------------------------
@@ -718,6 +738,10 @@ class Tracker:
         name = self.trial_component.trial_component_name
         return _elsewhere, (name, how, settings, *own, self._lineage_tracker)
 
+    def __str__(self) -> str:
+        """Return the component's name, so that other libraries take the tracker for it."""
+        return self.trial_component.trial_component_name
+
     def __repr__(self) -> str:
         return f"Tracker({self.trial_component!r})"
 
@@ -759,6 +783,43 @@ class Tracker:
             how = "the next close or `journaltrack sync` delivers them"
             failure = f"{name} was not delivered on close; its entries stay in the journal, {how}"
             guarded(lambda: deliver(request), failure, request.deadline, sends=True)
+
+    def _log_references(self, direction: Direction, values: Mapping[str, Any]) -> None:
+        """Record inputs or outputs by name, each a text or an artifact, all or none."""
+        drafts: list[Draft] = []
+        notices: list[Notice] = []
+        for name, given in values.items():
+            value = getattr(given, "value", given)
+            # A file that was read back before its upload is still that file.
+            blob = self.trial_component.blob_at(value) if isinstance(value, str) else None
+            found = self._reference(
+                direction, name, blob or value, getattr(given, "media_type", None)
+            )
+            drafts += found[0]
+            notices += found[1]
+        self._append(drafts, notices)
+
+    def _set(self, status: Draft) -> None:
+        self._append([status])
+
+    def _save(self) -> None:
+        """Deliver what is pending, and stay open; see ``TrialComponent.save``."""
+        if self._journal.postpone(self._save):
+            return
+        self._journal.save()
+        replay = self.services.replay
+        if os.getpid() == self._pid and self._settings.sync != "off" and replay is not None:
+            request = self._replay_request()
+            failure = f"{self.trial_component} was not saved; its entries stay in the journal"
+            guarded(lambda: replay(request), failure, request.deadline, sends=True)
+
+    def _ask(self, operation: str, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Make one request of SageMaker within the deadline of a close.
+
+        Raises:
+            RemoteError: There is no answer, or a refusal.
+        """
+        return asked(self.services.ask, self._replay_request(), operation, members)
 
     def _replay_request(self) -> ReplayRequest:
         return replay_request(

@@ -1,6 +1,11 @@
-"""Read a trial component back from the journal, as it was logged.
+"""Read and change a trial component, as the journal has it.
 
-That includes values that AWS could never accept.
+What was logged reads back as it was logged, also values that AWS could never accept. Below it is
+what SageMaker held when the component was loaded. A change is a call of the tracker: an assignment
+records an entry, or raises. Nothing is changed in memory alone.
+
+The class methods are those of the original's ``TrialComponent``. They answer from the journal, and
+add what SageMaker says if it answers in time.
 
 ``component_of_this_job`` finds the component of the SageMaker job that this process runs in.
 SageMaker creates it shortly after the job starts. The sources are the environment and the files
@@ -10,14 +15,18 @@ that SageMaker gives to a job, as the original library reads them
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack import limits
+from journaltrack.errors import ComponentNotFoundError, InvalidInputError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import (
     FieldValue,
@@ -26,15 +35,46 @@ from journaltrack.journal.fold import (
     blob_of,
     in_order,
     merge_status,
+    text_or_none,
     value_of,
 )
 from journaltrack.journal.queries import origins
+from journaltrack.tracking import validation
 from journaltrack.util import paths
+from journaltrack.util.config import REDACTED
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from journaltrack.journal.entries import Direction
     from journaltrack.journal.journal import Journal
+    from journaltrack.tracking.catalog import (
+        TrialComponentSearchResult,
+        TrialComponentSummary,
+        TrialSummary,
+    )
+    from journaltrack.tracking.tracker import Tracker
+    from journaltrack.tracking.validation import Moment, Parameters
 
 PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
+STATUSES: Final = ("InProgress", "Completed", "Failed", "Stopping", "Stopped")
+"""What SageMaker takes as a status."""
+_HELD: Final = (
+    "TrialComponentArn",
+    "DisplayName",
+    "Source",
+    "Status",
+    "Parameters",
+    "InputArtifacts",
+    "OutputArtifacts",
+)
+_TIMES: Final = ("StartTime", "EndTime", "CreationTime", "LastModifiedTime")
+_MAPS: Final = (
+    ("Parameters", vocabulary.PARAMETER, "StringValue"),
+    ("InputArtifacts", vocabulary.INPUT, "Value"),
+    ("OutputArtifacts", vocabulary.OUTPUT, "Value"),
+)
+"""Maps of DescribeTrialComponent, the kinds of their entries, and the members of their values."""
 
 
 def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
@@ -66,7 +106,10 @@ def _name_in(arn: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TrialComponentArtifact:
-    """An artifact. ``value`` is a URI, a text, or a logged file's path in the spool."""
+    """An artifact.
+
+    ``value`` is a URI or a text; of a file that is not uploaded yet, its path in the spool.
+    """
 
     value: str
     media_type: str | None = None
@@ -80,8 +123,126 @@ class TrialComponentStatus:
     message: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TrialComponentSource:
+    """The job that a component belongs to."""
+
+    source_arn: str | None = None
+    source_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentMetricSummary:
+    """A metric's points in the journal, as SageMaker would sum them up."""
+
+    metric_name: str
+    count: int
+    min: float
+    max: float
+    avg: float
+    last: float
+    time_stamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """What a component needs of its tracker to record a change.
+
+    Attributes:
+        parameters: Records parameters, all or none.
+        references: Records inputs or outputs by name, each a text or an artifact, all or none.
+        status: Records a status or a time.
+        save: Delivers what is pending.
+        ask: Makes one request of SageMaker, by boto3's name of it; raises if there is no answer.
+    """
+
+    parameters: Callable[[Mapping[str, Any]], None]
+    references: Callable[[Direction, Mapping[str, Any]], None]
+    status: Callable[[vocabulary.Draft], None]
+    save: Callable[[], None]
+    ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class _Recording(dict[str, Any]):
+    """A component's parameters or artifacts. Every change of it is recorded, or raises.
+
+    Args:
+        read: Returns what is recorded so far.
+        record: Records values by name.
+        what: What they are, for messages.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], dict[str, Any]],
+        record: Callable[[Mapping[str, Any]], None],
+        what: str,
+    ) -> None:
+        super().__init__(read())
+        self._read = read
+        self._record = record
+        self._what = what
+
+    def __setitem__(self, name: str, value: object) -> None:
+        self.update({name: value})
+
+    def update(self, *values: Any, **named: Any) -> None:  # noqa: ANN401 - as of a dict
+        """Record values by name, all or none."""
+        given = dict(*values, **named)
+        # What was read here and is assigned again says nothing new. A file would become a text.
+        new = {name: value for name, value in given.items() if not self._has(name, value)}
+        if new:
+            self._record(new)
+            dict.update(self, self._read())
+
+    def _has(self, name: str, value: object) -> bool:
+        held = self.get(name)
+        return held is not None and type(held) is type(value) and bool(held == value)
+
+    def __ior__(self, values: Any) -> Self:  # type: ignore[override,misc]  # noqa: ANN401
+        self.update(values)
+        return self
+
+    def setdefault(self, name: str, value: Any = None) -> Any:  # noqa: ANN401
+        """Record a value, unless there is one of that name."""
+        if name not in self:
+            self.update({name: value})
+        return self[name]
+
+    def __delitem__(self, name: str) -> None:
+        self.pop(name)
+
+    def pop(self, name: str, *default: Any) -> Any:  # noqa: ANN401
+        """Raise if there is something to remove."""
+        if name in self:
+            self.clear()
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Raise."""
+        self.clear()
+        return super().popitem()
+
+    def clear(self) -> None:
+        """Raise if there is something to remove."""
+        if self:
+            raise InvalidInputError(
+                f"{self._what} can't be removed: a journal only adds; nothing was changed",
+                hint="record another value, or remove it in SageMaker (UpdateTrialComponent)",
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as a plain dict."""
+        return dict, (dict(self),)
+
+
 class TrialComponent:
-    """The component that a tracker tracks. Every attribute reads the journal again.
+    """A trial component. Every attribute reads the journal again.
+
+    Assigning to ``parameters``, ``input_artifacts``, ``output_artifacts``, ``status``,
+    ``start_time`` or ``end_time``, or to a name in one of the first three, records the new value,
+    as the tracker's methods do. Names that an assigned dict lacks keep their values, as in
+    SageMaker. All other attributes are read-only.
 
     Entries whose payload can't be decoded are skipped: the journal may be damaged or crafted.
 
@@ -89,47 +250,252 @@ class TrialComponent:
         journal: The journal that has it.
         component_id: Its id, from ``journal.component``.
         name: Its name.
+        pending_alone: Read only what is not settled yet.
+
+    Attributes:
+        recorder: Records changes; None until a tracker tracks the component.
     """
 
-    def __init__(self, journal: Journal, component_id: int, name: str) -> None:
+    __slots__ = ("__weakref__", "_name", "_pending_alone", "component_id", "journal", "recorder")
+
+    def __init__(
+        self, journal: Journal, component_id: int, name: str, *, pending_alone: bool = False
+    ) -> None:
         self.journal = journal
         self.component_id = component_id
-        self.trial_component_name = name
+        self._name = name
+        self._pending_alone = pending_alone
+        self.recorder: Recorder | None = None
+
+    # -- the original's class methods --------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        trial_component_name: str,
+        display_name: str | None = None,
+        tags: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
+        sagemaker_boto_client: Any = None,  # noqa: ANN401 - boto3 has no types of its own
+        *,
+        journal: str | os.PathLike[str] | Journal | None = None,
+    ) -> TrialComponent:
+        """Record a new component, offline; see ``Tracker.create``."""
+        return (
+            _tracker()
+            .create(
+                display_name,
+                trial_component_name=trial_component_name,
+                tags=tags,
+                sagemaker_boto_client=sagemaker_boto_client,
+                journal=journal,
+            )
+            .trial_component
+        )
+
+    @classmethod
+    def load(
+        cls,
+        trial_component_name: str,
+        sagemaker_boto_client: Any = None,  # noqa: ANN401
+        *,
+        journal: str | os.PathLike[str] | Journal | None = None,
+    ) -> TrialComponent:
+        """Return a component that exists; see ``Tracker.load``."""
+        return (
+            _tracker()
+            .load(
+                trial_component_name, sagemaker_boto_client=sagemaker_boto_client, journal=journal
+            )
+            .trial_component
+        )
+
+    @classmethod
+    def list(
+        cls,
+        source_arn: str | None = None,
+        created_before: datetime | None = None,
+        created_after: datetime | None = None,
+        sort_by: str | None = None,
+        sort_order: str | None = None,
+        sagemaker_boto_client: Any = None,  # noqa: ANN401
+        trial_name: str | None = None,
+        experiment_name: str | None = None,
+        max_results: int | None = None,
+        next_token: str | None = None,
+        *,
+        journal: str | os.PathLike[str] | Journal | None = None,
+    ) -> Iterator[TrialComponentSummary]:
+        """Yield summaries of the journal's components, and of SageMaker's if it answers in time.
+
+        Args:
+            source_arn: Only the component of this job.
+            created_before: Only those created before this time.
+            created_after: Only those created after this time.
+            sort_by: "Name" or "CreationTime", the default.
+            sort_order: "Ascending" or "Descending", the default.
+            sagemaker_boto_client: Client for the question.
+            trial_name: Only those of this trial.
+            experiment_name: Only those of this experiment.
+            max_results: SageMaker's page size. As in the original, all pages are read.
+            next_token: Where SageMaker's answer begins.
+            journal: See ``Tracker.create``.
+        """
+        from journaltrack.tracking import catalog  # noqa: PLC0415 - it imports this module
+
+        members = {
+            "SourceArn": source_arn,
+            "CreatedBefore": created_before,
+            "CreatedAfter": created_after,
+            "SortBy": sort_by,
+            "SortOrder": sort_order,
+            "TrialName": trial_name,
+            "ExperimentName": experiment_name,
+            "MaxResults": max_results,
+            "NextToken": next_token,
+        }
+        return catalog.components(catalog.Source(journal, sagemaker_boto_client), members)
+
+    @classmethod
+    def search(
+        cls,
+        search_expression: Any = None,  # noqa: ANN401 - the original's, or a dict
+        sort_by: str | None = None,
+        sort_order: str | None = None,
+        max_results: int | None = None,
+        sagemaker_boto_client: Any = None,  # noqa: ANN401
+        *,
+        journal: str | os.PathLike[str] | Journal | None = None,
+    ) -> Iterator[TrialComponentSearchResult]:
+        """Yield the components that an expression fits, from the journal and from SageMaker.
+
+        Args:
+            search_expression: An object with ``to_boto()``, or a dict, as SageMaker's Search takes
+                it. None: all components.
+            sort_by: A property such as "Parameters.lr"; None: "LastModifiedTime".
+            sort_order: "Ascending" or "Descending", the default.
+            max_results: SageMaker's page size. As in the original, all pages are read.
+            sagemaker_boto_client: Client for the question.
+            journal: See ``Tracker.create``.
+
+        Raises:
+            InvalidInputError: The expression has an unknown operator.
+            InvalidTypeError: It is no expression.
+        """
+        from journaltrack.tracking import catalog  # noqa: PLC0415 - as above
+
+        members = {"SortBy": sort_by, "SortOrder": sort_order, "MaxResults": max_results}
+        source = catalog.Source(journal, sagemaker_boto_client)
+        return catalog.search(source, search_expression, members)
+
+    # -- the original's methods --------------------------------------------------------------
+
+    def save(self) -> None:
+        """Deliver what is recorded, within the tracker's ``close_deadline_s``.
+
+        Like ``Tracker.close`` it never raises for the network. The tracker stays open.
+
+        Raises:
+            JournalWriteError: The journal refuses entries.
+        """
+        self._recorder().save()
+
+    def delete(self, force_disassociate: bool | None = None) -> dict[str, Any]:
+        """Delete the component in SageMaker, now. The journal keeps all that was recorded.
+
+        Nothing is deleted offline. What is still pending stays pending: a sync then holds the
+        component, and says how to create it again.
+
+        Args:
+            force_disassociate: First remove it from its trials. Without that, SageMaker refuses to
+                delete a component that is in one.
+
+        Raises:
+            ComponentNotFoundError: SageMaker has no such component.
+            RemoteError: SageMaker could not be asked, or refuses.
+        """
+        ask, name = self._recorder().ask, self.trial_component_name
+        token: dict[str, Any] = {}
+        while force_disassociate:
+            page = ask("list_trials", {"TrialComponentName": name, **token})
+            for trial in page.get("TrialSummaries", ()):
+                ask(
+                    "disassociate_trial_component",
+                    {"TrialComponentName": name, "TrialName": trial["TrialName"]},
+                )
+            if not page.get("NextToken"):
+                break
+            token = {"NextToken": page["NextToken"]}
+        answer = ask("delete_trial_component", {"TrialComponentName": name})
+        if not answer:
+            raise ComponentNotFoundError(
+                f"SageMaker has no trial component {name}; nothing was deleted",
+                hint="the journal keeps what was recorded; the next sync delivers it",
+            )
+        return dict(answer)
+
+    def list_trials(self) -> Iterator[TrialSummary]:
+        """Yield the component's trials, from the journal, and from SageMaker if it answers."""
+        from journaltrack.tracking import catalog  # noqa: PLC0415 - as above
+
+        return catalog.trials_of(self)
+
+    # -- attributes --------------------------------------------------------------------------
+
+    @property
+    def trial_component_name(self) -> str:
+        """Return the component's name."""
+        return self._name
 
     @property
     def trial_component_arn(self) -> str | None:
-        """Return the ARN; None until a replay confirmed the component."""
-        row = self.journal.find(self.trial_component_name)
-        return row.arn if row else None
+        """Return the ARN; None until SageMaker confirmed the component."""
+        row = self.journal.find(self._name)
+        known = row.arn if row else None
+        return known or text_or_none(self.held.get("TrialComponentArn"))
 
     @property
     def display_name(self) -> str | None:
-        """Return the display name that was given to ``create``."""
-        names = [e.detail.get("display_name") for e in self._entries(vocabulary.CREATE)]
-        return next((name for name in reversed(names) if name), None)
+        """Return the display name that was given to ``create``, or that SageMaker has."""
+        names = [e.detail.get("display_name") for e in self.entries(vocabulary.CREATE)]
+        given = next((name for name in reversed(names) if name), None)
+        return given or text_or_none(self.held.get("DisplayName"))
+
+    @display_name.setter
+    def display_name(self, value: str | None) -> None:
+        if value != self.display_name:
+            raise InvalidInputError(
+                f"the display name of {self._name} is part of its creation; nothing was changed",
+                hint="give it to Tracker.create(display_name=...)",
+            )
 
     @property
     def parameters(self) -> dict[str, str | float]:
         """Return the last value per name. A number that is no finite double is text."""
-        values: dict[str, str | float] = {}
-        for entry in self._entries(vocabulary.PARAMETER):
-            detail = entry.detail
-            values[entry.name or ""] = (
-                str(detail.get("text", detail.get("exact", "")))
-                if entry.value is None
-                else entry.value
-            )
-        return values
+        return _Recording(
+            self._parameters, lambda new: self._recorder().parameters(new), "parameters"
+        )
+
+    @parameters.setter
+    def parameters(self, value: Parameters) -> None:
+        self.parameters.update(validation.pairs(value, "parameters"))
 
     @property
     def input_artifacts(self) -> dict[str, TrialComponentArtifact]:
         """Return the last input per name."""
-        return self._artifacts(vocabulary.INPUT)
+        return self._live_artifacts(vocabulary.INPUT)
+
+    @input_artifacts.setter
+    def input_artifacts(self, value: Mapping[str, Any]) -> None:
+        self.input_artifacts.update(validation.pairs(value, "input artifacts"))
 
     @property
     def output_artifacts(self) -> dict[str, TrialComponentArtifact]:
         """Return the last output per name."""
-        return self._artifacts(vocabulary.OUTPUT)
+        return self._live_artifacts(vocabulary.OUTPUT)
+
+    @output_artifacts.setter
+    def output_artifacts(self, value: Mapping[str, Any]) -> None:
+        self.output_artifacts.update(validation.pairs(value, "output artifacts"))
 
     @property
     def status(self) -> TrialComponentStatus | None:
@@ -137,17 +503,109 @@ class TrialComponent:
         status = self._status()
         return TrialComponentStatus(status.primary, status.message) if status.primary else None
 
+    @status.setter
+    def status(self, value: object) -> None:
+        primary = getattr(value, "primary_status", value)
+        message = validation.optional_text(getattr(value, "message", None), "the status message")
+        if primary not in STATUSES:
+            known = ", ".join(STATUSES)
+            raise InvalidInputError(
+                f"status is {limits.shown(str(primary))}; it is one of {known}; nothing was changed"
+            )
+        text = None if message is None else limits.one_line(message) or None
+        self._recorder().status(vocabulary.status(primary=primary, message=text))
+
     @property
     def start_time(self) -> datetime | None:
         """Return when the run started, in UTC."""
-        return _moment(self._status().start_ns)
+        return moment(self._status().start_ns)
+
+    @start_time.setter
+    def start_time(self, value: Moment) -> None:
+        start_ns = validation.timestamp_ns(value)
+        self._recorder().status(vocabulary.status(start_ns=start_ns))
 
     @property
     def end_time(self) -> datetime | None:
         """Return when the run ended, in UTC."""
-        return _moment(self._status().end_ns)
+        return moment(self._status().end_ns)
 
-    def _entries(self, kind: str) -> list[vocabulary.Entry]:
+    @end_time.setter
+    def end_time(self, value: Moment) -> None:
+        end_ns = validation.timestamp_ns(value)
+        self._recorder().status(vocabulary.status(end_ns=end_ns))
+
+    @property
+    def tags(self) -> builtins.list[dict[str, str]] | None:
+        """Return the tags that were given to ``create``, as AWS takes them; None if there are none.
+
+        SageMaker does not describe a component's tags.
+        """
+        given = [e.detail.get("tags") for e in self.entries(vocabulary.CREATE)]
+        known = next((tags for tags in reversed(given) if isinstance(tags, dict) and tags), None)
+        return known and [{"Key": key, "Value": str(text)} for key, text in known.items()]
+
+    @property
+    def metrics(self) -> builtins.list[TrialComponentMetricSummary]:
+        """Return a summary of each metric in the journal. The time grows with the points."""
+        rows = self.journal.database.read(
+            "SELECT e.name, m.points, m.least, m.most, m.mean, e.value, e.timestamp_ns FROM ("
+            "SELECT count(*) points, min(value) least, max(value) most, avg(value) mean, "
+            "max(seq) newest FROM entry WHERE component_id = ? AND stream = 'metric' AND "
+            "typeof(value) = 'real' AND typeof(name) = 'text' GROUP BY name) m "
+            "JOIN entry e ON e.seq = m.newest ORDER BY e.name",
+            (self.component_id,),
+        )
+        return [
+            TrialComponentMetricSummary(
+                name, points, least, most, mean, last, moment(at_ns if type(at_ns) is int else None)
+            )
+            for name, points, least, most, mean, last, at_ns in rows
+        ]
+
+    @property
+    def source(self) -> TrialComponentSource | None:
+        """Return the job that SageMaker made the component for, as far as that is known."""
+        source = self.held.get("Source")
+        if not isinstance(source, dict):
+            return None
+        arn, kind = source.get("SourceArn"), source.get("SourceType")
+        return TrialComponentSource(text_or_none(arn), text_or_none(kind))
+
+    @property
+    def creation_time(self) -> datetime | None:
+        """Return when SageMaker created the component, else when this journal did."""
+        if "CreationTime" in self.held or not self.entries(vocabulary.CREATE):
+            return _time_in(self.held, "CreationTime")
+        sql = "SELECT created_at_ns FROM component WHERE id = ?"
+        ((created_at_ns,),) = self.journal.database.read(sql, (self.component_id,))
+        return moment(created_at_ns if isinstance(created_at_ns, int) else None)
+
+    @property
+    def last_modified_time(self) -> datetime | None:
+        """Return when SageMaker's component was last changed, as of the look-up."""
+        return _time_in(self.held, "LastModifiedTime")
+
+    @property
+    def created_by(self) -> None:
+        """Return None: journals do not keep who made a component in SageMaker."""
+
+    last_modified_by = created_by
+    parameters_to_remove = created_by
+    input_artifacts_to_remove = created_by
+    output_artifacts_to_remove = created_by
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @property
+    def held(self) -> Mapping[str, Any]:
+        """Return what SageMaker held when the component was loaded, see ``held_of``."""
+        if self._pending_alone:
+            return {}
+        found = [e.detail.get("held") for e in self.entries(vocabulary.LOAD)]
+        return next((held for held in reversed(found) if isinstance(held, dict)), {})
+
+    def entries(self, kind: str) -> builtins.list[vocabulary.Entry]:
         """Return entries in the order in which they were recorded.
 
         In a merged journal this is not the order of ``seq``.
@@ -157,35 +615,158 @@ class TrialComponent:
             for e in self.journal.state_entries(self.component_id)
             if e.kind == kind and _is_readable(e)
         ]
+        if self._pending_alone and found:
+            sql = "SELECT seq FROM delivery WHERE seq IN (SELECT value FROM json_each(?))"
+            asked = json.dumps([e.seq for e in found])
+            settled = {seq for (seq,) in self.journal.database.read(sql, (asked,))}
+            found = [e for e in found if e.seq not in settled]
         origin = origins(self.journal.database.read).get
         return in_order(
             found, [Place(n, e.recorded_at_ns, origin(e.writer_id, 0)) for n, e in enumerate(found)]
         )
 
-    def _artifacts(self, kind: str) -> dict[str, TrialComponentArtifact]:
-        artifacts = {}
-        for entry in self._entries(kind):
+    def _recorder(self) -> Recorder:
+        if self.recorder is None:
+            # A tracker makes itself the recorder of its component.
+            _tracker()(self)
+        if self.recorder is None:  # pragma: no cover - see above
+            msg = "a tracker is the recorder of its component"
+            raise AssertionError(msg)
+        return self.recorder
+
+    def _parameters(self) -> dict[str, str | float]:
+        values = {
+            name: number_or_text
+            for name, value in _members(self.held, "Parameters")
+            for number_or_text in [value.get("StringValue", value.get("NumberValue"))]
+            if isinstance(number_or_text, (str, int, float))
+        }
+        for entry in self.entries(vocabulary.PARAMETER):
+            detail = entry.detail
+            values[entry.name or ""] = (
+                str(detail.get("text", detail.get("exact", "")))
+                if entry.value is None
+                else entry.value
+            )
+        return values
+
+    def _live_artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
+        def record(new: Mapping[str, Any]) -> None:
+            self._recorder().references(kind, new)
+
+        return _Recording(lambda: self._artifacts(kind), record, f"{kind} artifacts")
+
+    def _artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
+        of_held = "InputArtifacts" if kind == vocabulary.INPUT else "OutputArtifacts"
+        artifacts = {
+            name: TrialComponentArtifact(value["Value"], text_or_none(value.get("MediaType")))
+            for name, value in _members(self.held, of_held)
+            if isinstance(value.get("Value"), str)
+        }
+        uris: dict[tuple[object, ...], str] | None = None
+        for entry in self.entries(kind):
             detail = entry.detail
             value = detail.get("value")
             if not isinstance(value, str):
                 if not isinstance(detail.get("sha256"), str):
                     continue
                 # This checks the digest: a crafted one could name a file outside the spool.
-                sha256 = blob_of(entry).sha256
-                value = str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
+                blob = blob_of(entry)
+                uris = self._uris() if uris is None else uris
+                place = (blob.sha256, blob.bucket or "", blob.prefix or "")
+                value = uris.get(place, self._spooled(blob.sha256))
             artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
         return artifacts
 
+    def blob_at(self, path: str) -> vocabulary.BlobRef | None:
+        """Return the file of this component that has this path in the spool, or None."""
+        for entry in (*self.entries(vocabulary.INPUT), *self.entries(vocabulary.OUTPUT)):
+            # A crafted digest names no file.
+            with contextlib.suppress(ValueError):
+                if (
+                    "sha256" in entry.detail
+                    and self._spooled((blob := blob_of(entry)).sha256) == path
+                ):
+                    return blob
+        return None
+
+    def _spooled(self, sha256: str) -> str:
+        return str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
+
+    def _uris(self) -> dict[tuple[object, ...], str]:
+        """Return where the component's files are in S3, by digest, bucket and prefix."""
+        sql = "SELECT sha256, bucket, prefix, uri FROM location WHERE component_id = ?"
+        rows = self.journal.database.read(sql, (self.component_id,))
+        return {tuple(blob): uri for *blob, uri in rows if isinstance(uri, str)}
+
     def _status(self) -> Status:
-        merged: FieldValue = Status()
-        for entry in self._entries(vocabulary.STATUS):
+        held = self.held.get("Status")
+        known = held if isinstance(held, dict) else {}
+        merged: FieldValue = Status(
+            text_or_none(known.get("PrimaryStatus")),
+            text_or_none(known.get("Message")),
+            _ns_in(self.held, "StartTime"),
+            _ns_in(self.held, "EndTime"),
+        )
+        for entry in self.entries(vocabulary.STATUS):
             # A crafted journal may have impossible times.
             with contextlib.suppress(ValueError):
                 merged = merge_status(merged, value_of(entry))
         return merged if isinstance(merged, Status) else Status()
 
+    def __str__(self) -> str:
+        """Return the name, so that other libraries take the component for it."""
+        return self._name
+
     def __repr__(self) -> str:
-        return f"TrialComponent({self.trial_component_name!r}, journal={str(self.journal.path)!r})"
+        return f"TrialComponent({self._name!r}, journal={str(self.journal.path)!r})"
+
+
+def held_of(answer: Mapping[str, Any], is_redacted: Callable[[str, str], bool]) -> dict[str, Any]:
+    """Return what to keep of DescribeTrialComponent's answer, as JSON values.
+
+    Times are nanoseconds since the epoch, UTC. Who created or changed the component is left out.
+
+    Args:
+        answer: boto3's.
+        is_redacted: Returns whether the value of a kind and name must not be kept.
+    """
+    held = {name: answer[name] for name in _HELD if answer.get(name)}
+    for name in _TIMES:
+        if isinstance(answer.get(name), datetime):
+            held[name] = validation.timestamp_ns(answer[name])
+    for name, kind, member in _MAPS:
+        if name in held:
+            held[name] = {
+                key: {member: REDACTED} if is_redacted(kind, key) else dict(value)
+                for key, value in held[name].items()
+            }
+    return held
+
+
+def _tracker() -> type[Tracker]:
+    """Return the class that records: it imports this module."""
+    from journaltrack.tracking.tracker import Tracker  # noqa: PLC0415
+
+    return Tracker
+
+
+def _members(held: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the members of a map, those that are what SageMaker can have sent."""
+    members = held.get(name)
+    for key, value in members.items() if isinstance(members, dict) else ():
+        if isinstance(value, dict):
+            yield key, value
+
+
+def _ns_in(held: Mapping[str, Any], name: str) -> int | None:
+    nanoseconds = held.get(name)
+    is_time = type(nanoseconds) is int and limits.time_problem(nanoseconds, name) is None
+    return nanoseconds if is_time else None
+
+
+def _time_in(held: Mapping[str, Any], name: str) -> datetime | None:
+    return moment(_ns_in(held, name))
 
 
 def _is_readable(entry: vocabulary.Entry) -> bool:
@@ -195,5 +776,6 @@ def _is_readable(entry: vocabulary.Entry) -> bool:
         return False
 
 
-def _moment(nanoseconds: int | None) -> datetime | None:
+def moment(nanoseconds: int | None) -> datetime | None:
+    """Return nanoseconds since the epoch as a datetime in UTC."""
     return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)

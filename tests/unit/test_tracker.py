@@ -399,21 +399,23 @@ def test_existing_name_needs_resume(folder):
     }
 
 
-@pytest.mark.parametrize(("answer", "kinds"), [(True, '{"verified":true}'), (None, "{}")])
+@pytest.mark.parametrize(
+    ("answer", "kinds"), [({"CreatedBy": {}}, '{"verified":true}'), (None, "{}")]
+)
 def test_loading_an_unknown_name_takes_it_on_trust_when_aws_is_silent(
     folder, monkeypatch, answer, kinds
 ):
     """A name that AWS knows, or can't be asked about, is attached; the journal says which of the
     two.
     """
-    monkeypatch.setattr(Tracker, "services", Services(lookup=lambda *_: answer))
+    monkeypatch.setattr(Tracker, "services", Services(ask=lambda *_: answer))
     Tracker.load("elsewhere", journal=folder)
     assert rows(folder, "SELECT kind, payload FROM entry") == [("load", kinds)]
 
 
 def test_loading_what_aws_denies_is_a_value_error(folder, monkeypatch):
     """A name that AWS says does not exist can't be loaded."""
-    monkeypatch.setattr(Tracker, "services", Services(lookup=lambda *_: False))
+    monkeypatch.setattr(Tracker, "services", Services(ask=lambda *_: {}))
     with pytest.raises(ComponentNotFoundError):
         Tracker.load("nowhere", journal=folder)
     assert rows(folder, "SELECT count(*) FROM entry") == [(0,)]

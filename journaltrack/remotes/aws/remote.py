@@ -160,6 +160,25 @@ class AwsRemote:
                 raise
         return _component(component, answer)
 
+    def call(self, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
+        """Make one request of SageMaker that no entry stands for, such as a list.
+
+        Args:
+            operation: boto3's name of it: "list_trials".
+            members: The request's.
+
+        Returns:
+            The answer's members; empty if SageMaker says that something named does not exist.
+        """
+        with _classifying(None):
+            try:
+                answer = getattr(self._clients.sagemaker, operation)(**members)
+            except ClientError as error:
+                if not_found(error):
+                    return {}
+                raise
+        return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
     def create(self, spec: ComponentSpec) -> Answer:
         """Send CreateTrialComponent."""
         request: dict[str, Any] = {
@@ -181,8 +200,7 @@ class AwsRemote:
         if trial is None and experiment is None:
             return Answer()
         if trial is None:
-            # The newer SageMaker SDK names the trial of a run with an experiment alone like this.
-            trial = f"Default-Run-Group-{experiment}"[: limits.NAME_CHARS_MAX].rstrip("-")
+            trial = limits.default_trial(str(experiment))
         if experiment is not None and self._create_experiments:
             self._ensure("experiment", experiment, ExperimentName=experiment)
             self._ensure("trial", trial, TrialName=trial, ExperimentName=experiment)

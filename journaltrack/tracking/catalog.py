@@ -1,0 +1,568 @@
+"""List and search trial components: in the journal, and in SageMaker if it answers in time.
+
+One shape serves all of it: that of boto3's answers. A component of the journal is put into it, so
+that the journal and SageMaker are filtered, merged and sorted alike.
+
+Must not know boto3. What the network is needed for goes through ``Services.ask`` and the guard.
+
+Invariants: nothing is recorded, and no journal is made. Without an answer, the journal's is the
+answer. Of a component that both have, SageMaker's values count, except where the journal has
+entries that are not delivered yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from journaltrack import limits
+from journaltrack.errors import InvalidInputError, InvalidTypeError, JournalNotFoundError
+from journaltrack.journal import vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.tracking.settings import replay_request, settings_of
+from journaltrack.tracking.trial_component import (
+    TrialComponent,
+    TrialComponentStatus,
+    component_of,
+    moment,
+)
+from journaltrack.util import paths
+from journaltrack.util.guard import guarded
+
+if TYPE_CHECKING:
+    from journaltrack.tracking.settings import Services, Settings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Shape = Mapping[str, Any]
+"""A thing as boto3 gives it: ``{"TrialComponentName": ...}``."""
+_MAPS: Final = ("Parameters", "InputArtifacts", "OutputArtifacts")
+_NUMBER: Final = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_OPERATORS: Final = (
+    "Equals",
+    "NotEquals",
+    "GreaterThan",
+    "GreaterThanOrEqualTo",
+    "LessThan",
+    "LessThanOrEqualTo",
+    "Contains",
+    "Exists",
+    "NotExists",
+    "In",
+)
+_JOB: Final = re.compile(
+    r"arn:[^:]*:sagemaker:[^:]*:[^:]*:(training|processing|transform)-job/(.+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSummary:
+    """A trial. Of one that only the journal knows, the name is known."""
+
+    trial_name: str | None = None
+    trial_arn: str | None = None
+    display_name: str | None = None
+    creation_time: datetime | None = None
+    last_modified_time: datetime | None = None
+
+    def __str__(self) -> str:
+        """Return the name, so that other libraries take the summary for it."""
+        return self.trial_name or ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentSummary:
+    """A component in a list."""
+
+    trial_component_name: str | None = None
+    trial_component_arn: str | None = None
+    display_name: str | None = None
+    source_arn: str | None = None
+    status: TrialComponentStatus | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    creation_time: datetime | None = None
+    created_by: Any = None
+    last_modified_time: datetime | None = None
+    last_modified_by: Any = None
+
+    def __str__(self) -> str:
+        """Return the name, so that other libraries take the summary for it."""
+        return self.trial_component_name or ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentSearchResult:
+    """A component that a search found. As in the original, nested members are boto3's."""
+
+    trial_component_name: str | None = None
+    trial_component_arn: str | None = None
+    display_name: str | None = None
+    source: Shape | None = None
+    status: Shape | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    creation_time: datetime | None = None
+    created_by: Any = None
+    last_modified_time: datetime | None = None
+    last_modified_by: Any = None
+    parameters: Shape | None = None
+    input_artifacts: Shape | None = None
+    output_artifacts: Shape | None = None
+    metrics: Any = None
+    source_detail: Any = None
+    tags: Any = None
+    parents: Any = None
+
+    def __str__(self) -> str:
+        """Return the name, so that other libraries take the result for it."""
+        return self.trial_component_name or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where to look: a journal (None: the default one), and SageMaker by a caller's client."""
+
+    journal: str | os.PathLike[str] | Journal | None
+    client: Any = None
+
+
+def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary]:
+    """Return an iterator over the components of a list, see ``TrialComponent.list``.
+
+    Args:
+        source: Where to look.
+        members: Of the request ListTrialComponents; None: not given.
+
+    Raises:
+        InvalidInputError: It can't be sorted so.
+    """
+    by = _checked(members.get("SortBy") or "CreationTime", ("Name", "CreationTime"), "sort_by")
+    order = _order(members)
+    before, after = (_utc(members.get(name)) for name in ("CreatedBefore", "CreatedAfter"))
+    job = _JOB.fullmatch(str(members.get("SourceArn") or ""))
+
+    def fits(shape: Shape) -> bool:
+        created = shape.get("CreationTime")
+        is_of_job = members.get("SourceArn") is None or (
+            job is not None and shape["TrialComponentName"].lower() == component_of(job[2], job[1])
+        )
+        parents = shape["Parents"]
+        return (
+            is_of_job
+            and (before is None or (created is not None and created <= before))
+            and (after is None or (created is not None and created >= after))
+            and _has_parent(parents, "TrialName", members.get("TrialName"))
+            and _has_parent(parents, "ExperimentName", members.get("ExperimentName"))
+        )
+
+    def answers(settings: Settings) -> list[Shape] | None:
+        found = _pages(
+            source, settings, "list_trial_components", members, "TrialComponentSummaries"
+        )
+        return found and [
+            {**each, "Source": {"SourceArn": each.get("SourceArn")}} for each in found
+        ]
+
+    def results() -> Iterator[TrialComponentSummary]:
+        key = "TrialComponentName" if by == "Name" else by
+        for shape in _sorted(_both(source, fits, answers), key, order):
+            status = shape.get("Status")
+            yield _made(
+                TrialComponentSummary,
+                {
+                    **shape,
+                    "SourceArn": (shape.get("Source") or {}).get("SourceArn"),
+                    "Status": status and _made(TrialComponentStatus, status),
+                },
+            )
+
+    return results()
+
+
+def search(
+    source: Source,
+    expression: Any,  # noqa: ANN401 - the original's, or a dict
+    members: Shape,
+) -> Iterator[TrialComponentSearchResult]:
+    """Return an iterator over the components that an expression fits.
+
+    See ``TrialComponent.search``.
+
+    Args:
+        source: Where to look.
+        expression: SageMaker's SearchExpression, or an object with ``to_boto()``.
+        members: Further ones of the request Search; None: not given.
+
+    Raises:
+        InvalidInputError: The expression has an unknown operator, or it can't be sorted so.
+        InvalidTypeError: It is no expression.
+    """
+    to_boto = getattr(expression, "to_boto", None)
+    wanted = to_boto() if callable(to_boto) else expression
+    if not isinstance(wanted, (Mapping, type(None))):
+        raise InvalidTypeError(
+            f"a search expression must be a dict, not {type(wanted).__name__}",
+            hint="as SageMaker's Search takes it: {'Filters': [{'Name': ..., 'Value': ...}]}",
+        )
+    _check_expression(wanted or {})
+    order = _order(members)
+    asked = {**members, "Resource": "ExperimentTrialComponent", "SearchExpression": wanted}
+
+    def answers(settings: Settings) -> list[Shape] | None:
+        found = _pages(source, settings, "search", asked, "Results")
+        return found and [each["TrialComponent"] for each in found if "TrialComponent" in each]
+
+    def results() -> Iterator[TrialComponentSearchResult]:
+        shapes = _both(source, lambda shape: _fits(wanted or {}, shape), answers)
+        for shape in _sorted(shapes, members.get("SortBy") or "LastModifiedTime", order):
+            yield _made(TrialComponentSearchResult, shape)
+
+    return results()
+
+
+def trials_of(component: TrialComponent) -> Iterator[TrialSummary]:
+    """Yield the trials of a component, see ``TrialComponent.list_trials``."""
+    found: dict[str, Shape] = {}
+    members = {"TrialComponentName": component.trial_component_name}
+    settings = settings_of()
+    source = Source(component.journal)
+    answer = _pages(source, settings, "list_trials", members, "TrialSummaries")
+    for shape in (*(answer or ()), *_parents(component)):
+        name = shape.get("TrialName")
+        if isinstance(name, str):
+            found.setdefault(name.lower(), shape)
+    for shape in found.values():
+        yield _made(TrialSummary, shape)
+
+
+def _both(
+    source: Source,
+    fits: Callable[[Shape], bool],
+    answers: Callable[[Settings], list[Shape] | None],
+) -> list[Shape]:
+    """Return SageMaker's components, and those of the journal that fit, each once."""
+    found = answers(settings_of(client=source.client))
+    remote = {str(each["TrialComponentName"]).lower(): each for each in found or ()}
+    with _reading(source.journal) as journal:
+        if journal is None:
+            return list(remote.values())
+        for row in journal.components():
+            known = remote.get(row.name.lower())
+            shape = _shape(
+                TrialComponent(journal, row.id, row.name, pending_alone=known is not None)
+            )
+            if known is not None:
+                remote[row.name.lower()] = _over(shape, known)
+            elif fits(shape):
+                remote[row.name.lower()] = shape
+    return list(remote.values())
+
+
+@contextlib.contextmanager
+def _reading(journal: str | os.PathLike[str] | Journal | None) -> Iterator[Journal | None]:
+    """Open a journal to read it; None if there is none."""
+    if isinstance(journal, Journal):
+        yield journal
+        return
+    try:
+        opened = Journal.open(journal, create=False, read_only=True)
+    except JournalNotFoundError:
+        yield None
+        return
+    with contextlib.closing(opened):
+        yield opened
+
+
+def _pages(
+    source: Source, settings: Settings, operation: str, members: Shape, items: str
+) -> list[Shape] | None:
+    """Return the items of all pages of an answer; None without an answer.
+
+    Each page has the time of a look-up.
+    """
+    ask = _services().ask
+    if ask is None or settings.sync == "off":
+        return None
+    given = {name: value for name, value in members.items() if value is not None}
+    found: list[Shape] | None = None
+    while True:
+        folder = source.journal.path if isinstance(source.journal, Journal) else None
+        request = replay_request(
+            folder or paths.expanded(source.journal or paths.default_journal()),
+            "",
+            settings.configuration.lookup_deadline_s,
+            settings,
+        )
+        failure = (
+            f"SageMaker could not be asked ({operation}); the journal alone answers"
+            if found is None
+            else f"SageMaker's answer is incomplete ({operation}): {len(found)} were read"
+        )
+        answer = guarded(lambda: ask(request, operation, given), failure, request.deadline)  # noqa: B023 - called at once
+        if answer is None:
+            return found
+        found = [*(found or ()), *answer.get(items, ())]
+        token = answer.get("NextToken")
+        # A stand-in may give the same page for ever.
+        if not token or token == given.get("NextToken"):
+            return found
+        given["NextToken"] = token
+
+
+def _services() -> Services:
+    from journaltrack.tracking.tracker import Tracker  # noqa: PLC0415 - it imports trial_component
+
+    return Tracker.services
+
+
+def _shape(component: TrialComponent) -> dict[str, Any]:
+    """Return a component of the journal as SageMaker would describe it."""
+    status = component.status
+    source = component.source
+    return {
+        "TrialComponentName": component.trial_component_name,
+        "TrialComponentArn": component.trial_component_arn,
+        "DisplayName": component.display_name,
+        "Source": source and {"SourceArn": source.source_arn, "SourceType": source.source_type},
+        "Status": status and _present(PrimaryStatus=status.primary_status, Message=status.message),
+        "StartTime": component.start_time,
+        "EndTime": component.end_time,
+        "CreationTime": component.creation_time or _first_seen(component),
+        "LastModifiedTime": component.last_modified_time or _last_entry(component),
+        "Parameters": {
+            name: {"StringValue" if isinstance(value, str) else "NumberValue": value}
+            for name, value in component.parameters.items()
+        },
+        "InputArtifacts": {
+            name: _present(Value=each.value, MediaType=each.media_type)
+            for name, each in component.input_artifacts.items()
+        },
+        "OutputArtifacts": {
+            name: _present(Value=each.value, MediaType=each.media_type)
+            for name, each in component.output_artifacts.items()
+        },
+        "Tags": component.tags or [],
+        "Parents": _parents(component),
+    }
+
+
+def _present(**members: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _first_seen(component: TrialComponent) -> datetime | None:
+    sql = "SELECT created_at_ns FROM component WHERE id = ?"
+    ((at_ns,),) = component.journal.database.read(sql, (component.component_id,))
+    return moment(at_ns if isinstance(at_ns, int) else None)
+
+
+def _last_entry(component: TrialComponent) -> datetime | None:
+    times = [e.recorded_at_ns for e in component.journal.state_entries(component.component_id)]
+    return moment(max(times, default=None))
+
+
+def _parents(component: TrialComponent) -> list[dict[str, str]]:
+    """Return the trials that the component is to be in, as SageMaker's Search names them."""
+    parents: list[dict[str, str]] = []
+    for entry in component.entries(vocabulary.ASSOCIATE):
+        experiment, trial = (entry.detail.get(what) for what in ("experiment", "trial"))
+        if not isinstance(trial, str) and isinstance(experiment, str):
+            trial = limits.default_trial(experiment)
+        parent = {
+            name: value
+            for name, value in (("ExperimentName", experiment), ("TrialName", trial))
+            if isinstance(value, str)
+        }
+        if parent and parent not in parents:
+            parents.append(parent)
+    return parents
+
+
+def _has_parent(parents: Sequence[Shape], what: str, name: object) -> bool:
+    return name is None or any(each.get(what, "").lower() == str(name).lower() for each in parents)
+
+
+def _over(pending: Shape, held: Shape) -> dict[str, Any]:
+    """Return what SageMaker holds, with what the journal has yet to deliver."""
+    merged = dict(held)
+    for name, value in pending.items():
+        if name in _MAPS and value and name in held:
+            merged[name] = {**held[name], **value}
+        elif name in {"Status", "StartTime", "EndTime"} and value:
+            merged[name] = value
+        else:
+            merged.setdefault(name, value)
+    return merged
+
+
+def _made(kind: Callable[..., T], shape: Shape) -> T:
+    """Make an object of those of boto3's members that it has fields for."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    named = {_snake(name): value for name, value in shape.items()}
+    return kind(**{name: value for name, value in named.items() if name in known})
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+# -- sorting -------------------------------------------------------------------------------
+
+
+def _order(members: Shape) -> str:
+    return _checked(
+        members.get("SortOrder") or "Descending", ("Ascending", "Descending"), "sort_order"
+    )
+
+
+def _checked(value: str, known: tuple[str, ...], what: str) -> str:
+    if value not in known:
+        raise InvalidInputError(f"{what} is {value!r}; it is {' or '.join(known)}")
+    return value
+
+
+def _sorted(shapes: Sequence[Shape], name: str, order: str) -> list[Shape]:
+    """Sort by a property. Those without it come last."""
+    keyed = [(next(iter(_values(shape, name)), None), shape) for shape in shapes]
+    with_value = [(_comparable(value), shape) for value, shape in keyed if value is not None]
+    with_value.sort(key=lambda each: each[0], reverse=order == "Descending")
+    return [*(shape for _, shape in with_value), *(s for value, s in keyed if value is None)]
+
+
+def _comparable(value: object) -> tuple[int, Any]:
+    """Return what sorts numbers before times before texts."""
+    if isinstance(value, (int, float)):
+        return (0, float(value))
+    if isinstance(value, datetime):
+        return (1, _utc(value))
+    return (2, str(value))
+
+
+def _utc(value: Any) -> datetime | None:  # noqa: ANN401 - a caller's
+    """Return a time with a zone; a naive one is local, as boto3 takes it."""
+    if not isinstance(value, datetime):
+        return None
+    return value.astimezone(timezone.utc)
+
+
+# -- SageMaker's search expressions ----------------------------------------------------------
+
+
+def _check_expression(expression: Shape) -> None:
+    """Refuse an expression with operators that SageMaker does not know."""
+    _checked(expression.get("Operator") or "And", ("And", "Or"), "the boolean operator")
+    nested = (n.get("Filters") or () for n in expression.get("NestedFilters") or ())
+    for each in (*(expression.get("Filters") or ()), *(f for some in nested for f in some)):
+        _checked(each.get("Operator") or "Equals", _OPERATORS, "the operator of a filter")
+        if not isinstance(each.get("Name"), str):
+            raise InvalidInputError("a filter of the search has no name")
+    for each in expression.get("SubExpressions") or ():
+        _check_expression(each)
+
+
+def _fits(expression: Shape, shape: Shape) -> bool:
+    """Return whether a component fits an expression, by SageMaker's rules."""
+    results = [_passes(each, shape) for each in expression.get("Filters") or ()]
+    for nested in expression.get("NestedFilters") or ():
+        name = nested["NestedPropertyName"]
+        results.append(
+            any(
+                all(_passes(_within(name, each), inner) for each in nested["Filters"])
+                for inner in shape.get(name) or ()
+                if isinstance(inner, Mapping)
+            )
+        )
+    results += [_fits(each, shape) for each in expression.get("SubExpressions") or ()]
+    return (any if expression.get("Operator") == "Or" else all)(results)
+
+
+def _within(name: str, each: Shape) -> dict[str, Any]:
+    """Return a nested filter as one of the nested thing itself."""
+    return {**each, "Name": each["Name"].removeprefix(f"{name}.")}
+
+
+def _passes(each: Shape, shape: Shape) -> bool:
+    operator = each.get("Operator") or "Equals"
+    values = list(_values(shape, each["Name"]))
+    if operator == "Exists":
+        return bool(values)
+    if operator == "NotExists":
+        return not values
+    wanted = each.get("Value")
+    if operator == "NotEquals":
+        return not any(_compare("Equals", value, wanted) for value in values)
+    if operator == "In":
+        some = [one.strip() for one in str(wanted).split(",")]
+        return any(_compare("Equals", value, one) for value in values for one in some)
+    return any(_compare(operator, value, wanted) for value in values)
+
+
+def _compare(operator: str, value: object, wanted: object) -> bool:
+    """Compare a property with a filter's value, which is text: as numbers, times, or texts."""
+    text = str(wanted)
+    left, right = value, wanted
+    if isinstance(value, datetime):
+        with contextlib.suppress(ValueError):
+            parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
+            left, right = _utc(value), _utc(parsed)
+    elif isinstance(value, (int, float)) and _NUMBER.fullmatch(text):
+        left, right = float(value), float(text)
+    else:
+        left, right = str(value), text
+    if operator == "Equals":
+        return bool(left == right)
+    if operator == "Contains":
+        return text in str(value)
+    if type(left) is not type(right):
+        return False
+    less, more = left < right, left > right  # type: ignore[operator]
+    results: dict[str, bool] = {
+        "GreaterThan": more,
+        "GreaterThanOrEqualTo": not less,
+        "LessThan": less,
+        "LessThanOrEqualTo": not more,
+    }
+    return results[operator]
+
+
+def _values(shape: object, name: str) -> Iterator[Any]:
+    """Yield the values of a property such as "Parameters.lr" or "Parents.TrialName".
+
+    The names of parameters, artifacts and tags may have dots.
+    """
+    if isinstance(shape, (list, tuple)):
+        tagged = [each for each in shape if isinstance(each, Mapping) and each.get("Key") == name]
+        for each in tagged or shape:
+            yield from [each["Value"]] if tagged else _values(each, name)
+        return
+    if not isinstance(shape, Mapping):
+        return
+    if name in shape:
+        yield from _plain(shape[name])
+        return
+    head, dot, rest = name.partition(".")
+    while dot:
+        if head in shape:
+            yield from _values(shape[head], rest)
+            return
+        more, dot, rest = rest.partition(".")
+        head = f"{head}.{more}"
+
+
+def _plain(value: object) -> Iterator[Any]:
+    """Yield the value in a parameter or artifact; all others as they are."""
+    if isinstance(value, Mapping):
+        for member in ("NumberValue", "StringValue", "Value"):
+            if member in value:
+                yield value[member]
+                return
+    if value is not None and value not in ({}, []):
+        yield value
