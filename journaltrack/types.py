@@ -36,7 +36,13 @@ from journaltrack.reports.status import (
     Sizes,
 )
 from journaltrack.retention.prune import Archive, PruneReport
+from journaltrack.tracking.catalog import (
+    TrialComponentSearchResult,
+    TrialComponentSummary,
+    TrialSummary,
+)
 from journaltrack.tracking.finish import FinalStatus, Finished
+from journaltrack.tracking.parts import TrialComponentMetricSummary, TrialComponentSource
 from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.validation import Moment, Number, Parameters
 from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTracker, MetricsWriter
@@ -107,7 +113,12 @@ __all__ = [
     "States",
     "TableName",
     "TrialComponentArtifact",
+    "TrialComponentMetricSummary",
+    "TrialComponentSearchResult",
+    "TrialComponentSource",
     "TrialComponentStatus",
+    "TrialComponentSummary",
+    "TrialSummary",
     "Undelivered",
     "Unfinished",
     "VerifyReport",

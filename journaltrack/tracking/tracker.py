@@ -32,6 +32,7 @@ from journaltrack.errors import (
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation, writers
+from journaltrack.tracking.parts import Recorder, held_of
 from journaltrack.tracking.settings import (
     WIRED,
     Background,
@@ -50,12 +51,7 @@ from journaltrack.tracking.settings import (
     settings_of,
 )
 from journaltrack.tracking.sigterm import SigtermStops
-from journaltrack.tracking.trial_component import (
-    Recorder,
-    TrialComponent,
-    component_of_this_job,
-    held_of,
-)
+from journaltrack.tracking.trial_component import TrialComponent, component_of_this_job
 from journaltrack.tracking.validation import JournaltrackWarning, Redaction
 from journaltrack.tracking.writers import (
     ArtifactUploader,

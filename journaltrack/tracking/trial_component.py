@@ -19,11 +19,11 @@ import builtins
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from journaltrack import limits
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError
@@ -40,14 +40,21 @@ from journaltrack.journal.fold import (
 )
 from journaltrack.journal.queries import origins
 from journaltrack.tracking import validation
+from journaltrack.tracking.parts import (
+    Recorder,
+    Recording,
+    TrialComponentMetricSummary,
+    TrialComponentSource,
+    members_of,
+    moment,
+    ns_in,
+    time_in,
+)
 from journaltrack.util import paths
-from journaltrack.util.config import REDACTED
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from journaltrack.journal.entries import Direction
     from journaltrack.journal.journal import Journal
+    from journaltrack.journal.vocabulary import Direction
     from journaltrack.tracking.catalog import (
         TrialComponentSearchResult,
         TrialComponentSummary,
@@ -59,22 +66,6 @@ if TYPE_CHECKING:
 PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
 STATUSES: Final = ("InProgress", "Completed", "Failed", "Stopping", "Stopped")
 """What SageMaker takes as a status."""
-_HELD: Final = (
-    "TrialComponentArn",
-    "DisplayName",
-    "Source",
-    "Status",
-    "Parameters",
-    "InputArtifacts",
-    "OutputArtifacts",
-)
-_TIMES: Final = ("StartTime", "EndTime", "CreationTime", "LastModifiedTime")
-_MAPS: Final = (
-    ("Parameters", vocabulary.PARAMETER, "StringValue"),
-    ("InputArtifacts", vocabulary.INPUT, "Value"),
-    ("OutputArtifacts", vocabulary.OUTPUT, "Value"),
-)
-"""Maps of DescribeTrialComponent, the kinds of their entries, and the members of their values."""
 
 
 def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
@@ -121,119 +112,6 @@ class TrialComponentStatus:
 
     primary_status: str | None = None
     message: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrialComponentSource:
-    """The job that a component belongs to."""
-
-    source_arn: str | None = None
-    source_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrialComponentMetricSummary:
-    """A metric's points in the journal, as SageMaker would sum them up."""
-
-    metric_name: str
-    count: int
-    min: float
-    max: float
-    avg: float
-    last: float
-    time_stamp: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recorder:
-    """What a component needs of its tracker to record a change.
-
-    Attributes:
-        parameters: Records parameters, all or none.
-        references: Records inputs or outputs by name, each a text or an artifact, all or none.
-        status: Records a status or a time.
-        save: Delivers what is pending.
-        ask: Makes one request of SageMaker, by boto3's name of it; raises if there is no answer.
-    """
-
-    parameters: Callable[[Mapping[str, Any]], None]
-    references: Callable[[Direction, Mapping[str, Any]], None]
-    status: Callable[[vocabulary.Draft], None]
-    save: Callable[[], None]
-    ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-
-
-class _Recording(dict[str, Any]):
-    """A component's parameters or artifacts. Every change of it is recorded, or raises.
-
-    Args:
-        read: Returns what is recorded so far.
-        record: Records values by name.
-        what: What they are, for messages.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[], dict[str, Any]],
-        record: Callable[[Mapping[str, Any]], None],
-        what: str,
-    ) -> None:
-        super().__init__(read())
-        self._read = read
-        self._record = record
-        self._what = what
-
-    def __setitem__(self, name: str, value: object) -> None:
-        self.update({name: value})
-
-    def update(self, *values: Any, **named: Any) -> None:  # noqa: ANN401 - as of a dict
-        """Record values by name, all or none."""
-        given = dict(*values, **named)
-        # What was read here and is assigned again says nothing new. A file would become a text.
-        new = {name: value for name, value in given.items() if not self._has(name, value)}
-        if new:
-            self._record(new)
-            dict.update(self, self._read())
-
-    def _has(self, name: str, value: object) -> bool:
-        held = self.get(name)
-        return held is not None and type(held) is type(value) and bool(held == value)
-
-    def __ior__(self, values: Any) -> Self:  # type: ignore[override,misc]  # noqa: ANN401
-        self.update(values)
-        return self
-
-    def setdefault(self, name: str, value: Any = None) -> Any:  # noqa: ANN401
-        """Record a value, unless there is one of that name."""
-        if name not in self:
-            self.update({name: value})
-        return self[name]
-
-    def __delitem__(self, name: str) -> None:
-        self.pop(name)
-
-    def pop(self, name: str, *default: Any) -> Any:  # noqa: ANN401
-        """Raise if there is something to remove."""
-        if name in self:
-            self.clear()
-        return super().pop(name, *default)
-
-    def popitem(self) -> tuple[str, Any]:
-        """Raise."""
-        self.clear()
-        return super().popitem()
-
-    def clear(self) -> None:
-        """Raise if there is something to remove."""
-        if self:
-            raise InvalidInputError(
-                f"{self._what} can't be removed: a journal only adds; nothing was changed",
-                hint="record another value, or remove it in SageMaker (UpdateTrialComponent)",
-            )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as a plain dict."""
-        return dict, (dict(self),)
 
 
 class TrialComponent:
@@ -471,7 +349,7 @@ class TrialComponent:
     @property
     def parameters(self) -> dict[str, str | float]:
         """Return the last value per name. A number that is no finite double is text."""
-        return _Recording(
+        return Recording(
             self._parameters, lambda new: self._recorder().parameters(new), "parameters"
         )
 
@@ -576,7 +454,7 @@ class TrialComponent:
     def creation_time(self) -> datetime | None:
         """Return when SageMaker created the component, else when this journal did."""
         if "CreationTime" in self.held or not self.entries(vocabulary.CREATE):
-            return _time_in(self.held, "CreationTime")
+            return time_in(self.held, "CreationTime")
         sql = "SELECT created_at_ns FROM component WHERE id = ?"
         ((created_at_ns,),) = self.journal.database.read(sql, (self.component_id,))
         return moment(created_at_ns if isinstance(created_at_ns, int) else None)
@@ -584,7 +462,7 @@ class TrialComponent:
     @property
     def last_modified_time(self) -> datetime | None:
         """Return when SageMaker's component was last changed, as of the look-up."""
-        return _time_in(self.held, "LastModifiedTime")
+        return time_in(self.held, "LastModifiedTime")
 
     @property
     def created_by(self) -> None:
@@ -629,15 +507,12 @@ class TrialComponent:
         if self.recorder is None:
             # A tracker makes itself the recorder of its component.
             _tracker()(self)
-        if self.recorder is None:  # pragma: no cover - see above
-            msg = "a tracker is the recorder of its component"
-            raise AssertionError(msg)
-        return self.recorder
+        return cast("Recorder", self.recorder)
 
     def _parameters(self) -> dict[str, str | float]:
         values = {
             name: number_or_text
-            for name, value in _members(self.held, "Parameters")
+            for name, value in members_of(self.held, "Parameters")
             for number_or_text in [value.get("StringValue", value.get("NumberValue"))]
             if isinstance(number_or_text, (str, int, float))
         }
@@ -654,13 +529,13 @@ class TrialComponent:
         def record(new: Mapping[str, Any]) -> None:
             self._recorder().references(kind, new)
 
-        return _Recording(lambda: self._artifacts(kind), record, f"{kind} artifacts")
+        return Recording(lambda: self._artifacts(kind), record, f"{kind} artifacts")
 
     def _artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
         of_held = "InputArtifacts" if kind == vocabulary.INPUT else "OutputArtifacts"
         artifacts = {
             name: TrialComponentArtifact(value["Value"], text_or_none(value.get("MediaType")))
-            for name, value in _members(self.held, of_held)
+            for name, value in members_of(self.held, of_held)
             if isinstance(value.get("Value"), str)
         }
         uris: dict[tuple[object, ...], str] | None = None
@@ -705,8 +580,8 @@ class TrialComponent:
         merged: FieldValue = Status(
             text_or_none(known.get("PrimaryStatus")),
             text_or_none(known.get("Message")),
-            _ns_in(self.held, "StartTime"),
-            _ns_in(self.held, "EndTime"),
+            ns_in(self.held, "StartTime"),
+            ns_in(self.held, "EndTime"),
         )
         for entry in self.entries(vocabulary.STATUS):
             # A crafted journal may have impossible times.
@@ -722,28 +597,6 @@ class TrialComponent:
         return f"TrialComponent({self._name!r}, journal={str(self.journal.path)!r})"
 
 
-def held_of(answer: Mapping[str, Any], is_redacted: Callable[[str, str], bool]) -> dict[str, Any]:
-    """Return what to keep of DescribeTrialComponent's answer, as JSON values.
-
-    Times are nanoseconds since the epoch, UTC. Who created or changed the component is left out.
-
-    Args:
-        answer: boto3's.
-        is_redacted: Returns whether the value of a kind and name must not be kept.
-    """
-    held = {name: answer[name] for name in _HELD if answer.get(name)}
-    for name in _TIMES:
-        if isinstance(answer.get(name), datetime):
-            held[name] = validation.timestamp_ns(answer[name])
-    for name, kind, member in _MAPS:
-        if name in held:
-            held[name] = {
-                key: {member: REDACTED} if is_redacted(kind, key) else dict(value)
-                for key, value in held[name].items()
-            }
-    return held
-
-
 def _tracker() -> type[Tracker]:
     """Return the class that records: it imports this module."""
     from journaltrack.tracking.tracker import Tracker  # noqa: PLC0415
@@ -751,31 +604,8 @@ def _tracker() -> type[Tracker]:
     return Tracker
 
 
-def _members(held: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the members of a map, those that are what SageMaker can have sent."""
-    members = held.get(name)
-    for key, value in members.items() if isinstance(members, dict) else ():
-        if isinstance(value, dict):
-            yield key, value
-
-
-def _ns_in(held: Mapping[str, Any], name: str) -> int | None:
-    nanoseconds = held.get(name)
-    is_time = type(nanoseconds) is int and limits.time_problem(nanoseconds, name) is None
-    return nanoseconds if is_time else None
-
-
-def _time_in(held: Mapping[str, Any], name: str) -> datetime | None:
-    return moment(_ns_in(held, name))
-
-
 def _is_readable(entry: vocabulary.Entry) -> bool:
     try:
         return entry.unsound is None and isinstance(entry.detail, dict)
     except ValueError:
         return False
-
-
-def moment(nanoseconds: int | None) -> datetime | None:
-    """Return nanoseconds since the epoch as a datetime in UTC."""
-    return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)

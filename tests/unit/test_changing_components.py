@@ -15,7 +15,7 @@ import pytest
 
 from journaltrack import Journal, Tracker, TrialComponent, sync
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError, RemoteError
-from journaltrack.journal import vocabulary as entries
+from journaltrack.journal import vocabulary
 from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.validation import JournaltrackWarning
 from tests.simulator import HttpError, simulator
@@ -173,9 +173,9 @@ def test_a_file_stays_a_file_when_its_artifact_is_assigned_again(tracker, compon
     component.output_artifacts = {**component.output_artifacts, "more": "s3://b/k"}
     assert count(component) == before + 1
     component.input_artifacts["copy"] = component.output_artifacts["m"]
-    found = component.entries(entries.INPUT)[-1].detail
+    found = component.entries(vocabulary.INPUT)[-1].detail
     assert "value" not in found
-    assert found["sha256"] == component.entries(entries.OUTPUT)[0].detail["sha256"]
+    assert found["sha256"] == component.entries(vocabulary.OUTPUT)[0].detail["sha256"]
 
 
 def test_status_and_times_are_set(component):
@@ -336,7 +336,7 @@ def test_a_crafted_look_up_breaks_nothing(tmp_path, held):
     crafted = TrialComponent(journal, journal.component("run"), "run")
     journal.append(
         crafted.component_id,
-        [entries.Draft("component", "load", payload=json.dumps({"held": held}))],
+        [vocabulary.Draft("component", "load", payload=json.dumps({"held": held}))],
     )
     assert (crafted.parameters, crafted.output_artifacts, crafted.status) == ({}, {}, None)
     assert (crafted.start_time, crafted.end_time, crafted.display_name) == (None, None, None)
@@ -382,3 +382,45 @@ def test_delete_that_is_not_done_says_so(aws, tmp_path, why):
     if why == "offline":
         aws.start()
     assert ("run" in aws.components) == (why != "missing")
+
+
+def test_a_component_in_trials_is_deleted_when_asked_to_leave_them(aws, tmp_path):
+    """SageMaker refuses to delete what is in a trial; with ``force_disassociate`` it is taken out
+    first, of all trials.
+    """
+    tracker = Tracker.create(
+        trial_component_name="run",
+        experiment_name="digits",
+        trial_name="first",
+        journal=tmp_path / "journal",
+    )
+    tracker.close()
+    made = tracker.trial_component
+    assert [str(trial) for trial in made.list_trials()] == ["first"]
+    with pytest.raises(RemoteError):
+        made.delete()
+    assert "run" in aws.components
+    made.delete(force_disassociate=True)
+    assert "run" not in aws.components
+    assert aws.trials["first"].components == []
+
+
+def test_lists_and_searches_ask_sagemaker_itself(aws, tmp_path):
+    """What botocore sends and AWS's rules allow finds components of AWS and of the journal."""
+    theirs = aws.add_component("theirs")
+    theirs.parameters["lr"] = {"NumberValue": 0.1}
+    aws.add_component("another")
+    with_network = Tracker.create(trial_component_name="ours", experiment_name="digits")
+    with_network.log_parameter("lr", 0.2)
+    with_network.close()
+    pending = Tracker.create(trial_component_name="pending")
+    pending.log_parameter("lr", 0.3)
+    found = TrialComponent.list(sort_by="Name", sort_order="Ascending", max_results=2)
+    assert [str(each) for each in found] == ["another", "ours", "pending", "theirs"]
+    some = {"Filters": [{"Name": "Parameters.lr", "Operator": "LessThan", "Value": "0.25"}]}
+    results = {str(each): each for each in TrialComponent.search(some)}
+    assert set(results) == {"theirs", "ours"}
+    assert results["theirs"].parameters == {"lr": {"NumberValue": 0.1}}
+    assert [str(each) for each in TrialComponent.list(experiment_name="digits")] == ["ours"]
+    created = datetime.now(timezone.utc)
+    assert list(TrialComponent.list(created_before=created.replace(year=2020))) == []

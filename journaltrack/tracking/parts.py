@@ -1,0 +1,202 @@
+"""Hold the parts of a trial component: what it is made of, and how a change of it is recorded.
+
+``Recording`` is a dict whose every change is an entry. ``held_of`` says what a journal keeps of
+SageMaker's description.
+
+Must not know the tracker, which hands in what records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.errors import InvalidInputError
+from journaltrack.journal import vocabulary
+from journaltrack.tracking import validation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from journaltrack.journal.vocabulary import Direction
+
+_HELD: Final = (
+    "TrialComponentArn",
+    "DisplayName",
+    "Source",
+    "Status",
+    "Parameters",
+    "InputArtifacts",
+    "OutputArtifacts",
+)
+_TIMES: Final = ("StartTime", "EndTime", "CreationTime", "LastModifiedTime")
+_MAPS: Final = (
+    ("Parameters", vocabulary.PARAMETER, "StringValue"),
+    ("InputArtifacts", vocabulary.INPUT, "Value"),
+    ("OutputArtifacts", vocabulary.OUTPUT, "Value"),
+)
+"""Maps of DescribeTrialComponent, the kinds of their entries, and the members of their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentSource:
+    """The job that a component belongs to."""
+
+    source_arn: str | None = None
+    source_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentMetricSummary:
+    """A metric's points in the journal, as SageMaker would sum them up."""
+
+    metric_name: str
+    count: int
+    min: float
+    max: float
+    avg: float
+    last: float
+    time_stamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """What a component needs of its tracker to record a change.
+
+    Attributes:
+        parameters: Records parameters, all or none.
+        references: Records inputs or outputs by name, each a text or an artifact, all or none.
+        status: Records a status or a time.
+        save: Delivers what is pending.
+        ask: Makes one request of SageMaker, by boto3's name of it; raises if there is no answer.
+    """
+
+    parameters: Callable[[Mapping[str, Any]], None]
+    references: Callable[[Direction, Mapping[str, Any]], None]
+    status: Callable[[vocabulary.Draft], None]
+    save: Callable[[], None]
+    ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class Recording(dict[str, Any]):
+    """A component's parameters or artifacts. Every change of it is recorded, or raises.
+
+    Args:
+        read: Returns what is recorded so far.
+        record: Records values by name.
+        what: What they are, for messages.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], dict[str, Any]],
+        record: Callable[[Mapping[str, Any]], None],
+        what: str,
+    ) -> None:
+        super().__init__(read())
+        self._read = read
+        self._record = record
+        self._what = what
+
+    def __setitem__(self, name: str, value: object) -> None:
+        self.update({name: value})
+
+    def update(self, *values: Any, **named: Any) -> None:  # noqa: ANN401 - as of a dict
+        """Record values by name, all or none."""
+        given = dict(*values, **named)
+        # What was read here and is assigned again says nothing new. A file would become a text.
+        new = {name: value for name, value in given.items() if not self._has(name, value)}
+        if new:
+            self._record(new)
+            dict.update(self, self._read())
+
+    def _has(self, name: str, value: object) -> bool:
+        held = self.get(name)
+        return held is not None and type(held) is type(value) and bool(held == value)
+
+    def __ior__(self, values: Any) -> Self:  # type: ignore[override,misc]  # noqa: ANN401
+        self.update(values)
+        return self
+
+    def setdefault(self, name: str, value: Any = None) -> Any:  # noqa: ANN401
+        """Record a value, unless there is one of that name."""
+        if name not in self:
+            self.update({name: value})
+        return self[name]
+
+    def __delitem__(self, name: str) -> None:
+        self.pop(name)
+
+    def pop(self, name: str, *default: Any) -> Any:  # noqa: ANN401
+        """Raise if there is something to remove."""
+        if name in self:
+            self.clear()
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Raise."""
+        self.clear()
+        return super().popitem()
+
+    def clear(self) -> None:
+        """Raise if there is something to remove."""
+        if self:
+            raise InvalidInputError(
+                f"{self._what} can't be removed: a journal only adds; nothing was changed",
+                hint="record another value, or remove it in SageMaker (UpdateTrialComponent)",
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as a plain dict."""
+        return dict, (dict(self),)
+
+
+def held_of(answer: Mapping[str, Any], is_redacted: Callable[[str, str], bool]) -> dict[str, Any]:
+    """Return what to keep of DescribeTrialComponent's answer, as JSON values.
+
+    Times are nanoseconds since the epoch, UTC. Who created or changed the component is left out.
+
+    Args:
+        answer: boto3's.
+        is_redacted: Returns whether the value of a kind and name must not be kept.
+    """
+    held = {name: answer[name] for name in _HELD if answer.get(name)}
+    for name in _TIMES:
+        if isinstance(answer.get(name), datetime):
+            held[name] = validation.timestamp_ns(answer[name])
+    for name, kind, member in _MAPS:
+        if name in held:
+            held[name] = {
+                key: {member: vocabulary.REDACTED} if is_redacted(kind, key) else dict(value)
+                for key, value in held[name].items()
+            }
+    return held
+
+
+def members_of(held: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the members of a map, those that are what SageMaker can have sent."""
+    members = held.get(name)
+    for key, value in members.items() if isinstance(members, dict) else ():
+        if isinstance(value, dict):
+            yield key, value
+
+
+def ns_in(held: Mapping[str, Any], name: str) -> int | None:
+    """Return a time of what ``held_of`` kept, in nanoseconds; None without a sound one."""
+    nanoseconds = held.get(name)
+    if type(nanoseconds) is not int or limits.time_problem(nanoseconds, name):
+        return None
+    return nanoseconds
+
+
+def time_in(held: Mapping[str, Any], name: str) -> datetime | None:
+    """Return a time of what ``held_of`` kept; None without a sound one."""
+    return moment(ns_in(held, name))
+
+
+def moment(nanoseconds: int | None) -> datetime | None:
+    """Return nanoseconds since the epoch as a datetime in UTC."""
+    return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)
