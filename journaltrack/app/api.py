@@ -223,6 +223,7 @@ def verify(
         visible_after_s=known.visible_after_s,
         timestamps=known.timestamps,
         anchor=known.anchor,
+        anchor_prefix=known.prefix_of_anchors(),
     )
     return composition.run_verify(
         journal, connection, options, deadline, on_progress, repair=repair

@@ -159,6 +159,7 @@ def _comparison(
         visible_after_s=known.visible_after_s,
         timestamps=known.timestamps,
         anchor=known.anchor,
+        anchor_prefix=known.prefix_of_anchors(),
     )
 
     def compare(journal: str | None) -> VerifyReport:

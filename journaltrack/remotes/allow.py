@@ -142,26 +142,26 @@ class AllowingRemote:
 
     def put_document(self, document: Document) -> Answer:
         """Store the document if its place is allowed."""
-        self._rules.place(document.bucket, document.prefix)
+        self._rules.place(document.bucket, _top(document.prefix, document.folder))
         return self._inner.put_document(document)
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
         """Return the documents of a place that is allowed."""
-        self._rules.place(bucket, prefix)
+        self._rules.place(bucket, _top(prefix, folder))
         return self._inner.documents(bucket, prefix, folder)
 
     def document_names(
         self, bucket: str | None, prefix: str | None, folder: str, after: str
     ) -> Sequence[str]:
         """Return the names in a place that is allowed."""
-        self._rules.place(bucket, prefix)
+        self._rules.place(bucket, _top(prefix, folder))
         return self._inner.document_names(bucket, prefix, folder, after)
 
     def document(
         self, bucket: str | None, prefix: str | None, folder: str, name: str
     ) -> bytes | None:
         """Return a document of a place that is allowed."""
-        self._rules.place(bucket, prefix)
+        self._rules.place(bucket, _top(prefix, folder))
         return self._inner.document(bucket, prefix, folder, name)
 
     def update(self, component: str, fields: Fields) -> Answer:
@@ -181,6 +181,11 @@ class AllowingRemote:
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
         """Find any object: reading needs no permission."""
         return self._inner.find_object(uri, read=read)
+
+
+def _top(prefix: str | None, folder: str) -> str | None:
+    """Return the prefix of a folder of documents; one at the bucket's root is its own."""
+    return folder if prefix == "" else prefix
 
 
 def _fits(name: str, patterns: Sequence[str], spelt: Callable[[str], str] = str) -> bool:

@@ -160,7 +160,7 @@ class MemoryRemote:
                 raise RemoteError(
                     text, kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id
                 )
-            uri = _folder_uri(blob.bucket, blob.prefix, blob.component) + blob.name
+            uri = _folder_uri(blob.bucket, blob.prefix or None, blob.component) + blob.name
             if self.objects.get(uri, blob.sha256) != blob.sha256:
                 stem, extension = posixpath.splitext(uri)
                 uri = f"{stem}.{blob.sha256[:12]}{extension}"
@@ -345,7 +345,9 @@ def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
 
 
 def _folder_uri(bucket: str | None, prefix: str | None, folder: str) -> str:
-    return f"s3://{bucket or DEFAULT_BUCKET}/{prefix or DEFAULT_PREFIX}/{folder}/"
+    """Return the URI of a folder; the prefix "" is the bucket's root."""
+    begin = DEFAULT_PREFIX if prefix is None else prefix
+    return f"s3://{bucket or DEFAULT_BUCKET}/{begin}{'/' if begin else ''}{folder}/"
 
 
 def _summaries(points: Sequence[MetricPoint]) -> dict[str, RemoteMetric]:

@@ -193,6 +193,7 @@ class Options:
         anchor_every_s: Least age of the last anchor in seconds before the next. A component that
             ended in this pass overrides it.
         end_interrupted: First end the runs whose processes are proven dead, as Stopped.
+        anchor_prefix: The prefix of a journal's first anchor, see ``anchors.make``.
         ask_for_copies: Before anything is sent, ask whether another copy of the journal was
             delivered further (``anchors.ask``).
         even_if_behind: Send what is pending even then.
@@ -209,6 +210,7 @@ class Options:
     visible_after_s: float = readback.VISIBLE_AFTER_S
     anchor: str = "artifacts"
     anchor_every_s: float = 0.0
+    anchor_prefix: str | None = ""
     end_interrupted: bool = True
     ask_for_copies: bool = True
     even_if_behind: bool = False
@@ -435,7 +437,12 @@ class Reconciler:
         if not self._options.ask_for_copies:
             return
         found = anchors.ask(
-            self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns()
+            self._journal.database,
+            self._remote,
+            self._options.anchor,
+            self._gate,
+            self._clock_ns(),
+            self._options.anchor_prefix,
         )
         if found is not None:
             self._ahead = found.number
@@ -573,6 +580,7 @@ class Reconciler:
             every_s=0.0 if self._course.component_ended else self._options.anchor_every_s,
             clock_ns=self._clock_ns,
             above=self._ahead,
+            prefix=self._options.anchor_prefix,
         )
 
     def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:

@@ -171,7 +171,7 @@ class Linked(NamedTuple):
 class Document:
     """A small JSON document to put under ``<prefix>/<folder>/<name>``.
 
-    ``bucket`` and ``prefix`` None: the remote's defaults.
+    ``bucket`` and ``prefix`` None: the remote's defaults. The prefix "" is the bucket's root.
     """
 
     bucket: str | None

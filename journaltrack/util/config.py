@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fnmatch
 import os
 import re
 import sys
@@ -37,6 +38,8 @@ _ACCOUNT: Final = re.compile("[0-9]{12}")
 _KMS_KEY: Final = re.compile("[!-~]+")
 _SWITCHES: Final = {"true": True, "on": True, "false": False, "off": False}
 """The texts of a switch in a variable."""
+ANCHORS: Final = "journaltrack-anchors"
+"""The folder of all journals' anchors in a bucket."""
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _PREFIX: Final = "JOURNALTRACK_"
 _current: dict[str, Any] = {}
@@ -208,6 +211,9 @@ class Configuration:
         "where a sync puts the heads of the journal's chains, see below",
         choices=("artifacts", "s3", "parameter", "both", "off"),
     )
+    anchor_prefix: str = _text(
+        "", "prefix of a journal's anchors in S3; none: the bucket's root, see below"
+    )
     end_interrupted: bool = _switch(
         "whether a sync marks runs of dead processes as Stopped", default=True
     )
@@ -255,6 +261,18 @@ class Configuration:
         known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
         return {**known, "storage": self.storage(), "allow": self.allow}
 
+    def prefix_of_anchors(self) -> str | None:
+        """Return the prefix of a journal's first anchor.
+
+        It is "" for the bucket's root. It is None for the artifacts' prefix, if ``allow.prefixes``
+        permits some prefixes and not the folder at the root.
+        """
+        some = self.allow.prefixes
+        if self.anchor_prefix or not some:
+            return self.anchor_prefix
+        is_allowed = any(fnmatch.fnmatchcase(ANCHORS, each.strip("/")) for each in some)
+        return "" if is_allowed else None
+
     def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
         """Return the arguments for ``reconciler.Options``.
 
@@ -264,6 +282,7 @@ class Configuration:
         """
         names = ("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted")
         options = {name: getattr(self, name) for name in names}
+        options["anchor_prefix"] = self.prefix_of_anchors()
         return {**options, "anchor_every_s": WATCHING_ANCHOR_EVERY_S if watching else 0.0}
 
 

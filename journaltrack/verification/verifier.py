@@ -67,26 +67,25 @@ class AnchorsReport:
 
 
 def compare_with_anchors(
-    journal: Journal, remote: Remote, *, default_place: bool = False
+    journal: Journal, remote: Remote, *, default_place: bool = False, prefix: str | None = ""
 ) -> AnchorsReport:
     """Fetch the anchors and compare the journal with them.
 
     Args:
         journal: The journal, opened read-only.
         remote: The remote that holds the anchors.
-        default_place: Look also at the place for journals without artifacts.
+        default_place: Look also at the places for journals without artifacts.
+        prefix: The prefix of a journal's first anchor, see ``anchors.make``.
     """
     known = anchors.last(journal.database)
-    places = anchors.places(journal.database, default=default_place)
+    places = anchors.places(journal.database, default=default_place, prefix=prefix)
     if known is not None and known.uri is None and not default_place:
         # Its only anchors are parameters of components.
         places = []
     documents: dict[str, bytes] = {}
     try:
-        for bucket, prefix in places:
-            documents.update(
-                remote.documents(bucket, prefix, anchors.folder_of(journal.journal_id))
-            )
+        for place in places:
+            documents.update(remote.documents(*place, anchors.folder_of(journal.journal_id)))
     except RemoteError as error:
         return AnchorsReport(len(documents), note=f"{error.code}: {error.message}")
     with view.snapshot(journal.database):
@@ -129,6 +128,7 @@ class VerifyOptions:
         timestamps: For a repair, see ``reconciler.Options``.
         anchor: Where passes put anchors, see ``reconciler.Options``. Anchors are compared only when
             all components are verified.
+        anchor_prefix: The prefix of a journal's first anchor, see ``anchors.make``.
         names: Verify only components of these names; None for all that the pattern matches.
     """
 
@@ -137,6 +137,7 @@ class VerifyOptions:
     visible_after_s: float = readback.VISIBLE_AFTER_S
     timestamps: str = "keep"
     anchor: str = "artifacts"
+    anchor_prefix: str | None = ""
     names: frozenset[str] | None = None
 
     def of(self, names: frozenset[str]) -> VerifyOptions:
@@ -318,7 +319,10 @@ class Verifier:
             ):
                 by_default = self._options.anchor == "s3"
                 self._report.anchors = compare_with_anchors(
-                    self._journal, self._remote, default_place=by_default
+                    self._journal,
+                    self._remote,
+                    default_place=by_default,
+                    prefix=self._options.anchor_prefix,
                 )
         finally:
             pool.shutdown(wait=not self._deadline.over, cancel_futures=True)

@@ -257,6 +257,18 @@ def test_documents_are_stored_once_and_listed(store: Subject, name: str):
         assert store.fetch(uri) == b'{"a":1}'
 
 
+def test_documents_may_lie_at_the_root(store: Subject, name: str):
+    """The prefix "" is the bucket's root, and not the default prefix: neither shows the other's."""
+    folder = f"journaltrack-anchors/{name}-root"
+    document = Document(BUCKET, "", folder, "1.json", b"{}")
+    assert store.remote.put_document(document).uri == f"s3://{BUCKET}/{folder}/1.json"
+    assert dict(store.remote.documents(BUCKET, "", folder)) == {"1.json": b"{}"}
+    assert [*store.remote.document_names(BUCKET, "", folder, "")] == ["1.json"]
+    assert store.remote.document(BUCKET, "", folder, "1.json") == b"{}"
+    assert dict(store.remote.documents(BUCKET, None, folder)) == {}
+    assert store.remote.document(BUCKET, None, folder, "1.json") is None
+
+
 @pytest.mark.parametrize("size", [0, 1000, LARGE_BYTES], ids=["empty", "small", "multipart"])
 def test_an_object_is_found_with_its_size_and_whose_it_is(
     store: Subject, tmp_path: Path, name: str, size: int

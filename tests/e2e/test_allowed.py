@@ -179,6 +179,24 @@ def test_a_prefix_is_looked_at_as_it_is_used(tmp_path, sim, sync, prefix, allowe
     assert bool(sim.objects) == allowed
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "begin"),
+    [
+        (["team-a"], "team-a/journaltrack-anchors/"),
+        (["team-a", "/journaltrack-anchors/"], "journaltrack-anchors/"),
+        (["team-?", "journaltrack-*"], "journaltrack-anchors/"),
+    ],
+)
+def test_anchors_keep_to_the_prefixes_that_are_allowed(tmp_path, sim, sync, prefixes, begin):
+    """At the root only if that is allowed, too; else below the artifacts' prefix."""
+    journal = record(
+        tmp_path / "j", artifact=b"1", artifact_bucket="a-bucket", artifact_prefix="team-a"
+    )
+    sync(journal, f"prefixes = {prefixes}", code=0)
+    (key,) = {key for _, key in sim.objects} - {key for _, key in sim.artifacts}
+    assert key.startswith(begin)
+
+
 def test_one_folder_that_is_not_allowed_holds_up_no_other(tmp_path, sim, sync):
     """Artifacts for an allowed folder of the same bucket are uploaded beside."""
     journal = tmp_path / "j"

@@ -163,7 +163,7 @@ class Simulator:
         return {
             place: held
             for place, held in self.state.objects.items()
-            if "/journaltrack-anchors/" not in place[1]
+            if "journaltrack-anchors/" not in place[1]
         }
 
     @property

@@ -16,6 +16,7 @@ from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.transfer.merge import merge
+from journaltrack.verification.verifier import compare_with_anchors
 from tests.copies import read
 from tests.failing_remote import FailingRemote, passing
 
@@ -57,6 +58,7 @@ def remote():
 
 def record(folder, *values, drafts=(), artifact=None, component="run"):
     """A process records these points, and perhaps an artifact."""
+    folder.parent.mkdir(exist_ok=True)
     with closing(Journal.open(folder)) as journal:
         of = journal.component(component)
         journal.append(of, list(drafts))
@@ -359,5 +361,69 @@ def test_a_loaded_component_that_one_copy_made_is_known_to_the_other(tmp_path, r
 def test_anchors_are_found_where_the_newest_one_is(restored, remote):
     """The question goes to the bucket and prefix of the newest anchor, not to the remote's own."""
     folder, _ = restored
+    record(folder, 3)
+    remote.asked.clear()
+    sync(folder, remote)
+    assert [where for method, where in remote.asked if method == "document_names"] == [
+        ("the-bucket", "")
+    ]
+
+
+BESIDE = {"anchor_prefix": "the-prefix"}
+"""What puts anchors where versions before ``anchor_prefix`` put them: below the artifacts."""
+
+
+def test_anchors_below_the_artifacts_go_on_there(tmp_path, remote):
+    """A journal that was anchored by an older version keeps its anchors in one place: there both
+    versions find what a copy did, and a check finds all of them.
+    """
+    folder = record(tmp_path / "journal", 0, drafts=CREATED, artifact=b"first")
+    sync(folder, remote, **BESIDE)
+    backup = copy(folder, "backup")
+    for value, options in ((1, {}), (2, BESIDE), (3, {"anchor_prefix": "other"})):
+        record(folder, value)
+        sync(folder, remote, **options)
+    begin = "s3://the-bucket/the-prefix/journaltrack-anchors/"
+    assert len(remote.stored) == 4
+    assert all(uri.startswith(begin) for uri in remote.stored)
+    record(backup, 9)
+    with pytest.raises(JournalBehindError):
+        sync(backup, remote)
     with closing(Journal.open(folder, create=False, read_only=True)) as journal:
-        assert anchors.newest_place(journal.database) == ("the-bucket", "the-prefix")
+        found = compare_with_anchors(journal, remote)
+    assert (found.documents, found.problems, found.note) == (4, (), None)
+
+
+def test_a_copy_from_before_the_first_anchor_looks_in_both_places(tmp_path, remote):
+    """A backup that knows of no anchor finds that of an older version, below the artifacts, and
+    that of this one; it asks once for each, and never again.
+    """
+    folder = record(tmp_path / "journal", 0, drafts=CREATED, artifact=b"first")
+    sync(folder, remote, anchor="off")
+    record(folder, 1)
+    backup, another = copy(folder, "backup"), copy(folder, "another")
+    remote.asked.clear()
+    sync(another, remote, **BESIDE)
+    assert remote.questions == ["document_names"]
+    remote.asked.clear()
+    with pytest.raises(JournalBehindError):
+        sync(backup, remote)
+    assert remote.questions == ["document_names", "document_names", "document"]
+    assert remote.points() == {0.0: 1, 1.0: 1}
+
+
+def test_a_check_finds_an_anchor_wherever_a_copy_put_it(tmp_path, remote):
+    """Whoever cuts off the end of a journal, with all that it knows of its anchors, is found by
+    those of either place.
+    """
+    for name, options in (("old", BESIDE), ("new", {})):
+        folder = record(tmp_path / name / "journal", 0, drafts=CREATED, artifact=b"first")
+        sync(folder, remote, anchor="off")
+        before = copy(folder, "before")
+        record(folder, 1)
+        sync(folder, remote, **options)
+        with closing(Journal.open(before, create=False, read_only=True)) as journal:
+            found = compare_with_anchors(journal, remote)
+        assert (found.documents, found.note) == (1, None)
+        assert found.problems
+        remote.components.clear()

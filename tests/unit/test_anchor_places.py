@@ -41,7 +41,10 @@ def test_a_refused_parameter_leaves_the_document(journal, remote, tmp_path):
     assert anchors.PARAMETER not in remote.components["run"].parameters
     known = anchors.last(journal.database)
     assert (known.number, known.uri) == (document.number, next(iter(remote.stored)))
-    assert anchors.places(journal.database, default=False) == [("the-bucket", "the-prefix")]
+    assert anchors.places(journal.database, default=False) == [
+        ("the-bucket", ""),
+        ("the-bucket", "the-prefix"),
+    ]
     found = compare_with_anchors(journal, remote)
     assert (found.documents, found.problems, found.note) == (1, (), None)
 
@@ -79,7 +82,7 @@ def test_a_journal_that_was_never_anchored_asks_nobody(journal, remote):
     """Without an artifact or an anchor there is no place to look at, unless one is named."""
     one_pass(journal, remote, anchor="off")
     assert anchors.places(journal.database, default=False) == []
-    assert anchors.places(journal.database, default=True) == [(None, None)]
+    assert anchors.places(journal.database, default=True) == [(None, ""), (None, None)]
 
 
 def test_a_component_with_the_first_entry_alone_is_named(journal, remote):
@@ -120,3 +123,20 @@ def test_new_entries_alone_are_anchored(journal, remote):
         next(iter(sorted(remote.stored)))[-69:-5],
     )
     assert len(one_pass(journal, remote, anchor="s3", component="another")) == 2
+
+
+@pytest.mark.parametrize(
+    ("prefix", "place"), [("", ""), ("mine", "mine"), ("my/own", "my/own"), (None, "the-prefix")]
+)
+def test_the_first_anchor_goes_where_it_is_asked_to(journal, remote, prefix, place):
+    """At the root, below a prefix that was asked for, or below that of the artifacts; the second
+    one follows it, whatever is asked for then.
+    """
+    add_artifact(journal)
+    one_pass(journal, remote, anchor_prefix=prefix)
+    assert anchors.places(journal.database, default=False).count(("the-bucket", place)) == 1
+    journal.append_metric(journal.component("run"), "loss", 1.0, 1, 1)
+    one_pass(journal, remote, anchor_prefix="another")
+    begin = f"s3://the-bucket/{place}{'/' if place else ''}journaltrack-anchors/"
+    assert len(remote.stored) == 2
+    assert all(uri.startswith(begin) for uri in remote.stored)

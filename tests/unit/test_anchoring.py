@@ -72,15 +72,16 @@ def changed(journal, *statements):
     return path
 
 
-def test_a_pass_anchors_beside_the_artifacts(journal):
-    """One document, named by its digest, with the head of every chain; the journal knows of it."""
+def test_a_pass_anchors_in_the_bucket_of_the_artifacts(journal):
+    """One document, named by its digest, with the head of every chain; the journal knows of it. It
+    lies in a folder of its own, and not below the artifacts' prefix.
+    """
     remote = MemoryRemote()
     documents = synced(journal, remote)
     ((uri, content),) = remote.stored.items()
     sha256 = hashlib.sha256(content).hexdigest()
     assert (
-        uri
-        == f"s3://the-bucket/the-prefix/journaltrack-anchors/{journal.journal_id}/00000001-{sha256}.json"
+        uri == f"s3://the-bucket/journaltrack-anchors/{journal.journal_id}/00000001-{sha256}.json"
     )
     document = anchors.decode(content)
     ((writer, digest),) = journal.database.read(

@@ -485,7 +485,8 @@ class Uploader:
 
 
 def _folder(prefix: str | None, folder: str) -> str:
-    return f"{prefix_name(prefix)}/{object_name(folder)}"
+    name = object_name(folder)
+    return name if prefix == "" else f"{prefix_name(prefix)}/{name}"
 
 
 def _place(uri: str) -> tuple[str, str]:

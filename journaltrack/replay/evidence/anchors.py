@@ -3,9 +3,10 @@
 Whoever may write to the journal need not be able to write there.
 
 A chain proves its own past, but not that it once went further. So at the end of a pass the newest
-digest of every writer goes into a small document outside. It lies in S3 beside the artifacts, under
-a name that contains its SHA-256, and never replaces another one. If wanted, that SHA-256 also goes
-into a parameter of each component. ``reports.proof.check`` holds a journal against its anchors.
+digest of every writer goes into a small document outside. It lies in S3 in the bucket of the
+artifacts, in a folder of its own. Its name contains its SHA-256, and it never replaces another one.
+If wanted, that SHA-256 also goes into a parameter of each component. ``reports.proof.check`` holds
+a journal against its anchors.
 
 ``ask`` asks, before anything is sent, whether another copy of the journal was delivered further. It
 changes nothing. A copy that was synced elsewhere left anchors outside: numbered documents, in one
@@ -31,7 +32,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from journaltrack._version import __version__
 from journaltrack.errors import (
@@ -46,6 +47,7 @@ from journaltrack.journal.view import iso_seconds
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
 from journaltrack.replay.remote import Answer, Document
+from journaltrack.util.config import ANCHORS
 from journaltrack.util.guard import bounded
 
 if TYPE_CHECKING:
@@ -164,8 +166,8 @@ class HeadsDocument:
 
 
 def folder_of(journal_id: str) -> str:
-    """Return where a journal's anchors are, below the prefix of its artifacts."""
-    return f"journaltrack-anchors/{journal_id}"
+    """Return where a journal's anchors are, below their prefix."""
+    return f"{ANCHORS}/{journal_id}"
 
 
 def name_of(number: int, sha256: str) -> str:
@@ -265,6 +267,7 @@ def make(
     every_s: float,
     clock_ns: Callable[[], int],
     above: int = 0,
+    prefix: str | None = "",
 ) -> Anchor | None:
     """Anchor what is new since the last anchor.
 
@@ -272,7 +275,7 @@ def make(
         database: Of the journal.
         settlement: Of the pass. Its lease is held.
         remote: Where to put it.
-        places: "artifacts": into S3 where the first artifacts went, once there are some. "s3":
+        places: "artifacts": into the bucket of the first artifacts, once there are some. "s3":
             the same, but without artifacts into the default bucket. "parameter": into a parameter
             of each component. "both": "artifacts" and "parameter". "off": nowhere.
         proof: What the pass has seen of the chains. Writers whose chains do not hold since the
@@ -281,12 +284,14 @@ def make(
         every_s: Least age of the last anchor in seconds before another is made.
         clock_ns: Nanoseconds since the epoch.
         above: The new number is above this one: the number of another copy's newest anchor.
+        prefix: The prefix of a journal's first anchor: "" for the bucket's root, None for that of
+            the last artifact. Later ones follow the first.
 
     Returns:
         The anchor. None if nothing is new, there is nowhere to put it, or it is too early or too
         late. Also None if it failed: a receipt says so.
     """
-    place, named = _store(database, places), places in {"parameter", "both"}
+    place, named = _next_place(database, places, prefix), places in {"parameter", "both"}
     if place is None and not named:
         return None
     before, now_ns = last(database), clock_ns()
@@ -324,13 +329,6 @@ def make(
     request_id, more = answer.request_id, {"anchor": told}
     settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more=more)])
     return Anchor(number, sha256, now_ns, answer.uri, *reached)
-
-
-def _store(database: Database, places: str) -> tuple[str | None, str | None] | None:
-    """Return (bucket, prefix) for documents, None for the remote's own. None: nowhere (yet)."""
-    if places in {"off", "parameter"}:
-        return None
-    return newest_place(database) or ((None, None) if places == "s3" else None)
 
 
 def _answer(
@@ -395,29 +393,74 @@ def _name_it(
     return taken
 
 
-def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
+def places(
+    database: Database, *, default: bool, prefix: str | None = ""
+) -> list[tuple[str | None, str | None]]:
     """Return (bucket, prefix) of each place where anchors of this journal may be.
 
-    None: the remote's own.
+    None: the remote's own. The prefix "" is the bucket's root.
+
+    Args:
+        database: Of the journal.
+        default: Whether to include the places of a journal without artifacts.
+        prefix: See ``make``.
     """
     rows = database.read(f"SELECT DISTINCT bucket, prefix, {_HOST} FROM location WHERE {_SOUND}")
-    found = [(bucket_used(recorded, actual), prefix or None) for recorded, prefix, actual in rows]
-    known = last(database)
-    if default or (not found and known is not None and known.uri is not None):
-        found.append((None, None))
+    found = [
+        (bucket_used(recorded, actual), each)
+        for recorded, of_artifacts, actual in rows
+        for each in (of_artifacts or None if prefix is None else prefix, of_artifacts or None)
+    ]
+    known = _known_place(database)
+    if known is not None:
+        found.append(known)
+    if default:
+        found += [(None, prefix), (None, None)]
     return list(dict.fromkeys(found))
 
 
-def newest_place(database: Database) -> tuple[str | None, str | None] | None:
-    """Return where the newest known anchor is, or would be. None: nowhere yet.
+def _next_place(
+    database: Database, places: str, prefix: str | None
+) -> tuple[str | None, str | None] | None:
+    """Return where the next anchor goes. None: nowhere (yet)."""
+    if places in {"off", "parameter"}:
+        return None
+    known, last_one = _known_place(database), _place(database)
+    if known is not None:
+        return known
+    if last_one is not None:
+        return last_one if prefix is None else (last_one[0], prefix)
+    return (None, prefix) if places == "s3" else None
 
-    The place is (bucket, prefix), None for the remote's own.
+
+def _known_place(database: Database) -> tuple[str | None, str | None] | None:
+    """Return where the newest known anchor is.
+
+    All are in one place: a copy of the journal looks where the last anchor is that it knows of.
     """
     known = last(database)
     bucket, _, key = ((known and known.uri) or "").removeprefix("s3://").partition("/")
-    prefix, marked, _ = key.rpartition(f"/{folder_of('')}")
-    # All in one place: a copy of the journal looks where the last anchor is that it knows of.
-    return (bucket_used("", bucket), prefix) if bucket and marked else _place(database)
+    prefix, marked, _ = f"/{key}".rpartition(f"/{folder_of('')}")
+    return (bucket_used("", bucket), prefix.strip("/")) if bucket and marked else None
+
+
+def _asked_places(
+    database: Database, places: str, prefix: str | None
+) -> list[tuple[str | None, str | None]]:
+    """Return where anchors of another copy may be.
+
+    Where this copy knows of none, that is also where older versions put them: below the prefix of
+    the artifacts.
+    """
+    if places in {"off", "parameter"}:
+        return []
+    known, last_one = _known_place(database), _place(database)
+    if known is not None:
+        return [known]
+    if last_one is not None:
+        beside = last_one if prefix is None else (last_one[0], prefix)
+        return list(dict.fromkeys([beside, last_one]))
+    return list(dict.fromkeys([(None, prefix), (None, None)])) if places == "s3" else []
 
 
 def _place(database: Database) -> tuple[str | None, str | None] | None:
@@ -496,7 +539,14 @@ class Ahead:
         )
 
 
-def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int) -> Ahead | None:
+def ask(
+    database: Database,
+    remote: Remote,
+    places: str,
+    gate: Gate,
+    now_ns: int,
+    prefix: str | None = "",
+) -> Ahead | None:
     """Return another copy that is ahead. None if there is none, or it can't be told.
 
     Args:
@@ -506,12 +556,11 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
             in a parameter does not say of which journal it is.
         gate: Of the pass.
         now_ns: Nanoseconds since the epoch.
+        prefix: See ``make``.
     """
-    place = _store(database, places)
-    if place is None or has_to_wait(database, now_ns):
+    asked = _asked_places(database, places, prefix)
+    if not asked or has_to_wait(database, now_ns):
         return None
-    journal_id = str(database.read("SELECT journal_id FROM meta")[0][0])
-    known, where = last(database), (*place, folder_of(journal_id))
     until = time.monotonic() + ASK_S
 
     def answer(request: Callable[[], T]) -> T:
@@ -519,26 +568,40 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
         return bounded(request, lambda: min(until - time.monotonic(), gate.remaining_s()))
 
     try:
-        listed = answer(
-            lambda: remote.document_names(*where, f"{known.number if known else 0:08d}")
-        )
-        own = known and name_of(known.number, known.sha256)
-        others = {name for name in listed if name != own and NAME.fullmatch(name)}
-        names = sorted(others - _own_names(database)) if others else []
-        for name in reversed(names[-_FETCHED_MAX:]):
-            document = decode(answer(partial(remote.document, *where, name)) or b"")
-            if (
-                document is not None
-                and document.journal_id == journal_id
-                and not _is_known(database, document)
-            ):
-                return Ahead(int(names[-1].partition("-")[0]), document.made_at_ns)
+        for place in asked:
+            found = _ahead_at(database, remote, place, answer)
+            if found is not None:
+                return found
     except JournalError:
         raise
     except Exception as error:  # noqa: BLE001 - the store may do anything, and the pass continues
         logger.info(
             "no answer whether another copy is ahead, the pass continues: %s", described(error)
         )
+    return None
+
+
+def _ahead_at(
+    database: Database,
+    remote: Remote,
+    place: tuple[str | None, str | None],
+    answer: Callable[[Callable[[], Any]], Any],
+) -> Ahead | None:
+    """Return another copy that is ahead, by its anchors in one place."""
+    journal_id = str(database.read("SELECT journal_id FROM meta")[0][0])
+    known, where = last(database), (*place, folder_of(journal_id))
+    listed = answer(lambda: remote.document_names(*where, f"{known.number if known else 0:08d}"))
+    own = known and name_of(known.number, known.sha256)
+    others = {name for name in listed if name != own and NAME.fullmatch(name)}
+    names = sorted(others - _own_names(database)) if others else []
+    for name in reversed(names[-_FETCHED_MAX:]):
+        document = decode(answer(partial(remote.document, *where, name)) or b"")
+        if (
+            document is not None
+            and document.journal_id == journal_id
+            and not _is_known(database, document)
+        ):
+            return Ahead(int(names[-1].partition("-")[0]), document.made_at_ns)
     return None
 
 
