@@ -42,7 +42,8 @@ _OF_REMOTE: Final = (
     "contact nobody\n"
     "  journaltrack check --repair --restore-from ~/checkpoints\n"
     "  journaltrack check --remote              compare with SageMaker and S3, too\n"
-    "  journaltrack check --remote --repair     send again what is missing there"
+    "  journaltrack check --remote --repair     send again what is missing there\n"
+    "  journaltrack check --access              try the credentials; look at no journal"
 )
 @about_journals
 @click.option(
@@ -73,6 +74,17 @@ _OF_REMOTE: Final = (
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="An anchor kept outside the journal: shows whether its end was cut off. May be repeated.",
 )
+@click.option(
+    "--access",
+    is_flag=True,
+    help="Only say whether these credentials may do what a sync needs. Changes nothing, and looks "
+    "at no journal.",
+)
+@click.option(
+    "--bucket",
+    metavar="NAME",
+    help="With --access: the bucket of the artifacts.  [default: sagemaker-<region>-<account>]",
+)
 @common.component_option
 @click.option(
     "--deep",
@@ -96,6 +108,8 @@ def command(
     repair: bool,
     restore_from: tuple[Path, ...],
     anchors: tuple[Path, ...],
+    access: bool,
+    bucket: str | None,
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
@@ -114,7 +128,17 @@ def command(
     The exit code is 0 if all is well, 3 if something is not delivered or could not be compared
     (--remote), 4 for problems and for what is missing or different, and 8 if something was altered
     after it was recorded.
+
+    With --access, try the credentials instead: who they are, the region, the bucket, the clock, and
+    each permission that a request without effect can show. The exit code is 0 if nothing speaks
+    against a sync, 5 if a permission, the bucket or the clock does, and 6 without an answer.
     """
+    if bucket is not None and not access:
+        raise click.UsageError("--bucket needs --access")
+    if access:
+        return _access(
+            journals, bucket, [remote, repair, *restore_from, *anchors], as_json=as_json, **asked
+        )
     if restore_from and not repair:
         raise click.UsageError("--restore-from needs --repair")
     given = [name for name in _OF_REMOTE if asked[name]]
@@ -135,6 +159,28 @@ def command(
             as_json="document" if as_json else None,
             has_ended=lambda: run.signal,
         )
+
+
+def _access(
+    journals: Journals,
+    bucket: str | None,
+    others: Sequence[object],
+    *,
+    as_json: bool,
+    component: str | None,
+    deep: bool,
+    rate_per_s: float | None,
+    **aws: Any,  # noqa: ANN401 - click's
+) -> ExitCode:
+    """Check the credentials alone; see ``cli.access``."""
+    from journaltrack.cli.access import check_access  # noqa: PLC0415 - shell completion
+
+    if journals.named or any([*others, component, deep, rate_per_s]):
+        raise click.UsageError(
+            "--access tries the credentials and looks at no journal: it takes --bucket, --profile, "
+            "--region, --endpoint-url, --config and --json alone"
+        )
+    return check_access(bucket, as_json=as_json, **aws)
 
 
 def _comparison(

@@ -81,6 +81,15 @@ The service throttled it, or another change was under way (botocore's model of B
 (500, 503, InternalFailure, INTERNAL_ERROR) do not tell at which point something failed. A request
 that can't be sent twice is in doubt then.
 """
+DENIED: Final = (
+    "AccessDenied",
+    "AccessDeniedException",
+    "UnauthorizedOperation",
+    "NotAuthorized",
+    "AllAccessDisabled",
+    "403",
+)
+"""Codes of refusals for lack of a permission."""
 _HALT: Final = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _RENEW),
     **dict.fromkeys(
@@ -108,14 +117,7 @@ _HALT: Final = {
         _SET_CLOCK,
     ),
     **dict.fromkeys(
-        (
-            "AccessDenied",
-            "AccessDeniedException",
-            "UnauthorizedOperation",
-            "NotAuthorized",
-            "AllAccessDisabled",
-            "403",
-        ),
+        DENIED,
         _PERMISSION,
     ),
     **dict.fromkeys(
@@ -140,14 +142,7 @@ _HALT: Final = {
     ),
 }
 _EVERYWHERE: Final = frozenset(_HALT) - {
-    *(
-        "AccessDenied",
-        "AccessDeniedException",
-        "UnauthorizedOperation",
-        "NotAuthorized",
-        "AllAccessDisabled",
-        "403",
-    ),
+    *DENIED,
     *(
         "PermanentRedirect",
         "AuthorizationHeaderMalformed",

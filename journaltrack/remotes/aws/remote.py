@@ -57,6 +57,7 @@ from journaltrack.util.deadline import Deadline
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from journaltrack.remotes.aws.access import Access, Wanted
     from journaltrack.replay.remote import RemoteObject
 
 logger = logging.getLogger(__name__)
@@ -178,6 +179,12 @@ class AwsRemote:
                     return {}
                 raise
         return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
+    def access(self, wanted: Wanted) -> Access:
+        """Tell what these credentials may do; see the module ``access``."""
+        from journaltrack.remotes.aws.access import Examination  # noqa: PLC0415 - passes don't ask
+
+        return Examination(self._clients, self._uploader, wanted).run()
 
     def create(self, spec: ComponentSpec) -> Answer:
         """Send CreateTrialComponent."""

@@ -394,6 +394,11 @@ class Uploader:
             raise
         return answer
 
+    def place(self, bucket: str | None) -> tuple[Any, str]:
+        """Return the client, and the name of the bucket that is used for a recorded one."""
+        name = self._where(bucket)
+        return self._s3, name
+
     def _where(self, bucket: str | None) -> str:
         """Return the bucket to use in place of the recorded one."""
         named = bucket or self._bucket()

@@ -1,0 +1,299 @@
+"""``check --access``: what the credentials may do is told from a strict AWS's answers, and nothing
+is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from journaltrack.cli import main
+from tests.simulator import BadGateway, HttpError, Instead, simulator
+
+DENIED = {"s3": HttpError(403, "AccessDenied"), "": HttpError(400, "AccessDeniedException")}
+TRIED = {
+    "DescribeTrialComponent": "sagemaker:DescribeTrialComponent",
+    "UpdateTrialComponent": "sagemaker:UpdateTrialComponent",
+    "BatchPutMetrics": "sagemaker:BatchPutMetrics",
+    "DescribeTrial": "sagemaker:DescribeTrial",
+    "AssociateTrialComponent": "sagemaker:AssociateTrialComponent",
+}
+OF_S3 = {
+    "ListObjectsV2": "s3:ListBucket",
+    "UploadPart": "s3:PutObject",
+    "GetObject": "s3:GetObject",
+}
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    """An AWS with a bucket, and the environment of somebody who may use it."""
+    with simulator() as sim:
+        reach(monkeypatch, sim)
+        sim.buckets.add("mine")
+        yield sim
+        assert sim.bugs == []
+
+
+def reach(monkeypatch, sim):
+    """Let commands find a simulator."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": sim.endpoint_url,
+        "AWS_ACCESS_KEY_ID": "good",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def access(*arguments):
+    """The exit code, and the report."""
+    done = CliRunner().invoke(main, ["check", "--access", "--json", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    found = json.loads(done.stdout)
+    assert found["exit_code"] == done.exit_code
+    return done.exit_code, found
+
+
+def told(*arguments):
+    """The exit code and everything that is printed."""
+    done = CliRunner().invoke(main, ["check", "--access", *arguments])
+    return done.exit_code, done.output
+
+
+def states(found):
+    """By feature and action."""
+    return {(each["feature"], each["action"]): each["state"] for each in found["permissions"]}
+
+
+def everything(sim):
+    """What an account holds."""
+    return (
+        {name: dict(held.parameters) for name, held in sim.components.items()},
+        [list(each) for each in (sim.experiments, sim.trials, sim.buckets, sim.uploads)],
+        dict(sim.objects),
+    )
+
+
+def test_who_where_and_what_is_told(aws):
+    """Account, identity, region, bucket and each permission that a request can show; what no
+    request can show is unknown, and no failure.
+    """
+    code, found = access("--bucket", "mine")
+    assert code == 0
+    assert found["suffices"]
+    assert found["account"] == "123456789012"
+    assert found["arn"].startswith("arn:aws:iam::123456789012:")
+    assert (found["region"], found["endpoint"]) == ("us-east-1", aws.endpoint_url)
+    assert found["bucket"]["region"] == "us-east-1"
+    known = states(found)
+    unknown = {action for (_, action), state in known.items() if state == "unknown"}
+    assert {action.partition(":")[2][:6] for action in unknown} <= {"Create", "AddTag"}
+    allowed = {action for (_, action), state in known.items() if state == "allowed"}
+    assert {*TRIED.values(), *OF_S3.values()} <= allowed
+
+
+def test_nothing_is_changed(aws):
+    """Not even where a component, a trial and objects are: they stay as they were, and no journal
+    is made or read.
+    """
+    aws.add_component("run").parameters["lr"] = {"NumberValue": 0.1}
+    before = everything(aws)
+    assert access("--bucket", "mine")[0] == 0
+    assert access()[0] == 0
+    assert everything(aws) == before
+    assert {r.operation for r in aws.requests if r.applied} <= {
+        "GetCallerIdentity",
+        "HeadBucket",
+        "ListObjectsV2",
+        "ListArtifacts",
+    }
+
+
+@pytest.mark.parametrize("operation", sorted({**TRIED, **OF_S3}))
+def test_each_permission_that_is_missing_is_named(aws, operation):
+    """One denied action is denied alone, with AWS's words; the exit code is 5 and the others are
+    told.
+    """
+    of_s3 = operation in OF_S3
+    aws.fail(operation, DENIED["s3" if of_s3 else ""], times=10)
+    code, found = access("--bucket", "mine")
+    assert code == 5
+    assert not found["suffices"]
+    known = states(found)
+    denied = {action for (_, action), state in known.items() if state == "denied"}
+    assert denied == {{**TRIED, **OF_S3}[operation]}
+    if operation == "ListObjectsV2":
+        assert known["artifacts", "s3:GetObject"] == "unknown"
+    code, printed = told("--bucket", "mine")
+    assert code == 5
+    assert f"need {denied.pop()}, which is denied" in printed
+
+
+def test_a_policy_for_one_prefix_shows_at_the_anchors(aws):
+    """The artifacts' folder and that of the anchors are tried each by itself."""
+    aws.fail(
+        "UploadPart",
+        DENIED["s3"],
+        times=10,
+        when=lambda call: not call.params["Key"].startswith("trial-component-artifacts/"),
+    )
+    code, found = access("--bucket", "mine")
+    known = states(found)
+    assert code == 5
+    assert known["artifacts", "s3:PutObject"] == "allowed"
+    assert known["anchors", "s3:PutObject"] == "denied"
+
+
+def test_anchors_are_tried_where_they_would_go(aws, monkeypatch):
+    """Below the prefix that is configured, and not at all if they are off."""
+    monkeypatch.setenv("JOURNALTRACK_ANCHOR_PREFIX", "team")
+    assert access("--bucket", "mine")[0] == 0
+    keys = [r.params["Key"] for r in aws.calls("UploadPart")]
+    assert [key.rpartition("/")[0] for key in keys] == [
+        "trial-component-artifacts",
+        "team/journaltrack-anchors",
+    ]
+    monkeypatch.setenv("JOURNALTRACK_ANCHOR", "off")
+    assert not [each for each, _ in states(access("--bucket", "mine")[1]) if each == "anchors"]
+
+
+def test_a_missing_bucket_that_was_named_is_a_failure(aws):
+    """Exit code 5, and what to do."""
+    code, found = access("--bucket", "elsewhere")
+    assert (code, found["bucket"]["exists"]) == (5, False)
+    assert "does not exist" in told("--bucket", "elsewhere")[1]
+
+
+def test_a_missing_default_bucket_is_one_that_a_sync_makes(aws, monkeypatch):
+    """Unless the configuration forbids it."""
+    code, found = access()
+    name = "sagemaker-us-east-1-123456789012"
+    assert (code, found["bucket"]["name"], found["bucket"]["exists"]) == (0, name, False)
+    assert "a sync creates" in told()[1]
+    monkeypatch.setenv("JOURNALTRACK_ALLOW_CREATE_BUCKETS", "false")
+    assert access()[0] == 5
+
+
+def test_a_bucket_of_somebody_else_is_there_and_denied(aws):
+    """S3 says 403 and names the region."""
+    refusal = HttpError(403, "AccessDenied")
+    for operation in ("HeadBucket", *OF_S3):
+        aws.fail(operation, refusal, times=5)
+    code, found = access("--bucket", "mine")
+    assert (code, found["bucket"]["exists"]) == (5, True)
+    assert states(found)["artifacts", "s3:ListBucket"] == "denied"
+
+
+def test_an_expired_token_is_told_at_once(aws):
+    """Exit code 5 with AWS's words, after one request."""
+    aws.expired.add("good")
+    code, found = access("--bucket", "mine")
+    assert code == 5
+    assert "expired" in json.dumps(found)
+    assert [r.operation for r in aws.requests] == ["GetCallerIdentity"]
+    assert "hint:" in told()[1]
+
+
+def test_another_region_is_told(monkeypatch):
+    """Credentials for a region where the endpoint is not: exit code 5."""
+    with simulator(check_region=True) as sim:
+        reach(monkeypatch, sim)
+        code, found = access("--region", "eu-west-1")
+        assert code == 5
+        assert "eu-west-1" in json.dumps(found)
+        assert found["account"] == "123456789012"
+        assert access("--region", "us-east-1")[0] == 0
+
+
+def test_without_a_region_it_says_so(aws, monkeypatch):
+    """Exit code 5, before any request."""
+    monkeypatch.delenv("AWS_REGION")
+    code, printed = told()
+    assert code == 5
+    assert "region" in printed
+    assert aws.requests == []
+
+
+def test_without_credentials_it_says_so(aws, monkeypatch):
+    """Exit code 5, before any request."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert told()[0] == 5
+    assert aws.requests == []
+
+
+@pytest.mark.parametrize("how", ["refused", "portal", "gateway"])
+def test_without_a_network_the_exit_code_is_that_of_no_answer(aws, how):
+    """6 where nothing listens, where a captive portal answers, and where a gateway fails."""
+    if how == "refused":
+        aws.stop()
+    elif how == "portal":
+        page = Instead(200, b"<html>sign in</html>", {"Content-Type": "text/html"})
+        aws.fail("*", page, times=100)
+    else:
+        aws.fail("*", BadGateway(), times=100)
+    code, found = access("--bucket", "mine")
+    assert code == 6
+    assert not found["suffices"]
+    if how == "refused":
+        aws.start()
+
+
+def test_sagemaker_without_sts_is_enough_for_a_named_bucket(aws):
+    """A closed network may reach SageMaker and S3 alone: who asks is not told, all else is."""
+    aws.fail("GetCallerIdentity", HttpError(403, "AccessDenied"), times=5)
+    code, found = access("--bucket", "mine")
+    assert (code, found["account"]) == (0, None)
+    assert states(found)["artifacts", "s3:PutObject"] == "allowed"
+
+
+def test_a_service_in_trouble_proves_nothing(aws):
+    """One request that fails for now: the others are told, and the exit code is no success."""
+    aws.fail("BatchPutMetrics", HttpError(500, "InternalFailure"), times=5)
+    code, found = access("--bucket", "mine")
+    assert code == 6
+    known = states(found)
+    assert known["metrics", "sagemaker:BatchPutMetrics"] == "unknown"
+    assert known["artifacts", "s3:PutObject"] == "allowed"
+
+
+@pytest.mark.parametrize(("off_s", "code"), [(-3600, 5), (3600, 5), (60, 0)])
+def test_a_wrong_clock_is_told(monkeypatch, off_s, code):
+    """Against the dates of AWS's answers, which way and how far."""
+    with simulator(clock=lambda: time.time() + off_s) as sim:
+        reach(monkeypatch, sim)
+        found_code, found = access()
+        assert found_code == code
+        assert abs(found["clock_ahead_s"] + off_s) <= 5
+        way = "behind" if off_s > 0 else "ahead of"
+        assert f"s {way} AWS's" in told()[1]
+
+
+def test_what_exists_by_chance_is_never_named(aws):
+    """Every run names other things that do not exist, and never one without its random part."""
+    names = set()
+    for _ in range(3):
+        access("--bucket", "mine")
+        names.add(aws.calls("UpdateTrialComponent")[-1].params["TrialComponentName"])
+    assert len(names) == 3
+    assert all(len(name) > len("journaltrack-probe-") + 12 for name in names)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--access", "some-journal"],
+        ["--access", "--remote"],
+        ["--access", "--repair"],
+        ["--access", "--component", "a*"],
+        ["--bucket", "mine"],
+    ],
+)
+def test_options_that_mean_nothing_together_are_refused(aws, arguments):
+    """Exit code 2, before any request."""
+    done = CliRunner().invoke(main, ["check", *arguments])
+    assert done.exit_code == 2
+    assert aws.requests == []
