@@ -42,7 +42,7 @@ from journaltrack.tracking.catalog import (
     TrialSummary,
 )
 from journaltrack.tracking.finish import FinalStatus, Finished
-from journaltrack.tracking.parts import TrialComponentMetricSummary, TrialComponentSource
+from journaltrack.tracking.recording import TrialComponentMetricSummary, TrialComponentSource
 from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.validation import Moment, Number, Parameters
 from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTracker, MetricsWriter

@@ -11,6 +11,8 @@ from journaltrack.util.deadline import Deadline
 if TYPE_CHECKING:
     from journaltrack.remotes.aws.access import Access, Bucket
 
+_CLOCK_EXACT_S: Final = 5
+"""An answer's date has whole seconds, and the answer took a while."""
 _ASK: Final = "ask for the permission"
 _HINTS: Final = {
     "anchors": f'{_ASK}, or switch them off: `anchor = "off"` in the configuration',
@@ -81,8 +83,8 @@ def _print(found: Access) -> None:
 
 
 def _clock(ahead_s: float) -> str:
-    if not ahead_s:
-        return "as AWS's, to the second"
+    if abs(ahead_s) <= _CLOCK_EXACT_S:
+        return "as AWS's"
     return f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} AWS's"
 
 

@@ -25,7 +25,7 @@ from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError, JournalNotFoundError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
-from journaltrack.tracking.parts import moment
+from journaltrack.tracking.recording import moment
 from journaltrack.tracking.settings import replay_request, settings_of
 from journaltrack.tracking.trial_component import (
     TrialComponent,

@@ -32,7 +32,7 @@ from journaltrack.errors import (
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation, writers
-from journaltrack.tracking.parts import Recorder, held_of
+from journaltrack.tracking.recording import Recorder, held_of
 from journaltrack.tracking.settings import (
     WIRED,
     Background,

@@ -40,7 +40,7 @@ from journaltrack.journal.fold import (
 )
 from journaltrack.journal.queries import origins
 from journaltrack.tracking import validation
-from journaltrack.tracking.parts import (
+from journaltrack.tracking.recording import (
     Recorder,
     Recording,
     TrialComponentMetricSummary,
