@@ -202,6 +202,7 @@ def run_access(
     connection: Connection,
     known: Configuration,
     bucket: str | None = None,
+    prefix: str | None = None,
     deadline: Deadline | None = None,
 ) -> Access:
     """Tell whether the credentials may do what a sync needs. Changes nothing.
@@ -210,6 +211,7 @@ def run_access(
         connection: How to reach the remote.
         known: The configuration: it says which features are on.
         bucket: The bucket of the artifacts; None for the default one.
+        prefix: Their prefix; None for the default one.
         deadline: Cancelling it ends the waiting.
 
     Raises:
@@ -224,11 +226,12 @@ def run_access(
         features.append("anchors")
     if getattr(known, "lineage", False):
         features.append("lineage")
-    prefix = known.prefix_of_anchors()
-    below = prefix_name(prefix) if prefix or prefix is None else ""
+    of_anchors = known.prefix_of_anchors()
+    below = "" if of_anchors == "" else prefix_name(of_anchors or prefix)
     wanted = Wanted(
         tuple(features),
         bucket,
+        prefix,
         anchors="/".join(part for part in (below, config.ANCHORS) if part),
         create_buckets=connection.allow.create_buckets,
     )

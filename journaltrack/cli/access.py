@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
+from journaltrack import limits
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error
 from journaltrack.util.deadline import Deadline
@@ -30,7 +33,7 @@ def check_access(
     """Print what the credentials may do, and return the exit code.
 
     Args:
-        bucket: The bucket of the artifacts; None for the default one.
+        bucket: The bucket of the artifacts, perhaps with their prefix; None for the default ones.
         config_file: The configuration; None for the usual one.
         as_json: Whether to print JSON.
         aws: How to reach AWS, as on the command line.
@@ -38,11 +41,15 @@ def check_access(
     from journaltrack.app.connection import Connection, is_attended, run_access  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
+    name, _, prefix = (bucket or "").removeprefix("s3://").strip("/").partition("/")
+    problem = limits.bucket_problem(name) if bucket is not None else None
+    if problem:
+        raise click.BadParameter(f"{limits.shown(name)} can't be a bucket: {problem}")
     known = config.load(config_file, overrides=aws).configuration
     connection = Connection(attended=is_attended(), **known.of_a_connection())
     run = common.Stoppable(Deadline())
     with common.stopping(run):
-        found = run_access(connection, known, bucket, run.deadline)
+        found = run_access(connection, known, name or None, prefix or None, run.deadline)
     code = _code(found)
     if as_json:
         error = {} if found.error is None else output.error_json(found.error, code)

@@ -82,8 +82,9 @@ _OF_REMOTE: Final = (
 )
 @click.option(
     "--bucket",
-    metavar="NAME",
-    help="With --access: the bucket of the artifacts.  [default: sagemaker-<region>-<account>]",
+    metavar="NAME[/PREFIX]",
+    help="With --access: where artifacts go.  "
+    "[default: sagemaker-<region>-<account>/trial-component-artifacts]",
 )
 @common.component_option
 @click.option(

@@ -256,9 +256,13 @@ def _both(
             return list(remote.values())
         for row in journal.components():
             known = remote.get(row.name.lower())
-            shape = _shape(
-                TrialComponent(journal, row.id, row.name, pending_alone=known is not None)
-            )
+            component = TrialComponent(journal, row.id, row.name, pending_alone=known is not None)
+            try:
+                shape = _shape(component)
+            except ValueError:
+                # A crafted journal, see ``TrialComponent``. It hides no other component.
+                logger.warning("%s can't be read and is left out", limits.shown(row.name))
+                continue
             if known is not None:
                 remote[row.name.lower()] = _over(shape, known)
             elif fits(shape):

@@ -8,6 +8,8 @@ Must not know the tracker, which hands in what records.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from journaltrack.journal.vocabulary import Direction
+
+logger = logging.getLogger(__name__)
 
 _HELD: Final = (
     "TrialComponentArn",
@@ -158,21 +162,28 @@ def held_of(answer: Mapping[str, Any], is_redacted: Callable[[str, str], bool]) 
     """Return what to keep of DescribeTrialComponent's answer, as JSON values.
 
     Times are nanoseconds since the epoch, UTC. Who created or changed the component is left out.
+    An answer that is not of that form is not kept.
 
     Args:
         answer: boto3's.
         is_redacted: Returns whether the value of a kind and name must not be kept.
     """
-    held = {name: answer[name] for name in _HELD if answer.get(name)}
-    for name in _TIMES:
-        if isinstance(answer.get(name), datetime):
-            held[name] = validation.timestamp_ns(answer[name])
-    for name, kind, member in _MAPS:
-        if name in held:
-            held[name] = {
-                key: {member: vocabulary.REDACTED} if is_redacted(kind, key) else dict(value)
-                for key, value in held[name].items()
-            }
+    try:
+        held = {name: answer[name] for name in _HELD if answer.get(name)}
+        for name in _TIMES:
+            if isinstance(answer.get(name), datetime):
+                held[name] = validation.timestamp_ns(answer[name])
+        for name, kind, member in _MAPS:
+            if name in held:
+                held[name] = {
+                    key: {member: vocabulary.REDACTED} if is_redacted(kind, key) else dict(value)
+                    for key, value in held[name].items()
+                }
+        json.dumps(held, allow_nan=False)
+    # A caller's own client, or a stand-in, may answer anything.
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        logger.debug("the answer of the look-up is not kept", exc_info=True)
+        return {}
     return held
 
 
@@ -198,5 +209,7 @@ def time_in(held: Mapping[str, Any], name: str) -> datetime | None:
 
 
 def moment(nanoseconds: int | None) -> datetime | None:
-    """Return nanoseconds since the epoch as a datetime in UTC."""
+    """Return nanoseconds since the epoch as a datetime in UTC; None if there is none of them."""
+    if limits.time_problem(nanoseconds, "the time"):
+        return None
     return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)

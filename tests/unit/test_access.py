@@ -161,6 +161,14 @@ def test_anchors_are_tried_where_they_would_go(aws, monkeypatch):
     assert not [each for each, _ in states(access("--bucket", "mine")[1]) if each == "anchors"]
 
 
+def test_the_prefix_of_the_artifacts_may_be_named(aws):
+    """With the bucket, as a path or a URI: it is what a policy may be limited to."""
+    for bucket in ("mine/team/x", "s3://mine/team/x/"):
+        assert access("--bucket", bucket)[0] == 0
+        keys = [r.params["Key"].rpartition("/")[0] for r in aws.calls("UploadPart")[-2:]]
+        assert keys == ["team/x", "journaltrack-anchors"]
+
+
 def test_a_missing_bucket_that_was_named_is_a_failure(aws):
     """Exit code 5, and what to do."""
     code, found = access("--bucket", "elsewhere")
@@ -290,6 +298,8 @@ def test_what_exists_by_chance_is_never_named(aws):
         ["--access", "--repair"],
         ["--access", "--component", "a*"],
         ["--bucket", "mine"],
+        ["--access", "--bucket", "No_Bucket"],
+        ["--access", "--bucket", ""],
     ],
 )
 def test_options_that_mean_nothing_together_are_refused(aws, arguments):

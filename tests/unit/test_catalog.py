@@ -9,6 +9,7 @@ import pytest
 
 from journaltrack import Journal, Tracker, TrialComponent
 from journaltrack.errors import ErrorKind, InvalidInputError, InvalidTypeError, RemoteError
+from journaltrack.journal import vocabulary
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.testing import MemoryRemote
 from journaltrack.tracking.settings import Services
@@ -321,6 +322,17 @@ def test_trials_are_those_of_the_journal_and_sagemakers(runs, aws):
     found = list(component.list_trials())
     assert [(str(each), each.trial_arn) for each in found] == [("First", "arn:1"), ("second", None)]
     assert aws.requests[0] == ("list_trials", {"TrialComponentName": "alpha"})
+
+
+def test_a_crafted_component_hides_no_other(runs, caplog):
+    """One that can't be read is left out, with a line in the log."""
+    component = runs[2].trial_component
+    payload = vocabulary.encode({"sha256": "../../etc/passwd"})
+    component.journal.append(
+        component.component_id, [vocabulary.Draft("component", "output", "model", payload=payload)]
+    )
+    assert names(TrialComponent.list()) == ["beta", "alpha"]
+    assert "gamma" in caplog.text
 
 
 def test_another_journal_can_be_asked(aws, tmp_path):

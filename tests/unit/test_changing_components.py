@@ -16,6 +16,7 @@ import pytest
 from journaltrack import Journal, Tracker, TrialComponent, sync
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError, RemoteError
 from journaltrack.journal import vocabulary
+from journaltrack.tracking.settings import Services
 from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.validation import JournaltrackWarning
 from tests.simulator import HttpError, simulator
@@ -342,6 +343,24 @@ def test_a_crafted_look_up_breaks_nothing(tmp_path, held):
     assert (crafted.start_time, crafted.end_time, crafted.display_name) == (None, None, None)
     assert crafted.trial_component_arn is None
     journal.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"TrialComponentName": "run", "Parameters": {"lr": {"NumberValue": float("nan")}}},
+        {"TrialComponentName": "run", "Parameters": {"lr": object()}},
+        {"TrialComponentName": "run", "TrialComponentArn": object(), "OutputArtifacts": [1]},
+        {"TrialComponentName": "run", "StartTime": datetime(1960, 1, 1, tzinfo=timezone.utc)},
+    ],
+)
+def test_a_client_that_answers_anything_breaks_no_load(tmp_path, monkeypatch, answer):
+    """What is no description of a component is not kept, and the component is loaded."""
+    monkeypatch.setattr(Tracker, "services", Services(ask=lambda *_: answer))
+    loaded = TrialComponent.load("run", journal=tmp_path / "journal")
+    assert (loaded.parameters, loaded.trial_component_arn) == ({}, None)
+    loaded.parameters["lr"] = 1
+    assert again(loaded).parameters == {"lr": 1.0}
 
 
 def test_delete_is_done_at_once_and_the_journal_keeps_everything(aws, tmp_path):
