@@ -76,6 +76,7 @@ class Recorder:
         status: Records a status or a time.
         save: Delivers what is pending.
         ask: Makes one request of SageMaker, by boto3's name of it; raises if there is no answer.
+        client: The caller's client for SageMaker, or None.
     """
 
     parameters: Callable[[Mapping[str, Any]], None]
@@ -83,6 +84,7 @@ class Recorder:
     status: Callable[[vocabulary.Draft], None]
     save: Callable[[], None]
     ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+    client: Any = None
 
 
 class Recording(dict[str, Any]):

@@ -140,7 +140,12 @@ class Tracker:
         self._keys = keys_in(self._journal, self._id)
         if trial_component.recorder is None:
             trial_component.recorder = Recorder(
-                self.log_parameters, self._log_references, self._set, self._save, self._ask
+                self.log_parameters,
+                self._log_references,
+                self._set,
+                self._save,
+                self._ask,
+                settings.sagemaker_client,
             )
 
     @classmethod

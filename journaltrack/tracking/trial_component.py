@@ -465,6 +465,11 @@ class TrialComponent:
         return time_in(self.held, "LastModifiedTime")
 
     @property
+    def sagemaker_boto_client(self) -> Any:  # noqa: ANN401 - boto3 has no types of its own
+        """Return the client that was given to ``create`` or ``load``, or None."""
+        return self.recorder and self.recorder.client
+
+    @property
     def created_by(self) -> None:
         """Return None: journals do not keep who made a component in SageMaker."""
 

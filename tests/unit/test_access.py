@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack.cli import main
+from journaltrack.remotes.aws.access import Wanted
+from journaltrack.remotes.aws.remote import AwsRemote
 from tests.simulator import BadGateway, HttpError, Instead, simulator
 
 DENIED = {"s3": HttpError(403, "AccessDenied"), "": HttpError(400, "AccessDeniedException")}
@@ -266,6 +268,34 @@ def test_a_service_in_trouble_proves_nothing(aws):
     known = states(found)
     assert known["metrics", "sagemaker:BatchPutMetrics"] == "unknown"
     assert known["artifacts", "s3:PutObject"] == "allowed"
+
+
+def test_lineage_is_tried_without_making_any(aws):
+    """Reading artifacts and joining two things that do not exist show both permissions; the
+    third has no request without effect.
+    """
+
+    def tried():
+        remote = AwsRemote()
+        try:
+            return {
+                each.action: each.state for each in remote.access(Wanted(("lineage",))).permissions
+            }
+        finally:
+            remote.close()
+
+    found = tried()
+    assert found == {
+        "sagemaker:ListArtifacts": "allowed",
+        "sagemaker:AddAssociation": "allowed",
+        "sagemaker:CreateArtifact": "unknown",
+    }
+    aws.fail("AddAssociation", DENIED[""])
+    assert tried() == {**found, "sagemaker:AddAssociation": "denied"}
+    assert {r.operation for r in aws.requests if r.applied} == {
+        "GetCallerIdentity",
+        "ListArtifacts",
+    }
 
 
 @pytest.mark.parametrize(("off_s", "code"), [(-3600, 5), (3600, 5), (60, 0)])

@@ -247,6 +247,7 @@ def test_attributes_of_the_original_are_there(component, tracker):
         "parameters_to_remove",
         "input_artifacts_to_remove",
         "output_artifacts_to_remove",
+        "sagemaker_boto_client",
     ):
         assert getattr(component, name) is None
 
