@@ -58,7 +58,7 @@ class AnchorsReport:
     Attributes:
         documents: How many anchors were found.
         problems: Where the journal lacks or contradicts what an anchor states; missing anchors.
-        note: Why the remote could not be asked, if so.
+        note: Why the remote could not be asked, about one place or all of them, if so.
     """
 
     documents: int = 0
@@ -83,17 +83,22 @@ def compare_with_anchors(
         # Its only anchors are parameters of components.
         places = []
     documents: dict[str, bytes] = {}
-    try:
-        for place in places:
+    note = None
+    for place in places:
+        try:
             documents.update(remote.documents(*place, anchors.folder_of(journal.journal_id)))
-    except RemoteError as error:
-        return AnchorsReport(len(documents), note=f"{error.code}: {error.message}")
+        except RemoteError as error:  # noqa: PERF203 - a request costs more
+            note = f"{error.code}: {error.message}"
+            # A policy may allow one place and not the other.
+            if error.unreachable:
+                break
     with view.snapshot(journal.database):
         gaps = evidence_of(journal.database).gaps
         problems = anchor_problems(journal.database, documents, gaps)
     if (
         known is not None
         and known.uri is not None
+        and note is None
         and not any(known.sha256 in name for name in documents)
     ):
         problems.append(
@@ -101,7 +106,7 @@ def compare_with_anchors(
                 "anchor", f"the newest anchor that the journal knows of is gone: {known.uri}"
             )
         )
-    return AnchorsReport(len(documents), tuple(problems))
+    return AnchorsReport(len(documents), tuple(problems), note)
 
 
 REQUESTS_PER_S: Final = 10.0

@@ -492,7 +492,8 @@ def test_it_takes_its_time(delivered, aws):
         delivered,
         Connection(region="us-east-1", endpoint_url=aws.endpoint_url, rate_limit=Counted(1000)),
     )
-    assert len(turns) == len(aws.requests) - requests == 5
+    # The component, its object, the account, an anchor, and the names in both places of anchors.
+    assert len(turns) == len(aws.requests) - requests == 6
 
 
 def recorded(folder, chance, number):

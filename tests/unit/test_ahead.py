@@ -412,6 +412,41 @@ def test_a_copy_from_before_the_first_anchor_looks_in_both_places(tmp_path, remo
     assert remote.points() == {0.0: 1, 1.0: 1}
 
 
+class WithoutRoot(FailingRemote):
+    """A policy allows one prefix, and nothing at the bucket's root."""
+
+    is_limited = True
+
+    def _allow(self, prefix):
+        if self.is_limited and prefix == "":
+            raise RemoteError("denied", kind=ErrorKind.HALT, code="AccessDenied")
+
+    def documents(self, bucket, prefix, folder):
+        self._allow(prefix)
+        return super().documents(bucket, prefix, folder)
+
+    def document_names(self, bucket, prefix, folder, after):
+        self._allow(prefix)
+        return super().document_names(bucket, prefix, folder, after)
+
+
+def test_a_policy_for_one_place_hides_no_anchor_in_the_other(tmp_path):
+    """Where the bucket's root is denied, anchors below the artifacts are still found, by a pass
+    and by a check, which says what it could not see.
+    """
+    remote = WithoutRoot()
+    folder = record(tmp_path / "journal", 0, drafts=CREATED, artifact=b"first")
+    sync(folder, remote, anchor="off")
+    record(folder, 1)
+    backup = copy(folder, "backup")
+    sync(folder, remote, **BESIDE)
+    with pytest.raises(JournalBehindError):
+        sync(backup, remote)
+    with closing(Journal.open(folder, create=False, read_only=True)) as journal:
+        found = compare_with_anchors(journal, remote)
+    assert (found.documents, found.problems, found.note) == (1, (), "AccessDenied: denied")
+
+
 def test_a_check_finds_an_anchor_wherever_a_copy_put_it(tmp_path, remote):
     """Whoever cuts off the end of a journal, with all that it knows of its anchors, is found by
     those of either place.

@@ -567,17 +567,18 @@ def ask(
         """Ask within the time that all of these questions share."""
         return bounded(request, lambda: min(until - time.monotonic(), gate.remaining_s()))
 
-    try:
-        for place in asked:
+    for place in asked:
+        try:
             found = _ahead_at(database, remote, place, answer)
+        except JournalError:  # noqa: PERF203 - a request costs more
+            raise
+        except Exception as error:  # noqa: BLE001 - the store may do anything, and the pass continues
+            logger.info(
+                "no answer whether another copy is ahead, the pass continues: %s", described(error)
+            )
+        else:
             if found is not None:
                 return found
-    except JournalError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the store may do anything, and the pass continues
-        logger.info(
-            "no answer whether another copy is ahead, the pass continues: %s", described(error)
-        )
     return None
 
 
