@@ -91,7 +91,8 @@ class Recording(dict[str, Any]):
     """A component's parameters or artifacts. Every change of it is recorded, or raises.
 
     Args:
-        read: Returns what is recorded so far.
+        read: Returns what is known so far.
+        own: Returns those of them that this journal recorded.
         record: Records values by name.
         what: What they are, for messages.
     """
@@ -99,29 +100,29 @@ class Recording(dict[str, Any]):
     def __init__(
         self,
         read: Callable[[], dict[str, Any]],
+        own: Callable[[], dict[str, Any]],
         record: Callable[[Mapping[str, Any]], None],
         what: str,
     ) -> None:
         super().__init__(read())
         self._read = read
+        self._own = own
         self._record = record
         self._what = what
 
     def __setitem__(self, name: str, value: object) -> None:
-        self.update({name: value})
+        self._add({name: value})
 
     def update(self, *values: Any, **named: Any) -> None:  # noqa: ANN401 - as of a dict
         """Record values by name, all or none."""
-        given = dict(*values, **named)
-        # What was read here and is assigned again says nothing new. A file would become a text.
-        new = {name: value for name, value in given.items() if not self._has(name, value)}
-        if new:
-            self._record(new)
-            dict.update(self, self._read())
+        given, own = dict(*values, **named), self._own()
+        # What was read here says nothing new. A NaN and a file would become texts.
+        self._add({name: value for name, value in given.items() if not _is_in(own, name, value)})
 
-    def _has(self, name: str, value: object) -> bool:
-        held = self.get(name)
-        return held is not None and type(held) is type(value) and bool(held == value)
+    def _add(self, values: Mapping[str, Any]) -> None:
+        if values:
+            self._record(values)
+            dict.update(self, self._read())
 
     def __ior__(self, values: Any) -> Self:  # type: ignore[override,misc]  # noqa: ANN401
         self.update(values)
@@ -130,7 +131,7 @@ class Recording(dict[str, Any]):
     def setdefault(self, name: str, value: Any = None) -> Any:  # noqa: ANN401
         """Record a value, unless there is one of that name."""
         if name not in self:
-            self.update({name: value})
+            self._add({name: value})
         return self[name]
 
     def __delitem__(self, name: str) -> None:
@@ -158,6 +159,11 @@ class Recording(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as a plain dict."""
         return dict, (dict(self),)
+
+
+def _is_in(own: Mapping[str, Any], name: str, value: object) -> bool:
+    held = own.get(name)
+    return held is not None and type(held) is type(value) and bool(held == value)
 
 
 def held_of(answer: Mapping[str, Any], is_redacted: Callable[[str, str], bool]) -> dict[str, Any]:

@@ -254,9 +254,9 @@ def asked(
     Raises:
         RemoteError: There is no answer in time, or it is a refusal.
     """
-    what = f"{operation} was not done"
     if ask is None:
-        raise RemoteError(f"{what}: nothing here reaches SageMaker", kind=ErrorKind.HALT, code="")
+        text = f"{operation} was not done: nothing here reaches SageMaker"
+        raise RemoteError(text, kind=ErrorKind.HALT, code="NotConnected")
     found = outcome(
         lambda: ask(request, operation, members),
         lambda: request.deadline.grace_remaining_s() + GRACE_S,
@@ -265,10 +265,11 @@ def asked(
         raise found
     if isinstance(found, Exception):
         raise RemoteError(
-            f"{what}: {described(found)}",
+            f"{operation} may not have been done: {described(found)}",
             kind=ErrorKind.TRANSIENT,
             code=type(found).__name__,
             hint="try again when SageMaker can be reached",
+            maybe_applied=True,
         ) from found
     return found
 

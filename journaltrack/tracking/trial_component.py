@@ -350,7 +350,10 @@ class TrialComponent:
     def parameters(self) -> dict[str, str | float]:
         """Return the last value per name. A number that is no finite double is text."""
         return Recording(
-            self._parameters, lambda new: self._recorder().parameters(new), "parameters"
+            self._parameters,
+            self._own_parameters,
+            lambda new: self._recorder().parameters(new),
+            "parameters",
         )
 
     @parameters.setter
@@ -515,12 +518,16 @@ class TrialComponent:
         return cast("Recorder", self.recorder)
 
     def _parameters(self) -> dict[str, str | float]:
-        values = {
+        held = {
             name: number_or_text
             for name, value in members_of(self.held, "Parameters")
             for number_or_text in [value.get("StringValue", value.get("NumberValue"))]
             if isinstance(number_or_text, (str, int, float))
         }
+        return {**held, **self._own_parameters()}
+
+    def _own_parameters(self) -> dict[str, str | float]:
+        values: dict[str, str | float] = {}
         for entry in self.entries(vocabulary.PARAMETER):
             detail = entry.detail
             values[entry.name or ""] = (
@@ -534,15 +541,24 @@ class TrialComponent:
         def record(new: Mapping[str, Any]) -> None:
             self._recorder().references(kind, new)
 
-        return Recording(lambda: self._artifacts(kind), record, f"{kind} artifacts")
+        return Recording(
+            lambda: self._artifacts(kind),
+            lambda: self._own_artifacts(kind),
+            record,
+            f"{kind} artifacts",
+        )
 
     def _artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
         of_held = "InputArtifacts" if kind == vocabulary.INPUT else "OutputArtifacts"
-        artifacts = {
+        held = {
             name: TrialComponentArtifact(value["Value"], text_or_none(value.get("MediaType")))
             for name, value in members_of(self.held, of_held)
             if isinstance(value.get("Value"), str)
         }
+        return {**held, **self._own_artifacts(kind)}
+
+    def _own_artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
+        artifacts: dict[str, TrialComponentArtifact] = {}
         uris: dict[tuple[object, ...], str] | None = None
         for entry in self.entries(kind):
             detail = entry.detail

@@ -91,6 +91,36 @@ def test_a_dict_that_was_kept_sees_what_it_set(component):
     assert held == {"flag": "True", "big": str(2**60 + 1)} == again(component).parameters
 
 
+def test_a_dict_that_is_out_of_date_loses_nothing(tracker, component):
+    """What others recorded since it was read does not hide what is set now, though the dict has
+    that value already.
+    """
+    component.parameters["a"] = 1.0
+    component.parameters["b"] = 1.0
+    old = component.parameters
+    tracker.log_parameters({"a": 2.0, "b": 2.0})
+    old["a"] = 1.0
+    old.update(b=1.0)
+    assert again(component).parameters == {"a": 1.0, "b": 1.0} == old
+
+
+def test_a_value_that_is_set_again_is_recorded_again(component):
+    """Setting a name is a call like any other: the remote may have another value by now."""
+    for _ in range(2):
+        component.parameters["a"] = 1.0
+        component.input_artifacts["in"] = "s3://b/k"
+    assert count(component) == 5
+
+
+def test_what_was_read_and_is_assigned_with_more_says_nothing_new(tracker, component):
+    """A NaN that reads back as text does not become a text by it."""
+    with pytest.warns(JournaltrackWarning):
+        tracker.log_parameter("loss", float("nan"))
+    before = count(component)
+    component.parameters = {**component.parameters, "more": 1}
+    assert count(component) == before + 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
