@@ -224,7 +224,7 @@ def run_access(
     features: list[Feature] = ["components", "metrics", "experiments", "artifacts"]
     if known.anchor not in {"off", "parameter"}:
         features.append("anchors")
-    if getattr(known, "lineage", False):
+    if known.lineage:
         features.append("lineage")
     of_anchors = known.prefix_of_anchors()
     below = "" if of_anchors == "" else prefix_name(of_anchors or prefix)
