@@ -131,6 +131,9 @@ class SigtermStops:
             self._pass_on(number, frame)
         elif self._ending:
             self._came_at_the_end = True
+        elif threading.get_ident() in _masks:
+            # In a fork's hook the exception would be dropped, and the hook would end half-way.
+            _thread.start_new_thread(self._send_again, ())
         else:
             raise TerminatedError
 
@@ -147,19 +150,22 @@ class SigtermStops:
 
 
 _installed: list[SigtermStops] = []
-# By thread: the signals that it had blocked before its current fork.
+# By thread that forks now: the signals that it had blocked before.
 _masks: dict[int, set[int | signal.Signals]] = {}
 
 
 def _before_fork() -> None:
     if _installed:
-        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # First the note, then the block: from the note on, the handler does not raise here.
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _after_fork_in_parent() -> None:
-    mask = _masks.pop(threading.get_ident(), None)
+    mask = _masks.get(threading.get_ident())
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        del _masks[threading.get_ident()]
 
 
 def _after_fork_in_child() -> None:

@@ -298,6 +298,60 @@ for way in ("del", "weakref", "fork"):
     ] * 3
 
 
+def test_sigterm_at_any_line_of_the_hooks_of_a_fork_is_not_lost(folder):
+    """It ends the block after the fork, and no later signal is blocked."""
+    program = """
+import os, signal, sys
+from journaltrack import Tracker
+from journaltrack.tracking import sigterm
+
+HOOKS = {each.__code__ for each in (sigterm._before_fork, sigterm._after_fork_in_parent)}
+
+def terminate_at(line):
+    lines = iter(range(line + 1))
+    def trace(frame, event, _):
+        if frame.f_code not in HOOKS: return None
+        if event == "line" and next(lines, None) == line: os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+    return lines, trace
+
+def sigterm_came(line):
+    lines, trace = terminate_at(line)
+    try:
+        with Tracker.create(trial_component_name=f"run-{line}", journal=sys.argv[1], sync="off", sigterm="stop"):
+            sys.settrace(trace)
+            child = os.fork()
+            sys.settrace(None)
+            if child == 0: os._exit(0)
+            os.wait()
+            while next(lines, None) is None: pass
+            return False
+    except SystemExit:
+        return True
+    finally:
+        sys.settrace(None)
+
+number = 0
+while sigterm_came(number):
+    number += 1
+assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+print(number)
+"""
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]
+    done = subprocess.run(
+        [sys.executable, *quiet, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = int(done.stdout)
+    assert lines >= 6
+    stopped = [show(folder, f"run-{n}").status.primary for n in range(lines + 1)]
+    assert stopped == ["Stopped"] * lines + ["Completed"]
+
+
 def test_a_call_that_is_interrupted_by_sigterm_leaves_the_journal_whole(folder):
     """SIGTERM in the middle of calls, again and again: every call that returned is there once,
     and every run is Stopped.
