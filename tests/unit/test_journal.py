@@ -196,6 +196,28 @@ def test_killed_creation_leaves_nothing_or_a_journal(tmp_path):
         opened.close()
 
 
+def test_what_waits_at_the_end_of_a_script_without_close_is_written(tmp_path):
+    """An entry that waited for another's lock is in the journal after the script."""
+    code = """
+import sqlite3, sys, warnings
+from journaltrack.journal.journal import Journal
+warnings.simplefilter("ignore")
+journal = Journal.open(sys.argv[1], busy_timeout_s=0.01)
+run = journal.component("run")
+other = sqlite3.connect(sys.argv[1] + "/journal.db", isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+journal.append_metric(run, "loss", 0.5, 1, 1)
+other.execute("ROLLBACK")
+print(journal.unwritten)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "j"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    with closing(Journal.open(tmp_path / "j")) as journal:
+        assert [(e.name, e.value) for e in journal.entries()] == [("loss", 0.5)]
+
+
 def fill(journal):
     """Let SQLite find the disk full."""
     connection = journal.database.connection
