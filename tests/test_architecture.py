@@ -77,3 +77,42 @@ def test_every_package_is_installed():
         for path in (ROOT / "journaltrack").rglob("__init__.py")
     }
     assert {package for package in there if f'"{package}",' not in told} == set()
+
+
+def test_numbered_parameters_are_given_by_name():
+    """Python 3.12 warns of a sequence for ``?1``, which Python 3.14 refuses: SQL with numbers goes
+    through ``bound`` (as ``Database.read`` does), not to a connection.
+    """
+    direct = []
+    for path in (ROOT / "journaltrack").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        numbered = {
+            target.id
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and _is_numbered(node.value)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        direct += [
+            f"{path.relative_to(ROOT)}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"execute", "executemany"}
+            and node.args
+            and (
+                _is_numbered(node.args[0])
+                or (isinstance(node.args[0], ast.Name) and node.args[0].id in numbered)
+            )
+        ]
+    assert direct == []
+
+
+def _is_numbered(node):
+    """Whether an expression holds a text with a numbered parameter of SQLite."""
+    return node is not None and any(
+        isinstance(each, ast.Constant)
+        and isinstance(each.value, str)
+        and re.search(r"\?\d", each.value)
+        for each in ast.walk(node)
+    )

@@ -99,10 +99,10 @@ _ended_of: Final = operator.attrgetter(
 # Of a status, a field may be sent that a later call left open. The later one stays the last.
 _HOLD: Final = (
     "INSERT OR REPLACE INTO field (component_id, map, key, seq) "
-    "SELECT ?1, ?2, ?3, ?4 WHERE ?2 <> 'status' OR NOT EXISTS "
+    "SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
     "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq "
-    "JOIN entry n ON n.seq = ?4 WHERE f.component_id = ?1 AND f.map = ?2 "
-    f"AND f.key = ?3 AND d.outcome = 'delivered' AND {IS_BEFORE})"
+    "JOIN entry n ON n.seq = :seq WHERE f.component_id = :component AND f.map = :map "
+    f"AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})"
 )
 _OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
 """Whether a listed entry ``u`` is settled, or was removed since."""
@@ -336,7 +336,12 @@ class Settlement:
             connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING
         )
         connection.executemany(
-            _HOLD, [(o.component_id, *field) for o in outcomes for field in o.fields]
+            _HOLD,
+            [
+                dict(zip(("component", "map", "key", "seq"), (o.component_id, *field), strict=True))
+                for o in outcomes
+                for field in o.fields
+            ],
         )
 
     def _forget(self, outcomes: Iterable[Outcome]) -> None:
