@@ -15,7 +15,6 @@ from typing import Any
 import click
 
 from journaltrack._version import __version__
-from journaltrack.cli import exit_codes
 from journaltrack.cli.common import (
     JSON,
     VERBOSE,
@@ -104,6 +103,11 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes, folded to the terminal's width."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(f"{code.value:>3}", code.meaning) for code in ExitCode])
+
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's
         """Run as click does, with standard streams that exist."""
         with_streams()
@@ -167,7 +171,6 @@ def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog=f"\b\nExit codes:\n{exit_codes.table()}",
 )
 @click.version_option(__version__, prog_name="journaltrack")
 @verbose_option

@@ -82,11 +82,17 @@ def page_options(command: _Command) -> _Command:
     return state(kind(name(since_option(until_option(limit(after(command)))))))
 
 
-@click.command("entries", short_help="List every entry, with what became of it.")
+@click.command(
+    "entries",
+    short_help="List every entry, with what became of it.",
+    epilog="\b\nExamples:\n  journaltrack audit entries --state quarantined\n"
+    "  journaltrack audit entries --name 'train:*' --since 2h --limit 100\n"
+    "  journaltrack audit entries --json | jq -c 'select(.kind == \"metric\")'",
+)
 @about_journals
 @common.component_option
 @page_options
-@common.common_options
+@common.options_with_json_lines
 def entries_command(
     journals: Journals,
     *,
@@ -98,8 +104,8 @@ def entries_command(
 ) -> ExitCode:
     """List every entry of each JOURNAL with what became of it.
 
-    With --json, print one JSON object per line. The exit code is 0 if everything is delivered, 3
-    if entries are pending, and 4 if some are quarantined or in doubt.
+    The exit code is 0 if everything is delivered, 3 if entries are pending, and 4 if some are
+    quarantined or in doubt.
     """
     if after is not None:
         journals.only("--after")
@@ -117,7 +123,12 @@ def entries_command(
     )
 
 
-@click.command("entry", short_help="Show one entry in full, and every request that carried it.")
+@click.command(
+    "entry",
+    short_help="Show one entry in full, and every request that carried it.",
+    epilog="\b\nExamples:\n  journaltrack audit entry 23\n"
+    "  journaltrack audit entry 23 /mnt/usb/journal --json | jq .receipts",
+)
 @click.argument("number", metavar="N", type=click.IntRange(min=1))
 @about_journals
 @common.common_options

@@ -33,7 +33,10 @@ _KEY_KINDS = ("parameter", "input", "output", "status")
 
 
 @click.command(
-    "history", short_help="Show every value of a parameter, input, output, or the status."
+    "history",
+    short_help="Show every value of a parameter, input, output, or the status.",
+    epilog="\b\nExamples:\n  journaltrack audit history learning_rate\n"
+    "  journaltrack audit history status --component 'digits-*'",
 )
 @click.argument("name")
 @about_journals
@@ -46,7 +49,7 @@ _KEY_KINDS = ("parameter", "input", "output", "status")
 )
 @since_option
 @until_option
-@common.common_options
+@common.options_with_json_lines
 def history_command(
     name: str,
     journals: Journals,
@@ -68,11 +71,16 @@ def history_command(
     )
 
 
-@click.command("timeline", short_help="Show everything that happened, in order.")
+@click.command(
+    "timeline",
+    short_help="Show everything that happened, in order.",
+    epilog="\b\nExamples:\n  journaltrack audit timeline --since 2h --limit 100\n"
+    "  journaltrack audit timeline --component digits-1 --json | jq -c .event",
+)
 @about_journals
 @common.component_option
 @page_options
-@common.common_options
+@common.options_with_json_lines
 def timeline_command(
     journals: Journals,
     *,

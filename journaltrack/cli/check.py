@@ -38,12 +38,12 @@ _OF_REMOTE: Final = (
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack check                       look at the journal, "
-    "contact nobody\n"
+    epilog="\b\nExamples:\n"
+    "  journaltrack check                    # look at the journal, contact nobody\n"
     "  journaltrack check --repair --restore-from ~/checkpoints\n"
-    "  journaltrack check --remote              compare with SageMaker and S3, too\n"
-    "  journaltrack check --remote --repair     send again what is missing there\n"
-    "  journaltrack check --access              try the credentials; look at no journal"
+    "  journaltrack check --remote           # compare with SageMaker and S3, too\n"
+    "  journaltrack check --remote --repair  # send again what is missing there\n"
+    "  journaltrack check --access           # try the credentials alone"
 )
 @about_journals
 @click.option(

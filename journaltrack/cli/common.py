@@ -101,17 +101,28 @@ def verbose_option(command: _Command) -> _Command:
     )(command)
 
 
-def common_options(command: _Command) -> _Command:
-    """Add ``--json`` and ``-v``, which every command has."""
-    as_json = click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        is_eager=True,
-        callback=_set_json,
-        help="Print one JSON document and nothing else on stdout.",
-    )
-    return as_json(verbose_option(command))
+def options_with_json(help_of_json: str) -> Callable[[_Command], _Command]:
+    """Return the decorator that adds ``--json`` and ``-v``, which every command has."""
+
+    def add(command: _Command) -> _Command:
+        """Add the options."""
+        as_json = click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            is_eager=True,
+            callback=_set_json,
+            help=help_of_json,
+        )
+        return as_json(verbose_option(command))
+
+    return add
+
+
+common_options = options_with_json("Print one JSON document and nothing else on stdout.")
+options_with_json_lines = options_with_json(
+    "Print one JSON object per line and nothing else on stdout."
+)
 
 
 def component_option(command: _Command) -> _Command:

@@ -34,6 +34,8 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
     """
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
+    if example and as_json:
+        raise click.UsageError("--example prints TOML: leave out --json")
     if example:
         output.say(config.example().rstrip("\n"))
         return ExitCode.OK

@@ -47,8 +47,8 @@ _MEANINGS = {
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
     ExitCode.LEASE_HELD: "another process reconciles this journal",
-    ExitCode.JOURNAL: "the journal is missing, not a journal, too new, damaged, altered, "
-    "read-only, behind another copy, or its disk fails",
+    ExitCode.JOURNAL: "the journal is missing, not a journal, too new, damaged, altered, behind "
+    "another copy, read-only, or its disk fails",
     ExitCode.OUTPUT: "the output can't be written, for example on a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
     ExitCode.BROKEN_PIPE: "the reader of the output is gone, as with head",
@@ -74,11 +74,6 @@ _SEVERITY = (
 def worst(codes: Iterable[ExitCode]) -> ExitCode:
     """Return the worst of several codes; ``OK`` for none."""
     return max(codes, key=_SEVERITY.index, default=ExitCode.OK)
-
-
-def table() -> str:
-    """Return all codes with their meanings, one per line."""
-    return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

@@ -33,8 +33,7 @@ class _TerminatedError(BaseException):
 @click.command(
     epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export "
     "/mnt/usb/journal --table entries -o entries.csv\n"
-    "  journaltrack export --component 'digits-*' --since 2d | jq -c 'select(.name == "
-    '"train:loss")\''
+    "  journaltrack export --component 'digits-*' --since 2d | jq -c .name"
 )
 @about_journals
 @click.option(

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack finish digits-1 --status Stopped\n"
-    "  journaltrack finish digits-1 /mnt/usb/journal --status Failed --message 'the node was "
-    "taken away'"
+    "  journaltrack finish digits-1 --status Failed --message 'the node was lost'"
 )
 @click.argument("component", shell_complete=common.complete_component)
 @about_journals

@@ -23,9 +23,8 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack prune --delivered-before 30d --dry-run\n"
-    "  journaltrack prune --delivered-before 30d --archive 2026-11.parquet "
-    "--blobs-delivered-before 7d\n  journaltrack prune --blobs-delivered-before 1d      # the "
-    "spool alone"
+    "  journaltrack prune --delivered-before 30d --archive 2026-11.parquet\n"
+    "  journaltrack prune --blobs-delivered-before 1d      # the spool alone"
 )
 @about_journals
 @click.option(

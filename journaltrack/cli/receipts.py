@@ -18,10 +18,9 @@ _SHOWN_OUTCOMES = ("delivered", "superseded", "in doubt", "quarantined")
 
 
 @click.group(
-    epilog="\b\nExamples:\n  journaltrack receipts export /media/usb/journal -o "
-    "/media/usb/receipts.jsonl   where it was synced\n"
-    "  journaltrack receipts import /media/usb/receipts.jsonl                           where it "
-    "was recorded"
+    epilog="\b\nExamples:\n"
+    "  journaltrack receipts export -o it.receipts  # where it was synced\n"
+    "  journaltrack receipts import it.receipts     # where it was recorded"
 )
 def command() -> None:
     """Carry the state of a journal's entries from one copy to another.
@@ -31,7 +30,12 @@ def command() -> None:
     """
 
 
-@command.command("export")
+@command.command(
+    "export",
+    epilog="\b\nExamples:\n"
+    "  journaltrack receipts export /media/usb/journal -o /media/usb/receipts.jsonl\n"
+    "  journaltrack receipts export -o - | gzip > receipts.jsonl.gz",
+)
 @about_journals
 @click.option(
     "-o",
@@ -77,7 +81,12 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
     return ExitCode.OK
 
 
-@command.command("import")
+@command.command(
+    "import",
+    epilog="\b\nExamples:\n"
+    "  journaltrack receipts import /media/usb/receipts.jsonl --dry-run\n"
+    "  journaltrack receipts import /media/usb/receipts.jsonl runs/journal",
+)
 @click.argument("file", metavar="FILE", type=click.Path())
 @about_journals
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")

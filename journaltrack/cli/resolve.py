@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack resolve --delivered --component digits-1 --note "
-    "'counted in Studio'\n"
+    epilog="\b\nExamples:\n  journaltrack resolve --delivered --component digits-1 --note 'in "
+    "Studio'\n"
     "  journaltrack resolve --set-aside --dry-run\n  journaltrack retry --in-doubt        # or: "
     "send them again"
 )

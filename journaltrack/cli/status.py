@@ -49,7 +49,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.",
 )
-@common.common_options
+@common.options_with_json(
+    "Print one JSON document and nothing else on stdout; with --watch, one JSON object per look, "
+    "on a line."
+)
 def command(
     journals: Journals,
     *,

@@ -41,9 +41,9 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack watch\n  journaltrack watch /data/journals "
-    "/mnt/inbox --profile research --region eu-west-1\n"
-    "  journaltrack watch --rate-limit 20 --metrics-file /var/lib/node_exporter/journaltrack.prom"
+    epilog="\b\nExamples:\n  journaltrack watch\n"
+    "  journaltrack watch /data/journals /mnt/inbox --profile research\n"
+    "  journaltrack watch --rate-limit 20 --metrics-file /var/lib/watch.prom"
 )
 @about_journals
 @common.connection_options
@@ -84,7 +84,7 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     hidden=True,
     help='For sync="background": configured by a line of stdin, and ends with it.',
 )
-@common.common_options
+@common.options_with_json("Log to stdout instead, as one JSON object per line.")
 def command(
     journals: Journals,
     *,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import sqlite3
 import warnings
 from contextlib import closing
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -201,6 +204,53 @@ ABOUT_ONE = [
     ["audit", "entry", "1"],
     ["audit", "entries", "--after", "1"],
 ]
+
+
+def leaves(command=main, words=()):
+    """Every command of the CLI that is not a group, with its words."""
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    for name in command.list_commands(None):
+        yield from leaves(command.get_command(None, name), (*words, name))
+
+
+@pytest.mark.parametrize(("words", "command"), [*leaves()])
+def test_every_command_has_what_the_manual_promises_of_all(words, command):
+    """Each has --json, -v and --help, and takes journals, except config and completion."""
+    options = {name for each in command.params for name in each.opts}
+    assert {"--json", "-v"} <= options
+    takes = {"-j", "arguments"} <= options
+    assert takes == (words[0] not in {"config", "completion"})
+
+
+@pytest.mark.parametrize(("words", "command"), [*leaves()])
+def test_the_help_of_every_command_has_examples_that_can_be_called(words, command):
+    """The examples name commands and options that exist, and one of them is the command itself."""
+    examples = [
+        shlex.split(each) for each in re.findall(r"\bjournaltrack ([^|>&;#)\n]+)", command.epilog)
+    ]
+    assert any(tuple(each[: len(words)]) == words for each in examples)
+    for each in examples:
+        done = CliRunner().invoke(main, [*each, "--help"])
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["audit", "entries"], "object per line"),
+        (["audit", "history"], "object per line"),
+        (["audit", "timeline"], "object per line"),
+        (["watch"], "object per line"),
+        (["show"], "one JSON document"),
+    ],
+)
+def test_the_help_says_whether_json_is_one_document_or_lines(arguments, says):
+    """Lines of JSON are not announced as one document."""
+    told = " ".join(call(*arguments, "--help")[1].split())
+    assert says in told
+    assert ("one JSON document" in told) != ("object per line" in told)
 
 
 @pytest.mark.parametrize("command", ABOUT_ONE, ids=lambda each: " ".join(each[:2]))

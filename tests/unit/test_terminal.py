@@ -141,6 +141,21 @@ def test_every_line_fits_and_breaks_between_words(world, monkeypatch, arguments,
     assert not DIGEST.search(shown) or ".json" in shown, "but in the name of an anchor"
 
 
+def pages(command=main, words=()):
+    """The words of every command of the CLI, and of every group."""
+    yield words
+    for name in getattr(command, "list_commands", lambda _ctx: ())(None):
+        yield from pages(command.get_command(None, name), (*words, name))
+
+
+@pytest.mark.parametrize("words", [*pages()], ids=" ".join)
+def test_every_help_page_fits_80_columns(words, monkeypatch):
+    """Options, examples and exit codes fit a terminal of the usual width."""
+    shown = on_terminal([*words, "--help"], 80, monkeypatch)
+    assert shown.startswith("Usage: ")
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+
+
 def words_of(text):
     """The words of an output, and the parts that a long path may be broken into, in any run of
     them.
