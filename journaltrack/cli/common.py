@@ -23,6 +23,7 @@ import click
 
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.output import clean
+from journaltrack.util import patterns
 from journaltrack.util.text import without_secrets
 
 if TYPE_CHECKING:
@@ -250,20 +251,46 @@ def usable(file: str | None, use: str, effect: str = "") -> Iterator[None]:
 
 def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Complete component names, from the journal on the command line so far."""
+    return [
+        name
+        for name in _components(ctx)
+        if name.isprintable() and name.lower().startswith(incomplete.lower())
+    ]
+
+
+def _components(ctx: click.Context) -> list[str]:
+    """Return the components of the journal on the command line so far; none if it can't be read."""
     from journaltrack.journal.journal import Journal  # noqa: PLC0415
 
     named = [*(ctx.params.get("arguments") or ()), *(ctx.params.get("options") or ())]
     try:
         journal = Journal.open(named[0] if named else None, create=False, read_only=True)
         try:
-            names = [str(row.name) for row in journal.components()]
+            return [str(row.name) for row in journal.components()]
         finally:
             journal.close()
-    except Exception:  # noqa: BLE001 - the shell's prompt is no place for errors
+    # Neither the shell's prompt nor a message about another mistake is a place for errors.
+    except Exception:  # noqa: BLE001
         return []
-    return [
-        name for name in names if name.isprintable() and name.lower().startswith(incomplete.lower())
-    ]
+
+
+class _Component(click.Argument):
+    """Take the name of a component; if it is missing, say which names there are."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401 - click's
+        """Process as click does; name the journal's components in the error."""
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter as error:
+            names = _components(ctx)
+            if not names:
+                raise
+            listed = f"The journal has: {clean(patterns.some(names))}"
+            raise click.MissingParameter(listed, ctx, self) from error
+
+
+component_argument = click.argument("component", cls=_Component, shell_complete=complete_component)
+"""Add the argument ``COMPONENT``, for commands about one component."""
 
 
 def is_verbose() -> bool:

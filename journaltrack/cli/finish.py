@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  journaltrack finish digits-1 --status Stopped\n"
     "  journaltrack finish digits-1 --status Failed --message 'the node was lost'"
 )
-@click.argument("component", shell_complete=common.complete_component)
+@common.component_argument
 @about_journals
 @click.option(
     "--status",

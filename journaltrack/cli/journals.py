@@ -190,7 +190,7 @@ def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]
 
     Of the journals' errors, prefer one with a suggestion.
     """
-    error = next((each for each in errors if each.hint.startswith(patterns.PERHAPS)), errors[0])
+    error = next((each for each in errors if patterns.suggests(each.hint)), errors[0])
     report_error(error, verbose=common.is_verbose())
     if len(errors) > 1:
         others = (

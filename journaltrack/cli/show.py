@@ -28,7 +28,7 @@ _NUMBERS = frozenset({"last", "min", "max"})
     epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 "
     "/mnt/usb/journal --json | jq .parameters"
 )
-@click.argument("component", shell_complete=common.complete_component)
+@common.component_argument
 @about_journals
 @common.common_options
 def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:

@@ -172,8 +172,24 @@ def component(journal: Journal, name: str) -> ComponentRow:
 
 def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesError:
     message = f"the journal {journal.path} has no component {which}"
-    known = [str(row.name) for row in journal.components()]
-    return NothingMatchesError(message, hint=patterns.hint(wanted, known))
+    rows = journal.components()
+    shown_as = _displayed_as(journal, wanted)
+    displayed = [str(row.name) for row in rows if row.id in shown_as]
+    if displayed:
+        return NothingMatchesError(
+            message, hint=f"that is the display name of {patterns.some(displayed)}"
+        )
+    return NothingMatchesError(message, hint=patterns.hint(wanted, [str(row.name) for row in rows]))
+
+
+def _displayed_as(journal: Journal, wanted: str) -> set[int]:
+    """Return the ids of the components that were created with a display name."""
+    sql = (
+        "SELECT component_id, json_extract(payload, '$.display_name') FROM entry "
+        "WHERE kind = ?1 AND json_valid(payload)"
+    )
+    rows = journal.database.read(sql, (vocabulary.CREATE,))
+    return {number for number, name in rows if patterns.fits(name, wanted)}
 
 
 def in_flight(database: Database) -> InFlight:

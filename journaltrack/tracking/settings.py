@@ -281,8 +281,13 @@ _SYNC_HINT: Final = (
 )
 
 
-def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
-    """Return a new component's name: the given one in lower case, or a unique one."""
+def name_for(
+    name: str | None, base: str | None, *, resume: bool, display_name: str | None = None
+) -> str:
+    """Return a new component's name: the given one in lower case, or a unique one.
+
+    The hint of an error quotes ``display_name``, which is often taken for the name.
+    """
     if name is not None:
         if base is not None:
             raise InvalidInputError(
@@ -292,7 +297,8 @@ def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
     if resume:
         raise InvalidInputError(
             "resume=True needs a trial_component_name",
-            hint="the next job finds the run by its name",
+            hint="the next job finds the run by that name"
+            + (f"; {limits.shown(display_name)} is its display name" if display_name else ""),
         )
     base = (
         "trialcomponent"

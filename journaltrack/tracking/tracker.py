@@ -235,7 +235,12 @@ class Tracker:
             if name is not None:
                 validation.entity_name(name, what)
         checked_tags = validation.tags(tags)
-        name = name_for(trial_component_name, base_trial_component_name, resume=resume)
+        name = name_for(
+            trial_component_name,
+            base_trial_component_name,
+            resume=resume,
+            display_name=display_name,
+        )
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
         with closing_on_error(opened, owned):
             component_id = opened.component(name)

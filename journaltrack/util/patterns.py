@@ -35,8 +35,18 @@ def hint(wanted: str, names: Sequence[str]) -> str:
     meant = near(wanted, names)
     if meant:
         return PERHAPS + " or ".join(map(_shown, meant))
+    return f"it has: {some(names)}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the newest of some names (the newest last), and how many more there are."""
     more = f" and {len(names) - _SHOWN_MAX} more" if len(names) > _SHOWN_MAX else ""
-    return f"it has: {', '.join(map(_shown, names[-_SHOWN_MAX:]))}{more}"
+    return f"{', '.join(map(_shown, names[-_SHOWN_MAX:]))}{more}"
+
+
+def suggests(hint: str) -> bool:
+    """Return whether a hint names what may have been meant, and not only what there is."""
+    return not hint.startswith("it has")
 
 
 def near(wanted: str, names: Sequence[str]) -> list[str]:

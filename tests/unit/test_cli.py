@@ -152,6 +152,52 @@ def test_what_is_not_there_is_wrong_usage_with_what_was_meant(said, meant):
     assert f"'{meant}'" in done.stderr
 
 
+@pytest.fixture
+def displayed(tmp_path):
+    """The folder of a journal with two components, one of which has a display name."""
+    for display_name, name in (("My-first-run", "first-run"), (None, "other")):
+        Tracker.create(
+            display_name, trial_component_name=name, journal=tmp_path / "j", sync="off"
+        ).close()
+    return tmp_path / "j"
+
+
+@pytest.mark.parametrize("said", ["My-first-run", "my-FIRST-run"])
+def test_a_display_name_is_answered_with_the_name(displayed, said):
+    """Wherever a component's name is expected, its display name brings the name."""
+    for arguments in (
+        ["show", said, displayed],
+        ["finish", said, displayed, "--status", "Stopped"],
+        ["export", "--component", said, displayed],
+        ["audit", "entries", "--component", f"{said[:-1]}*", displayed],
+    ):
+        code, told = call(*arguments)
+        assert code == 2
+        assert "hint: that is the display name of first-run" in told
+
+
+def test_a_display_name_is_answered_with_the_name_if_only_one_of_several_journals_has_it(
+    displayed, journal
+):
+    """The hint that helps is the one that is printed."""
+    code, told = call("audit", "--component", "My-first-run", journal, displayed)
+    assert code == 2
+    assert "hint: that is the display name of first-run" in told
+
+
+@pytest.mark.parametrize("command", ["show", "finish"])
+def test_a_command_about_a_component_lists_those_there_are(displayed, command):
+    """A missing name is answered as a wrong one is; without a journal, that it is missing."""
+    code, told = call(command, "-j", displayed)
+    assert code == 2
+    assert "Missing argument 'COMPONENT'. The journal has: first-run, other" in told
+    assert json.loads(call(command, "-j", displayed, "--json")[1].splitlines()[0])
+    code, told = call(command, "-j", displayed / "nowhere")
+    assert code == 2
+    assert "Missing argument 'COMPONENT'." in told
+    assert "has:" not in told
+
+
 def test_wrong_usage_is_a_document_where_json_is_asked_for():
     """A script that reads JSON finds the error in it, whichever part of the line is wrong."""
     for said in (

@@ -391,6 +391,8 @@ def test_existing_name_needs_resume(folder):
     Tracker.create(journal=folder, sync="off", trial_component_name="run").log_parameter("a", 1)
     with pytest.raises(InvalidInputError, match="resume=True"):
         Tracker.create(journal=folder, sync="off", trial_component_name="run")
+    with pytest.raises(InvalidInputError, match="'My-run' is its display name"):
+        Tracker.create("My-run", journal=folder, sync="off", resume=True)
     resumed = Tracker.create(journal=folder, sync="off", trial_component_name="RUN", resume=True)
     resumed.log_parameter("b", 2)
     assert Tracker.load("run", journal=folder, sync="off").trial_component.parameters == {
