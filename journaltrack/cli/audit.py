@@ -6,7 +6,6 @@ and removals. ``audit_entries`` and ``audit_history`` have the questions.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +13,7 @@ import click
 from journaltrack.cli import audit_entries, audit_history, common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
-from journaltrack.util import patterns
+from journaltrack.util import paths, patterns
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -55,8 +54,19 @@ _MOVED = {
 """Map options that moved to the question or command that has them now."""
 
 
+class _OfGroup(click.Context):
+    """Call a command by its group's name, in usage and hints: its own name is hidden."""
+
+    @property
+    def command_path(self) -> str:
+        """Return the words before the arguments."""
+        return super().command_path if self.parent is None else self.parent.command_path
+
+
 class _Overview(click.Command):
     """Answer ``audit`` without a question."""
+
+    context_class = _OfGroup
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does; name the question that has a misplaced option."""
@@ -136,13 +146,7 @@ def command() -> None:
 @common.common_options
 def _overview(journals: Journals, *, component: str | None, as_json: bool) -> ExitCode:
     """Show the overview: components, who recorded them, requests, problems, totals."""
-    for named in journals.named:
-        meant = patterns.near(named, list(command.commands)) if not Path(named).exists() else []
-        if meant:
-            raise click.UsageError(
-                f"There is no journal {output.clean(named)}. Did you mean 'journaltrack audit "
-                f"{meant[0]}'?"
-            )
+    _refuse_unknown_question()
     return each(
         journals,
         lambda path: _report(path, component, as_json=as_json, apart=journals.are_several),
@@ -157,6 +161,25 @@ for _question in (
     audit_history.timeline_command,
 ):
     command.add_command(_question)
+
+
+def _refuse_unknown_question() -> None:
+    """Refuse a word that is neither a question nor a path that exists."""
+    context = click.get_current_context()
+    questions = command.list_commands(context)
+    for word in context.params["arguments"]:
+        if "/" in word or paths.expanded(word).exists():
+            continue
+        meant = patterns.near(word, questions)
+        hint = (
+            f"Did you mean 'journaltrack audit {meant[0]}'?"
+            if meant
+            else f"The questions are {', '.join(questions)}."
+        )
+        raise click.UsageError(
+            f"There is no journal {output.clean(word)}, and no such question. {hint}",
+            context.parent,
+        )
 
 
 def _report(path: str | None, component: str | None, *, as_json: bool, apart: bool) -> ExitCode:

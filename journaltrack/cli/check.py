@@ -26,15 +26,15 @@ _ALIKE_MAX: Final = 20
 _ROWS_MAX: Final = 50
 _TELL_AFTER_S: Final = 2.0
 _TELL_EVERY_S: Final = 5.0
-_OF_REMOTE: Final = (
-    "component",
-    "deep",
-    "rate_per_s",
-    "config_file",
-    "profile",
-    "region",
-    "endpoint_url",
-)
+_OF_REMOTE: Final = {
+    "component": "--component",
+    "deep": "--deep",
+    "rate_per_s": "--rate",
+    "config_file": "--config",
+    "profile": "--profile",
+    "region": "--region",
+    "endpoint_url": "--endpoint-url",
+}
 
 
 @click.command(
@@ -134,19 +134,18 @@ def command(
     each permission that a request without effect can show. The exit code is 0 if nothing speaks
     against a sync, 5 if a permission, the bucket or the clock does, and 6 without an answer.
     """
-    if bucket is not None and not access:
-        raise click.UsageError("--bucket needs --access")
+    if not access:
+        common.refuse_without("--access", {"--bucket": bucket})
     if access:
         return _access(
             journals, bucket, [remote, repair, *restore_from, *anchors], as_json=as_json, **asked
         )
-    if restore_from and not repair:
-        raise click.UsageError("--restore-from needs --repair")
-    given = [name for name in _OF_REMOTE if asked[name]]
-    if given and not remote:
-        options = {"rate_per_s": "rate", "config_file": "config", "endpoint_url": "endpoint-url"}
-        names = ", ".join(f"--{options.get(name, name)}" for name in given)
-        raise click.UsageError(f"{names}: what is compared with SageMaker and S3; say --remote too")
+    if not repair:
+        common.refuse_without("--repair", {"--restore-from": restore_from})
+    if not remote:
+        common.refuse_without(
+            "--remote", {option: asked[name] for name, option in _OF_REMOTE.items()}
+        )
     if anchors:
         journals.only("--anchor")
     run = common.Stoppable(Deadline())

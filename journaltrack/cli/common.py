@@ -176,6 +176,19 @@ def reach(
     return known, Connection.configured(known, RateLimit(known.requests_per_s or unless_configured))
 
 
+def refuse_without(needed: str, given: Mapping[str, object]) -> None:
+    """Refuse options that have no effect without another one that was not given.
+
+    Args:
+        needed: The other option.
+        given: Values of the options by name; the default, or a value that is false: not given.
+    """
+    names = [name for name, value in given.items() if value]
+    if names:
+        verb = "needs" if len(names) == 1 else "need"
+        raise click.UsageError(f"{', '.join(names)} {verb} {needed}")
+
+
 def path_of(journal: str | None) -> str:
     """Return the journal's folder as messages and JSON name it."""
     from journaltrack.util import paths  # noqa: PLC0415

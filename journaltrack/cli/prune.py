@@ -138,8 +138,8 @@ def _check_times(
             "give --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; "
             "nothing was removed"
         )
-    if archive is not None and delivered_before is None:
-        raise click.UsageError("--archive holds entries: give --delivered-before WHEN too")
+    if delivered_before is None:
+        common.refuse_without("--delivered-before", {"--archive": archive})
 
 
 def _tell(done: PruneReport, *, as_json: bool) -> ExitCode:

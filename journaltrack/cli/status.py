@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,6 +13,8 @@ from journaltrack.cli.journals import Journals, about_journals, each
 
 if TYPE_CHECKING:
     from journaltrack.reports.status import JournalStatus, Sizes
+
+_INTERVAL_S: Final = 2.0
 
 
 @click.command(
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     "--interval",
     metavar="SECONDS",
     type=click.FloatRange(0.1),
-    default=2.0,
     help="With --watch: time between looks.  [default: 2]",
 )
 @click.option(
@@ -57,7 +58,7 @@ def command(
     journals: Journals,
     *,
     watch: bool,
-    interval: float,
+    interval: float | None,
     count: int | None,
     health_files: tuple[str, ...],
     check: bool,
@@ -73,10 +74,19 @@ def command(
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
+        if check:
+            raise click.UsageError("--check looks once: leave out --watch")
         files = [*map(Path, health_files), *_configured()]
         return show(
-            journals.folders, health_files=files, interval_s=interval, count=count, as_json=as_json
+            journals.folders,
+            health_files=files,
+            interval_s=_INTERVAL_S if interval is None else interval,
+            count=count,
+            as_json=as_json,
         )
+    common.refuse_without(
+        "--watch", {"--interval": interval, "--count": count, "--health-file": health_files}
+    )
     return each(
         journals,
         lambda journal: _show(journal, check=check, as_json=as_json),

@@ -157,9 +157,9 @@ def displayed(tmp_path):
     """The folder of a journal with two components, one of which has a display name."""
     for display_name, name in (("My-first-run", "first-run"), (None, "other")):
         Tracker.create(
-            display_name, trial_component_name=name, journal=tmp_path / "j", sync="off"
+            display_name, trial_component_name=name, journal=tmp_path / "d", sync="off"
         ).close()
-    return tmp_path / "j"
+    return tmp_path / "d"
 
 
 @pytest.mark.parametrize("said", ["My-first-run", "my-FIRST-run"])
@@ -280,6 +280,53 @@ def test_the_help_of_every_command_has_examples_that_can_be_called(words, comman
     for each in examples:
         done = CliRunner().invoke(main, [*each, "--help"])
         assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check", "--deep"], "--deep needs --remote"),
+        (["check", "--component", "x", "--rate", "3"], "--component, --rate need --remote"),
+        (["check", "--bucket", "b"], "--bucket needs --access"),
+        (["status", "--count", "2"], "--count needs --watch"),
+        (["status", "--interval", "3"], "--interval needs --watch"),
+        (["status", "--health-file", "f", "--count", "1"], "--count, --health-file need --watch"),
+        (["status", "--watch", "--check"], "--check looks once: leave out --watch"),
+        (
+            ["prune", "--archive", "a.csv", "--blobs-delivered-before", "1d"],
+            "--archive needs --delivered-before",
+        ),
+        (["config", "--example", "--json"], "--example prints TOML: leave out --json"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(journal, monkeypatch, arguments, says):
+    """An option that needs another one is wrong usage without it, in the same words everywhere."""
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(journal))
+    code, told = call(*arguments)
+    assert code == 2
+    assert says in told
+
+
+@pytest.mark.parametrize(
+    "word", ["entires", "proof", "entries2", "--component=x -j {journal} proof"]
+)
+def test_a_word_after_audit_that_is_no_question_brings_the_questions(journal, word, monkeypatch):
+    """The error names what may have been meant, or all questions; its usage has no hidden name."""
+    monkeypatch.chdir(journal.parent)
+    code, told = call("audit", *word.format(journal=journal).split())
+    assert code == 2
+    assert "Usage: main audit [QUESTION]" in told
+    assert "Did you mean 'journaltrack audit entries'?" in told or (
+        "The questions are entries, entry, history, timeline." in told
+    )
+
+
+def test_the_overview_is_called_audit(journal):
+    """No usage and no hint names the hidden command; paths stay paths."""
+    assert call("audit", journal.name + "/", "--nope")[1].startswith("Usage: main audit [OPTIONS]")
+    assert "overview" not in call("audit", "--nope")[1]
+    assert call("audit", journal.parent / "proof")[0] == 8
+    assert call("audit", "-j", "proof")[0] == 8
 
 
 @pytest.mark.parametrize(
