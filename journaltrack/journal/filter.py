@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.errors import NothingMatchesError
+from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.journal import removed, view, vocabulary
 from journaltrack.util import patterns
 
@@ -51,6 +51,20 @@ class Choice:
     state: State | None = None
     since_ns: int | None = None
     until_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a span of time that is empty whatever the journal holds.
+
+        Raises:
+            InvalidInputError: ``until_ns`` is not after ``since_ns``.
+        """
+        if self.since_ns is None or self.until_ns is None or self.since_ns < self.until_ns:
+            return
+        raise InvalidInputError(
+            f"until, {view.iso_seconds(self.until_ns)}, is not after since, "
+            f"{view.iso_seconds(self.since_ns)}: no entry can match",
+            hint="exchange the two times",
+        )
 
     @property
     def of_entries(self) -> bool:

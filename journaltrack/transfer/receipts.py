@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, JournalTooNewError
+from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.chain import BODY_CHARS_MAX
 from journaltrack.journal.journal import Journal
@@ -238,8 +238,9 @@ def import_receipts(
         on_progress: Called now and then while the file is read.
 
     Raises:
-        InvalidInputError: The file holds no receipts, or those of another journal.
-        EvidenceError: The file was cut, changed or forged, or contradicts the journal.
+        InvalidInputError: The file does not exist, or holds receipts of another journal.
+        EvidenceError: The file holds no receipts, was cut, changed or forged, or contradicts the
+            journal.
         LeaseHeldError: The journal is being reconciled.
         JournalError: The journal can't be read or written.
         OSError: The file can't be read.
@@ -356,9 +357,9 @@ class ReceiptsFile:
         Every chain in it must hold, and every body must be readable.
 
         Raises:
-            InvalidInputError: It is no file of receipts.
+            InvalidInputError: There is no such file.
             JournalTooNewError: It needs a newer version.
-            EvidenceError: It was cut or changed.
+            EvidenceError: It is no file of receipts, or it was cut or changed.
             OSError: It can't be read.
         """
         file = cls(paths.expanded(path).absolute())
@@ -531,8 +532,8 @@ def _members(line: bytes, name: str, *, first: bool = False) -> dict[str, Any]:
     return members
 
 
-def _none(name: str) -> InvalidInputError:
-    return InvalidInputError(
+def _none(name: str) -> EvidenceError:
+    return EvidenceError(
         f"{name} is no file of receipts; nothing was taken over",
         hint="`journaltrack receipts export` makes one",
     )

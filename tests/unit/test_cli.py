@@ -329,6 +329,43 @@ def test_the_overview_is_called_audit(journal):
     assert call("audit", "-j", "proof")[0] == 8
 
 
+def test_files_and_times_that_contradict_themselves_are_refused(journal, tmp_path):
+    """A name of one format with another one asked for, and an end before the beginning."""
+    for name, other in (("m.parquet", "csv"), ("m.csv", "jsonl"), ("m.JSONL", "csv")):
+        code, told = call("export", journal, "-o", tmp_path / name, "--format", other)
+        assert code == 2
+        assert f"the name {name} implies" in told
+        assert not (tmp_path / name).exists()
+    assert call("export", journal, "-o", tmp_path / "m.txt", "--format", "csv")[0] == 0
+    span = ["--since", "2h", "--until", "3h"]
+    for command in (
+        ["export"],
+        ["audit", "entries"],
+        ["audit", "timeline"],
+        ["audit", "history", "lr"],
+    ):
+        code, told = call(*command, journal, *span)
+        assert code == 2
+        assert "no entry can match" in told
+        assert call(*command, journal, "--since", "3h", "--until", "0s")[0] in {0, 3}
+
+
+@pytest.mark.parametrize("content", [b"import journaltrack\n", b"", b"{}\n", bytes(2_000)])
+def test_a_file_that_is_none_of_ours_is_exit_code_8(journal, tmp_path, content):
+    """Whichever command is given it; one that does not exist is wrong usage."""
+    file = tmp_path / "train.py"
+    file.write_bytes(content)
+    for arguments in (
+        ["bundle", "--check", file],
+        ["bundle", "--extract", file, tmp_path / "new"],
+        ["receipts", "import", file, journal],
+        ["sync", file],
+    ):
+        assert call(*arguments)[0] == 8, arguments
+    assert call("bundle", "--check", tmp_path / "no")[0] == 2
+    assert call("receipts", "import", tmp_path / "no", journal)[0] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

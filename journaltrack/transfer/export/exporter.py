@@ -247,15 +247,25 @@ def _writer(chosen: Format, stream: IO[bytes], table: Table) -> _Writer:
 
 
 def _format(to: object, chosen: str | None) -> Format:
-    """Return the requested format, or the one that the file's name implies."""
+    """Return the requested format, or the one that the file's name implies.
+
+    A name that implies another format than the requested one would mislead every reader.
+    """
+    suffix = Path(to).suffix.lower() if isinstance(to, (str, os.PathLike)) else ""
     for known in FORMATS:
         if chosen == known:
+            implied = _FORMAT_OF.get(suffix, known)
+            if implied != known:
+                raise InvalidInputError(
+                    f"the name {Path(str(to)).name} implies {implied}, but the format is {known}; "
+                    "nothing was written",
+                    hint="leave out the format, or change the name",
+                )
             return known
     if chosen is not None:
         raise InvalidInputError(
             f"there is no format {chosen!r}", hint=f"it is one of {', '.join(FORMATS)}"
         )
-    suffix = Path(to).suffix.lower() if isinstance(to, (str, os.PathLike)) else ""
     if suffix not in _FORMAT_OF:
         what = f"the name {Path(to).name}" if isinstance(to, (str, os.PathLike)) else "a stream"
         raise InvalidInputError(
