@@ -149,7 +149,7 @@ def _overview(journals: Journals, *, component: str | None, as_json: bool) -> Ex
     _refuse_unknown_question()
     return each(
         journals,
-        lambda path: _report(path, component, as_json=as_json, apart=journals.are_several),
+        lambda path: _report(path, component, as_json=as_json, apart=journals.is_later(path)),
         as_json="document" if as_json else None,
     )
 
@@ -266,7 +266,7 @@ def _anchored(anchor: Anchor) -> str:
     """Return when and where it was anchored; on a terminal only the bucket."""
     where = "in parameters" if anchor.uri is None else anchor.uri
     if output.on_terminal() and anchor.uri is not None:
-        where = "/".join(anchor.uri.split("/")[:3])
+        where = "/".join([*anchor.uri.split("/")[:3], "…"])
     return f"{output.moment(anchor.at_ns)}, sha256 {output.digest(anchor.sha256)}, {where}"
 
 
@@ -367,13 +367,16 @@ def _about(component: ComponentAudit) -> list[tuple[str, object]]:
     if component.confirmed_at_ns is not None:
         confirmed = f"confirmed {output.moment(component.confirmed_at_ns)}"
     recorded = (component.first_recorded_at_ns, component.last_recorded_at_ns)
-    delivered = (component.first_delivered_at_ns, component.last_delivered_at_ns)
+    delivered = None
+    if component.first_delivered_at_ns is not None:
+        first_and_last = (component.first_delivered_at_ns, component.last_delivered_at_ns)
+        delivered = " to ".join(map(output.moment, first_and_last))
     rows: list[tuple[str, object]] = [
         ("component", component.name),
         ("  origin", f"{', '.join(component.origins) or 'unknown'}; {confirmed}"),
         ("  arn", component.arn),
         ("  recorded", " to ".join(map(output.moment, recorded))),
-        ("  delivered", " to ".join(map(output.moment, delivered))),
+        ("  delivered", delivered),
     ]
     if component.run is not None:
         rows.append(("  run", component.run.text))

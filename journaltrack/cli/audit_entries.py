@@ -47,6 +47,29 @@ VALUE_CHARS_MAX = 60
 _NUMBER_CHARS_MAX = 14
 
 
+class _Seq(click.ParamType[int]):
+    """Parse the number of an entry."""
+
+    name = "number"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        """Convert as click does."""
+        text = str(value)
+        if not text.isascii() or not text.isdecimal() or not 0 < int(text[:20]) < 2**63:
+            self.fail(
+                f"{output.clean(text)} is not the number of an entry; `journaltrack audit entries` "
+                "lists them",
+                param,
+                ctx,
+            )
+        return int(text)
+
+
 _WHEN = common.When()
 since_option = click.option(
     "--since",
@@ -129,7 +152,7 @@ def entries_command(
     epilog="\b\nExamples:\n  journaltrack audit entry 23\n"
     "  journaltrack audit entry 23 /mnt/usb/journal --json | jq .receipts",
 )
-@click.argument("number", metavar="N", type=click.IntRange(min=1))
+@click.argument("number", metavar="N", type=_Seq())
 @about_journals
 @common.common_options
 def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode:
@@ -150,6 +173,8 @@ def answered(
     def headed(path: str | None) -> ExitCode:
         """Answer about one journal, under its name."""
         if journals.are_several and not as_json:
+            if journals.is_later(path):
+                output.say()
             output.say(output.clean(common.path_of(path)))
         return answer(path)
 
@@ -335,7 +360,7 @@ def short_value(entry: AuditedEntry) -> str:
     On a terminal numbers have ten digits.
     """
     if entry.value is not None:
-        text = str(entry.value)
+        text = str(output.number(entry.value))
         return (
             f"{entry.value:.10g}"
             if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX
@@ -374,13 +399,17 @@ def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
 def _print_entry(found: EntryAudit) -> None:
     entry = found.entry
     rows: list[tuple[str, object]] = [
-        ("entry", f"{entry.seq}, a {entry.kind} of the stream {entry.stream}"),
+        ("entry", f"{entry.seq}, kind {entry.kind}, stream {entry.stream}"),
         ("component", entry.component),
         ("name", entry.name),
-        ("value", entry.value if entry.value is not None else short_value(entry)),
+        ("value", short_value(entry) if entry.value is None else output.number(entry.value)),
     ]
     digest = found.digest.hex() if isinstance(found.digest, bytes) else found.digest
-    rows += [(f"  {key}", value) for key, value in entry.detail.items()]
+    for key, value in entry.detail.items():
+        label, shown = output.with_moment(key, value)
+        # The lines of a traceback; other texts stand as they were recorded.
+        lines = str(shown).splitlines() if key == "traceback" else [shown]
+        rows += [(f"  {label}" if not place else "", line) for place, line in enumerate(lines)]
     rows += [
         ("step", entry.step),
         ("timestamp", output.instant(entry.timestamp_ns)),

@@ -172,11 +172,9 @@ def _revision_row(revision: Revision) -> tuple[object, ...]:
 
 def _said(value: object) -> str:
     if isinstance(value, dict):
-        value = " ".join(
-            f"{key}={output.instant(part) if key.endswith('_ns') else part}"
-            for key, part in value.items()
-        )
-    return output.cut("-" if value is None else value, VALUE_CHARS_MAX)
+        members = [output.with_moment(key, part) for key, part in value.items()]
+        value = " ".join(f"{key}={part}" for key, part in members)
+    return output.cut("-" if value is None else output.number(value), VALUE_CHARS_MAX)
 
 
 def _list_timeline(

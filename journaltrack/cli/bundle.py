@@ -93,7 +93,9 @@ def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bo
     if as_json:
         output.print_json({**made.to_json(), "exit_code": int(code)})
         return code
-    blobs = f"{output.plural(made.blobs, 'artifact content')} ({output.size(made.blobs_bytes)})"
+    blobs = "no artifact contents"
+    if made.blobs:
+        blobs = f"{output.plural(made.blobs, 'artifact content')} ({output.size(made.blobs_bytes)})"
     output.say(
         f"{output.clean(made.output)}: entries up to {made.last_seq}, {blobs}; "
         f"{output.size(made.size_bytes)}"

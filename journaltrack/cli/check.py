@@ -154,7 +154,15 @@ def command(
         return each(
             journals,
             lambda journal: run.code(
-                _check(journal, anchors, restore_from, compare, repair=repair, as_json=as_json)
+                _check(
+                    journal,
+                    anchors,
+                    restore_from,
+                    compare,
+                    repair=repair,
+                    as_json=as_json,
+                    apart=journals.is_later(journal),
+                )
             ),
             as_json="document" if as_json else None,
             has_ended=lambda: run.signal,
@@ -223,6 +231,7 @@ def _check(
     *,
     repair: bool,
     as_json: bool,
+    apart: bool,
 ) -> ExitCode:
     """Check one journal and print every finding, even if AWS can't be asked."""
     from journaltrack.app.api import check  # noqa: PLC0415 - shell completion imports this module
@@ -245,6 +254,8 @@ def _check(
     if as_json:
         output.print_json(_json(examination, report, failure, code))
     else:
+        if apart:
+            output.say()
         _print_examination(examination, offer=not repair)
         if report is not None:
             output.say()
@@ -424,12 +435,14 @@ def _print_report(report: VerifyReport) -> None:
         )
     anchored = report.anchors
     if anchored is not None and anchored.documents and not anchored.problems:
-        output.say(f"the journal reaches all of its {output.plural(anchored.documents, 'anchor')}")
+        all_of = "" if anchored.documents == 1 else f"all {anchored.documents} of "
+        output.say(f"the journal reaches {all_of}its {'anchors' if all_of else 'anchor'}")
     waiting = report.undelivered
     if waiting.any:
         output.say(
-            f"not delivered, and not compared: {waiting.pending} pending, {waiting.in_doubt} in "
-            f"doubt, {waiting.quarantined} quarantined"
+            "not everything is delivered, and the rest was not compared: "
+            f"{waiting.pending} pending, {waiting.in_doubt} in doubt, {waiting.quarantined} "
+            "quarantined"
         )
 
 

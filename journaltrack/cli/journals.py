@@ -66,6 +66,10 @@ class Journals:
         """
         return len(self._found) > 1 or any(self._found.values())
 
+    def is_later(self, journal: str | None) -> bool:
+        """Return whether the answer about another journal stands before the one about this one."""
+        return journal != self.folders[0]
+
     def heading(self, journal: str | None) -> str:
         """Return the start of a line about one journal: its name, if there are several."""
         return f"{output.clean(common.path_of(journal))}: " if self.are_several else ""

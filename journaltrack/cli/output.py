@@ -39,6 +39,8 @@ DIGEST_CHARS: Final = 12
 SEPARATOR: Final = "  "
 """What stands between columns, and indents what belongs to the line above."""
 _CELL_CHARS_MAX: Final = 3_000
+# A double holds every whole number up to here.
+_WHOLE_MAX: Final = 1e16
 _WIDTH_MIN: Final = 40
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SMALL_STEPS: Final = re.compile(r"[^\s:]*:|[^\s:]+")
@@ -207,6 +209,21 @@ def size(count_bytes: float) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} {_UNITS[-1]}"
+
+
+def number(value: object) -> object:
+    """Return a number with all its digits, a whole one without ``.0``; else the value itself."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_MAX:
+        return str(int(value))
+    return repr(value) if isinstance(value, float) else value
+
+
+def with_moment(key: str, value: object) -> tuple[str, object]:
+    """Return a recorded member as people read it: nanoseconds become a time.
+
+    The unit is then no part of the key.
+    """
+    return (key.removesuffix("_ns"), instant(value)) if key.endswith("_ns") else (key, value)
 
 
 def digest(sha256: object) -> str:

@@ -17,8 +17,6 @@ from journaltrack.cli.journals import Journals, about_journals
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
 
-# A double holds every whole number up to here.
-_WHOLE_MAX = 1e16
 _WHOLE = frozenset({"journal", "arn"})
 """Fields to copy and paste: they are never cut."""
 _NUMBERS = frozenset({"last", "min", "max"})
@@ -74,7 +72,7 @@ def _print(view: ComponentView) -> None:
     width = output.line_width()
     label = max(len(name) for name, _ in rows) + 2
     tables.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
-    parameters = [(p.name, _number(p.value), p.state) for p in view.parameters]
+    parameters = [(p.name, output.number(p.value), p.state) for p in view.parameters]
     cut = [tables.table("parameters", ("name", "value", "state"), parameters, width)]
     for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
         columns = ("name", "media type", "size", "state", "value")
@@ -126,7 +124,12 @@ def _metrics(
     columns = ("name", "points", "not finite", "last", "step", "min", "max", "at")
     rows: list[tuple[object, ...]] = []
     for m in metrics:
-        numbers = (_number(m.last_value), m.last_step, _number(m.minimum), _number(m.maximum))
+        numbers = (
+            output.number(m.last_value),
+            m.last_step,
+            output.number(m.minimum),
+            output.number(m.maximum),
+        )
         rows.append((m.name, m.points, m.not_finite, *numbers, output.moment(m.last_timestamp_ns)))
     empty = frozenset() if any(m.not_finite for m in metrics) else frozenset({"not finite"})
     for left_out, are_short in (
@@ -170,10 +173,3 @@ def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
     )
     size = output.size(artifact.size_bytes) if artifact.size_bytes is not None else None
     return (artifact.name, artifact.media_type, size, artifact.state, value)
-
-
-def _number(value: object) -> object:
-    """Return a number with all its digits; a whole double without its ``.0``."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_MAX:
-        return str(int(value))
-    return repr(value) if isinstance(value, float) else value

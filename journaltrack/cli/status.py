@@ -89,12 +89,14 @@ def command(
     )
     return each(
         journals,
-        lambda journal: _show(journal, check=check, as_json=as_json),
+        lambda journal: _show(
+            journal, check=check, as_json=as_json, apart=journals.is_later(journal)
+        ),
         as_json="list" if as_json else None,
     )
 
 
-def _show(journal: str | None, *, check: bool, as_json: bool) -> ExitCode:
+def _show(journal: str | None, *, check: bool, as_json: bool, apart: bool) -> ExitCode:
     from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
 
     current = status(journal, hearsay=True)
@@ -102,6 +104,8 @@ def _show(journal: str | None, *, check: bool, as_json: bool) -> ExitCode:
     if as_json:
         output.print_json({"journal": current.path, **current.to_json(), "exit_code": int(code)})
     else:
+        if apart:
+            output.say()
         _print(current)
     return code
 

@@ -366,6 +366,60 @@ def test_a_file_that_is_none_of_ours_is_exit_code_8(journal, tmp_path, content):
     assert call("receipts", "import", tmp_path / "no", journal)[0] == 2
 
 
+def test_what_people_read_has_no_raw_members(tmp_path):
+    """Times are times, tracebacks have lines, and whole numbers no fraction."""
+
+    def train():
+        """Log, and fail."""
+        with Tracker.create(
+            trial_component_name="bad", journal=tmp_path / "j", sync="off"
+        ) as tracker:
+            tracker.log_parameter("layers", 4)
+            tracker.log_output("model", "s3://bucket/model")
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        train()
+    told = "".join(call("audit", "entry", seq, tmp_path / "j")[1] for seq in range(1, 6))
+    assert re.search(r"^  end +\d{4}-\d\d-\d\dT\S+Z$", told, re.MULTILINE)
+    assert re.search(r"^ +ValueError: boom$", told, re.MULTILINE)
+    assert "_ns" not in told
+    assert "a output" not in told
+    assert "kind output, stream component" in told
+    history = call("audit", "history", "status", tmp_path / "j")[1]
+    assert re.search(r" end=\d{4}-", history)
+    assert "_ns" not in history
+    for shown in (
+        call("show", "bad", tmp_path / "j")[1],
+        call("audit", "history", "layers", tmp_path / "j")[1],
+        call("audit", "entries", "--name", "layers", tmp_path / "j")[1],
+        call("audit", "entry", 3, tmp_path / "j")[1].split("packages")[0],
+    ):
+        assert re.search(r"\b4\b", shown)
+        assert "4.0" not in shown
+    assert re.search(r"^  delivered +-$", call("audit", tmp_path / "j")[1], re.MULTILINE)
+    made = call("bundle", tmp_path / "j", "-o", tmp_path / "b")[1]
+    assert "no artifact contents" in made
+
+
+@pytest.mark.parametrize("number", ["abc", "0", "-1", "1.5", "9" * 30])
+def test_what_is_not_the_number_of_an_entry_is_said_in_our_words(journal, number):
+    """The error names the argument as it was written, and the command that lists the numbers."""
+    code, told = call("audit", "entry", "--", number, journal)
+    assert code == 2
+    assert f"{number} is not the number of an entry; `journaltrack audit entries` lists" in told
+
+
+@pytest.mark.parametrize("command", [["status"], ["audit"], ["audit", "entries"], ["check"]])
+def test_several_journals_are_a_blank_line_apart(journal, displayed, command):
+    """The second answer does not run into the first one, and nothing stands before the first."""
+    told = call(*command, journal, displayed)[1]
+    heads = [at for at, line in enumerate(told.splitlines()) if re.match(r"journal  |/", line)]
+    assert heads[0] == 0
+    assert all(told.splitlines()[at - 1] == "" for at in heads[1:])
+    assert len(heads) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
