@@ -96,7 +96,7 @@ def page_options(command: _Command) -> _Command:
     limit = click.option(
         "--limit",
         metavar="N",
-        type=click.IntRange(min=1),
+        type=common.Whole(min=1),
         help=f"Lines per page; {_TERMINAL_LIMIT} on a terminal, else all.",
     )
     after = click.option(

@@ -98,7 +98,7 @@ _OF_REMOTE: Final = {
     "--rate",
     "rate_per_s",
     metavar="N",
-    type=click.FloatRange(0, min_open=True),
+    type=common.Number(0, min_open=True),
     help="With --remote: requests per second at most.  [default: 10]",
 )
 @common.common_options

@@ -42,6 +42,18 @@ _IN_FLIGHT_S: Final = 30.0
 _UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
+class Whole(click.IntRange):
+    """Parse a whole number within bounds."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """Parse a number within bounds."""
+
+    name = "number"
+
+
 class When(click.ParamType[int]):
     """Parse a point in time into nanoseconds since the epoch.
 

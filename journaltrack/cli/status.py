@@ -31,12 +31,10 @@ _INTERVAL_S: Final = 2.0
 @click.option(
     "--interval",
     metavar="SECONDS",
-    type=click.FloatRange(0.1),
+    type=common.Number(0.1),
     help="With --watch: time between looks.  [default: 2]",
 )
-@click.option(
-    "--count", metavar="N", type=click.IntRange(1), help="With --watch: end after N looks."
-)
+@click.option("--count", metavar="N", type=common.Whole(1), help="With --watch: end after N looks.")
 @click.option(
     "--health-file",
     "health_files",

@@ -106,14 +106,14 @@ class _Run(common.Stoppable):
 @click.option(
     "--concurrency",
     metavar="N",
-    type=click.IntRange(1, _CONCURRENCY_MAX),
+    type=common.Whole(1, _CONCURRENCY_MAX),
     help="Requests in flight.  [default: 96]",
 )
 @click.option(
     "--deadline",
     "deadline_s",
     metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=common.Number(0, min_open=True),
     help="Stop after this time; the rest stays pending.",
 )
 @common.common_options

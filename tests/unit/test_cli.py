@@ -410,6 +410,24 @@ def test_what_is_not_the_number_of_an_entry_is_said_in_our_words(journal, number
     assert f"{number} is not the number of an entry; `journaltrack audit entries` lists" in told
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--watch", "--count"],
+        ["status", "--watch", "--interval"],
+        ["audit", "entries", "--limit"],
+        ["check", "--remote", "--rate"],
+        ["sync", "--concurrency"],
+        ["sync", "--deadline"],
+    ],
+)
+def test_what_is_no_number_is_said_in_plain_words(arguments):
+    """No error speaks of ranges of integers or floats."""
+    code, told = call(*arguments, "abc")
+    assert code == 2
+    assert re.search(r"'abc' is not a valid (whole )?number\.", told)
+
+
 @pytest.mark.parametrize("command", [["status"], ["audit"], ["audit", "entries"], ["check"]])
 def test_several_journals_are_a_blank_line_apart(journal, displayed, command):
     """The second answer does not run into the first one, and nothing stands before the first."""
