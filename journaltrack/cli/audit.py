@@ -386,7 +386,7 @@ def _about(component: ComponentAudit) -> list[tuple[str, object]]:
             f"{last.action} {last.outcome} {output.moment(last.at_ns)}, request "
             f"{last.request_id or '-'}: {last.code or ''} {last.text or ''}"
         )
-        rows.append(("  pending since", output.cut(why, 1_000)))
+        rows.append(("  last error", output.cut(why, 1_000)))
     if component.unknown_kinds:
         kinds = ", ".join(component.unknown_kinds)
         rows.append(("  needs newer", f"kinds that this version can't send: {kinds}"))

@@ -219,24 +219,37 @@ def state_of(outcome: object, *, flying: bool) -> State | None:
     return _STATE_OF_OUTCOME.get(outcome) if isinstance(outcome, str) else None
 
 
-def error_record(row: tuple[Any, ...] | None) -> ErrorRecord | None:
-    """Make an error record from a row of ``ERROR_COLUMNS``."""
-    return ErrorRecord(*row) if row is not None else None
-
-
-ERROR_COLUMNS: Final = (
-    "id, action, outcome, error_code, error_text, finished_at_ns, attempts, request_id"
+_LANE: Final = "CASE WHEN action IN ('upload', 'lineage') THEN action ELSE '' END"
+_LAST_ERROR: Final = (
+    f"WITH done AS (SELECT component_id, {_LANE} AS lane, max(id) AS id FROM receipt "
+    "WHERE outcome = 'delivered' AND {chosen} GROUP BY 1, 2), "
+    "error AS (SELECT id, action, outcome, error_code, error_text, finished_at_ns, attempts, "
+    f"request_id, component_id, {_LANE} AS lane, "
+    "outcome IN ('held', 'halted', 'failed') AS waits FROM receipt "
+    "WHERE error_text IS NOT NULL AND action <> 'repair' AND {chosen}) "
+    "SELECT id, action, outcome, error_code, error_text, finished_at_ns, attempts, request_id "
+    "FROM error e WHERE NOT EXISTS (SELECT 1 FROM done d WHERE d.component_id IS e.component_id "
+    "AND d.id > e.id AND (d.lane = e.lane OR NOT e.waits)) ORDER BY id DESC LIMIT 1"
 )
 
 
-def last_error(database: Database) -> ErrorRecord | None:
-    """Return the last failed request of the newest ``RECENT_RECEIPTS``, or None."""
-    rows = database.read(
-        f"SELECT {ERROR_COLUMNS} FROM receipt "
-        f"WHERE error_text IS NOT NULL AND action <> 'repair' AND {IS_RECENT} "
-        "ORDER BY id DESC LIMIT 1"
-    )
-    return error_record(rows[0] if rows else None)
+def last_error(database: Database, component_id: int | None = None) -> ErrorRecord | None:
+    """Return the last failed request that no later delivery has overcome, or None.
+
+    A delivery overcomes the earlier errors of its component. But metrics that arrive say nothing of
+    uploads and lineage that wait, and the other way round: an error that left entries pending is
+    overcome in its own lane.
+
+    Args:
+        database: Of the journal.
+        component_id: Look at all requests of this component. None: at the newest
+            ``RECENT_RECEIPTS`` of all components.
+    """
+    if component_id is None:
+        rows = database.read(_LAST_ERROR.format(chosen=IS_RECENT))
+    else:
+        rows = database.read(_LAST_ERROR.format(chosen="component_id = ?1"), (component_id,))
+    return ErrorRecord(*rows[0]) if rows else None
 
 
 def detail_of(payload: object) -> dict[str, Any]:

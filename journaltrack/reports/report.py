@@ -165,8 +165,8 @@ class ComponentAudit:
         writers: The processes that recorded it.
         receipts: The requests made for it.
         problems: What is quarantined or in doubt, and why.
-        last_error: What its last failed request said, while entries are pending. "held" in it
-            means that a person must act.
+        last_error: What its last failed request said, while entries are pending and no delivery has
+            overcome it. "held" in it means that a person must act.
         unknown_kinds: Kinds of entry that need a newer version. They stay pending.
         redacted: Names whose values were not recorded, see ``redact`` in the configuration.
         removed: Entries that were removed on the record. No other number here includes them.
@@ -203,7 +203,7 @@ class AuditReport:
         components: In order of their first mention.
         writers: The processes that recorded any of the entries.
         reconcilers: Who synced the journal or a copy of it, as far as it is known here.
-        last_error: Of the journal's recent requests.
+        last_error: Of the journal's recent requests, as ``status`` has it.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up in a damaged or altered journal. Empty when all is
             well.
@@ -394,13 +394,7 @@ def _component(
     database: Database, row: ComponentRow, tally: _Tally, writers: tuple[WriterRecord, ...]
 ) -> ComponentAudit:
     states = _total([tally])
-    errors = []
-    if states.pending or states.in_flight:
-        errors = database.read(
-            f"SELECT {view.ERROR_COLUMNS} FROM receipt WHERE component_id = ? "
-            "AND error_text IS NOT NULL ORDER BY id DESC LIMIT 1",
-            (row.id,),
-        )
+    waits = bool(states.pending or states.in_flight)
     return ComponentAudit(
         name=row.name,
         origins=view.origins(database, row.id),
@@ -415,7 +409,7 @@ def _component(
         first_delivered_at_ns=min(tally.delivered, default=None),
         last_delivered_at_ns=max(tally.delivered, default=None),
         writers=writers,
-        last_error=view.error_record(errors[0] if errors else None),
+        last_error=view.last_error(database, row.id) if waits else None,
         unknown_kinds=tuple(
             sorted(str(kind) for kind in {kind for _, kind in tally.kinds} - KINDS)
         ),

@@ -97,7 +97,8 @@ class JournalStatus:
             killed sync left them behind, and the next sync settles them.
         in_doubt, quarantined: How many entries are in these states.
         last_success: Of recent requests.
-        last_error: Of recent requests, unless the same component had a delivery since.
+        last_error: Of recent requests, as long as no delivery has overcome it; see
+            ``view.last_error``.
         lease: Who reconciles; None when nobody does.
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
@@ -238,7 +239,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         in_doubt=problems.get("in doubt", 0),
         quarantined=problems.get("quarantined", 0),
         last_success=_last_success(database),
-        last_error=_last_error(database),
+        last_error=view.last_error(database),
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
         exposed=files.exposure(journal.path),
@@ -253,17 +254,6 @@ def _last_success(database: Database) -> LastSuccess | None:
         f"AND {view.IS_RECENT} ORDER BY id DESC LIMIT 1"
     )
     return LastSuccess(*rows[0]) if rows else None
-
-
-def _last_error(database: Database) -> ErrorRecord | None:
-    rows = database.read(
-        "WITH done AS (SELECT component_id, max(id) AS id FROM receipt "
-        f"WHERE outcome = 'delivered' AND {view.IS_RECENT} GROUP BY 1) SELECT {view.ERROR_COLUMNS} "
-        f"FROM receipt r WHERE error_text IS NOT NULL AND action <> 'repair' AND {view.IS_RECENT} "
-        "AND NOT EXISTS (SELECT 1 FROM done d WHERE d.component_id IS r.component_id "
-        "AND d.id > r.id) ORDER BY id DESC LIMIT 1"
-    )
-    return view.error_record(rows[0] if rows else None)
 
 
 def _lease(database: Database, now_ns: int) -> LeaseHolder | None:

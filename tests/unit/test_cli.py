@@ -535,6 +535,61 @@ def test_status_shows_an_error_while_it_holds(journal):
     assert (status["last_error"], status["last_success"]["action"]) == (None, "metrics")
 
 
+class Unsteady(MemoryRemote):
+    """Refuses requests of one kind while that is set, and leaves their entries pending."""
+
+    refuses = "put_metrics"
+
+    def put_metrics(self, component, points):
+        self.check("put_metrics")
+        return super().put_metrics(component, points)
+
+    def upload(self, blob):
+        self.check("upload")
+        return super().upload(blob)
+
+    def check(self, kind):
+        if self.refuses == kind:
+            raise RemoteError("not now", kind=ErrorKind.HOLD, code="ResourceLimitExceeded")
+
+
+def last_errors(journal):
+    """The codes that status and audit give as the last error: (status, audit, its component)."""
+    (status,) = json.loads(call("status", journal, "--json")[1])["journals"]
+    audit = json.loads(call("audit", journal, "--json")[1])
+    found = (status["last_error"], audit["last_error"], audit["components"][0]["last_error"])
+    return [each and each["code"] for each in found]
+
+
+@pytest.mark.parametrize("kind", ["put_metrics", "upload"])
+def test_audit_and_status_forget_an_error_that_was_overcome(tmp_path, kind):
+    """Both name it while its entries wait, also when other requests are delivered; neither does
+    once they are, whatever waits by then.
+    """
+    remote, journal = Unsteady(), tmp_path / "j"
+    remote.refuses = kind
+    tracker = Tracker.create(trial_component_name="run", journal=journal, sync="off")
+    file = tmp_path / "model"
+    file.write_bytes(b"weights")
+    tracker.log_artifact(file)
+    tracker.log_metric("loss", 0.5, iteration_number=1)
+    deliver(journal, remote)
+    tracker.log_parameters({"lr": 0.1})
+    if kind == "upload":
+        tracker.log_metric("loss", 0.4, iteration_number=2)
+    deliver(journal, remote)
+    assert last_errors(journal) == ["ResourceLimitExceeded"] * 3
+    assert "last error" in call("audit", journal)[1]
+    remote.refuses = None
+    deliver(journal, remote)
+    tracker.log_metric("loss", 0.3, iteration_number=3)
+    assert last_errors(journal) == [None] * 3
+    printed = call("audit", journal)[1]
+    assert "last error" not in printed
+    assert "pending since" not in printed
+    tracker.close()
+
+
 def test_config_names_the_journal_and_the_region_in_force(tmp_path, monkeypatch):
     """With what names them, also where nothing is configured."""
     monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path))
