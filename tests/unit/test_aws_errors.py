@@ -4,6 +4,7 @@ what is nobody's fault.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import botocore.session
@@ -196,6 +197,49 @@ def test_an_error_of_a_gateway_leaves_doubt(code: str, status: int, maybe: bool)
     """
     found = classified(refusal(code, "<html>", status))
     assert (found.kind, found.maybe_applied) == (ErrorKind.TRANSIENT, maybe)
+
+
+def unexplained(status: int, operation: str, headers: dict[str, str]) -> boto.ClientError:
+    """A refusal whose body says nothing, as botocore makes it."""
+    error = refusal(str(status), HTTPStatus(status).phrase, status, operation)
+    error.response["ResponseMetadata"]["HTTPHeaders"] = {**headers, "content-length": "0"}
+    return error
+
+
+@pytest.mark.parametrize("operation", ["HeadObject", "HeadBucket", "PutObject", "GetObject"])
+@pytest.mark.parametrize("status", [400, 500, 502, 503, 504])
+def test_a_failure_of_s3_is_not_blamed_on_a_proxy(operation: str, status: int):
+    """S3's request id proves who answered, whatever the body lacks: the hint says to wait, or
+    what to check. Without the id, a proxy or a gateway is named.
+    """
+    found = classified(unexplained(status, operation, {"x-amz-request-id": "r-1"}))
+    kind = ErrorKind.HALT if status == 400 else ErrorKind.TRANSIENT
+    assert (found.kind, found.unreachable, found.code) == (kind, False, str(status))
+    assert found.hint
+    assert "proxy" not in found.hint
+    foreign = classified(unexplained(status, operation, {}))
+    assert foreign.kind is kind
+    assert foreign.hint
+    assert "proxy" in foreign.hint
+
+
+@pytest.mark.parametrize(
+    ("operation", "headers", "throttled"),
+    [
+        ("HeadObject", {"x-amz-request-id": "r-1"}, True),
+        ("HeadBucket", {"x-amz-request-id": "r-1"}, True),
+        ("HeadObject", {}, False),
+        ("PutObject", {"x-amz-request-id": "r-1"}, False),
+        ("BatchPutMetrics", {"x-amzn-requestid": "r-1"}, False),
+    ],
+)
+def test_a_503_to_head_is_a_slow_down(operation: str, headers: dict[str, str], throttled: bool):
+    """Its code would be in the body, which an answer to HEAD does not have. Where there could be
+    a body, or no service answered, nothing says so, and the request may have taken effect.
+    """
+    found = classified(unexplained(503, operation, headers))
+    assert (found.kind, found.throttled) == (ErrorKind.TRANSIENT, throttled)
+    assert found.maybe_applied is not throttled
 
 
 @pytest.mark.parametrize("operation", ["BatchPutMetrics", "PutObject", "DescribeTrialComponent"])

@@ -22,8 +22,9 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from traceback import walk_tb
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
@@ -90,70 +91,95 @@ DENIED: Final = (
     "403",
 )
 """Codes of refusals for lack of a permission."""
-_HALT: Final = {
-    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _RENEW),
-    **dict.fromkeys(
-        (
-            "InvalidClientTokenId",
-            "UnrecognizedClientException",
-            "InvalidAccessKeyId",
-            "InvalidToken",
-            "MissingAuthenticationToken",
-            "MissingAuthenticationTokenException",
-        ),
-        f"AWS does not know these credentials: check AWS_PROFILE and the access key; {_SAFE}",
+
+
+class _Refusals(NamedTuple):
+    """Refusals with one cause, after which the requests of the same kind fail too.
+
+    Attributes:
+        codes: The errors' codes.
+        hint: What to do.
+        everywhere: Whether they concern every component and bucket. A permission may be missing
+            for one, and a bucket has its own region.
+    """
+
+    codes: tuple[str, ...]
+    hint: str
+    everywhere: bool = True
+
+
+_EXPIRED: Final = _Refusals(
+    ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _RENEW
+)
+_UNKNOWN_KEY: Final = _Refusals(
+    (
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
     ),
-    **dict.fromkeys(
-        (
-            "SignatureDoesNotMatch",
-            "InvalidSignatureException",
-            "IncompleteSignature",
-            "IncompleteSignatureException",
-        ),
-        f"check the secret key and the region; {_SAFE}",
+    f"AWS does not know these credentials: check AWS_PROFILE and the access key; {_SAFE}",
+)
+_BAD_SIGNATURE: Final = _Refusals(
+    (
+        "SignatureDoesNotMatch",
+        "InvalidSignatureException",
+        "IncompleteSignature",
+        "IncompleteSignatureException",
     ),
-    **dict.fromkeys(
-        ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"),
-        _SET_CLOCK,
+    f"check the secret key and the region; {_SAFE}",
+)
+_OF_CLOCK: Final = _Refusals(
+    ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"), _SET_CLOCK
+)
+_DENIED: Final = _Refusals(DENIED, _PERMISSION, everywhere=False)
+_OF_ACCOUNT: Final = _Refusals(
+    (
+        "OptInRequired",
+        "SubscriptionRequiredException",
+        "AccountProblem",
+        "InvalidPayer",
+        "NotSignedUp",
     ),
-    **dict.fromkeys(
-        DENIED,
-        _PERMISSION,
-    ),
-    **dict.fromkeys(
-        (
-            "OptInRequired",
-            "SubscriptionRequiredException",
-            "AccountProblem",
-            "InvalidPayer",
-            "NotSignedUp",
-        ),
-        "the account is suspended, or lacks this service or region: see its billing console",
-    ),
-    **dict.fromkeys(
-        (
-            "PermanentRedirect",
-            "AuthorizationHeaderMalformed",
-            "IllegalLocationConstraintException",
-            "301",
-            "UnknownEndpoint",
-        ),
-        f"the bucket or the service is in another region: {_REGION}",
-    ),
-}
-_EVERYWHERE: Final = frozenset(_HALT) - {
-    *DENIED,
-    *(
+    "the account is suspended, or lacks this service or region: see its billing console",
+)
+_ELSEWHERE: Final = f"the bucket or the service is in another region: {_REGION}"
+_BUCKET_ELSEWHERE: Final = _Refusals(
+    (
         "PermanentRedirect",
         "AuthorizationHeaderMalformed",
         "IllegalLocationConstraintException",
         "301",
     ),
+    _ELSEWHERE,
+    everywhere=False,
+)
+_SERVICE_ELSEWHERE: Final = _Refusals(("UnknownEndpoint",), _ELSEWHERE)
+_HALT: Final = {
+    code: refusals
+    for refusals in (
+        *(_EXPIRED, _UNKNOWN_KEY, _BAD_SIGNATURE, _OF_CLOCK, _DENIED, _OF_ACCOUNT),
+        *(_BUCKET_ELSEWHERE, _SERVICE_ELSEWHERE),
+    )
+    for code in refusals.codes
 }
-"""Refusals that concern every component and bucket.
-
-The others may concern one: a permission may be missing for one, and a bucket has its own region.
-"""
+_OF_KMS: Final = _Refusals(
+    (),
+    "the bucket's KMS key is disabled, deleted or not permitted: check it in KMS",
+    everywhere=False,
+)
+_UNSAID: Final = _Refusals(
+    (),
+    "S3 does not say why it refuses (an answer to HEAD has no body): check the region, and "
+    f"whether the credentials have expired; {_SAFE}",
+    everywhere=False,
+)
+_OF_GATEWAY: Final = (
+    f"a proxy or a gateway on the way to AWS fails: try later, or check HTTPS_PROXY; {_SAFE}"
+)
+_LATER: Final = "AWS asks to slow down or try later"
 _UNREACHABLE: Final = (
     f"check the network, VPN, proxy (HTTPS_PROXY) and the endpoint's address; {_SAFE}"
 )
@@ -186,9 +212,11 @@ _OF_CONFIGURATION: Final = (
     (ValueError, "check --endpoint-url or AWS_ENDPOINT_URL"),
 )
 _RESTRICTED: Final = "restricted to the SageMaker runtime"
-_S3: Final = frozenset(
+_HEAD: Final = frozenset({"HeadObject", "HeadBucket"})
+"""Requests whose answers have no body: the status alone says what is wrong."""
+_S3: Final = _HEAD | frozenset(
     [
-        *("PutObject", "HeadObject", "GetObject", "HeadBucket", "CreateBucket", "ListObjectsV2"),
+        *("PutObject", "GetObject", "CreateBucket", "ListObjectsV2"),
         *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"),
         *("ListMultipartUploads", "ListParts", "AbortMultipartUpload"),
     ]
@@ -197,6 +225,7 @@ _NOT_AWS: Final = (
     "a proxy, a captive portal or a failed stand-in (moto: see its log) answers in AWS's place: "
     f"sign in with a browser, check HTTPS_PROXY, NO_PROXY and --endpoint-url; {_SAFE}"
 )
+_FOREIGN: Final = _Refusals((), _NOT_AWS, everywhere=False)
 NOT_AN_ANSWER: Final = "NotAnAnswer"
 """The code of an answer that does not prove itself, see ``proof``."""
 _WORDS_CHARS_MAX: Final = 200
@@ -290,7 +319,8 @@ def _without_credentials(error: Exception) -> RemoteError:
     text, code = f"no credentials could be had: {found.message}", found.code
     if found.kind is ErrorKind.TRANSIENT and (found.unreachable or found.request_id is not None):
         return RemoteError(text, kind=found.kind, code=code, hint=found.hint, unreachable=True)
-    hint = _RENEW if isinstance(error, _OLD_SESSION) or found.hint == _RENEW else _CREDENTIALS
+    has_expired = isinstance(error, _OLD_SESSION) or code in _EXPIRED.codes
+    hint = _RENEW if has_expired else _CREDENTIALS
     request_id = found.request_id
     return RemoteError(
         text, kind=ErrorKind.HALT, code=code, hint=hint, request_id=request_id, everywhere=True
@@ -358,11 +388,20 @@ def is_taken(error: boto.ClientError) -> bool:
     return code_of(error) == "PreconditionFailed"
 
 
-def is_throttled(answer: Mapping[str, Any]) -> bool:
-    """Return whether an answer, as botocore parsed it, asks for fewer requests."""
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    # 429 is Too Many Requests.
-    return status == 429 or answer.get("Error", {}).get("Code") in _THROTTLED  # noqa: PLR2004
+def is_throttled(answer: Mapping[str, Any], operation: str) -> bool:
+    """Return whether an answer asks for fewer requests.
+
+    Args:
+        answer: As botocore parsed it.
+        operation: botocore's name of the request.
+    """
+    metadata = answer.get("ResponseMetadata", {})
+    status = metadata.get("HTTPStatusCode")
+    if status == HTTPStatus.TOO_MANY_REQUESTS or answer.get("Error", {}).get("Code") in _THROTTLED:
+        return True
+    # S3's SlowDown: its code would be in the body.
+    is_unexplained = operation in _HEAD and status == HTTPStatus.SERVICE_UNAVAILABLE
+    return is_unexplained and _has_id(metadata)
 
 
 def is_of_service(error: boto.ClientError) -> bool:
@@ -370,11 +409,26 @@ def is_of_service(error: boto.ClientError) -> bool:
 
     A refusal that did not come over HTTP (``Stubber``) counts as the service's.
     """
-    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    return _has_id(error.response.get("ResponseMetadata", {}))
+
+
+def _has_id(metadata: Mapping[str, Any]) -> bool:
+    headers = metadata.get("HTTPHeaders")
     return headers is None or has_request_id(headers)
 
 
 def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
+    """Convert a refusal.
+
+    The order matters:
+
+    1. What only the words of a refusal tell: without them its code means something else.
+    2. What passes by itself. A 429 without a code would count as a refusal in step 3.
+    3. What halts, with or without a request id: compatible stores and proxies deny access too, and
+       only a person can change that.
+    4. What did not come from the service. Its other codes mean nothing.
+    5. What has nothing but a status.
+    """
     code, message, status = code_of(error), _message(error), status_of(error)
     request_id = error.response.get("ResponseMetadata", {}).get("RequestId")
     common: dict[str, Any] = {"code": code, "request_id": request_id}
@@ -396,28 +450,28 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
             "delete unneeded trial components, or ask AWS for a higher quota; entries stay pending"
         )
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
-    if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
-        throttled = is_throttled(error.response)
+    throttled = is_throttled(error.response, error.operation_name)
+    if code in _TRANSIENT or throttled:
         maybe_applied = not throttled and code not in SAFE_TO_REPEAT
         common |= {"throttled": throttled, "maybe_applied": maybe_applied}
-        hint = "AWS asks to slow down or try later"
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint=hint, **common)
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint=_LATER, **common)
     text = _readable(text, error)
-    halt = _halt(code, status, error.operation_name)
+    halt = _halt(error)
     if halt is not None:
-        hint, uploads_only = halt
-        of_clock = hint is _SET_CLOCK or any(words in message for words in _OF_CLOCKS)
-        hint = _clock(error) if of_clock else hint
-        common |= {"uploads_only": uploads_only, "everywhere": code in _EVERYWHERE}
+        refusals, uploads_only = halt
+        of_clock = refusals is _OF_CLOCK or any(words in message for words in _OF_CLOCKS)
+        hint = _clock(error) if of_clock else refusals.hint
+        common |= {"uploads_only": uploads_only, "everywhere": refusals.everywhere}
         return RemoteError(text, kind=ErrorKind.HALT, hint=hint, **common)
-    if status == 501 and _is_of_store(error):  # noqa: PLR2004 - Not Implemented
+    if status == HTTPStatus.NOT_IMPLEMENTED and _is_of_store(error):
         return RemoteError(text, kind=ErrorKind.HALT, hint=_OLD_STORE, uploads_only=True, **common)
     foreign = _foreign(error)
     if foreign is not None:
         return foreign
-    # A gateway's own page, not an error of the service: the request may have passed.
-    if status >= 500:  # noqa: PLR2004
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **common)
+    # A failure without a code, of the service or of a gateway: the request may have passed.
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        hint = _LATER if is_of_service(error) else _OF_GATEWAY
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint=hint, maybe_applied=True, **common)
     return RemoteError(text, kind=ErrorKind.PERMANENT, **common)
 
 
@@ -441,30 +495,39 @@ def _clock(error: boto.ClientError) -> str:
 def _foreign(error: boto.ClientError) -> RemoteError | None:
     """Return the error for a refusal that did not come from the service, or None if it did."""
     code, status, operation = code_of(error), status_of(error), error.operation_name
-    # Network Authentication Required (RFC 6585): a captive portal, which passes nothing on.
-    if status == 511:  # noqa: PLR2004
+    # A captive portal, which passes nothing on (RFC 6585).
+    if status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED:
         return not_an_answer(operation, "HTTP 511", _message(error), maybe_applied=False)
-    # botocore makes code 500 of a page that came with status 200.
-    if code == "500" and (operation in _S3 or not is_of_service(error)):
+    if code == "500" and (not is_of_service(error) or _may_be_page(error)):
         why = f"HTTP {status}, no document of the service"
         return not_an_answer(operation, why, _message(error))
-    if status < 500 and not is_of_service(error):  # noqa: PLR2004
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR and not is_of_service(error):
         told = f"HTTP {status}" + ("" if code.isdigit() else f", {code}")
         why = f"{told}: it has no request id"
         return not_an_answer(operation, why, _message(error), maybe_applied=False)
     return None
 
 
-def _halt(code: str, status: int, operation: str) -> tuple[str, bool] | None:
-    """Return the hint, and whether only uploads halt; None if other requests can succeed."""
-    of_s3 = operation in _S3
+def _may_be_page(error: boto.ClientError) -> bool:
+    """Return whether code 500 may stand for a page that came with status 200.
+
+    botocore changes code and status for S3 then, and the two look the same. But a page has a body.
+    """
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders") or {}
+    has_body = error.operation_name not in _HEAD and headers.get("content-length") != "0"
+    return _is_of_store(error) and has_body
+
+
+def _halt(error: boto.ClientError) -> tuple[_Refusals, bool] | None:
+    """Return the cause, and whether only uploads halt; None if other requests can succeed."""
+    code, of_s3 = code_of(error), _is_of_store(error)
     if code.startswith("KMS."):
-        return "the bucket's KMS key is disabled, deleted or not permitted: check it in KMS", True
+        return _OF_KMS, True
     # Not an error of a service: S3's answer to HEAD has no body, and the others are not AWS's.
-    if code.isdigit() and status < 500:  # noqa: PLR2004
-        return _HALT.get(code, _NOT_AWS), of_s3
-    hint = _HALT.get(code)
-    return None if hint is None else (hint, of_s3 and hint is _PERMISSION)
+    if code.isdigit() and status_of(error) < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _HALT.get(code, _UNSAID if of_s3 and is_of_service(error) else _FOREIGN), of_s3
+    refusals = _HALT.get(code)
+    return None if refusals is None else (refusals, of_s3 and refusals is _DENIED)
 
 
 def _unanswered(error: Exception) -> RemoteError:
@@ -576,7 +639,7 @@ def _readable(text: str, error: boto.ClientError) -> str:
     is_page = start >= 0 and "html" in text.lower()
     if is_page:
         text = f'{text[:start]}"{first_words(text[start:])}"'
-    if is_page or (status >= 500 and str(status) not in text):  # noqa: PLR2004
+    if is_page or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and str(status) not in text):
         text = f"{operation}: HTTP {status}{text.removeprefix(operation)}"
     return text
 

@@ -133,7 +133,7 @@ def look_at_answers(client: Any, answered: Answered) -> None:  # noqa: ANN401
     ) -> None:
         """Count the answer, and raise unless it is whole and proves itself."""
         took_s = time.monotonic() - context.get(_BEGAN, float("inf"))
-        answered(model.name, took_s, throttled=is_throttled(parsed))
+        answered(model.name, took_s, throttled=is_throttled(parsed, model.name))
         status = http_response.status_code
         if status >= 300:  # noqa: PLR2004 - as botocore
             scrubbed(parsed, client)

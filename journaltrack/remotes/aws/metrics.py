@@ -195,7 +195,7 @@ class MetricsSender:
         try:
             answer = route.answer(reply)
         except ClientError as error:
-            throttled = is_throttled(error.response)
+            throttled = is_throttled(error.response, OPERATION)
             self._clients.answered(OPERATION, took_s, throttled=throttled)
             raise
         self._clients.answered(OPERATION, took_s, throttled=False)
