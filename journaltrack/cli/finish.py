@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     metavar="TEXT",
     help="Why, as SageMaker shows it: one line of at most 1,024 characters.",
 )
-@click.option("--force", is_flag=True, help="Do not warn if the run is alive or has ended.")
+@click.option(
+    "--force", is_flag=True, help="Replace another final status. Do not warn if the run is alive."
+)
 @common.common_options
 def command(
     component: str,
@@ -52,20 +54,19 @@ def command(
     from journaltrack.tracking.finish import finish  # noqa: PLC0415 - opens journals
 
     done = finish(
-        component, cast("FinalStatus", ended_as), message=message, journal=journals.only()
+        component,
+        cast("FinalStatus", ended_as),
+        message=message,
+        journal=journals.only(),
+        force=force,
     )
     if as_json:
         output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
     else:
+        instead = "" if done.replaced is None else f", in place of {done.replaced}"
         output.say(
-            f"{output.clean(done.component)} is recorded as {done.status}; `journaltrack sync` "
-            "delivers it"
-        )
-    if done.replaced is not None and not force:
-        output.problem(
-            "warning",
-            f"the run had ended as {done.replaced}; this replaces it",
-            "both stay in the journal",
+            f"{output.clean(done.component)} is recorded as {done.status}{instead}; `journaltrack "
+            "sync` delivers it"
         )
     if done.is_alive and not force and done.before is not None:
         process = f"process {done.before.pid} on {done.before.host}"

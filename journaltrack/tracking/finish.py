@@ -60,6 +60,7 @@ def finish(
     *,
     message: str | None = None,
     journal: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> Finished:
     """Record how a run ended. The next sync delivers the status.
 
@@ -70,9 +71,11 @@ def finish(
         status: "Stopped", "Failed" or "Completed".
         message: The reason, in one line of at most 1,024 characters.
         journal: The journal's folder; None for the default journal.
+        force: Replace the status of a run that has already ended with another one.
 
     Raises:
-        InvalidInputError: The component or the status does not exist. Nothing was recorded.
+        InvalidInputError: The component or the status does not exist, or the run has ended with
+            another status and ``force`` is False. Nothing was recorded.
         JournalError: The journal can't be read or written.
     """
     if status not in FINAL_STATUSES:
@@ -83,7 +86,14 @@ def finish(
     try:
         row = view.component(opened, component)
         before = interruption.of_component(opened, row.id, row.name)
-        end_ns, last = None, opened.last_status(row.id)
+        end_ns, last, replaced = None, opened.last_status(row.id), None
+        if before is None and last is not None and last.primary in FINAL_STATUSES:
+            replaced = last.primary if last.primary != status else None
+        if replaced is not None and not force:
+            raise InvalidInputError(
+                f"{row.name} has ended as {replaced}; nothing was recorded",
+                hint=f"to replace that by {status}, use --force (Python: force=True)",
+            )
         if before is not None and before.state == "running":
             end_ns = time.time_ns()
         elif before is not None or last is None:
@@ -91,9 +101,6 @@ def finish(
         text = None if message is None else limits.one_line(message) or None
         opened.append(row.id, [vocabulary.status(primary=status, message=text, end_ns=end_ns)])
         opened.flush()
-        replaced = None
-        if before is None and last is not None and last.primary in FINAL_STATUSES:
-            replaced = last.primary
         return Finished(str(opened.path), row.name, status, text, end_ns, before, replaced)
     finally:
         opened.close()

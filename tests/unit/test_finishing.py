@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ import journaltrack
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import InvalidInputError, JournalNotFoundError
+from journaltrack.journal.journal import Journal
 from journaltrack.reports.component import show
 
 
@@ -94,20 +96,46 @@ def test_a_run_that_is_alive_is_warned_about(tmp_path):
 
 
 def test_an_end_that_is_known_stays(tmp_path):
-    """A run that ended gets another status, and keeps its end; one that never had a status gets
-    the time of its last entry.
+    """A run that ended gets another status by force, and keeps its end; one that never had a
+    status gets the time of its last entry.
     """
     folder = tmp_path / "journal"
     with Tracker.create(trial_component_name="run", journal=folder, sync="off"):
         pass
     end_ns = show(folder, "run").status.end_ns
-    assert journaltrack.finish("run", "Failed", message="wrong data", journal=folder).end_ns is None
+    done = journaltrack.finish("run", "Failed", message="wrong", journal=folder, force=True)
+    assert (done.end_ns, done.replaced) == (None, "Completed")
     assert (show(folder, "run").status.primary, show(folder, "run").status.end_ns) == (
         "Failed",
         end_ns,
     )
     Tracker.create(trial_component_name="plain", journal=folder, sync="off").close()
     assert journaltrack.finish("plain", "Completed", journal=folder).end_ns is not None
+
+
+@pytest.mark.parametrize(
+    ("ended_as", "status"),
+    [("Completed", "stopped"), ("Failed", "Completed"), ("Stopped", "FAILED")],
+)
+def test_a_run_that_has_ended_keeps_its_status_without_force(folder, ended_as, status):
+    """Another final status is refused with exit code 2, and nothing is recorded; --force replaces
+    the status and says so. The same status again is no replacement.
+    """
+    assert finish(folder, "digits-1", "--status", ended_as).exit_code == 0
+    with closing(Journal.open(folder)) as journal:
+        before = journal.last_seq()
+    refused = finish(folder, "digits-1", "--status", status, "--message", "late")
+    assert (refused.exit_code, ended_as in refused.output) == (2, True)
+    assert "--force" in refused.output
+    with pytest.raises(InvalidInputError, match=ended_as):
+        journaltrack.finish("digits-1", status.capitalize(), journal=folder)
+    with closing(Journal.open(folder)) as journal:
+        assert journal.last_seq() == before
+    assert show(folder, "digits-1").status.primary == ended_as
+    assert finish(folder, "digits-1", "--status", ended_as).exit_code == 0
+    forced = finish(folder, "digits-1", "--status", status, "--force")
+    assert (forced.exit_code, f"in place of {ended_as}" in forced.output) == (0, True)
+    assert show(folder, "digits-1").status.primary == status.capitalize()
 
 
 def test_the_answer_as_json(folder):

@@ -195,7 +195,7 @@ CALLS = {
     ),
     "retry": lambda journal, to: journaltrack.retry(journal),
     "resolve": lambda journal, to: journaltrack.resolve(journal, outcome="delivered"),
-    "finish": lambda journal, to: journaltrack.finish("run", "Stopped", journal=journal),
+    "finish": lambda journal, to: journaltrack.finish("run", "Completed", journal=journal),
     "export": lambda journal, to: journaltrack.export(journal, to=to / "a.jsonl", force=True),
     "bundle": lambda journal, to: journaltrack.bundle(journal, to=to / "a.bundle", force=True),
     "export_receipts": lambda journal, to: journaltrack.export_receipts(
