@@ -144,16 +144,28 @@ def _check_times(
 
 def _tell(done: PruneReport, *, as_json: bool) -> ExitCode:
     unconfirmed = {**done.unconfirmed, **done.blobs_unconfirmed}
-    code = ExitCode.PROBLEMS if unconfirmed else ExitCode.OK
+    untold = {**done.untold, **done.blobs_untold}
+    code = ExitCode.PENDING if untold else ExitCode.OK
+    code = ExitCode.PROBLEMS if unconfirmed else code
     if as_json:
         output.print_json({**done.to_json(), "exit_code": int(code)})
     else:
         _print(done)
-    _explain(done, unconfirmed)
+    _explain(done)
+    _explain_stays(
+        unconfirmed,
+        "`journaltrack check --remote` lists all differences; with --repair it sends what is "
+        "missing",
+    )
+    _explain_stays(
+        untold,
+        "nothing is known to be missing: prune again later, or ask with `journaltrack check "
+        "--remote`",
+    )
     return code
 
 
-def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
+def _explain(done: PruneReport) -> None:
     """Explain on stderr what stayed although it was asked for, and what to do."""
     if done.blobs_kept:
         output.problem(
@@ -168,15 +180,14 @@ def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
             f"{output.hearsay_text(each)}: they stay",
             f"if you trust it, run `journaltrack prune --trust {each.id[:16]}`",
         )
-    for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
-        output.problem(
-            "warning",
-            f"{which} stayed: {why}",
-            "`journaltrack check --remote` lists all differences; with --repair it sends what is "
-            "missing",
-        )
-    if len(unconfirmed) > _UNCONFIRMED_MAX:
-        output.say(f"... and {len(unconfirmed) - _UNCONFIRMED_MAX} more; --json has them", err=True)
+
+
+def _explain_stays(stays: Mapping[str, str], hint: str) -> None:
+    """Say what stays and why, with one hint for all."""
+    for which, why in list(stays.items())[:_UNCONFIRMED_MAX]:
+        output.problem("warning", f"{which} stayed: {why}", hint)
+    if len(stays) > _UNCONFIRMED_MAX:
+        output.say(f"... and {len(stays) - _UNCONFIRMED_MAX} more; --json has them", err=True)
 
 
 def _print(done: PruneReport) -> None:

@@ -74,6 +74,7 @@ Reason: TypeAlias = Literal[
     "counted",
     "end of a chain",
     "not confirmed",
+    "not told",
     "hearsay",
     "of another version",
 ]
@@ -88,6 +89,7 @@ REASONS: Final[dict[Reason, str]] = {
     "end of a chain": "delivered, and the last entry of a process: its chain continues there",
     "not confirmed": "delivered, but the remote lacks part of it now, see `journaltrack "
     "check --remote`",
+    "not told": "delivered, but the remote does not tell now whether all of it is there: try later",
     "hearsay": "only others say that they delivered them: `--trust` names whom you believe",
     "of another version": "of kinds or outcomes that this version does not know",
 }
@@ -103,12 +105,15 @@ _COUNTED: Final = (
     "WHERE q.component_id = e.component_id AND q.name = e.name))"
 )
 _UNCONFIRMED: Final = "e.component_id IN (SELECT id FROM temp.prune_unconfirmed)"
+_UNCONFIRMED_REASON: Final = (
+    "(SELECT reason FROM temp.prune_unconfirmed u WHERE u.id = e.component_id)"
+)
 _FLYING: Final = "EXISTS (SELECT 1 FROM temp.prune_flying f WHERE e.seq BETWEEN f.first AND f.last)"
 _TABLES: Final = (
     "prune_keep (seq INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
     "prune_component (id INTEGER PRIMARY KEY)",
     "prune_doubt (component_id INTEGER, name TEXT, PRIMARY KEY (component_id, name)) WITHOUT ROWID",
-    "prune_unconfirmed (id INTEGER PRIMARY KEY)",
+    "prune_unconfirmed (id INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
     "prune_flying (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     (
         "prune_content (component_id INTEGER, sha256 TEXT, PRIMARY KEY (component_id, sha256)) "
@@ -391,15 +396,15 @@ class Plan:
             "AND NOT EXISTS (SELECT 1 FROM temp.prune_keep k WHERE k.seq = e.seq)"
         )
 
-    def keep(self, components: Collection[str]) -> None:
+    def keep(self, components: Collection[str], reason: Reason) -> None:
         """Keep all entries of these components."""
         with self._database.lock, translated(self._database.path):
             names = json.dumps(list(components))
             sql = (
-                "INSERT INTO temp.prune_unconfirmed SELECT id FROM component "
-                "WHERE name IN (SELECT value FROM json_each(?))"
+                "INSERT INTO temp.prune_unconfirmed SELECT id, ?2 FROM component "
+                "WHERE name IN (SELECT value FROM json_each(?1))"
             )
-            self._database.connection.execute(sql, (names,))
+            self._database.connection.execute(sql, (names, reason))
 
     def withhold(self, seqs: Iterable[tuple[int, int]]) -> None:
         """Keep entries that only others say were delivered.
@@ -426,7 +431,7 @@ class Plan:
             f"WHEN NOT ({self._early}) THEN 'delivered later' "
             "WHEN k.reason IS NOT NULL THEN k.reason "
             f"WHEN NOT {_REMOVABLE} THEN 'of another version' WHEN {_COUNTED} THEN 'counted' "
-            f"WHEN {_UNCONFIRMED} THEN 'not confirmed' END AS reason, e.component_id, e.kind, "
+            f"ELSE {_UNCONFIRMED_REASON} END AS reason, e.component_id, e.kind, "
             "count(*) AS entries FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
             "LEFT JOIN temp.prune_keep k ON k.seq = e.seq WHERE e.seq <= ? "
             "AND e.component_id IN (SELECT id FROM temp.prune_component) GROUP BY 1, 2, 3) g "

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.reports.proof.hearsay import Hearsay
     from journaltrack.retention.plan import Content
+    from journaltrack.verification.confirmation import Doubt
 
 _PROBLEMS_SHOWN: Final = 3
 _GUARD: Final = "entry_no_delete"
@@ -80,8 +81,10 @@ class PruneReport:
         blobs_kept: Contents that stay as evidence: their bytes are not what was recorded.
         asked: Whether the remote was asked for what goes.
         unconfirmed: Why nothing of a component goes, by name. The remote lacks a part of what was
-            delivered of it, or could not tell.
+            delivered of it.
         blobs_unconfirmed: The same for contents, by SHA-256.
+        untold: The same for components of which the remote did not tell, and may later.
+        blobs_untold: The same for contents, by SHA-256.
         hearsay: What stays because only others say that it was delivered.
         blobs_hearsay: Number of contents that stay for that reason.
         archive: The export that was written first.
@@ -107,6 +110,8 @@ class PruneReport:
     asked: bool = False
     unconfirmed: dict[str, str] = field(default_factory=dict)
     blobs_unconfirmed: dict[str, str] = field(default_factory=dict)
+    untold: dict[str, str] = field(default_factory=dict)
+    blobs_untold: dict[str, str] = field(default_factory=dict)
     hearsay: tuple[Hearsay, ...] = ()
     blobs_hearsay: int = 0
     archive: Archive | None = None
@@ -130,12 +135,12 @@ class Ask(Protocol):
 
     def components(
         self, names: Sequence[str], on_progress: Callable[[], None]
-    ) -> Mapping[str, str]:
+    ) -> Mapping[str, Doubt]:
         """Ask for what was delivered of these components."""
 
     def contents(
         self, sha256s: Sequence[str], on_progress: Callable[[], None]
-    ) -> Mapping[str, str]:
+    ) -> Mapping[str, Doubt]:
         """Ask for these contents."""
 
 
@@ -289,9 +294,11 @@ class _Prune:
         survey = plan.survey()
         if self._ask is not None and survey.entries:
             names = list(dict.fromkeys(component for component, _ in survey.goes))
-            self._found.unconfirmed = dict(self._ask.components(names, self._renew))
-            if self._found.unconfirmed:
-                plan.keep(self._found.unconfirmed)
+            lacking, untold = _parted(self._ask.components(names, self._renew))
+            self._found.unconfirmed, self._found.untold = lacking, untold
+            if lacking or untold:
+                plan.keep(lacking, "not confirmed")
+                plan.keep(untold, "not told")
                 survey = plan.survey()
         return survey
 
@@ -414,8 +421,10 @@ class _Prune:
             self._renew()
         if self._ask is not None and whole:
             sha256s = [content.sha256 for content in whole]
-            self._found.blobs_unconfirmed = dict(self._ask.contents(sha256s, self._renew))
-        return [content for content in whole if content.sha256 not in self._found.blobs_unconfirmed]
+            lacking, untold = _parted(self._ask.contents(sha256s, self._renew))
+            self._found.blobs_unconfirmed, self._found.blobs_untold = lacking, untold
+            whole = [each for each in whole if each.sha256 not in {*lacking, *untold}]
+        return whole
 
     def _remove_blobs(self, contents: Sequence[Content]) -> None:
         gone = contents
@@ -465,3 +474,9 @@ def _as_metric(entry: Doomed, value: float) -> RemovedMetric:
     last = LastPoint(entry.seq, value, entry.step, entry.timestamp_ns)
     steps = None if entry.step is None else (entry.step, entry.step)
     return RemovedMetric(1, value, abs(value), value, value, last, steps)
+
+
+def _parted(doubts: Mapping[str, Doubt]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return why something stays: of what the remote lacks, and of what it does not tell."""
+    lacking = {key: doubt.why for key, doubt in doubts.items() if doubt.is_lacking}
+    return lacking, {key: doubt.why for key, doubt in doubts.items() if not doubt.is_lacking}

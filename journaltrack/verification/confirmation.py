@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal.vocabulary import BlobRef
@@ -32,6 +32,19 @@ _LOCATIONS: Final = (
 )
 
 
+class Doubt(NamedTuple):
+    """Why something must be kept.
+
+    Attributes:
+        why: In words.
+        is_lacking: The remote lacks it, or has something else. False: the remote does not tell,
+            and may later.
+    """
+
+    why: str
+    is_lacking: bool
+
+
 class Confirmation:
     """Ask one remote about one journal.
 
@@ -50,7 +63,7 @@ class Confirmation:
         self._options = options
         self._deadline = deadline
 
-    def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> dict[str, str]:
+    def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> dict[str, Doubt]:
         """Ask for everything delivered of these components.
 
         Args:
@@ -58,12 +71,13 @@ class Confirmation:
             on_progress: Called from time to time.
 
         Returns:
-            The components that must be kept, with the reason: something is missing or unknown.
+            The components that must be kept, with the reason. What is missing counts for more than
+            what is unknown.
 
         Raises:
             RemoteError: The remote can't be asked.
         """
-        kept: dict[str, str] = {}
+        kept: dict[str, Doubt] = {}
         for start in range(0, len(names), _AT_A_TIME):
             some = frozenset(names[start : start + _AT_A_TIME])
             options = self._options.of(some)
@@ -79,13 +93,14 @@ class Confirmation:
                 raise found.halted
             self._refuse_if_over()
             if sum(found.counts.values()) > len(found.differences):
-                kept.update(dict.fromkeys(some, "it has more differences than a report can list"))
+                many = Doubt("it has more differences than a report can list", is_lacking=True)
+                kept.update(dict.fromkeys(some, many))
             for difference in found.differences:
                 if difference.kind != "extra" and difference.what not in _HARMLESS:
-                    kept.setdefault(difference.component, _told(difference))
+                    _keep(kept, difference.component, _doubt(difference))
         return kept
 
-    def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> dict[str, str]:
+    def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> dict[str, Doubt]:
         """Ask for these contents at each place to which they were uploaded.
 
         Args:
@@ -98,7 +113,7 @@ class Confirmation:
         Raises:
             RemoteError: The remote can't be asked.
         """
-        kept: dict[str, str] = {}
+        kept: dict[str, Doubt] = {}
         for sha256, claims, claim in self._uploaded(sha256s):
             self._refuse_if_over()
             on_progress()
@@ -107,10 +122,10 @@ class Confirmation:
             except RemoteError as error:
                 if error.unreachable or error.everywhere:
                     raise
-                kept.setdefault(sha256, f"{claim.uri}: {error.message}")
+                _keep(kept, sha256, Doubt(f"{claim.uri}: {error.message}", is_lacking=False))
                 continue
             if difference is not None:
-                kept.setdefault(sha256, _told(difference))
+                _keep(kept, sha256, _doubt(difference))
         return kept
 
     def _uploaded(self, sha256s: Sequence[str]) -> Iterator[tuple[str, Claims, ObjectClaim]]:
@@ -140,7 +155,13 @@ class Confirmation:
             )
 
 
-def _told(difference: Difference) -> str:
+def _keep(kept: dict[str, Doubt], key: str, doubt: Doubt) -> None:
+    """Note the first doubt, or the first that something is lacking."""
+    if key not in kept or (doubt.is_lacking and not kept[key].is_lacking):
+        kept[key] = doubt
+
+
+def _doubt(difference: Difference) -> Doubt:
     """Describe a difference in one line."""
     which = (
         f" {difference.name}"
@@ -150,4 +171,5 @@ def _told(difference: Difference) -> str:
     told = {"missing": "is not there", "different": "is not what was delivered"}.get(
         difference.kind, "is unknown"
     )
-    return f"{difference.what}{which} {told}" + (f" ({difference.note})" if difference.note else "")
+    note = f" ({difference.note})" if difference.note else ""
+    return Doubt(f"{difference.what}{which} {told}{note}", is_lacking=difference.kind != "unknown")

@@ -106,16 +106,45 @@ def lose_component(sim):
 @pytest.mark.parametrize(
     "lose", [lose_points, lose_all_points, lose_parameter, change_parameter, lose_component]
 )
-def test_of_a_run_that_is_not_as_it_was_delivered_nothing_goes(delivered, aws, cli, lose):
+def test_of_a_run_that_is_not_as_it_was_delivered_nothing_goes(
+    delivered, aws, cli, lose, monkeypatch
+):
     """Something of a run is not in SageMaker: its points stay in the journal, and it is said
     which and why; those of the other run go.
     """
     lose(aws)
+    monkeypatch.setenv("JOURNALTRACK_VISIBLE_AFTER_S", "1e-6")
     code, _, err = cli("prune", delivered, "--delivered-before", "0s")
     assert code == 4
     assert "run stayed" in err
     assert (points(delivered, "run"), points(delivered, "other")) == (95, 0)
     assert verify_chains(delivered) == []
+
+
+@pytest.mark.parametrize(
+    ("loses_parameter", "ends", "reason"), [(False, 3, "not told"), (True, 4, "not confirmed")]
+)
+def test_what_may_not_be_shown_yet_is_not_called_missing(
+    delivered, aws, cli, loses_parameter, ends, reason
+):
+    """SageMaker shows no points of a moment ago: they stay, with exit code 3 and the advice to
+    wait. If a parameter is missing as well, the run counts as not confirmed.
+    """
+    lose_points(aws)
+    if loses_parameter:
+        lose_parameter(aws)
+    arguments = ("prune", delivered, "--component", "run", "--delivered-before", "0s")
+    code, out, err = cli(*arguments, "--json")
+    told = json.loads(out)
+    assert code == told["exit_code"] == ends
+    assert (set(told["unconfirmed"]), set(told["untold"])) == (
+        ({"run"}, set()) if loses_parameter else (set(), {"run"})
+    )
+    assert reason in told["stays"]
+    assert told["entries"] == 0
+    assert ("later" in err, "--repair" in err) == (not loses_parameter, loses_parameter)
+    assert "lacks part of it" in cli(*arguments)[1] or not loses_parameter
+    assert points(delivered, "run") == 95
 
 
 def forget_object(sim):
@@ -127,15 +156,20 @@ def refuse_to_tell(sim):
     sim.fail("HeadObject", HttpError(403, "AccessDenied"), times=100)
 
 
-@pytest.mark.parametrize("lose", [forget_object, refuse_to_tell])
-def test_an_artifact_that_s3_does_not_show_stays_in_the_spool(delivered, aws, cli, lose):
-    """The object is gone, or S3 does not tell: the only copy stays, and it is said why."""
+@pytest.mark.parametrize(
+    ("lose", "ends", "advice"), [(forget_object, 4, "--repair"), (refuse_to_tell, 3, "later")]
+)
+def test_an_artifact_that_s3_does_not_show_stays_in_the_spool(
+    delivered, aws, cli, lose, ends, advice
+):
+    """The object is gone (4), or S3 does not tell (3): the only copy stays, and it is said why."""
     lose(aws)
     before = spooled(delivered)
     assert before
     code, _, err = cli("prune", delivered, "--blobs-delivered-before", "0s")
-    assert code == 4
+    assert code == ends
     assert "stayed" in err
+    assert advice in err
     assert spooled(delivered) == before
 
 
