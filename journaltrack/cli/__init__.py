@@ -28,10 +28,12 @@ from journaltrack.cli.output import (
     error_json,
     is_of_click,
     print_json_line,
+    problem,
     unheard,
     with_streams,
 )
 from journaltrack.util import patterns
+from journaltrack.util.config import unknown_variables
 
 __all__ = ["ExitCode", "main"]
 
@@ -126,6 +128,8 @@ class LazyGroup(click.Group):
         """Run the command and exit with the code that it returns."""
         configure_logging(ctx.meta.get(VERBOSE, 0))
         try:
+            for unknown in unknown_variables():
+                problem("warning", unknown.text, unknown.hint)
             result = super().invoke(ctx)
         except click.ClickException as error:
             raise _refused(error, as_json=bool(ctx.meta.get(JSON))) from error

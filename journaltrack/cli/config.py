@@ -67,7 +67,13 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         }
         file = loaded.path and str(loaded.path)
         output.print_json(
-            {"file": file, "in_force": in_force, "settings": listed, "exit_code": int(ExitCode.OK)}
+            {
+                "file": file,
+                "in_force": in_force,
+                "settings": listed,
+                "unknown_variables": [each.name for each in config.unknown_variables()],
+                "exit_code": int(ExitCode.OK),
+            }
         )
         return ExitCode.OK
     place = config.default_file()

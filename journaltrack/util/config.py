@@ -18,16 +18,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fnmatch
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from journaltrack import limits
 from journaltrack.errors import InvalidInputError
-from journaltrack.util import paths
+from journaltrack.util import paths, patterns
 
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
 """Ours: how often a watcher anchors a journal while it is written to.
@@ -41,8 +43,14 @@ _SWITCHES: Final = {"true": True, "on": True, "false": False, "off": False}
 ANCHORS: Final = "journaltrack-anchors"
 """The folder of all journals' anchors in a bucket."""
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
+_OTHER_VARIABLES: Final = (CONFIG_VARIABLE, "JOURNALTRACK_HOME")
+"""Variables that stand for no key."""
 _PREFIX: Final = "JOURNALTRACK_"
 _current: dict[str, Any] = {}
+_told: set[str] = set()
+"""Unknown variables that this process has warned about."""
+
+logger = logging.getLogger(__name__)
 
 
 # As ``dataclasses.field``, these return Any.
@@ -329,6 +337,42 @@ def settings() -> list[Setting]:
     ]
 
 
+class UnknownVariable(NamedTuple):
+    """A variable that looks like one of ours and has no effect."""
+
+    name: str
+    text: str
+    hint: str
+
+
+def unknown_variables(
+    environ: Mapping[str, str] | None = None, *, news: bool = False
+) -> list[UnknownVariable]:
+    """Return the variables with journaltrack's prefix that stand for nothing.
+
+    They are no error: other programs may set them, and training must not end for their sake.
+
+    Args:
+        environ: Environment variables. None: the process's.
+        news: Leave out what this process was told before.
+    """
+    environ = os.environ if environ is None else environ
+    known = [_variable(key) for key in _FIELDS] + list(_OTHER_VARIABLES)
+    # An empty variable counts as unset.
+    names = [name for name, text in environ.items() if name.upper().startswith(_PREFIX) and text]
+    unknown = sorted(set(names).difference(known, _told if news else ()))
+    _told.update(unknown)
+    found = []
+    for name in unknown:
+        # Without the prefix, which would make all names similar.
+        meant = patterns.near(name[len(_PREFIX) :], [each[len(_PREFIX) :] for each in known])
+        hint = " or ".join(f"{_PREFIX}{each}" for each in meant)
+        hint = f"{patterns.PERHAPS}{hint}" if hint else "`journaltrack config --json` lists all"
+        text = f"the environment variable {limits.shown(name)} is no setting, and has no effect"
+        found.append(UnknownVariable(name, text, hint))
+    return found
+
+
 def value_of(configuration: Configuration, key: str) -> Any:  # noqa: ANN401 - of the key's type
     """Return the value of a key such as "watch.debounce_s"."""
     table, _, name = key.rpartition(".")
@@ -351,7 +395,7 @@ def load(
     overrides: Mapping[str, object] | None = None,
     origin: str = "command line",
 ) -> Loaded:
-    """Read the configuration.
+    """Read the configuration. Warn once of variables that stand for nothing.
 
     Args:
         path: The file. None: see the module. A file that is named, here or by the variable, must
@@ -365,6 +409,8 @@ def load(
             message says where.
     """
     environ = os.environ if environ is None else environ
+    for unknown in unknown_variables(environ, news=True):
+        logger.warning("%s; %s", unknown.text, unknown.hint)
     file, values = _from_file(path, environ)
     origins: dict[str, str] = dict.fromkeys(_FIELDS, "default")
     origins.update(dict.fromkeys(values, str(file)))

@@ -243,7 +243,7 @@ def test_journals_are_named_in_one_way(folder, command):
 
 ABOUT_ONE = [
     ["show", "run-a"],
-    ["finish", "run-a", "--status", "Stopped"],
+    ["finish", "run-a", "--status", "Stopped", "--force"],
     ["prune", "--delivered-before", "0s", "--unasked"],
     ["bundle", "-o", "x.bundle"],
     ["receipts", "export", "-o", "x.receipts"],

@@ -36,6 +36,50 @@ def test_without_anything_there_are_the_defaults():
     assert set(loaded.origins.values()) == {"default"}
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("JOURNALTRACK_SYNCH", "JOURNALTRACK_SYNC"),
+        ("JOURNALTRACK_WATCH_DEBOUNCE", "JOURNALTRACK_WATCH_DEBOUNCE_S"),
+        ("JOURNALTRACK_HOMES", "JOURNALTRACK_HOME"),
+        ("JOURNALTRACK_CONFIGS", "JOURNALTRACK_CONFIG"),
+        ("journaltrack_sync", "JOURNALTRACK_SYNC"),
+        ("JOURNALTRACK_", "journaltrack config"),
+        ("JOURNALTRACK_QQQQ\x1b[2J", "journaltrack config"),
+    ],
+)
+def test_a_misspelt_variable_is_told(tmp_path, monkeypatch, caplog, variable, meant):
+    """Every command says that it has no effect, and what may be meant; a tracker logs it once in
+    a process and goes on.
+    """
+    monkeypatch.setattr(config, "_told", set())
+    monkeypatch.setenv(variable, "off")
+    for number in range(2):
+        with Tracker.create(trial_component_name=f"run-{number}", journal=tmp_path, sync="off"):
+            pass
+    told = [each.getMessage() for each in caplog.records if "no effect" in each.getMessage()]
+    assert len(told) == 1
+    assert meant in told[0]
+    for command in (["config"], ["audit", str(tmp_path)], ["status", str(tmp_path)]):
+        done = CliRunner().invoke(main, command)
+        assert done.stderr.count("no effect") == 1
+        assert meant in done.stderr
+        assert "\x1b" not in done.stderr
+    assert (
+        variable
+        in json.loads(CliRunner().invoke(main, ["config", "--json"]).stdout)["unknown_variables"]
+    )
+
+
+def test_variables_that_are_known_or_empty_are_no_news():
+    """Neither a key's variable, nor the two of the file and the home, nor an empty one, nor
+    another program's.
+    """
+    known = [each.variable for each in settings()] + ["JOURNALTRACK_HOME", "JOURNALTRACK_CONFIG"]
+    environ = {**dict.fromkeys(known, "x"), "JOURNALTRACK_SYNCH": "", "_JOURNALTRACK_COMPLETE": "x"}
+    assert config.unknown_variables({**environ, "JOURNALTRACKER_X": "1"}) == []
+
+
 def test_each_source_comes_before_the_one_below(write):
     """The command line comes before variables, these before the file, and that before defaults;
     each value says where it is from.
