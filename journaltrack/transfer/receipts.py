@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError
-from journaltrack.journal import view, vocabulary
+from journaltrack.journal import queries, view, vocabulary
 from journaltrack.journal.chain import BODY_CHARS_MAX
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
@@ -252,9 +252,7 @@ def import_receipts(
         lease = acquire(opened.database)
         try:
             applied = apply(opened.database, lease, source, dry_run=dry_run)
-            pending = opened.database.read(
-                "SELECT (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)"
-            )[0][0]
+            pending = queries.pending_count(opened.database)
         finally:
             lease.release()
         settled = dict(applied.settled)
