@@ -46,6 +46,7 @@ CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _OTHER_VARIABLES: Final = (CONFIG_VARIABLE, "JOURNALTRACK_HOME")
 """Variables that stand for no key."""
 _PREFIX: Final = "JOURNALTRACK_"
+_LISTED: Final = "`journaltrack config --json` lists all variables"
 _current: dict[str, Any] = {}
 _told: set[str] = set()
 """Unknown variables that this process has warned about."""
@@ -366,8 +367,7 @@ def unknown_variables(
     for name in unknown:
         # Without the prefix, which would make all names similar.
         meant = patterns.near(name[len(_PREFIX) :], [each[len(_PREFIX) :] for each in known])
-        hint = " or ".join(f"{_PREFIX}{each}" for each in meant)
-        hint = f"{patterns.PERHAPS}{hint}" if hint else "`journaltrack config --json` lists all"
+        hint = f"{patterns.PERHAPS}{_PREFIX}{meant[0]}" if meant else _LISTED
         text = f"the environment variable {limits.shown(name)} is no setting, and has no effect"
         found.append(UnknownVariable(name, text, hint))
     return found

@@ -59,6 +59,9 @@ FOREIGN: Final = "this journal did not create the component that is there: it ca
 HIDDEN: Final = "delivered a moment ago: SageMaker may not show it yet"
 REMOVED: Final = "some points were pruned from the journal: they can't be sent again"
 NOT_TOLD: Final = "SageMaker does not say which points it has: a repair could store some twice"
+REPEATED: Final = (
+    "the journal has several points of one step: some stand-ins (moto) keep one point per step"
+)
 _NOT_IN_SPOOL: Final = "the spool lacks it: run `journaltrack check --repair --restore-from FOLDER`"
 
 

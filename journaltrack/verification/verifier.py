@@ -36,6 +36,7 @@ from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool
 from journaltrack.verification import expected
 from journaltrack.verification.diff import (
+    REPEATED,
     Claims,
     Difference,
     Kind,
@@ -464,7 +465,10 @@ class Verifier:
     def _with_steps(
         self, claims: Claims, component: RemoteComponent | None, difference: Difference
     ) -> Difference:
-        """Add the steps of a metric that are proven to be missing: safe to repair."""
+        """Add the steps of a metric that are proven to be missing: safe to repair.
+
+        Also remark on steps with several points, of which a stand-in for AWS may keep one.
+        """
         name = difference.name or ""
         if (
             difference.what != "metric"
@@ -480,6 +484,10 @@ class Verifier:
         delivered = expected.steps_of(self._journal.database, claims.component_id, name)
         if delivered is None:
             return difference
+        remark = REPEATED if max(delivered.values()) > 1 else None
+        if remark is not None:
+            note = difference.note
+            difference = replace(difference, note=f"{note}; {remark}" if note else remark)
         shown = self._remote.read_metrics(claims.name, {name: (min(delivered), max(delivered))})
         if shown is None or name not in shown.by_step or name not in shown.totals:
             return difference
@@ -487,7 +495,9 @@ class Verifier:
             step: each.points for (metric, step), each in shown.steps.items() if metric == name
         }
         steps = empty_steps(delivered, by_step, shown.totals[name].points)
-        return replace(difference, repairable=True, steps=steps, note=None) if steps else difference
+        if not steps:
+            return difference
+        return replace(difference, repairable=True, steps=steps, note=remark)
 
     def _failed(self, claims: Claims, error: RemoteError) -> None:
         if self._deadline.over:

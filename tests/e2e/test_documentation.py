@@ -404,7 +404,7 @@ def test_the_table_of_keys_is_the_code():
     shown = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*) \|$", text, re.MULTILINE)
     wanted = []
     for setting in config.settings():
-        default = "" if setting.default in (None, ()) else f"`{setting.default}`"
+        default = "" if setting.default in (None, (), "") else f"`{setting.default}`"
         unit = f" ({setting.unit})" if setting.unit else ""
         choices = (
             ": " + ", ".join(f"`{choice}`" for choice in setting.choices) if setting.choices else ""

@@ -18,7 +18,7 @@ from journaltrack.replay.evidence import outcomes
 from journaltrack.replay.plan.pending import read_states
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.util.deadline import Deadline
-from journaltrack.verification import repair
+from journaltrack.verification import diff, repair
 from journaltrack.verification.diff import Difference
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 
@@ -56,6 +56,35 @@ def verify(folder, remote, *, deadline=None, on_progress=None, **options):
             deadline=deadline,
             on_progress=on_progress,
         ).run()
+
+
+class OnePerStep(MemoryRemote):
+    """Keeps the last point of a metric and step, as moto does, and shows no single points."""
+
+    def put_metrics(self, component, points):
+        answer = super().put_metrics(component, points)
+        held = self.components[component].points
+        held[:] = {(point.name, point.step): point for point in held}.values()
+        return answer
+
+    def read_metrics(self, component, steps):
+        return None
+
+
+@pytest.mark.parametrize("is_twice", [False, True])
+def test_a_point_per_step_is_remarked_on(folder, is_twice):
+    """Fewer points than were delivered: where the journal has several of one step, the difference
+    names stand-ins that keep one; where it has not, it does not.
+    """
+    remote = OnePerStep()
+    log(folder, 0.5, 11 if is_twice else 12)
+    deliver(folder, remote)
+    if not is_twice:
+        remote.components["a"].points.pop()
+    (difference,) = verify(folder, remote, component="a").differences
+    assert (difference.kind, difference.what, difference.name) == ("different", "metric", "loss")
+    assert (diff.REPEATED in difference.note) is is_twice
+    assert diff.NOT_TOLD in difference.note
 
 
 class Wrapped(MemoryRemote):
