@@ -1,4 +1,4 @@
-"""Ask a journal what is pending, how far it is settled, and where entries are.
+"""Ask a journal what is pending, how far it is settled, and what is a problem.
 
 The module only reads. A pass plans from these answers, and records in ``outcomes``.
 """
@@ -6,12 +6,10 @@ The module only reads. A pass plans from these answers, and records in ``outcome
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import vocabulary
-from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -50,20 +48,6 @@ IS_BEFORE: Final = (
     "WHERE a.id = n.writer_id AND b.id = o.writer_id)"
 )
 """Whether an entry ``n`` was recorded before another one, ``o``: ``Place.is_before`` in SQL."""
-_RUNS: Final = (
-    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq, count(*) FROM entry "
-    "WHERE typeof(writer_seq) = 'integer' GROUP BY writer_id, seq - writer_seq"
-)
-_PARTS: Final = (
-    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq "
-    "FROM (SELECT writer_id, writer_seq, seq, seq - row_number() OVER (ORDER BY seq) AS part "
-    "FROM entry WHERE writer_id = ? AND writer_seq = seq - ? AND seq BETWEEN ? AND ?) "
-    "GROUP BY part"
-)
-_FIND: Final = (
-    "SELECT max(first, :first) + shift, min(last, :last) + shift, first, last, shift FROM run "
-    "WHERE writer = :writer AND last >= :first AND first <= :last ORDER BY last"
-)
 _FEW: Final = 1_000
 """Ours: problems that are looked at one by one."""
 
@@ -189,101 +173,3 @@ def of_problems(database: Database) -> str:
     if database.read(sql)[0][0] <= _FEW:
         return "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq"
     return "FROM entry e CROSS JOIN delivery d ON d.seq = e.seq"
-
-
-class Places:
-    """Find where the entries of each process are in this journal.
-
-    There is no index for it, so that an append pays for none.
-
-    Kept in a private database that is gone with its connection, in memory while it is small: an
-    application takes several transactions, and the journal's own connection may be another one in
-    the next.
-
-    Args:
-        database: Of the journal. What is appended later by others is not looked for.
-
-    Attributes:
-        writers: The ids of processes by their uuids.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self.writers: dict[str, int] = {
-            str(uuid): i for uuid, i in database.read("SELECT uuid, id FROM writer")
-        }
-        self._runs = sqlite3.connect("", isolation_level=None)
-        try:
-            self._fill(database)
-        except BaseException:
-            self._runs.close()
-            raise
-        # of each process the run that was found last: often the next one, too
-        self._met: dict[str, tuple[int, int, int]] = {}
-        self._is_twice = False
-
-    def add(self, writer_id: int, first: int, last: int, shift: int) -> None:
-        """Note that entries were added."""
-        self._met.clear()
-        self._runs.execute("INSERT INTO run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
-
-    def add_removed(self, uuid: str, first: int, last: int, shift: int) -> None:
-        """Note entries that were there once: they get numbers that no entry has.
-
-        Those that are there again have two then.
-        """
-        self._is_twice = True
-        self.add(self.writers.get(uuid, uuid), first, last, shift)  # type: ignore[arg-type]
-
-    def find(
-        self, named: Mapping[str, Iterable[tuple[int, int]]], above: int = 0
-    ) -> list[tuple[int, int]]:
-        """Find those of the entries that are here, as (first, last) of ``seq``, sorted.
-
-        Args:
-            named: By the writer's uuid: (first, last) of places.
-            above: Only entries beyond this ``seq``; 0: all.
-        """
-        found = []
-        for uuid, intervals in named.items():
-            for first, last in intervals:
-                run = self._met.get(uuid)
-                if run is not None and run[0] <= first and last <= run[1] and not self._is_twice:
-                    found.append((first + run[2], last + run[2]))
-                    continue
-                key = {"writer": self.writers.get(uuid, uuid), "first": first, "last": last}
-                for begin, end, *met in self._runs.execute(_FIND, key):
-                    found.append((begin, end))
-                    self._met[uuid] = (met[0], met[1], met[2])
-        if above:
-            found = [(max(first, above + 1), last) for first, last in found if last > above]
-        return merged(found) if found[1:] else found
-
-    def _fill(self, database: Database) -> None:
-        # seq is the place in the writer's chain plus a shift
-        self._runs.execute("CREATE TABLE run (writer, first, last, shift)")
-        with database.lock:
-            self._runs.execute("BEGIN")
-            for *run, entries in database.connection.execute(_RUNS):
-                self._runs.executemany(
-                    "INSERT INTO run VALUES (?, ?, ?, ?)",
-                    [run] if _is_whole(run, entries) else _parts(database, run),
-                )
-            self._runs.execute("COMMIT")
-        self._runs.execute("CREATE INDEX run_last ON run (writer, last)")
-
-    def close(self) -> None:
-        """Drop it."""
-        self._runs.close()
-
-
-def _is_whole(run: Sequence[int], entries: int) -> bool:
-    return run[2] - run[1] == entries - 1
-
-
-def _parts(database: Database, run: Sequence[int]) -> Iterable[tuple[int, int, int, int]]:
-    """Return the parts of a run between which entries were removed.
-
-    Others may have their numbers.
-    """
-    writer_id, first, last, shift = run
-    return database.connection.execute(_PARTS, (writer_id, shift, first + shift, last + shift))

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.journal.chain import read_body
-from journaltrack.journal.queries import Places
+from journaltrack.journal.places import Places
 from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, Typ
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
 from journaltrack.journal import vocabulary
-from journaltrack.journal.queries import Places
+from journaltrack.journal.places import Places
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.statements import Group, Named, Said, looked

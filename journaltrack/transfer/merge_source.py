@@ -26,7 +26,8 @@ from journaltrack import limits
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import COLUMNS, Chain, across_removed, follow, read_body, take_gaps
-from journaltrack.journal.queries import QUARANTINED, Places
+from journaltrack.journal.places import Places
+from journaltrack.journal.queries import QUARANTINED
 from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken

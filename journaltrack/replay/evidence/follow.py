@@ -26,7 +26,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import JournalCorruptError
-from journaltrack.journal.queries import ARRIVED, Places
+from journaltrack.journal.places import Places
+from journaltrack.journal.queries import ARRIVED
 from journaltrack.journal.schema.schema import ddl
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.evidence.statements import RELEASED, REOPEN, REPAIR, looked
