@@ -53,6 +53,7 @@ FILES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "reference").glob("*.md")),
 ]
 BIN = Path(sys.executable).parent
 EXAMPLE_ENDPOINT = "http://127.0.0.1:5000"  # what the documentation writes for a local stand-in
