@@ -401,10 +401,10 @@ class Plan:
         with self._database.lock, translated(self._database.path):
             names = json.dumps(list(components))
             sql = (
-                "INSERT INTO temp.prune_unconfirmed SELECT id, ?2 FROM component "
-                "WHERE name IN (SELECT value FROM json_each(?1))"
+                "INSERT INTO temp.prune_unconfirmed SELECT id, :reason FROM component "
+                "WHERE name IN (SELECT value FROM json_each(:names))"
             )
-            self._database.connection.execute(sql, (names, reason))
+            self._database.connection.execute(sql, {"names": names, "reason": reason})
 
     def withhold(self, seqs: Iterable[tuple[int, int]]) -> None:
         """Keep entries that only others say were delivered.

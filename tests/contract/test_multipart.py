@@ -392,7 +392,9 @@ def test_the_deadline_leaves_what_was_sent(sim: Simulator, blob: BlobUpload) -> 
     )
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url, deadline=deadline).upload(blob)
-    assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
+    assert caught.value.kind is ErrorKind.TRANSIENT
+    # The first of the connections tells: one that was sending, or one that had not begun.
+    assert caught.value.code in {"DeadlineOver", "NotSent"}
     held = len(sim.uploads["upload-1"].parts)
     assert 1 <= held <= CONNECTIONS
     assert len(sim.calls("UploadPart")) == held
