@@ -32,7 +32,8 @@ from tests.golden import HERE, REVISIONS, restore
 from tests.migrations.test_migrations import MIGRATIONS, NEXT, migrations_with
 from tests.patience import scaled
 
-KILLS = scaled(12)
+# The first and the last change are always tried.
+KILLS = max(2, scaled(12))
 WHY_NOT = supported()
 UPGRADE = """
 import pathlib, sys
