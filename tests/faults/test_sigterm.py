@@ -315,6 +315,9 @@ def terminate_at(line):
         return trace
     return lines, trace
 
+def wait_if_sent(lines):  # a function: CPython 3.13 puts the end of a loop outside of the `try` around it
+    while next(lines, None) is None: pass
+
 def sigterm_came(line):
     lines, trace = terminate_at(line)
     try:
@@ -324,7 +327,7 @@ def sigterm_came(line):
             sys.settrace(None)
             if child == 0: os._exit(0)
             os.wait()
-            while next(lines, None) is None: pass
+            wait_if_sent(lines)
             return False
     except SystemExit:
         return True
