@@ -115,7 +115,7 @@ def test_too_many_open_files(tmp_path):
 
 
 def open_things(folder):
-    """What is open in this process after one dropped tracker, and after twenty more."""
+    """What is open in this process after one dropped tracker, and after a hundred more."""
 
     def logged():
         tracker = Tracker.create(journal=folder / "j", sync="off")
@@ -127,12 +127,17 @@ def open_things(folder):
 
     logged()
     before = counted()
-    for _ in range(20):
+    for _ in range(100):
         logged()
     return before, counted()
 
 
 def test_trackers_that_nobody_closes_leave_nothing_open(tmp_path):
-    """Dropped without close, a tracker's descriptors and threads go with it."""
-    before, after = in_child(open_things, tmp_path)
-    assert after == before
+    """Dropped without close, a tracker's descriptors and threads go with it.
+
+    Some descriptors may wait for the next tracker: on Python 3.10, which finalizes in another
+    order, up to fourteen.
+    """
+    (descriptors, threads), after = in_child(open_things, tmp_path)
+    assert after[0] <= descriptors + 14
+    assert after[1] == threads
