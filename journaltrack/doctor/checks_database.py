@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack.doctor.findings import Check, Finding
 from journaltrack.journal import removed, view, vocabulary
-from journaltrack.journal.queries import UNSETTLED
+from journaltrack.journal.queries import OVERLOOKED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.lease import TTL_S
@@ -348,11 +348,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
     hidden = 0
     if isinstance(mark, int) and 0 <= mark <= newest:
-        sql = (
-            f"SELECT count(*) FROM entry e WHERE e.seq <= ? AND {UNSETTLED} "
-            "AND e.seq NOT IN (SELECT seq FROM unsettled)"
-        )
-        ((hidden,),) = database.read(sql, (mark,))
+        ((hidden,),) = database.read(f"SELECT count(*) {OVERLOOKED}", (mark,))
         if not hidden:
             return
     yield Finding(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal.chain import ChainProblem, removed_in, told
-from journaltrack.journal.queries import ENTRY_COLUMNS, IS_BEFORE, PROBLEM, UNSETTLED
+from journaltrack.journal.queries import ENTRY_COLUMNS, IS_BEFORE, OVERLOOKED, PROBLEM
 from journaltrack.journal.vocabulary import KEYS_MAX, UPLOAD, entry_of, too_many, undeliverable
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE
@@ -51,10 +51,7 @@ _FIELDS_LOST: Final = (
     "LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map AND f.key = l.key "
     "WHERE f.seq IS NULL AND l.receipt_id > ? LIMIT ?"
 )
-_UNSETTLED_BELOW: Final = (
-    f"SELECT e.seq FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq "
-    "FROM unsettled) ORDER BY e.seq LIMIT 1"
-)
+_FIRST_OVERLOOKED: Final = f"SELECT e.seq {OVERLOOKED} ORDER BY e.seq LIMIT 1"
 _BELOW: Final = (
     "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery "
     "WHERE seq <= ?1)"
@@ -368,7 +365,7 @@ def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     ((mark,),) = database.read("SELECT seq FROM mark")
     ((recorded, settled),) = database.read(_BELOW, (mark,))
     # Counting costs a tenth of looking.
-    unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []
+    unsettled = database.read(_FIRST_OVERLOOKED, (mark,)) if recorded > settled else []
     if unsettled:
         ((seq,),) = unsettled
         message = (
