@@ -19,12 +19,25 @@ from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 STOPPING = RUN.replace('sync="off"', 'sync="off", sigterm="stop"')
+# Python 3.12 warns of a fork beside threads, which is what is tried with these.
+FORKING = ("-W", "ignore:This process:DeprecationWarning")
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Where the journal is."""
     return tmp_path / "journal"
+
+
+def run(program, folder, *options):
+    """A program that has ended, with what it printed."""
+    return subprocess.run(
+        [sys.executable, *options, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
 
 
 def end_of(folder):
@@ -170,13 +183,7 @@ with made:
     {body}
 print("never", flush=True)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=FOREVER_S,
-    )
+    done = run(program, folder)
     assert (done.returncode, done.stdout) == (code, "")
     assert show(folder, "run").status.primary == status
 
@@ -195,13 +202,7 @@ with Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off",
     made._metrics_writer = Writer()
     os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=FOREVER_S,
-    )
+    done = run(program, folder)
     assert done.returncode == 143, done.stderr
     assert end_of(folder) == ("Stopped", "SIGTERM")
 
@@ -235,13 +236,7 @@ made = lambda name: Tracker.create(trial_component_name=name, journal=sys.argv[1
 with made("outer"), made("run"):
     os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=FOREVER_S,
-    )
+    done = run(program, folder)
     assert done.returncode == 143, done.stderr
     assert end_of(folder) == ("Stopped", "SIGTERM")
     assert show(folder, "outer").status.primary == "Stopped"
@@ -283,15 +278,7 @@ for way in ("del", "weakref", "fork"):
     except SystemExit:
         pass
 """
-    # Python 3.12 warns of a fork beside threads, which is what is tried here.
-    quiet = ["-W", "ignore:This process:DeprecationWarning"]
-    done = subprocess.run(
-        [sys.executable, *quiet, "-c", program, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=FOREVER_S,
-    )
+    done = run(program, folder, *FORKING)
     assert (done.returncode, done.stderr) == (0, "")
     assert [show(folder, way).status.primary for way in ("del", "weakref", "fork")] == [
         "Stopped"
@@ -340,14 +327,7 @@ while sigterm_came(number):
 assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 print(number)
 """
-    quiet = ["-W", "ignore:This process:DeprecationWarning"]
-    done = subprocess.run(
-        [sys.executable, *quiet, "-c", program, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=FOREVER_S,
-    )
+    done = run(program, folder, *FORKING)
     assert (done.returncode, done.stderr) == (0, "")
     lines = int(done.stdout)
     assert lines >= 6

@@ -44,6 +44,13 @@ def missing(name: str, kind: str) -> ServiceError:
     return ServiceError(400, "ResourceNotFound", f"{kind} '{name}' does not exist.")
 
 
+def existing(thing: T | None, name: str, kind: str) -> T:
+    """Give a thing that was looked up, or the refusal if it is not there."""
+    if thing is None:
+        raise missing(name, kind)
+    return thing
+
+
 def present(output: Output) -> Output:
     """Leave out what is None: AWS sends no null."""
     return {name: value for name, value in output.items() if value is not None}

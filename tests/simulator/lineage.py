@@ -22,6 +22,7 @@ from tests.simulator.answers import (
     Operations,
     Output,
     Params,
+    existing,
     invalid,
     listed,
     missing,
@@ -317,16 +318,10 @@ class Lineage:
         return {"Arn": arn, "Type": _type(entity), "LineageType": kind}
 
     def _entity(self, arn: str) -> Entity:
-        found = self._state.by_arn(arn)
-        if found is None:
-            raise missing(arn, "Resource")
-        return found
+        return existing(self._state.by_arn(arn), arn, "Resource")
 
     def _artifact(self, arn: str) -> Artifact:
-        found = self._state.artifacts.get(arn)
-        if found is None:
-            raise missing(arn, "Artifact")
-        return found
+        return existing(self._state.artifacts.get(arn), arn, "Artifact")
 
     def _artifact_of(self, source: Params) -> Artifact:
         for item in self._state.artifacts.values():

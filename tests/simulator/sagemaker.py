@@ -18,9 +18,9 @@ from tests.simulator.answers import (
     Operations,
     Output,
     Params,
+    existing,
     invalid,
     listed,
-    missing,
     present,
     tag_list,
     tags_of,
@@ -265,28 +265,16 @@ class SageMaker:
         return [trial for trial in self._state.trials.values() if name in trial.components]
 
     def _by_arn(self, arn: str) -> Component | Experiment | Trial | Artifact:
-        found = self._state.by_arn(arn)
-        if found is None:
-            raise missing(arn, "Resource")
-        return found
+        return existing(self._state.by_arn(arn), arn, "Resource")
 
     def _component(self, name: str) -> Component:
-        found = self._state.components.get(name)
-        if found is None:
-            raise missing(name, "TrialComponent")
-        return found
+        return existing(self._state.components.get(name), name, "TrialComponent")
 
     def _experiment(self, name: str) -> Experiment:
-        found = self._state.experiments.get(name)
-        if found is None:
-            raise missing(name, "Experiment")
-        return found
+        return existing(self._state.experiments.get(name), name, "Experiment")
 
     def _trial(self, name: str) -> Trial:
-        found = self._state.trials.get(name)
-        if found is None:
-            raise missing(name, "Trial")
-        return found
+        return existing(self._state.trials.get(name), name, "Trial")
 
     def _arn(self, kind: str, name: str) -> str:
         return f"arn:aws:sagemaker:{self._region}:{ACCOUNT}:{_KINDS[kind]}/{name}"
