@@ -97,7 +97,7 @@ class MemoryRemote:
             )
 
     def call(self, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
-        """See ``AwsRemote.call``: it describes and deletes components, and nothing else.
+        """Describe or delete a component, as ``AwsRemote.call`` does.
 
         Raises:
             RemoteError: It is another operation. Then journals answer alone.
