@@ -135,9 +135,9 @@ def open_things(folder):
 def test_trackers_that_nobody_closes_leave_nothing_open(tmp_path):
     """Dropped without close, a tracker's descriptors and threads go with it.
 
-    Some descriptors may wait for the next tracker: on Python 3.10, which finalizes in another
-    order, up to fourteen.
+    Python 3.10 finalizes in another order: there up to fourteen descriptors wait for the next.
     """
     (descriptors, threads), after = in_child(open_things, tmp_path)
-    assert after[0] <= descriptors + 14
+    waiting = 14 if sys.version_info < (3, 11) else 0
+    assert descriptors <= after[0] <= descriptors + waiting
     assert after[1] == threads
