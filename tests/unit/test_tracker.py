@@ -484,10 +484,10 @@ def test_a_callers_lineage_tracker_gets_what_its_uploader_took(folder, tracker, 
         def save(self):
             told.append("saved")
 
-    own = Tracker(tracker.trial_component, None, Uploader(), Lineage())
+    offline = tracker._settings
+    own = Tracker(tracker.trial_component, None, Uploader(), Lineage(), _settings=offline)
     own.log_artifact(tmp_path / "a.txt")
     own.log_input_artifact(tmp_path / "a.txt", "in", "text/csv")
-    own._settings = tracker._settings
     own.close()
     assert told == [
         ("output", "a.txt", "s3://b/a.txt", '"etag"', "text/plain"),

@@ -1,0 +1,306 @@
+"""Turn the arguments of a tracker's call into the entries to record.
+
+Names, values and files are checked, redacted and limited here, and contents are kept in the spool.
+Nothing is appended: a call that fails here has recorded nothing. Must not know the tracker.
+
+Invariant: a draft that AWS could never accept says so (``undeliverable``), so that a replay does
+not try it, and a strict tracker refuses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack import limits
+from journaltrack.errors import ArtifactError, InvalidInputError, InvalidTypeError
+from journaltrack.journal import vocabulary
+from journaltrack.tracking import validation, writers
+from journaltrack.tracking.validation import Redaction
+from journaltrack.tracking.writers import JournalArtifactUploader, LeftOut, Notice
+
+if TYPE_CHECKING:
+    from journaltrack.journal.vocabulary import BlobRef, Direction, Draft
+    from journaltrack.tracking.settings import Settings
+    from journaltrack.tracking.trial_component import TrialComponent
+    from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTracker
+
+logger = logging.getLogger(__name__)
+
+_UNTYPED: Final = "Tracker"
+"""The type of a file's lineage artifact without a media type, as in the original library."""
+
+
+class Kept(NamedTuple):
+    """A file or chart that was kept (``content``: by digest) or uploaded, and what to record."""
+
+    content: dict[str, Path | bytes]
+    drafts: list[Draft]
+    notices: list[Notice]
+
+
+class Drafter:
+    """Draft the entries of one tracker's calls.
+
+    Args:
+        trial_component: The component that the entries belong to.
+        settings: The tracker's.
+        keys: The deliverable names that the component has in the journal, by kind.
+        spooler: Keeps contents in the journal's spool.
+        uploader: Takes the files; None for the spooler.
+        lineage_tracker: Takes the lineage of files that a caller's uploader took, or None.
+    """
+
+    def __init__(
+        self,
+        trial_component: TrialComponent,
+        settings: Settings,
+        keys: dict[str, set[str]],
+        spooler: JournalArtifactUploader,
+        uploader: ArtifactUploader | None,
+        lineage_tracker: LineageArtifactTracker | None,
+    ) -> None:
+        self._trial_component = trial_component
+        self._settings = settings
+        self._keys = keys
+        self._spooler = spooler
+        self._uploader = spooler if uploader is None else uploader
+        self._lineage_tracker = lineage_tracker
+        self._redaction = Redaction(settings.redact)
+
+    # -- names and values ------------------------------------------------------------------
+
+    def parameter(self, name: object, value: object) -> Draft:
+        """Draft a parameter.
+
+        Raises:
+            InvalidInputError: AWS can never accept the name, or the value has no text.
+        """
+        key = validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+        if self._is_redacted("parameter", key):
+            return vocabulary.redacted(vocabulary.PARAMETER, key)
+        return vocabulary.parameter(key, validation.parameter_value(value))
+
+    def reference(
+        self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None
+    ) -> tuple[list[Draft], list[Notice]]:
+        """Draft an input or output: a text, or a content of the spool.
+
+        Raises:
+            InvalidInputError: AWS can never accept the name or the value.
+            InvalidTypeError: An argument has the wrong type.
+        """
+        key = validation.key(name, f"{direction} name", limits.ARTIFACT_KEY_CHARS_MAX)
+        if not isinstance(value, (str, vocabulary.BlobRef)):
+            raise InvalidTypeError(
+                f"the value of {direction} {key!r} must be a str, not {type(value).__name__}"
+            )
+        media_type = validation.optional_text(media_type, "media_type")
+        problem = limits.media_type_problem(media_type) if media_type else None
+        text = f"{problem}: it is recorded, and left out of what is sent"
+        notices = [Notice("media type", media_type or "", text)] if problem else []
+        if isinstance(value, str) and self._is_redacted(direction, key):
+            return [vocabulary.redacted(direction, key)], notices
+        if isinstance(value, str):
+            value = validation.long_text(value, f"the value of {direction} {limits.shown(key)}")
+        return [vocabulary.artifact(direction, key, value, media_type)], notices
+
+    def references(
+        self, direction: Direction, values: Mapping[str, Any]
+    ) -> tuple[list[Draft], list[Notice]]:
+        """Draft inputs or outputs by name, each a text or an artifact; see ``reference``."""
+        drafts: list[Draft] = []
+        notices: list[Notice] = []
+        for name, given in values.items():
+            value = getattr(given, "value", given)
+            # A file that was read back before its upload is still that file.
+            blob = self._trial_component.blob_at(value) if isinstance(value, str) else None
+            found = self.reference(
+                direction, name, blob or value, getattr(given, "media_type", None)
+            )
+            drafts += found[0]
+            notices += found[1]
+        return drafts, notices
+
+    def _is_redacted(self, kind: str, name: str) -> bool:
+        """Return whether not to record a value. Logs each such name once."""
+        if not self._redaction.matches(name):
+            return False
+        if self._redaction.is_news(kind, name):
+            logger.info(
+                "the value of %s %s is not recorded: its name matches a pattern of `redact`",
+                kind,
+                limits.shown(name),
+            )
+        return True
+
+    # -- how many names a component has ----------------------------------------------------
+
+    def limited(self, drafts: Iterable[Draft]) -> list[Draft]:
+        """Mark those drafts undeliverable whose names are too many for the component."""
+        new: set[tuple[str, str | None]] = set()
+        return [self._within_limit(draft, new) for draft in drafts]
+
+    def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
+        """Mark a draft undeliverable if its name is one too many for the component.
+
+        ``new`` collects the new names of the same call.
+        """
+        if draft.kind not in vocabulary.KEYS_MAX or draft.undeliverable is not None:
+            return draft
+        keys_max, _ = vocabulary.KEYS_MAX[draft.kind]
+        keys = self._keys[draft.kind]
+        if draft.name in keys or (draft.kind, draft.name) in new:
+            return draft
+        if len(keys) + sum(kind == draft.kind for kind, _ in new) < keys_max:
+            new.add((draft.kind, draft.name))
+            return draft
+        return draft._replace(undeliverable=vocabulary.too_many(draft.kind))
+
+    def recorded(self, drafts: Iterable[Draft]) -> None:
+        """Count the names of drafts that are in the journal now."""
+        for draft in drafts:
+            if (
+                draft.kind in vocabulary.KEYS_MAX
+                and draft.name is not None
+                and draft.undeliverable is None
+            ):
+                self._keys[draft.kind].add(draft.name)
+
+    # -- files and charts ------------------------------------------------------------------
+
+    def file(
+        self,
+        direction: Direction,
+        file_path: str | os.PathLike[str],
+        name: str | None,
+        media_type: str | None,
+    ) -> Kept:
+        """Check everything, then keep the file's bytes, and return what to record.
+
+        Raises:
+            ArtifactError: The file is missing, no regular file, or keeps changing.
+            InvalidInputError: AWS can never accept the name.
+            JournalWriteError: The journal's disk refuses the file.
+        """
+        return self._keep(direction, writers.given(file_path), name, media_type, set())
+
+    def folder(
+        self,
+        direction: Direction,
+        directory: str | os.PathLike[str],
+        media_type: str | None,
+    ) -> tuple[list[Kept], list[Notice]]:
+        """Keep every file below a folder, and tell of those left out.
+
+        Raises:
+            ArtifactError: It is not a readable folder, has nothing to record, or, if strict, holds
+                something that can't be recorded.
+            InvalidInputError: ``direction`` is neither "input" nor "output".
+        """
+        # Any other direction would be an entry of an unknown kind, which stays pending for ever.
+        if direction not in {"input", "output"}:
+            raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
+        root = writers.given(directory)
+        if not os.path.isdir(root):  # noqa: PTH112 - never raises
+            raise ArtifactError(
+                f"{root} is not a folder", hint="for a file use log_artifact(file_path)"
+            )
+        files, left_out = writers.below(root)
+        kept: list[Kept] = []
+        new: set[tuple[str, str | None]] = set()
+        for path, name in files:
+            try:
+                kept.append(self._keep(direction, path, name, media_type, new))
+            except InvalidInputError as error:  # noqa: PERF203 - a copy costs more
+                left_out.append(LeftOut(name, error.message))
+        if not left_out:
+            return kept, []
+        text = writers.told(root, sorted(left_out), len(kept))
+        if self._settings.strict or not kept:
+            raise ArtifactError(text, hint="strict=False records the others" if kept else "")
+        return kept, [Notice("folder", text, text)]
+
+    def chart(self, chart: Mapping[str, Any], output_artifact: bool) -> Kept:
+        """Keep a chart's document, and return its upload and lineage.
+
+        Raises:
+            InvalidInputError: The document is too large, or has no JSON.
+            JournalWriteError: The journal's disk refuses it.
+        """
+        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+
+        content = charts.encode(chart)
+        spooled = self._spooler.spool_bytes(content)
+        title, blob = chart["title"], self._blob_ref(spooled.sha256)
+        lineage = self._lineage(
+            vocabulary.OUTPUT if output_artifact else vocabulary.INPUT, title, blob, chart["type"]
+        )
+        fits = limits.text_problem(title, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
+        name = f"{title if fits else limits.suggested_name(title)}.json"
+        upload = vocabulary.upload(name, blob, spooled.size_bytes, "application/json", name)
+        return Kept({spooled.sha256: content}, [upload, *lineage], [])
+
+    def confirm(self, files: Sequence[Kept]) -> None:
+        """Check that the spool has the contents of a recorded call; add missing ones again.
+
+        Raises:
+            ArtifactError: A content is not in the spool any more, and its file has changed.
+        """
+        self._spooler.confirm(
+            {sha256: source for file in files for sha256, source in file.content.items()}
+        )
+
+    def _keep(
+        self,
+        direction: Direction,
+        file_path: str,
+        name: str | None,
+        media_type: str | None,
+        new: set[tuple[str, str | None]],
+    ) -> Kept:
+        """Keep one file. ``new`` collects the new names of the call, as for ``_within_limit``."""
+        path = Path(file_path)
+        key = validation.key(
+            path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX
+        )
+        media_type = (
+            validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
+        )
+        if not isinstance(self._uploader, JournalArtifactUploader):
+            uri, etag = self._uploader.upload_artifact(file_path)
+            found = Kept({}, *self.reference(direction, key, uri, media_type))
+            if self._lineage_tracker is not None:
+                add = getattr(self._lineage_tracker, f"add_{direction}_artifact")
+                add(key, uri, etag, media_type)
+            return found
+        spooled = self._uploader.spool(path)
+        blob = self._blob_ref(spooled.sha256)
+        upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
+        references, notices = self.reference(direction, key, blob, media_type)
+        reference = self._within_limit(references[0], new)
+        drafts = [upload._replace(undeliverable=reference.undeliverable), reference]
+        if reference.undeliverable is None:
+            drafts += self._lineage(direction, key, blob, media_type)
+        return Kept({spooled.sha256: path}, drafts, notices)
+
+    def _blob_ref(self, sha256: str) -> BlobRef:
+        return vocabulary.BlobRef(
+            sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
+        )
+
+    def _lineage(
+        self, direction: Direction, name: str, blob: BlobRef, artifact_type: str | None
+    ) -> list[Draft]:
+        """Draft the lineage of a content, as the original library sends it. None if it is off."""
+        if not self._settings.configuration.lineage:
+            return []
+        sent_name = limits.lineage_name(name, f"artifact-{blob.sha256[:12]}")
+        problem = limits.text_problem(artifact_type or "", "", limits.LINEAGE_TYPE_CHARS_MAX)
+        sent_type = _UNTYPED if problem or artifact_type is None else artifact_type
+        title = name if name != sent_name else None
+        return [vocabulary.lineage(sent_name, blob, sent_type, direction, title)]
