@@ -10,7 +10,6 @@ not try it, and a strict tracker refuses it.
 from __future__ import annotations
 
 import logging
-import mimetypes
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -264,6 +263,8 @@ class Drafter:
         new: set[tuple[str, str | None]],
     ) -> Kept:
         """Keep one file. ``new`` collects the new names of the call, as for ``_within_limit``."""
+        import mimetypes  # noqa: PLC0415 - many runs log no file
+
         path = Path(file_path)
         key = validation.key(
             path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX

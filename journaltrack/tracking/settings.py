@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import logging
 import os
-import secrets
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -305,7 +304,7 @@ def name_for(
         if base is None
         else _lower(validation.entity_name(base, "base trial component name"))
     )
-    suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
     return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
 
 

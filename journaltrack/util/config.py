@@ -16,7 +16,6 @@ Training processes import this module, so at import it needs only the standard l
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fnmatch
 import logging
 import os
@@ -527,10 +526,10 @@ def _toml(value: Any) -> str:  # noqa: ANN401
 def _field(key: str, where: str) -> Field[Any]:
     found = _FIELDS.get(key)
     if found is None:
-        near = difflib.get_close_matches(key, list(_FIELDS), n=1)
+        near = patterns.near(key, list(_FIELDS))
         raise InvalidInputError(
             f"{key!r} in {where} is no key of the configuration",
-            hint=f"perhaps {near[0]}" if near else "`journaltrack config` lists the keys",
+            hint=f"{patterns.PERHAPS}{near[0]}" if near else "`journaltrack config` lists the keys",
         )
     return found
 

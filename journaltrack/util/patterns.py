@@ -6,10 +6,8 @@ Pure.
 from __future__ import annotations
 
 import fnmatch
-import heapq
 import re
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from typing import Final
 
 PERHAPS: Final = "perhaps "
@@ -53,8 +51,8 @@ def near(wanted: str, names: Sequence[str]) -> list[str]:
     """Return the names that are spelled most like ``wanted``, the most similar first."""
     literal = _WILD.sub("", wanted).lower()
     scores = ((_score(literal, name.lower()), name) for name in names[-_LOOKED_AT_MAX:])
-    found = heapq.nlargest(_NEAR_MAX, (each for each in scores if each[0] >= _NEAR))
-    return [name for _, name in found]
+    found = sorted((each for each in scores if each[0] >= _NEAR), reverse=True)
+    return [name for _, name in found[:_NEAR_MAX]]
 
 
 def _score(literal: str, name: str) -> float:
@@ -62,6 +60,8 @@ def _score(literal: str, name: str) -> float:
 
     Compare the whole name, its start and its end, since patterns often name a part.
     """
+    from difflib import SequenceMatcher  # noqa: PLC0415 - few names are misspelled
+
     if not literal:
         return 0.0
     parts = {name, name[: len(literal)], name[max(0, len(name) - len(literal)) :]}
