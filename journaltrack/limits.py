@@ -62,6 +62,8 @@ STEP_MAX: Final = 2**31 - 1
 """Largest iteration number: the model's type is ``integer``, 32 bits signed, at least 0."""
 TAGS_MAX: Final = 50
 """Tags on a component (``TagList``)."""
+DESCRIPTION_CHARS_MAX: Final = 3_072
+"""Characters of an experiment's description (``ExperimentDescription``)."""
 TAG_KEY_CHARS_MAX: Final = 128
 """Characters of a tag's key (``TagKey``)."""
 TAG_VALUE_CHARS_MAX: Final = 256

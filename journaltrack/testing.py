@@ -101,7 +101,7 @@ class OfflineJournal:
     def runs(self) -> list[str]:
         """Return the names of the runs in the journal, in order of creation."""
         with view.opened(self.path) as journal:
-            return [row.name for row in journal.components()]
+            return [row.name for row in journal.runs()]
 
     def run(self, name: str | None = None) -> LoggedRun:
         """Read what was logged of a run, delivered or not.
@@ -115,7 +115,7 @@ class OfflineJournal:
         """
         with view.opened(self.path) as journal:
             if name is None:
-                names = [row.name for row in journal.components()]
+                names = [row.name for row in journal.runs()]
                 if len(names) != 1:
                     raise InvalidInputError(
                         f"the journal has {len(names)} runs: {', '.join(names)}",

@@ -63,6 +63,18 @@ class FailingRemote(MemoryRemote):
             lambda: super(FailingRemote, self).associate(component, experiment, trial),
         )
 
+    def disassociate(self, component, trial):
+        return self._meet(
+            "disassociate",
+            component,
+            lambda: super(FailingRemote, self).disassociate(component, trial),
+        )
+
+    def declare(self, declared):
+        return self._meet(
+            "declare", declared.make.name, lambda: super(FailingRemote, self).declare(declared)
+        )
+
     def upload(self, blob):
         return self._meet("upload", blob.component, lambda: super(FailingRemote, self).upload(blob))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from journaltrack.doctor import Examination, Finding
     from journaltrack.replay.pass_report import Progress
     from journaltrack.verification.diff import Difference
-    from journaltrack.verification.verifier import Repair, VerifyReport
+    from journaltrack.verification.verifier import Checked, Repair, VerifyReport
 
 _STYLES: Final = {"problem": "red", "warning": "yellow"}
 _ALIKE_MAX: Final = 20
@@ -402,6 +402,19 @@ def _print_findings(alike: Sequence[Finding]) -> None:
         output.say(f"  advice: {output.clean(alike[0].advice)}")
 
 
+def _grouped(checked: Checked) -> str:
+    """Return how many experiments, trials and places in them were compared, if any."""
+    told = [
+        f"{output.plural(checked.groups, 'experiment or trial', 'experiments and trials')}, "
+        if checked.groups
+        else "",
+        f"{output.plural(checked.trials, 'place in a trial', 'places in trials')}, "
+        if checked.trials
+        else "",
+    ]
+    return "".join(told)
+
+
 def _print_report(report: VerifyReport) -> None:
     from journaltrack.verification.diff import LATER  # noqa: PLC0415 - as above
 
@@ -412,7 +425,7 @@ def _print_report(report: VerifyReport) -> None:
         f"{output.plural(checked.artifacts, 'artifact')}, "
         f"{output.plural(checked.points, 'point')} of "
         f"{output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
-        f"{checked.lineage} of lineage, "
+        f"{checked.lineage} of lineage, {_grouped(checked)}"
         f"{output.duration(report.duration_s)}"
     )
     if report.repair is not None:

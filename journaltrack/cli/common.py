@@ -291,7 +291,7 @@ def _components(ctx: click.Context) -> list[str]:
     try:
         journal = Journal.open(named[0] if named else None, create=False, read_only=True)
         try:
-            return [str(row.name) for row in journal.components()]
+            return [str(row.name) for row in journal.runs()]
         finally:
             journal.close()
     # Neither the shell's prompt nor a message about another mistake is a place for errors.

@@ -24,9 +24,12 @@ from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import (
     Action,
     Associate,
+    Declare,
+    Disassociate,
     Ensure,
     Link,
     PutMetrics,
+    Request,
     Settle,
     Update,
     Upload,
@@ -58,6 +61,8 @@ class ComponentPlan:
         ensure: How the sync makes sure that it exists: "create", "resume", "load" or "job";
             None if it is known to exist.
         trials: (experiment, trial) pairs to associate it with.
+        left: Trials to take it out of.
+        declared: What would be set, of a row that stands for an experiment or trial.
         uploads: Bytes by artifact name.
         lineage: Names of lineage artifacts.
         keys: Names by "parameters", "input_artifacts" or "output_artifacts".
@@ -72,6 +77,8 @@ class ComponentPlan:
     requests: Counter[str] = field(default_factory=Counter)
     ensure: str | None = None
     trials: list[tuple[str | None, str | None]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    declared: dict[str, Any] | None = None
     uploads: dict[str, int] = field(default_factory=dict)
     lineage: list[str] = field(default_factory=list)
     keys: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -90,6 +97,8 @@ class ComponentPlan:
             "trials": [
                 {"experiment": experiment, "trial": trial} for experiment, trial in self.trials
             ],
+            "left_trials": self.left,
+            "declared": self.declared,
             "uploads": [{"name": name, "size_bytes": size} for name, size in self.uploads.items()],
             "lineage": self.lineage,
             "parameters": list(self.keys.get("parameters", ())),
@@ -181,10 +190,19 @@ def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:
         _look_at(plan.component, action, rules)
     except RemoteError as refusal:
         plan.refused[refusal.message] += 1
+    _note(plan, action)
+
+
+def _note(plan: ComponentPlan, action: Request) -> None:
+    """Note what a request would send."""
     if isinstance(action, Ensure):
         plan.ensure = action.mode
     elif isinstance(action, Associate):
         plan.trials.append((action.experiment, action.trial))
+    elif isinstance(action, Disassociate):
+        plan.left.append(action.trial)
+    elif isinstance(action, Declare):
+        plan.declared = _settings(action)
     elif isinstance(action, Upload):
         plan.uploads[action.name] = action.size_bytes
     elif isinstance(action, Link):
@@ -193,6 +211,18 @@ def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:
         plan.metrics.update(point.name for point in action.points)
     else:
         _add_changes(plan, action)
+
+
+def _settings(action: Declare) -> dict[str, Any]:
+    """Return what a new experiment or trial would get."""
+    made = action.declared.make
+    given = {
+        "experiment": made.experiment,
+        "display_name": made.display_name,
+        "description": made.description,
+        "tags": dict(made.tags) or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _add_changes(plan: ComponentPlan, action: Update) -> None:
@@ -205,11 +235,16 @@ def _add_changes(plan: ComponentPlan, action: Update) -> None:
 
 def _look_at(component: str, action: Action, rules: Rules) -> None:
     """Raise ``RemoteError`` for a request that is not allowed."""
+    if isinstance(action, Declare):
+        rules.group(action.declared.make)
+        return
     # Looking needs no permission.
     if not isinstance(action, Ensure) or action.mode in {"create", "resume"}:
         rules.component(component)
     if isinstance(action, Associate):
         rules.association(action.experiment, action.trial)
+    elif isinstance(action, Disassociate):
+        rules.association(None, action.trial)
     elif isinstance(action, Link):
         rules.place(action.blob.bucket, action.blob.prefix)
     elif isinstance(action, Upload):
@@ -225,6 +260,10 @@ def _described(plan: ComponentPlan, action: str) -> str:
             f"trial {trial or '(default)'} of experiment {experiment or '(any)'}"
             for experiment, trial in plan.trials
         )
+    if action == Disassociate.action:
+        return f"out of {_few(plan.left)}"
+    if action == Declare.action:
+        return _few([*(plan.declared or ())])
     if action == Upload.action:
         return _few([f"{name} ({output.size(size)})" for name, size in plan.uploads.items()])
     if action == Link.action:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
 from journaltrack.journal import first_steps, vocabulary
 from journaltrack.journal.append import Appender, OnJournalError
+from journaltrack.journal.groups import is_run
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
@@ -276,8 +277,15 @@ class Journal(Appender):
         )
         return _component_row(rows[0]) if rows else None
 
+    def runs(self) -> list[ComponentRow]:
+        """Return the components, without the rows that stand for experiments and trials."""
+        return [row for row in self.components() if is_run(row.name)]
+
     def components(self) -> list[ComponentRow]:
-        """Return all components, in the order in which they were recorded."""
+        """Return all components, in the order in which they were recorded.
+
+        Also the rows that stand for experiments and trials, see ``groups``.
+        """
         rows = self.database.read(
             "SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id"
         )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
-from journaltrack.journal import vocabulary
+from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util import patterns
@@ -165,14 +165,14 @@ def component(journal: Journal, name: str) -> ComponentRow:
         NothingMatchesError: There is none.
     """
     row = journal.find(name)
-    if row is None:
+    if row is None or not groups.is_run(row.name):
         raise _no_component(journal, limits.shown(name), name)
     return row
 
 
 def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesError:
     message = f"the journal {journal.path} has no component {which}"
-    rows = journal.components()
+    rows = journal.runs()
     shown_as = _displayed_as(journal, wanted)
     displayed = [str(row.name) for row in rows if row.id in shown_as]
     if displayed:

@@ -34,14 +34,20 @@ REDACTED: Final = "[redacted]"
 CREATE: Final = "create"
 LOAD: Final = "load"
 ASSOCIATE: Final = "associate"
+DISASSOCIATE: Final = "disassociate"
 PARAMETER: Final = "parameter"
 INPUT: Final = "input"
 OUTPUT: Final = "output"
 STATUS: Final = "status"
 LINEAGE: Final = "lineage"
+EXPERIMENT: Final = "experiment"
+TRIAL: Final = "trial"
 
 KINDS: Final = frozenset(
-    {CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE, METRIC, UPLOAD}
+    {
+        *(CREATE, LOAD, ASSOCIATE, DISASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE),
+        *(EXPERIMENT, TRIAL, METRIC, UPLOAD),
+    }
 )
 """Every kind that this version understands.
 
@@ -270,6 +276,54 @@ def associate(*, experiment: str | None, trial: str | None) -> Draft:
     A replay creates the trial and the experiment if they are missing.
     """
     return Draft(COMPONENT, ASSOCIATE, payload=encode({"experiment": experiment, "trial": trial}))
+
+
+def disassociate(trial: str) -> Draft:
+    """Draft that the component no longer belongs to a trial."""
+    return Draft(COMPONENT, DISASSOCIATE, payload=encode({"trial": trial}))
+
+
+def experiment(
+    *,
+    display_name: str | None = None,
+    description: str | None = None,
+    tags: dict[str, str] | None = None,
+    if_new: bool = False,
+) -> Draft:
+    """Draft an experiment: an entry of its row, see ``groups``.
+
+    A replay makes it if it is missing. None changes nothing of what is there.
+
+    Args:
+        display_name: The name that SageMaker shows.
+        description: What it is about.
+        tags: Tags that it gets beside those that it has.
+        if_new: Leave one that is there as it is.
+    """
+    detail = {
+        "display_name": display_name,
+        "description": description,
+        "tags": tags or None,
+        "if_new": if_new or None,
+    }
+    return Draft(COMPONENT, EXPERIMENT, payload=encode(detail))
+
+
+def trial(
+    experiment: str,
+    *,
+    display_name: str | None = None,
+    tags: dict[str, str] | None = None,
+    if_new: bool = False,
+) -> Draft:
+    """Draft a trial of an experiment: an entry of its row, as ``experiment`` is."""
+    detail = {
+        "experiment": experiment,
+        "display_name": display_name,
+        "tags": tags or None,
+        "if_new": if_new or None,
+    }
+    return Draft(COMPONENT, TRIAL, payload=encode(detail))
 
 
 def status(

@@ -22,6 +22,7 @@ from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.remotes.upload_notes import prefix_name
 
 if TYPE_CHECKING:
+    from journaltrack.journal.groups import Declared, Group, GroupKind
     from journaltrack.replay.evidence.readback import ReadBack
     from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.replay.remote import (
@@ -65,6 +66,11 @@ class Rules:
         for kind, name in (("experiment", experiment), ("trial", trial)):
             if name is not None and not _fits(name.lower(), self._allow.experiments, str.lower):
                 raise _refused(kind, name, "experiments", ErrorKind.HALT)
+
+    def group(self, group: Group) -> None:
+        """Check an experiment, or a trial and its experiment."""
+        names = (group.experiment, group.name) if group.kind == "trial" else (group.name, None)
+        self.association(*names)
 
     def artifact(self, name: str, size_bytes: int) -> None:
         """Check the size of an artifact."""
@@ -122,6 +128,25 @@ class AllowingRemote:
         self._rules.component(component)
         self._rules.association(experiment, trial)
         return self._inner.associate(component, experiment, trial)
+
+    def disassociate(self, component: str, trial: str) -> Answer:
+        """Take the component out of the trial if both names are allowed."""
+        self._rules.component(component)
+        self._rules.association(None, trial)
+        return self._inner.disassociate(component, trial)
+
+    def declare(self, declared: Declared) -> Answer:
+        """Declare what has an allowed name."""
+        self._rules.group(declared.make)
+        return self._inner.declare(declared)
+
+    def group(self, kind: GroupKind, name: str) -> Group | None:
+        """Look up any of them: reading needs no permission."""
+        return self._inner.group(kind, name)
+
+    def trials(self, component: str) -> frozenset[str] | None:
+        """Return the trials of any component: reading needs no permission."""
+        return self._inner.trials(component)
 
     def upload(self, blob: BlobUpload) -> Answer:
         """Upload the file if its component, place and size are allowed."""

@@ -13,7 +13,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from statistics import fmean
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from journaltrack import limits
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status, merge_status
+from journaltrack.journal.groups import Declared, Group, GroupKind, laid_over, problem_of
 from journaltrack.journal.sqlite import files
 from journaltrack.remotes.upload_notes import DEFAULT_PREFIX
 from journaltrack.replay.evidence.readback import ReadBack, Shown
@@ -64,6 +65,7 @@ class MemoryRemote:
         artifacts: Name and type of lineage artifacts, by the URI of their source.
         associations: (component's name in lower case, URI of the artifact, whether the component
             produced it).
+        groups: Experiments and trials, by kind and lower-case name.
     """
 
     def __init__(self) -> None:
@@ -73,6 +75,7 @@ class MemoryRemote:
         self.sizes: dict[str, int] = {}
         self.artifacts: dict[str, tuple[str, str]] = {}
         self.associations: set[tuple[str, str, bool]] = set()
+        self.groups: dict[tuple[GroupKind, str], Group] = {}
         self._requests = 0
         self._lock = threading.Lock()
 
@@ -133,11 +136,63 @@ class MemoryRemote:
             return Answer(request_id, arn=_arn(spec.name))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """Note the association. Experiments and trials need not exist."""
+        """Note the association. Without an experiment's name, the trial need not exist."""
         with self._lock:
             request_id = self._request_id()
             self._held(component, request_id).trials.append((experiment, trial))
+            if experiment is not None:
+                its_trial = trial or limits.default_trial(experiment)
+                self._keep(Group("experiment", experiment))
+                self._keep(Group("trial", its_trial, experiment))
             return Answer(request_id)
+
+    def disassociate(self, component: str, trial: str) -> Answer:
+        """Remove what was noted of the trial."""
+        with self._lock:
+            request_id = self._request_id()
+            held = self._held(component, request_id)
+            held.trials = [each for each in held.trials if _trial_of(*each) != trial.lower()]
+            return Answer(request_id)
+
+    def declare(self, declared: Declared) -> Answer:
+        """Keep the experiment or trial, and what is set on it."""
+        with self._lock:
+            request_id = self._request_id()
+            group = declared.make
+            problem = problem_of(group)
+            if problem:
+                raise _refused(problem, request_id)
+            if group.experiment is not None:
+                self._keep(Group("experiment", group.experiment))
+            is_new = (group.kind, group.name.lower()) not in self.groups
+            held = self._keep(group)
+            if group.experiment and str(held.experiment).lower() != group.experiment.lower():
+                text = f"the trial {group.name} belongs to the experiment {held.experiment}"
+                raise _refused(text, request_id)
+            if not is_new and declared.change is not None:
+                changed = laid_over(held, replace(declared.change, experiment=None))
+                if problem := problem_of(changed):
+                    raise _refused(problem, request_id)
+                self.groups[group.kind, group.name.lower()] = changed
+            return Answer(request_id, arn=f"arn:memory:{group.kind}/{held.name}")
+
+    def group(self, kind: GroupKind, name: str) -> Group | None:
+        """Return what is kept of it."""
+        with self._lock:
+            self._request_id()
+            return self.groups.get((kind, name.lower()))
+
+    def trials(self, component: str) -> frozenset[str] | None:
+        """Return the trials that were noted."""
+        with self._lock:
+            self._request_id()
+            held = self.components.get(component.lower())
+            if held is None:
+                return None
+            return frozenset(_trial_of(*each) for each in held.trials if any(each))
+
+    def _keep(self, group: Group) -> Group:
+        return self.groups.setdefault((group.kind, group.name.lower()), group)
 
     def upload(self, blob: BlobUpload) -> Answer:
         """Read the file, and keep its digest and size instead of its bytes."""
@@ -307,6 +362,10 @@ class MemoryRemote:
     def _request_id(self) -> str:
         self._requests += 1
         return f"memory-{self._requests}"
+
+
+def _trial_of(experiment: str | None, trial: str | None) -> str:
+    return (trial or limits.default_trial(experiment or "")).lower()
 
 
 def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:

@@ -18,6 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 
 if TYPE_CHECKING:
+    from journaltrack.journal.groups import Declared, Group, GroupKind
     from journaltrack.replay.evidence.readback import ReadBack
     from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.replay.remote import (
@@ -98,6 +99,22 @@ class RetryingRemote:
         return self._call(
             self._idempotent, lambda: self._inner.associate(component, experiment, trial)
         )
+
+    def disassociate(self, component: str, trial: str) -> Answer:
+        """Take the component out of the trial, with retries."""
+        return self._call(self._idempotent, lambda: self._inner.disassociate(component, trial))
+
+    def declare(self, declared: Declared) -> Answer:
+        """Declare. Try a few times: nothing waits for it."""
+        return self._call(self._few, lambda: self._inner.declare(declared))
+
+    def group(self, kind: GroupKind, name: str) -> Group | None:
+        """Look it up, with retries."""
+        return self._call(self._idempotent, lambda: self._inner.group(kind, name))
+
+    def trials(self, component: str) -> frozenset[str] | None:
+        """Return the trials, with retries."""
+        return self._call(self._idempotent, lambda: self._inner.trials(component))
 
     def upload(self, blob: BlobUpload) -> Answer:
         """Upload the file, with retries."""

@@ -13,7 +13,7 @@ Invariants:
   doubt. Behind a sign-in page, in a black hole or after a kill, that would be the points of all
   requests in flight.
 - A failure concerns as little as it can (``Course``). An upload closes its bucket or folder.
-  Lineage closes only lineage. What
+  Lineage closes only lineage, and an experiment or trial nothing but itself. What
   is refused to one component, or fails there again and again, closes that component. The pass
   halts only for what every other request would meet as well: credentials, an unreachable
   endpoint, or several components in a row without a success.
@@ -41,6 +41,8 @@ from journaltrack.errors import (
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import (
     Associate,
+    Declare,
+    Disassociate,
     Ensure,
     Link,
     PutMetrics,
@@ -79,12 +81,15 @@ IN_A_ROW_MAX: Final = 3
 
 Also: components failing in a row that halt the pass.
 """
+_MEMBERSHIPS: Final = (Associate, Disassociate)
 # Rounds for items that the remote asks to send again.
 _AGAIN_MAX: Final = 6
 
 Crew: TypeAlias = "Workers[Sending, Result]"
 _Way: TypeAlias = "tuple[str, int | str | None]"
 """What shares the fate of a request: its component, its bucket, its folder in it, or lineage."""
+_Turn: TypeAlias = "int | tuple[int, str]"
+"""What requests are sent one after the other for: a component's fields, or its place in a trial."""
 _LINEAGE: Final[_Way] = ("lineage", None)
 
 
@@ -106,8 +111,8 @@ class Course:
         self._gate = gate
         # Components whose creation failed for now: no request for them can succeed.
         self._absent: set[int] = set()
-        # Components with a failed update: a later update must not overtake it.
-        self._blocked: set[int] = set()
+        # Turns with a failed request: a later one must not overtake it.
+        self._blocked: set[_Turn] = set()
         # Not tried again in this pass.
         self._closed: set[_Way] = set()
         # In a row.
@@ -139,9 +144,17 @@ class Course:
         ):
             self._succeeded = True
             return
+        turn = _turn(action)
+        if turn is not None and (verdict.block or verdict.hold or verdict.halt):
+            self._blocked.add(turn)
         if isinstance(action, Link):
             self._note_lineage(action, verdict)
-            return
+        elif isinstance(action, Declare):
+            self._note_declaration(action, verdict)
+        else:
+            self._note_other(action, verdict)
+
+    def _note_other(self, action: Request, verdict: Verdict) -> None:
         way = _way(action)
         if verdict.outcome.outcome in {"delivered", "partial"}:
             self._succeed(action, way)
@@ -149,8 +162,6 @@ class Course:
             self.component_ended |= action.ends
         if verdict.block and isinstance(action, Ensure):
             self._absent.add(action.component_id)
-        if verdict.block and isinstance(action, Update):
-            self._blocked.add(action.component_id)
         if verdict.hold is not None:
             self._hold(action, verdict.hold)
         if verdict.passing is not None:
@@ -179,7 +190,7 @@ class Course:
             return True
         if isinstance(action, Link) and _lineage_of(action) in self._closed:
             return True
-        return isinstance(action, Update) and action.component_id in self._blocked
+        return _turn(action) in self._blocked
 
     def conclude(self) -> None:
         """Halt a pass in which nothing succeeded, with the first failure as the reason."""
@@ -204,6 +215,18 @@ class Course:
         if fails or self._failures[way] >= IN_A_ROW_MAX:
             self._closed.add(way)
 
+    def _note_declaration(self, action: Declare, verdict: Verdict) -> None:
+        """Remember what a verdict on an experiment or trial forbids: requests for it alone."""
+        error = verdict.halt or verdict.hold or verdict.passing
+        if error is None:
+            self._succeeded |= verdict.outcome.outcome == "delivered"
+        elif error.everywhere or error.unreachable:
+            self._end(error)
+        elif verdict.passing is not None:
+            self._report.failed = error
+        else:
+            self._report.held.setdefault(action.component, error)
+
     def _succeed(self, action: Request, way: _Way) -> None:
         self._failures.pop(way, None)
         if isinstance(action, Upload):
@@ -213,6 +236,13 @@ class Course:
             self._in_a_row.clear()
 
     def _hold(self, action: Request, error: RemoteError) -> None:
+        # A quota of experiments or trials concerns nothing else of the component.
+        if not isinstance(action, _MEMBERSHIPS) or isinstance(error, ComponentMissingError):
+            self._close(action, error)
+        else:
+            self._report.held.setdefault(action.component, error)
+
+    def _close(self, action: Request, error: RemoteError) -> None:
         self._closed.add(("component", action.component_id))
         if action.component not in self._report.held:
             self._report.held[action.component] = error
@@ -238,10 +268,7 @@ class Course:
         elif error.everywhere or error.unreachable:
             self._end(error)
         else:
-            if isinstance(action, Associate):
-                self._report.held.setdefault(action.component, error)
-            else:
-                self._hold(action, error)
+            self._hold(action, error)
             self._failures[way] += 1
             self._in_a_row.setdefault(way, error)
             if len(self._in_a_row) >= IN_A_ROW_MAX:
@@ -257,6 +284,15 @@ def _folder(action: Upload) -> _Way:
 
 def _lineage_of(action: Link) -> _Way:
     return ("lineage", action.component_id)
+
+
+def _turn(action: Request) -> _Turn | None:
+    """Return what a request waits its turn for; None if it needs none."""
+    if isinstance(action, (Update, Declare)):
+        return action.component_id
+    if isinstance(action, Associate):
+        return action.component_id, action.its_trial.lower()
+    return (action.component_id, action.trial.lower()) if isinstance(action, Disassociate) else None
 
 
 def _way(action: Request) -> _Way:
@@ -339,8 +375,8 @@ class Dispatch:
         self._waiting = _Waiting()
         # Whether an answer to metrics proved to be the remote's.
         self._metrics_answered = False
-        # Updates in flight, by component: a later update must not overtake them.
-        self._updating: Counter[int] = Counter()
+        # Requests in flight, by their turn: a later one must not overtake them.
+        self._taking_turns: Counter[_Turn] = Counter()
         # By receipt.
         self._handed_out: dict[int, Sending] = {}
         # Not recorded yet.
@@ -461,7 +497,7 @@ class Dispatch:
         """Return the requests of the quick lane that may begin now."""
         jobs = self._uploads.next_references(self._is_free)
         for each in jobs:
-            self._updating[each.action.component_id] += 1
+            self._taking_turns[each.action.component_id] += 1
         free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(
             QUICK
         )
@@ -472,15 +508,15 @@ class Dispatch:
         while len(jobs) < free and (job := self._waiting.next(self._is_ready)) is not None:
             if self._course.forbids(job.action):
                 continue
-            if isinstance(job.action, Update):
-                self._updating[job.action.component_id] += 1
-            elif isinstance(job.action, PutMetrics):
+            if isinstance(job.action, PutMetrics):
                 if is_late:
                     self._report.out_of_time = True
                     continue
                 if not self._metrics_answered and self._sends_metrics(jobs):
                     self._waiting.put_first([job])
                     break
+            elif (turn := _turn(job.action)) is not None:
+                self._taking_turns[turn] += 1
             jobs.append(job)
         return jobs
 
@@ -491,11 +527,12 @@ class Dispatch:
             for each in chain(jobs, (sending.job for sending in self._handed_out.values()))
         )
 
-    def _is_free(self, component_id: int) -> bool:
-        return not self._updating[component_id]
+    def _is_free(self, turn: _Turn) -> bool:
+        return not self._taking_turns[turn]
 
     def _is_ready(self, action: Request) -> bool:
-        return not isinstance(action, Update) or self._is_free(action.component_id)
+        turn = _turn(action)
+        return turn is None or self._is_free(turn)
 
     def _take(self, seconds: float) -> None:
         # Other answers follow soon after the first. One transaction for all disturbs appends less.
@@ -536,9 +573,9 @@ class Dispatch:
         self._outcomes.append(outcome)
         del self._handed_out[sending.receipt_id]
         action = sending.job.action
-        if isinstance(action, Update):
-            self._updating[action.component_id] -= 1
-        elif isinstance(action, (Upload, Link)):
+        if (turn := _turn(action)) is not None:
+            self._taking_turns[turn] -= 1
+        if isinstance(action, (Upload, Link)):
             self._ended_uploads.append(action)
 
     def _is_recorded(self, outcome: Outcome) -> bool:

@@ -516,7 +516,7 @@ class Reconciler:
     def _replay_chunk(
         self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads, chunk: Chunk
     ) -> None:
-        states = read_states(self._journal.database, chunk.component_ids)
+        states = read_states(self._journal.database, chunk.component_ids, chunk.grouping_ids)
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planner.prepare(entries, states, points)
@@ -602,6 +602,6 @@ def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action
     for pending in pending_chunks(journal, options.wanted):
         proof.look_at(pending.seqs, pending.rows())
         chunk = pending if options.unproved else pending.without(proof.broken)
-        states = read_states(journal.database, chunk.component_ids)
+        states = read_states(journal.database, chunk.component_ids, chunk.grouping_ids)
         for action in planner.plan(chunk.entries, states, chunk.points):
             yield from planner.in_turns(action, states.get(action.component_id, ComponentState()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from journaltrack.journal.fold import Artifact, Status
+from journaltrack.journal.groups import Declared, Group, GroupKind
 from journaltrack.replay.evidence.readback import ReadBack
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 
@@ -204,6 +205,28 @@ class Remote(Protocol):
 
         Without a trial's name, the experiment's default trial is used. Without an experiment's
         name, the trial must exist.
+        """
+        ...
+
+    def disassociate(self, component: str, trial: str) -> Answer:
+        """Take the component out of the trial. That it is not in it is success."""
+        ...
+
+    def declare(self, declared: Declared) -> Answer:
+        """Make the experiment or trial, or change the one that is there. Idempotent.
+
+        A trial's experiment is created when missing. Tags are added to those that are there.
+        """
+        ...
+
+    def group(self, kind: GroupKind, name: str) -> Group | None:
+        """Return the experiment or trial as the remote holds it; None if it does not exist."""
+        ...
+
+    def trials(self, component: str) -> frozenset[str] | None:
+        """Return the names of the trials that the component is in, in lower case.
+
+        None if the remote says that the component does not exist.
         """
         ...
 

@@ -34,6 +34,8 @@ from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.lease import Ticket
 from journaltrack.replay.plan.actions import (
     Associate,
+    Declare,
+    Disassociate,
     Ensure,
     Link,
     PutMetrics,
@@ -141,6 +143,10 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
         )
     if isinstance(action, Associate):
         return remote.associate(action.component, action.experiment, action.trial)
+    if isinstance(action, Disassociate):
+        return remote.disassociate(action.component, action.trial)
+    if isinstance(action, Declare):
+        return remote.declare(action.declared)
     return _ensure(action, remote, context)
 
 
@@ -337,7 +343,7 @@ def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) 
         ]
         return Verdict(outcome._replace(deliveries=[*sent, *older], fields=fields))
     outcome = outcome._replace(delivered=action.seqs)
-    if isinstance(action, Ensure):
+    if isinstance(action, (Ensure, Declare)):
         outcome = outcome._replace(confirmed_arn=answer.arn or "")
     if isinstance(action, Upload) and answer.uri is not None:
         outcome = outcome._replace(location=(action.blob, answer.uri))

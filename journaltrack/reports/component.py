@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from journaltrack.journal import interruption, removed, view
+from journaltrack.journal import groups, interruption, removed, view
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -191,7 +191,7 @@ class _Called(NamedTuple):
 class _Fold:
     display_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
-    trials: dict[tuple[str | None, str | None], None] = field(default_factory=dict)
+    memberships: list[Entry] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     origins: Mapping[int, int] = field(default_factory=dict)
     statuses: list[_Called] = field(default_factory=list)
@@ -254,7 +254,11 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         arn=row.arn,
         confirmed_at_ns=row.confirmed_at_ns,
         tags=fold.tags,
-        trials=tuple(fold.trials),
+        trials=tuple(
+            groups.membership_of(entry)
+            for entry in groups.memberships(fold.memberships, fold.origins).values()
+            if entry.kind == ASSOCIATE
+        ),
         status=StatusView(now.primary, now.message, now.start_ns, now.end_ns, traceback),
         parameters=tuple(parameters),
         inputs=tuple(artifacts["input_artifacts"]),
@@ -295,10 +299,9 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         fold.tags |= (
             {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
         )
-    elif entry.kind == ASSOCIATE:
-        fold.trials[text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))] = (
-            None
-        )
+    elif entry.kind in groups.MEMBERSHIPS:
+        groups.membership_of(entry)
+        fold.memberships.append(entry)
     elif entry.kind == UPLOAD:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:

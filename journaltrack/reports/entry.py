@@ -55,8 +55,9 @@ class ReceiptRecord:
 
     Attributes:
         id: Its place; receipts are in the order in which they were begun.
-        action: "ensure", "associate", "upload", "lineage", "update" or "metrics" for requests;
-            "release", "readback", "settle" and others for decisions; "repair".
+        action: "ensure", "declare", "associate", "disassociate", "upload", "lineage", "update" or
+            "metrics" for requests; "release", "readback", "settle" and others for decisions;
+            "repair".
         entries: The entries that it names, as "1-3,7".
         outcome: None while no answer is recorded.
         attempts: How many times it was sent.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import interruption, queries, view
+from journaltrack.journal.groups import IS_RUN
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.spool.spool import needed_blobs, spool_use
 from journaltrack.journal.sqlite import files
@@ -225,9 +226,11 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         path=str(journal.path),
         at_ns=now_ns,
         last_seq=journal.last_seq(),
-        components=len(json.loads(ids))
-        if ids is not None
-        else database.read("SELECT count(*) FROM component")[0][0],
+        components=database.read(
+            f"SELECT count(*) FROM component c WHERE {IS_RUN} "
+            "AND (?1 IS NULL OR c.id IN (SELECT value FROM json_each(?1)))",
+            (ids,),
+        )[0][0],
         pending=sum(s.entries for s in streams),
         pending_by_stream=tuple(s for s in streams if s.entries),
         oldest_pending_at_ns=oldest_ns,

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError, JournalNotFoundError
-from journaltrack.journal import vocabulary
+from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.queries import origins
 from journaltrack.tracking.recording import moment
 from journaltrack.tracking.settings import replay_request, settings_of
 from journaltrack.tracking.trial_component import (
@@ -254,7 +255,7 @@ def _both(
     with _reading(source.journal) as journal:
         if journal is None:
             return list(remote.values())
-        for row in journal.components():
+        for row in journal.runs():
             known = remote.get(row.name.lower())
             component = TrialComponent(journal, row.id, row.name, pending_alone=known is not None)
             try:
@@ -375,19 +376,13 @@ def _last_entry(component: TrialComponent) -> datetime | None:
 
 def _parents(component: TrialComponent) -> list[dict[str, str]]:
     """Return the trials that the component is to be in, as SageMaker's Search names them."""
-    parents: list[dict[str, str]] = []
-    for entry in component.entries(vocabulary.ASSOCIATE):
-        experiment, trial = (entry.detail.get(what) for what in ("experiment", "trial"))
-        if not isinstance(trial, str) and isinstance(experiment, str):
-            trial = limits.default_trial(experiment)
-        parent = {
-            name: value
-            for name, value in (("ExperimentName", experiment), ("TrialName", trial))
-            if isinstance(value, str)
-        }
-        if parent and parent not in parents:
-            parents.append(parent)
-    return parents
+    entries = [entry for kind in sorted(groups.MEMBERSHIPS) for entry in component.entries(kind)]
+    known = groups.memberships(entries, origins(component.journal.database.read))
+    return [
+        _present(ExperimentName=groups.membership_of(entry)[0], TrialName=groups.trial_of(entry))
+        for entry in known.values()
+        if entry.kind == vocabulary.ASSOCIATE and groups.trial_of(entry)
+    ]
 
 
 def _has_parent(parents: Sequence[Shape], what: str, name: object) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _AT_A_TIME: Final = 200
 """Components per report. If a report can't list all differences, all its components are kept."""
-_HARMLESS: Final = frozenset({"status", "display name", "lineage"})
+_HARMLESS: Final = frozenset({"status", "display name", "lineage", "experiment", "trial"})
 """Differences that do not prevent a prune, which never removes the entries behind them."""
 _LOCATIONS: Final = (
     "SELECT l.sha256, l.component_id, c.name, l.bucket, l.prefix, l.uri, b.size_bytes "

@@ -11,7 +11,7 @@ fewer points than were delivered are a difference, more points are extra.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -19,6 +19,7 @@ from journaltrack.journal.fold import Artifact, FieldMap, Status
 from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:
+    from journaltrack.journal.groups import Group
     from journaltrack.journal.vocabulary import BlobRef
     from journaltrack.replay.remote import (
         ArtifactLink,
@@ -39,6 +40,8 @@ What: TypeAlias = Literal[
     "metric",
     "object",
     "lineage",
+    "experiment",
+    "trial",
 ]
 Scalar: TypeAlias = "str | float | int | None"
 
@@ -56,6 +59,7 @@ _METRIC_TOLERANCE: Final = 1e-6
 SHARED: Final = "others may write to this component: their values are not overwritten"
 LATER: Final = "a later run in another journal wrote it: it is not overwritten"
 FOREIGN: Final = "this journal did not create the component that is there: it can't be repaired"
+CHANGED: Final = "others may change it as well: their values are not overwritten"
 HIDDEN: Final = "delivered a moment ago: SageMaker may not show it yet"
 REMOVED: Final = "some points were pruned from the journal: they can't be sent again"
 NOT_TOLD: Final = "SageMaker does not say which points it has: a repair could store some twice"
@@ -175,6 +179,20 @@ class LinkClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupClaim:
+    """An experiment or trial as declared, and what may have changed it since.
+
+    Attributes:
+        group: What was set on it, its experiment too. What was given to a new one alone is left
+            out: it may have been there.
+        also: What pending declarations give.
+    """
+
+    group: Group
+    also: Group | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Claims:
     """What a journal delivered of one component.
 
@@ -191,6 +209,8 @@ class Claims:
         metrics: Metrics by name.
         objects: Uploaded blobs.
         links: Lineage of uploaded blobs.
+        trials: The trials that it was put into, and not taken out of: the entry by trial.
+        group: What the row stands for, if it is no component.
         named: Keys of undelivered entries: their presence is not extra.
         unreadable: Entries that can't be read.
     """
@@ -207,6 +227,8 @@ class Claims:
     metrics: Mapping[str, MetricClaim] = field(default_factory=dict)
     objects: tuple[ObjectClaim, ...] = ()
     links: tuple[LinkClaim, ...] = ()
+    trials: Mapping[str, int] = field(default_factory=dict)
+    group: GroupClaim | None = None
     named: frozenset[tuple[FieldMap, str]] = frozenset()
     unreadable: tuple[int, ...] = ()
 
@@ -360,6 +382,43 @@ def compare_link(
         note=note,
         seq=claim.seq,
     )
+
+
+def compare_trials(claims: Claims, found: Collection[str]) -> Iterator[Difference]:
+    """Yield the trials that a component was put into and is not in.
+
+    ``found`` has names in lower case.
+    """
+    for trial, seq in claims.trials.items():
+        if trial.lower() not in found:
+            yield _difference(claims, "missing", "trial", trial, "in it", repairable=True, seq=seq)
+
+
+def compare_group(claims: Claims, claim: GroupClaim, found: Group | None) -> Iterator[Difference]:
+    """Yield what differs of an experiment or trial."""
+    wanted, kind = claim.group, claim.group.kind
+    if found is None:
+        yield _difference(claims, "missing", kind, wanted.name, "there", repairable=True)
+        return
+    also = claim.also or wanted
+    members = (
+        ("experiment", wanted.experiment, wanted.experiment, found.experiment),
+        ("display name", wanted.display_name, also.display_name, found.display_name),
+        ("description", wanted.description, also.description, found.description or ""),
+    )
+    for name, value, later, held in members:
+        same = held == value or (later is not None and held == later)
+        if name == "experiment":
+            same = str(held).lower() == str(value).lower()
+        if value is not None and not same:
+            yield _difference(claims, "different", kind, name, value, held, note=CHANGED)
+    held_tags, later_tags = dict(found.tags), dict(also.tags)
+    for key, value in wanted.tags:
+        there = held_tags.get(key)
+        if there is None:
+            yield _difference(claims, "missing", kind, f"tag {key}", value, repairable=True)
+        elif there not in {value, later_tags.get(key)}:
+            yield _difference(claims, "different", kind, f"tag {key}", value, there, note=CHANGED)
 
 
 def empty_steps(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import queries, removed, view
+from journaltrack.journal import groups, queries, removed, view
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -39,6 +39,7 @@ from journaltrack.journal.fold import (
 from journaltrack.journal.queries import ENTRY_COLUMNS, HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.vocabulary import (
+    ASSOCIATE,
     CREATE,
     LINEAGE,
     LOAD,
@@ -54,6 +55,7 @@ from journaltrack.util.text import text_or_none
 from journaltrack.verification.diff import (
     Claims,
     FieldClaim,
+    GroupClaim,
     LinkClaim,
     MetricClaim,
     ObjectClaim,
@@ -188,6 +190,8 @@ def _claims(
 ) -> Claims | None:
     database = journal.database
     claims = Claims(row.id, row.name, last_receipt(database, row.id), metrics=metrics)
+    if not groups.is_run(row.name):
+        return _declared(database, claims)
     locations = {
         BlobRef(sha256, bucket or None, prefix or None): (uri, size_bytes)
         for sha256, bucket, prefix, uri, size_bytes in database.read(
@@ -221,6 +225,27 @@ def _claims(
         or any(metric.points for metric in metrics.values())
     )
     return found if delivered or objects else None
+
+
+def _declared(database: Database, claims: Claims) -> Claims | None:
+    """Return the claims about an experiment or trial; None if no declaration arrived."""
+    known_origins = origins(database.read)
+    arrived: list[Entry] = []
+    pending: list[Entry] = []
+    for *columns, outcome, _ in _state_rows(database, claims.component_id):
+        entry = replace(entry_of(tuple(columns)), component=claims.name)
+        if entry.kind in groups.GROUPING and groups.is_readable(entry):
+            if outcome == "delivered":
+                arrived.append(entry)
+            elif outcome is None:
+                pending.append(entry)
+    if not arrived:
+        return None
+    told = groups.declared_by(arrived, known_origins)
+    may_be = groups.declared_by(pending, known_origins).change if pending else None
+    # Without a change it may have been there, with values of its own.
+    bare = replace(told.make, display_name=None, description=None, tags=())
+    return replace(claims, group=GroupClaim(told.change or bare, may_be))
 
 
 def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ...]]:
@@ -264,6 +289,7 @@ class _Reading:
         self._named: set[tuple[FieldMap, str]] = set()
         # By link: the entry.
         self._links: dict[ArtifactLink, int] = {}
+        self._memberships: list[Entry] = []
         self._unreadable: list[int] = []
 
     def add(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
@@ -284,6 +310,9 @@ class _Reading:
                 self._add_origin(entry, outcome)
             elif entry.kind == LINEAGE and outcome == "delivered":
                 self._add_link(entry)
+            elif entry.kind in groups.MEMBERSHIPS and outcome == "delivered":
+                groups.trial_of(entry)
+                self._memberships.append(entry)
         except ValueError:
             if outcome == "delivered":
                 self._unreadable.append(entry.seq)
@@ -359,6 +388,11 @@ class _Reading:
             display_name=self._display_name,
             fields=fields,
             status=self._status(),
+            trials={
+                groups.trial_of(entry): entry.seq
+                for entry in groups.memberships(self._memberships, self._origins).values()
+                if entry.kind == ASSOCIATE and groups.trial_of(entry)
+            },
             named=frozenset(self._named),
             links=tuple(
                 LinkClaim(replace(link, component=claims.name), seq)

@@ -15,7 +15,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal.queries import ARRIVED
-from journaltrack.journal.vocabulary import ASSOCIATE, CREATE, LINEAGE, LOAD, STATUS
+from journaltrack.journal.vocabulary import (
+    ASSOCIATE,
+    CREATE,
+    DISASSOCIATE,
+    EXPERIMENT,
+    LINEAGE,
+    LOAD,
+    STATUS,
+    TRIAL,
+)
 from journaltrack.replay.evidence.anchors import bucket_used
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.util.intervals import contains
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
 
 _OF_COMPONENT: Final = f"WHERE e.component_id = ? AND {ARRIVED}"
 _DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq {_OF_COMPONENT}"
-_BY_ENTRY: Final = {"parameter", "input", "output", "lineage"}
+_BY_ENTRY: Final = {"parameter", "input", "output", "lineage", "trial"}
 """Differences whose entry alone is sent again."""
 
 
@@ -67,6 +76,8 @@ def reopen(
             seqs = _of_kind(database, component_id, STATUS)
         elif difference.what in _BY_ENTRY and difference.seq is not None:
             seqs = [difference.seq]
+        elif difference.what in {EXPERIMENT, TRIAL}:
+            seqs = _of_kind(database, component_id, EXPERIMENT, TRIAL)
         elif difference.what == "object" and difference.blob is not None:
             seqs = _of_blob(database, component_id, difference.blob)
         else:
@@ -103,7 +114,7 @@ def _all_of(database: Database, component_id: int) -> list[int]:
     shows decides about them.
     """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
-    making = (CREATE, LOAD, ASSOCIATE, STATUS, LINEAGE)
+    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, STATUS, LINEAGE)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 

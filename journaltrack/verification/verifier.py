@@ -41,13 +41,16 @@ from journaltrack.verification.diff import (
     Difference,
     Kind,
     compare,
+    compare_group,
     compare_link,
     compare_object,
+    compare_trials,
     empty_steps,
 )
 from journaltrack.verification.expected import Undelivered
 
 if TYPE_CHECKING:
+    from journaltrack.journal.groups import Group
     from journaltrack.journal.journal import ComponentRow, Journal
     from journaltrack.replay.remote import Linked, Remote, RemoteComponent, RemoteObject
 
@@ -174,6 +177,8 @@ class Checked:
     objects_by_content: int = 0
     objects_by_size: int = 0
     lineage: int = 0
+    trials: int = 0
+    groups: int = 0
 
 
 @dataclass(slots=True)
@@ -266,6 +271,8 @@ class _Found:
     objects: Sequence[RemoteObject | RemoteError | None] = ()
     links: Sequence[Linked | RemoteError] = ()
     objects_read: int = 0
+    trials: frozenset[str] | RemoteError | None = None
+    group: Group | None = None
 
 
 class Verifier:
@@ -368,6 +375,9 @@ class Verifier:
 
     def _ask(self, claims: Claims) -> _Found:
         """Ask the remote about one component. Called on a worker's thread."""
+        if claims.group is not None:
+            wanted = claims.group.group
+            return _Found(None, group=self._remote.group(wanted.kind, wanted.name))
         component = self._remote.describe(claims.name)
         objects: list[RemoteObject | RemoteError | None] = []
         links: list[Linked | RemoteError] = []
@@ -398,7 +408,17 @@ class Verifier:
                 if error.unreachable or error.everywhere:
                     raise
                 links.append(error)
-        return _Found(component, objects, links, objects_read)
+        trials = self._trials(claims) if claims.trials and component is not None else None
+        return _Found(component, objects, links, objects_read, trials)
+
+    def _trials(self, claims: Claims) -> frozenset[str] | RemoteError | None:
+        self._refuse_if_over()
+        try:
+            return self._remote.trials(claims.name)
+        except RemoteError as error:
+            if error.unreachable or error.everywhere:
+                raise
+            return error
 
     def _refuse_if_over(self) -> None:
         if self._deadline.over:
@@ -435,6 +455,8 @@ class Verifier:
         return next(iter(expected.read(self._journal, rows)), claims)
 
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
+        if claims.group is not None:
+            return [*compare_group(claims, claims.group, found.group)]
         database = self._journal.database
         until_ns = self._clock_ns() - int(self._options.visible_after_s * 1e9)
         told = compare(
@@ -460,7 +482,7 @@ class Verifier:
                 )
             elif (difference := compare_object(claims, claim, there)) is not None:
                 differences.append(difference)
-        return [*differences, *_of_lineage(claims, found)]
+        return [*differences, *_of_lineage(claims, found), *_of_trials(claims, found)]
 
     def _with_steps(
         self, claims: Claims, component: RemoteComponent | None, difference: Difference
@@ -523,7 +545,12 @@ class Verifier:
 
     def _count(self, claims: Claims, found: _Found) -> None:
         checked = self._report.checked
+        if claims.group is not None:
+            checked.groups += 1
+            return
         checked.components += 1
+        if isinstance(found.trials, frozenset):
+            checked.trials += len(claims.trials)
         parameters = sum(field_map == "parameters" for field_map, _ in claims.fields)
         checked.parameters += parameters
         checked.artifacts += len(claims.fields) - parameters
@@ -541,6 +568,14 @@ class Verifier:
 
     def _ended(self) -> bool:
         return self._report.halted is not None or self._deadline.over
+
+
+def _of_trials(claims: Claims, found: _Found) -> Iterator[Difference]:
+    if isinstance(found.trials, RemoteError):
+        note = f"{found.trials.code}: {found.trials.message}"
+        yield Difference(claims.component_id, claims.name, "unknown", "trial", note=note)
+    elif found.trials is not None:
+        yield from compare_trials(claims, found.trials)
 
 
 def _of_lineage(claims: Claims, found: _Found) -> Iterator[Difference]:

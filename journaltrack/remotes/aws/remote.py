@@ -24,17 +24,16 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from journaltrack import limits
-from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
+from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws.errors import (
     SAFE_TO_REPEAT,
-    already_exists,
     classified,
     is_of_parsing,
     not_found,
 )
+from journaltrack.remotes.aws.groups import Groups
 from journaltrack.remotes.aws.lineage import Lineage
 from journaltrack.remotes.aws.metrics import MetricsSender, utc
 from journaltrack.remotes.aws.s3 import Uploader
@@ -57,6 +56,7 @@ from journaltrack.util.deadline import Deadline
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from journaltrack.journal.groups import Declared, Group, GroupKind
     from journaltrack.remotes.aws.access import Access, Wanted
     from journaltrack.replay.remote import RemoteObject
 
@@ -134,12 +134,10 @@ class AwsRemote:
             self._clients, deadline, storage or Storage(), create_buckets=create_buckets
         )
         self._lineage = Lineage(self._clients, self._uploader, self._find)
-        self._create_experiments = create_experiments
+        self._groups = Groups(self._clients, creates=create_experiments)
         self._merges_per_key = merges_per_key
         # Components created here and not updated since: nothing to merge with.
         self._created: set[str] = set()
-        # Experiments and trials that are known to exist.
-        self._grouped: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
 
@@ -204,24 +202,28 @@ class AwsRemote:
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
         """Send CreateExperiment, CreateTrial and AssociateTrialComponent."""
-        if trial is None and experiment is None:
-            return Answer()
-        if trial is None:
-            trial = limits.default_trial(str(experiment))
-        if experiment is not None and self._create_experiments:
-            self._ensure("experiment", experiment, ExperimentName=experiment)
-            self._ensure("trial", trial, TrialName=trial, ExperimentName=experiment)
         with _classifying(None):
-            try:
-                sagemaker = self._clients.sagemaker
-                answer = sagemaker.associate_trial_component(
-                    TrialComponentName=component, TrialName=trial
-                )
-            except ClientError as error:
-                if not_found(error):
-                    raise self._what_is_missing(component, trial, error) from error
-                raise
-        return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
+            return self._groups.associate(component, experiment, trial)
+
+    def disassociate(self, component: str, trial: str) -> Answer:
+        """Send DisassociateTrialComponent."""
+        with _classifying(None):
+            return self._groups.disassociate(component, trial)
+
+    def declare(self, declared: Declared) -> Answer:
+        """Send CreateExperiment or CreateTrial; if it is there, describe and update it."""
+        with _classifying(None):
+            return self._groups.declare(declared)
+
+    def group(self, kind: GroupKind, name: str) -> Group | None:
+        """Send DescribeExperiment or DescribeTrial, and ListTags."""
+        with _classifying(None):
+            return self._groups.group(kind, name)
+
+    def trials(self, component: str) -> frozenset[str] | None:
+        """Send ListTrials."""
+        with _classifying(None):
+            return self._groups.trials(component)
 
     def upload(self, blob: BlobUpload) -> Answer:
         """Upload the file, at most ``UPLOADS_IN_FLIGHT`` at a time (see the module ``s3``)."""
@@ -296,50 +298,6 @@ class AwsRemote:
     def _find(self, component: str) -> str | None:
         found = self.describe(component)
         return None if found is None else found.arn
-
-    def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
-        """Return the error that names what AssociateTrialComponent did not find.
-
-        AWS answers ResourceNotFound for a trial and for a component.
-        """
-        # If the trial was deleted meanwhile, the next attempt creates it again.
-        with self._lock:
-            self._grouped.discard(("trial", trial.lower()))
-        try:
-            self._clients.sagemaker.describe_trial(TrialName=trial)
-        except ClientError as trial_error:
-            if not not_found(trial_error):
-                return classified(trial_error)
-            if not self._create_experiments:
-                return RemoteError(
-                    f"the trial {trial} does not exist, and allow.create_experiments is false",
-                    kind=ErrorKind.HALT,
-                    code=NOT_ALLOWED,
-                    request_id=_request_id(error.response),
-                    hint="create it and sync again; everything waits in the journal",
-                )
-            return RemoteError(
-                f"the trial {trial} does not exist: {error}",
-                kind=ErrorKind.PERMANENT,
-                code="ResourceNotFound",
-                request_id=_request_id(error.response),
-                hint="create it (no experiment_name= was given), then `journaltrack retry`",
-            )
-        return classified(error, component)
-
-    def _ensure(self, kind: str, name: str, **request: str) -> None:
-        """Create an experiment or trial, once per pass, unless it exists."""
-        with self._lock:
-            if (kind, name.lower()) in self._grouped:
-                return
-        with _classifying(None):
-            try:
-                getattr(self._clients.sagemaker, f"create_{kind}")(**request)
-            except ClientError as error:
-                if not already_exists(error):
-                    raise
-        with self._lock:
-            self._grouped.add((kind, name.lower()))
 
     def _merges(self, component: str) -> bool:
         with _classifying(component):

@@ -43,6 +43,7 @@ from journaltrack.errors import (
     UnexpectedError,
     described,
 )
+from journaltrack.journal.groups import IS_RUN
 from journaltrack.journal.view import iso_seconds
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
@@ -369,7 +370,8 @@ def _name_it(
 ) -> int:
     """Set the parameter of each component with new entries. Return how many took it."""
     rows = database.read(
-        "SELECT c.id, c.name FROM component c WHERE c.confirmed_at_ns IS NOT NULL AND EXISTS "
+        "SELECT c.id, c.name FROM component c WHERE c.confirmed_at_ns IS NOT NULL "
+        f"AND {IS_RUN} AND EXISTS "
         "(SELECT 1 FROM entry e WHERE e.component_id = c.id AND e.seq > ?)",
         (before.seq if before else 0,),
     )

@@ -27,7 +27,8 @@ from journaltrack.journal.fold import (
     Status,
     merge_status,
 )
-from journaltrack.journal.vocabulary import BlobRef, Direction
+from journaltrack.journal.groups import Declaration, Declared, declared
+from journaltrack.journal.vocabulary import BlobRef, Direction, Entry
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
@@ -169,6 +170,7 @@ class ComponentState:
             recorded before the last of them.
         origins: ``Place.origin`` by writer. A writer without one has 0.
         own_until_ns: For ``Update.own_until_ns``. None: this journal made the component.
+        grouped: Entries about experiments and trials that arrived. Read only if one is pending.
     """
 
     confirmed: bool = False
@@ -180,6 +182,7 @@ class ComponentState:
     statuses: Sequence[Part] = ()
     origins: Mapping[int, int] = field(default_factory=dict)
     own_until_ns: int | None = None
+    grouped: Sequence[Entry] = ()
 
     def overridden_by(self, field_map: str, key: str, place: Place) -> int | None:
         """Return the later entry whose value the remote holds for a key, or None.
@@ -217,6 +220,41 @@ class Ensure:
 
 
 @dataclass(frozen=True, slots=True)
+class Declare:
+    """Make an experiment or a trial unless it is there, and set what declarations give.
+
+    Nothing waits for it: who needs one makes it as well.
+
+    Attributes:
+        component: The row that stands for it.
+        parts: What its entries declare, in order.
+    """
+
+    phase: ClassVar[int] = 1
+    action: ClassVar[str] = "declare"
+    idempotent: ClassVar[bool] = True
+    component_id: int
+    component: str
+    parts: tuple[Declaration, ...]
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """Return the entries that this settles."""
+        return tuple(sorted(part.seq for part in self.parts))
+
+    @property
+    def declared(self) -> Declared:
+        """Return what to make, and what to set."""
+        return declared(self.parts)
+
+    def split(self) -> tuple[Declare, ...]:
+        """Return two halves, to find the entry that the remote refuses. () for one entry."""
+        middle = len(self.parts) // 2
+        halves = (self.parts[:middle], self.parts[middle:]) if middle else ()
+        return tuple(replace(self, parts=half) for half in halves)
+
+
+@dataclass(frozen=True, slots=True)
 class Associate:
     """Put the component into the trial, and the trial into the experiment."""
 
@@ -229,7 +267,29 @@ class Associate:
     trial: str | None
     seqs: tuple[int, ...]
 
+    @property
+    def its_trial(self) -> str:
+        """Return the trial's name: without one, that of the experiment's default trial."""
+        return self.trial or (limits.default_trial(self.experiment) if self.experiment else "")
+
     def split(self) -> tuple[Associate, ...]:
+        """Return (): a single request can't be split."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Disassociate:
+    """Take the component out of the trial."""
+
+    phase: ClassVar[int] = 2
+    action: ClassVar[str] = "disassociate"
+    idempotent: ClassVar[bool] = True
+    component_id: int
+    component: str
+    trial: str
+    seqs: tuple[int, ...]
+
+    def split(self) -> tuple[Disassociate, ...]:
         """Return (): a single request can't be split."""
         return ()
 
@@ -398,7 +458,9 @@ class Settle:
     receipt_id: int | None = None
 
 
-Request: TypeAlias = Ensure | Associate | Upload | Link | Update | PutMetrics
+Request: TypeAlias = (
+    Ensure | Declare | Associate | Disassociate | Upload | Link | Update | PutMetrics
+)
 Action: TypeAlias = Settle | Request
 
 

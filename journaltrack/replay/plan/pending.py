@@ -27,7 +27,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.journal import queries, vocabulary
+from journaltrack.journal import groups, queries, vocabulary
 from journaltrack.journal.fold import Part, Place, parts_in_order, value_of
 from journaltrack.journal.journal import SELECT_ENTRY
 from journaltrack.journal.queries import (
@@ -119,8 +119,16 @@ _SELECT_AT: Final = (
 )
 
 
-def read_states(database: Database, component_ids: Iterable[int]) -> dict[int, ComponentState]:
-    """Return what is known of these components, for ``planner.plan``."""
+def read_states(
+    database: Database, component_ids: Iterable[int], grouping: Collection[int] = ()
+) -> dict[int, ComponentState]:
+    """Return what is known of these components, for ``planner.plan``.
+
+    Args:
+        database: Of the journal.
+        component_ids: The components.
+        grouping: Those of them with pending entries about experiments and trials.
+    """
     states = {}
     known_origins = origins(database.read)
     for component_id in component_ids:
@@ -147,8 +155,20 @@ def read_states(database: Database, component_ids: Iterable[int]) -> dict[int, C
             else (),
             origins=known_origins,
             own_until_ns=own_until_ns if _is_shared(database, component_id) else None,
+            grouped=_grouped(database, component_id) if component_id in grouping else (),
         )
     return states
+
+
+def _grouped(database: Database, component_id: int) -> list[Entry]:
+    """Return the entries about experiments and trials that arrived."""
+    rows = database.read(
+        f"{SELECT_ENTRY}JOIN delivery d ON d.seq = e.seq WHERE {ARRIVED} "
+        "AND e.component_id = ? AND e.stream <> 'metric' "
+        "AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.seq",
+        (component_id, json.dumps(sorted(groups.GROUPING))),
+    )
+    return [entry for entry in map(entry_of, rows) if groups.is_readable(entry)]
 
 
 def _fields(
@@ -296,6 +316,11 @@ class Chunk:
         return {entry.component_id for entry in self.entries} | {
             each.component_id for each in self.points
         }
+
+    @property
+    def grouping_ids(self) -> set[int]:
+        """Return the ids of components with entries about experiments and trials."""
+        return {entry.component_id for entry in self.entries if entry.kind in groups.GROUPING}
 
     @property
     def seqs(self) -> list[int]:
@@ -495,11 +520,13 @@ def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) ->
 
 
 def _is_plain(name: object) -> bool:
-    """Return whether a component can be named, or does not exist.
+    """Return whether a component can have metrics, or does not exist.
 
     Entries of any other component are checked one at a time.
     """
-    return name is None or (isinstance(name, str) and len(name) <= limits.NAME_CHARS_MAX)
+    return name is None or (
+        isinstance(name, str) and len(name) <= limits.NAME_CHARS_MAX and groups.is_run(name)
+    )
 
 
 def _by_component(

@@ -36,7 +36,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack import limits
-from journaltrack.journal import vocabulary
+from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -54,10 +54,10 @@ from journaltrack.journal.fold import (
     value_of,
 )
 from journaltrack.journal.vocabulary import BlobRef, Entry
+from journaltrack.replay.plan import grouping
 from journaltrack.replay.plan.actions import (
     KEYS_MAX,
     Action,
-    Associate,
     Change,
     ComponentSpec,
     ComponentState,
@@ -147,12 +147,16 @@ def out_of_bounds(entry: Entry) -> str | None:
     Raises:
         ValueError: Its payload can't be read.
     """
+    if entry.kind in {vocabulary.EXPERIMENT, vocabulary.TRIAL}:
+        return groups.problem_of(groups.declaration_of(entry).group)
+    if not groups.is_run(entry.component):
+        return f"an experiment or trial has no entries of kind {limits.shown(entry.kind)}"
     if len(entry.component) > limits.NAME_CHARS_MAX:
         return _too_long(entry.component, "the component's name", limits.NAME_CHARS_MAX)
     if entry.kind == vocabulary.CREATE:
         return _of_creation(entry.detail)
-    if entry.kind == vocabulary.ASSOCIATE:
-        named = ((what, entry.detail.get(what)) for what in ("experiment", "trial"))
+    if entry.kind in groups.MEMBERSHIPS:
+        named = zip(("experiment", "trial"), groups.membership_of(entry), strict=True)
         return next(
             (
                 p
@@ -214,9 +218,8 @@ class _Component:
     name: str
     creates: list[Entry] = field(default_factory=list)
     loads: list[Entry] = field(default_factory=list)
-    associations: dict[tuple[str | None, str | None], list[int]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    grouping: list[Entry] = field(default_factory=list)
+    trials: set[tuple[str, str | None, str | None]] = field(default_factory=set)
     uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     # By blob, name, type and direction.
     links: dict[tuple[BlobRef, str, str, str], list[int]] = field(
@@ -390,15 +393,14 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
     return Settle(entry.component_id, (entry.seq,), "quarantined", problem) if problem else None
 
 
-def _add_association(entry: Entry, component: _Component) -> str | None:
-    names = text_or_none(entry.detail.get("experiment")), text_or_none(entry.detail.get("trial"))
-    if (
-        names not in component.associations
-        and len(component.associations) >= limits.ASSOCIATIONS_MAX
-    ):
-        most = limits.ASSOCIATIONS_MAX
-        return f"the component goes into {most} trials already, which is the limit of one sync"
-    component.associations[names].append(entry.seq)
+def _add_grouping(entry: Entry, component: _Component) -> str | None:
+    if entry.kind in groups.MEMBERSHIPS:
+        moved = (entry.kind, *groups.membership_of(entry))
+        if moved not in component.trials and len(component.trials) >= limits.ASSOCIATIONS_MAX:
+            most = limits.ASSOCIATIONS_MAX
+            return f"the component goes into {most} trials already, which is the limit of one sync"
+        component.trials.add(moved)
+    component.grouping.append(entry)
     return None
 
 
@@ -414,8 +416,8 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
         component.creates.append(entry)
     elif entry.kind == vocabulary.LOAD:
         component.loads.append(entry)
-    elif entry.kind == vocabulary.ASSOCIATE:
-        return _add_association(entry, component)
+    elif entry.kind in groups.GROUPING:
+        return _add_grouping(entry, component)
     elif entry.kind == vocabulary.LINEAGE:
         artifact = entry.name or "", required_text(detail, "type")
         link = blob_of(entry), *artifact, required_text(detail, "direction")
@@ -496,7 +498,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     made = component.creates + component.loads
     if not (
         made
-        or component.associations
+        or component.grouping
         or component.uploads
         or component.links
         or component.changes
@@ -505,6 +507,8 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     ):
         # All its entries were refused: no request needs the component.
         return []
+    if not groups.is_run(component.name):
+        return [*grouping.declarations(*where, component.grouping, state)]
     if not state.confirmed:
         actions.append(_ensure(component, state))
     elif made:
@@ -512,8 +516,8 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
         actions.append(
             Settle(component.component_id, seqs, "superseded", "the component was confirmed before")
         )
-    for (experiment, trial), seqs_of in component.associations.items():
-        actions.append(Associate(*where, experiment, trial, tuple(seqs_of)))
+    if component.grouping:
+        actions += grouping.memberships(*where, component.grouping, state)
     for blob, uploads in component.uploads.items():
         seqs = tuple(e.seq for e in uploads)
         if blob in state.locations:

@@ -1,0 +1,86 @@
+"""Plan experiments, trials, and which components are in them.
+
+- The declarations of an experiment or trial fold into one request. What a later entry that arrived
+  gave is not sent again with an earlier value.
+- What puts a component into a trial, and what takes it out, is sent in order. An entry that a
+  later one undid, which arrived, needs no request.
+
+Pure: no I/O, no clock. Must not know SQLite or any remote.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from journaltrack.journal import vocabulary
+from journaltrack.journal.groups import (
+    Declaration,
+    Group,
+    declaration_of,
+    laid_over,
+    membership_of,
+    ordered,
+    trial_of,
+)
+from journaltrack.journal.vocabulary import Entry
+from journaltrack.replay.plan.actions import (
+    Action,
+    Associate,
+    ComponentState,
+    Declare,
+    Disassociate,
+    Settle,
+)
+
+
+def declarations(
+    component_id: int, row: str, entries: Sequence[Entry], state: ComponentState
+) -> Iterator[Declare]:
+    """Yield the request for the pending declarations of an experiment or trial.
+
+    There are several only if they name several experiments of a trial, which is in one.
+    """
+    pending = {entry.seq for entry in entries}
+    parts: list[Declaration] = []
+    later: Group | None = None
+    for entry in reversed(ordered([*state.grouped, *entries], state.origins)):
+        part = declaration_of(entry)
+        if entry.seq in pending:
+            parts.append(part if later is None else part.without(later))
+        elif not part.if_new:
+            later = part.group if later is None else laid_over(part.group, later)
+    by_experiment: dict[str, list[Declaration]] = defaultdict(list)
+    for part in reversed(parts):
+        by_experiment[(part.group.experiment or "").lower()].append(part)
+    for same in by_experiment.values():
+        yield Declare(component_id, row, tuple(same))
+
+
+def memberships(
+    component_id: int, component: str, entries: Sequence[Entry], state: ComponentState
+) -> Iterator[Action]:
+    """Yield what puts a component into trials and takes it out, in order for each trial."""
+    pending = {entry.seq for entry in entries}
+    by_trial: dict[str, list[Entry]] = defaultdict(list)
+    for entry in ordered([*state.grouped, *entries], state.origins):
+        by_trial[trial_of(entry).lower()].append(entry)
+    for known in by_trial.values():
+        arrived = [number for number, each in enumerate(known) if each.seq not in pending]
+        last = arrived[-1] if arrived else -1
+        for entry in known[: max(last, 0)]:
+            if entry.seq in pending and entry.kind != known[last].kind:
+                why = f"entry {known[last].seq} overrides it"
+                yield Settle(component_id, (entry.seq,), "superseded", why)
+        left = [
+            entry
+            for number, entry in enumerate(known)
+            if entry.seq in pending and (number > last or entry.kind == known[last].kind)
+        ]
+        for (kind, names), same in groupby(left, lambda each: (each.kind, membership_of(each))):
+            seqs = tuple(entry.seq for entry in same)
+            if kind == vocabulary.ASSOCIATE:
+                yield Associate(component_id, component, *names, seqs)
+            else:
+                yield Disassociate(component_id, component, names[1] or "", seqs)
