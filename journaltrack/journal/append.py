@@ -45,8 +45,10 @@ logger = logging.getLogger(__name__)
 
 OnJournalError: TypeAlias = Literal["buffer", "raise"]
 
-# How often an append checks whether the journal's files are still in place.
+# How often an append checks whether the journal's files are still in place ...
 _LOOK_EVERY_NS: Final = 250_000_000
+# ... and, by two system calls, whether this process has dropped its locks, or another one has.
+_LOCKS_EVERY_NS: Final = 5_000_000
 # While the journal refuses: how soon an append tries again, which doubles up to ...
 _RETRY_SOON_S: Final = 0.01
 _RETRY_EVERY_S: Final = 1.0
@@ -95,7 +97,7 @@ class Appender:
         self._refused = False
         self._next_try = 0.0
         self._pause_s = 0.0
-        self._looked_ns = clock_ns()
+        self._looked_ns = self._locks_ns = clock_ns()
         self._inserter = Inserter(database, self.journal_id, self._waiting, clock_ns, revision)
         self._checkpointer = Checkpointer(database)
         # The chain's length when the log was last written back.
@@ -432,9 +434,17 @@ class Appender:
             and inserter.generation == database.generation
             and database.takes_statements
             # A clock may jump.
-            and 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS
+            and (0 <= now_ns - self._locks_ns < _LOCKS_EVERY_NS or self._has_locks(now_ns))
             and not (self._waits_for_disk and database.must_yield)
         )
+
+    def _has_locks(self, now_ns: int) -> bool:
+        """Return whether a statement may still go straight to SQLite, and no look is due."""
+        if not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS:
+            return False
+        self._locks_ns = now_ns
+        self.database.look_at_locks()
+        return self.database.takes_statements
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -511,7 +521,7 @@ class Appender:
         Raises:
             JournalError: ``strict``, and they are gone and can't be written again.
         """
-        self._looked_ns = now_ns
+        self._looked_ns = self._locks_ns = now_ns
         length = self._inserter.head[0]
         # It is shorter in a forked child.
         if not 0 <= length - self._checkpoint_seq < CHECKPOINT_ENTRIES:

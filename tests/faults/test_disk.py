@@ -363,7 +363,9 @@ def out_of_sight(folder, number, connected):
     def on_a_folder_out_of_sight():
         with warned() as texts:
             for _ in range(5):
-                training.journal()._looked_ns = 0  # as if time had passed since the last look
+                journal = training.journal()
+                # As if time had passed since the last look.
+                journal._looked_ns = journal._locks_ns = 0
                 training.log(10)
             training.tracker.log_parameters({"a": 1, "b": "text"})
         return texts

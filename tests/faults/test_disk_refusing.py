@@ -383,7 +383,7 @@ def live(tmp_path):
 
 def go_on(tracker, numbers):
     """Log more, as if time had passed since the last look at the files."""
-    tracker._journal._looked_ns = 0
+    tracker._journal._looked_ns = tracker._journal._locks_ns = 0
     for number in numbers:
         tracker.log_metric("w", number)
 
@@ -453,7 +453,7 @@ for number in range(100):
     tracker.log_metric("rank" + sys.argv[2], number)
 print("logged", flush=True)
 sys.stdin.readline()
-tracker._journal._looked_ns = 0
+tracker._journal._looked_ns = tracker._journal._locks_ns = 0
 for number in range(100, 200):
     tracker.log_metric("rank" + sys.argv[2], number)
 tracker.close()
@@ -625,7 +625,7 @@ def test_a_run_begun_in_deleted_files_is_nobody_elses(tmp_path):
             [vocabulary.create(owner=name), vocabulary.metric("w", 1.0, None, 1)],
         )
     shutil.rmtree(folder)
-    one._looked_ns = 0
+    one._looked_ns = one._locks_ns = 0
     with pytest.warns(RuntimeWarning, match="was deleted"):
         one.append_metric(one.component("one"), "w", 2.0, None, 1)
     with closing(Journal.open(folder)) as third:
@@ -634,7 +634,7 @@ def test_a_run_begun_in_deleted_files_is_nobody_elses(tmp_path):
             [vocabulary.create(owner="third"), vocabulary.metric("w", 3.0, None, 1)],
         )
     component = two.component("begun")
-    two._looked_ns = 0
+    two._looked_ns = two._locks_ns = 0
     with pytest.warns(RuntimeWarning, match=r"journal\.rescued-1"):
         two.append(
             component, [vocabulary.create(owner="begun"), vocabulary.metric("w", 4.0, None, 1)]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from journaltrack.doctor import examine
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite import locks as standing
 from journaltrack.journal.sqlite.checkpoint import write_back
@@ -301,6 +302,26 @@ def test_who_drops_locks_takes_turns_with_the_others(tmp_path, caplog):
         "event=careless"
     ) == 1
     assert found(folder) == {"first": 2, "second": 1}
+
+
+@pytest.mark.parametrize("what", ["point", "parameter"])
+def test_who_drops_locks_is_found_out_before_its_next_call(tmp_path, caplog, what):
+    """A call that is made 6 ms after a file was closed is made in turn with the others already."""
+    folder, now_ns = tmp_path / "j", [10**18]
+    with closing(
+        Journal.open(folder, on_journal_error="raise", clock_ns=lambda: now_ns[0])
+    ) as journal:
+        component = journal.component("run")
+        journal.append_metric(component, "first", 0.0, 0, 1)
+        journal.append_metric(component, "first", 1.0, 0, 1)
+        drop_locks(folder)
+        now_ns[0] += 6_000_000
+        if what == "point":
+            journal.append_metric(component, "first", 2.0, 0, 1)
+        else:
+            journal.append(component, [vocabulary.parameter("first", 2.0)])
+        assert [record.getMessage().split()[0] for record in caplog.records] == ["event=careless"]
+    assert found(folder) == {"first": 3}
 
 
 CHECKPOINTING = """

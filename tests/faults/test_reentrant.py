@@ -131,7 +131,7 @@ class Calls:
 
     def looked(self):
         """A point before which the journal's files are looked at, as every 250 ms."""
-        self.tracker._journal._looked_ns = 0
+        self.tracker._journal._looked_ns = self.tracker._journal._locks_ns = 0
         self.metric()
 
     def parameters(self):
@@ -346,7 +346,7 @@ def test_a_logging_handler_may_log_what_is_logged(tmp_path):
         try:
             tracker.log_metric("m", 1.0)
             shutil.rmtree(tmp_path / "journal")
-            tracker._journal._looked_ns = 0
+            tracker._journal._looked_ns = tracker._journal._locks_ns = 0
             with pytest.warns(RuntimeWarning, match="was deleted"):
                 tracker.log_metric("m", 2.0)
         finally:

@@ -381,8 +381,8 @@ class Database:
             sqlite3.OperationalError: Not in time.
         """
         file, queue = self._file, self._queue
+        file.standing.look()
         if queue is None:
-            file.standing.look()
             if not file.standing.guarded:
                 self._refuse_own_thread()
                 connection.execute("BEGIN IMMEDIATE")
@@ -449,6 +449,10 @@ class Database:
                 with self.patience(), self.checkpointing() as alone:
                     self._file.empty_log(self.connection, alone=alone)
             self._file.sync(lambda: self.connection)
+
+    def look_at_locks(self) -> None:
+        """Detect whether this process dropped SQLite's locks, or another one says that it did."""
+        self._file.standing.look()
 
     def moved(self) -> bool:
         """Return whether the path no longer names the file that is open, or the log's name is gone.
