@@ -209,6 +209,17 @@ def test_an_entry_names_what_superseded_it_and_what_settled_it(site, tmp_path):
     assert entry(site.folder, 2**70) is None
 
 
+def test_a_request_that_ended_in_an_unknown_way_counts_as_sent_once(site):
+    """How often a remote sent what broke it is not known: the receipt says once, and that the
+    points are in doubt.
+    """
+    site.metrics("a", 1)
+    site.replay(ZeroDivisionError("a bug"))
+    (found,) = each_entry(site.folder, kind="metric")
+    (receipt,) = entry(site.folder, found.seq).receipts
+    assert (receipt.action, receipt.outcome, receipt.attempts) == ("metrics", "in doubt", 1)
+
+
 def test_a_writer_is_told_with_what_its_row_has(site):
     """Commit, uncommitted changes and packages; None where they are not known, and for nonsense."""
     with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import closing
@@ -20,6 +21,7 @@ from journaltrack.journal.sqlite.checkpoint import (
     Checkpointer,
     write_back,
 )
+from tests.patience import FOREVER_S
 
 # Its clock moves by a millisecond a call: an append in 250 looks after its files.
 pytestmark = pytest.mark.journal(clock_ns=itertools.count(10**18, 1_000_000).__next__)
@@ -173,3 +175,33 @@ def test_a_closed_journal_leaves_no_log(journal, tmp_path):
     fill(journal, 2 * CHECKPOINT_ENTRIES)
     journal.close()
     assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == ["journal.db", "spool"]
+
+
+@pytest.mark.parametrize("end", [Journal.close, Journal.rest])
+def test_the_end_waits_for_a_checkpoint_under_way(journal, monkeypatch, end):
+    """A journal that was closed, or that rests, is not being written any more."""
+    begun, ended, left = threading.Event(), threading.Event(), threading.Event()
+    main, connect = threading.get_ident(), sqlite3.connect
+
+    def is_waiting():
+        frame = sys._current_frames()[main]
+        while frame is not None and frame.f_code is not Checkpointer.wait.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    def connect_while_the_end_waits(*arguments, **options):
+        if threading.get_ident() != main:
+            begun.set()
+            until(lambda: is_waiting() or left.is_set())
+            ended.set()
+        return connect(*arguments, **options)
+
+    fill(journal, 10)
+    monkeypatch.setattr(sqlite3, "connect", connect_while_the_end_waits)
+    journal._checkpointer.wake()
+    assert begun.wait(FOREVER_S)
+    end(journal)
+    has_waited = ended.is_set()
+    left.set()
+    journal._checkpointer.wait()
+    assert has_waited

@@ -12,9 +12,9 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Tracker, doctor
+from journaltrack import Tracker, doctor, retry
 from journaltrack.cli import main
-from journaltrack.errors import JournalFullError
+from journaltrack.errors import ErrorKind, JournalFullError, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
@@ -217,6 +217,39 @@ def test_status_tells_what_of_the_spool_is_delivered(bench):
     bench.log(b"y" * 40)
     sizes = status(bench.folder).sizes
     assert (sizes.spool_bytes, sizes.spool_files, sizes.spool_delivered_bytes) == (140, 2, 100)
+
+
+class Refusing(MemoryRemote):
+    """A bucket that takes no content."""
+
+    def upload(self, blob):
+        raise RemoteError("no", kind=ErrorKind.PERMANENT, code="EntityTooLarge", request_id="r-1")
+
+
+def test_what_waits_or_was_refused_is_needed_by_its_upload_alone(tmp_path, monkeypatch):
+    """A chart without lineage is in the journal as an upload, and nothing else names its content:
+    it is needed while it is pending and when it was refused, and no more once it has arrived.
+    """
+    monkeypatch.setenv("JOURNALTRACK_LINEAGE", "false")
+    bench = Bench(tmp_path)
+
+    def delivered_bytes():
+        sizes = status(bench.folder).sizes
+        assert sizes.spool_files == 1
+        return sizes.spool_delivered_bytes
+
+    with closing(bench.tracker) as tracker:
+        tracker.log_table("digits", {"label": [1, 2]})
+        assert delivered_bytes() == 0
+        working, bench.remote = bench.remote, Refusing()
+        assert bench.sync().quarantined == 1
+        assert delivered_bytes() == 0
+        tracker.log_table("digits", {"label": [1, 2]})
+        assert delivered_bytes() == 0
+        bench.remote = working
+        retry(bench.folder)
+        assert (bench.sync().quarantined, bench.sync().pending) == (0, 0)
+        assert delivered_bytes() == status(bench.folder).sizes.spool_bytes > 0
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 import warnings
 from contextlib import closing
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from journaltrack.errors import (
     InvalidInputError,
     UndeliverableError,
 )
+from journaltrack.journal.spool.spool import COMPARED_BYTES_MIN
 from journaltrack.tracking.settings import Services
 from journaltrack.tracking.validation import JournaltrackWarning
 
@@ -184,6 +186,21 @@ def test_artifact_is_kept_as_it_was_at_the_call(tracker, tmp_path):
     assert len(values) == 1
     with open(values.pop(), "rb") as kept:
         assert kept.read() == b"first"
+
+
+def test_a_large_file_that_is_logged_again_is_not_written_again(folder, tracker, tmp_path):
+    """However many others of its size there are, the newest content is found, and stays the very
+    file that it was.
+    """
+    file = tmp_path / "checkpoint"
+    for number in range(10):
+        file.write_bytes(bytes([number]) * COMPARED_BYTES_MIN)
+        tracker.log_artifact(file, f"epoch-{number}")
+    kept = Path(tracker.trial_component.output_artifacts["epoch-9"].value)
+    before = kept.stat().st_ino
+    tracker.log_artifact(file, "best")
+    assert len(list((folder / "spool").glob("??/*"))) == 10
+    assert kept.stat().st_ino == before
 
 
 def test_folder_of_artifacts_keeps_relative_names(tracker, tmp_path):

@@ -314,6 +314,25 @@ def test_the_last_moment_is_taken():
     assert validation.timestamp_ns(9_223_372_036) == 9_223_372_036 * 10**9
 
 
+@pytest.mark.parametrize(
+    ("value", "nanoseconds"), [(0, 0), (0.5, 500_000_000), (np.datetime64(0, "ns"), 0)]
+)
+def test_the_first_moment_is_taken(value, nanoseconds):
+    """1970 begins with its first nanosecond, and what comes after it in the first second."""
+    assert validation.timestamp_ns(value) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("value", "is_hinted"),
+    [(9_223_372_036_000, True), (9_223_372_036_001, False), (-1, False)],
+)
+def test_milliseconds_are_told_from_nonsense(value, is_hinted):
+    """The hint is given up to the last second that a journal can hold."""
+    with pytest.raises(InvalidInputError) as caught:
+        validation.timestamp_ns(value)
+    assert ("milliseconds" in caught.value.hint) == is_hinted
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
 def test_pandas_and_numpys_times_are_exact(zone, monkeypatch):
     """pandas' keep their nanoseconds, naive ones are local time as every naive datetime; NumPy's
