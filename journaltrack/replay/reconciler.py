@@ -48,7 +48,7 @@ from journaltrack.replay.dispatch import (
     Crew,
     Dispatch,
 )
-from journaltrack.replay.evidence import anchors, in_doubt, readback, taken
+from journaltrack.replay.evidence import ahead, anchors, in_doubt, readback, taken
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.lease import Gate, Lease, acquire
@@ -195,7 +195,7 @@ class Options:
         end_interrupted: First end the runs whose processes are proven dead, as Stopped.
         anchor_prefix: The prefix of a journal's first anchor, see ``anchors.make``.
         ask_for_copies: Before anything is sent, ask whether another copy of the journal was
-            delivered further (``anchors.ask``).
+            delivered further (``ahead.ask``).
         even_if_behind: Send what is pending even then.
         unproved: Send also what processes recorded whose chain of digests does not hold.
         wait_for_lease: While another process holds the lease, wait until the deadline, or until
@@ -436,7 +436,7 @@ class Reconciler:
         """
         if not self._options.ask_for_copies:
             return
-        found = anchors.ask(
+        found = ahead.ask(
             self._journal.database,
             self._remote,
             self._options.anchor,

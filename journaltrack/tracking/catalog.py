@@ -27,12 +27,8 @@ from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking.recording import moment
-from journaltrack.tracking.settings import replay_request, settings_of
-from journaltrack.tracking.trial_component import (
-    TrialComponent,
-    TrialComponentStatus,
-    component_of,
-)
+from journaltrack.tracking.settings import component_of, replay_request, settings_of
+from journaltrack.tracking.trial_component import TrialComponent, TrialComponentStatus
 from journaltrack.util import paths
 from journaltrack.util.guard import guarded
 

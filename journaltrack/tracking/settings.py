@@ -1,4 +1,4 @@
-"""Prepare a tracker's start and end: settings, names, journal, services, final status.
+"""Prepare a tracker's start and end: settings, names, jobs, journal, services, final status.
 
 These are the parts of ``tracker`` that need no tracker. Must not know the reconciler, boto3 or SQL.
 
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import os
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, cast
 
 from journaltrack import limits
@@ -32,18 +34,12 @@ from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation
 from journaltrack.tracking.sigterm import TerminatedError
-from journaltrack.tracking.trial_component import (
-    TrialComponent,
-    component_of,
-    component_of_this_job,
-)
+from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.util.config import Configuration, current
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.guard import GRACE_S, outcome
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from journaltrack.journal.sqlite.connection import Durability
     from journaltrack.journal.vocabulary import Draft
 
@@ -330,6 +326,41 @@ def name_to_load(
             hint="name the component, or use Tracker.create()",
         )
     return resolved, True
+
+
+PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
+
+
+def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
+    """Return the name of this job's component; None outside a SageMaker job.
+
+    SageMaker creates it shortly after the job starts. The sources are the environment and the files
+    that SageMaker gives to a job, as the original library reads them
+    (``smexperiments/_environment.py``).
+    """
+    for variable, kind in (("TRAINING_JOB_ARN", "training"), ("TRANSFORM_JOB_ARN", "transform")):
+        name = _name_in(os.environ.get(variable))
+        if name:
+            return component_of(name, kind)
+    try:
+        config = json.loads(processing_config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    name = _name_in(config.get("ProcessingJobArn") if isinstance(config, dict) else None)
+    return component_of(name, "processing") if name else None
+
+
+def component_of(job_name: str, kind: str) -> str:
+    """Return the name of the component that SageMaker creates for a job.
+
+    ``kind`` is "training", "processing" or "transform".
+    """
+    return f"{job_name}-aws-{kind}-job".lower()
+
+
+def _name_in(arn: object) -> str | None:
+    """Return the last part of ``arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME``."""
+    return arn.rpartition("/")[2] or None if isinstance(arn, str) and "/" in arn else None
 
 
 def _lower(name: str) -> str:

@@ -33,6 +33,7 @@ from journaltrack.tracking.settings import (
     Settings,
     attached,
     closing_on_error,
+    component_of_this_job,
     final_status,
     name_for,
     name_to_load,
@@ -40,7 +41,7 @@ from journaltrack.tracking.settings import (
     settings_of,
 )
 from journaltrack.tracking.sigterm import SigtermStops
-from journaltrack.tracking.trial_component import TrialComponent, component_of_this_job
+from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.tracking.writers import (
     ArtifactUploader,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from journaltrack.tracking.trial_component import component_of_this_job
+from journaltrack.tracking.settings import component_of_this_job
 
 ARN = "arn:aws:sagemaker:eu-west-1:123456789012:{}-job/My-Job"
 
