@@ -1,7 +1,7 @@
 """Track experiments offline first, with the API of SageMaker Experiments' ``Tracker``.
 
-Every call is committed to a local SQLite journal before it returns. A reconciler replays what is
-pending to SageMaker and S3, and an audit says what was recorded and what arrived.
+Every call is committed to a local SQLite journal before it returns. A sync delivers what is pending
+to SageMaker and S3, and an audit says what was recorded and what arrived.
 
     from journaltrack import Tracker
 
@@ -14,7 +14,7 @@ The public API is the names in ``__all__``, and the modules ``journaltrack.error
 (for your own tests). Everything else is internal and may change in any release.
 docs/python-api.md describes the public API.
 
-Heavy imports wait until they are used: boto3 comes with the first replay.
+Heavy imports wait until they are used: boto3 comes with the first delivery.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@
     │   │   ├── BundleSpoolError          the spool's blobs for a bundle are missing or damaged
     │   │   ├── BundleDamagedError        the bundle is cut short, altered, or none
     │   │   └── BundleTooNewError         a newer version wrote the bundle
-    │   ├── LeaseHeldError                another process reconciles the journal now
+    │   ├── LeaseHeldError                another process holds the journal's lease
     │   └── LeaseLostError                another process took our lease; the pass stopped
     └── RemoteError                       a failed request, classified; see ``ErrorKind``
         ├── NotSentError                  held back before its first byte: the pass was over
@@ -247,7 +247,7 @@ class BundleTooNewError(BundleError):
 
 
 class LeaseHeldError(JournalError):
-    """Another process reconciles this journal now. The message names it."""
+    """Another process holds this journal's lease. The message names it."""
 
 
 class LeaseLostError(JournalError):

@@ -143,7 +143,7 @@ def sync(
         NothingMatchesError: The journal has no such component or bucket. Nothing was sent.
         JournalNotFoundError: There is no journal.
         JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written.
     """
     deadline = _deadline(deadline_s)
@@ -206,7 +206,7 @@ def verify(
     Raises:
         InvalidInputError: An argument is invalid, or there is no such component.
         JournalNotFoundError: There is no journal.
-        LeaseHeldError: With ``repair``: another process reconciles the journal.
+        LeaseHeldError: With ``repair``: another process holds the journal's lease.
         JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent
             or compared.
         JournalBehindError: With ``repair``: a merge into the journal was killed. Nothing was sent.
@@ -277,7 +277,7 @@ def prune(
         InvalidInputError: No time was given, or an argument is invalid. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: SageMaker or S3 could not be asked. Nothing was removed.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written. What was removed is on the record.
         OSError: The archive can't be written. Nothing was removed.
     """
@@ -376,7 +376,7 @@ def retry(
 
     Raises:
         NothingMatchesError: The journal has no such component.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written.
     """
     before = status(journal, component=component)
@@ -423,7 +423,7 @@ def resolve(
 
     Raises:
         InvalidInputError: No such outcome, or no such component. No changes were made.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written.
     """
     if outcome not in {"delivered", "quarantined"}:

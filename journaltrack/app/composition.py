@@ -65,7 +65,7 @@ def run_pass(
             bucket that the connection's ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
         JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written.
     """
     from journaltrack.journal.filter import check_buckets  # noqa: PLC0415
@@ -143,7 +143,7 @@ def run_verify(
 
     Raises:
         JournalNotFoundError: There is no journal.
-        LeaseHeldError: With ``repair``: another process reconciles the journal.
+        LeaseHeldError: With ``repair``: another process holds the journal's lease.
         JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent
             or compared.
         JournalError: The journal can't be read; with ``repair``: or written.
@@ -244,7 +244,7 @@ def reconciling(journal: str | os.PathLike[str] | None) -> Iterator[tuple[Journa
 
     Raises:
         JournalNotFoundError: There is no journal.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written.
     """
     from journaltrack.replay.lease import acquire  # noqa: PLC0415 - not at the tracker's start
@@ -327,7 +327,7 @@ def deliver(
         one_place: Which folder each journal is delivered from, if copies of one may turn up.
 
     Raises:
-        JournalError: The journal can't be read or written, another process reconciles it, or
+        JournalError: The journal can't be read or written, another process holds its lease, or
             another copy of it is ahead.
     """
     from journaltrack.replay import pass_report  # noqa: PLC0415 - not at the tracker's start

@@ -38,7 +38,7 @@ from journaltrack.util.config import unknown_variables
 __all__ = ["ExitCode", "main"]
 
 COMMANDS = {
-    "sync": "Replay what is pending to SageMaker and S3.",
+    "sync": "Deliver what is pending to SageMaker and S3.",
     "watch": "Deliver what is written into journals, as it is written.",
     "status": "Show what is pending, how old it is, and what went wrong last.",
     "audit": "Show what was recorded, by whom, and what became of it.",
@@ -179,7 +179,7 @@ def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.
 @click.version_option(__version__, prog_name="journaltrack")
 @verbose_option
 def main() -> None:
-    """Record experiments offline, replay them to SageMaker, and prove what arrived.
+    """Record experiments offline, deliver them to SageMaker, and prove what arrived.
 
     A JOURNAL is the folder that a training script wrote. Without one, commands use
     JOURNALTRACK_JOURNAL, or "journal" in JOURNALTRACK_HOME, or "journal" in your data folder.

@@ -226,7 +226,7 @@ def _print(report: AuditReport) -> None:
     for component in report.components:
         output.say()
         _print_component(component)
-    # Other machines reconciled it too: what became of its entries is not known to this one alone.
+    # Other machines synced it too: what became of its entries is not known to this one alone.
     if len({each.host for each in report.reconcilers}) > 1:
         output.say()
         columns = ("host", "user", "processes", "attestations", "first", "last")
@@ -238,7 +238,7 @@ def _print(report: AuditReport) -> None:
             (r.host, r.user, r.processes, r.attestations, *times)
             for r, times in zip(report.reconcilers, moments, strict=True)
         ]
-        tables.table("reconciled on", columns, rows)
+        tables.table("synced on", columns, rows)
     output.say()
     _table_of_states("totals", ("component",), _totals(report))
     if report.problems_omitted:

@@ -46,7 +46,7 @@ _MEANINGS = {
     "something is missing or different",
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
-    ExitCode.LEASE_HELD: "another process reconciles this journal",
+    ExitCode.LEASE_HELD: "another process holds the journal's lease",
     ExitCode.JOURNAL: "the journal is missing, not a journal, too new, damaged, altered, behind "
     "another copy, read-only, or its disk fails",
     ExitCode.OUTPUT: "the output can't be written, for example on a full disk",

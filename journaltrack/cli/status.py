@@ -64,7 +64,7 @@ def command(
 ) -> ExitCode:
     """Show what is pending in each JOURNAL, its age, and the last error.
 
-    Also show who reconciles the journal, and its size.
+    Also show who holds the journal's lease, and its size.
 
     A folder of journals stands for those in it. The command changes nothing, contacts nobody, and
     works on read-only media. Its cost does not grow with what was delivered.
@@ -149,7 +149,7 @@ def _print(status: JournalStatus) -> None:
         ("quarantined", output.plural(status.quarantined, "entry")),
         ("last success", _last_success(status)),
         ("last error", _last_error(status)),
-        ("reconciled by", _holder(status)),
+        ("lease held by", _holder(status)),
     ]
     rows += [("run", f"{run.component}: {run.text}") for run in status.left_open]
     rows.append(("size", _sizes(status.sizes)))

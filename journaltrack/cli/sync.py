@@ -1,4 +1,4 @@
-"""Implement ``journaltrack sync``: replay what is pending."""
+"""Implement ``journaltrack sync``: deliver what is pending."""
 
 from __future__ import annotations
 

@@ -373,7 +373,7 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
             "records",
             "problem",
             f"the lease can't be read: generation {generation!r}, expires {expires_at_ns!r}",
-            "no process can reconcile the journal",
+            "no process can sync the journal",
             "`journaltrack check --repair` creates it again",
             "lease",
         )

@@ -237,7 +237,7 @@ def check_locks(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "locks",
             "note",
-            f"{_named(reconciler)} reconciles this journal",
+            f"{_named(reconciler)} holds the journal's lease",
             "no other process can sync it meanwhile; logging goes on",
             "if it hangs, end it: that frees the lease, and the next sync finds out what arrived",
         )

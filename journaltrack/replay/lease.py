@@ -146,7 +146,7 @@ class Lease:
             folder = self._database.path.parent
             raise LeaseLostError(
                 f"another process took over the lease of the journal at {folder}; this pass ended",
-                hint="run `journaltrack status` to see who reconciles it now; nothing is lost",
+                hint="run `journaltrack status` to see who holds it now; nothing is lost",
             )
         now_ns = self._clock_ns()
         if now_ns - self._renewed_ns > TTL_S * 1e9 / 3:
@@ -280,7 +280,7 @@ def _held_by(database: Database, who: str | None) -> LeaseHeldError:
         since = f" since {iso_seconds(acquired)}"
     holder = who or str(owner or "another process")[:200]
     return LeaseHeldError(
-        f"the journal at {database.path.parent} is being reconciled by {holder}{since}",
+        f"{holder} holds the lease of the journal at {database.path.parent}{since}",
         hint="wait for it, or end that process; its lease is free when it is gone "
         "(at once on this machine, within a minute on another one)",
     )

@@ -303,7 +303,7 @@ class Reconciler:
             What was done. It contains the failures of requests: they are not raised.
 
         Raises:
-            LeaseHeldError: Another process reconciles this journal.
+            LeaseHeldError: Another process holds the journal's lease.
             JournalBehindError: Another copy of the journal was delivered further, or a merge into
                 it was killed. Nothing was sent.
             LeaseLostError: Another process took the lease over during the pass.

@@ -64,7 +64,7 @@ class ReconcilerRecord:
 
 
 def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
-    """Return who reconciled the journal or a copy of it.
+    """Return who synced the journal or a copy of it.
 
     They come in the order of their first attestation here. Processes of format 0001 attested
     nothing, so they are missing. A process that only took over what others attest is left out.

@@ -1,4 +1,4 @@
-"""Report where a journal stands: what is pending, what failed, who reconciles.
+"""Report where a journal stands: what is pending, what failed, who holds the lease.
 
 The cost grows with pending entries and problems, never with delivered entries (``hearsay`` is the
 exception). The module reads above the low-water mark, through the partial indexes, and the last
@@ -100,7 +100,7 @@ class JournalStatus:
         last_success: Of recent requests.
         last_error: Of recent requests, as long as no delivery has overcome it; see
             ``view.last_error``.
-        lease: Who reconciles; None when nobody does.
+        lease: Who holds the lease; None when nobody does.
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
         left_open: Runs in progress whose processes are dead, or can't be seen from here.

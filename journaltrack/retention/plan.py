@@ -211,7 +211,7 @@ def make_room(
     """Remove delivered contents from a journal's spool, the oldest first, to free some bytes.
 
     Contents stay if only other copies say that they were uploaded. Does not wait: while another
-    process reconciles the journal, nothing is removed.
+    process holds the lease, nothing is removed.
 
     Returns:
         The number of freed bytes.

@@ -184,7 +184,7 @@ def prune(
             written there, or the component does not exist. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: The remote could not be asked. Nothing was removed.
-        LeaseHeldError: Another process reconciles the journal.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written. What was removed until then is on the
             record.
         OSError: The archive can't be written. Nothing was removed.

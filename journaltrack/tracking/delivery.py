@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import Draft
-    from journaltrack.tracking.settings import Background, ReplayRequest, Services, Settings
+    from journaltrack.tracking.settings import (
+        Ask,
+        Background,
+        ReplayRequest,
+        Services,
+        Settings,
+    )
 
 logger = logging.getLogger(__name__)
 
@@ -116,42 +122,44 @@ class Delivery:
         )
 
 
-def loaded(
-    services: Services,
-    journal: Path,
-    name: str,
-    deadline_s: float | None,
-    settings: Settings,
-    *,
-    is_job: bool,
-) -> Draft:
-    """Ask SageMaker for a component that the journal does not have, and draft its first entry.
-
-    A job's component is not asked for: it exists. Without an answer in time the entry says that
-    the name is not verified.
+def look_up(
+    ask: Ask | None, journal: Path, name: str, settings: Settings, deadline_s: float | None = None
+) -> Mapping[str, Any] | None:
+    """Return SageMaker's description of a component: empty if there is none, None unanswered.
 
     Args:
-        services: What reaches the network.
+        ask: The service, see ``Services``.
         journal: The journal's folder.
         name: The component's name.
-        deadline_s: Seconds that the look-up may take; None for the configured value.
-        settings: The tracker's. With ``sync="off"`` nothing is asked.
-        is_job: Whether it is the component of a job.
+        settings: Say how to reach SageMaker. With ``sync="off"`` it is not asked.
+        deadline_s: Seconds that the answer may take; None for the configured value.
+    """
+    if ask is None or settings.sync == "off":
+        return None
+    if deadline_s is None:
+        deadline_s = settings.configuration.lookup_deadline_s
+    request = replay_request(journal, name, deadline_s, settings)
+    return guarded(
+        lambda: ask(request, "describe_trial_component", {"TrialComponentName": name}),
+        f"SageMaker could not be asked for {name}; the first sync verifies it",
+        request.deadline,
+    )
+
+
+def loaded(
+    name: str, answer: Mapping[str, Any] | None, settings: Settings, *, is_job: bool
+) -> Draft:
+    """Draft the first entry of a component that the journal did not have.
+
+    Args:
+        name: The component's name.
+        answer: From ``look_up``. None: the entry says that the name is not verified.
+        settings: The tracker's.
+        is_job: Whether it is the component of a job, which exists.
 
     Raises:
         ComponentNotFoundError: SageMaker has no such component.
     """
-    answer: Mapping[str, Any] | None = None
-    ask = services.ask
-    if not is_job and settings.sync != "off" and ask is not None:
-        if deadline_s is None:
-            deadline_s = settings.configuration.lookup_deadline_s
-        request = replay_request(journal, name, deadline_s, settings)
-        members = {"TrialComponentName": name}
-        failure = f"SageMaker could not be asked for {name}; it is verified at the first replay"
-        answer = guarded(
-            lambda: ask(request, "describe_trial_component", members), failure, request.deadline
-        )
     if answer is not None and not answer:
         raise ComponentNotFoundError(
             f"SageMaker has no trial component {name}",

@@ -20,7 +20,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, TypeAlias, cast
 
 from journaltrack import limits
 from journaltrack.errors import (
@@ -67,6 +67,10 @@ class ReplayRequest:
     sagemaker_client: Any
 
 
+Ask: TypeAlias = Callable[[ReplayRequest, str, Mapping[str, Any]], Mapping[str, Any]]
+"""Makes one request of SageMaker, see ``Services``."""
+
+
 class Background(Protocol):
     """A delivery of a journal that runs beside training."""
 
@@ -92,7 +96,7 @@ class Services:
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
-    ask: Callable[[ReplayRequest, str, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    ask: Ask | None = None
     background: Callable[[ReplayRequest], Background] | None = None
     make_room: Callable[[Path, int], int] | None = None
 
@@ -168,7 +172,7 @@ def settings_of(
     if not close_deadline_s > 0:
         raise InvalidInputError(
             f"close_deadline_s is {close_deadline_s}; it must be positive",
-            hint='sync="off" replays nothing on close',
+            hint='sync="off" delivers nothing on close',
         )
     if not isinstance(durability, (str, type(None))):
         raise InvalidTypeError(
@@ -233,7 +237,7 @@ def replay_request(
 
 
 def asked(
-    ask: Callable[[ReplayRequest, str, Mapping[str, Any]], Mapping[str, Any]] | None,
+    ask: Ask | None,
     request: ReplayRequest,
     operation: str,
     members: Mapping[str, Any],
@@ -271,7 +275,7 @@ def asked(
 
 _SYNC_OF_BOOL: Final = {True: "close", False: "off"}
 _SYNC_HINT: Final = (
-    '"close" (or True) replays on close, "background" all the time; with "off" (or False) '
+    '"close" (or True) delivers on close, "background" all the time; with "off" (or False) '
     "run `journaltrack sync` or `journaltrack watch` yourself"
 )
 

@@ -1,8 +1,8 @@
 """Track a run: SageMaker Experiments' ``Tracker``, before a journal.
 
 This is the public API: how a tracker is made, ends and travels. ``run_log`` has the calls that
-record. Must not know the reconciler, boto3 or SQL. What needs the network (*replay on close*, *look
-up on load*) are callables, ``Tracker.services``, which ``delivery`` calls.
+record. Must not know the reconciler, boto3 or SQL. What needs the network (*deliver on close*,
+*look up on load*) are callables, ``Tracker.services``, which ``delivery`` calls.
 
 Invariant: only ``close``, and ``load`` of an unknown name, touch the network, both within a
 deadline.
@@ -24,7 +24,7 @@ from journaltrack.errors import InvalidInputError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation
-from journaltrack.tracking.delivery import Delivery, loaded
+from journaltrack.tracking.delivery import Delivery, loaded, look_up
 from journaltrack.tracking.recording import Recorder
 from journaltrack.tracking.run_log import RunLog
 from journaltrack.tracking.settings import (
@@ -155,28 +155,28 @@ class Tracker(RunLog):
             display_name: The name that SageMaker shows. Dots, underscores and spaces, which it
                 refuses, become hyphens, with a warning.
             artifact_bucket: Bucket for artifacts. None means ``sagemaker-<region>-<account>``,
-                which the replay finds out.
+                which the delivery finds out.
             artifact_prefix: Prefix of the artifacts' keys; None for ``trial-component-artifacts``.
-            boto3_session: Session for the replay on close.
-            sagemaker_boto_client: Client for the replay on close.
+            boto3_session: Session for the delivery on close.
+            sagemaker_boto_client: Client for the delivery on close.
             trial_component_name: The component's name; None for a new, unique one.
             base_trial_component_name: The beginning of a new, unique name.
             resume: Attach to the component of that name if it exists, in this journal or in
                 SageMaker. For a script that may not be the first of its run.
-            experiment_name: Experiment that the component belongs to. A replay creates it if it is
-                missing.
-            trial_name: Trial that the component belongs to. If the experiment is named, a replay
-                creates it if it is missing.
+            experiment_name: Experiment that the component belongs to. The delivery creates it if it
+                is missing.
+            trial_name: Trial that the component belongs to. If the experiment is named, the
+                delivery creates it if it is missing.
             tags: Tags that the component gets when it is created.
             journal: A journal or its folder; None for the default journal.
             durability: ``"process"`` (the default) or ``"power"``, see ``Journal.open``.
             strict: Raise ``UndeliverableError`` for values that AWS could never accept, instead of
                 recording them marked as such.
             on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
-            sync: ``"close"`` (the default) or True replays on close. ``"background"`` replays also
-                while training runs, in another process. ``"off"`` or False leaves it to
+            sync: ``"close"`` (the default) or True delivers on close. ``"background"`` also
+                delivers while training runs, in another process. ``"off"`` or False leaves it to
                 ``journaltrack sync`` or ``watch``.
-            close_deadline_s: Seconds that the replay on close may take, by default 10.
+            close_deadline_s: Seconds that the delivery on close may take, by default 10.
             redact: Patterns of names, case-insensitive, in addition to the configured ones. The
                 values of parameters, inputs and outputs with such a name are never recorded:
                 "[redacted]" replaces them.
@@ -267,7 +267,7 @@ class Tracker(RunLog):
 
         Without a name, inside a SageMaker job, this is the component of that job. A name that this
         journal has needs no network. Any other name is looked up in SageMaker. If AWS does not
-        answer in time, the first replay verifies the name.
+        answer in time, the first sync verifies the name.
 
         Args:
             trial_component_name: The component's name; None inside a job.
@@ -313,9 +313,12 @@ class Tracker(RunLog):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
                 return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
-            draft = loaded(
-                cls.services, opened.path, name, lookup_deadline_s, settings, is_job=is_job
+            answer = (
+                None
+                if is_job
+                else look_up(cls.services.ask, opened.path, name, settings, lookup_deadline_s)
             )
+            draft = loaded(name, answer, settings, is_job=is_job)
             component_id = opened.component(name)
             opened.append(component_id, [draft])
             return cls._made(TrialComponent(opened, component_id, name), settings, owned)
@@ -331,10 +334,10 @@ class Tracker(RunLog):
         self._journal.flush()
 
     def close(self) -> None:
-        """Flush the journal to the disk, then replay within the deadline. Idempotent.
+        """Flush the journal to the disk, then deliver within the deadline. Idempotent.
 
-        The replay never raises: undelivered entries stay in the journal. What you log afterwards is
-        recorded, and the next ``close`` delivers it. In a forked child this only flushes: the
+        The delivery never raises: undelivered entries stay in the journal. What you log afterwards
+        is recorded, and the next ``close`` delivers it. In a forked child this only flushes: the
         parent delivers the run.
 
         Raises:
@@ -392,7 +395,7 @@ class Tracker(RunLog):
         """Pickle as a tracker of the same component in the same journal.
 
         For ``multiprocessing`` with "spawn" and a DataLoader's workers. In the other process it is
-        a writer of its own. Like a forked child, it neither replays nor ends the run.
+        a writer of its own. Like a forked child, it neither delivers nor ends the run.
         """
         writer = self._metrics_writer
         own = (

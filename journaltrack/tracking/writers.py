@@ -348,7 +348,7 @@ def _of_a_step(name: str, timestamp_ns: int) -> Notice:
 
 
 class JournalArtifactUploader:
-    """Keep files in the journal's spool for a replay to upload. This is the default.
+    """Keep files in the journal's spool for the delivery to upload. This is the default.
 
     Args:
         trial_component: The component that the files belong to.

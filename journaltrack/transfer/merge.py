@@ -171,7 +171,7 @@ def merge(
         InvalidInputError: No source was named, or one of them is the target itself.
         EvidenceError: A source contradicts itself or the target: a chain is broken, or continues
             differently there. Nothing was changed.
-        LeaseHeldError: A source or the target is being reconciled.
+        LeaseHeldError: Another process holds the lease of a source or the target.
         JournalError: A source can't be read, or the target can't be written.
     """
     folders = [
@@ -240,7 +240,7 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
     """Open a source as of now.
 
     Raises:
-        LeaseHeldError: Another process reconciles it. What it sends now would be pending in the
+        LeaseHeldError: Another process holds its lease. What that sends now would be pending in the
             merge.
     """
     journal = stack.enter_context(view.opened(str(folder)))
@@ -254,7 +254,7 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
     away = elsewhere and now_ns < expires_at_ns <= now_ns + 2 * int(TTL_S * 1e9)
     if away or lock_holder(folder) is not None:
         raise LeaseHeldError(
-            f"the journal at {folder} is being reconciled: what is sent meanwhile would be "
+            f"another process holds the lease of the journal at {folder}: what it sends would be "
             "pending in the merge",
             hint="merge when that process is done; `journaltrack status` says which it is",
         )

@@ -241,7 +241,7 @@ def import_receipts(
         InvalidInputError: The file does not exist, or holds receipts of another journal.
         EvidenceError: The file holds no receipts, was cut, changed or forged, or contradicts the
             journal.
-        LeaseHeldError: The journal is being reconciled.
+        LeaseHeldError: Another process holds the journal's lease.
         JournalError: The journal can't be read or written.
         OSError: The file can't be read.
     """

@@ -190,13 +190,13 @@ class Configuration:
         "the default journal's folder; none: journal in JOURNALTRACK_HOME, see below",
         path=True,
     )
-    sync: str = _text("close", "when a tracker replays", choices=("close", "background", "off"))
+    sync: str = _text("close", "when a tracker delivers", choices=("close", "background", "off"))
     durability: str = _text(
         "process",
         "what a returned call survives: a kill, or also a loss of power",
         choices=("process", "power"),
     )
-    close_deadline_s: float = _number(10.0, "how long a tracker's close may replay")
+    close_deadline_s: float = _number(10.0, "how long a tracker's close may deliver")
     lookup_deadline_s: float = _number(
         3.0, "how long Tracker.load may ask AWS for a name unknown to the journal"
     )

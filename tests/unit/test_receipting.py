@@ -135,7 +135,7 @@ def test_both_machines_may_have_delivered(copies, receipts):
 
 
 def test_the_audit_shows_both_machines(copies, tmp_path, monkeypatch):
-    """Who reconciled the copies is in the audit of each, by host."""
+    """Who synced the copies is in the audit of each, by host."""
     origin, copy, remote = copies
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     sync(origin, remote, even_if_behind=True)
@@ -147,7 +147,7 @@ def test_the_audit_shows_both_machines(copies, tmp_path, monkeypatch):
         assert len(found) == 2
         assert found["elsewhere"] == 1
         ran = CliRunner().invoke(main, ["audit", str(folder)])
-        assert "reconciled on" in ran.output
+        assert "synced on" in ran.output
         assert ran.output.count("elsewhere") == 1
 
 
