@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,9 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.util.text import without_secrets
 
 if TYPE_CHECKING:
-    from journaltrack.util.config import Loaded
+    from collections.abc import Sequence
+
+    from journaltrack.util.config import Loaded, Setting
 
 
 @click.command(
@@ -37,7 +39,7 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
     if example and as_json:
         raise click.UsageError("--example prints TOML: leave out --json")
     if example:
-        output.say(config.example().rstrip("\n"))
+        output.say(_example(config.settings()).rstrip("\n"))
         return ExitCode.OK
     loaded = config.load(config_file)
     rows = [
@@ -93,6 +95,35 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         [(s.key, _shown(value), origin) for s, value, origin in rows],
     )
     return ExitCode.OK
+
+
+def _example(settings: Sequence[Setting]) -> str:
+    """Return a file with all defaults and their meanings as comments."""
+    lines: list[str] = [
+        "# journaltrack's configuration with all defaults. Remove the # to set a key."
+    ]
+    table = ""
+    for setting in settings:
+        of, _, name = setting.key.rpartition(".")
+        if of != table:
+            lines += ["", f"[{of}]"]
+            table = of
+        unit = f" ({setting.unit})" if setting.unit else ""
+        choices = f" [{', '.join(setting.choices)}]" if setting.choices else ""
+        mark = "#" if setting.default is None else ""
+        lines += ["", f"# {setting.meaning}{unit}{choices}"]
+        lines += [f"{mark}{name} = {_toml(setting.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    if value is None:
+        return '""'
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "[]" if isinstance(value, tuple) else str(value)
 
 
 def _journal(loaded: Loaded) -> tuple[str | None, str]:

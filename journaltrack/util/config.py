@@ -76,8 +76,8 @@ def _number(
     return field(default=default, metadata=metadata)
 
 
-def _patterns(meaning: str) -> Any:  # noqa: ANN401
-    return field(default=(), metadata={"kind": "patterns", "meaning": meaning, "unit": ""})
+def _list(kind: str, meaning: str) -> Any:  # noqa: ANN401
+    return field(default=(), metadata={"kind": kind, "meaning": meaning, "unit": ""})
 
 
 def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
@@ -110,13 +110,8 @@ class Storage:
 class WatchConfiguration:
     """Hold the table ``[watch]``, for ``journaltrack watch`` and ``sync="background"``."""
 
-    folders: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "kind": "paths",
-            "meaning": "journals, or folders of journals; none: the default journal",
-            "unit": "",
-        },
+    folders: tuple[str, ...] = _list(
+        "paths", "journals, or folders of journals; none: the default journal"
     )
     debounce_s: float = _number(0.3, "how long to wait after a write for more before a pass")
     poll_s: float = _number(
@@ -154,17 +149,17 @@ class AllowConfiguration:
     By default everything.
     """
 
-    buckets: tuple[str, ...] = _patterns(
-        "buckets that artifacts may go to, besides the default one; none: any"
+    buckets: tuple[str, ...] = _list(
+        "patterns", "buckets that artifacts may go to, besides the default one; none: any"
     )
-    prefixes: tuple[str, ...] = _patterns(
-        "prefixes that artifacts may go to, with all below; none: any"
+    prefixes: tuple[str, ...] = _list(
+        "patterns", "prefixes that artifacts may go to, with all below; none: any"
     )
-    components: tuple[str, ...] = _patterns(
-        "trial components that may be created or written to; none: any"
+    components: tuple[str, ...] = _list(
+        "patterns", "trial components that may be created or written to; none: any"
     )
-    experiments: tuple[str, ...] = _patterns(
-        "experiments and trials that components may be added to; none: any"
+    experiments: tuple[str, ...] = _list(
+        "patterns", "experiments and trials that components may be added to; none: any"
     )
     create_buckets: bool = _switch("whether to create a missing bucket", default=True)
     create_experiments: bool = _switch(
@@ -231,8 +226,8 @@ class Configuration:
         choices=("default", "stop"),
     )
     lineage: bool = _switch("whether to record lineage for logged files and charts", default=True)
-    redact: tuple[str, ...] = _patterns(
-        "shell patterns (*token*) of names whose values are never recorded"
+    redact: tuple[str, ...] = _list(
+        "patterns", "shell patterns (*token*) of names whose values are never recorded"
     )
     spool_max_bytes: int = _number(
         0,
@@ -467,25 +462,6 @@ def as_overrides(configuration: Configuration) -> dict[str, Any]:
     return {key: "" if value is None else value for key, value in values.items()}
 
 
-def example() -> str:
-    """Return a file with all defaults and their meanings as comments."""
-    lines: list[str] = [
-        "# journaltrack's configuration with all defaults. Remove the # to set a key."
-    ]
-    table = ""
-    for setting in settings():
-        of, _, name = setting.key.rpartition(".")
-        if of != table:
-            lines += ["", f"[{of}]"]
-            table = of
-        unit = f" ({setting.unit})" if setting.unit else ""
-        choices = f" [{', '.join(setting.choices)}]" if setting.choices else ""
-        mark = "#" if setting.default is None else ""
-        lines += ["", f"# {setting.meaning}{unit}{choices}"]
-        lines += [f"{mark}{name} = {_toml(setting.default)}"]
-    return "\n".join(lines) + "\n"
-
-
 # -- inside --
 
 _TABLES: Final[Mapping[str, Any]] = {"watch": WatchConfiguration, "allow": AllowConfiguration}
@@ -511,16 +487,6 @@ def _check_storage(made: Configuration, origins: Mapping[str, str]) -> None:
 
 def _variable(key: str) -> str:
     return _PREFIX + key.replace(".", "_").upper()
-
-
-def _toml(value: Any) -> str:  # noqa: ANN401
-    if value is None:
-        return '""'
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "[]" if isinstance(value, tuple) else str(value)
 
 
 def _field(key: str, where: str) -> Field[Any]:

@@ -191,7 +191,7 @@ def test_a_file_that_is_named_must_be_there_and_readable(tmp_path):
 
 def test_the_example_is_the_defaults(write):
     """The example file can be loaded, and changes nothing; every key is in it."""
-    text = config.example()
+    text = CliRunner().invoke(main, ["config", "--example"]).stdout
     assert load(write(text), environ={}).configuration == Configuration()
     for setting in settings():
         assert setting.key.rpartition(".")[2] in text
