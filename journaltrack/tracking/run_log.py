@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from journaltrack.tracking import validation
-from journaltrack.tracking.drafting import Drafter
+from journaltrack.tracking.drafts import Drafter
 from journaltrack.tracking.settings import keys_in
 from journaltrack.tracking.writers import JournalArtifactUploader, JournalMetricsWriter, Notices
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import Direction, Draft
-    from journaltrack.tracking.drafting import Kept
+    from journaltrack.tracking.drafts import Kept
     from journaltrack.tracking.settings import Settings
     from journaltrack.tracking.trial_component import TrialComponent
     from journaltrack.tracking.validation import Moment, Number, Parameters

@@ -110,7 +110,8 @@ def ask(
             found = _ahead_at(database, remote, place, answer)
         except JournalError:  # noqa: PERF203 - a request costs more
             raise
-        except Exception as error:  # noqa: BLE001 - the store may do anything, and the pass continues
+        # The store may do anything, and the pass continues.
+        except Exception as error:  # noqa: BLE001
             logger.info(
                 "no answer whether another copy is ahead, the pass continues: %s", described(error)
             )
