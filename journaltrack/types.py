@@ -39,6 +39,9 @@ from journaltrack.retention.prune import Archive, PruneReport
 from journaltrack.tracking.catalog import (
     TrialComponentSearchResult,
     TrialComponentSummary,
+)
+from journaltrack.tracking.experiments import (
+    TrialSearchResult,
     TrialSummary,
 )
 from journaltrack.tracking.finish import FinalStatus, Finished
@@ -118,6 +121,7 @@ __all__ = [
     "TrialComponentSource",
     "TrialComponentStatus",
     "TrialComponentSummary",
+    "TrialSearchResult",
     "TrialSummary",
     "Undelivered",
     "Unfinished",

@@ -37,6 +37,7 @@ from journaltrack.errors import (
     RemoteError,
 )
 from journaltrack.journal import interruption, queries
+from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
 from journaltrack.replay.dispatch import (
@@ -218,8 +219,11 @@ class Options:
     wait_for_lease: bool = False
 
     def wants_component(self, name: str) -> bool:
-        """Return whether the pass is about this component."""
-        return patterns.fits(name, self.component)
+        """Return whether the pass is about this component.
+
+        Experiments and trials belong to no component, so every pass declares them.
+        """
+        return patterns.fits(name, self.component) or not is_run(name)
 
     def wants(self, entry: Entry) -> bool:
         """Return whether the pass is about this entry."""

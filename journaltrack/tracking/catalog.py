@@ -60,21 +60,6 @@ _JOB: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class TrialSummary:
-    """A trial. Of one that only the journal knows, the name is known."""
-
-    trial_name: str | None = None
-    trial_arn: str | None = None
-    display_name: str | None = None
-    creation_time: datetime | None = None
-    last_modified_time: datetime | None = None
-
-    def __str__(self) -> str:
-        """Return the name, so that other libraries take the summary for it."""
-        return self.trial_name or ""
-
-
-@dataclass(frozen=True, slots=True)
 class TrialComponentSummary:
     """A component in a list."""
 
@@ -141,12 +126,12 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
     Raises:
         InvalidInputError: It can't be sorted so.
     """
-    by = _checked(members.get("SortBy") or "CreationTime", ("Name", "CreationTime"), "sort_by")
-    order = _order(members)
-    before, after = (_utc(members.get(name)) for name in ("CreatedBefore", "CreatedAfter"))
+    by = checked(members.get("SortBy") or "CreationTime", ("Name", "CreationTime"), "sort_by")
+    order = order_of(members)
+    before, after = (utc(members.get(name)) for name in ("CreatedBefore", "CreatedAfter"))
     job = _JOB.fullmatch(str(members.get("SourceArn") or ""))
 
-    def fits(shape: Shape) -> bool:
+    def is_wanted(shape: Shape) -> bool:
         created = shape.get("CreationTime")
         is_of_job = members.get("SourceArn") is None or (
             job is not None and shape["TrialComponentName"].lower() == component_of(job[2], job[1])
@@ -156,28 +141,31 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
             is_of_job
             and (before is None or (created is not None and created <= before))
             and (after is None or (created is not None and created >= after))
-            and _has_parent(parents, "TrialName", members.get("TrialName"))
-            and _has_parent(parents, "ExperimentName", members.get("ExperimentName"))
+            and has_parent(parents, "TrialName", members.get("TrialName"))
+            and has_parent(parents, "ExperimentName", members.get("ExperimentName"))
         )
 
+    def left(pending: TrialComponent) -> bool:
+        """Return whether the component is to leave the trial, which SageMaker has not heard."""
+        known = _memberships(pending).get(str(members.get("TrialName")).lower())
+        return known is not None and known.kind == vocabulary.DISASSOCIATE
+
     def answers(settings: Settings) -> list[Shape] | None:
-        found = _pages(
-            source, settings, "list_trial_components", members, "TrialComponentSummaries"
-        )
+        found = pages(source, settings, "list_trial_components", members, "TrialComponentSummaries")
         return found and [
             {**each, "Source": {"SourceArn": each.get("SourceArn")}} for each in found
         ]
 
     def results() -> Iterator[TrialComponentSummary]:
         key = "TrialComponentName" if by == "Name" else by
-        for shape in _sorted(_both(source, fits, answers), key, order):
+        for shape in in_sequence(_both(source, is_wanted, answers, left), key, order):
             status = shape.get("Status")
-            yield _made(
+            yield made(
                 TrialComponentSummary,
                 {
                     **shape,
                     "SourceArn": (shape.get("Source") or {}).get("SourceArn"),
-                    "Status": status and _made(TrialComponentStatus, status),
+                    "Status": status and made(TrialComponentStatus, status),
                 },
             )
 
@@ -202,53 +190,35 @@ def search(
         InvalidInputError: The expression has an unknown operator, or it can't be sorted so.
         InvalidTypeError: It is no expression.
     """
-    to_boto = getattr(expression, "to_boto", None)
-    wanted = to_boto() if callable(to_boto) else expression
-    if not isinstance(wanted, (Mapping, type(None))):
-        raise InvalidTypeError(
-            f"a search expression must be a dict, not {type(wanted).__name__}",
-            hint="as SageMaker's Search takes it: {'Filters': [{'Name': ..., 'Value': ...}]}",
-        )
-    _check_expression(wanted or {})
-    order = _order(members)
-    asked = {**members, "Resource": "ExperimentTrialComponent", "SearchExpression": wanted}
+    wanted = expression_of(expression)
+    order = order_of(members)
+    asked = {**members, "Resource": "ExperimentTrialComponent", "SearchExpression": wanted or None}
 
     def answers(settings: Settings) -> list[Shape] | None:
-        found = _pages(source, settings, "search", asked, "Results")
+        found = pages(source, settings, "search", asked, "Results")
         return found and [each["TrialComponent"] for each in found if "TrialComponent" in each]
 
     def results() -> Iterator[TrialComponentSearchResult]:
-        shapes = _both(source, lambda shape: _fits(wanted or {}, shape), answers)
-        for shape in _sorted(shapes, members.get("SortBy") or "LastModifiedTime", order):
-            yield _made(TrialComponentSearchResult, shape)
+        shapes = _both(source, lambda shape: fits(wanted, shape), answers)
+        for shape in in_sequence(shapes, members.get("SortBy") or "LastModifiedTime", order):
+            yield made(TrialComponentSearchResult, shape)
 
     return results()
-
-
-def trials_of(component: TrialComponent) -> Iterator[TrialSummary]:
-    """Yield the trials of a component, see ``TrialComponent.list_trials``."""
-    found: dict[str, Shape] = {}
-    members = {"TrialComponentName": component.trial_component_name}
-    settings = settings_of()
-    source = Source(component.journal)
-    answer = _pages(source, settings, "list_trials", members, "TrialSummaries")
-    for shape in (*(answer or ()), *_parents(component)):
-        name = shape.get("TrialName")
-        if isinstance(name, str):
-            found.setdefault(name.lower(), shape)
-    for shape in found.values():
-        yield _made(TrialSummary, shape)
 
 
 def _both(
     source: Source,
     fits: Callable[[Shape], bool],
     answers: Callable[[Settings], list[Shape] | None],
+    left: Callable[[TrialComponent], bool] = lambda _: False,
 ) -> list[Shape]:
-    """Return SageMaker's components, and those of the journal that fit, each once."""
+    """Return SageMaker's components, and those of the journal that fit, each once.
+
+    Those of SageMaker are left out that, by what the journal has yet to deliver, have ``left``.
+    """
     found = answers(settings_of(client=source.client))
     remote = {str(each["TrialComponentName"]).lower(): each for each in found or ()}
-    with _reading(source.journal) as journal:
+    with reading(source.journal) as journal:
         if journal is None:
             return list(remote.values())
         for row in journal.runs():
@@ -260,7 +230,9 @@ def _both(
                 # A crafted journal, see ``TrialComponent``. It hides no other component.
                 logger.warning("%s can't be read and is left out", limits.shown(row.name))
                 continue
-            if known is not None:
+            if known is not None and left(component):
+                del remote[row.name.lower()]
+            elif known is not None:
                 remote[row.name.lower()] = _over(shape, known)
             elif fits(shape):
                 remote[row.name.lower()] = shape
@@ -268,7 +240,7 @@ def _both(
 
 
 @contextlib.contextmanager
-def _reading(journal: str | os.PathLike[str] | Journal | None) -> Iterator[Journal | None]:
+def reading(journal: str | os.PathLike[str] | Journal | None) -> Iterator[Journal | None]:
     """Open a journal to read it; None if there is none."""
     if isinstance(journal, Journal):
         yield journal
@@ -282,7 +254,7 @@ def _reading(journal: str | os.PathLike[str] | Journal | None) -> Iterator[Journ
         yield opened
 
 
-def _pages(
+def pages(
     source: Source, settings: Settings, operation: str, members: Shape, items: str
 ) -> list[Shape] | None:
     """Return the items of all pages of an answer; None without an answer.
@@ -333,7 +305,7 @@ def _shape(component: TrialComponent) -> dict[str, Any]:
         "TrialComponentArn": component.trial_component_arn,
         "DisplayName": component.display_name,
         "Source": source and {"SourceArn": source.source_arn, "SourceType": source.source_type},
-        "Status": status and _present(PrimaryStatus=status.primary_status, Message=status.message),
+        "Status": status and present(PrimaryStatus=status.primary_status, Message=status.message),
         "StartTime": component.start_time,
         "EndTime": component.end_time,
         "CreationTime": component.creation_time or _first_seen(component),
@@ -343,11 +315,11 @@ def _shape(component: TrialComponent) -> dict[str, Any]:
             for name, value in component.parameters.items()
         },
         "InputArtifacts": {
-            name: _present(Value=each.value, MediaType=each.media_type)
+            name: present(Value=each.value, MediaType=each.media_type)
             for name, each in component.input_artifacts.items()
         },
         "OutputArtifacts": {
-            name: _present(Value=each.value, MediaType=each.media_type)
+            name: present(Value=each.value, MediaType=each.media_type)
             for name, each in component.output_artifacts.items()
         },
         "Tags": component.tags or [],
@@ -355,7 +327,8 @@ def _shape(component: TrialComponent) -> dict[str, Any]:
     }
 
 
-def _present(**members: Any) -> dict[str, Any]:  # noqa: ANN401
+def present(**members: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the members that are not None."""
     return {name: value for name, value in members.items() if value is not None}
 
 
@@ -372,16 +345,21 @@ def _last_entry(component: TrialComponent) -> datetime | None:
 
 def _parents(component: TrialComponent) -> list[dict[str, str]]:
     """Return the trials that the component is to be in, as SageMaker's Search names them."""
-    entries = [entry for kind in sorted(groups.MEMBERSHIPS) for entry in component.entries(kind)]
-    known = groups.memberships(entries, origins(component.journal.database.read))
     return [
-        _present(ExperimentName=groups.membership_of(entry)[0], TrialName=groups.trial_of(entry))
-        for entry in known.values()
+        present(ExperimentName=groups.membership_of(entry)[0], TrialName=groups.trial_of(entry))
+        for entry in _memberships(component).values()
         if entry.kind == vocabulary.ASSOCIATE and groups.trial_of(entry)
     ]
 
 
-def _has_parent(parents: Sequence[Shape], what: str, name: object) -> bool:
+def _memberships(component: TrialComponent) -> dict[str, vocabulary.Entry]:
+    """Return the last word about each trial of a component, by the trial's name in lower case."""
+    entries = [e for kind in sorted(groups.MEMBERSHIPS) for e in component.entries(kind)]
+    return groups.memberships(entries, origins(component.journal.database.read))
+
+
+def has_parent(parents: Sequence[Shape], what: str, name: object) -> bool:
+    """Return whether one of the parents has this name, or none is asked for."""
     return name is None or any(each.get(what, "").lower() == str(name).lower() for each in parents)
 
 
@@ -398,7 +376,7 @@ def _over(pending: Shape, held: Shape) -> dict[str, Any]:
     return merged
 
 
-def _made(kind: Callable[..., T], shape: Shape) -> T:
+def made(kind: Callable[..., T], shape: Shape) -> T:
     """Make an object of those of boto3's members that it has fields for."""
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     named = {_snake(name): value for name, value in shape.items()}
@@ -412,19 +390,21 @@ def _snake(name: str) -> str:
 # -- sorting -------------------------------------------------------------------------------
 
 
-def _order(members: Shape) -> str:
-    return _checked(
+def order_of(members: Shape) -> str:
+    """Return the order that a request asks for."""
+    return checked(
         members.get("SortOrder") or "Descending", ("Ascending", "Descending"), "sort_order"
     )
 
 
-def _checked(value: str, known: tuple[str, ...], what: str) -> str:
+def checked(value: str, known: tuple[str, ...], what: str) -> str:
+    """Return a value that must be one of these."""
     if value not in known:
         raise InvalidInputError(f"{what} is {value!r}; it is {' or '.join(known)}")
     return value
 
 
-def _sorted(shapes: Sequence[Shape], name: str, order: str) -> list[Shape]:
+def in_sequence(shapes: Sequence[Shape], name: str, order: str) -> list[Shape]:
     """Sort by a property. Those without it come last."""
     keyed = [(next(iter(_values(shape, name)), None), shape) for shape in shapes]
     with_value = [(_comparable(value), shape) for value, shape in keyed if value is not None]
@@ -437,11 +417,11 @@ def _comparable(value: object) -> tuple[int, Any]:
     if isinstance(value, (int, float)):
         return (0, float(value))
     if isinstance(value, datetime):
-        return (1, _utc(value))
+        return (1, utc(value))
     return (2, str(value))
 
 
-def _utc(value: Any) -> datetime | None:  # noqa: ANN401 - a caller's
+def utc(value: Any) -> datetime | None:  # noqa: ANN401 - a caller's
     """Return a time with a zone; a naive one is local, as boto3 takes it."""
     if not isinstance(value, datetime):
         return None
@@ -451,19 +431,37 @@ def _utc(value: Any) -> datetime | None:  # noqa: ANN401 - a caller's
 # -- SageMaker's search expressions ----------------------------------------------------------
 
 
+def expression_of(expression: Any) -> Shape:  # noqa: ANN401 - the original's, or a dict
+    """Return a search expression as SageMaker takes it; an empty one for None.
+
+    Raises:
+        InvalidInputError: It has an unknown operator.
+        InvalidTypeError: It is no expression.
+    """
+    to_boto = getattr(expression, "to_boto", None)
+    wanted = to_boto() if callable(to_boto) else expression
+    if not isinstance(wanted, (Mapping, type(None))):
+        raise InvalidTypeError(
+            f"a search expression must be a dict, not {type(wanted).__name__}",
+            hint="as SageMaker's Search takes it: {'Filters': [{'Name': ..., 'Value': ...}]}",
+        )
+    _check_expression(wanted or {})
+    return wanted or {}
+
+
 def _check_expression(expression: Shape) -> None:
     """Refuse an expression with operators that SageMaker does not know."""
-    _checked(expression.get("Operator") or "And", ("And", "Or"), "the boolean operator")
+    checked(expression.get("Operator") or "And", ("And", "Or"), "the boolean operator")
     nested = (n.get("Filters") or () for n in expression.get("NestedFilters") or ())
     for each in (*(expression.get("Filters") or ()), *(f for some in nested for f in some)):
-        _checked(each.get("Operator") or "Equals", _OPERATORS, "the operator of a filter")
+        checked(each.get("Operator") or "Equals", _OPERATORS, "the operator of a filter")
         if not isinstance(each.get("Name"), str):
             raise InvalidInputError("a filter of the search has no name")
     for each in expression.get("SubExpressions") or ():
         _check_expression(each)
 
 
-def _fits(expression: Shape, shape: Shape) -> bool:
+def fits(expression: Shape, shape: Shape) -> bool:
     """Return whether a component fits an expression, by SageMaker's rules."""
     results = [_passes(each, shape) for each in expression.get("Filters") or ()]
     for nested in expression.get("NestedFilters") or ():
@@ -475,7 +473,7 @@ def _fits(expression: Shape, shape: Shape) -> bool:
                 if isinstance(inner, Mapping)
             )
         )
-    results += [_fits(each, shape) for each in expression.get("SubExpressions") or ()]
+    results += [fits(each, shape) for each in expression.get("SubExpressions") or ()]
     return (any if expression.get("Operator") == "Or" else all)(results)
 
 
@@ -507,7 +505,7 @@ def _compare(operator: str, value: object, wanted: object) -> bool:
     if isinstance(value, datetime):
         with contextlib.suppress(ValueError):
             parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
-            left, right = _utc(value), _utc(parsed)
+            left, right = utc(value), utc(parsed)
     elif isinstance(value, (int, float)) and _NUMBER.fullmatch(text):
         left, right = float(value), float(text)
     else:

@@ -81,6 +81,8 @@ class Tracker(RunLog):
     """
 
     services: ClassVar[Services] = WIRED
+    component_type: ClassVar[type[TrialComponent]] = TrialComponent
+    """What ``create`` and ``load`` make of a component."""
 
     def __init__(
         self,
@@ -233,7 +235,7 @@ class Tracker(RunLog):
                     f"the journal at {opened.path} has a trial component {name} already",
                     hint="pass resume=True to continue it, or use Tracker.load(name)",
                 )
-            tracker = cls._made(TrialComponent(opened, component_id, name), settings, owned)
+            tracker = cls._made(cls.component_type(opened, component_id, name), settings, owned)
         if mended:
             try:
                 warn(mended)
@@ -312,7 +314,7 @@ class Tracker(RunLog):
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
-                return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
+                return cls._made(cls.component_type(opened, known.id, known.name), settings, owned)
             answer = (
                 None
                 if is_job
@@ -321,7 +323,7 @@ class Tracker(RunLog):
             draft = loaded(name, answer, settings, is_job=is_job)
             component_id = opened.component(name)
             opened.append(component_id, [draft])
-            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+            return cls._made(cls.component_type(opened, component_id, name), settings, owned)
 
     # -- life ------------------------------------------------------------------------------
 

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from journaltrack.tracking.catalog import (
         TrialComponentSearchResult,
         TrialComponentSummary,
-        TrialSummary,
     )
+    from journaltrack.tracking.experiments import TrialSummary
     from journaltrack.tracking.tracker import Tracker
     from journaltrack.tracking.validation import Moment, Parameters
 
@@ -279,9 +279,10 @@ class TrialComponent:
 
     def list_trials(self) -> Iterator[TrialSummary]:
         """Yield the component's trials, from the journal, and from SageMaker if it answers."""
-        from journaltrack.tracking import catalog  # noqa: PLC0415 - as above
+        from journaltrack.tracking import catalog, experiments  # noqa: PLC0415 - as above
 
-        return catalog.trials_of(self)
+        source = catalog.Source(self.journal, self.sagemaker_boto_client)
+        return experiments.listed(source, "trial", {"TrialComponentName": self._name})
 
     # -- attributes --------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Run code of SageMaker's own libraries offline: change the import, nothing else."""

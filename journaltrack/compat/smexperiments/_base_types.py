@@ -1,0 +1,182 @@
+"""What an experiment and a trial have in common: attributes that a journal records.
+
+An assignment to an attribute that SageMaker can change is recorded at once, or raises. It is never
+kept in memory alone until ``save``.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from journaltrack.errors import ComponentNotFoundError, InvalidInputError
+from journaltrack.tracking import catalog, experiments
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from journaltrack.journal.groups import GroupKind
+    from journaltrack.tracking.catalog import Source
+
+
+class ApiObject:
+    """Attributes that are boto3's members, by their names in lower case."""
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - boto3's members
+        self.__dict__.update(kwargs)
+
+    @classmethod
+    def from_boto(cls, boto_dict: Mapping[str, Any], **kwargs: Any) -> Self:  # noqa: ANN401
+        """Make one of boto3's answer, and of further attributes."""
+        made = cls.__new__(cls)
+        made.__dict__.update({**snake(boto_dict), **kwargs})
+        return made
+
+    @classmethod
+    def to_boto(cls, obj: object) -> dict[str, Any]:
+        """Return an object's attributes, or a dict, by boto3's names, without those of None."""
+        members = obj if isinstance(obj, Mapping) else vars(obj)
+        return {
+            "".join(part.capitalize() for part in name.split("_")): value
+            for name, value in members.items()
+            if value is not None and name != "sagemaker_boto_client"
+        }
+
+    def with_boto(self, boto_dict: Mapping[str, Any]) -> Self:
+        """Take the attributes of boto3's answer. Nothing is recorded."""
+        self.__dict__.update(snake(boto_dict))
+        return self
+
+    def __repr__(self) -> str:
+        known = {n: v for n, v in vars(self).items() if n != "sagemaker_boto_client"}
+        members = ", ".join(f"{name}={value!r}" for name, value in known.items())
+        return f"{type(self).__name__}({members})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and vars(self) == vars(other)
+
+    __hash__ = object.__hash__
+
+
+class Record(ApiObject):
+    """An experiment or a trial.
+
+    Args:
+        sagemaker_boto_client: Client for deliveries and questions, or None.
+        **kwargs: Attributes.
+    """
+
+    _kind: ClassVar[GroupKind]
+    _changeable: ClassVar[frozenset[str]]
+
+    sagemaker_boto_client: Any = None
+
+    def __init__(self, sagemaker_boto_client: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(sagemaker_boto_client=sagemaker_boto_client, **kwargs)
+
+    def save(self) -> Self:
+        """Deliver what was recorded, within the time of a look-up.
+
+        Never raises for the network: what is not delivered waits for the next sync.
+        """
+        experiments.deliver(self._source, self._kind, self._name)
+        return self
+
+    def delete(self) -> dict[str, Any]:
+        """Delete it in SageMaker, now. The journal keeps what was recorded.
+
+        Entries that are pending make it again at the next sync.
+
+        Raises:
+            ComponentNotFoundError: SageMaker has none of that name.
+            RemoteError: SageMaker could not be asked, or refuses: it may not be empty.
+        """
+        members = {experiments.NAME[self._kind]: self._name}
+        answer = experiments.ask(self._source, f"delete_{self._kind}", members)
+        if not answer:
+            raise ComponentNotFoundError(
+                f"SageMaker has no {self._kind} {self._name}; nothing was deleted",
+                hint="the journal keeps what was recorded; the next sync delivers it",
+            )
+        return dict(answer)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if value == getattr(self, name, None):
+            return
+        if name not in self._changeable or value is None:
+            names = ", ".join(sorted(self._changeable))
+            raise InvalidInputError(
+                f"{name} of the {self._kind} {self._name} can't be changed to {value!r}; "
+                "nothing was recorded",
+                hint=f"these can be set: {names}",
+            )
+        self._declare({name: value})
+        self.__dict__[name] = value
+
+    @property
+    def _source(self) -> Source:
+        return catalog.Source(None, self.sagemaker_boto_client)
+
+    @property
+    def _name(self) -> str:
+        # What is no name is refused by whoever needs one.
+        name: str = self.__dict__[f"{self._kind}_name"]
+        return name
+
+    def _declare(self, members: Mapping[str, Any]) -> None:
+        experiments.declare(self._source, self._kind, self._name, **members)
+
+    @classmethod
+    def _loaded(cls, name: str, client: Any) -> Self:  # noqa: ANN401
+        shape = experiments.load(catalog.Source(None, client), cls._kind, name)
+        return cls.from_boto(shape, sagemaker_boto_client=client)
+
+    def _pages(self, operation: str, members: Mapping[str, Any], items: str) -> Iterator[Any]:
+        """Yield the items of all pages of SageMaker's answer."""
+        token: dict[str, Any] = {}
+        while True:
+            page = experiments.ask(self._source, operation, {**members, **token})
+            yield from page.get(items, ())
+            if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
+                return
+            token = {"NextToken": page["NextToken"]}
+
+    def _delete_trial(self, trial: str) -> None:
+        """Delete a trial and its components in SageMaker."""
+        listed = self._pages(
+            "list_trial_components", {"TrialName": trial}, "TrialComponentSummaries"
+        )
+        for name in [each["TrialComponentName"] for each in listed]:
+            component = {"TrialComponentName": name}
+            held_by = [*self._pages("list_trials", component, "TrialSummaries")]
+            for each in held_by:
+                place = {**component, "TrialName": each["TrialName"]}
+                experiments.ask(self._source, "disassociate_trial_component", place)
+            experiments.ask(self._source, "delete_trial_component", component)
+        experiments.ask(self._source, "delete_trial", {"TrialName": trial})
+
+
+def check_forced(action: object) -> None:
+    """Refuse to delete everything without the word that confirms it."""
+    if action != "--force":
+        raise InvalidInputError(
+            'delete_all needs the argument "--force": it deletes trial components, too; '
+            "nothing was deleted"
+        )
+
+
+def name(prefix: str) -> str:
+    """Return a new, unique name."""
+    return f"{prefix}-{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def snake(boto_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of boto3's answer by the names that attributes have."""
+    return {
+        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): value
+        for name, value in boto_dict.items()
+        if name != "ResponseMetadata"
+    }
