@@ -61,6 +61,12 @@ class Declaration:
     group: Group
     if_new: bool = False
 
+    @property
+    def is_bare(self) -> bool:
+        """Return whether it sets nothing on what is there."""
+        group = self.group
+        return group.display_name is None and group.description is None and not group.tags
+
     def without(self, later: Group) -> Declaration:
         """Return it without the members that a later one gave."""
         mine, theirs = self.group, {key for key, _ in later.tags}

@@ -342,8 +342,20 @@ def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) 
             d for d in _change_deliveries(action, "delivered", None) if d.seq not in answer.older
         ]
         return Verdict(outcome._replace(deliveries=[*sent, *older], fields=fields))
+    if isinstance(action, Declare):
+        overridden = action.overridden
+        return Verdict(
+            outcome._replace(
+                delivered=[seq for seq in action.seqs if seq not in overridden],
+                deliveries=[
+                    Delivery(seq, "superseded", f"entry {later} overrides it")
+                    for seq, later in overridden.items()
+                ],
+                confirmed_arn=answer.arn or "",
+            )
+        )
     outcome = outcome._replace(delivered=action.seqs)
-    if isinstance(action, (Ensure, Declare)):
+    if isinstance(action, Ensure):
         outcome = outcome._replace(confirmed_arn=answer.arn or "")
     if isinstance(action, Upload) and answer.uri is not None:
         outcome = outcome._replace(location=(action.blob, answer.uri))

@@ -5,12 +5,16 @@ and how the rest is refused.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main
+from journaltrack.journal import vocabulary
+from journaltrack.journal.groups import row_of
+from journaltrack.journal.journal import Journal
 from tests.processes import arrived, states
 from tests.simulator import HttpError, simulator
 
@@ -239,6 +243,36 @@ def test_an_experiment_or_trial_that_is_not_allowed_is_not_made_or_joined(
     assert not written(sim) & {"CreateExperiment", "CreateTrial", "AssociateTrialComponent"}
     assert len(sim.components["run"].metrics) == 2
     sync(journal, 'experiments = ["digits*", "prod*"]')
+    assert states(journal)["pending"] == 0
+
+
+def test_what_is_declared_needs_an_allowed_name(tmp_path, sim, sync):
+    """An experiment or trial of another name waits, and so does one that must not be made; what
+    is there may be changed.
+    """
+    journal = record(tmp_path / "j")
+    with closing(Journal.open(journal)) as opened:
+        for name in ("digits", "prod"):
+            row = opened.component(row_of("experiment", name))
+            opened.append(row, [vocabulary.experiment(tags={"k": "v"})])
+            row = opened.component(row_of("trial", f"{name}-trial"))
+            opened.append(row, [vocabulary.trial(name)])
+        row = opened.component(row_of("trial", "digits-in-prod"))
+        opened.append(row, [vocabulary.trial("prod")])
+    rule = 'experiments = ["digits*"]'
+    assert sync(journal, rule, options=("--dry-run",)).count("is not allowed") == 3
+    output = sync(journal, rule, "create_experiments = false", code=HELD)
+    assert "allow.create_experiments" in output
+    assert not sim.experiments
+    output = sync(journal, rule, code=HELD)
+    assert "allow.experiments" in output
+    assert (set(sim.experiments), set(sim.trials)) == ({"digits"}, {"digits-trial"})
+    with closing(Journal.open(journal)) as opened:
+        row = opened.component(row_of("experiment", "digits"))
+        opened.append(row, [vocabulary.experiment(description="D")])
+    sync(journal, rule, "create_experiments = false", code=HELD)
+    assert sim.experiments["digits"].description == "D"
+    sync(journal)
     assert states(journal)["pending"] == 0
 
 

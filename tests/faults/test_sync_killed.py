@@ -7,12 +7,20 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from contextlib import closing
 
+import boto3
 import pytest
 
 from journaltrack import Tracker
+from journaltrack.journal import vocabulary
+from journaltrack.journal.groups import Declaration, Group, declared, row_of
+from journaltrack.journal.journal import Journal
+from journaltrack.remotes.aws.remote import AwsRemote
 from tests.processes import states, sync_process
 from tests.simulator import simulator
+
+SESSION = boto3.Session("AKIASIMULATED", "simulated-secret", region_name="us-east-1")
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 11])
@@ -46,6 +54,67 @@ def test_sync_killed_at_any_request_is_finished_by_the_next(journal, at):
         before = len(sim.requests)
         sync_process(journal, sim.endpoint_url).communicate()
         assert len(sim.requests) == before
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "CreateExperiment",
+        "CreateTrial",
+        "UpdateExperiment",
+        "AddTags",
+        "DisassociateTrialComponent",
+    ],
+)
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
+def test_sync_killed_at_an_experiment_is_finished_by_the_next(tmp_path, operation, applied):
+    """Killed before or after a request about experiments and trials took effect, a sync is
+    completed by another: names, descriptions, tags and places are as declared, and nothing is in
+    doubt.
+    """
+    folder = tmp_path / "journal"
+    with closing(Journal.open(folder)) as journal:
+        for name in ("new", "there"):
+            row = journal.component(row_of("experiment", name))
+            tags = {"k": "v"}
+            journal.append(row, [vocabulary.experiment(description="D", tags=tags)])
+            row = journal.component(row_of("trial", f"trial-of-{name}"))
+            journal.append(row, [vocabulary.trial(name, display_name="T", tags=tags)])
+        moves = (
+            vocabulary.associate(experiment="new", trial="trial-of-new"),
+            vocabulary.disassociate("trial-of-there"),
+        )
+        journal.append(journal.component("run"), [vocabulary.create(owner="o"), *moves])
+    with simulator() as sim:
+        remote = AwsRemote(session=SESSION, endpoint_url=sim.endpoint_url)
+        with closing(remote):
+            remote.declare(declared([Declaration(1, Group("trial", "trial-of-there", "there"))]))
+        child = []
+        answered = []
+
+        def kill(call):
+            # After it took effect: when the request comes that follows.
+            if child and (answered if applied else call.operation == operation):
+                os.kill(child[0].pid, signal.SIGKILL)
+            if child and call.operation == operation:
+                answered.append(call)
+
+        sim.on_request = kill
+        child.append(sync_process(folder, sim.endpoint_url))
+        child[0].communicate()
+        assert child[0].returncode in ({-signal.SIGKILL} if not applied else {-signal.SIGKILL, 0})
+        sim.on_request = None
+        again = sync_process(folder, sim.endpoint_url)
+        out, err = again.communicate()
+        assert again.returncode == 0, out + err
+        found = states(folder)
+        assert (found["pending"], found["in doubt"], found["quarantined"]) == (0, 0, 0)
+        for name in ("new", "there"):
+            experiment, trial = sim.experiments[name], sim.trials[f"trial-of-{name}"]
+            assert (experiment.description, experiment.tags) == ("D", {"k": "v"})
+            assert (trial.display_name, trial.tags, trial.experiment) == ("T", {"k": "v"}, name)
+        assert sim.trials["trial-of-new"].components == ["run"]
+        assert sim.trials["trial-of-there"].components == []
 
 
 @pytest.mark.lineage

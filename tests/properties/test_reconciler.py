@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from journaltrack.errors import JournalWriteError, LeaseHeldError, LeaseLostError
 from journaltrack.journal import view, vocabulary
+from journaltrack.journal.groups import MEMBERSHIPS, row_of
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay import lease as leases
@@ -152,6 +153,26 @@ class ReplayMachine(RuleBasedStateMachine):
             vocabulary.lineage(content, blob, "Tracker", "output"),
         ]
         self.writers[writer].append(self.writers[writer].component(component), drafts)
+
+    @rule(writer=WRITERS, component=COMPONENTS, trial=st.sampled_from("tu"), joins=st.booleans())
+    def join_or_leave(self, writer, component, trial, joins) -> None:
+        """A component goes into a trial, or out of it."""
+        draft = (
+            vocabulary.associate(experiment="e", trial=trial)
+            if joins
+            else vocabulary.disassociate(trial)
+        )
+        self.writers[writer].append(self.writers[writer].component(component), [draft])
+
+    @rule(
+        writer=WRITERS, name=st.sampled_from("ef"), key=st.sampled_from("xy"), poison=st.booleans()
+    )
+    def declare(self, writer, name, key, poison) -> None:
+        """A tag of an experiment, perhaps one that AWS refuses."""
+        value = "poison" if poison else str(next(self.numbers))
+        journal = self.writers[writer]
+        row = journal.component(row_of("experiment", name))
+        journal.append(row, [vocabulary.experiment(tags={key: value})])
 
     @rule(script=SCRIPTS, of_metrics=st.booleans())
     def replay_with_faults(self, script, of_metrics) -> None:
@@ -430,6 +451,45 @@ class ReplayMachine(RuleBasedStateMachine):
             if entry.kind == "lineage":
                 assert states[entry.seq] in {"pending", "in flight", "delivered"}
                 assert states[entry.seq] != "delivered" or (entry.component, entry.name) in linked
+
+    @invariant()
+    def components_are_in_the_trials_of_the_last_word(self) -> None:
+        """Where no word about a component and a trial is pending, the last one holds."""
+        if not hasattr(self, "writers"):
+            return
+        states = self.states()
+        words = defaultdict(list)
+        for entry in self._entries():
+            if entry.kind in MEMBERSHIPS:
+                words[entry.component, entry.detail["trial"]].append(entry)
+        for place, entries in words.items():
+            found = {states[e.seq] for e in entries}
+            assert found <= {"pending", "in flight", "delivered", "superseded"}
+            if not found & {"pending", "in flight"} and self.truth.components.get(place[0]):
+                assert (place in self.truth.places) is (entries[-1].kind == "associate")
+
+    @invariant()
+    def experiments_have_the_last_tags_that_are_taken(self) -> None:
+        """Where nothing of an experiment is pending, each tag has its last good value, and what
+        is refused takes nothing along.
+        """
+        if not hasattr(self, "writers"):
+            return
+        states = self.states()
+        rows = defaultdict(list)
+        for entry in self._entries():
+            if entry.kind == "experiment":
+                rows[entry.component.rpartition("/")[2]].append(entry)
+        for name, entries in rows.items():
+            if {states[e.seq] for e in entries} & {"pending", "in flight"}:
+                continue
+            expected = {}
+            for entry in entries:
+                good = "poison" not in entry.detail["tags"].values()
+                taken = "delivered" if good else "quarantined"
+                assert states[entry.seq] in {taken, "superseded"}
+                expected |= entry.detail["tags"] if states[entry.seq] == "delivered" else {}
+            assert self.truth.tags.get(name, {}) == expected
 
     @invariant()
     def nothing_good_is_lost_with_what_is_refused(self) -> None:

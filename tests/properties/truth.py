@@ -93,6 +93,8 @@ class Truth:
         self.visible = 0
         self.uploads = Counter()
         self.links = set()  # (component, URI, name)
+        self.places = set()  # (component, trial)
+        self.tags = {}  # of experiments, by name
         self.documents_stored = {}
         self.script = []
         self.of_metrics = False
@@ -157,8 +159,30 @@ class Truth:
 
         return self._request(apply)
 
-    def associate(self, component, _experiment, _trial):
-        return self._request(lambda: self._held(component) and Answer("r"))
+    def associate(self, component, _experiment, trial):
+        def apply():
+            self._held(component)
+            self.places.add((component, trial))
+            return Answer("r")
+
+        return self._request(apply)
+
+    def disassociate(self, component, trial):
+        def apply():
+            self.places.discard((component, trial))
+            return Answer("r")
+
+        return self._request(apply)
+
+    def declare(self, declared):
+        def apply():
+            if "poison" in dict(declared.make.tags).values():
+                raise RemoteError("poisonous", kind=ErrorKind.PERMANENT, code="ValidationException")
+            held = self.tags.setdefault(declared.make.name, dict(declared.make.tags))
+            held.update(declared.change.tags if declared.change else ())
+            return Answer("r", arn=f"arn:{declared.make.name}")
+
+        return self._request(apply)
 
     def upload(self, blob):
         def apply():

@@ -138,6 +138,7 @@ def test_experiments_and_trials_are_delivered_in_one_request_each(folder):
     remote = FailingRemote()
     report = replayed(folder, remote)
     assert (report.delivered, report.pending, report.held) == (3, 0, {})
+    assert states(folder)["experiment", "delivered"] == 2
     assert sorted(remote.asked) == [("declare", "e"), ("declare", "t")]
     assert remote.group("experiment", "e") == Group(
         "experiment", "e", None, "E", "D", (("b", "2"),)

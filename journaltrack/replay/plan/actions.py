@@ -27,7 +27,7 @@ from journaltrack.journal.fold import (
     Status,
     merge_status,
 )
-from journaltrack.journal.groups import Declaration, Declared, declared
+from journaltrack.journal.groups import Declaration, Declared, declared, laid_over
 from journaltrack.journal.vocabulary import BlobRef, Direction, Entry
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
@@ -246,6 +246,20 @@ class Declare:
     def declared(self) -> Declared:
         """Return what to make, and what to set."""
         return declared(self.parts)
+
+    @property
+    def overridden(self) -> dict[int, int]:
+        """Return the entries of which nothing is sent, by ``seq``: the one that overrides each."""
+        found: dict[int, int] = {}
+        later: Declaration | None = None
+        for part in reversed(self.parts):
+            if part.if_new:
+                continue
+            if later is not None and not part.is_bare and part.without(later.group).is_bare:
+                found[part.seq] = later.seq
+            group = part.group if later is None else laid_over(part.group, later.group)
+            later = replace(part, seq=later.seq if later else part.seq, group=group)
+        return found
 
     def split(self) -> tuple[Declare, ...]:
         """Return two halves, to find the entry that the remote refuses. () for one entry."""
