@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError
 from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.groups import Declared, GroupKind, row_of
-from journaltrack.journal.journal import Journal
+from journaltrack.journal.journal import SELECT_ENTRY, Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking import catalog, validation
 from journaltrack.tracking.catalog import Shape, Source, has_parent, in_sequence, present, utc
@@ -54,6 +55,10 @@ _RESOURCES: Final[Mapping[GroupKind, tuple[str, str]]] = {
     "trial": ("ExperimentTrial", "Trial"),
 }
 """SageMaker's name of what is searched, and of what a result holds."""
+_GROUPING: Final = (
+    f"{SELECT_ENTRY}WHERE e.stream <> 'metric' "
+    "AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.component_id, e.seq"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,16 +405,18 @@ class _Reading:
         self._journal = journal
         self._kind = kind
         self._origins = origins(journal.database.read)
-        for row in journal.components():
-            entries = [
-                entry
-                for entry in journal.state_entries(row.id)
-                if entry.kind in groups.GROUPING and groups.is_readable(entry)
-            ]
-            if entries and groups.is_run(row.name):
-                self._add_memberships(row.name.lower(), entries)
-            elif entries:
-                self._add_declarations(row.arn, entries)
+        # Runs have many other entries.
+        found = journal.database.read(_GROUPING, (json.dumps(sorted(groups.GROUPING)),))
+        by_row: dict[str, list[Entry]] = defaultdict(list)
+        for entry in map(vocabulary.entry_of, found):
+            if groups.is_readable(entry):
+                by_row[entry.component].append(entry)
+        for name, entries in by_row.items():
+            if groups.is_run(name):
+                self._add_memberships(name.lower(), entries)
+            else:
+                row = journal.find(name)
+                self._add_declarations(row and row.arn, entries)
 
     def _at(self, name: str, entries: Sequence[Entry], *, is_made: bool = True) -> _Known:
         """Return what is known by a name that these entries mention."""

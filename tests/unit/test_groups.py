@@ -6,11 +6,12 @@ import itertools
 import json
 from collections import Counter
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import limits, sync
+from journaltrack import bundle, export, limits, prune, sync
 from journaltrack.app.api import verify
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, NothingMatchesError, RemoteError
@@ -25,7 +26,9 @@ from journaltrack.reports.report import audit
 from journaltrack.reports.status import status
 from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.transfer.merge import merge
+from tests import independent_verifier
 from tests.builders import CREATION
+from tests.copies import verify_chains
 from tests.failing_remote import FailingRemote, passing
 from tests.simulator import HttpError, simulator
 
@@ -449,3 +452,28 @@ def test_trials_that_may_not_be_listed_are_unknown(folder, delivered):
     delivered.fail("ListTrials", HttpError(400, "AccessDeniedException"), times=99)
     report = checked(folder, delivered)
     assert {(each.kind, each.what) for each in report.differences} == {("unknown", "trial")}
+
+
+def test_journals_with_experiments_are_proved_bundled_merged_pruned_and_exported(
+    folder, delivered, tmp_path
+):
+    """As all journals are: every chain holds, also by the verifier that knows the format alone,
+    and what carries or removes entries knows these.
+    """
+    record(folder, "run", vocabulary.disassociate("u"))
+    record(folder, EXPERIMENT, vocabulary.experiment(display_name="later"))
+    assert sync(folder, endpoint_url=delivered.endpoint_url).pending == 0
+    assert delivered.trials["u"].components == []
+    assert verify_chains(folder) == []
+    assert independent_verifier.verify(folder) == []
+    bundle(folder, to=tmp_path / "j.jtb")
+    merge(folder, into=tmp_path / "merged")
+    assert verify_chains(tmp_path / "merged") == []
+    # What arrived by one journal's word arrived; the copy sends nothing.
+    assert states(tmp_path / "merged") == states(folder)
+    assert prune(folder, delivered_before=timedelta(0), unasked=True).entries == 0
+    kinds = {"experiment": 2, "trial": 1, "associate": 2, "disassociate": 1}
+    assert {kind: n for (kind, _), n in states(folder).items() if kind in kinds} == kinds
+    export(folder, to=tmp_path / "entries.jsonl", table="entries")
+    told = (tmp_path / "entries.jsonl").read_text(encoding="utf-8")
+    assert json.loads(told.splitlines()[0])["component"] == EXPERIMENT
