@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,9 @@ _RESOURCES: Final[Mapping[GroupKind, tuple[str, str]]] = {
     "trial": ("ExperimentTrial", "Trial"),
 }
 """SageMaker's name of what is searched, and of what a result holds."""
+_SILENCE_S: Final = 60.0
+"""Ours: how long no delivery is tried after one without an answer."""
+_silence = {"until_s": 0.0}
 _GROUPING: Final = (
     f"{SELECT_ENTRY}WHERE e.stream <> 'metric' "
     "AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.component_id, e.seq"
@@ -172,7 +176,7 @@ def declare(
 
 
 def join(source: Source, component: object, experiment: str | None, trial: str) -> None:
-    """Record that a component belongs to a trial.
+    """Record that a component belongs to a trial, and deliver it, unless an open tracker will.
 
     Args:
         source: The journal to write to, unless the component names its own.
@@ -188,15 +192,22 @@ def leave(source: Source, component: object, trial: str) -> None:
     _move(source, component, vocabulary.disassociate(trial))
 
 
-def deliver(source: Source, kind: GroupKind, name: str) -> None:
-    """Deliver what is declared, within the time of a look-up. Never raises for the network."""
+def deliver(source: Source, row: str) -> None:
+    """Deliver what is recorded of a row, within the time of a look-up.
+
+    Never raises for the network. After an attempt without any answer, none is made for a while:
+    a script that declares much must not wait for each of its calls.
+    """
     settings = settings_of(client=source.client)
     replay = _services().replay
-    if settings.sync == "off" or replay is None:
+    if settings.sync == "off" or replay is None or time.monotonic() < _silence["until_s"]:
         return
-    request = _request(source, row_of(kind, name), _look_up_s(settings), settings)
-    failure = f"the {kind} {name} was not delivered; its entries stay in the journal"
+    request = _request(source, row, _look_up_s(settings), settings)
+    failure = f"{row} was not delivered; its entries stay in the journal"
+    began_s = time.monotonic()
     guarded(lambda: replay(request), failure, request.deadline, sends=True)
+    if time.monotonic() - began_s >= request.deadline_s:
+        _silence["until_s"] = time.monotonic() + _SILENCE_S
 
 
 def ask(source: Source, operation: str, members: Shape) -> Mapping[str, Any]:
@@ -215,7 +226,6 @@ def _record(source: Source, row: Callable[[Journal], int], draft: Draft) -> None
     opened, owned = open_journal(source.journal, settings.durability, "raise")
     with contextlib.closing(opened) if owned else contextlib.nullcontext():
         opened.append(row(opened), [draft])
-        opened.save()
 
 
 def _move(source: Source, component: object, draft: Draft) -> None:
@@ -227,6 +237,9 @@ def _move(source: Source, component: object, draft: Draft) -> None:
     name = getattr(known, "trial_component_name", known)
     text = name if isinstance(name, str) else str(name)
     _record(source, lambda journal: attached(journal, text).component_id, draft)
+    # An open tracker delivers on close.
+    if getattr(component, "closed", True):
+        deliver(source, text.lower())
 
 
 def _request(

@@ -82,6 +82,11 @@ class RunLog:
         self._notices = Notices()
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        """Return whether ``close`` was called, and nothing was logged since."""
+        return self._closed
+
     def log_parameter(self, name: str, value: Any) -> None:  # noqa: ANN401 - anything has a str()
         """Record a parameter. The last value per name counts.
 

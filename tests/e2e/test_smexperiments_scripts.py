@@ -12,6 +12,7 @@ from journaltrack.compat.smexperiments.experiment import Experiment
 from journaltrack.compat.smexperiments.tracker import Tracker
 from journaltrack.compat.smexperiments.trial import Trial
 from journaltrack.compat.smexperiments.trial_component import TrialComponent
+from journaltrack.tracking import experiments
 from tests.simulator import simulator
 
 
@@ -21,6 +22,7 @@ def offline(tmp_path, monkeypatch, credentials):
     monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(experiments._silence, "until_s", 0.0)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import socket
 import time
 from datetime import datetime, timedelta, timezone
 
@@ -30,6 +32,7 @@ from journaltrack.errors import (
     RemoteError,
 )
 from journaltrack.journal import view
+from journaltrack.tracking import experiments
 from tests.simulator import HttpError, simulator
 
 
@@ -38,6 +41,7 @@ def folder(tmp_path, monkeypatch):
     """The folder of the default journal, without delivery."""
     monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
+    monkeypatch.setitem(experiments._silence, "until_s", 0.0)
     return tmp_path / "journal"
 
 
@@ -103,8 +107,10 @@ def test_the_mnist_notebook_runs_offline_and_a_sync_puts_there_what_the_original
         assert len(sim.requests) == before
 
 
-def test_with_a_network_what_jobs_name_is_there_at_once(aws):
-    """Experiment and trial exist after `create`; a component's places after `save` or `close`."""
+def test_with_a_network_what_jobs_name_is_there_at_once(aws, monkeypatch):
+    """Experiment and trial exist after `create`; a component is in its trials after the tracker's
+    `close`, or at once. What SageMaker has not heard yet counts in lists.
+    """
     experiment = Experiment.create("e", tags={"k": "v"})
     assert aws.experiments["e"].tags == {"k": "v"}
     trial = experiment.create_trial("t")
@@ -114,10 +120,16 @@ def test_with_a_network_what_jobs_name_is_there_at_once(aws):
     name = tracker.trial_component.trial_component_name
     assert aws.trials["t"].components == [name]
     trial.remove_trial_component(tracker)
-    assert names(trial.list_trial_components()) == []
-    assert names(TrialComponent.list(), "trial_component_name") == [name]
-    tracker.trial_component.save()
     assert aws.trials["t"].components == []
+    for each in (tracker.trial_component, "of-somebody-else"):
+        trial.add_trial_component(each)
+    assert aws.trials["t"].components == [name]
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
+    trial.remove_trial_component(tracker)
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "close")
+    assert names(trial.list_trial_components(), "trial_component_name") == ["of-somebody-else"]
+    assert names(tracker.trial_component.list_trials()) == []
+    assert aws.trials["t"].components == [name]
     assert Experiment.load("e").experiment_arn == aws.experiments["e"].arn
 
 
@@ -369,6 +381,26 @@ def test_a_refused_experiment_takes_no_run_along(aws):
     tracker.trial_component.save()
     assert aws.trials["t"].components == [component.name]
     assert aws.experiments["e"].tags == {"k": "v"}
+
+
+def test_a_silent_network_costs_one_attempt(folder, monkeypatch, credentials):
+    """Who declares much behind a network that swallows everything waits once, not at each call."""
+    with socket.create_server(("127.0.0.1", 0)) as swallowing:
+        port = swallowing.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("JOURNALTRACK_SYNC", "close")
+        monkeypatch.setenv("JOURNALTRACK_LOOKUP_DEADLINE_S", "0.2")
+        experiment = Experiment.create("e")
+        swallowing.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                swallowing.accept()[0].close()
+        for number in range(20):
+            experiment.create_trial(f"t{number}").add_trial_component("run")
+        with pytest.raises(BlockingIOError):
+            swallowing.accept()
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
+    assert len(list(experiment.list_trials())) == 20
 
 
 def test_boto3s_answers_become_attributes_and_back():

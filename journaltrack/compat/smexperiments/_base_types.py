@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError
+from journaltrack.journal import groups
 from journaltrack.tracking import catalog, experiments
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Record(ApiObject):
 
         Never raises for the network: what is not delivered waits for the next sync.
         """
-        experiments.deliver(self._source, self._kind, self._name)
+        experiments.deliver(self._source, groups.row_of(self._kind, self._name))
         return self
 
     def delete(self) -> dict[str, Any]:

@@ -134,7 +134,8 @@ class Trial(_base_types.Record):
     def add_trial_component(self, tc: Any) -> None:  # noqa: ANN401 - see below
         """Record that a component belongs to the trial. A component may be in many trials.
 
-        The tracker's ``close``, ``save`` or a sync delivers it.
+        An open tracker delivers it on close. Otherwise it is delivered now, if SageMaker answers in
+        time.
 
         Args:
             tc: A tracker, a component, a summary, or a component's name.
