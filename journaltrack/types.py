@@ -41,6 +41,8 @@ from journaltrack.tracking.catalog import (
     TrialComponentSummary,
 )
 from journaltrack.tracking.experiments import (
+    ExperimentSearchResult,
+    ExperimentSummary,
     TrialSearchResult,
     TrialSummary,
 )
@@ -74,6 +76,8 @@ __all__ = [
     "Durability",
     "ErrorRecord",
     "Examination",
+    "ExperimentSearchResult",
+    "ExperimentSummary",
     "ExportReport",
     "FinalStatus",
     "Finding",

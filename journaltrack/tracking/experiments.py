@@ -315,6 +315,7 @@ def listed(source: Source, kind: GroupKind, members: Shape) -> Iterator[Any]:
     component = str(members.get("TrialComponentName") or "").lower()
 
     def is_wanted(known: _Known) -> bool:
+        """Return whether the request asks for it."""
         created = known.shape.get("CreationTime")
         return (
             (before is None or (created is not None and created <= before))
@@ -324,12 +325,15 @@ def listed(source: Source, kind: GroupKind, members: Shape) -> Iterator[Any]:
         )
 
     def has_left(known: _Known) -> bool:
+        """Return whether the component is to leave the trial, which SageMaker has not heard."""
         return not known.pending_words.get(component, True)
 
     def answers(settings: Settings) -> list[Shape] | None:
+        """Return what SageMaker says; None without an answer."""
         return catalog.pages(source, settings, f"list_{kind}s", members, _SUMMARIES[kind])
 
     def results() -> Iterator[Any]:
+        """Yield what both have, each once."""
         key = NAME[kind] if by == "Name" else by
         for shape in in_sequence(_both(source, kind, is_wanted, answers, has_left), key, order):
             yield catalog.made(ExperimentSummary if kind == "experiment" else TrialSummary, shape)
@@ -353,10 +357,12 @@ def searched(
     request = {**members, "Resource": resource, "SearchExpression": wanted or None}
 
     def answers(settings: Settings) -> list[Shape] | None:
+        """Return what SageMaker says; None without an answer."""
         found = catalog.pages(source, settings, "search", request, "Results")
         return found and [each[item] for each in found if item in each]
 
     def results() -> Iterator[Any]:
+        """Yield what both have, each once."""
         shapes = _both(source, kind, lambda known: catalog.fits(wanted, known.shape), answers)
         kept = ExperimentSearchResult if kind == "experiment" else TrialSearchResult
         for shape in in_sequence(shapes, members.get("SortBy") or "LastModifiedTime", order):
