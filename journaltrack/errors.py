@@ -10,6 +10,7 @@
     │   └── UndeliverableError            ``strict=True``: AWS could never accept the value
     ├── MissingExtraError (ImportError)   an optional package is missing; nothing was journaled
     ├── InvalidTypeError (TypeError)      an argument of the wrong type; nothing was journaled
+    ├── RunContextError (RuntimeError)    a ``Run`` outside of its block; nothing was journaled
     ├── JournalError                      the journal itself
     │   ├── JournalNotFoundError          no such folder, or no ``journal.db`` in it
     │   ├── NotAJournalError              something else is there; it was not changed
@@ -143,6 +144,10 @@ class MissingExtraError(JournaltrackError, ImportError):
 
 class InvalidTypeError(JournaltrackError, TypeError):
     """An argument has the wrong type. Nothing was journaled."""
+
+
+class RunContextError(JournaltrackError, RuntimeError):
+    """A ``Run`` is used outside of its ``with`` block, or nested, or there is none to load."""
 
 
 class JournalError(JournaltrackError):

@@ -188,6 +188,29 @@ class Drafter:
         """
         return self._keep(direction, writers.given(file_path), name, media_type, set())
 
+    def file_of_run(
+        self,
+        direction: Direction,
+        file_path: str | os.PathLike[str],
+        name: str | None,
+        media_type: str | None,
+    ) -> Kept:
+        """Keep a file as ``sagemaker.experiments.Run`` does, see ``Recorder.file``.
+
+        Raises:
+            ArtifactError: As of ``file``, as all others.
+        """
+        kept = self.file(direction, file_path, name, media_type)
+        file_name = Path(file_path).name
+        # A long one can't be a key.
+        fits = limits.text_problem(file_name, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
+        drafts = [
+            draft._replace(name=file_name) if fits and draft.kind == vocabulary.UPLOAD else draft
+            for draft in kept.drafts
+            if draft.kind != vocabulary.LINEAGE
+        ]
+        return kept._replace(drafts=drafts)
+
     def folder(
         self,
         direction: Direction,

@@ -21,6 +21,8 @@ from journaltrack.journal import vocabulary
 from journaltrack.tracking import validation
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self
 
     from journaltrack.journal.vocabulary import Direction
@@ -74,6 +76,8 @@ class Recorder:
         parameters: Records parameters, all or none.
         references: Records inputs or outputs by name, each a text or an artifact, all or none.
         status: Records a status or a time.
+        file: Records a file by direction, path, name and media type, without lineage. In S3 its
+            key ends in the file's own name.
         save: Delivers what is pending.
         ask: Makes one request of SageMaker, by boto3's name of it; raises if there is no answer.
         client: The caller's client for SageMaker, or None.
@@ -82,6 +86,7 @@ class Recorder:
     parameters: Callable[[Mapping[str, Any]], None]
     references: Callable[[Direction, Mapping[str, Any]], None]
     status: Callable[[vocabulary.Draft], None]
+    file: Callable[[Direction, str | os.PathLike[str], str | None, str | None], None]
     save: Callable[[], None]
     ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
     client: Any = None

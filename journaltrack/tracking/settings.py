@@ -338,20 +338,30 @@ PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
 def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
     """Return the name of this job's component; None outside a SageMaker job.
 
-    SageMaker creates it shortly after the job starts. The sources are the environment and the files
-    that SageMaker gives to a job, as the original library reads them
-    (``smexperiments/_environment.py``).
+    SageMaker creates it shortly after the job starts.
+    """
+    job = job_of_this_process(processing_config)
+    return job and component_of(job[1], job[0])
+
+
+def job_of_this_process(
+    processing_config: Path = PROCESSING_JOB_CONFIG,
+) -> tuple[str, str] | None:
+    """Return the SageMaker job that this process runs in, as (kind, name); None outside of one.
+
+    The sources are the environment and the files that SageMaker gives to a job, as the original
+    library reads them (``smexperiments/_environment.py``).
     """
     for variable, kind in (("TRAINING_JOB_ARN", "training"), ("TRANSFORM_JOB_ARN", "transform")):
         name = _name_in(os.environ.get(variable))
         if name:
-            return component_of(name, kind)
+            return kind, name
     try:
         config = json.loads(processing_config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     name = _name_in(config.get("ProcessingJobArn") if isinstance(config, dict) else None)
-    return component_of(name, "processing") if name else None
+    return ("processing", name) if name else None
 
 
 def component_of(job_name: str, kind: str) -> str:

@@ -42,14 +42,13 @@ from journaltrack.tracking.settings import (
 )
 from journaltrack.tracking.sigterm import SigtermStops
 from journaltrack.tracking.trial_component import TrialComponent
-from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.tracking.writers import (
     ArtifactUploader,
     JournalArtifactUploader,
     JournalMetricsWriter,
     LineageArtifactTracker,
     MetricsWriter,
-    warn,
+    warn_of_creation,
 )
 
 if TYPE_CHECKING:
@@ -119,6 +118,7 @@ class Tracker(RunLog):
                 self.log_parameters,
                 self._log_references,
                 lambda status: self._append([status]),
+                lambda *file: self._record_kept([self._drafter.file_of_run(*file)]),
                 self._save,
                 self._delivery.ask,
                 settings.sagemaker_client,
@@ -237,11 +237,7 @@ class Tracker(RunLog):
                 )
             tracker = cls._made(cls.component_type(opened, component_id, name), settings, owned)
         if mended:
-            try:
-                warn(mended)
-            except JournaltrackWarning:
-                # With `-W error` the warning is an error, which would cost the run its tracker.
-                logger.warning("%s", mended)
+            warn_of_creation(mended)
         return tracker
 
     @classmethod

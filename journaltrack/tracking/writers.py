@@ -9,6 +9,7 @@ errors (``python -W error``) loses no entry by it.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from journaltrack.journal.vocabulary import Draft
     from journaltrack.tracking.trial_component import TrialComponent
 
-_PACKAGE: Final = str(Path(__file__).parent)
+logger = logging.getLogger(__name__)
+
+_PACKAGE: Final = os.path.join(Path(__file__).parents[1], "")  # noqa: PTH118 - with the slash
 
 
 class Notice(NamedTuple):
@@ -92,6 +95,15 @@ def warn(text: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, JournaltrackWarning, stacklevel=level)
+
+
+def warn_of_creation(text: str) -> None:
+    """Warn of something in a new run. It costs nobody the run."""
+    try:
+        warn(text)
+    except JournaltrackWarning:
+        # With `-W error` the warning is an error, which would cost the run its tracker.
+        logger.warning("%s", text)
 
 
 def _told_of(draft: Draft) -> str:
