@@ -58,6 +58,7 @@ from journaltrack.replay.plan import planner
 from journaltrack.replay.plan.actions import (
     Action,
     ComponentState,
+    Declare,
     Link,
     Request,
     Settle,
@@ -526,7 +527,11 @@ class Reconciler:
         actions, metrics = planner.prepare(entries, states, points)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
-        dispatch.perform(request for request in requests if request.phase == 1)
+        begin = [request for request in requests if request.phase == 1]
+        # Before their trials: who makes a trial makes an experiment that is missing, without the
+        # display name and tags that its declaration gives a new one.
+        dispatch.perform(r for r in begin if isinstance(r, Declare) and r.is_of_experiment)
+        dispatch.perform(r for r in begin if not (isinstance(r, Declare) and r.is_of_experiment))
         uploads.put_off(
             seq for action in actions if isinstance(action, Upload) for seq in action.seqs
         )

@@ -243,6 +243,11 @@ class Declare:
         return tuple(sorted(part.seq for part in self.parts))
 
     @property
+    def is_of_experiment(self) -> bool:
+        """Return whether it declares an experiment, not a trial."""
+        return self.parts[0].group.kind == "experiment"
+
+    @property
     def declared(self) -> Declared:
         """Return what to make, and what to set."""
         return declared(self.parts)
