@@ -13,6 +13,7 @@ import numpy as np
 
 import journaltrack
 from journaltrack import Journal, Tracker
+from journaltrack.compat.sagemaker import Experiment, Run, SortByType, list_runs, load_run
 from journaltrack.testing import LoggedRun, OfflineJournal, offline
 from journaltrack.types import Examination, MetricsWriter, PassReport, Progress, VerifyReport
 
@@ -104,3 +105,16 @@ def test_training(offline_journal: OfflineJournal) -> LoggedRun:
         Tracker(Tracker.create().trial_component, writer)
         journaltrack.audit(journal)
     return offline_journal.run()
+
+
+def test_a_run_of_the_sdk() -> list[Run]:
+    """The SDK's calls, as its users write them."""
+    Experiment.create("digits", display_name="Digits", tags=[{"Key": "team", "Value": "vision"}])
+    with Run("digits", "first", tags={"team": "vision"}) as run:
+        run.log_parameters({"lr": 0.1, "optimizer": "adam"})
+        run.log_metric("loss", np.float32(0.5), timestamp=datetime.now(timezone.utc), step=1)
+        run.log_file(Path("model.bin"), is_output=False)
+        run.log_metric("loss", [0.5])  # type: ignore[arg-type]
+        with load_run() as same:
+            same.log_artifact("data", "s3://my-data/digits")
+    return list_runs("digits", sort_by=SortByType.NAME)

@@ -169,6 +169,62 @@ def test_files_of_one_name_are_both_kept(tmp_path):
     assert held == {"best": b"best", "last": b"last"}
 
 
+BAD_INPUT = """
+import sys
+import warnings
+from journaltrack.compat.sagemaker import Run
+
+warnings.simplefilter("ignore")
+nan, many = float("nan"), list(range(10_000))
+with Run("Bad", "input", artifact_bucket="the-bucket") as run:
+    run.log_parameter("first", 1)
+    run.log_confusion_matrix([0, 1], [0, 1], title="Matrix for Churn, v2.0 (größer)")
+    for attempt in (
+        lambda: run.log_confusion_matrix(many, many, title="many"),
+        lambda: run.log_roc_curve([0, 1], [nan, 0.5], title="nan"),
+        lambda: run.log_precision_recall([0, 1], [object(), 1], title="objects"),
+        lambda: run.log_file("nowhere.bin"),
+        lambda: run.log_metric("loss", 1.0, step=1.5),
+    ):
+        try:
+            attempt()
+        except (ValueError, TypeError) as error:
+            print(type(error).__name__)
+    sys.modules["sklearn"] = None
+    try:
+        run.log_roc_curve([0, 1], [0.1, 0.9], title="none")
+    except ImportError as error:
+        print(error.hint)
+    run.log_metric("loss", 0.5, step=1)
+    run.log_parameter("last", 2)
+"""
+
+
+def test_bad_input_costs_nothing_but_itself(tmp_path):
+    """Each call tells its error; what was logged before and after it arrives, with a title that
+    breaks SageMaker's patterns.
+    """
+    output, errors = offline(tmp_path, "-c", BAD_INPUT).communicate()
+    assert not errors
+    assert output.splitlines() == [
+        "InvalidInputError",
+        "InvalidInputError",
+        "InvalidTypeError",
+        "ArtifactError",
+        "InvalidInputError",
+        "pip install 'journaltrack[charts]'",
+    ]
+    with simulator() as sim:
+        recording.prepare(sim)
+        synced(tmp_path, sim)
+        held = sim.components["bad-input"]
+        assert held.parameters == {"first": {"NumberValue": 1}, "last": {"NumberValue": 2}}
+        assert [point.value for point in held.metrics] == [0.5]
+        assert held.status == {"PrimaryStatus": "Completed"}
+        (artifact,) = sim.lineage.artifacts.values()
+        assert (artifact.name, artifact.type) == ("Matrix-for-Churn-v2-0-groer", "ConfusionMatrix")
+
+
 BEGUN = """
 from journaltrack.compat.sagemaker import Run
 with Run("Shared", "run") as run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import os
 import pickle
 import re
 import sys
@@ -477,6 +478,23 @@ def test_a_run_can_be_closed_at_any_time_and_used_again():
     with run:
         run.log_parameter("lr", 2)
     assert run._trial_component.parameters == {"lr": 2.0}
+
+
+def test_a_forked_child_logs_to_the_run_of_its_block():
+    """Also by ``load_run()``; it does not end the run."""
+    with Run("e", "r") as run:
+        run.log_parameter("before", 1)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                load_run().log_parameter("child", 2)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert run._trial_component.parameters == {"before": 1.0, "child": 2.0}
+        assert vars_of(run)[0] == "InProgress"
 
 
 def test_a_run_is_not_pickled():
