@@ -28,6 +28,7 @@ from journaltrack._version import __version__
 if TYPE_CHECKING:
     from journaltrack.app.api import check, prune, resolve, retry, sync, verify
     from journaltrack.journal.journal import Journal
+    from journaltrack.readmodel.model import runs
     from journaltrack.reports.report import audit
     from journaltrack.reports.status import status
     from journaltrack.tracking.finish import finish
@@ -59,6 +60,7 @@ __all__ = [
     "prune",
     "resolve",
     "retry",
+    "runs",
     "status",
     "sync",
     "verify",
@@ -80,6 +82,7 @@ _LAZY = {
     "import_receipts": "journaltrack.transfer.receipts",
     "merge": "journaltrack.transfer.merge",
     "open_bundle": "journaltrack.transfer.bundle.unpack",
+    "runs": "journaltrack.readmodel.model",
     "status": "journaltrack.reports.status",
 }
 

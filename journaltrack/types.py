@@ -15,6 +15,7 @@ from journaltrack.journal.sqlite.connection import Durability
 from journaltrack.journal.sqlite.copies import Footprint
 from journaltrack.journal.view import ErrorRecord, State, When
 from journaltrack.journal.writers import WriterRecord
+from journaltrack.readmodel.run import MetricSummary, Points, Run, Runs
 from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.replay.pass_report import PassReport, Position, Progress
@@ -93,6 +94,7 @@ __all__ = [
     "Manifest",
     "MergeReport",
     "MergedSource",
+    "MetricSummary",
     "MetricsWriter",
     "Moment",
     "Number",
@@ -100,6 +102,7 @@ __all__ = [
     "Parameters",
     "PassReport",
     "PendingStream",
+    "Points",
     "Position",
     "Problem",
     "Progress",
@@ -114,7 +117,9 @@ __all__ = [
     "Resolution",
     "Resolved",
     "Retried",
+    "Run",
     "RunInProgress",
+    "Runs",
     "Sizes",
     "State",
     "States",

@@ -37,12 +37,11 @@ class Journals:
     def _found(self) -> dict[str | None, bool]:
         """Return each journal, and whether it was found in a folder of journals."""
         from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
-        from journaltrack.watch.folders import journals_in  # noqa: PLC0415
 
         found: dict[str | None, bool] = {}
         for named in self.named:
             folder = paths.expanded(named)
-            inside = list(journals_in(folder))
+            inside = list(paths.journals_in(folder))
             found |= (
                 {named: False}
                 if inside in ([], [folder])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -63,6 +63,17 @@ def of_component(journal: Journal, component_id: int, name: str) -> RunInProgres
     if status is None or not status.in_progress:
         return None
     return _run(journal, component_id, name, status, _files(journal))
+
+
+def states(journal: Journal, begun: Mapping[int, LastStatus]) -> dict[int, RunState]:
+    """Return the state of each run in progress, by component.
+
+    Args:
+        journal: An open journal.
+        begun: The components' last statuses, of those that are in progress.
+    """
+    files = _files(journal) if begun else []
+    return {number: _state(journal, number, status, files) for number, status in begun.items()}
 
 
 def left_open(journal: Journal, only: Iterable[int] | None = None) -> list[RunInProgress]:

@@ -30,6 +30,8 @@ MOUNTS: Final = Path("/proc/self/mountinfo")
 WRITERS: Final = "writers"
 BUNDLE_MANIFEST: Final = "journaltrack-bundle.json"
 """The first file in a bundle. It stays beside the journal that came in one."""
+DEPTH_MAX: Final = 4
+"""How deep to search for journals below a folder."""
 
 # Temporary default folders that a warning was logged for.
 _told: set[Path] = set()
@@ -141,6 +143,42 @@ def _temporary_home() -> Path:
             hint,
         )
     return folder
+
+
+def cache_home() -> Path | None:
+    """Return the folder for what can be made again; None if the user has no home folder."""
+    if not has_home("XDG_CACHE_HOME"):
+        return None
+    import platformdirs  # noqa: PLC0415 - no training script needs it
+
+    return Path(platformdirs.user_cache_dir("journaltrack", appauthor=False))
+
+
+def journals_in(folder: Path, depth: int = DEPTH_MAX) -> Iterator[Path]:
+    """Yield the journals at and below a folder.
+
+    Skips hidden folders, links, and everything inside journals. Folders that can't be read, or
+    vanish meanwhile, count as empty.
+    """
+    try:
+        with os.scandir(folder) as found:
+            children = list(found)
+    except OSError:
+        return
+    if any(child.name == DATABASE for child in children):
+        yield folder
+        return
+    if depth > 0:
+        for child in sorted(children, key=lambda each: each.name):
+            if not child.name.startswith(".") and _is_folder(child):
+                yield from journals_in(Path(child.path), depth - 1)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

@@ -18,12 +18,18 @@ _SHOWN_MAX: Final = 5
 _SHOWN_CHARS_MAX: Final = 80
 _LOOKED_AT_MAX: Final = 10_000
 """Ours: how many of the newest names are compared. Each costs a few microseconds."""
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d*|\d+")
 _WILD: Final = re.compile(r"\[[^]]*\]|[*?]")
 
 
 def fits(name: object, pattern: str | None) -> bool:
     """Return whether a shell pattern matches a name, ignoring case. None matches everything."""
     return pattern is None or fnmatch.fnmatchcase(str(name).lower(), pattern.lower())
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name, in lower case: "val/topKAcc_5" has val, top, k, acc and 5."""
+    return [word.lower() for word in _WORDS.findall(name)]
 
 
 def hint(wanted: str, names: Sequence[str]) -> str:

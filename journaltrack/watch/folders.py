@@ -17,7 +17,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,8 +44,6 @@ _KINDS: Final[list[type[events.FileSystemEvent]]] = [
     events.DirMovedEvent,
     events.DirDeletedEvent,
 ]
-DEPTH_MAX: Final = 4
-"""How deep to search for journals below a watched folder."""
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100
 _WAL_HEADER_BYTES: Final = 32
@@ -221,26 +219,6 @@ def files_of(journal: Path) -> Files | None:
     return Files(*of_database, *of_log, dead=writers.dead(journal))
 
 
-def journals_in(folder: Path, depth: int = DEPTH_MAX) -> Iterator[Path]:
-    """Yield the journals at and below a folder.
-
-    Skips hidden folders, links, and everything inside journals. Folders that can't be read, or
-    vanish meanwhile, count as empty.
-    """
-    try:
-        with os.scandir(folder) as found:
-            children = list(found)
-    except OSError:
-        return
-    if any(child.name == paths.DATABASE for child in children):
-        yield folder
-        return
-    if depth > 0:
-        for child in sorted(children, key=lambda each: each.name):
-            if not child.name.startswith(".") and _is_folder(child):
-                yield from journals_in(Path(child.path), depth - 1)
-
-
 def in_arrival(journal: Path, files: Files) -> str | None:
     """Return why the journal can't be whole yet, or None if its files look whole.
 
@@ -301,13 +279,6 @@ def _pages(header: bytes) -> tuple[int, int]:
     """Return page size and number of pages from a header (https://sqlite.org/fileformat2.html)."""
     page_bytes = int.from_bytes(header[16:18], "big")
     return 65_536 if page_bytes == 1 else page_bytes, int.from_bytes(header[28:32], "big")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False
 
 
 def is_limit(error: OSError) -> bool:

@@ -30,6 +30,7 @@ from journaltrack.errors import (
     LeaseHeldError,
     RemoteError,
 )
+from journaltrack.util import paths
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import logfmt
 from journaltrack.util.threads import DaemonPool
@@ -179,7 +180,7 @@ class Watcher:
         """Look at all journals, with or without events."""
         found: set[Path] = set()
         for root in self._roots:
-            found.update(folders.journals_in(root))
+            found.update(paths.journals_in(root))
         for path in sorted(found - self.journals.keys()):
             backoff = Backoff(self.settings.retry_first_s, self.settings.retry_max_s, self._chance)
             arrivals = self._arrivals

@@ -13,7 +13,8 @@ import pytest
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.files import held_open
 from journaltrack.util import paths
-from journaltrack.watch.folders import files_of, in_arrival, journals_in, log_is_torn
+from journaltrack.util.paths import journals_in
+from journaltrack.watch.folders import files_of, in_arrival, log_is_torn
 from tests.builders import tracked
 
 

@@ -203,6 +203,26 @@ class Bundle:
             paths.fsync(partial)
         return folder
 
+    def extract_database(self, into: str | os.PathLike[str]) -> Path:
+        """Make a journal's folder of it without artifacts, to look at. It is proved as by
+        ``extract``.
+
+        Returns:
+            The folder's path.
+
+        Raises:
+            InvalidInputError, BundleDamagedError, BundleError: As for ``extract``.
+        """
+        folder = paths.expanded(into).absolute()
+        database = self._layout.database
+        with (
+            _explained(folder),
+            _new_folder(folder, database.size_bytes) as partial,
+            Copier() as copier,
+        ):
+            self._write(copier, database, partial / paths.DATABASE, lambda _: None)
+        return folder
+
     def _check_journal(self, folder: Path) -> None:
         """Check that the database is that of the journal that the manifest names."""
         try:

@@ -1,0 +1,613 @@
+"""Keep what lists and curves of one journal need in a file beside the user's other caches.
+
+A journal has no index of its metrics, so that an append pays for none: one curve would cost a scan
+of all that was ever recorded. This file has each run folded, each metric summed up, and its points
+in blocks. It follows the journal by ``seq``, and a transaction of it is at most ``CHUNK`` entries,
+so a killed reader loses nothing, and several readers share the work.
+
+Nothing in it counts but as a copy. If the journal was replaced, pruned or went back, or if the file
+is damaged, it is made again. If it can't be written, it lives in memory.
+
+Must not know AWS, or who asks. Never writes a journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import sqlite3
+import sys
+import threading
+import time
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack.journal import removed, view, vocabulary
+from journaltrack.journal.queries import ENTRY_COLUMNS, listed_up_to, origins
+from journaltrack.readmodel.run import MetricSummary
+from journaltrack.readmodel.state import folded
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = f"1{sys.byteorder[0]}"
+"""Part of the file's name: other code has another file."""
+CHUNK: Final = 50_000
+"""Entries of a transaction: 0.1 s, in which other readers wait."""
+BLOCK_POINTS: Final = 1_024
+"""Points of a block. One that is not full is written again when points arrive: 24 kB."""
+_BUSY_S: Final = 20.0
+_KEPT_S: Final = 60 * 86_400
+"""Ours: how long a cache stays that nobody opens."""
+
+_SCHEMA: Final = """
+CREATE TABLE head (
+    id INTEGER PRIMARY KEY, identity TEXT NOT NULL, prunes INTEGER NOT NULL,
+    seq INTEGER NOT NULL, digest BLOB, mark INTEGER NOT NULL);
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY, entries INTEGER NOT NULL, below INTEGER NOT NULL,
+    last_ns INTEGER, dirty INTEGER NOT NULL, folded TEXT);
+CREATE TABLE series (
+    id INTEGER PRIMARY KEY, run INTEGER NOT NULL, name TEXT NOT NULL, last REAL, step INTEGER,
+    low REAL, high REAL, points INTEGER NOT NULL, low_step INTEGER, high_step INTEGER,
+    not_finite INTEGER NOT NULL, last_ns INTEGER, removed INTEGER NOT NULL,
+    UNIQUE (run, name));
+CREATE TABLE block (
+    series INTEGER NOT NULL, number INTEGER NOT NULL, points INTEGER NOT NULL,
+    not_finite INTEGER NOT NULL, in_order INTEGER NOT NULL,
+    x_first INTEGER NOT NULL, x_last INTEGER NOT NULL,
+    ns_first INTEGER NOT NULL, ns_last INTEGER NOT NULL,
+    x BLOB NOT NULL, ns BLOB NOT NULL, value BLOB NOT NULL, stepless BLOB,
+    PRIMARY KEY (series, number)) WITHOUT ROWID;
+"""
+_ENTRIES: Final = (
+    "SELECT component_id, kind, name, value, step, coalesce(timestamp_ns, recorded_at_ns), "
+    "payload, recorded_at_ns, seq, digest FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq "
+    f"LIMIT {CHUNK}"
+)
+
+
+class Folded(NamedTuple):
+    """A run in the cache: its component, how many entries it has, and what they add up to."""
+
+    component_id: int
+    entries: int
+    below: int
+    last_ns: int | None
+    state: dict[str, Any]
+
+
+class Block(NamedTuple):
+    """Points of a series, in the order in which they were recorded.
+
+    Attributes:
+        in_order: Whether neither ``x`` nor ``ns`` goes back.
+        x: Steps, or how many points were before.
+        values: With NaN and infinity.
+        stepless: One byte a point, 1 where it has no step; None: all have one.
+    """
+
+    in_order: bool
+    not_finite: int
+    x: array[int]
+    ns: array[int]
+    values: array[float]
+    stepless: bytes | None
+
+
+class Cache:
+    """The cache of one journal. Any thread may use it.
+
+    Args:
+        identity: Which journal, by id and place: the file's name follows from it.
+        in_memory: Keep it in memory.
+    """
+
+    def __init__(self, identity: str, *, in_memory: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._file = None if in_memory else _file_of(identity)
+        self._connection = self._connect()
+
+    @property
+    def file(self) -> Path | None:
+        """Return the file; None if it is in memory."""
+        return self._file
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        with self._lock:
+            self._connection.close()
+
+    # -- following the journal ---------------------------------------------------------------
+
+    def follow(self, journal: Journal, identity: str) -> None:
+        """Read what the journal has recorded since.
+
+        Args:
+            journal: Open, and in a snapshot (``view.snapshot``).
+            identity: Tells the journal's file from one that replaced it.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        with self._lock:
+            for last_try in (False, True):
+                try:
+                    self._follow(journal, identity)
+                except _JournalError as fault:  # noqa: PERF203 - one more try
+                    raise fault.error from None
+                except sqlite3.Error as error:
+                    # Locked for long, damaged, or the disk is full.
+                    if last_try:
+                        raise
+                    self._start_again(error)
+                else:
+                    return
+
+    def _follow(self, journal: Journal, identity: str) -> None:
+        now = _Now.of(journal)
+        while True:
+            with self._transaction() as connection:
+                head = self._valid_head(journal, identity, now)
+                if head >= now.seq:
+                    self._count_below(journal, now)
+                    break
+                rows = _read(journal, _ENTRIES, (head, now.seq))
+                self._take(rows)
+                seq, digest = (rows[-1][-2], rows[-1][-1]) if len(rows) == CHUNK else now[:2]
+                connection.execute("UPDATE head SET seq = ?, digest = ?", (seq, digest))
+        self._fold(journal)
+
+    def _valid_head(self, journal: Journal, identity: str, now: _Now) -> int:
+        """Return up to where the cache has the journal, after emptying it if it has another."""
+        rows = self._connection.execute("SELECT identity, prunes, seq, digest FROM head").fetchall()
+        if rows:
+            known, prunes, seq, digest = rows[0]
+            at_head = _read(journal, "SELECT digest FROM entry WHERE seq = ?", (seq,))
+            if (known, prunes) == (identity, now.prunes) and (
+                not seq or (at_head and at_head[0][0] == digest)
+            ):
+                return int(seq)
+        for table in ("head", "run", "series", "block"):
+            self._connection.execute(f"DELETE FROM {table}")
+        self._connection.execute(
+            "INSERT INTO head VALUES (1, ?, ?, 0, NULL, 0)", (identity, now.prunes)
+        )
+        self._add_removed(journal)
+        return 0
+
+    def _add_removed(self, journal: Journal) -> None:
+        """Count the points that were pruned: their sums are on the record."""
+        ids = {row.name.lower(): row.id for row in journal.components()}
+        for (component, name), gone in removed.metrics(journal.database).items():
+            if component not in ids:
+                continue
+            last = gone.last
+            summary = MetricSummary(
+                last.value,
+                last.step,
+                gone.minimum,
+                gone.maximum,
+                gone.points,
+                None,
+                None,
+                0,
+                last.timestamp_ns,
+                gone.points,
+            )
+            self._connection.execute(
+                "INSERT OR REPLACE INTO series (run, name, last, step, low, high, points, "
+                "low_step, high_step, not_finite, last_ns, removed) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (ids[component], name, *summary),
+            )
+
+    def _take(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add a chunk of entries: points to their series, and other entries as work for later."""
+        groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
+        for row in rows:
+            groups[row[:3]].append(row)
+        counts: dict[int, tuple[int, int, int]] = {}
+        for (run, kind, name), group in groups.items():
+            if not isinstance(run, int):
+                continue
+            entries, last_ns, dirty = counts.get(run, (0, 0, 0))
+            at_ns = group[-1][7]
+            counts[run] = (
+                entries + len(group),
+                max(last_ns, at_ns) if isinstance(at_ns, int) else last_ns,
+                dirty or int(kind != vocabulary.METRIC),
+            )
+            if kind == vocabulary.METRIC:
+                self._add_points(run, str(name), group)
+        self._connection.executemany(
+            "INSERT INTO run VALUES (?1, ?2, 0, ?3, 1, NULL) ON CONFLICT DO UPDATE SET "
+            "entries = entries + ?2, last_ns = max(coalesce(last_ns, 0), ?3), "
+            "dirty = max(dirty, ?4)",
+            [(run, *count) for run, count in counts.items()],
+        )
+
+    def _add_points(self, run: int, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        connection = self._connection
+        found = connection.execute(
+            "SELECT id, last, step, low, high, points, low_step, high_step, not_finite, last_ns, "
+            "removed FROM series WHERE run = ? AND name = ?",
+            (run, name),
+        ).fetchone()
+        before = MetricSummary(*found[1:]) if found else MetricSummary(None, None, None, None, 0)
+        block = _block(rows, before.points - before.removed)
+        after = _summed(before, block)
+        if found:
+            series = int(found[0])
+            connection.execute(
+                "UPDATE series SET last = ?, step = ?, low = ?, high = ?, points = ?, "
+                "low_step = ?, high_step = ?, not_finite = ?, last_ns = ?, removed = ? "
+                "WHERE id = ?",
+                (*after, series),
+            )
+        else:
+            series = int(
+                connection.execute(
+                    "INSERT INTO series (run, name, last, step, low, high, points, low_step, "
+                    "high_step, not_finite, last_ns, removed) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (run, name, *after),
+                ).lastrowid
+                or 0
+            )
+        self._store(series, block)
+
+    def _store(self, series: int, block: Block) -> None:
+        """Append points to the last block, and begin new ones when it is full."""
+        row = self._connection.execute(
+            f"SELECT number, {_BLOCK} FROM block WHERE series = ? ORDER BY number DESC LIMIT 1",
+            (series,),
+        ).fetchone()
+        number = 0
+        if row:
+            last = _block_of(row[1:])
+            number = row[0] + 1
+            if len(last.x) < BLOCK_POINTS:
+                number, block = row[0], _joined(last, block)
+        for first in range(0, len(block.x), BLOCK_POINTS):
+            part = slice(first, first + BLOCK_POINTS)
+            x, ns, values = block.x[part], block.ns[part], block.values[part]
+            mask = block.stepless[part] if block.stepless is not None else None
+            self._connection.execute(
+                "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(series, number, len(x), _not_finite(values), _ascends(x) and _ascends(ns)),
+                    *(min(x), max(x), min(ns), max(ns)),
+                    *(x.tobytes(), ns.tobytes(), values.tobytes()),
+                    mask if mask is not None and any(mask) else None,
+                ),
+            )
+            number += 1
+
+    def _fold(self, journal: Journal) -> None:
+        """Fold the runs of which more than points arrived."""
+        dirty = [row[0] for row in self._connection.execute("SELECT id FROM run WHERE dirty")]
+        if not dirty:
+            return
+        known = _faultless(origins, journal.database.read)
+        names = {row.id: row.name for row in _faultless(journal.components)}
+        sql = (
+            f"SELECT {ENTRY_COLUMNS} FROM entry e WHERE e.component_id = ? "
+            "AND e.stream <> 'metric' ORDER BY e.seq"
+        )
+        for first in range(0, len(dirty), 1_000):
+            with self._transaction() as connection:
+                for component_id in dirty[first : first + 1_000]:
+                    entries = map(vocabulary.entry_of, _read(journal, sql, (component_id,)))
+                    state = folded(names.get(component_id), entries, known)
+                    connection.execute(
+                        "UPDATE run SET dirty = 0, folded = ? WHERE id = ?",
+                        (json.dumps(state), component_id),
+                    )
+
+    def _count_below(self, journal: Journal, now: _Now) -> None:
+        """Count how many entries of each run are up to the mark below which all is settled."""
+        (mark,) = self._connection.execute("SELECT mark FROM head").fetchone()
+        wanted = min(now.mark, now.seq)
+        if mark == wanted:
+            return
+        if mark > wanted:
+            self._connection.execute("UPDATE run SET below = 0")
+            mark = 0
+        rows = _read(
+            journal,
+            "SELECT count(*), component_id FROM entry WHERE seq > ? AND seq <= ? "
+            "GROUP BY component_id",
+            (mark, wanted),
+        )
+        self._connection.executemany("UPDATE run SET below = below + ? WHERE id = ?", rows)
+        self._connection.execute("UPDATE head SET mark = ?", (wanted,))
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def runs(self) -> list[Folded]:
+        """Return all runs, in the order in which they were recorded first."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT id, entries, below, last_ns, folded FROM run WHERE folded IS NOT NULL "
+                "ORDER BY id"
+            ).fetchall()
+        return [
+            Folded(number, entries, below, last_ns, json.loads(state))
+            for number, entries, below, last_ns, state in rows
+        ]
+
+    def metrics(self) -> dict[int, dict[str, MetricSummary]]:
+        """Return what each metric adds up to, by run."""
+        found: dict[int, dict[str, MetricSummary]] = defaultdict(dict)
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT run, name, last, step, low, high, points, low_step, high_step, not_finite, "
+                "last_ns, removed FROM series ORDER BY run, name"
+            )
+            for run, name, last, *others in rows:
+                # SQLite keeps NaN as NULL.
+                found[run][name] = MetricSummary(math.nan if last is None else last, *others)
+        return found
+
+    def blocks(
+        self, run: int, metric: str, numbers: Sequence[int] | None = None
+    ) -> Iterator[Block]:
+        """Yield a metric's points, block by block."""
+        chosen = "" if numbers is None else "AND number IN (SELECT value FROM json_each(?3))"
+        with self._lock:
+            rows = self._connection.execute(
+                f"SELECT {_BLOCK} FROM block WHERE series = "
+                f"(SELECT id FROM series WHERE run = ?1 AND name = ?2) {chosen} ORDER BY number",
+                (run, metric, *(() if numbers is None else (json.dumps(list(numbers)),))),
+            ).fetchall()
+        return map(_block_of, rows)
+
+    def extents(self, run: int, metric: str) -> list[tuple[int, ...]]:
+        """Return number, points, not finite, in order, and the ranges of x and time per block."""
+        with self._lock:
+            return self._connection.execute(
+                "SELECT number, points, not_finite, in_order, x_first, x_last, ns_first, ns_last "
+                "FROM block WHERE series = (SELECT id FROM series WHERE run = ? AND name = ?) "
+                "ORDER BY number",
+                (run, metric),
+            ).fetchall()
+
+    # -- the file ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _connect(self) -> sqlite3.Connection:
+        for _ in range(2):
+            if self._file is None:
+                break
+            try:
+                return _opened(self._file)
+            except (sqlite3.Error, OSError) as error:
+                self._discard(error)
+        self._file = None
+        return _opened(None)
+
+    def _start_again(self, error: sqlite3.Error) -> None:
+        self._connection.close()
+        self._discard(error)
+        self._connection = self._connect()
+
+    def _discard(self, error: Exception) -> None:
+        """Remove a damaged file. Leave one alone that can't be written or is in use."""
+        logger.debug("the cache %s can't be used: %s", self._file, error)
+        is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        )
+        if is_damaged and self._file is not None:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{self._file}{suffix}")  # noqa: PTH108
+        else:
+            self._file = None
+
+
+class _Now(NamedTuple):
+    """How far a journal is: the last entry, and what was pruned and settled."""
+
+    seq: int
+    digest: bytes | None
+    prunes: int
+    mark: int
+
+    @classmethod
+    def of(cls, journal: Journal) -> _Now:
+        """Ask the journal."""
+        last = _read(journal, "SELECT seq, digest FROM entry ORDER BY seq DESC LIMIT 1")
+        prunes = _read(
+            journal,
+            f"SELECT coalesce(max(a.id), 0) FROM attestation a WHERE {removed.IS_PRUNE}",
+        )
+        seq, digest = last[0] if last else (0, None)
+        return cls(seq, digest, prunes[0][0], _faultless(listed_up_to, journal.database))
+
+
+class _JournalError(Exception):
+    """The journal could not be read; not to be mistaken for an error of the cache."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _faultless(ask: Any, *arguments: Any) -> Any:  # noqa: ANN401 - any question
+    try:
+        return ask(*arguments)
+    except Exception as error:
+        raise _JournalError(error) from error
+
+
+def _read(journal: Journal, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    rows: list[Any] = _faultless(journal.database.read, sql, parameters)
+    return rows
+
+
+_BLOCK: Final = "in_order, not_finite, x, ns, value, stepless"
+
+
+def _block_of(row: Sequence[Any]) -> Block:
+    in_order, not_finite, x, ns, values, stepless = row
+    return Block(
+        bool(in_order), not_finite, array("q", x), array("q", ns), array("d", values), stepless
+    )
+
+
+def _block(rows: Sequence[tuple[Any, ...]], points_before: int) -> Block:
+    """Make a block of entries.
+
+    SQLite keeps any type in any column: what is no number counts as NaN, or as no step.
+    """
+    _, _, _, values, steps, times, payloads, _, _, _ = zip(*rows, strict=True)
+    try:
+        numbers = array("d", values)
+    except TypeError:
+        numbers = array("d", map(_number, values, payloads))
+    try:
+        ns = array("q", times)
+    except (TypeError, OverflowError):
+        ns = array("q", [each if isinstance(each, int) else 0 for each in times])
+    mask = None
+    try:
+        x = array("q", steps)
+    except TypeError:
+        mask = bytes(not isinstance(step, int) for step in steps)
+        x = array(
+            "q",
+            [
+                step if isinstance(step, int) else points_before + place
+                for place, step in enumerate(steps)
+            ],
+        )
+    return Block(_ascends(x) and _ascends(ns), _not_finite(numbers), x, ns, numbers, mask)
+
+
+def _number(value: object, payload: object) -> float:
+    if isinstance(value, float):
+        return value
+    exact = view.detail_of(payload).get("exact")
+    try:
+        return float(exact) if isinstance(exact, str) else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _joined(one: Block, other: Block) -> Block:
+    stepless = None
+    if one.stepless is not None or other.stepless is not None:
+        stepless = (one.stepless or bytes(len(one.x))) + (other.stepless or bytes(len(other.x)))
+    return Block(False, 0, one.x + other.x, one.ns + other.ns, one.values + other.values, stepless)
+
+
+def _summed(before: MetricSummary, block: Block) -> MetricSummary:
+    """Return the summary with the points of a block."""
+    values = block.values
+    finite = values if not block.not_finite else array("d", filter(math.isfinite, values))
+    low, high = before.min, before.max
+    low_step, high_step = before.min_step, before.max_step
+    if finite and (low is None or min(finite) < low):
+        low = min(finite)
+        low_step = _step(block, values.index(low))
+    if finite and (high is None or max(finite) > high):
+        high = max(finite)
+        high_step = _step(block, values.index(high))
+    return MetricSummary(
+        values[-1],
+        _step(block, len(values) - 1),
+        low,
+        high,
+        before.points + len(values),
+        low_step,
+        high_step,
+        before.not_finite + block.not_finite,
+        block.ns[-1],
+        before.removed,
+    )
+
+
+def _step(block: Block, place: int) -> int | None:
+    if block.stepless is not None and block.stepless[place]:
+        return None
+    return block.x[place]
+
+
+def _not_finite(values: array[float]) -> int:
+    # The sum of finite numbers is finite, unless it overflows.
+    return 0 if math.isfinite(sum(values)) else sum(not math.isfinite(each) for each in values)
+
+
+def _ascends(numbers: array[int]) -> bool:
+    return all(map(int.__le__, numbers, numbers[1:]))
+
+
+def _file_of(identity: str) -> Path | None:
+    folder = paths.cache_home()
+    if folder is None:
+        return None
+    name = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return folder / f"runs-{FORMAT}-{name}.db"
+
+
+def _opened(file: Path | None) -> sqlite3.Connection:
+    """Open the file, and make its tables. None: a database in memory."""
+    if file is not None:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_new = not file.exists()
+        if is_new:
+            _remove_old(file.parent)
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        os.utime(file)
+    connection = sqlite3.connect(
+        ":memory:" if file is None else file,
+        timeout=_BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        if file is not None:
+            # Machines that share a home folder do not share memory, which a write-ahead log needs.
+            mode = "DELETE" if paths.network_file_system(file.parent) else "WAL"
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA cache_size = -8000")
+        connection.execute("BEGIN IMMEDIATE")
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for statement in _SCHEMA.split(";")[:-1]:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+        connection.execute("SELECT * FROM head").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove caches that nobody opened for long: a journal that is gone leaves one."""
+    for file in folder.glob("runs-*"):
+        with contextlib.suppress(OSError):
+            if file.stat().st_mtime < time.time() - _KEPT_S:
+                file.unlink()

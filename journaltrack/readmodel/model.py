@@ -1,0 +1,329 @@
+"""Open journals to look at their runs. Reads journals, never writes one.
+
+    with read_model.open(["/data/runs"]) as model:
+        for run in model.runs(where="status = completed", sort="loss.min", limit=10):
+            print(run.label, run.metrics["loss"].min)
+
+A ``Source`` is one journal with its side cache (``cache``). A ``ReadModel`` joins several. Both may
+be used by any thread. A journal that can't be read (damaged, newer, gone, not readable) is a
+``problem``, and hides no other journal.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from journaltrack import limits
+from journaltrack.errors import InvalidInputError, NothingMatchesError
+from journaltrack.readmodel import expression
+from journaltrack.readmodel.run import (
+    AXES,
+    Axis,
+    ComparedMetric,
+    Comparison,
+    Event,
+    Run,
+    Runs,
+    Series,
+    goal_of,
+)
+from journaltrack.readmodel.source import Source
+from journaltrack.util import paths, patterns
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from journaltrack.errors import JournaltrackError
+    from journaltrack.reports.component import ComponentView
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+
+
+def runs(
+    *journals: AnyPath,
+    where: str | None = None,
+    sort: str | None = None,
+    tags: Mapping[str, str | None] | None = None,
+    limit: int | None = None,
+) -> Runs:
+    """List the runs of journals.
+
+    Args:
+        journals: Folders of journals, folders with journals in them, and bundles. None: the
+            configured journal.
+        where: Only runs for which this holds: ``"lr < 0.1 and status = completed"``; see
+            docs/runs.md.
+        sort: A metric (its last value, or ``loss.min``, ``loss.max``), a parameter, a tag, or
+            ``age``, ``duration``, ``name``, ``status``; ascending, or descending after ``-``. Runs
+            without the value come last. None: the newest first.
+        tags: Only runs with these tags; None as a value: with any value.
+        limit: At most this many, after sorting.
+
+    Returns:
+        A list of runs. ``problems`` of it says which journals could not be read.
+
+    Raises:
+        InvalidInputError: ``where`` or ``sort`` can't be understood.
+        NothingMatchesError: They name what no run has.
+        JournalError: No journal could be read.
+    """
+    with open(journals) as model:
+        model.refresh()
+        if model.problems and len(model.problems) == len(model.sources):
+            raise model.problems[0][1]
+        return model.runs(where=where, sort=sort, tags=tags, limit=limit)
+
+
+def open(  # noqa: A001 - read as read_model.open
+    journals: Iterable[AnyPath] = (), *, cache: bool = True
+) -> ReadModel:
+    """Open journals to look at them, for as long as you like.
+
+    Args:
+        journals: As for ``runs``. Folders are searched again at each ``refresh``.
+        cache: Keep a side cache in the user's cache folder; else in memory.
+
+    Returns:
+        A model that has read nothing yet: call ``refresh``.
+    """
+    return ReadModel(journals, cache=cache)
+
+
+class ReadModel:
+    """Several journals, as a list of runs.
+
+    Attributes:
+        problems: The journals that can't be read now, by path, and why. What was read of them
+            before is still shown.
+    """
+
+    def __init__(self, journals: Iterable[AnyPath], *, cache: bool) -> None:
+        """Use ``open``."""
+        named = [paths.expanded(each).absolute() for each in journals]
+        self._named = tuple(dict.fromkeys(named)) or (paths.default_journal().absolute(),)
+        self._in_file = cache
+        self._lock = threading.RLock()
+        self._sources: dict[Path, Source] = {}
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Return the journals, in the order in which they were named."""
+        return tuple(self._sources.values())
+
+    @property
+    def problems(self) -> tuple[tuple[str, JournaltrackError], ...]:
+        """Return the journals that can't be read now, and why."""
+        return tuple(
+            (str(source.path), source.problem)
+            for source in self.sources
+            if source.problem is not None
+        )
+
+    def refresh(self) -> bool:
+        """Read what was recorded since. Return whether anything changed.
+
+        Cheap if nothing did: a few system calls and one PRAGMA a journal.
+        """
+        with self._lock:
+            found = [
+                journal
+                for named in self._named
+                for journal in ([*paths.journals_in(named)] or [named])
+            ]
+            changed = False
+            for path in found:
+                if path not in self._sources:
+                    self._sources[path] = Source(path, cache=self._in_file)
+                    changed = True
+        for source in self.sources:
+            changed |= source.refresh()
+        return changed
+
+    def runs(
+        self,
+        *,
+        where: str | None = None,
+        sort: str | None = None,
+        tags: Mapping[str, str | None] | None = None,
+        limit: int | None = None,
+    ) -> Runs:
+        """List runs as of the last ``refresh``, see ``runs``."""
+        found = [run for source in self.sources for run in source.runs()]
+        names = expression.Names.of(found) if where or sort else None
+        if where and names is not None:
+            test = expression.parsed(where, names)
+            found = [run for run in found if test(run)]
+        for tag, value in (tags or {}).items():
+            found = [
+                run
+                for run in found
+                if tag in run.tags and (value is None or run.tags[tag] == value)
+            ]
+        found.sort(key=lambda run: run.started_ns or 0, reverse=True)
+        if sort and names is not None:
+            ask, descends = expression.sort_key(sort, names)
+            found = expression.in_order(found, ask, descends=descends)
+        return Runs(found if limit is None else found[: max(limit, 0)], self.problems)
+
+    def run(self, key: str) -> Run:
+        """Return the run of a key.
+
+        Raises:
+            NothingMatchesError: There is none (any more).
+        """
+        return self._source(key).run(key)
+
+    def find(self, wanted: Sequence[str] = ()) -> list[Run]:
+        """Return runs by name, display name, key or shell pattern, in the order of the patterns.
+
+        No pattern: the newest run.
+
+        Raises:
+            NothingMatchesError: A pattern matches no run.
+        """
+        known = self.runs()
+        if not known:
+            raise NothingMatchesError(
+                f"there are no runs in {', '.join(map(str, self._named))}",
+                hint="a training script's first Tracker.create() makes one",
+            )
+        if not wanted:
+            return known[:1]
+        found: dict[str, Run] = {}
+        for pattern in wanted:
+            exact = [run for run in known if pattern in {run.key, run.name, run.display_name}]
+            matching = exact or [
+                run
+                for run in known
+                if patterns.fits(run.name, pattern)
+                or (run.display_name and patterns.fits(run.display_name, pattern))
+            ]
+            if not matching:
+                names = [run.label for run in reversed(known)]
+                raise NothingMatchesError(
+                    f"no run is called {limits.shown(pattern)}", hint=patterns.hint(pattern, names)
+                )
+            found |= {run.key: run for run in matching}
+        return list(found.values())
+
+    def series(
+        self,
+        run: Run | str,
+        metric: str,
+        *,
+        columns: int | None = None,
+        x: Axis = "step",
+        lo: float | None = None,
+        hi: float | None = None,
+    ) -> Series:
+        """Return a metric's curve, at most three points per column.
+
+        Args:
+            run: The run, or its key.
+            metric: The metric's name.
+            columns: Columns of pixels to fill; None: give all points.
+            x: What to draw over: "step", "time" (seconds since the epoch) or "relative" (seconds
+                since the run started).
+            lo: The first ``x`` to show; None: that of the first point. The nearest point before it
+                is included, so that the curve reaches the border.
+            hi: The last ``x`` to show; None: that of the last point.
+
+        Raises:
+            NothingMatchesError: There is no such run or metric.
+            InvalidInputError: The axis is unknown, or ``columns`` is not positive.
+        """
+        if x not in AXES or (columns is not None and columns < 1):
+            raise InvalidInputError(
+                f"x={x!r}, columns={columns!r}: can't be drawn",
+                hint=f"x is one of {', '.join(AXES)}; columns is at least 1",
+            )
+        key = _key(run)
+        return self._source(key).series(key, metric, columns, x, lo, hi)
+
+    def compare(self, runs: Sequence[Run | str]) -> Comparison:
+        """Compare runs: which parameters differ, metrics side by side."""
+        return compared([run if isinstance(run, Run) else self.run(run) for run in runs])
+
+    def timeline(self, run: Run | str, *, limit: int = 1_000, after_seq: int = 0) -> list[Event]:
+        """Return what was recorded of a run besides metrics, in order."""
+        key = _key(run)
+        return self._source(key).timeline(key, limit, after_seq)
+
+    def details(self, run: Run | str) -> ComponentView:
+        """Return what ``journaltrack show`` tells of a run, with the state of each value."""
+        key = _key(run)
+        return self._source(key).details(key)
+
+    def artifact_file(self, run: Run | str, sha256: str) -> Path | None:
+        """Return the file in the spool with a content of a run; None if it is not there."""
+        key = _key(run)
+        known = {artifact.sha256 for artifact in self.run(key).artifacts}
+        return self._source(key).artifact_file(sha256) if sha256 in known else None
+
+    def close(self) -> None:
+        """Close the journals and caches. Idempotent."""
+        for source in self.sources:
+            source.close()
+
+    def _source(self, key: str) -> Source:
+        for source in self.sources:
+            if source.owns(key):
+                return source
+        raise NothingMatchesError(f"there is no run {key!r}", hint="list the runs again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def compared(runs: Sequence[Run]) -> Comparison:
+    """Compare runs."""
+    parameters = {
+        name: tuple(run.parameters.get(name) for run in runs)
+        for name in sorted({name for run in runs for name in run.parameters})
+    }
+    tags = {
+        name: tuple(run.tags.get(name) for run in runs)
+        for name in sorted({name for run in runs for name in run.tags})
+    }
+    metrics = {}
+    for name in sorted({name for run in runs for name in run.metrics}):
+        values = tuple(run.metrics.get(name) for run in runs)
+        goal = goal_of(name)
+        last = [
+            None if each is None or each.last is None or not math.isfinite(each.last) else each.last
+            for each in values
+        ]
+        finite = [each for each in last if each is not None]
+        best = None if goal is None or not finite else (min if goal == "min" else max)(finite)
+        metrics[name] = ComparedMetric(
+            values,
+            goal,
+            tuple(i for i, each in enumerate(last) if each is not None and each == best),
+        )
+    return Comparison(
+        tuple(runs),
+        parameters,
+        tuple(name for name, values in parameters.items() if len(set(values)) > 1),
+        tags,
+        metrics,
+    )
+
+
+def _key(run: Run | str) -> str:
+    return run if isinstance(run, str) else run.key

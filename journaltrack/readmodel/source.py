@@ -1,0 +1,466 @@
+"""Read one journal, with its side cache: its runs, curves and timeline. Never writes the journal.
+
+A journal may be replaced, pruned, damaged or gone while somebody looks at it. Then ``problem`` says
+so, and what was read before stays. Must not know how runs are chosen, sorted or shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import math
+import os
+import sqlite3
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
+from journaltrack.journal import interruption, view, vocabulary
+from journaltrack.journal.journal import Journal, LastStatus
+from journaltrack.journal.queries import (
+    ENTRY_COLUMNS,
+    IN_DOUBT,
+    QUARANTINED,
+    UNSETTLED,
+)
+from journaltrack.readmodel import series
+from journaltrack.readmodel.cache import Cache, Folded
+from journaltrack.readmodel.run import (
+    Artifact,
+    Axis,
+    Delivery,
+    Event,
+    Metrics,
+    MetricSummary,
+    Points,
+    Run,
+    Series,
+    now_ns,
+)
+from journaltrack.reports import component
+from journaltrack.util import paths, patterns
+from journaltrack.util.digest import is_digest
+
+if TYPE_CHECKING:
+    from journaltrack.reports.component import ComponentView
+
+NOT_RUNS: Final = ("experiment/", "experiment-trial/")
+"""Beginnings of the names of experiments and trials, which a journal keeps as components."""
+_STATUS: Final = {
+    "Completed": "completed",
+    "Failed": "failed",
+    "Stopped": "stopped",
+    "Stopping": "stopping",
+}
+_IN_PROGRESS: Final = "InProgress"
+
+
+class Source:
+    """One journal, or a bundle with one.
+
+    Args:
+        path: The journal's folder, or the bundle's file.
+        cache: Keep the side cache in a file.
+
+    Attributes:
+        path: As it was given, absolute.
+        problem: Why the journal can't be read now; None if it can.
+    """
+
+    def __init__(self, path: Path, *, cache: bool = True) -> None:
+        self.path = path
+        self.problem: JournaltrackError | None = None
+        self._in_memory = not cache
+        self._closed = False
+        self._lock = threading.RLock()
+        self._extracted: tempfile.TemporaryDirectory[str] | None = None
+        self._journal: Journal | None = None
+        self._cache: Cache | None = None
+        self._identity = ""
+        self._place: tuple[int, int] | None = None
+        self._seen: tuple[Any, ...] = ()
+        self._runs: dict[int, Folded] = {}
+        self._summaries: dict[int, dict[str, MetricSummary]] = {}
+        self._deliveries: dict[int, Delivery] = {}
+        self._states: dict[int, str] = {}
+        self._start = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+
+    def close(self) -> None:
+        """Close the journal and the cache. Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._let_go()
+            if self._cache is not None:
+                self._cache.close()
+                self._cache = None
+            if self._extracted is not None:
+                self._extracted.cleanup()
+                self._extracted = None
+
+    def refresh(self) -> bool:
+        """Read what the journal recorded since. Return whether anything changed."""
+        with self._lock:
+            before = (self.problem and self.problem.message, self._states)
+            try:
+                changed = self._refresh()
+                self.problem = None
+            except (JournaltrackError, OSError, sqlite3.Error) as error:
+                changed = False
+                self.problem = self._explained(error)
+                self._let_go()
+            return changed or before != (self.problem and self.problem.message, self._states)
+
+    def _explained(self, error: Exception) -> JournaltrackError:
+        if isinstance(error, JournaltrackError):
+            return error
+        return JournalCorruptError(
+            f"the journal at {self.path} can't be read: {error}",
+            hint="`journaltrack check` says what is wrong with it",
+        )
+
+    def _refresh(self) -> bool:
+        journal = self._opened()
+        seen = (
+            self._files(journal.path),
+            journal.database.read("PRAGMA data_version")[0][0],
+        )
+        if self._seen and seen[0] != self._seen[0] and seen[1] == self._seen[1]:
+            # A file that was opened as unchangeable, or a private copy of an older journal.
+            self._let_go()
+            journal = self._opened()
+            seen = (seen[0], journal.database.read("PRAGMA data_version")[0][0])
+        changed = seen != self._seen
+        if changed:
+            cache = self._cache_of(journal)
+            with view.snapshot(journal.database):
+                cache.follow(journal, self._identity)
+                self._runs = {run.component_id: run for run in cache.runs()}
+                self._summaries = cache.metrics()
+                self._deliveries = _deliveries(journal, self._runs)
+            self._seen = seen
+        self._states = self._now_states(journal)
+        return changed
+
+    def _opened(self) -> Journal:
+        """Return the journal, open; another file in its place is opened instead."""
+        journal = self._journal
+        folder = self._folder()
+        place = _place(folder / paths.DATABASE)
+        if journal is not None and place == self._place:
+            return journal
+        self._let_go()
+        self._journal = journal = Journal.open(folder, create=False, read_only=True)
+        self._place = place
+        return journal
+
+    def _folder(self) -> Path:
+        if not self.path.is_file():
+            return self.path
+        if self._extracted is None:
+            from journaltrack.transfer.bundle.unpack import open_bundle  # noqa: PLC0415
+
+            with open_bundle(self.path) as bundle:
+                self._extracted = tempfile.TemporaryDirectory(prefix="journaltrack-")
+                return bundle.extract_database(Path(self._extracted.name) / "journal")
+        return Path(self._extracted.name) / "journal"
+
+    def _let_go(self) -> None:
+        journal, self._journal = self._journal, None
+        self._seen = ()
+        if journal is not None:
+            with contextlib.suppress(JournaltrackError, OSError, sqlite3.Error):
+                journal.close()
+
+    def _cache_of(self, journal: Journal) -> Cache:
+        # A bundle's database is extracted anew each time; its bytes never change.
+        place = "bundle" if self._extracted is not None else self._place
+        self._identity = f"{journal.journal_id} {place}"
+        if self._cache is None:
+            self._cache = Cache(f"{journal.journal_id} {self.path}", in_memory=self._in_memory)
+        return self._cache
+
+    @staticmethod
+    def _files(folder: Path) -> tuple[Any, ...]:
+        found: dict[str, Any] = {}
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                stat = os.stat(folder / f"{paths.DATABASE}{suffix}")  # noqa: PTH116
+                # Opening the journal makes an empty log.
+                if stat.st_size:
+                    found[suffix] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return tuple(found.items())
+
+    def _now_states(self, journal: Journal) -> dict[int, str]:
+        begun = {
+            number: LastStatus(run.state["begun_by"][0], run.state["begun_by"][1], _IN_PROGRESS)
+            for number, run in self._runs.items()
+            if run.state["status"][0] == _IN_PROGRESS and run.state["begun_by"]
+        }
+        return dict(interruption.states(journal, begun))
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """Return the runs as of the last ``refresh``, in the order in which they began."""
+        with self._lock:
+            seen_ns = now_ns()
+            return [
+                self._run(run, seen_ns)
+                for run in self._runs.values()
+                if not str(run.state["name"]).startswith(NOT_RUNS)
+            ]
+
+    def owns(self, key: str) -> bool:
+        """Return whether a key is of a run of this journal."""
+        return key.startswith(f"{self._start}.")
+
+    def run(self, key: str) -> Run:
+        """Return the run of a key.
+
+        Raises:
+            NothingMatchesError: There is none.
+        """
+        with self._lock:
+            return self._run(self._runs[self._number(key)], now_ns())
+
+    def _number(self, key: str) -> int:
+        number = key.partition(".")[2]
+        if not self.owns(key) or not number.isdecimal() or int(number) not in self._runs:
+            raise NothingMatchesError(f"there is no run {key!r}", hint="list the runs again")
+        return int(number)
+
+    def _run(self, run: Folded, seen_ns: int) -> Run:
+        state, number = run.state, run.component_id
+        primary, message, start_ns, end_ns = state["status"]
+        status = _STATUS.get(primary, "created" if primary is None else str(primary).lower())
+        if primary == _IN_PROGRESS:
+            status = self._states.get(number, "unknown")
+        if status == "interrupted" and end_ns is None:
+            end_ns = run.last_ns
+        return Run(
+            key=f"{self._start}.{number}",
+            name=str(state["name"]),
+            display_name=state["display_name"],
+            journal=str(self.path),
+            status=status,
+            started_ns=start_ns if start_ns is not None else state["first_ns"],
+            ended_ns=end_ns,
+            last_entry_ns=run.last_ns,
+            seen_ns=seen_ns,
+            parameters=state["parameters"],
+            tags=state["tags"],
+            note=state["note"],
+            metrics=Metrics(
+                self._summaries.get(number, {}), lambda name: self._points(number, name)
+            ),
+            delivery=self._deliveries.get(number, Delivery()),
+            artifacts=tuple(self._artifacts(state)),
+            message=message,
+            experiments=tuple((pair[0], pair[1]) for pair in state["experiments"]),
+        )
+
+    def _artifacts(self, state: dict[str, Any]) -> Iterator[Artifact]:
+        sizes = state.get("sizes", {})
+        for name, direction, value, media_type, sha256 in state["artifacts"].values():
+            yield Artifact(name, direction, value, media_type, sha256, sizes.get(sha256))
+
+    def artifact_file(self, sha256: str) -> Path | None:
+        """Return the file in the spool with a content; None if it is not there (any more)."""
+        if not is_digest(sha256):
+            return None
+        file = self.path / paths.SPOOL / sha256[:2] / sha256
+        return file if file.is_file() and not file.is_symlink() else None
+
+    def _points(self, number: int, name: str) -> Points:
+        if self._closed:
+            # A list of runs outlives what it was read with.
+            with contextlib.closing(Source(self.path, cache=not self._in_memory)) as again:
+                again.refresh()
+                return again._points(number, name)  # noqa: SLF001 - of this class
+        points = Points(name, [], [], [])
+        for block in self._cached().blocks(number, name):
+            mask = block.stepless
+            points.steps.extend(
+                block.x if mask is None else [None if mask[i] else x for i, x in enumerate(block.x)]
+            )
+            points.values.extend(block.values)
+            points.times_ns.extend(block.ns)
+        return points
+
+    def _cached(self) -> Cache:
+        with self._lock:
+            if self._cache is None:
+                raise self.problem or JournalCorruptError(f"the journal at {self.path} is closed")
+            return self._cache
+
+    def series(
+        self,
+        key: str,
+        metric: str,
+        columns: int | None,
+        axis: Axis,
+        lo: float | None,
+        hi: float | None,
+    ) -> Series:
+        """Return a metric's curve, see ``ReadModel.series``."""
+        run = self.run(key)
+        if metric not in run.metrics:
+            raise NothingMatchesError(
+                f"the run {run.label} has no metric {metric!r}",
+                hint=patterns.hint(metric, list(run.metrics)),
+            )
+        number, cache = self._number(key), self._cached()
+        by_step = axis == "step"
+        shift_ns = (run.started_ns or 0) if axis == "relative" else 0
+        extents = cache.extents(number, metric)
+        ranges = [each[4:6] if by_step else each[6:8] for each in extents]
+
+        def scaled(x: float) -> float:
+            """Return a stored x as the axis shows it."""
+            return x if by_step else (x - shift_ns) / 1e9
+
+        if not extents:
+            return Series(key, metric, axis, [], [], 0)
+        first = scaled(min(low for low, _ in ranges))
+        last = scaled(max(high for _, high in ranges))
+        lo, hi = first if lo is None else lo, last if hi is None else hi
+        in_order = all(each[3] for each in extents) and all(
+            one[1] <= other[0] for one, other in itertools.pairwise(ranges)
+        )
+        if in_order:
+            # The neighbours of the range, too: the curve reaches its borders.
+            inside = [
+                place
+                for place, (low, high) in enumerate(ranges)
+                if scaled(high) >= lo and scaled(low) <= hi
+            ] or [sum(scaled(high) < lo for _, high in ranges)]
+            chosen = range(max(inside[0] - 1, 0), min(inside[-1] + 2, len(extents)))
+            numbers = [extents[place][0] for place in chosen]
+        else:
+            numbers = [each[0] for each in extents]
+        parts: Iterator[series.Part] = (
+            series.Part(
+                block.x if by_step else [(each - shift_ns) / 1e9 for each in block.ns],
+                block.values,
+                block.not_finite,
+            )
+            for block in cache.blocks(number, metric, numbers)
+        )
+        if not in_order:
+            parts = iter([series.sorted_part(parts)])
+        kept = list(series.within(parts, lo, hi))
+        count = sum(len(part.x) for part in kept)
+        if columns is None or count <= 2 * columns or hi <= lo:
+            curve = series.whole(kept)
+        else:
+            curve = series.thinned(kept, columns, lo, hi)
+        not_finite = sum(
+            part.not_finite and sum(not math.isfinite(v) for v in part.values) for part in kept
+        )
+        return Series(
+            key, metric, axis, curve.x, curve.y, count, curve.is_exact, not_finite, first, last
+        )
+
+    def timeline(self, key: str, limit: int, after_seq: int) -> list[Event]:
+        """Return what was recorded of a run besides metrics, see ``ReadModel.timeline``."""
+        number = self._number(key)
+        with self._lock:
+            journal = self._opened()
+            with view.snapshot(journal.database):
+                flying = view.in_flight(journal.database)
+                rows = journal.database.read_page(
+                    f"SELECT {ENTRY_COLUMNS}, d.outcome, d.reason FROM entry e "
+                    "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
+                    "AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+                    (number, after_seq, limit),
+                )
+        events = []
+        for *columns, outcome, reason in rows:
+            entry = vocabulary.entry_of(tuple(columns))
+            state = view.state_of(outcome, flying=flying.names(entry.seq))
+            events.append(
+                Event(
+                    entry.seq,
+                    entry.recorded_at_ns,
+                    entry.kind,
+                    entry.name,
+                    _said(entry),
+                    state,
+                    reason if isinstance(reason, str) else None,
+                )
+            )
+        return events
+
+    def details(self, key: str) -> ComponentView:
+        """Return what ``journaltrack show`` tells of a run."""
+        run = self.run(key)
+        with self._lock:
+            return component.show(self._opened(), run.name)
+
+
+def _place(file: Path) -> tuple[int, int] | None:
+    """Return which file has the name now; None if none can be seen."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _said(entry: vocabulary.Entry) -> str:
+    """Return what an entry sets, in a few words."""
+    if entry.value is not None:
+        return repr(entry.value)
+    try:
+        detail = entry.detail
+    except ValueError as error:
+        return f"can't be read: {error}"
+    for member in ("text", "value", "exact", "primary", "note", "file_name", "sha256"):
+        if isinstance(detail.get(member), str):
+            return str(detail[member])
+    return ", ".join(f"{key}={value}" for key, value in detail.items() if key != "owner")
+
+
+def _deliveries(journal: Journal, runs: dict[int, Folded]) -> dict[int, Delivery]:
+    """Count what became of the entries of each run.
+
+    Costs what was delivered above the mark, what is left below it, and what is a problem: not what
+    was ever recorded.
+    """
+    mark = journal.database.read("SELECT seq FROM mark")[0][0]
+
+    def counted(sql: str, *parameters: object) -> Callable[[int], int]:
+        """Return how many rows a query counts of a component."""
+        found: dict[int, int] = defaultdict(int)
+        found |= dict(journal.database.read(sql, parameters))
+        return found.__getitem__
+
+    per = "SELECT e.component_id, count(*) FROM"
+    above = counted(
+        f"{per} delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE d.seq > ? GROUP BY 1", mark
+    )
+    left = counted(
+        f"{per} unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE u.seq <= ? "
+        f"AND {UNSETTLED} GROUP BY 1",
+        mark,
+    )
+    problems = f"{per} delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE"
+    in_doubt = counted(f"{problems} {IN_DOUBT} GROUP BY 1")
+    quarantined = counted(f"{problems} {QUARANTINED} GROUP BY 1")
+    found = {}
+    for number, run in runs.items():
+        pending = max(0, run.entries - run.below - above(number) + left(number))
+        bad = in_doubt(number) + quarantined(number)
+        found[number] = Delivery(
+            run.entries,
+            max(0, run.entries - pending - bad),
+            pending,
+            in_doubt(number),
+            quarantined(number),
+        )
+    return found

@@ -1,0 +1,91 @@
+"""Fold what was recorded of a run, except its metrics, into what a list of runs shows.
+
+The last recorded value of each key counts, delivered or not: a list shows what the script said.
+(``reports.component`` shows what SageMaker will show, with the state of each value.) Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from journaltrack.journal import fold, vocabulary
+from journaltrack.journal.fold import Artifact, PendingArtifact, Place, Status
+from journaltrack.journal.vocabulary import Entry
+from journaltrack.util.text import text_or_none
+
+_DIRECTIONS = {vocabulary.INPUT: "input", vocabulary.OUTPUT: "output"}
+
+
+def folded(
+    name: str | None, entries: Iterable[Entry], origins: Mapping[int, int]
+) -> dict[str, Any]:
+    """Return what entries add up to, as JSON takes it.
+
+    Args:
+        name: The component's name.
+        entries: Of one component, without metrics, in the order of ``seq``.
+        origins: See ``queries.origins``.
+    """
+    known = list(entries)
+    places = [Place(e.seq, e.recorded_at_ns, origins.get(e.writer_id, 0)) for e in known]
+    state: dict[str, Any] = {
+        "name": name,
+        "display_name": None,
+        "parameters": {},
+        "tags": {},
+        "note": None,
+        "artifacts": {},
+        "experiments": [],
+        "first_ns": min((e.recorded_at_ns for e in known if e.recorded_at_ns), default=None),
+    }
+    status: Any = Status()
+    for entry in fold.in_order(known, places):
+        try:
+            if entry.kind == vocabulary.STATUS:
+                status = fold.merge_status(status, fold.value_of(entry))
+            else:
+                _add(state, entry)
+        except ValueError:  # noqa: PERF203 - one bad entry must not hide the others
+            continue
+    # The process that recorded the last status is the one whose death interrupts the run.
+    state["begun_by"] = next(
+        (
+            [entry.seq, entry.writer_id]
+            for entry in reversed(known)
+            if entry.kind == vocabulary.STATUS and vocabulary.primary_status(entry) is not None
+        ),
+        None,
+    )
+    state["status"] = [status.primary, status.message, status.start_ns, status.end_ns]
+    return state
+
+
+def _add(state: dict[str, Any], entry: Entry) -> None:
+    detail = entry.detail
+    if entry.kind == vocabulary.CREATE:
+        tags = detail.get("tags")
+        state["display_name"] = text_or_none(detail.get("display_name")) or state["display_name"]
+        if isinstance(tags, dict):
+            state["tags"] |= {str(key): str(value) for key, value in tags.items()}
+    elif entry.kind == vocabulary.ASSOCIATE:
+        pair = [text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))]
+        if pair not in state["experiments"]:
+            state["experiments"].append(pair)
+    elif entry.kind == vocabulary.PARAMETER:
+        exact = detail.get("exact") if entry.value is None else None
+        value = exact if isinstance(exact, str) else fold.value_of(entry)
+        state["parameters"][str(entry.name)] = value
+    elif entry.kind == vocabulary.UPLOAD:
+        size = detail.get("size")
+        if isinstance(size, int):
+            state.setdefault("sizes", {})[fold.blob_of(entry).sha256] = size
+    elif entry.kind in _DIRECTIONS:
+        direction, value = _DIRECTIONS[entry.kind], fold.value_of(entry)
+        state["artifacts"][f"{direction} {entry.name}"] = [
+            str(entry.name),
+            direction,
+            value.value if isinstance(value, Artifact) else None,
+            text_or_none(detail.get("media_type")),
+            value.blob.sha256 if isinstance(value, PendingArtifact) else None,
+        ]
