@@ -25,7 +25,7 @@ import threading
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -70,10 +70,19 @@ CREATE TABLE block (
     x BLOB NOT NULL, ns BLOB NOT NULL, value BLOB NOT NULL, stepless BLOB,
     PRIMARY KEY (series, number)) WITHOUT ROWID;
 """
-_ENTRIES: Final = (
-    "SELECT component_id, kind, name, value, step, coalesce(timestamp_ns, recorded_at_ns), "
-    "payload, recorded_at_ns, seq, digest FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq "
-    f"LIMIT {CHUNK}"
+# SQLite keeps any type in any column.
+_IS_POINT: Final = (
+    "stream = 'metric' AND kind = 'metric' AND typeof(name) = 'text' "
+    "AND typeof(component_id) = 'integer'"
+)
+_POINTS: Final = (
+    "SELECT component_id, name, value, step, coalesce(timestamp_ns, recorded_at_ns), seq "
+    f"FROM entry WHERE {_IS_POINT} AND seq > ? AND seq <= ? ORDER BY seq LIMIT {CHUNK}"
+)
+# By seq: the index of these entries leads to all that there ever were.
+_OTHERS: Final = (
+    "SELECT component_id, count(*), max(recorded_at_ns) FROM entry NOT INDEXED "
+    f"WHERE NOT ({_IS_POINT}) AND seq > ? AND seq <= ? GROUP BY component_id"
 )
 
 
@@ -91,13 +100,11 @@ class Block(NamedTuple):
     """Points of a series, in the order in which they were recorded.
 
     Attributes:
-        in_order: Whether neither ``x`` nor ``ns`` goes back.
         x: Steps, or how many points were before.
         values: With NaN and infinity.
         stepless: One byte a point, 1 where it has no step; None: all have one.
     """
 
-    in_order: bool
     not_finite: int
     x: array[int]
     ns: array[int]
@@ -162,9 +169,13 @@ class Cache:
                 if head >= now.seq:
                     self._count_below(journal, now)
                     break
-                rows = _read(journal, _ENTRIES, (head, now.seq))
-                self._take(rows)
-                seq, digest = (rows[-1][-2], rows[-1][-1]) if len(rows) == CHUNK else now[:2]
+                rows = _read(journal, _POINTS, (head, now.seq))
+                seq, digest = now[:2]
+                if len(rows) == CHUNK:
+                    seq = rows[-1][-1]
+                    digest = _read(journal, "SELECT digest FROM entry WHERE seq = ?", (seq,))[0][0]
+                self._take_points(journal, rows)
+                self._take_others(_read(journal, _OTHERS, (head, seq)))
                 connection.execute("UPDATE head SET seq = ?, digest = ?", (seq, digest))
         self._fold(journal)
 
@@ -206,74 +217,84 @@ class Cache:
                 gone.points,
             )
             self._connection.execute(
-                "INSERT OR REPLACE INTO series (run, name, last, step, low, high, points, "
-                "low_step, high_step, not_finite, last_ns, removed) "
+                f"INSERT OR REPLACE INTO series ({_SERIES}) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (ids[component], name, *summary),
             )
 
-    def _take(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add a chunk of entries: points to their series, and other entries as work for later."""
-        groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
-        for row in rows:
-            groups[row[:3]].append(row)
-        counts: dict[int, tuple[int, int, int]] = {}
-        for (run, kind, name), group in groups.items():
-            if not isinstance(run, int):
-                continue
-            entries, last_ns, dirty = counts.get(run, (0, 0, 0))
-            at_ns = group[-1][7]
-            counts[run] = (
-                entries + len(group),
-                max(last_ns, at_ns) if isinstance(at_ns, int) else last_ns,
-                dirty or int(kind != vocabulary.METRIC),
-            )
-            if kind == vocabulary.METRIC:
-                self._add_points(run, str(name), group)
+    def _take_others(self, counts: Iterable[tuple[Any, ...]]) -> None:
+        """Note that entries arrived which are no points: their runs are folded later."""
         self._connection.executemany(
             "INSERT INTO run VALUES (?1, ?2, 0, ?3, 1, NULL) ON CONFLICT DO UPDATE SET "
-            "entries = entries + ?2, last_ns = max(coalesce(last_ns, 0), ?3), "
-            "dirty = max(dirty, ?4)",
-            [(run, *count) for run, count in counts.items()],
+            "entries = entries + ?2, last_ns = max(coalesce(last_ns, 0), ?3), dirty = 1",
+            [count for count in counts if isinstance(count[0], int)],
         )
 
-    def _add_points(self, run: int, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        connection = self._connection
-        found = connection.execute(
-            "SELECT id, last, step, low, high, points, low_step, high_step, not_finite, last_ns, "
-            "removed FROM series WHERE run = ? AND name = ?",
-            (run, name),
-        ).fetchone()
-        before = MetricSummary(*found[1:]) if found else MetricSummary(None, None, None, None, 0)
-        block = _block(rows, before.points - before.removed)
-        after = _summed(before, block)
-        if found:
-            series = int(found[0])
-            connection.execute(
-                "UPDATE series SET last = ?, step = ?, low = ?, high = ?, points = ?, "
-                "low_step = ?, high_step = ?, not_finite = ?, last_ns = ?, removed = ? "
-                "WHERE id = ?",
-                (*after, series),
-            )
-        else:
-            series = int(
-                connection.execute(
-                    "INSERT INTO series (run, name, last, step, low, high, points, low_step, "
-                    "high_step, not_finite, last_ns, removed) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (run, name, *after),
-                ).lastrowid
-                or 0
-            )
-        self._store(series, block)
+    def _take_points(self, journal: Journal, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add points to their series."""
+        points: dict[tuple[int, str], list[tuple[Any, ...]]] = defaultdict(list)
+        for row in rows:
+            points[row[:2]].append(row)
+        counts: dict[int, tuple[int, int]] = {}
+        for (run, _), group in points.items():
+            entries, last_seq = counts.get(run, (0, 0))
+            counts[run] = (entries + len(group), max(last_seq, group[-1][5]))
+        recorded = _looked_up(
+            journal, "recorded_at_ns", [last_seq for _, last_seq in counts.values()]
+        )
+        self._connection.executemany(
+            "INSERT INTO run VALUES (?1, ?2, 0, ?3, 1, NULL) ON CONFLICT DO UPDATE SET "
+            "entries = entries + ?2, last_ns = max(coalesce(last_ns, 0), ?3)",
+            [(run, entries, recorded.get(last_seq)) for run, (entries, last_seq) in counts.items()],
+        )
+        # What is no finite number is text in the payload.
+        payloads = _looked_up(journal, "payload", [row[5] for row in rows if row[2] is None])
+        self._add_points(points, payloads)
 
-    def _store(self, series: int, block: Block) -> None:
-        """Append points to the last block, and begin new ones when it is full."""
-        row = self._connection.execute(
-            f"SELECT number, {_BLOCK} FROM block WHERE series = ? ORDER BY number DESC LIMIT 1",
-            (series,),
-        ).fetchone()
+    def _add_points(
+        self,
+        points: Mapping[tuple[int, str], Sequence[tuple[Any, ...]]],
+        payloads: Mapping[int, object],
+    ) -> None:
+        connection = self._connection
+        known = {
+            (run, name): (number, MetricSummary(*others))
+            for number, run, name, *others in connection.execute(
+                f"SELECT id, {_SERIES} FROM series WHERE run IN (SELECT value FROM json_each(?))",
+                (json.dumps(list({run for run, _ in points})),),
+            )
+        }
+        (number,) = connection.execute("SELECT coalesce(max(id), 0) FROM series").fetchone()
+        series: list[tuple[Any, ...]] = []
+        blocks: list[tuple[Any, ...]] = []
+        for (run, name), rows in points.items():
+            found = known.get((run, name))
+            if found is None:
+                number += 1
+            series_id, before = found or (number, _NOTHING)
+            block = _block(rows, payloads, before.points - before.removed)
+            series.append((series_id, run, name, *_summed(before, block)))
+            blocks += self._stored(series_id, block, is_new=found is None)
+        connection.executemany(
+            f"INSERT OR REPLACE INTO series (id, {_SERIES}) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            series,
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", blocks
+        )
+
+    def _stored(self, series: int, block: Block, *, is_new: bool) -> Iterator[tuple[Any, ...]]:
+        """Yield rows: points fill the last block, and then new ones."""
         number = 0
+        row = (
+            None
+            if is_new
+            else self._connection.execute(
+                f"SELECT number, {_BLOCK} FROM block WHERE series = ? ORDER BY number DESC LIMIT 1",
+                (series,),
+            ).fetchone()
+        )
         if row:
             last = _block_of(row[1:])
             number = row[0] + 1
@@ -283,14 +304,11 @@ class Cache:
             part = slice(first, first + BLOCK_POINTS)
             x, ns, values = block.x[part], block.ns[part], block.values[part]
             mask = block.stepless[part] if block.stepless is not None else None
-            self._connection.execute(
-                "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(series, number, len(x), _not_finite(values), _ascends(x) and _ascends(ns)),
-                    *(min(x), max(x), min(ns), max(ns)),
-                    *(x.tobytes(), ns.tobytes(), values.tobytes()),
-                    mask if mask is not None and any(mask) else None,
-                ),
+            yield (
+                *(series, number, len(x), _not_finite(values), _ascends(x) and _ascends(ns)),
+                *(min(x), max(x), min(ns), max(ns)),
+                *(x.tobytes(), ns.tobytes(), values.tobytes()),
+                mask if mask is not None and any(mask) else None,
             )
             number += 1
 
@@ -351,10 +369,7 @@ class Cache:
         """Return what each metric adds up to, by run."""
         found: dict[int, dict[str, MetricSummary]] = defaultdict(dict)
         with self._lock:
-            rows = self._connection.execute(
-                "SELECT run, name, last, step, low, high, points, low_step, high_step, not_finite, "
-                "last_ns, removed FROM series ORDER BY run, name"
-            )
+            rows = self._connection.execute(f"SELECT {_SERIES} FROM series ORDER BY run, name")
             for run, name, last, *others in rows:
                 # SQLite keeps NaN as NULL.
                 found[run][name] = MetricSummary(math.nan if last is None else last, *others)
@@ -466,26 +481,38 @@ def _read(journal: Journal, sql: str, parameters: Sequence[Any] = ()) -> list[An
     return rows
 
 
-_BLOCK: Final = "in_order, not_finite, x, ns, value, stepless"
+def _looked_up(journal: Journal, column: str, seqs: Sequence[int]) -> dict[int, Any]:
+    """Return a column of some entries, by ``seq``."""
+    sql = f"SELECT seq, {column} FROM entry WHERE seq IN (SELECT value FROM json_each(?))"
+    return dict(_read(journal, sql, (json.dumps(seqs),))) if seqs else {}
+
+
+_BLOCK: Final = "not_finite, x, ns, value, stepless"
+_SERIES: Final = (
+    "run, name, last, step, low, high, points, low_step, high_step, not_finite, last_ns, removed"
+)
+_NOTHING: Final = MetricSummary(None, None, None, None, 0)
 
 
 def _block_of(row: Sequence[Any]) -> Block:
-    in_order, not_finite, x, ns, values, stepless = row
-    return Block(
-        bool(in_order), not_finite, array("q", x), array("q", ns), array("d", values), stepless
-    )
+    not_finite, x, ns, values, stepless = row
+    return Block(not_finite, array("q", x), array("q", ns), array("d", values), stepless)
 
 
-def _block(rows: Sequence[tuple[Any, ...]], points_before: int) -> Block:
+def _block(
+    rows: Sequence[tuple[Any, ...]], payloads: Mapping[int, object], points_before: int
+) -> Block:
     """Make a block of entries.
 
     SQLite keeps any type in any column: what is no number counts as NaN, or as no step.
     """
-    _, _, _, values, steps, times, payloads, _, _, _ = zip(*rows, strict=True)
+    _, _, values, steps, times, seqs = zip(*rows, strict=True)
     try:
         numbers = array("d", values)
     except TypeError:
-        numbers = array("d", map(_number, values, payloads))
+        numbers = array(
+            "d", [_number(v, payloads.get(seq)) for v, seq in zip(values, seqs, strict=True)]
+        )
     try:
         ns = array("q", times)
     except (TypeError, OverflowError):
@@ -502,7 +529,7 @@ def _block(rows: Sequence[tuple[Any, ...]], points_before: int) -> Block:
                 for place, step in enumerate(steps)
             ],
         )
-    return Block(_ascends(x) and _ascends(ns), _not_finite(numbers), x, ns, numbers, mask)
+    return Block(_not_finite(numbers), x, ns, numbers, mask)
 
 
 def _number(value: object, payload: object) -> float:
@@ -519,7 +546,7 @@ def _joined(one: Block, other: Block) -> Block:
     stepless = None
     if one.stepless is not None or other.stepless is not None:
         stepless = (one.stepless or bytes(len(one.x))) + (other.stepless or bytes(len(other.x)))
-    return Block(False, 0, one.x + other.x, one.ns + other.ns, one.values + other.values, stepless)
+    return Block(0, one.x + other.x, one.ns + other.ns, one.values + other.values, stepless)
 
 
 def _summed(before: MetricSummary, block: Block) -> MetricSummary:
@@ -560,7 +587,8 @@ def _not_finite(values: array[float]) -> int:
 
 
 def _ascends(numbers: array[int]) -> bool:
-    return all(map(int.__le__, numbers, numbers[1:]))
+    known = numbers.tolist()
+    return known == sorted(known)
 
 
 def _file_of(identity: str) -> Path | None:

@@ -47,7 +47,7 @@ AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 
 def runs(
-    *journals: AnyPath,
+    *journals: AnyPath | None,
     where: str | None = None,
     sort: str | None = None,
     tags: Mapping[str, str | None] | None = None,
@@ -56,7 +56,7 @@ def runs(
     """List the runs of journals.
 
     Args:
-        journals: Folders of journals, folders with journals in them, and bundles. None: the
+        journals: Journals, folders with journals in them, and bundles. None at all: the
             configured journal.
         where: Only runs for which this holds: ``"lr < 0.1 and status = completed"``; see
             docs/runs.md.
@@ -74,7 +74,7 @@ def runs(
         NothingMatchesError: They name what no run has.
         JournalError: No journal could be read.
     """
-    with open(journals) as model:
+    with open(each for each in journals if each is not None) as model:
         model.refresh()
         if model.problems and len(model.problems) == len(model.sources):
             raise model.problems[0][1]

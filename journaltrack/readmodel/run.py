@@ -376,6 +376,10 @@ class Runs(list[Run]):
         super().__init__(runs)
         self.problems = tuple(problems)
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what ``json.dumps`` takes."""
+        return [run.to_json() for run in self]
+
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is optional
         """Return a pandas DataFrame: a row per run, columns for parameters and last values.
 

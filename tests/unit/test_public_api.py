@@ -41,6 +41,7 @@ EXPORTED = {
         "Journal",
         "TrialComponent",
         "sync",
+        "runs",
         "status",
         "audit",
         "check",
@@ -185,6 +186,7 @@ def test_arguments_are_plain_and_of_one_meaning():
 
 
 CALLS = {
+    "runs": lambda journal, to: journaltrack.runs(journal),
     "status": lambda journal, to: journaltrack.status(journal),
     "audit": lambda journal, to: journaltrack.audit(journal),
     "check": lambda journal, to: journaltrack.check(journal),
