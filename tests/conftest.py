@@ -76,6 +76,7 @@ def isolated_environment(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(empty / "no-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(empty / "no-configuration"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path_factory.mktemp("home")))
     if request.node.get_closest_marker("lineage") is None:
         monkeypatch.setenv("JOURNALTRACK_LINEAGE", "off")

@@ -43,7 +43,10 @@ COMMANDS = {
     "status": "Show what is pending, how old it is, and what went wrong last.",
     "audit": "Show what was recorded, by whom, and what became of it.",
     "check": "Check a journal, or with --remote what SageMaker and S3 hold; repair.",
-    "show": "Show a component's parameters, artifacts and metrics, offline.",
+    "runs": "List runs: filter, sort, and see their parameters and metrics.",
+    "show": "Show a run's parameters, artifacts and metrics, offline.",
+    "compare": "Compare runs: what differs, metrics side by side.",
+    "plot": "Draw metrics in the terminal, of several runs, and live.",
     "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
     "bundle": "Pack a journal into one file, for a machine that has a network.",
     "merge": "Merge several journals, or copies of one, into one.",
@@ -62,6 +65,9 @@ _CALLED_ELSEWHERE = {
     "settle": "resolve",
     **dict.fromkeys(("push", "upload", "replay"), "sync"),
     **dict.fromkeys(("log", "history"), "audit"),
+    **dict.fromkeys(("list", "ls"), "runs"),
+    "diff": "compare",
+    "chart": "plot",
 }
 """Map names that other tools and older versions use to our command."""
 

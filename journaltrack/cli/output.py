@@ -345,6 +345,24 @@ def columns_of(text: str) -> int:
     )
 
 
+def cut_line(text: str, width: int) -> str:
+    """Cut a line with colours to a width in columns; colours take none."""
+    if columns_of(text) <= width:
+        return text
+    kept, place, room = [], 0, width - 1
+    while place < len(text):
+        colour = _COLOUR.match(text, place)
+        if colour:
+            kept.append(colour[0])
+            place = colour.end()
+            continue
+        room -= columns_of(text[place])
+        if room >= 0:
+            kept.append(text[place])
+        place += 1
+    return "".join(kept) + "…"
+
+
 def wrapped(text: str, width: int) -> list[str]:
     """Break a text into lines of at most ``width`` columns.
 

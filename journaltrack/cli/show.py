@@ -1,4 +1,4 @@
-"""Implement ``journaltrack show``: one component as the journal knows it."""
+"""Implement ``journaltrack show``: runs as their journals know them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output, tables
+from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.journals import Journals, about_journals
+from journaltrack.errors import NothingMatchesError
+from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
@@ -23,25 +24,56 @@ _NUMBERS = frozenset({"last", "min", "max"})
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 "
-    "/mnt/usb/journal --json | jq .parameters"
+    epilog="\b\nExamples:\n  journaltrack show\n  journaltrack show digits-1\n"
+    "  journaltrack show 'digits-*' -j /data/runs\n"
+    "  journaltrack show digits-1 /mnt/usb/journal --json | jq .parameters"
 )
-@common.component_argument
-@about_journals
+@viewing.about_runs("[RUN]... [JOURNAL]...")
 @common.common_options
-def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:
-    """Show COMPONENT's parameters, artifacts, status and last metrics.
+def command(names: Sequence[str], named: Sequence[str], *, as_json: bool) -> ExitCode:
+    """Show each RUN's parameters, artifacts, status, note and last metrics.
 
-    The command reads JOURNAL alone. It uses no network and changes nothing.
+    A RUN is a name, a display name, or a shell pattern in quotes; without one, the newest run is
+    shown. The command uses no network and changes no journal.
     """
+    codes: list[ExitCode] = []
+    views = _views(names, named, codes)
+    code = viewing.code_of(codes)
+    if as_json and len(views) == 1:
+        output.print_json({**views[0].to_json(), "exit_code": int(code)})
+    elif as_json:
+        output.print_json({"runs": [view.to_json() for view in views], "exit_code": int(code)})
+    else:
+        for number, view in enumerate(views):
+            if number:
+                output.say()
+            _print(view)
+    return code
+
+
+def _views(
+    names: Sequence[str], named: Sequence[str], codes: list[ExitCode]
+) -> list[ComponentView]:
+    """Return what to show. A run that is named in full needs no list of all runs."""
     from journaltrack.reports.component import show  # noqa: PLC0415 - SQLAlchemy
 
-    view = show(journals.only(), component)
-    if as_json:
-        output.print_json({**view.to_json(), "exit_code": int(ExitCode.OK)})
-    else:
-        _print(view)
-    return ExitCode.OK
+    unnamed: NothingMatchesError | None = None
+    if len(names) == 1 and len(named) <= 1 and not any(map(_is_several, named)):
+        try:
+            return [show(named[0] if named else None, names[0])]
+        except NothingMatchesError as error:
+            unnamed = error
+    with viewing.looking_at(named, codes) as model:
+        try:
+            return [model.details(run) for run in model.find(names)]
+        except NothingMatchesError as error:
+            raise unnamed or error from None
+
+
+def _is_several(named: str) -> bool:
+    """Return whether a path is not that of one journal: a folder of journals, or a bundle."""
+    path = paths.expanded(named)
+    return path.is_file() or list(paths.journals_in(path)) not in ([], [path])
 
 
 _LINEAGE = ("name", "type", "direction", "state", "title")
@@ -63,6 +95,8 @@ def _print(view: ComponentView) -> None:
         ("started", output.moment(status.start_ns)),
         ("ended", output.moment(status.end_ns)),
     ]
+    if status.start_ns is not None and status.end_ns is not None:
+        rows.append(("duration", viewing.span((status.end_ns - status.start_ns) / 1e9)))
     if view.run is not None:
         rows.append(("run", view.run.text))
     if trials:

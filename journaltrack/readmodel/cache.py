@@ -46,6 +46,12 @@ CHUNK: Final = 50_000
 """Entries of a transaction: 0.1 s, in which other readers wait."""
 BLOCK_POINTS: Final = 1_024
 """Points of a block. One that is not full is written again when points arrive: 24 kB."""
+UNUSABLE: Final = (sqlite3.Error, ValueError, TypeError, KeyError, IndexError)
+"""What a cache raises that is damaged: by SQLite, or from what is in it."""
+_FOR_NOW: Final = ("locked", "busy", "full", "readonly", "unable to open", "disk i/o")
+"""Words of SQLite's errors that say nothing about what is in the file."""
+_TRIES: Final = 3
+"""With the file, with a new one, and in memory."""
 _BUSY_S: Final = 20.0
 _KEPT_S: Final = 60 * 86_400
 """Ours: how long a cache stays that nobody opens."""
@@ -137,29 +143,35 @@ class Cache:
 
     # -- following the journal ---------------------------------------------------------------
 
-    def follow(self, journal: Journal, identity: str) -> None:
+    def follow(
+        self, journal: Journal, identity: str
+    ) -> tuple[list[Folded], dict[int, dict[str, MetricSummary]]]:
         """Read what the journal has recorded since.
 
         Args:
             journal: Open, and in a snapshot (``view.snapshot``).
             identity: Tells the journal's file from one that replaced it.
 
+        Returns:
+            All runs, in the order in which they were recorded first, and what each metric adds up
+            to, by run.
+
         Raises:
             JournalError: The journal can't be read.
         """
         with self._lock:
-            for last_try in (False, True):
+            for left in reversed(range(_TRIES)):
                 try:
                     self._follow(journal, identity)
+                    return self._runs(), self._metrics()
                 except _JournalError as fault:  # noqa: PERF203 - one more try
                     raise fault.error from None
-                except sqlite3.Error as error:
+                except UNUSABLE as error:
                     # Locked for long, damaged, or the disk is full.
-                    if last_try:
+                    if not left:
                         raise
-                    self._start_again(error)
-                else:
-                    return
+                    self.start_again(error, in_memory=left == 1)
+        raise AssertionError  # pragma: no cover - the last try returns or raises
 
     def _follow(self, journal: Journal, identity: str) -> None:
         now = _Now.of(journal)
@@ -353,26 +365,22 @@ class Cache:
 
     # -- reading -----------------------------------------------------------------------------
 
-    def runs(self) -> list[Folded]:
-        """Return all runs, in the order in which they were recorded first."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT id, entries, below, last_ns, folded FROM run WHERE folded IS NOT NULL "
-                "ORDER BY id"
-            ).fetchall()
+    def _runs(self) -> list[Folded]:
+        rows = self._connection.execute(
+            "SELECT id, entries, below, last_ns, folded FROM run WHERE folded IS NOT NULL "
+            "ORDER BY id"
+        )
         return [
             Folded(number, entries, below, last_ns, json.loads(state))
             for number, entries, below, last_ns, state in rows
         ]
 
-    def metrics(self) -> dict[int, dict[str, MetricSummary]]:
-        """Return what each metric adds up to, by run."""
+    def _metrics(self) -> dict[int, dict[str, MetricSummary]]:
         found: dict[int, dict[str, MetricSummary]] = defaultdict(dict)
-        with self._lock:
-            rows = self._connection.execute(f"SELECT {_SERIES} FROM series ORDER BY run, name")
-            for run, name, last, *others in rows:
-                # SQLite keeps NaN as NULL.
-                found[run][name] = MetricSummary(math.nan if last is None else last, *others)
+        rows = self._connection.execute(f"SELECT {_SERIES} FROM series ORDER BY run, name")
+        for run, name, last, *others in rows:
+            # SQLite keeps NaN as NULL.
+            found[run][name] = MetricSummary(math.nan if last is None else last, *others)
         return found
 
     def blocks(
@@ -417,23 +425,31 @@ class Cache:
                 break
             try:
                 return _opened(self._file)
-            except (sqlite3.Error, OSError) as error:
+            except (*UNUSABLE, OSError) as error:
                 self._discard(error)
         self._file = None
         return _opened(None)
 
-    def _start_again(self, error: sqlite3.Error) -> None:
-        self._connection.close()
-        self._discard(error)
-        self._connection = self._connect()
+    def start_again(self, error: Exception, *, in_memory: bool = False) -> None:
+        """Make the cache again, after an error of ``UNUSABLE``.
+
+        Args:
+            error: What happened.
+            in_memory: Leave the file alone from now on.
+        """
+        with self._lock:
+            self._connection.close()
+            if in_memory:
+                self._file = None
+            self._discard(error)
+            self._connection = self._connect()
 
     def _discard(self, error: Exception) -> None:
         """Remove a damaged file. Leave one alone that can't be written or is in use."""
         logger.debug("the cache %s can't be used: %s", self._file, error)
-        is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError
-        )
-        if is_damaged and self._file is not None:
+        text = str(error).lower()
+        is_for_now = isinstance(error, OSError) or any(word in text for word in _FOR_NOW)
+        if not is_for_now and self._file is not None:
             for suffix in ("", "-wal", "-shm", "-journal"):
                 with contextlib.suppress(OSError):
                     os.unlink(f"{self._file}{suffix}")  # noqa: PTH108

@@ -7,6 +7,7 @@ epoch, UTC. Names and values are foreign text: whoever shows them escapes them.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -474,7 +475,9 @@ class Comparison:
 def goal_of(metric: str) -> Goal | None:
     """Guess from a metric's name whether low or high values are good. None if it does not tell."""
     words = patterns.words(metric)
-    for word in reversed(words):
+    # f1 and r2 are two words.
+    pairs = ["".join(pair) for pair in itertools.pairwise(words)]
+    for word in reversed([*pairs, *words]):
         if word in _LOWER:
             return "min"
         if word in _HIGHER:

@@ -17,7 +17,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
 from journaltrack.journal import interruption, view, vocabulary
@@ -29,7 +29,7 @@ from journaltrack.journal.queries import (
     UNSETTLED,
 )
 from journaltrack.readmodel import series
-from journaltrack.readmodel.cache import Cache, Folded
+from journaltrack.readmodel.cache import UNUSABLE, Cache, Folded
 from journaltrack.readmodel.run import (
     Artifact,
     Axis,
@@ -48,6 +48,8 @@ from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     from journaltrack.reports.component import ComponentView
+
+T = TypeVar("T")
 
 NOT_RUNS: Final = ("experiment/", "experiment-trial/")
 """Beginnings of the names of experiments and trials, which a journal keeps as components."""
@@ -84,6 +86,7 @@ class Source:
         self._identity = ""
         self._place: tuple[int, int] | None = None
         self._seen: tuple[Any, ...] = ()
+        self._revision = ""
         self._runs: dict[int, Folded] = {}
         self._summaries: dict[int, dict[str, MetricSummary]] = {}
         self._deliveries: dict[int, Delivery] = {}
@@ -135,12 +138,16 @@ class Source:
             journal = self._opened()
             seen = (seen[0], journal.database.read("PRAGMA data_version")[0][0])
         changed = seen != self._seen
+        if changed and _revision(journal) != self._revision:
+            # Another version upgraded it meanwhile.
+            self._let_go()
+            journal = self._opened()
+            seen = (seen[0], journal.database.read("PRAGMA data_version")[0][0])
         if changed:
             cache = self._cache_of(journal)
             with view.snapshot(journal.database):
-                cache.follow(journal, self._identity)
-                self._runs = {run.component_id: run for run in cache.runs()}
-                self._summaries = cache.metrics()
+                runs, self._summaries = cache.follow(journal, self._identity)
+                self._runs = {run.component_id: run for run in runs}
                 self._deliveries = _deliveries(journal, self._runs)
             self._seen = seen
         self._states = self._now_states(journal)
@@ -155,7 +162,7 @@ class Source:
             return journal
         self._let_go()
         self._journal = journal = Journal.open(folder, create=False, read_only=True)
-        self._place = place
+        self._place, self._revision = place, _revision(journal)
         return journal
 
     def _folder(self) -> Path:
@@ -283,7 +290,7 @@ class Source:
                 again.refresh()
                 return again._points(number, name)  # noqa: SLF001 - of this class
         points = Points(name, [], [], [])
-        for block in self._cached().blocks(number, name):
+        for block in self._from_cache(lambda cache: list(cache.blocks(number, name))):
             mask = block.stepless
             points.steps.extend(
                 block.x if mask is None else [None if mask[i] else x for i, x in enumerate(block.x)]
@@ -292,11 +299,21 @@ class Source:
             points.times_ns.extend(block.ns)
         return points
 
-    def _cached(self) -> Cache:
+    def _from_cache(self, read: Callable[[Cache], T]) -> T:
+        """Read from the cache; if it is damaged, make it again and read once more."""
         with self._lock:
-            if self._cache is None:
+            cache = self._cache
+            if cache is None:
                 raise self.problem or JournalCorruptError(f"the journal at {self.path} is closed")
-            return self._cache
+            try:
+                return read(cache)
+            except UNUSABLE as error:
+                cache.start_again(error)
+            self._seen = ()
+            self.refresh()
+            if self.problem is not None:
+                raise self.problem
+            return read(cache)
 
     def series(
         self,
@@ -314,10 +331,10 @@ class Source:
                 f"the run {run.label} has no metric {metric!r}",
                 hint=patterns.hint(metric, list(run.metrics)),
             )
-        number, cache = self._number(key), self._cached()
+        number = self._number(key)
         by_step = axis == "step"
         shift_ns = (run.started_ns or 0) if axis == "relative" else 0
-        extents = cache.extents(number, metric)
+        extents = self._from_cache(lambda cache: cache.extents(number, metric))
         ranges = [each[4:6] if by_step else each[6:8] for each in extents]
 
         def scaled(x: float) -> float:
@@ -349,7 +366,7 @@ class Source:
                 block.values,
                 block.not_finite,
             )
-            for block in cache.blocks(number, metric, numbers)
+            for block in self._from_cache(lambda cache: list(cache.blocks(number, metric, numbers)))
         )
         if not in_order:
             parts = iter([series.sorted_part(parts)])
@@ -410,6 +427,10 @@ def _place(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _revision(journal: Journal) -> str:
+    return str(journal.database.read("SELECT version_num FROM alembic_version"))
 
 
 def _said(entry: vocabulary.Entry) -> str:

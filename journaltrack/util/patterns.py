@@ -18,7 +18,7 @@ _SHOWN_MAX: Final = 5
 _SHOWN_CHARS_MAX: Final = 80
 _LOOKED_AT_MAX: Final = 10_000
 """Ours: how many of the newest names are compared. Each costs a few microseconds."""
-_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d*|\d+")
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _WILD: Final = re.compile(r"\[[^]]*\]|[*?]")
 
 

@@ -166,7 +166,6 @@ def displayed(tmp_path):
 def test_a_display_name_is_answered_with_the_name(displayed, said):
     """Wherever a component's name is expected, its display name brings the name."""
     for arguments in (
-        ["show", said, displayed],
         ["finish", said, displayed, "--status", "Stopped"],
         ["export", "--component", said, displayed],
         ["audit", "entries", "--component", f"{said[:-1]}*", displayed],
@@ -185,14 +184,13 @@ def test_a_display_name_is_answered_with_the_name_if_only_one_of_several_journal
     assert "hint: that is the display name of first-run" in told
 
 
-@pytest.mark.parametrize("command", ["show", "finish"])
-def test_a_command_about_a_component_lists_those_there_are(displayed, command):
+def test_a_command_about_a_component_lists_those_there_are(displayed):
     """A missing name is answered as a wrong one is; without a journal, that it is missing."""
-    code, told = call(command, "-j", displayed)
+    code, told = call("finish", "-j", displayed)
     assert code == 2
     assert "Missing argument 'COMPONENT'. The journal has: first-run, other" in told
-    assert json.loads(call(command, "-j", displayed, "--json")[1].splitlines()[0])
-    code, told = call(command, "-j", displayed / "nowhere")
+    assert json.loads(call("finish", "-j", displayed, "--json")[1].splitlines()[0])
+    code, told = call("finish", "-j", displayed / "nowhere")
     assert code == 2
     assert "Missing argument 'COMPONENT'." in told
     assert "has:" not in told
@@ -242,7 +240,6 @@ def test_journals_are_named_in_one_way(folder, command):
 
 
 ABOUT_ONE = [
-    ["show", "run-a"],
     ["finish", "run-a", "--status", "Stopped", "--force"],
     ["prune", "--delivered-before", "0s", "--unasked"],
     ["bundle", "-o", "x.bundle"],

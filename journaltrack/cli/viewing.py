@@ -1,0 +1,198 @@
+"""Share among the commands that show runs: which runs are meant, and how values look.
+
+Not a command. Must not know how runs are read (``readmodel``) beyond opening a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.readmodel.model import ReadModel
+    from journaltrack.readmodel.run import Run, Series
+
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_WHOLE_MAX: Final = 1e15
+
+
+def about_runs(metavar: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator: add ``RUN...`` and ``-j``; the command gets ``names`` and ``named``.
+
+    An argument with a slash is a journal, and so is every one after the first that names a folder
+    of a journal, or a bundle. ``-j`` names a journal whatever it is called.
+
+    Args:
+        metavar: How the help names the arguments.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        """Add argument and option to the command."""
+
+        @functools.wraps(command)
+        def with_runs(
+            *args: Any,  # noqa: ANN401
+            arguments: tuple[str, ...],
+            options: tuple[str, ...],
+            **others: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401 - click's
+            """Call the command with names of runs, and journals."""
+            names, journals = _told_apart(arguments)
+            return command(*args, names=names, named=(*journals, *options), **others)
+
+        argument = click.argument(
+            "arguments", metavar=metavar, nargs=-1, shell_complete=common.complete_component
+        )
+        option = click.option(
+            "-j",
+            "--journal",
+            "options",
+            metavar="JOURNAL",
+            multiple=True,
+            type=click.Path(),
+            help="A journal, a folder of journals, or a bundle; may be repeated.",
+        )
+        return argument(option(with_runs))
+
+    return decorate
+
+
+def _told_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    names: list[str] = []
+    journals: list[str] = []
+    for place, argument in enumerate(arguments):
+        is_path = "/" in argument or argument in {".", ".."}
+        # A metric may have a slash: val/loss.
+        exists = (is_path or place > 0) and _is_journal(argument)
+        (journals if exists or argument.startswith(("/", "./", "../", "~")) else names).append(
+            argument
+        )
+    return names, journals
+
+
+def _is_journal(argument: str) -> bool:
+    try:
+        path = paths.expanded(argument)
+        return path.is_file() or (path.is_dir() and any(paths.journals_in(path)))
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def looking_at(named: Sequence[str], codes: list[ExitCode]) -> Iterator[ReadModel]:
+    """Open journals to look at their runs. What can't be read is reported, and hides no other.
+
+    Args:
+        named: The journals; none: the default one.
+        codes: Gets the exit codes of what can't be read.
+
+    Raises:
+        JournalError: No journal can be read.
+    """
+    from journaltrack.readmodel import model as readmodel  # noqa: PLC0415 - completion
+
+    with readmodel.open(named) as model:
+        model.refresh()
+        if model.problems and len(model.problems) == len(model.sources):
+            first, *others = [error for _, error in model.problems]
+            for error in others:
+                report_error(error, verbose=common.is_verbose())
+            raise first
+        for _, error in model.problems:
+            codes.append(exit_code_of(error))
+            report_error(error, verbose=common.is_verbose())
+        yield model
+
+
+def code_of(codes: Sequence[ExitCode]) -> ExitCode:
+    """Return the exit code of a command that could not read some journals."""
+    return worst([ExitCode.OK, *codes])
+
+
+def number(value: object) -> str | None:
+    """Return a value in at most six digits; ``--json`` has all of them."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None if value is None else str(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) < _WHOLE_MAX):
+        return str(int(value))
+    return f"{value:.6g}"
+
+
+def span(seconds: float | None) -> str | None:
+    """Return a time span in its largest unit."""
+    return None if seconds is None else " ".join(output.duration(max(0.0, seconds)).split()[:2])
+
+
+def can_draw(text: str) -> bool:
+    """Return whether the output's encoding has the characters."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def best_mark() -> str:
+    """Return what marks the best value."""
+    return "★" if can_draw("★") else "*"
+
+
+def sparkline(series: Series, columns: int) -> str:
+    """Return a curve as one line of block characters; a blank is a gap.
+
+    Args:
+        series: The curve.
+        columns: Characters.
+    """
+    first, last = series.first, series.last
+    if first is None or last is None or not can_draw(_SPARKS):
+        return ""
+    width = (last - first) / columns
+    found: list[float | None] = [None] * columns
+    for x, y in zip(series.x, series.y, strict=True):
+        if y is not None:
+            found[min(int((x - first) / width), columns - 1) if width > 0 else 0] = y
+    finite = [y for y in found if y is not None]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    return "".join(
+        " " if y is None else _SPARKS[round(share(y, low, high) * (len(_SPARKS) - 1))]
+        for y in found
+    ).rstrip()
+
+
+def share(value: float, low: float, high: float) -> float:
+    """Return where a finite value is between two others, from 0 to 1; 0.5 if they are equal."""
+    if not low < high:
+        return 0.5
+    # The difference of the largest doubles is infinite, that of their halves is not.
+    found = (value / 2 - low / 2) / (high / 2 - low / 2)
+    return min(max(found, 0.0), 1.0) if math.isfinite(found) else 0.5
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Return a short name for each run, which tells it from the others.
+
+    A display name that several share is followed by the end of the name.
+    """
+    shown = [run.label for run in runs]
+    names = [
+        label if shown.count(label) == 1 or run.display_name is None else f"{label} {run.name[-8:]}"
+        for label, run in zip(shown, runs, strict=True)
+    ]
+    several = {run.journal for run in runs}
+    if len(set(names)) < len(names) and len(several) > 1:
+        names = [f"{name} {Path(run.journal).name}" for name, run in zip(names, runs, strict=True)]
+    return [output.clean(name) for name in names]
