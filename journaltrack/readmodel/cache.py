@@ -237,8 +237,9 @@ class Cache:
     def _take_others(self, counts: Iterable[tuple[Any, ...]]) -> None:
         """Note that entries arrived which are no points: their runs are folded later."""
         self._connection.executemany(
-            "INSERT INTO run VALUES (?1, ?2, 0, ?3, 1, NULL) ON CONFLICT DO UPDATE SET "
-            "entries = entries + ?2, last_ns = max(coalesce(last_ns, 0), ?3), dirty = 1",
+            "INSERT INTO run VALUES (?, ?, 0, ?, 1, NULL) ON CONFLICT DO UPDATE SET "
+            "entries = entries + excluded.entries, dirty = 1, "
+            "last_ns = max(coalesce(last_ns, 0), coalesce(excluded.last_ns, 0))",
             [count for count in counts if isinstance(count[0], int)],
         )
 
@@ -255,8 +256,9 @@ class Cache:
             journal, "recorded_at_ns", [last_seq for _, last_seq in counts.values()]
         )
         self._connection.executemany(
-            "INSERT INTO run VALUES (?1, ?2, 0, ?3, 1, NULL) ON CONFLICT DO UPDATE SET "
-            "entries = entries + ?2, last_ns = max(coalesce(last_ns, 0), ?3)",
+            "INSERT INTO run VALUES (?, ?, 0, ?, 1, NULL) ON CONFLICT DO UPDATE SET "
+            "entries = entries + excluded.entries, "
+            "last_ns = max(coalesce(last_ns, 0), coalesce(excluded.last_ns, 0))",
             [(run, entries, recorded.get(last_seq)) for run, (entries, last_seq) in counts.items()],
         )
         # What is no finite number is text in the payload.
@@ -387,11 +389,11 @@ class Cache:
         self, run: int, metric: str, numbers: Sequence[int] | None = None
     ) -> Iterator[Block]:
         """Yield a metric's points, block by block."""
-        chosen = "" if numbers is None else "AND number IN (SELECT value FROM json_each(?3))"
+        chosen = "" if numbers is None else "AND number IN (SELECT value FROM json_each(?))"
         with self._lock:
             rows = self._connection.execute(
                 f"SELECT {_BLOCK} FROM block WHERE series = "
-                f"(SELECT id FROM series WHERE run = ?1 AND name = ?2) {chosen} ORDER BY number",
+                f"(SELECT id FROM series WHERE run = ? AND name = ?) {chosen} ORDER BY number",
                 (run, metric, *(() if numbers is None else (json.dumps(list(numbers)),))),
             ).fetchall()
         return map(_block_of, rows)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from journaltrack.errors import JournaltrackError
+    from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
@@ -256,10 +257,20 @@ class ReadModel:
         key = _key(run)
         return self._source(key).timeline(key, limit, after_seq)
 
-    def details(self, run: Run | str) -> ComponentView:
-        """Return what ``journaltrack show`` tells of a run, with the state of each value."""
+    def details(self, run: Run | str, *, metrics: bool = True) -> ComponentView:
+        """Return what ``journaltrack show`` tells of a run, with the state of each value.
+
+        Args:
+            run: The run, or its key.
+            metrics: Sum the metrics up, too, which reads all points.
+        """
         key = _key(run)
-        return self._source(key).details(key)
+        return self._source(key).details(key, metrics=metrics)
+
+    def writers(self, run: Run | str) -> list[WriterRecord]:
+        """Return the processes that recorded more of a run than points, the first one first."""
+        key = _key(run)
+        return self._source(key).writers(key)
 
     def artifact_file(self, run: Run | str, sha256: str) -> Path | None:
         """Return the file in the spool with a content of a run; None if it is not there."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
-from journaltrack.journal import interruption, view, vocabulary
+from journaltrack.journal import interruption, view, vocabulary, writers
 from journaltrack.journal.journal import Journal, LastStatus
 from journaltrack.journal.queries import (
     ENTRY_COLUMNS,
@@ -47,6 +47,7 @@ from journaltrack.util import paths, patterns
 from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
+    from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
 T = TypeVar("T")
@@ -413,11 +414,35 @@ class Source:
             )
         return events
 
-    def details(self, key: str) -> ComponentView:
-        """Return what ``journaltrack show`` tells of a run."""
+    def details(self, key: str, *, metrics: bool) -> ComponentView:
+        """Return what ``journaltrack show`` tells of a run, see ``ReadModel.details``."""
         run = self.run(key)
         with self._lock:
-            return component.show(self._opened(), run.name)
+            return component.show(self._opened(), run.name, metrics=metrics)
+
+    def writers(self, key: str) -> list[WriterRecord]:
+        """Return the processes that recorded a run, see ``ReadModel.writers``."""
+        number = self._number(key)
+        with self._lock:
+            database = self._opened().database
+            with view.snapshot(database):
+                rows = database.read(
+                    "SELECT DISTINCT writer_id FROM entry WHERE component_id = ? "
+                    "AND stream <> 'metric' ORDER BY writer_id",
+                    (number,),
+                )
+                found = [writers.writer(database, row[0]) for row in rows]
+        return [each for each in found if each is not None]
+
+    @property
+    def folder(self) -> Path:
+        """Return the journal's folder; of a bundle, the one it was extracted into.
+
+        Raises:
+            JournaltrackError: The bundle can't be read.
+        """
+        with self._lock:
+            return self._folder()
 
 
 def _place(file: Path) -> tuple[int, int] | None:

@@ -201,22 +201,25 @@ class _Fold:
     unreadable: list[int] = field(default_factory=list)
 
 
-def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> ComponentView:
+def show(
+    journal: Journal | str | os.PathLike[str] | None, component: str, *, metrics: bool = True
+) -> ComponentView:
     """Return a component's folded parameters, artifacts, status and metrics.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
         component: Its name (case does not matter).
+        metrics: Sum the metrics up, too, which reads all points.
 
     Raises:
         NothingMatchesError: The journal has no such component.
         JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        return _show(own, view.component(own, component))
+        return _show(own, view.component(own, component), metrics=metrics)
 
 
-def _show(journal: Journal, row: ComponentRow) -> ComponentView:
+def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentView:
     fold = _Fold(origins=origins(journal.database.read))
     for entry, state in _state_entries(journal, row.id):
         try:
@@ -263,7 +266,7 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         parameters=tuple(parameters),
         inputs=tuple(artifacts["input_artifacts"]),
         outputs=tuple(artifacts["output_artifacts"]),
-        metrics=_metrics(journal, row.id, row.name),
+        metrics=_metrics(journal, row.id, row.name) if metrics else (),
         unreadable=tuple(fold.unreadable),
         run=interruption.of_component(journal, row.id, row.name),
         hearsay=of_component(journal.database, row.id),
