@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Final
 
 NAME_CHARS_MAX: Final = 120
@@ -62,6 +63,8 @@ STEP_MAX: Final = 2**31 - 1
 """Largest iteration number: the model's type is ``integer``, 32 bits signed, at least 0."""
 TAGS_MAX: Final = 50
 """Tags on a component (``TagList``)."""
+NOTE_CHARS_MAX: Final = 10_000
+"""Ours: characters of a run's note."""
 DESCRIPTION_CHARS_MAX: Final = 3_072
 """Characters of an experiment's description (``ExperimentDescription``)."""
 TAG_KEY_CHARS_MAX: Final = 128
@@ -253,6 +256,14 @@ def tag_problem(key: str, value: str) -> str | None:
     if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_PATTERN.fullmatch(value):
         return f"tag value {shown(value)} can't be used: at most {TAG_VALUE_CHARS_MAX} {allowed}"
     return None
+
+
+def tags_problem(tags: Mapping[str, str]) -> str | None:
+    """Return why AWS would refuse the tags, or None."""
+    if len(tags) > TAGS_MAX:
+        return f"{len(tags)} tags were given; AWS takes at most {TAGS_MAX}"
+    problems = (tag_problem(key, value) for key, value in tags.items())
+    return next((problem for problem in problems if problem), None)
 
 
 def one_line(message: str) -> str:

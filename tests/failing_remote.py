@@ -75,6 +75,11 @@ class FailingRemote(MemoryRemote):
             "declare", declared.make.name, lambda: super(FailingRemote, self).declare(declared)
         )
 
+    def add_tags(self, component, tags):
+        return self._meet(
+            "tags", component, lambda: super(FailingRemote, self).add_tags(component, tags)
+        )
+
     def upload(self, blob):
         return self._meet("upload", blob.component, lambda: super(FailingRemote, self).upload(blob))
 

@@ -53,6 +53,8 @@ COMMANDS = {
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "resolve": "Decide about entries in doubt.",
+    "note": "Write a note about a run.",
+    "tag": "Set tags of a run, also when it is over.",
     "finish": "Record how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
     "config": "Show what is configured, and where each value comes from.",

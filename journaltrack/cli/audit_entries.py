@@ -366,12 +366,12 @@ def short_value(entry: AuditedEntry) -> str:
             if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX
             else text
         )
-    key = next(
-        (key for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail),
-        None,
-    )
+    members = ("exact", "text", "value", "sha256", "primary", "note")
+    key = next((key for key in members if key in entry.detail), None)
     if key is None:
-        return "-"
+        tags = entry.detail.get("tags")
+        told = ", ".join(f"{k}={v}" for k, v in tags.items()) if isinstance(tags, dict) else ""
+        return output.cut(told, VALUE_CHARS_MAX) or "-"
     return (
         output.digest(entry.detail[key])
         if key == "sha256"

@@ -403,7 +403,7 @@ def _print_findings(alike: Sequence[Finding]) -> None:
 
 
 def _grouped(checked: Checked) -> str:
-    """Return how many experiments, trials and places in them were compared, if any."""
+    """Return how many experiments, trials, places in them and tags were compared, if any."""
     told = [
         f"{output.plural(checked.groups, 'experiment or trial', 'experiments and trials')}, "
         if checked.groups
@@ -411,6 +411,7 @@ def _grouped(checked: Checked) -> str:
         f"{output.plural(checked.trials, 'place in a trial', 'places in trials')}, "
         if checked.trials
         else "",
+        f"{output.plural(checked.tags, 'tag')}, " if checked.tags else "",
     ]
     return "".join(told)
 

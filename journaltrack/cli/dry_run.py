@@ -23,6 +23,7 @@ from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import (
     Action,
+    AddTags,
     Associate,
     Declare,
     Disassociate,
@@ -78,6 +79,7 @@ class ComponentPlan:
     ensure: str | None = None
     trials: list[tuple[str | None, str | None]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
     declared: dict[str, Any] | None = None
     uploads: dict[str, int] = field(default_factory=dict)
     lineage: list[str] = field(default_factory=list)
@@ -201,6 +203,8 @@ def _note(plan: ComponentPlan, action: Request) -> None:
         plan.trials.append((action.experiment, action.trial))
     elif isinstance(action, Disassociate):
         plan.left.append(action.trial)
+    elif isinstance(action, AddTags):
+        plan.tags.update(action.tags)
     elif isinstance(action, Declare):
         plan.declared = _settings(action)
     elif isinstance(action, Upload):
@@ -262,6 +266,8 @@ def _described(plan: ComponentPlan, action: str) -> str:
         )
     if action == Disassociate.action:
         return f"out of {_few(plan.left)}"
+    if action == AddTags.action:
+        return _few([f"{key}={value}" for key, value in plan.tags.items()])
     if action == Declare.action:
         return _few([*(plan.declared or ())])
     if action == Upload.action:

@@ -13,7 +13,6 @@ import click
 from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import NothingMatchesError
-from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
@@ -58,7 +57,7 @@ def _views(
     from journaltrack.reports.component import show  # noqa: PLC0415 - SQLAlchemy
 
     unnamed: NothingMatchesError | None = None
-    if len(names) == 1 and len(named) <= 1 and not any(map(_is_several, named)):
+    if len(names) == 1 and len(named) <= 1 and not any(map(viewing.is_several, named)):
         try:
             return [show(named[0] if named else None, names[0])]
         except NothingMatchesError as error:
@@ -70,40 +69,12 @@ def _views(
             raise unnamed or error from None
 
 
-def _is_several(named: str) -> bool:
-    """Return whether a path is not that of one journal: a folder of journals, or a bundle."""
-    path = paths.expanded(named)
-    return path.is_file() or list(paths.journals_in(path)) not in ([], [path])
-
-
 _LINEAGE = ("name", "type", "direction", "state", "title")
 
 
 def _print(view: ComponentView) -> None:
-    status = view.status
-    trials = ", ".join(
-        f"{trial or '(default trial)'} of {experiment or '(its experiment)'}"
-        for experiment, trial in view.trials
-    )
-    rows: list[tuple[str, object]] = [
-        ("component", view.name),
-        ("display name", view.display_name),
-        ("journal", view.journal),
-        ("origin", ", ".join(view.origins)),
-        ("arn", view.arn),
-        ("status", f"{status.primary or '-'}{': ' + status.message if status.message else ''}"),
-        ("started", output.moment(status.start_ns)),
-        ("ended", output.moment(status.end_ns)),
-    ]
-    if status.start_ns is not None and status.end_ns is not None:
-        rows.append(("duration", viewing.span((status.end_ns - status.start_ns) / 1e9)))
-    if view.run is not None:
-        rows.append(("run", view.run.text))
-    if trials:
-        rows.append(("trials", trials))
-    if view.tags:
-        rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
     width = output.line_width()
+    rows = _fields(view)
     label = max(len(name) for name, _ in rows) + 2
     tables.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
     parameters = [(p.name, output.number(p.value), p.state) for p in view.parameters]
@@ -138,6 +109,35 @@ def _print(view: ComponentView) -> None:
             f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is "
             f"{view.unreadable[0]}",
         )
+
+
+def _fields(view: ComponentView) -> list[tuple[str, object]]:
+    status = view.status
+    trials = ", ".join(
+        f"{trial or '(default trial)'} of {experiment or '(its experiment)'}"
+        for experiment, trial in view.trials
+    )
+    rows: list[tuple[str, object]] = [
+        ("component", view.name),
+        ("display name", view.display_name),
+        ("journal", view.journal),
+        ("origin", ", ".join(view.origins)),
+        ("arn", view.arn),
+        ("status", f"{status.primary or '-'}{': ' + status.message if status.message else ''}"),
+        ("started", output.moment(status.start_ns)),
+        ("ended", output.moment(status.end_ns)),
+    ]
+    if status.start_ns is not None and status.end_ns is not None:
+        rows.append(("duration", viewing.span((status.end_ns - status.start_ns) / 1e9)))
+    if view.run is not None:
+        rows.append(("run", view.run.text))
+    if trials:
+        rows.append(("trials", trials))
+    if view.note:
+        rows.append(("note", view.note))
+    if view.tags:
+        rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
+    return rows
 
 
 def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:

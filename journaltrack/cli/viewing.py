@@ -9,19 +9,22 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from journaltrack import limits
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
-from journaltrack.util import paths
+from journaltrack.errors import NothingMatchesError
+from journaltrack.util import paths, patterns
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.model import ReadModel
     from journaltrack.readmodel.run import Run, Series
+    from journaltrack.tracking.annotation import Annotated
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _WHOLE_MAX: Final = 1e15
@@ -113,6 +116,52 @@ def looking_at(named: Sequence[str], codes: list[ExitCode]) -> Iterator[ReadMode
             codes.append(exit_code_of(error))
             report_error(error, verbose=common.is_verbose())
         yield model
+
+
+def annotated(
+    name: str,
+    named: Sequence[str],
+    *,
+    tags: Mapping[str, str] | None = None,
+    note: str | None = None,
+) -> Annotated:
+    """Record tags or a note of the one run that a name means.
+
+    Args:
+        name: A name, a display name, or a pattern that fits one run.
+        named: The journals; none: the default one.
+        tags: See ``annotate``.
+        note: See ``annotate``.
+
+    Raises:
+        NothingMatchesError: No run has the name, or several have. Nothing was recorded.
+    """
+    from journaltrack.tracking.annotation import annotate  # noqa: PLC0415 - completion
+
+    if len(named) <= 1 and not any(map(is_several, named)):
+        try:
+            return annotate(name, tags=tags, note=note, journal=named[0] if named else None)
+        except NothingMatchesError as error:
+            unnamed: NothingMatchesError | None = error
+    else:
+        unnamed = None
+    with looking_at(named, []) as model:
+        try:
+            runs = model.find([name])
+        except NothingMatchesError as error:
+            raise unnamed or error from None
+    if len(runs) > 1:
+        raise NothingMatchesError(
+            f"{len(runs)} runs fit {limits.shown(name)}; nothing was recorded",
+            hint=f"name one of them: {patterns.some([run.name for run in runs])}",
+        )
+    return annotate(runs[0].name, tags=tags, note=note, journal=runs[0].journal)
+
+
+def is_several(named: str) -> bool:
+    """Return whether a path is not that of one journal: a folder of journals, or a bundle."""
+    path = paths.expanded(named)
+    return path.is_file() or list(paths.journals_in(path)) not in ([], [path])
 
 
 def code_of(codes: Sequence[ExitCode]) -> ExitCode:

@@ -42,11 +42,13 @@ STATUS: Final = "status"
 LINEAGE: Final = "lineage"
 EXPERIMENT: Final = "experiment"
 TRIAL: Final = "trial"
+TAGS: Final = "tags"
+NOTE: Final = "note"
 
 KINDS: Final = frozenset(
     {
         *(CREATE, LOAD, ASSOCIATE, DISASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE),
-        *(EXPERIMENT, TRIAL, METRIC, UPLOAD),
+        *(EXPERIMENT, TRIAL, TAGS, NOTE, METRIC, UPLOAD),
     }
 )
 """Every kind that this version understands.
@@ -278,6 +280,42 @@ def associate(*, experiment: str | None, trial: str | None) -> Draft:
     return Draft(COMPONENT, ASSOCIATE, payload=encode({"experiment": experiment, "trial": trial}))
 
 
+def tags(tags: dict[str, str]) -> Draft:
+    """Draft tags that the component gets beside its others. The last value per key counts."""
+    return _checked(Draft(COMPONENT, TAGS, payload=encode({"tags": tags})))
+
+
+def note(text: str) -> Draft:
+    """Draft a note: text for people. The last one counts; "" is none."""
+    return Draft(COMPONENT, NOTE, payload=encode({"note": text}))
+
+
+def tags_of(entry: Entry | Draft) -> dict[str, str]:
+    """Return the tags of an entry of kind ``tags``.
+
+    Raises:
+        ValueError: The payload has none that are texts by key.
+    """
+    found = decode(entry.payload).get("tags")
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        msg = "the tags are not texts by key"
+        raise ValueError(msg)
+    return found
+
+
+def note_of(entry: Entry | Draft) -> str:
+    """Return the text of an entry of kind ``note``.
+
+    Raises:
+        ValueError: The payload has none.
+    """
+    found = decode(entry.payload).get("note")
+    if not isinstance(found, str):
+        msg = "the payload has no text 'note'"
+        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
+    return found
+
+
 def disassociate(trial: str) -> Draft:
     """Draft that the component no longer belongs to a trial."""
     return Draft(COMPONENT, DISASSOCIATE, payload=encode({"trial": trial}))
@@ -469,8 +507,10 @@ def undeliverable(entry: Entry | Draft) -> str | None:
 
     None if no reason is known. The texts are part of the journal's format.
     """
-    if entry.kind == LINEAGE:
-        return _lineage_problem(entry)
+    if entry.kind in {LINEAGE, TAGS}:
+        return (
+            limits.tags_problem(tags_of(entry)) if entry.kind == TAGS else _lineage_problem(entry)
+        )
     chars_max = {
         PARAMETER: limits.PARAMETER_KEY_CHARS_MAX,
         INPUT: limits.ARTIFACT_KEY_CHARS_MAX,

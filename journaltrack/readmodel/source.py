@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
 from journaltrack.journal import interruption, view, vocabulary, writers
+from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal, LastStatus
 from journaltrack.journal.queries import (
     ENTRY_COLUMNS,
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NOT_RUNS: Final = ("experiment/", "experiment-trial/")
-"""Beginnings of the names of experiments and trials, which a journal keeps as components."""
 _STATUS: Final = {
     "Completed": "completed",
     "Failed": "failed",
@@ -220,7 +219,7 @@ class Source:
             return [
                 self._run(run, seen_ns)
                 for run in self._runs.values()
-                if not str(run.state["name"]).startswith(NOT_RUNS)
+                if is_run(str(run.state["name"]))
             ]
 
     def owns(self, key: str) -> bool:

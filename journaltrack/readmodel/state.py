@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from journaltrack.journal import fold, vocabulary
+from journaltrack.journal import fold, groups, vocabulary
 from journaltrack.journal.fold import Artifact, PendingArtifact, Place, Status
 from journaltrack.journal.vocabulary import Entry
 from journaltrack.util.text import text_or_none
@@ -36,7 +36,6 @@ def folded(
         "tags": {},
         "note": None,
         "artifacts": {},
-        "experiments": [],
         "first_ns": min((e.recorded_at_ns for e in known if e.recorded_at_ns), default=None),
     }
     status: Any = Status()
@@ -48,6 +47,13 @@ def folded(
                 _add(state, entry)
         except ValueError:  # noqa: PERF203 - one bad entry must not hide the others
             continue
+    state["experiments"] = [
+        groups.membership_of(entry)
+        for entry in groups.memberships(
+            [entry for entry in known if entry.kind in groups.MEMBERSHIPS], origins
+        ).values()
+        if entry.kind == vocabulary.ASSOCIATE
+    ]
     # The process that recorded the last status is the one whose death interrupts the run.
     state["begun_by"] = next(
         (
@@ -68,10 +74,10 @@ def _add(state: dict[str, Any], entry: Entry) -> None:
         state["display_name"] = text_or_none(detail.get("display_name")) or state["display_name"]
         if isinstance(tags, dict):
             state["tags"] |= {str(key): str(value) for key, value in tags.items()}
-    elif entry.kind == vocabulary.ASSOCIATE:
-        pair = [text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))]
-        if pair not in state["experiments"]:
-            state["experiments"].append(pair)
+    elif entry.kind == vocabulary.TAGS:
+        state["tags"] |= vocabulary.tags_of(entry)
+    elif entry.kind == vocabulary.NOTE:
+        state["note"] = vocabulary.note_of(entry) or None
     elif entry.kind == vocabulary.PARAMETER:
         exact = detail.get("exact") if entry.value is None else None
         value = exact if isinstance(exact, str) else fold.value_of(entry)

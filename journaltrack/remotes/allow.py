@@ -140,6 +140,15 @@ class AllowingRemote:
         self._rules.group(declared.make)
         return self._inner.declare(declared)
 
+    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+        """Add tags if the component's name is allowed."""
+        self._rules.component(component)
+        return self._inner.add_tags(component, tags)
+
+    def tags(self, component: str) -> Mapping[str, str] | None:
+        """Return the tags of any component: reading needs no permission."""
+        return self._inner.tags(component)
+
     def group(self, kind: GroupKind, name: str) -> Group | None:
         """Look up any of them: reading needs no permission."""
         return self._inner.group(kind, name)

@@ -52,6 +52,7 @@ class MemoryComponent:
     status: Status | None = None
     points: list[MetricPoint] = field(default_factory=list)
     trials: list[tuple[str | None, str | None]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryRemote:
@@ -132,7 +133,7 @@ class MemoryRemote:
                 raise AlreadyExistsError(
                     msg, kind=ErrorKind.HOLD, code="AlreadyExists", request_id=request_id
                 )
-            self.components[spec.name.lower()] = MemoryComponent(spec)
+            self.components[spec.name.lower()] = MemoryComponent(spec, tags=dict(spec.tags))
             return Answer(request_id, arn=_arn(spec.name))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
@@ -153,6 +154,23 @@ class MemoryRemote:
             held = self._held(component, request_id)
             held.trials = [each for each in held.trials if _trial_of(*each) != trial.lower()]
             return Answer(request_id)
+
+    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+        """Keep the tags if SageMaker would take them."""
+        with self._lock:
+            request_id = self._request_id()
+            held = self._held(component, request_id)
+            problem = limits.tags_problem({**held.tags, **tags})
+            if problem:
+                raise _refused(problem, request_id)
+            held.tags |= tags
+            return Answer(request_id)
+
+    def tags(self, component: str) -> Mapping[str, str] | None:
+        """Return copies of the tags."""
+        with self._lock:
+            held = self.components.get(component.lower())
+            return None if held is None else dict(held.tags)
 
     def declare(self, declared: Declared) -> Answer:
         """Keep the experiment or trial, and what is set on it."""

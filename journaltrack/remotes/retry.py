@@ -112,6 +112,14 @@ class RetryingRemote:
         """Look it up, with retries."""
         return self._call(self._idempotent, lambda: self._inner.group(kind, name))
 
+    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+        """Add tags. Try a few times: nothing waits for it."""
+        return self._call(self._few, lambda: self._inner.add_tags(component, tags))
+
+    def tags(self, component: str) -> Mapping[str, str] | None:
+        """Return the tags, with retries."""
+        return self._call(self._idempotent, lambda: self._inner.tags(component))
+
     def trials(self, component: str) -> frozenset[str] | None:
         """Return the trials, with retries."""
         return self._call(self._idempotent, lambda: self._inner.trials(component))

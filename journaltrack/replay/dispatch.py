@@ -40,6 +40,7 @@ from journaltrack.errors import (
 )
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import (
+    AddTags,
     Associate,
     Declare,
     Disassociate,
@@ -81,7 +82,7 @@ IN_A_ROW_MAX: Final = 3
 
 Also: components failing in a row that halt the pass.
 """
-_MEMBERSHIPS: Final = (Associate, Disassociate)
+_MEMBERSHIPS: Final = (Associate, Disassociate, AddTags)
 # Rounds for items that the remote asks to send again.
 _AGAIN_MAX: Final = 6
 
@@ -290,6 +291,9 @@ def _turn(action: Request) -> _Turn | None:
     """Return what a request waits its turn for; None if it needs none."""
     if isinstance(action, (Update, Declare)):
         return action.component_id
+    if isinstance(action, AddTags):
+        # No trial has this name.
+        return action.component_id, "/tags"
     if isinstance(action, Associate):
         return action.component_id, action.its_trial.lower()
     return (action.component_id, action.trial.lower()) if isinstance(action, Disassociate) else None

@@ -223,6 +223,18 @@ class Remote(Protocol):
         """Return the experiment or trial as the remote holds it; None if it does not exist."""
         ...
 
+    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+        """Add tags to those that the component has. Idempotent.
+
+        Raises:
+            ComponentMissingError: The remote does not have the component.
+        """
+        ...
+
+    def tags(self, component: str) -> Mapping[str, str] | None:
+        """Return the component's tags; None if the remote says that it does not exist."""
+        ...
+
     def trials(self, component: str) -> frozenset[str] | None:
         """Return the names of the trials that the component is in, in lower case.
 

@@ -33,6 +33,7 @@ from journaltrack.replay.evidence.outcomes import NOTHING_MORE, Delivery, Outcom
 from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.lease import Ticket
 from journaltrack.replay.plan.actions import (
+    AddTags,
     Associate,
     Declare,
     Disassociate,
@@ -147,6 +148,8 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
         return remote.disassociate(action.component, action.trial)
     if isinstance(action, Declare):
         return remote.declare(action.declared)
+    if isinstance(action, AddTags):
+        return remote.add_tags(action.component, action.tags)
     return _ensure(action, remote, context)
 
 

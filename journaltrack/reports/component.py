@@ -10,7 +10,8 @@ The module reads the journal. It prints nothing and changes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -34,12 +35,17 @@ from journaltrack.journal.view import State
 from journaltrack.journal.vocabulary import (
     ASSOCIATE,
     CREATE,
+    DISASSOCIATE,
     LINEAGE,
+    NOTE,
     PARAMETER,
     STATUS,
+    TAGS,
     UPLOAD,
     Entry,
     entry_of,
+    note_of,
+    tags_of,
 )
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
 from journaltrack.util.text import text_or_none
@@ -48,6 +54,12 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
 
 _PAGE_ENTRIES: Final = 10_000
+_IN_TURN: Final[Mapping[str, Callable[[Entry], object]]] = {
+    TAGS: tags_of,
+    NOTE: note_of,
+    **dict.fromkeys(groups.MEMBERSHIPS, groups.membership_of),
+}
+"""Kinds whose entries are kept until all are read, and what raises if one can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ class ComponentView:
     run: RunInProgress | None = None
     hearsay: tuple[Hearsay, ...] = ()
     lineage: tuple[LineageView, ...] = ()
+    note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -191,7 +204,8 @@ class _Called(NamedTuple):
 class _Fold:
     display_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
-    memberships: list[Entry] = field(default_factory=list)
+    # Entries of kinds whose order tells which one counts.
+    in_turn: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     sizes: dict[str, int] = field(default_factory=dict)
     origins: Mapping[int, int] = field(default_factory=dict)
     statuses: list[_Called] = field(default_factory=list)
@@ -256,10 +270,19 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         display_name=fold.display_name,
         arn=row.arn,
         confirmed_at_ns=row.confirmed_at_ns,
-        tags=fold.tags,
+        tags=fold.tags
+        | {
+            key: value
+            for entry in groups.ordered(fold.in_turn[TAGS], fold.origins)
+            for key, value in tags_of(entry).items()
+        },
+        note=next(map(note_of, reversed(groups.ordered(fold.in_turn[NOTE], fold.origins))), None)
+        or None,
         trials=tuple(
             groups.membership_of(entry)
-            for entry in groups.memberships(fold.memberships, fold.origins).values()
+            for entry in groups.memberships(
+                fold.in_turn[ASSOCIATE] + fold.in_turn[DISASSOCIATE], fold.origins
+            ).values()
             if entry.kind == ASSOCIATE
         ),
         status=StatusView(now.primary, now.message, now.start_ns, now.end_ns, traceback),
@@ -302,9 +325,9 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         fold.tags |= (
             {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
         )
-    elif entry.kind in groups.MEMBERSHIPS:
-        groups.membership_of(entry)
-        fold.memberships.append(entry)
+    elif entry.kind in _IN_TURN:
+        _IN_TURN[entry.kind](entry)
+        fold.in_turn[entry.kind].append(entry)
     elif entry.kind == UPLOAD:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack.journal import view, writers
 from journaltrack.journal.filter import Choice, names, nothing
-from journaltrack.journal.vocabulary import STATUS
+from journaltrack.journal.vocabulary import STATUS, TAGS
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import READBACK, REOPEN
@@ -58,7 +58,7 @@ KeyKind: TypeAlias = Literal["parameter", "input", "output", "status"]
 KINDS: Final[tuple[KeyKind, ...]] = ("parameter", "input", "output", "status")
 STATUS_NAME: Final = "status"
 """The name to ask for a component's status: status entries have no name."""
-_VALUES: Final = ("exact", "text", "value", "sha256", "primary")
+_VALUES: Final = ("exact", "text", "value", "sha256", "primary", "note")
 EventKind: TypeAlias = Literal[
     "started", "recorded", "sent", "answered", "released", "read back", "decided", "repaired",
     "delivered", "superseded", "in doubt", "quarantined", "settled",
@@ -115,6 +115,9 @@ def value_of(entry: AuditedEntry) -> Any:  # noqa: ANN401 - whatever was recorde
         return dict(entry.detail)
     if entry.value is not None:
         return entry.value
+    tags = entry.detail.get("tags") if entry.kind == TAGS else None
+    if isinstance(tags, dict):
+        return ", ".join(f"{key}={value}" for key, value in tags.items())
     return next((entry.detail[key] for key in _VALUES if key in entry.detail), None)
 
 

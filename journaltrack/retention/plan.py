@@ -126,11 +126,12 @@ _LAST_OF_KEY: Final = (
     "GROUP BY e.component_id, e.kind, e.name"
 )
 _KEEP: Final = (
-    # A component's creation and associations; experiments, trials and every status, since each may
-    # tell only a part; lineage, of which no key says which entry is the last.
+    # A component's creation and associations; experiments, trials, tags and every status, since
+    # each may tell only a part; lineage, of which no key says which entry is the last; notes,
+    # which are nowhere else.
     (
         "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', "
-        "'associate', 'disassociate', 'experiment', 'trial', 'status', 'lineage')"
+        "'associate', 'disassociate', 'experiment', 'trial', 'tags', 'note', 'status', 'lineage')"
     ),
     # The remote's values, then the last recorded ones, which may be refused or pending. A person
     # sees the latter, and a tracker continues from them.

@@ -134,6 +134,54 @@ class RunLog:
         """Record an output artifact: a URI or other text; see ``log_input``."""
         self._append(*self._drafter.reference("output", name, value, media_type))
 
+    def set_tags(self, tags: Mapping[str, str] | Sequence[Mapping[str, str]]) -> None:
+        """Add tags to the run, at any time. The last value per key counts.
+
+        Args:
+            tags: A dict, or a list as AWS takes it. A run has at most 50; keys have at most 128
+                characters, values 256.
+
+        Raises:
+            InvalidTypeError: They are neither.
+            InvalidInputError: AWS refuses a key or a value, or they are too many.
+        """
+        from journaltrack.tracking.annotation import tagging  # noqa: PLC0415 - few runs need it
+
+        wanted = validation.tags(tags)
+        if wanted:
+            self._append(tagging(self.trial_component, wanted))
+
+    def set_note(self, text: str) -> None:
+        """Set the note of the run, at any time: text for people, which stays in the journal.
+
+        Args:
+            text: At most 10,000 characters; "" removes the note.
+
+        Raises:
+            InvalidTypeError: It is no text.
+            InvalidInputError: It is too long.
+        """
+        from journaltrack.journal import vocabulary  # noqa: PLC0415 - as above
+
+        self._append([vocabulary.note(validation.note(text))])
+
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook, as the journal knows it."""
+        from journaltrack.util.text import html_table  # noqa: PLC0415 - as above
+
+        component = self.trial_component
+        status = component.status
+        return html_table(
+            component.display_name or component.trial_component_name,
+            {
+                "run": component.trial_component_name,
+                "journal": str(self._journal.path),
+                "status": None if status is None else status.primary_status,
+                **{f"tag {tag['Key']}": tag["Value"] for tag in component.tags or ()},
+                **component.parameters,
+            },
+        )
+
     def log_artifact(
         self,
         file_path: str | os.PathLike[str],

@@ -385,13 +385,16 @@ class TrialComponent:
 
     @property
     def tags(self) -> builtins.list[dict[str, str]] | None:
-        """Return the tags that were given to ``create``, as AWS takes them; None if there are none.
+        """Return the tags that were recorded, as AWS takes them; None if there are none.
 
-        SageMaker does not describe a component's tags.
+        Those of ``create`` and of ``set_tags``. SageMaker does not describe a component's tags.
         """
         given = [e.detail.get("tags") for e in self.entries(vocabulary.CREATE)]
-        known = next((tags for tags in reversed(given) if isinstance(tags, dict) and tags), None)
-        return known and [{"Key": key, "Value": str(text)} for key, text in known.items()]
+        created = next((tags for tags in reversed(given) if isinstance(tags, dict) and tags), {})
+        known = {**created}
+        for entry in self.entries(vocabulary.TAGS):
+            known |= vocabulary.tags_of(entry)
+        return [{"Key": key, "Value": str(text)} for key, text in known.items()] or None
 
     @property
     def metrics(self) -> builtins.list[TrialComponentMetricSummary]:

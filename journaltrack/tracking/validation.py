@@ -379,15 +379,28 @@ def tags(value: object) -> dict[str, str]:
         isinstance(k, str) and isinstance(v, str) for k, v in value.items()
     ):
         raise InvalidTypeError("tags must be a dict of str to str")
-    if len(value) > limits.TAGS_MAX:
-        raise InvalidInputError(
-            f"{len(value)} tags were given; AWS takes at most {limits.TAGS_MAX}"
-        )
-    for name, text in value.items():
-        problem = limits.tag_problem(name, text)
-        if problem:
-            raise InvalidInputError(problem)
+    problem = limits.tags_problem(value)
+    if problem:
+        raise InvalidInputError(problem)
     return dict(value)
+
+
+def note(value: object) -> str:
+    """Return a note.
+
+    Raises:
+        InvalidTypeError: It is no text.
+        InvalidInputError: It is too long.
+    """
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"a note must be a str, not {type(value).__name__}")
+    if len(value) > limits.NOTE_CHARS_MAX:
+        raise InvalidInputError(
+            f"the note has {len(value)} characters, {limits.NOTE_CHARS_MAX} are taken at most; "
+            "nothing was recorded",
+            hint="log a longer text as an artifact",
+        )
+    return value
 
 
 _LAST: Final = "2262-04-11"

@@ -42,6 +42,7 @@ What: TypeAlias = Literal[
     "lineage",
     "experiment",
     "trial",
+    "tag",
 ]
 Scalar: TypeAlias = "str | float | int | None"
 
@@ -179,6 +180,15 @@ class LinkClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class TagClaim:
+    """A tag that was added: its values as delivered and as pending, and the entry."""
+
+    value: str
+    seq: int
+    also: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GroupClaim:
     """An experiment or trial as declared, and what may have changed it since.
 
@@ -210,6 +220,7 @@ class Claims:
         objects: Uploaded blobs.
         links: Lineage of uploaded blobs.
         trials: The trials that it was put into, and not taken out of: the entry by trial.
+        tags: Tags that were added to it, by key.
         group: What the row stands for, if it is no component.
         named: Keys of undelivered entries: their presence is not extra.
         unreadable: Entries that can't be read.
@@ -228,6 +239,7 @@ class Claims:
     objects: tuple[ObjectClaim, ...] = ()
     links: tuple[LinkClaim, ...] = ()
     trials: Mapping[str, int] = field(default_factory=dict)
+    tags: Mapping[str, TagClaim] = field(default_factory=dict)
     group: GroupClaim | None = None
     named: frozenset[tuple[FieldMap, str]] = frozenset()
     unreadable: tuple[int, ...] = ()
@@ -392,6 +404,18 @@ def compare_trials(claims: Claims, found: Collection[str]) -> Iterator[Differenc
     for trial, seq in claims.trials.items():
         if trial.lower() not in found:
             yield _difference(claims, "missing", "trial", trial, "in it", repairable=True, seq=seq)
+
+
+def compare_tags(claims: Claims, found: Mapping[str, str]) -> Iterator[Difference]:
+    """Yield the tags that are missing or have another value."""
+    for key, claim in claims.tags.items():
+        held = found.get(key)
+        if held is None:
+            yield _difference(
+                claims, "missing", "tag", key, claim.value, repairable=True, seq=claim.seq
+            )
+        elif held not in {claim.value, claim.also}:
+            yield _difference(claims, "different", "tag", key, claim.value, held, note=CHANGED)
 
 
 def compare_group(claims: Claims, claim: GroupClaim, found: Group | None) -> Iterator[Difference]:

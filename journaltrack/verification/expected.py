@@ -44,9 +44,11 @@ from journaltrack.journal.vocabulary import (
     LINEAGE,
     LOAD,
     OUTPUT,
+    TAGS,
     BlobRef,
     Entry,
     entry_of,
+    tags_of,
 )
 from journaltrack.replay.remote import ArtifactLink
 from journaltrack.util import paths
@@ -60,6 +62,7 @@ from journaltrack.verification.diff import (
     MetricClaim,
     ObjectClaim,
     StatusClaim,
+    TagClaim,
 )
 
 if TYPE_CHECKING:
@@ -290,6 +293,7 @@ class _Reading:
         # By link: the entry.
         self._links: dict[ArtifactLink, int] = {}
         self._memberships: list[Entry] = []
+        self._tags: list[tuple[Entry, bool]] = []
         self._unreadable: list[int] = []
 
     def add(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
@@ -310,6 +314,9 @@ class _Reading:
                 self._add_origin(entry, outcome)
             elif entry.kind == LINEAGE and outcome == "delivered":
                 self._add_link(entry)
+            elif entry.kind == TAGS and outcome in {"delivered", None}:
+                tags_of(entry)
+                self._tags.append((entry, outcome is None))
             elif entry.kind in groups.MEMBERSHIPS and outcome == "delivered":
                 groups.trial_of(entry)
                 self._memberships.append(entry)
@@ -393,6 +400,7 @@ class _Reading:
                 for entry in groups.memberships(self._memberships, self._origins).values()
                 if entry.kind == ASSOCIATE and groups.trial_of(entry)
             },
+            tags=self._tag_claims(),
             named=frozenset(self._named),
             links=tuple(
                 LinkClaim(replace(link, component=claims.name), seq)
@@ -400,6 +408,17 @@ class _Reading:
             ),
             unreadable=tuple(self._unreadable),
         )
+
+    def _tag_claims(self) -> dict[str, TagClaim]:
+        found: dict[str, TagClaim] = {}
+        pending = {entry.seq for entry, is_pending in self._tags if is_pending}
+        for entry in groups.ordered([entry for entry, _ in self._tags], self._origins):
+            for key, value in tags_of(entry).items():
+                if entry.seq not in pending:
+                    found[key] = TagClaim(value, entry.seq)
+                elif key in found:
+                    found[key] = replace(found[key], also=value)
+        return found
 
     def _status(self) -> StatusClaim | None:
         """Merge the delivered statuses in the order in which they were recorded.

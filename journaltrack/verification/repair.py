@@ -23,6 +23,7 @@ from journaltrack.journal.vocabulary import (
     LINEAGE,
     LOAD,
     STATUS,
+    TAGS,
     TRIAL,
 )
 from journaltrack.replay.evidence.anchors import bucket_used
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _OF_COMPONENT: Final = f"WHERE e.component_id = ? AND {ARRIVED}"
 _DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq {_OF_COMPONENT}"
-_BY_ENTRY: Final = {"parameter", "input", "output", "lineage", "trial"}
+_BY_ENTRY: Final = {"parameter", "input", "output", "lineage", "trial", "tag"}
 """Differences whose entry alone is sent again."""
 
 
@@ -114,7 +115,7 @@ def _all_of(database: Database, component_id: int) -> list[int]:
     shows decides about them.
     """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
-    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, STATUS, LINEAGE)
+    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, TAGS, STATUS, LINEAGE)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal import view
@@ -40,10 +40,12 @@ from journaltrack.verification.diff import (
     Claims,
     Difference,
     Kind,
+    What,
     compare,
     compare_group,
     compare_link,
     compare_object,
+    compare_tags,
     compare_trials,
     empty_steps,
 )
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from journaltrack.journal.groups import Group
     from journaltrack.journal.journal import ComponentRow, Journal
     from journaltrack.replay.remote import Linked, Remote, RemoteComponent, RemoteObject
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class Checked:
     lineage: int = 0
     trials: int = 0
     groups: int = 0
+    tags: int = 0
 
 
 @dataclass(slots=True)
@@ -272,6 +277,7 @@ class _Found:
     links: Sequence[Linked | RemoteError] = ()
     objects_read: int = 0
     trials: frozenset[str] | RemoteError | None = None
+    tags: Mapping[str, str] | RemoteError | None = None
     group: Group | None = None
 
 
@@ -408,13 +414,17 @@ class Verifier:
                 if error.unreachable or error.everywhere:
                     raise
                 links.append(error)
-        trials = self._trials(claims) if claims.trials and component is not None else None
-        return _Found(component, objects, links, objects_read, trials)
+        there = component is not None
+        trials = self._told(lambda: self._remote.trials(claims.name), claims.trials and there)
+        tags = self._told(lambda: self._remote.tags(claims.name), claims.tags and there)
+        return _Found(component, objects, links, objects_read, trials, tags)
 
-    def _trials(self, claims: Claims) -> frozenset[str] | RemoteError | None:
+    def _told(self, ask: Callable[[], T], wanted: object) -> T | RemoteError | None:
+        if not wanted:
+            return None
         self._refuse_if_over()
         try:
-            return self._remote.trials(claims.name)
+            return ask()
         except RemoteError as error:
             if error.unreachable or error.everywhere:
                 raise
@@ -482,7 +492,12 @@ class Verifier:
                 )
             elif (difference := compare_object(claims, claim, there)) is not None:
                 differences.append(difference)
-        return [*differences, *_of_lineage(claims, found), *_of_trials(claims, found)]
+        return [
+            *differences,
+            *_of_lineage(claims, found),
+            *_told_apart(claims, "trial", found.trials, compare_trials),
+            *_told_apart(claims, "tag", found.tags, compare_tags),
+        ]
 
     def _with_steps(
         self, claims: Claims, component: RemoteComponent | None, difference: Difference
@@ -551,6 +566,8 @@ class Verifier:
         checked.components += 1
         if isinstance(found.trials, frozenset):
             checked.trials += len(claims.trials)
+        if claims.tags and isinstance(found.tags, Mapping):
+            checked.tags += len(claims.tags)
         parameters = sum(field_map == "parameters" for field_map, _ in claims.fields)
         checked.parameters += parameters
         checked.artifacts += len(claims.fields) - parameters
@@ -570,12 +587,17 @@ class Verifier:
         return self._report.halted is not None or self._deadline.over
 
 
-def _of_trials(claims: Claims, found: _Found) -> Iterator[Difference]:
-    if isinstance(found.trials, RemoteError):
-        note = f"{found.trials.code}: {found.trials.message}"
-        yield Difference(claims.component_id, claims.name, "unknown", "trial", note=note)
-    elif found.trials is not None:
-        yield from compare_trials(claims, found.trials)
+def _told_apart(
+    claims: Claims,
+    what: What,
+    found: T | RemoteError | None,
+    compared: Callable[[Claims, T], Iterator[Difference]],
+) -> Iterator[Difference]:
+    if isinstance(found, RemoteError):
+        note = f"{found.code}: {found.message}"
+        yield Difference(claims.component_id, claims.name, "unknown", what, note=note)
+    elif found is not None:
+        yield from compared(claims, found)
 
 
 def _of_lineage(claims: Claims, found: _Found) -> Iterator[Difference]:

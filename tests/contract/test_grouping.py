@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.journal.groups import Declaration, Declared, Group, declared
 from journaltrack.replay.plan.actions import ComponentSpec
 from tests.contract.conftest import Subject, aws
@@ -153,3 +153,26 @@ def test_what_is_deleted_meanwhile_is_made_again(tmp_path):
         assert caught.value.kind is ErrorKind.TRANSIENT
         remote.declare(told(Group("trial", "t", "e")))
         assert sim.trials["t"].experiment == "e"
+
+
+@WHOLE
+def test_tags_are_added_to_those_that_are_there(subject: Subject, name: str):
+    """Again and again, with the last value; of a component that is missing there are none."""
+    assert subject.remote.tags(name) is None
+    with pytest.raises(ComponentMissingError):
+        subject.remote.add_tags(name, {"a": "1"})
+    subject.remote.create(ComponentSpec(name, "owner-1", tags=(("team", "v"),)))
+    for value in ("1", "2", "2"):
+        assert subject.remote.add_tags(name, {"a": value}).request_id
+    assert subject.remote.tags(name) == {"team": "v", "a": "2"}
+
+
+@WHOLE
+def test_too_many_tags_are_refused_for_good(subject: Subject, name: str):
+    """What is there stays as it is."""
+    subject.remote.create(ComponentSpec(name, "owner-1"))
+    subject.remote.add_tags(name, {f"k{n}": "" for n in range(50)})
+    with pytest.raises(RemoteError) as refused:
+        subject.remote.add_tags(name, {"one": "more"})
+    assert refused.value.kind is ErrorKind.PERMANENT
+    assert len(subject.remote.tags(name) or ()) == 50

@@ -104,14 +104,23 @@ class Groups:
         answer = self._described(kind, name)
         if answer is None:
             return None
+        tags = self.tags(str(answer.get(_ARNS[kind])))
+        return replace(_group(kind, answer), tags=tuple(tags.items()))
+
+    def add_tags(self, arn: str, tags: Mapping[str, str]) -> Answer:
+        """Add tags to what has that ARN."""
+        told = [{"Key": key, "Value": value} for key, value in tags.items()]
+        return Answer(_request_id(self._clients.sagemaker.add_tags(ResourceArn=arn, Tags=told)))
+
+    def tags(self, arn: str) -> dict[str, str]:
+        """Return the tags of what has that ARN."""
         token: dict[str, str] = {}
-        tags: list[tuple[str, str]] = []
+        found: dict[str, str] = {}
         while True:
-            arn = answer.get(_ARNS[kind])
             page = self._clients.sagemaker.list_tags(ResourceArn=arn, **token)
-            tags += [(tag["Key"], tag["Value"]) for tag in page.get("Tags", ())]
+            found |= {tag["Key"]: tag["Value"] for tag in page.get("Tags", ())}
             if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
-                return replace(_group(kind, answer), tags=tuple(tags))
+                return found
             token = {"NextToken": page["NextToken"]}
 
     def trials(self, component: str) -> frozenset[str] | None:
@@ -186,7 +195,7 @@ class Groups:
             except ClientError as error:
                 failure = error
         if change.tags:
-            self._clients.sagemaker.add_tags(ResourceArn=arn, Tags=_tags(change))
+            self.add_tags(arn, dict(change.tags))
         if failure is not None:
             if not_found(failure):
                 raise _passing(failure) from failure

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws.errors import (
@@ -219,6 +219,27 @@ class AwsRemote:
         """Send DescribeExperiment or DescribeTrial, and ListTags."""
         with _classifying(None):
             return self._groups.group(kind, name)
+
+    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+        """Send AddTags."""
+        arn = self._find(component)
+        if arn is None:
+            raise ComponentMissingError(
+                f"there is no trial component {component} to add tags to",
+                kind=ErrorKind.HOLD,
+                code="ResourceNotFound",
+                hint="`journaltrack check --remote --repair` creates it again",
+            )
+        with _classifying(component):
+            return self._groups.add_tags(arn, tags)
+
+    def tags(self, component: str) -> Mapping[str, str] | None:
+        """Send ListTags."""
+        arn = self._find(component)
+        if arn is None:
+            return None
+        with _classifying(component):
+            return self._groups.tags(arn)
 
     def trials(self, component: str) -> frozenset[str] | None:
         """Send ListTrials."""

@@ -170,7 +170,8 @@ class ComponentState:
             recorded before the last of them.
         origins: ``Place.origin`` by writer. A writer without one has 0.
         own_until_ns: For ``Update.own_until_ns``. None: this journal made the component.
-        grouped: Entries about experiments and trials that arrived. Read only if one is pending.
+        grouped: Entries about experiments, trials and tags that arrived. Read only if one is
+            pending.
     """
 
     confirmed: bool = False
@@ -311,6 +312,38 @@ class Disassociate:
     def split(self) -> tuple[Disassociate, ...]:
         """Return (): a single request can't be split."""
         return ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddTags:
+    """Add tags to those that the component has.
+
+    Attributes:
+        parts: The tags of each entry, in order: the last value per key counts.
+    """
+
+    phase: ClassVar[int] = 2
+    action: ClassVar[str] = "tags"
+    idempotent: ClassVar[bool] = True
+    component_id: int
+    component: str
+    parts: tuple[tuple[int, tuple[tuple[str, str], ...]], ...]
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """Return the entries that this settles."""
+        return tuple(sorted(seq for seq, _ in self.parts))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Return what to add."""
+        return {key: value for _, tags in self.parts for key, value in tags}
+
+    def split(self) -> tuple[AddTags, ...]:
+        """Return two halves, to find the entry that the remote refuses. () for one entry."""
+        middle = len(self.parts) // 2
+        halves = (self.parts[:middle], self.parts[middle:]) if middle else ()
+        return tuple(replace(self, parts=half) for half in halves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +511,7 @@ class Settle:
 
 
 Request: TypeAlias = (
-    Ensure | Declare | Associate | Disassociate | Upload | Link | Update | PutMetrics
+    Ensure | Declare | Associate | Disassociate | AddTags | Upload | Link | Update | PutMetrics
 )
 Action: TypeAlias = Settle | Request
 

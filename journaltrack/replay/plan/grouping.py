@@ -1,9 +1,10 @@
-"""Plan experiments, trials, and which components are in them.
+"""Plan experiments, trials, which components are in them, and tags.
 
 - The declarations of an experiment or trial fold into one request. What a later entry that arrived
   gave is not sent again with an earlier value.
 - What puts a component into a trial, and what takes it out, is sent in order. An entry that a
   later one undid, which arrived, needs no request.
+- Tags fold into one request, without those of which a later value arrived.
 
 Pure: no I/O, no clock. Must not know SQLite or any remote.
 """
@@ -16,6 +17,7 @@ from itertools import groupby
 
 from journaltrack.journal import vocabulary
 from journaltrack.journal.groups import (
+    MEMBERSHIPS,
     Declaration,
     Group,
     declaration_of,
@@ -27,6 +29,7 @@ from journaltrack.journal.groups import (
 from journaltrack.journal.vocabulary import Entry
 from journaltrack.replay.plan.actions import (
     Action,
+    AddTags,
     Associate,
     ComponentState,
     Declare,
@@ -64,7 +67,8 @@ def memberships(
     """Yield what puts a component into trials and takes it out, in order for each trial."""
     pending = {entry.seq for entry in entries}
     by_trial: dict[str, list[Entry]] = defaultdict(list)
-    for entry in ordered([*state.grouped, *entries], state.origins):
+    arrived_before = [entry for entry in state.grouped if entry.kind in MEMBERSHIPS]
+    for entry in ordered([*arrived_before, *entries], state.origins):
         by_trial[trial_of(entry).lower()].append(entry)
     for known in by_trial.values():
         arrived = [number for number, each in enumerate(known) if each.seq not in pending]
@@ -84,3 +88,27 @@ def memberships(
                 yield Associate(component_id, component, *names, seqs)
             else:
                 yield Disassociate(component_id, component, names[1] or "", seqs)
+
+
+def tags(
+    component_id: int, component: str, entries: Sequence[Entry], state: ComponentState
+) -> Iterator[Action]:
+    """Yield the request for the pending tags of a component, and what needs none."""
+    pending = {entry.seq for entry in entries}
+    arrived = [entry for entry in state.grouped if entry.kind == vocabulary.TAGS]
+    later: dict[str, int] = {}
+    parts: list[tuple[int, tuple[tuple[str, str], ...]]] = []
+    for entry in reversed(ordered([*arrived, *entries], state.origins)):
+        told = vocabulary.tags_of(entry)
+        if entry.seq not in pending:
+            later |= dict.fromkeys(told, entry.seq)
+            continue
+        left = tuple((key, value) for key, value in told.items() if key not in later)
+        if left:
+            parts.append((entry.seq, left))
+        else:
+            by = max((later[key] for key in told), default=0)
+            why = f"entry {by} overrides it" if told else "it has no tags"
+            yield Settle(component_id, (entry.seq,), "superseded", why)
+    if parts:
+        yield AddTags(component_id, component, tuple(reversed(parts)))

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 _STATUS: Final = ("status", "")
+_GROUPED: Final = groups.GROUPING | {vocabulary.TAGS}
 _MAY_HAVE_MADE_IT: Final = (
     "SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
     "WHERE r.component_id = c.id AND r.action = 'ensure' AND r.outcome IS NOT 'not sent' AND NOT "
@@ -161,14 +162,24 @@ def read_states(
 
 
 def _grouped(database: Database, component_id: int) -> list[Entry]:
-    """Return the entries about experiments and trials that arrived."""
+    """Return the entries about experiments, trials and tags that arrived."""
     rows = database.read(
         f"{SELECT_ENTRY}JOIN delivery d ON d.seq = e.seq WHERE {ARRIVED} "
         "AND e.component_id = ? AND e.stream <> 'metric' "
         "AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.seq",
-        (component_id, json.dumps(sorted(groups.GROUPING))),
+        (component_id, json.dumps(sorted(_GROUPED))),
     )
-    return [entry for entry in map(entry_of, rows) if groups.is_readable(entry)]
+    return [entry for entry in map(entry_of, rows) if _is_readable(entry)]
+
+
+def _is_readable(entry: Entry) -> bool:
+    if entry.kind != vocabulary.TAGS:
+        return groups.is_readable(entry)
+    try:
+        vocabulary.tags_of(entry)
+    except ValueError:
+        return False
+    return not entry.unsound
 
 
 def _fields(
@@ -319,8 +330,8 @@ class Chunk:
 
     @property
     def grouping_ids(self) -> set[int]:
-        """Return the ids of components with entries about experiments and trials."""
-        return {entry.component_id for entry in self.entries if entry.kind in groups.GROUPING}
+        """Return the ids of components with entries about experiments, trials and tags."""
+        return {entry.component_id for entry in self.entries if entry.kind in _GROUPED}
 
     @property
     def seqs(self) -> list[int]:

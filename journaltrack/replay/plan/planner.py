@@ -76,6 +76,7 @@ from journaltrack.replay.plan.actions import (
 if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
 
+NOTE_STAYS: Final = "a note stays in the journal: SageMaker has no place for it"
 _NOT_UPLOADED: Final = "the upload of its content is quarantined"
 _EXACT_NS: Final = 1_000_000_000
 """Services keep times in less detail than we do. Nanoseconds."""
@@ -219,6 +220,7 @@ class _Component:
     creates: list[Entry] = field(default_factory=list)
     loads: list[Entry] = field(default_factory=list)
     grouping: list[Entry] = field(default_factory=list)
+    tags: list[Entry] = field(default_factory=list)
     trials: set[tuple[str, str | None, str | None]] = field(default_factory=set)
     uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     # By blob, name, type and direction.
@@ -385,6 +387,9 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
             problem: str | None = f"the entry can't be read: {entry.unsound}"
         else:
             problem = vocabulary.undeliverable(entry) or out_of_bounds(entry)
+        if problem is None and entry.kind == vocabulary.NOTE:
+            vocabulary.note_of(entry)
+            return Settle(entry.component_id, (entry.seq,), "superseded", NOTE_STAYS)
         if problem is None:
             problem = _add(entry, component, state)
     # Also JSONDecodeError: the payload is damaged or crafted.
@@ -418,6 +423,9 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
         component.loads.append(entry)
     elif entry.kind in groups.GROUPING:
         return _add_grouping(entry, component)
+    elif entry.kind == vocabulary.TAGS:
+        vocabulary.tags_of(entry)
+        component.tags.append(entry)
     elif entry.kind == vocabulary.LINEAGE:
         artifact = entry.name or "", required_text(detail, "type")
         link = blob_of(entry), *artifact, required_text(detail, "direction")
@@ -499,6 +507,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     if not (
         made
         or component.grouping
+        or component.tags
         or component.uploads
         or component.links
         or component.changes
@@ -518,6 +527,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
         )
     if component.grouping:
         actions += grouping.memberships(*where, component.grouping, state)
+    actions += grouping.tags(*where, component.tags, state)
     for blob, uploads in component.uploads.items():
         seqs = tuple(e.seq for e in uploads)
         if blob in state.locations:
