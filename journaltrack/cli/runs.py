@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _METRICS_MAX: Final = 8
 """Ours: metrics and parameters that are columns by themselves."""
+_FIRST: Final = 3
 _SPARK_COLUMNS: Final = 12
+_CELL_CHARS_MAX: Final = 24
 _NAME_CHARS_MAX: Final = 24
 
 
@@ -108,12 +110,17 @@ def _print_csv(runs: Runs, columns: str | None) -> None:
             {"name": run.name, **{name: ask(run) for name, ask in zip(names, asked, strict=True)}}
             for run in runs
         ]
-    text = io.StringIO()
     header = dict.fromkeys(key for each in rows for key in each)
-    writer = csv.DictWriter(text, list(header), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    output.write(text.getvalue().rstrip("\n"))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    # A file gets texts as they were recorded, a terminal never does.
+    shown = output.clean if output.on_terminal() else (lambda value: value)
+    writer.writerow([shown(key) for key in header])
+    for each in rows:
+        cells = [each.get(key) for key in header]
+        writer.writerow([shown(cell) if isinstance(cell, str) else cell for cell in cells])
+    with io.BufferedWriter(output.Bytes()) as stream:
+        stream.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def _asked(runs: Sequence[Run], columns: str) -> tuple[list[str], list[Ask]]:
@@ -183,9 +190,15 @@ def _by_default(runs: Sequence[Run], known: Names, sorted_by: str | None) -> tup
     )
     metrics, tags = sorted(known.metrics), sorted(known.tags)
     both = [name for name in (*parameters, *metrics) if name in known.parameters & known.metrics]
+    parameters_shown = [
+        f"params.{name}" if name in both else name for name in parameters[:_METRICS_MAX]
+    ]
     others = [
-        *(f"params.{name}" if name in both else name for name in parameters[:_METRICS_MAX]),
-        *metrics[:_METRICS_MAX],
+        # On a narrow terminal there is room for some of each.
+        *parameters_shown[:_FIRST],
+        *metrics[:_FIRST],
+        *parameters_shown[_FIRST:],
+        *metrics[_FIRST:_METRICS_MAX],
         *(f"tags.{name}" for name in tags[:_METRICS_MAX]),
         *(["note"] if any(run.note for run in runs) else []),
     ]
@@ -204,6 +217,9 @@ class _Column:
         self.title = output.clean(name)
         self.at_right = len(numbers) == len([value for value in values if value is not None])
         self.cells = [output.cell(_shown(name, value)) for value in values]
+        if output.on_terminal():
+            self.title = output.end_of(self.title, _CELL_CHARS_MAX)
+            self.cells = [output.cut(cell, _CELL_CHARS_MAX) for cell in self.cells]
         if best is not None and len(runs) > 1:
             mark = viewing.best_mark()
             # Every cell has the mark's place, so that digits stay aligned.
@@ -267,8 +283,8 @@ def _fitting(rows: Sequence[Sequence[str]]) -> list[int]:
     widths = [max(map(output.columns_of, column)) for column in zip(*rows, strict=True)]
     room, kept = output.line_width() + len(output.SEPARATOR), []
     for place in places:
-        room -= widths[place] + len(output.SEPARATOR)
-        if room < 0:
-            break
-        kept.append(place)
+        needed = widths[place] + len(output.SEPARATOR)
+        if needed <= room:
+            room -= needed
+            kept.append(place)
     return kept or [0]

@@ -42,6 +42,7 @@ FIELDS: Final[dict[str, Ask]] = {
 }
 """What every run has."""
 STATISTICS: Final = ("last", "min", "max", "step", "points", "min_step", "max_step")
+_SPANS: Final = frozenset({"age", "duration"})
 _LENGTH_MAX: Final = 10_000
 _DEPTH_MAX: Final = 50
 _UNITS_S: Final = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -237,9 +238,9 @@ class _Parser:
 
     def _wanted(self, name: _Token, value: _Token) -> float | None:
         """Return the value as a number; None if it is a text."""
-        if value.kind == "quoted":
+        if value.kind == "quoted" and name.text not in _SPANS:
             return None
-        if name.text in {"age", "duration"}:
+        if name.text in _SPANS:
             period = _PERIOD.fullmatch(value.text)
             number = float(period[1]) * _UNITS_S[period[2]] if period else _number(value.text)
             if number is None:
