@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 _METRICS_MAX: Final = 8
 """Ours: metrics and parameters that are columns by themselves."""
-_FIRST: Final = 3
 _SPARK_COLUMNS: Final = 12
 _CELL_CHARS_MAX: Final = 24
 _NAME_CHARS_MAX: Final = 24
@@ -194,11 +195,13 @@ def _by_default(runs: Sequence[Run], known: Names, sorted_by: str | None) -> tup
         f"params.{name}" if name in both else name for name in parameters[:_METRICS_MAX]
     ]
     others = [
-        # On a narrow terminal there is room for some of each.
-        *parameters_shown[:_FIRST],
-        *metrics[:_FIRST],
-        *parameters_shown[_FIRST:],
-        *metrics[_FIRST:_METRICS_MAX],
+        # In turn: a narrow terminal has room for some of each.
+        *(
+            name
+            for pair in itertools.zip_longest(parameters_shown, metrics[:_METRICS_MAX])
+            for name in pair
+            if name is not None
+        ),
         *(f"tags.{name}" for name in tags[:_METRICS_MAX]),
         *(["note"] if any(run.note for run in runs) else []),
     ]
@@ -212,10 +215,11 @@ class _Column:
     def __init__(self, name: str, runs: Sequence[Run], known: Names, goal: Goal | None) -> None:
         values = [known.asked(name)(run) for run in runs]
         goal = _goal(name, known, goal)
-        numbers = [v for v in values if isinstance(v, (int, float)) and v == v]  # noqa: PLR0124
+        every = [value for value in values if isinstance(value, (int, float))]
+        numbers = [value for value in every if not math.isnan(value)]
         best = None if goal is None or not numbers else (min if goal == "min" else max)(numbers)
         self.title = output.clean(name)
-        self.at_right = len(numbers) == len([value for value in values if value is not None])
+        self.at_right = len(every) == len([value for value in values if value is not None])
         self.cells = [output.cell(_shown(name, value)) for value in values]
         if output.on_terminal():
             self.title = output.end_of(self.title, _CELL_CHARS_MAX)

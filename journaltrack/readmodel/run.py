@@ -70,7 +70,8 @@ class MetricSummary(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes; NaN and infinity become text."""
         members: dict[str, Any] = view.to_json(self._asdict())
-        return {**members, "last_at": view.iso(members.pop("last_ns"))}
+        last_ns = members.pop("last_ns")
+        return {**members, "last_at": view.iso(last_ns)}
 
 
 @dataclass(frozen=True, slots=True)
