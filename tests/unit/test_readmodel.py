@@ -708,6 +708,16 @@ def test_notebooks_show_runs_as_tables(three):
         assert "auto" in shown
 
 
+def test_a_notebook_shows_a_tracker(tmp_path):
+    """As a table of its parameters and tags, escaped."""
+    with Tracker.create("Shown", journal=tmp_path / "j", sync="off", tags={"a": "b"}) as tracker:
+        tracker.log_parameter("lr", "<b>")
+        shown = tracker._repr_html_()
+    assert "Shown" in shown
+    assert "&lt;b&gt;" in shown
+    assert "InProgress" in shown
+
+
 def test_points_become_a_data_frame():
     """With pandas, as columns of the right types; a missing step stays missing."""
     frame = Points("loss", [1, None], [0.5, NAN], [0, 10**9]).to_pandas()

@@ -101,7 +101,9 @@ CASES = [
     ["audit", "timeline", "journal"],
     ["check", "journal"],
     ["check", "--remote", "--rate", "1000", "journal"],
+    ["runs", "--columns", "status,learning_rate,tags.purpose", "journal"],
     ["show", "digits-2", "journal"],
+    ["compare", "digits-*", "journal"],
     ["export", "journal", "-o", "metrics.csv", "--force"],
     ["bundle", "journal", "-o", "other.bundle", "--force"],
     ["bundle", "--check", "it.bundle"],
@@ -110,12 +112,14 @@ CASES = [
     ["receipts", "import", "it.receipts", "journal", "--dry-run"],
     ["retry", "--dry-run", "journal"],
     ["resolve", "--delivered", "--dry-run", "journal"],
+    ["note", "digits-2", "to be looked at again", "journal"],
+    ["tag", "digits-2", "stage=first", "journal"],
     ["finish", "digits-2", "--status", "Stopped", "journal"],
     ["prune", "--delivered-before", "0s", "--dry-run", "journal"],
     ["config"],
 ]
-ELSEWHERE = {"watch", "completion"}
-"""Print log lines, one event a line, to be grepped; and a program of the shell."""
+ELSEWHERE = {"watch", "completion", "plot"}
+"""Print log lines, one event a line, to be grepped; a program of the shell; and a drawing."""
 
 
 def test_every_command_is_looked_at():
