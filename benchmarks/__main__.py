@@ -25,6 +25,7 @@ from benchmarks import (
     merge,
     processes,
     replay,
+    runs,
     settle,
     start,
     uploads,
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "memory": replay.run_memory,
     "sync": replay.run_sync,
     "export": export.run,
+    "runs": runs.run,
     "audit": audit.run,
     "bundle": bundle.run,
     "verify": verify.run,
@@ -63,6 +65,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
 }
 NOT_IN_QUICK = frozenset(
     {
+        "runs",
         "audit",
         "export",
         "bundle",
