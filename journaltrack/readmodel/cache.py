@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
 import sqlite3
 import sys
@@ -29,9 +28,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from journaltrack.journal import removed, view, vocabulary
+from journaltrack.journal import removed, vocabulary
 from journaltrack.journal.queries import ENTRY_COLUMNS, listed_up_to, origins
 from journaltrack.readmodel.run import MetricSummary
+from journaltrack.readmodel.series import (
+    Block,
+    ascends,
+    block_of_rows,
+    count_not_finite,
+    joined,
+    summed,
+)
 from journaltrack.readmodel.state import folded
 from journaltrack.util import paths
 
@@ -102,20 +109,18 @@ class Folded(NamedTuple):
     state: dict[str, Any]
 
 
-class Block(NamedTuple):
-    """Points of a series, in the order in which they were recorded.
+class News(NamedTuple):
+    """What is new in a cache since the last ``Cache.follow`` of the same object.
 
     Attributes:
-        x: Steps, or how many points were before.
-        values: With NaN and infinity.
-        stepless: One byte a point, 1 where it has no step; None: all have one.
+        is_whole: Whether it is all that the cache has; what was known before is void.
+        runs: New and changed runs, in the order in which they were recorded first.
+        metrics: What each metric of these adds up to: the members of a ``MetricSummary``.
     """
 
-    not_finite: int
-    x: array[int]
-    ns: array[int]
-    values: array[float]
-    stepless: bytes | None
+    is_whole: bool
+    runs: list[Folded]
+    metrics: dict[int, dict[str, tuple[Any, ...]]]
 
 
 class Cache:
@@ -130,6 +135,9 @@ class Cache:
         self._lock = threading.RLock()
         self._file = None if in_memory else _file_of(identity)
         self._connection = self._connect()
+        # Up to where the caller has it, and which runs changed since; None: all may have.
+        self._told: int | None = None
+        self._touched: set[int] | None = None
 
     @property
     def file(self) -> Path | None:
@@ -143,18 +151,12 @@ class Cache:
 
     # -- following the journal ---------------------------------------------------------------
 
-    def follow(
-        self, journal: Journal, identity: str
-    ) -> tuple[list[Folded], dict[int, dict[str, MetricSummary]]]:
+    def follow(self, journal: Journal, identity: str) -> News:
         """Read what the journal has recorded since.
 
         Args:
             journal: Open, and in a snapshot (``view.snapshot``).
             identity: Tells the journal's file from one that replaced it.
-
-        Returns:
-            All runs, in the order in which they were recorded first, and what each metric adds up
-            to, by run.
 
         Raises:
             JournalError: The journal can't be read.
@@ -162,8 +164,8 @@ class Cache:
         with self._lock:
             for left in reversed(range(_TRIES)):
                 try:
-                    self._follow(journal, identity)
-                    return self._runs(), self._metrics()
+                    head = self._follow(journal, identity)
+                    news = self._news()
                 except _JournalError as fault:  # noqa: PERF203 - one more try
                     raise fault.error from None
                 except UNUSABLE as error:
@@ -171,13 +173,20 @@ class Cache:
                     if not left:
                         raise
                     self.start_again(error, in_memory=left == 1)
+                else:
+                    self._told, self._touched = head, set()
+                    return news
         raise AssertionError  # pragma: no cover - the last try returns or raises
 
-    def _follow(self, journal: Journal, identity: str) -> None:
+    def _follow(self, journal: Journal, identity: str) -> int:
+        """Take in what the journal has. Return up to where the cache has it then."""
         now = _Now.of(journal)
         while True:
             with self._transaction() as connection:
                 head = self._valid_head(journal, identity, now)
+                if head != self._told:
+                    # Another process has read on.
+                    self._touched = None
                 if head >= now.seq:
                     self._count_below(journal, now)
                     break
@@ -189,7 +198,9 @@ class Cache:
                 self._take_points(journal, rows)
                 self._take_others(_read(journal, _OTHERS, (head, seq)))
                 connection.execute("UPDATE head SET seq = ?, digest = ?", (seq, digest))
+            self._told = seq
         self._fold(journal)
+        return head
 
     def _valid_head(self, journal: Journal, identity: str, now: _Now) -> int:
         """Return up to where the cache has the journal, after emptying it if it has another."""
@@ -201,6 +212,7 @@ class Cache:
                 not seq or (at_head and at_head[0][0] == digest)
             ):
                 return int(seq)
+        self._touched = None
         for table in ("head", "run", "series", "block"):
             self._connection.execute(f"DELETE FROM {table}")
         self._connection.execute(
@@ -240,8 +252,13 @@ class Cache:
             "INSERT INTO run VALUES (?, ?, 0, ?, 1, NULL) ON CONFLICT DO UPDATE SET "
             "entries = entries + excluded.entries, dirty = 1, "
             "last_ns = max(coalesce(last_ns, 0), coalesce(excluded.last_ns, 0))",
-            [count for count in counts if isinstance(count[0], int)],
+            known := [count for count in counts if isinstance(count[0], int)],
         )
+        self._touch(count[0] for count in known)
+
+    def _touch(self, runs: Iterable[int]) -> None:
+        if self._touched is not None:
+            self._touched.update(runs)
 
     def _take_points(self, journal: Journal, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add points to their series."""
@@ -261,6 +278,7 @@ class Cache:
             "last_ns = max(coalesce(last_ns, 0), coalesce(excluded.last_ns, 0))",
             [(run, entries, recorded.get(last_seq)) for run, (entries, last_seq) in counts.items()],
         )
+        self._touch(counts)
         # What is no finite number is text in the payload.
         payloads = _looked_up(journal, "payload", [row[5] for row in rows if row[2] is None])
         self._add_points(points, payloads)
@@ -286,8 +304,8 @@ class Cache:
             if found is None:
                 number += 1
             series_id, before = found or (number, _NOTHING)
-            block = _block(rows, payloads, before.points - before.removed)
-            series.append((series_id, run, name, *_summed(before, block)))
+            block = block_of_rows(rows, payloads, before.points - before.removed)
+            series.append((series_id, run, name, *summed(before, block)))
             blocks += self._stored(series_id, block, is_new=found is None)
         connection.executemany(
             f"INSERT OR REPLACE INTO series (id, {_SERIES}) "
@@ -313,13 +331,13 @@ class Cache:
             last = _block_of(row[1:])
             number = row[0] + 1
             if len(last.x) < BLOCK_POINTS:
-                number, block = row[0], _joined(last, block)
+                number, block = row[0], joined(last, block)
         for first in range(0, len(block.x), BLOCK_POINTS):
             part = slice(first, first + BLOCK_POINTS)
             x, ns, values = block.x[part], block.ns[part], block.values[part]
             mask = block.stepless[part] if block.stepless is not None else None
             yield (
-                *(series, number, len(x), _not_finite(values), _ascends(x) and _ascends(ns)),
+                *(series, number, len(x), count_not_finite(values), ascends(x) and ascends(ns)),
                 *(min(x), max(x), min(ns), max(ns)),
                 *(x.tobytes(), ns.tobytes(), values.tobytes()),
                 mask if mask is not None and any(mask) else None,
@@ -331,6 +349,7 @@ class Cache:
         dirty = [row[0] for row in self._connection.execute("SELECT id FROM run WHERE dirty")]
         if not dirty:
             return
+        self._touch(dirty)
         known = _faultless(origins, journal.database.read)
         names = {row.id: row.name for row in _faultless(journal.components)}
         sql = (
@@ -353,6 +372,7 @@ class Cache:
         wanted = min(now.mark, now.seq)
         if mark == wanted:
             return
+        self._touched = None
         if mark > wanted:
             self._connection.execute("UPDATE run SET below = 0")
             mark = 0
@@ -367,23 +387,25 @@ class Cache:
 
     # -- reading -----------------------------------------------------------------------------
 
-    def _runs(self) -> list[Folded]:
-        rows = self._connection.execute(
-            "SELECT id, entries, below, last_ns, folded FROM run WHERE folded IS NOT NULL "
-            "ORDER BY id"
-        )
-        return [
+    def _news(self) -> News:
+        """Read the runs that changed, or all."""
+        touched = None if self._touched is None else (json.dumps(sorted(self._touched)),)
+        some = "" if touched is None else " IN (SELECT value FROM json_each(?))"
+        runs = [
             Folded(number, entries, below, last_ns, json.loads(state))
-            for number, entries, below, last_ns, state in rows
+            for number, entries, below, last_ns, state in self._connection.execute(
+                "SELECT id, entries, below, last_ns, folded FROM run "
+                f"WHERE folded IS NOT NULL {some and 'AND id' + some} ORDER BY id",
+                touched or (),
+            )
         ]
-
-    def _metrics(self) -> dict[int, dict[str, MetricSummary]]:
-        found: dict[int, dict[str, MetricSummary]] = defaultdict(dict)
-        rows = self._connection.execute(f"SELECT {_SERIES} FROM series ORDER BY run, name")
-        for run, name, last, *others in rows:
-            # SQLite keeps NaN as NULL.
-            found[run][name] = MetricSummary(math.nan if last is None else last, *others)
-        return found
+        metrics: dict[int, dict[str, tuple[Any, ...]]] = defaultdict(dict)
+        for row in self._connection.execute(
+            f"SELECT {_SERIES} FROM series {some and 'WHERE run' + some} ORDER BY run, name",
+            touched or (),
+        ):
+            metrics[row[0]][row[1]] = row[2:]
+        return News(touched is None, runs, metrics)
 
     def blocks(
         self, run: int, metric: str, numbers: Sequence[int] | None = None
@@ -445,6 +467,7 @@ class Cache:
                 self._file = None
             self._discard(error)
             self._connection = self._connect()
+            self._touched = None
 
     def _discard(self, error: Exception) -> None:
         """Remove a damaged file. Leave one alone that can't be written or is in use."""
@@ -515,98 +538,6 @@ _NOTHING: Final = MetricSummary(None, None, None, None, 0)
 def _block_of(row: Sequence[Any]) -> Block:
     not_finite, x, ns, values, stepless = row
     return Block(not_finite, array("q", x), array("q", ns), array("d", values), stepless)
-
-
-def _block(
-    rows: Sequence[tuple[Any, ...]], payloads: Mapping[int, object], points_before: int
-) -> Block:
-    """Make a block of entries.
-
-    SQLite keeps any type in any column: what is no number counts as NaN, or as no step.
-    """
-    _, _, values, steps, times, seqs = zip(*rows, strict=True)
-    try:
-        numbers = array("d", values)
-    except TypeError:
-        numbers = array(
-            "d", [_number(v, payloads.get(seq)) for v, seq in zip(values, seqs, strict=True)]
-        )
-    try:
-        ns = array("q", times)
-    except (TypeError, OverflowError):
-        ns = array("q", [each if isinstance(each, int) else 0 for each in times])
-    mask = None
-    try:
-        x = array("q", steps)
-    except TypeError:
-        mask = bytes(not isinstance(step, int) for step in steps)
-        x = array(
-            "q",
-            [
-                step if isinstance(step, int) else points_before + place
-                for place, step in enumerate(steps)
-            ],
-        )
-    return Block(_not_finite(numbers), x, ns, numbers, mask)
-
-
-def _number(value: object, payload: object) -> float:
-    if isinstance(value, float):
-        return value
-    exact = view.detail_of(payload).get("exact")
-    try:
-        return float(exact) if isinstance(exact, str) else math.nan
-    except ValueError:
-        return math.nan
-
-
-def _joined(one: Block, other: Block) -> Block:
-    stepless = None
-    if one.stepless is not None or other.stepless is not None:
-        stepless = (one.stepless or bytes(len(one.x))) + (other.stepless or bytes(len(other.x)))
-    return Block(0, one.x + other.x, one.ns + other.ns, one.values + other.values, stepless)
-
-
-def _summed(before: MetricSummary, block: Block) -> MetricSummary:
-    """Return the summary with the points of a block."""
-    values = block.values
-    finite = values if not block.not_finite else array("d", filter(math.isfinite, values))
-    low, high = before.min, before.max
-    low_step, high_step = before.min_step, before.max_step
-    if finite and (low is None or min(finite) < low):
-        low = min(finite)
-        low_step = _step(block, values.index(low))
-    if finite and (high is None or max(finite) > high):
-        high = max(finite)
-        high_step = _step(block, values.index(high))
-    return MetricSummary(
-        values[-1],
-        _step(block, len(values) - 1),
-        low,
-        high,
-        before.points + len(values),
-        low_step,
-        high_step,
-        before.not_finite + block.not_finite,
-        block.ns[-1],
-        before.removed,
-    )
-
-
-def _step(block: Block, place: int) -> int | None:
-    if block.stepless is not None and block.stepless[place]:
-        return None
-    return block.x[place]
-
-
-def _not_finite(values: array[float]) -> int:
-    # The sum of finite numbers is finite, unless it overflows.
-    return 0 if math.isfinite(sum(values)) else sum(not math.isfinite(each) for each in values)
-
-
-def _ascends(numbers: array[int]) -> bool:
-    known = numbers.tolist()
-    return known == sorted(known)
 
 
 def _file_of(identity: str) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,14 +158,21 @@ class Metrics(Mapping[str, MetricSummary]):
     __slots__ = ("_read", "_summaries")
 
     def __init__(
-        self, summaries: Mapping[str, MetricSummary], read: Callable[[str], Points]
+        self, summaries: Mapping[str, tuple[Any, ...]], read: Callable[[str], Points]
     ) -> None:
+        # Members of summaries: a list of ten thousand runs makes few of them.
         self._summaries = summaries
         self._read = read
 
     def __getitem__(self, name: str) -> MetricSummary:
         """Return what a metric adds up to."""
-        return self._summaries[name]
+        summary = MetricSummary(*self._summaries[name])
+        # SQLite keeps NaN as NULL.
+        return summary if summary.last is not None else summary._replace(last=math.nan)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether the run has the metric."""
+        return name in self._summaries
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names, sorted."""

@@ -1,16 +1,36 @@
-"""Thin a metric's points out to what a screen can show: the lowest and highest of each column.
+"""Sum a metric's points up, and thin them out to what a screen can show.
 
-A curve that is thinned like this looks the same as the whole: no spike and no gap is lost. Blocks
-are read one at a time, so memory does not grow with the series. Must not know where blocks are
-kept. Pure.
+Points come in blocks of arrays. A curve keeps the lowest and the highest point of each column: it
+looks the same as the whole, and no spike and no gap is lost. Must not know where blocks are kept.
+Pure.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from journaltrack.journal import view
+from journaltrack.readmodel.run import MetricSummary
+
+
+class Block(NamedTuple):
+    """Points of a series, in the order in which they were recorded.
+
+    Attributes:
+        x: Steps, or how many points were before.
+        values: With NaN and infinity.
+        stepless: One byte a point, 1 where it has no step; None: all have one.
+    """
+
+    not_finite: int
+    x: array[int]
+    ns: array[int]
+    values: array[float]
+    stepless: bytes | None
 
 
 class Part(NamedTuple):
@@ -65,31 +85,30 @@ def thinned(parts: Iterable[Part], columns: int, lo: float, hi: float) -> Curve:
     """
     width = (hi - lo) / columns
     found: list[tuple[float, float | None]] = []
-    column: list[tuple[float, float | None]] = []
-    number: float = -1
+    # Where the points of the present column begin in ``found``, and its number.
+    begin, number = 0, -2
     for part in parts:
-        place, count = 0, len(part.x)
+        xs, count = part.x, len(part.x)
+        place = 0
         while place < count:
-            x = part.x[place]
-            here = _column(x, lo, hi, width, columns)
-            border = hi if here == columns - 1 else lo + width * (here + 1)
-            end = (
-                bisect_right(part.x, border, place)
-                if here == columns - 1
-                else bisect_left(part.x, border, place)
-                if 0 <= here < columns
-                else bisect_left(part.x, lo, place)
-                if here < 0
-                else count
-            )
+            here = _column(xs[place], lo, hi, width, columns)
+            if here < 0:
+                end = bisect_left(xs, lo, place)
+            elif here >= columns:
+                end = count
+            elif here == columns - 1:
+                end = bisect_right(xs, hi, place)
+            else:
+                end = bisect_left(xs, lo + width * (here + 1), place)
             # Rounding may put a point on the border into this column.
             end = max(end, place + 1)
-            if here != number:
-                found += _drawn(column)
-                column, number = [], here
-            column += _extremes(part, place, end)
+            extremes = _extremes(part, place, end)
+            if here == number:
+                found[begin:] = _drawn(found[begin:] + extremes)
+            else:
+                begin, number = len(found), here
+                found += extremes
             place = end
-    found += _drawn(column)
     return Curve([x for x, _ in found], [y for _, y in found], is_exact=False)
 
 
@@ -102,18 +121,28 @@ def _column(x: float, lo: float, hi: float, width: float, columns: int) -> int:
 
 
 def _extremes(part: Part, first: int, end: int) -> list[tuple[float, float | None]]:
-    values = part.values[first:end]
-    found: list[tuple[int, float | None]] = []
-    finite: Sequence[float] = values
+    """Return the lowest and the highest of some points, and the first gap, in their order."""
+    xs, values = part.x, part.values[first:end]
     if part.not_finite:
-        finite = [value for value in values if math.isfinite(value)]
-        if len(finite) < len(values):
-            gap = next(i for i, value in enumerate(values) if not math.isfinite(value))
-            found.append((gap, None))
-    if finite:
-        low, high = min(finite), max(finite)
-        found += [(values.index(low), low), (values.index(high), high)]
-    return [(part.x[first + place], value) for place, value in sorted(found, key=_place)]
+        return _extremes_with_gaps(xs, values, first)
+    low, high = min(values), max(values)
+    if low == high:
+        return [(xs[first], low)]
+    at_low, at_high = values.index(low), values.index(high)
+    if at_low < at_high:
+        return [(xs[first + at_low], low), (xs[first + at_high], high)]
+    return [(xs[first + at_high], high), (xs[first + at_low], low)]
+
+
+def _extremes_with_gaps(
+    xs: Sequence[float], values: Sequence[float], first: int
+) -> list[tuple[float, float | None]]:
+    finite = [value for value in values if math.isfinite(value)]
+    found: list[tuple[int, float | None]] = []
+    if len(finite) < len(values):
+        found.append((next(i for i, v in enumerate(values) if not math.isfinite(v)), None))
+    found += [(values.index(each), each) for each in {min(finite), max(finite)}] if finite else []
+    return [(xs[first + place], value) for place, value in sorted(found, key=_place)]
 
 
 def _place(item: tuple[int, float | None]) -> int:
@@ -174,3 +203,98 @@ def _cut(part: Part, first: int, end: int) -> Part:
     if first == 0 and end == len(part.x):
         return part
     return Part(part.x[first:end], part.values[first:end], part.not_finite)
+
+
+def block_of_rows(
+    rows: Sequence[tuple[Any, ...]], payloads: Mapping[int, object], points_before: int
+) -> Block:
+    """Make a block of entries.
+
+    SQLite keeps any type in any column: what is no number counts as NaN, or as no step.
+    """
+    _, _, values, steps, times, seqs = zip(*rows, strict=True)
+    try:
+        numbers = array("d", values)
+    except TypeError:
+        numbers = array(
+            "d", [_number(v, payloads.get(seq)) for v, seq in zip(values, seqs, strict=True)]
+        )
+    try:
+        ns = array("q", times)
+    except (TypeError, OverflowError):
+        ns = array("q", [each if isinstance(each, int) else 0 for each in times])
+    mask = None
+    try:
+        x = array("q", steps)
+    except TypeError:
+        mask = bytes(not isinstance(step, int) for step in steps)
+        x = array(
+            "q",
+            [
+                step if isinstance(step, int) else points_before + place
+                for place, step in enumerate(steps)
+            ],
+        )
+    return Block(count_not_finite(numbers), x, ns, numbers, mask)
+
+
+def _number(value: object, payload: object) -> float:
+    if isinstance(value, float):
+        return value
+    exact = view.detail_of(payload).get("exact")
+    try:
+        return float(exact) if isinstance(exact, str) else math.nan
+    except ValueError:
+        return math.nan
+
+
+def joined(one: Block, other: Block) -> Block:
+    """Return the points of both. What is not finite is not counted."""
+    stepless = None
+    if one.stepless is not None or other.stepless is not None:
+        stepless = (one.stepless or bytes(len(one.x))) + (other.stepless or bytes(len(other.x)))
+    return Block(0, one.x + other.x, one.ns + other.ns, one.values + other.values, stepless)
+
+
+def summed(before: MetricSummary, block: Block) -> MetricSummary:
+    """Return the summary with the points of a block."""
+    values = block.values
+    finite = values if not block.not_finite else array("d", filter(math.isfinite, values))
+    low, high = before.min, before.max
+    low_step, high_step = before.min_step, before.max_step
+    if finite and (low is None or min(finite) < low):
+        low = min(finite)
+        low_step = _step(block, values.index(low))
+    if finite and (high is None or max(finite) > high):
+        high = max(finite)
+        high_step = _step(block, values.index(high))
+    return MetricSummary(
+        values[-1],
+        _step(block, len(values) - 1),
+        low,
+        high,
+        before.points + len(values),
+        low_step,
+        high_step,
+        before.not_finite + block.not_finite,
+        block.ns[-1],
+        before.removed,
+    )
+
+
+def _step(block: Block, place: int) -> int | None:
+    if block.stepless is not None and block.stepless[place]:
+        return None
+    return block.x[place]
+
+
+def count_not_finite(values: array[float]) -> int:
+    """Count NaN and infinities."""
+    # The sum of finite numbers is finite, unless it overflows.
+    return 0 if math.isfinite(sum(values)) else sum(not math.isfinite(each) for each in values)
+
+
+def ascends(numbers: array[int]) -> bool:
+    """Return whether no number is less than the one before."""
+    known = numbers.tolist()
+    return known == sorted(known)

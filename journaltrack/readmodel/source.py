@@ -37,7 +37,6 @@ from journaltrack.readmodel.run import (
     Delivery,
     Event,
     Metrics,
-    MetricSummary,
     Points,
     Run,
     Series,
@@ -88,8 +87,8 @@ class Source:
         self._seen: tuple[Any, ...] = ()
         self._revision = ""
         self._runs: dict[int, Folded] = {}
-        self._summaries: dict[int, dict[str, MetricSummary]] = {}
-        self._deliveries: dict[int, Delivery] = {}
+        self._summaries: dict[int, dict[str, tuple[Any, ...]]] = {}
+        self._delivery_of: Callable[[Folded], Delivery] = lambda _: Delivery()
         self._states: dict[int, str] = {}
         self._start = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
 
@@ -146,9 +145,12 @@ class Source:
         if changed:
             cache = self._cache_of(journal)
             with view.snapshot(journal.database):
-                runs, self._summaries = cache.follow(journal, self._identity)
-                self._runs = {run.component_id: run for run in runs}
-                self._deliveries = _deliveries(journal, self._runs)
+                news = cache.follow(journal, self._identity)
+                if news.is_whole:
+                    self._runs, self._summaries = {}, {}
+                self._runs |= {run.component_id: run for run in news.runs}
+                self._summaries |= news.metrics
+                self._delivery_of = _deliveries(journal)
             self._seen = seen
         self._states = self._now_states(journal)
         return changed
@@ -265,7 +267,7 @@ class Source:
             metrics=Metrics(
                 self._summaries.get(number, {}), lambda name: self._points(number, name)
             ),
-            delivery=self._deliveries.get(number, Delivery()),
+            delivery=self._delivery_of(run),
             artifacts=tuple(self._artifacts(state)),
             message=message,
             experiments=tuple((pair[0], pair[1]) for pair in state["experiments"]),
@@ -471,8 +473,8 @@ def _said(entry: vocabulary.Entry) -> str:
     return ", ".join(f"{key}={value}" for key, value in detail.items() if key != "owner")
 
 
-def _deliveries(journal: Journal, runs: dict[int, Folded]) -> dict[int, Delivery]:
-    """Count what became of the entries of each run.
+def _deliveries(journal: Journal) -> Callable[[Folded], Delivery]:
+    """Return what tells what became of the entries of a run.
 
     Costs what was delivered above the mark, what is left below it, and what is a problem: not what
     was ever recorded.
@@ -483,7 +485,7 @@ def _deliveries(journal: Journal, runs: dict[int, Folded]) -> dict[int, Delivery
         """Return how many rows a query counts of a component."""
         found: dict[int, int] = defaultdict(int)
         found |= dict(journal.database.read(sql, parameters))
-        return found.__getitem__
+        return lambda number: found.get(number, 0)
 
     per = "SELECT e.component_id, count(*) FROM"
     above = counted(
@@ -497,15 +499,18 @@ def _deliveries(journal: Journal, runs: dict[int, Folded]) -> dict[int, Delivery
     problems = f"{per} delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE"
     in_doubt = counted(f"{problems} {IN_DOUBT} GROUP BY 1")
     quarantined = counted(f"{problems} {QUARANTINED} GROUP BY 1")
-    found = {}
-    for number, run in runs.items():
+
+    def told(run: Folded) -> Delivery:
+        """Return the counts of one run."""
+        number = run.component_id
         pending = max(0, run.entries - run.below - above(number) + left(number))
         bad = in_doubt(number) + quarantined(number)
-        found[number] = Delivery(
+        return Delivery(
             run.entries,
             max(0, run.entries - pending - bad),
             pending,
             in_doubt(number),
             quarantined(number),
         )
-    return found
+
+    return told

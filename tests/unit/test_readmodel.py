@@ -201,6 +201,20 @@ def test_following_gives_what_reading_it_all_gives(tmp_path_factory, calls):
             assert repr(described(following)) == repr(described(fresh))
 
 
+def test_readers_in_turn_have_all_that_the_other_one_read(tmp_path):
+    """Two that share a cache file each show everything, whoever reads it from the journal."""
+    folder = tmp_path / "j"
+    recorded(folder, [0.0], run="first")
+    with readmodel.open([folder]) as one, readmodel.open([folder]) as other:
+        for step, model in enumerate([one, other, other, one, one, other], start=1):
+            recorded(folder, [float(step)], run=f"run-{step % 2}", steps=[step])
+            recorded(folder, [float(step)], run="first", steps=[step])
+            assert model.refresh()
+            found = {run.name: run.metrics["loss"] for run in model.runs()}
+            assert found["first"].points == step + 1
+            assert sum(summary.points for summary in found.values()) == 2 * step + 1
+
+
 def described(model):
     """All that a model tells of the only run."""
     (run,) = model.runs()
