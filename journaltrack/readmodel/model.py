@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, NothingMatchesError
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
+OPEN_MAX: Final = 32
+"""Ours: journals that stay open. Each takes up to eight file descriptors, of 1,024 by default."""
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -143,8 +145,10 @@ class ReadModel:
                 if path not in self._sources:
                     self._sources[path] = Source(path, cache=self._in_file)
                     changed = True
-        for source in self.sources:
+        for place, source in enumerate(self.sources):
             changed |= source.refresh()
+            if place >= OPEN_MAX:
+                source.rest()
         return changed
 
     def runs(

@@ -82,7 +82,10 @@ class Source:
         self._extracted: tempfile.TemporaryDirectory[str] | None = None
         self._journal: Journal | None = None
         self._cache: Cache | None = None
-        self._identity = ""
+        self._identity = self._cache_name = ""
+        # The journal's files when this source was put to rest; None: it is awake.
+        self._rested: tuple[Any, ...] | None = None
+        self._rests = False
         self._place: tuple[int, int] | None = None
         self._seen: tuple[Any, ...] = ()
         self._revision = ""
@@ -103,6 +106,18 @@ class Source:
             if self._extracted is not None:
                 self._extracted.cleanup()
                 self._extracted = None
+
+    def rest(self) -> None:
+        """Close the files until they are needed: a process may have few open, and many journals."""
+        with self._lock:
+            self._rests = True
+            if self._journal is not None and self._seen:
+                rested = self._seen[0]
+                self._let_go()
+                self._rested = rested
+            if self._cache is not None and self._cache.file is not None:
+                self._cache.close()
+                self._cache = None
 
     def refresh(self) -> bool:
         """Read what the journal recorded since. Return whether anything changed."""
@@ -126,6 +141,10 @@ class Source:
         )
 
     def _refresh(self) -> bool:
+        # A run in progress may end without a change of the journal.
+        asleep = self._rested is not None and not self._states
+        if asleep and self._rested == self._files(self._folder()):
+            return False
         journal = self._opened()
         seen = (
             self._files(journal.path),
@@ -180,7 +199,7 @@ class Source:
 
     def _let_go(self) -> None:
         journal, self._journal = self._journal, None
-        self._seen = ()
+        self._seen, self._rested = (), None
         if journal is not None:
             with contextlib.suppress(JournaltrackError, OSError, sqlite3.Error):
                 journal.close()
@@ -189,8 +208,12 @@ class Source:
         # A bundle's database is extracted anew each time; its bytes never change.
         place = "bundle" if self._extracted is not None else self._place
         self._identity = f"{journal.journal_id} {place}"
+        self._cache_name = f"{journal.journal_id} {self.path}"
+        return self._open_cache()
+
+    def _open_cache(self) -> Cache:
         if self._cache is None:
-            self._cache = Cache(f"{journal.journal_id} {self.path}", in_memory=self._in_memory)
+            self._cache = Cache(self._cache_name, in_memory=self._in_memory)
         return self._cache
 
     @staticmethod
@@ -304,18 +327,46 @@ class Source:
     def _from_cache(self, read: Callable[[Cache], T]) -> T:
         """Read from the cache; if it is damaged, make it again and read once more."""
         with self._lock:
-            cache = self._cache
-            if cache is None:
+            if self._closed or not self._cache_name:
                 raise self.problem or JournalCorruptError(f"the journal at {self.path} is closed")
             try:
-                return read(cache)
-            except UNUSABLE as error:
-                cache.start_again(error)
-            self._seen = ()
-            self.refresh()
-            if self.problem is not None:
-                raise self.problem
-            return read(cache)
+                if self._cache is None:
+                    # It may have been removed meanwhile.
+                    self._fill()
+                cache = self._open_cache()
+                try:
+                    return read(cache)
+                except UNUSABLE as error:
+                    cache.start_again(error)
+                self._fill()
+                return read(self._open_cache())
+            finally:
+                self._doze()
+
+    def _fill(self) -> None:
+        """Read from the journal what the cache lacks.
+
+        Raises:
+            JournaltrackError: The journal can't be read.
+        """
+        self._seen, self._rested = (), None
+        self.refresh()
+        if self.problem is not None:
+            raise self.problem
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[Journal]:
+        """Give the open journal to a block."""
+        with self._lock:
+            try:
+                yield self._opened()
+            finally:
+                self._doze()
+
+    def _doze(self) -> None:
+        """Rest again, if this source was at rest."""
+        if self._rests:
+            self.rest()
 
     def series(
         self,
@@ -388,16 +439,14 @@ class Source:
     def timeline(self, key: str, limit: int, after_seq: int) -> list[Event]:
         """Return what was recorded of a run besides metrics, see ``ReadModel.timeline``."""
         number = self._number(key)
-        with self._lock:
-            journal = self._opened()
-            with view.snapshot(journal.database):
-                flying = view.in_flight(journal.database)
-                rows = journal.database.read_page(
-                    f"SELECT {ENTRY_COLUMNS}, d.outcome, d.reason FROM entry e "
-                    "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
-                    "AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
-                    (number, after_seq, limit),
-                )
+        with self._awake() as journal, view.snapshot(journal.database):
+            flying = view.in_flight(journal.database)
+            rows = journal.database.read_page(
+                f"SELECT {ENTRY_COLUMNS}, d.outcome, d.reason FROM entry e "
+                "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
+                "AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+                (number, after_seq, limit),
+            )
         events = []
         for *columns, outcome, reason in rows:
             entry = vocabulary.entry_of(tuple(columns))
@@ -418,14 +467,14 @@ class Source:
     def details(self, key: str, *, metrics: bool) -> ComponentView:
         """Return what ``journaltrack show`` tells of a run, see ``ReadModel.details``."""
         run = self.run(key)
-        with self._lock:
-            return component.show(self._opened(), run.name, metrics=metrics)
+        with self._awake() as journal:
+            return component.show(journal, run.name, metrics=metrics)
 
     def writers(self, key: str) -> list[WriterRecord]:
         """Return the processes that recorded a run, see ``ReadModel.writers``."""
         number = self._number(key)
-        with self._lock:
-            database = self._opened().database
+        with self._awake() as journal:
+            database = journal.database
             with view.snapshot(database):
                 rows = database.read(
                     "SELECT DISTINCT writer_id FROM entry WHERE component_id = ? "

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -475,6 +476,77 @@ def test_several_readers_share_a_cache(tmp_path):
     assert [reader.communicate()[0].split() for reader in readers] == [["120000"] * 2] * 3
     assert len(caches()) == 1
     assert only(tmp_path / "j").metrics("loss").values == [float(n) for n in range(120_000)]
+
+
+KILLED = """
+import os, signal, sys
+import journaltrack
+from journaltrack.readmodel.cache import Cache
+take, chunks = Cache._take_points, []
+
+def killed(self, *arguments):
+    take(self, *arguments)
+    chunks.append(1)
+    if len(chunks) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Cache._take_points = killed
+journaltrack.runs(sys.argv[1])
+"""
+
+
+def test_a_killed_reader_loses_nothing_of_the_cache(tmp_path):
+    """The next one reads on behind the last whole transaction."""
+    for first in range(0, 120_000, 8_000):
+        steps = range(first, first + 8_000)
+        recorded(tmp_path / "j", map(float, steps), steps=steps)
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "j"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with closing(sqlite3.connect(caches()[0])) as connection:
+        assert connection.execute("SELECT sum(points) FROM block").fetchone() == (50_000,)
+    assert only(tmp_path / "j").metrics("loss").values == [float(n) for n in range(120_000)]
+
+
+FEW_FILES = """
+import resource, sys
+import journaltrack
+from journaltrack.readmodel import model
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+print(len(journaltrack.runs(sys.argv[1])))
+with model.open([sys.argv[1]]) as many:
+    many.refresh()
+    print(many.refresh(), len(many.runs()), len(many.problems))
+    print(sum(len(many.series(run, "loss").x) for run in many.runs()))
+"""
+
+
+def test_more_journals_than_files_may_be_open_are_read(tmp_path):
+    """A folder of a hundred journals is listed, followed and drawn with 400 descriptors."""
+    recorded(tmp_path / "all/0", [1.0, 2.0])
+    for number in range(1, 100):
+        shutil.copytree(tmp_path / "all/0", tmp_path / f"all/{number}")
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_FILES, tmp_path / "all"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["100", "False", "100", "0", "200"]
+
+
+def test_a_journal_at_rest_is_read_again_when_it_changes(tmp_path, monkeypatch):
+    """Its files tell, without opening it."""
+    monkeypatch.setattr(readmodel, "OPEN_MAX", 0)
+    recorded(tmp_path / "j", [1.0])
+    with readmodel.open([tmp_path / "j"]) as model:
+        assert model.refresh()
+        assert not model.refresh()
+        recorded(tmp_path / "j", [2.0], steps=[1])
+        assert model.refresh()
+        (run,) = model.runs()
+        assert run.metrics("loss").values == [1.0, 2.0]
+        assert list(model.series(run, "loss").x) == [0, 1]
+        assert not model.refresh()
 
 
 # -- several journals, and those that can't be read --------------------------------------------
