@@ -7,13 +7,15 @@ The last recorded value of each key counts, delivered or not: a list shows what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from journaltrack.journal import fold, groups, vocabulary
 from journaltrack.journal.fold import Artifact, PendingArtifact, Place, Status
 from journaltrack.journal.vocabulary import Entry
 from journaltrack.util.text import text_or_none
 
+TEXT_CHARS_MAX: Final = 20_000
+"""Ours: longer texts are cut. SageMaker takes 2,500 characters, and ``show`` has all of them."""
 _DIRECTIONS = {vocabulary.INPUT: "input", vocabulary.OUTPUT: "output"}
 
 
@@ -81,6 +83,8 @@ def _add(state: dict[str, Any], entry: Entry) -> None:
     elif entry.kind == vocabulary.PARAMETER:
         exact = detail.get("exact") if entry.value is None else None
         value = exact if isinstance(exact, str) else fold.value_of(entry)
+        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX:
+            value = value[: TEXT_CHARS_MAX - 1] + "…"
         state["parameters"][str(entry.name)] = value
     elif entry.kind == vocabulary.UPLOAD:
         size = detail.get("size")

@@ -236,6 +236,11 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
         ("audit", "timeline", journal),
         ("audit", "timeline", journal, "--kind", "parameter"),
         ("show", component, "-j", journal),
+        ("runs", journal),
+        ("runs", journal, "--sort", "age", "--where", "status ~ * or not pending"),
+        ("show", "-j", journal),
+        ("compare", "-j", journal),
+        ("plot", "-j", journal),
         ("sync", journal, "--dry-run"),
         ("retry", journal, "--dry-run", "--in-doubt"),
         (

@@ -305,7 +305,7 @@ from click.testing import CliRunner
 from journaltrack import Tracker, errors
 from journaltrack.journal import vocabulary
 from journaltrack.cli import main
-for command in (["status"], ["audit"], ["show", "run"], ["check"], ["sync"]):
+for command in (["status"], ["audit"], ["show", "run"], ["check"], ["sync"], ["runs"]):
     result = CliRunner().invoke(main, [*command, "--journal", folder + "/journal"])
     print(command[0], result.exit_code, "Traceback" in result.output, flush=True)
 try:
@@ -339,6 +339,7 @@ def test_a_read_only_medium(tmp_path, killed):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    assert "runs 0 False" in lines
     if killed:
         assert [line.split()[:2] for line in lines[:3]] == [
             ["status", "0"],

@@ -94,7 +94,7 @@ def test_bytes_of_a_database_flipped(model, tmp_path):
         for left in journal.glob("journal.db*"):
             left.unlink()
         (journal / "journal.db").write_bytes(content)
-        for command in (["status"], ["check"], ["show", "run"], ["check"]):
+        for command in (["status"], ["check"], ["show", "run"], ["runs"], ["plot"], ["check"]):
             run(*command, "-j", journal)
         with (
             contextlib.suppress(errors.JournaltrackError),
@@ -159,7 +159,7 @@ def test_code_in_the_schema_does_not_run(model, tmp_path, planted):
     with closing(sqlite3.connect(journal / "journal.db", isolation_level=None)) as connection:
         connection.executescript(PLANTED[planted])
     before = hashlib.sha256((journal / "journal.db").read_bytes()).digest()
-    for command in ("status", "audit", "show", "sync", "retry", "resolve"):
+    for command in ("status", "audit", "show", "runs", "plot", "sync", "retry", "resolve"):
         extra = {"show": ["run"], "resolve": ["--delivered"]}.get(command, [])
         code, _, err = run(command, *extra, "-j", journal)
         assert code == 8, (command, err)
@@ -267,6 +267,9 @@ def test_values_of_twenty_megabytes(model, tmp_path):
             'UPDATE entry SET payload = \'{"text": "\' || replace(hex(zeroblob(10000000)), '
             "'00', 'ab') || '\"}' WHERE kind = 'parameter'"
         )
-    for command in (["status"], ["audit"], ["audit", "entries"], ["show", "run"]):
+    for command in (
+        *(["status"], ["audit"], ["audit", "entries"], ["show", "run"]),
+        *(["runs"], ["compare", "*"], ["runs", "--json"]),
+    ):
         _, out, _ = run(*command, "-j", journal)
         assert len(out) < 10_000_000

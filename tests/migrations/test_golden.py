@@ -88,7 +88,7 @@ def test_a_golden_journal_is_read_and_proved(revision, tmp_path):
     totals = audit(folder).totals
     assert totals.adds_up
     assert totals.entries == len(before["entry"])
-    for command in (["status"], ["audit"], ["audit", "entries"], ["show", "a"]):
+    for command in (["status"], ["audit"], ["audit", "entries"], ["show", "a"], ["compare"]):
         result = CliRunner().invoke(main, [*command, "--json", "--journal", str(folder)])
         assert result.exception is None or isinstance(result.exception, SystemExit)
         assert result.exit_code in {0, 3, 4}, result.output

@@ -50,6 +50,8 @@ READERS = [
     ["check"],
     ["audit", "entries"],
     ["show", "a"],
+    ["runs", "--json"],
+    ["compare"],
     ["export", "--output", "{out}/table.csv"],
     ["bundle", "--output", "{out}/a.bundle"],
     ["merge", "--into", "{out}/merged"],
