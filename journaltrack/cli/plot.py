@@ -31,7 +31,7 @@ _OVERHEAD_LINES: Final = 3
     "--log-y\n  journaltrack plot 'digits-*' train:loss val:loss --x time\n"
     "  journaltrack plot loss --follow"
 )
-@viewing.about_runs("[RUN]... [METRIC]... [JOURNAL]...")
+@viewing.about_runs("[RUN]... [METRIC]... [JOURNAL]...", other_names=True)
 @click.option(
     "-m",
     "--metric",

@@ -14,7 +14,7 @@ from journaltrack.cli.exit_codes import ExitCode
     epilog="\b\nExamples:\n  journaltrack tag digits-1 stage=candidate team=vision\n"
     "  journaltrack tag digits-1 stage=rejected -j /data/runs"
 )
-@viewing.about_runs("RUN KEY=VALUE... [JOURNAL]...")
+@viewing.about_runs("RUN KEY=VALUE... [JOURNAL]...", other_names=True)
 @common.common_options
 def command(names: Sequence[str], named: Sequence[str], *, as_json: bool) -> ExitCode:
     """Set tags of a RUN: the last value per KEY counts.

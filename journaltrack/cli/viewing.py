@@ -30,7 +30,9 @@ _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _WHOLE_MAX: Final = 1e15
 
 
-def about_runs(metavar: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def about_runs(
+    metavar: str, *, other_names: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator: add ``RUN...`` and ``-j``; the command gets ``names`` and ``named``.
 
     An argument with a slash is a journal, and so is every one after the first that names a folder
@@ -38,7 +40,15 @@ def about_runs(metavar: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
     Args:
         metavar: How the help names the arguments.
+        other_names: They also name what may have a slash (val/loss, path=a/b). Then one with a
+            slash is a journal only if it is there, or is an absolute path.
     """
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        """Complete the name of a run, from the journals on the command line so far."""
+        _, journals = _told_apart(ctx.params.get("arguments") or (), other_names=other_names)
+        ctx.params["arguments"] = tuple(journals)
+        return common.complete_component(ctx, param, incomplete)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         """Add argument and option to the command."""
@@ -51,12 +61,10 @@ def about_runs(metavar: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             **others: Any,  # noqa: ANN401
         ) -> Any:  # noqa: ANN401 - click's
             """Call the command with names of runs, and journals."""
-            names, journals = _told_apart(arguments)
+            names, journals = _told_apart(arguments, other_names=other_names)
             return command(*args, names=names, named=(*journals, *options), **others)
 
-        argument = click.argument(
-            "arguments", metavar=metavar, nargs=-1, shell_complete=common.complete_component
-        )
+        argument = click.argument("arguments", metavar=metavar, nargs=-1, shell_complete=complete)
         option = click.option(
             "-j",
             "--journal",
@@ -71,16 +79,14 @@ def about_runs(metavar: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return decorate
 
 
-def _told_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def _told_apart(arguments: Sequence[str], *, other_names: bool) -> tuple[list[str], list[str]]:
     names: list[str] = []
     journals: list[str] = []
     for place, argument in enumerate(arguments):
-        is_path = "/" in argument or argument in {".", ".."}
-        # A metric may have a slash: val/loss.
-        exists = (is_path or place > 0) and _is_journal(argument)
-        (journals if exists or argument.startswith(("/", "./", "../", "~")) else names).append(
-            argument
-        )
+        has_slash = "/" in argument or argument in {".", ".."}
+        is_path = argument.startswith(("/", "./", "../", "~")) if other_names else has_slash
+        exists = (has_slash or place > 0) and _is_journal(argument)
+        (journals if is_path or exists else names).append(argument)
     return names, journals
 
 

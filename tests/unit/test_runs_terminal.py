@@ -323,3 +323,34 @@ def on_its_own_terminal(arguments):
         process.wait()
         reader.join()
         os.close(master)
+
+
+@pytest.mark.parametrize("command", ["show", "compare", "plot"])
+def test_names_are_completed_from_the_journals_of_the_command_line(folder, monkeypatch, command):
+    """Whatever names and journals stand before."""
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(folder))
+    for before in ([], ["run-0"], ["-j", str(folder)], ["run-0", str(folder)]):
+        words = " ".join(["journaltrack", command, *before, "run-"])
+        done = CliRunner().invoke(
+            main,
+            prog_name="journaltrack",
+            env={
+                "_JOURNALTRACK_COMPLETE": "bash_complete",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(before) + 2),
+            },
+        )
+        assert [line.partition(",")[2] for line in done.output.split()] == [
+            "run-0",
+            "run-1",
+            "run-2",
+        ]
+
+
+def test_a_path_is_a_journal_and_a_metric_may_have_a_slash(folder, monkeypatch):
+    """A path that is not there is told as such, and val/accuracy is no path."""
+    monkeypatch.chdir(folder.parent)
+    done = CliRunner().invoke(main, ["show", "run-0", "no/where"])
+    assert (done.exit_code, "there is no journal" in done.stderr) == (8, True)
+    assert "val/accuracy" in called("plot", "wide", "val/accuracy", "journal")
+    assert json.loads(called("show", "./journal", "--json"))["name"] == "run-2"
