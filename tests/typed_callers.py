@@ -15,7 +15,7 @@ import journaltrack
 from journaltrack import Journal, Tracker
 from journaltrack.compat.sagemaker import Experiment, Run, SortByType, list_runs, load_run
 from journaltrack.testing import LoggedRun, OfflineJournal, offline
-from journaltrack.types import Examination, MetricsWriter, PassReport, Progress, VerifyReport
+from journaltrack.types import Examination, MetricsWriter, PassReport, Progress, Runs, VerifyReport
 
 
 @dataclass
@@ -75,6 +75,9 @@ def deliver(journal: Journal, folder: Path) -> VerifyReport:
         journal, since=timedelta(hours=2), buckets={"old": "new"}, on_progress=tell
     )
     print(report.delivered, report.halted)  # noqa: T201
+    runs: Runs = journaltrack.runs(journal, folder, where="lr < 1", tags={"a": None}, limit=3)
+    print([run.metrics["loss"].min or run.metrics("loss").values for run in runs])  # noqa: T201
+    journaltrack.runs(limit="3")  # type: ignore[arg-type]
     journaltrack.status(folder, since=datetime.now(timezone.utc))
     journaltrack.audit(str(folder), component="a*")
     examination: Examination = journaltrack.check(journal, repair=True, restore_from=[folder])
