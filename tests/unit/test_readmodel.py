@@ -307,6 +307,8 @@ def test_thinning_loses_no_spike_and_no_gap(drawn, columns, size):
     st.floats(-5, 35),
     st.floats(-5, 35),
 )
+@example([0, 1, 2], 1, 0.5, 1.5)
+@example([0, 1, 2, 3], 2, 1.5, 1.7)
 def test_a_range_has_its_points_and_a_neighbour_on_each_side(xs, size, one, other):
     """However the points are cut into parts."""
     xs.sort()
@@ -320,6 +322,15 @@ def test_a_range_has_its_points_and_a_neighbour_on_each_side(xs, size, one, othe
     assert [x for x in found if lo <= x <= hi] == inside
     assert [x for x in found if x < lo] == [x for x in xs if x < lo][-1:]
     assert [x for x in found if x > hi] == [x for x in xs if x > hi][:1]
+
+
+def test_columns_may_be_narrower_than_one():
+    """A range of a second or less is thinned like a long one."""
+    xs = [n / 1_000 for n in range(1_000)]
+    curve = thinned([Part(xs, [float(n % 10) for n in range(1_000)], 0)], 10, 0.0, 0.999)
+    assert len(curve.x) == 20
+    assert curve.x == sorted(curve.x)
+    assert set(curve.y) == {0.0, 9.0}
 
 
 # -- the cache -------------------------------------------------------------------------------
