@@ -47,6 +47,8 @@ COMMANDS = {
     "show": "Show a run's parameters, artifacts and metrics, offline.",
     "compare": "Compare runs: what differs, metrics side by side.",
     "plot": "Draw metrics in the terminal, of several runs, and live.",
+    "ui": "Show runs in a browser, offline and live.",
+    "report": "Write runs into one file, to send or to keep.",
     "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
     "bundle": "Pack a journal into one file, for a machine that has a network.",
     "merge": "Merge several journals, or copies of one, into one.",

@@ -476,5 +476,18 @@ def _document(
     )
 
 
+def document_of(database: Database, at_ns: int) -> HeadsDocument:
+    """Return a document with the heads of all chains, for a person to keep.
+
+    It is no anchor that the journal knows of. `journaltrack check --anchor` takes it like one.
+
+    Args:
+        database: Of the journal, in a snapshot.
+        at_ns: The time, nanoseconds since the epoch.
+    """
+    before = last(database)
+    return _document(database, None, at_ns, before.number if before else 0, ())
+
+
 def _newest(database: Database, table: str, column: str) -> int:
     return int(database.read(f"SELECT coalesce(max({column}), 0) FROM {table}")[0][0])

@@ -1,0 +1,148 @@
+/* How the page asks: the address bar as state, requests with the token, and events that say when to
+   ask again. */
+"use strict";
+(function () {
+  const { useEffect, useRef, useState } = htmPreact;
+
+  jt.token = new URLSearchParams(location.search).get("token") || "";
+
+  const listeners = new Set();
+  const tell = () => listeners.forEach((each) => each());
+  const useTurns = () => {
+    const [, setTurn] = useState(0);
+    useEffect(() => {
+      const again = () => setTurn((n) => n + 1);
+      listeners.add(again);
+      return () => listeners.delete(again);
+    }, []);
+  };
+
+  /* The address: #/page?name=value. It holds selection, filter and zoom, so a link keeps them. */
+  jt.route = () => {
+    const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+    return { page: path || "runs", params: new URLSearchParams(query || "") };
+  };
+  const queryOf = (values) => {
+    const params = new URLSearchParams();
+    for (const [name, value] of Object.entries(values)) {
+      for (const each of Array.isArray(value) ? value : [value]) {
+        if (each !== null && each !== undefined && each !== "" && each !== false) params.append(name, each);
+      }
+    }
+    return params;
+  };
+  jt.href = (page, values) => {
+    const query = String(queryOf(values || {}));
+    return `#/${page}${query ? `?${query}` : ""}`;
+  };
+  /** Change some values of the address and keep the rest; lists replace lists. */
+  jt.set = (changes) => {
+    const { page, params } = jt.route();
+    for (const [name, value] of Object.entries(changes)) {
+      params.delete(name);
+      for (const [, each] of queryOf({ [name]: value })) params.append(name, each);
+    }
+    const query = String(params);
+    history.replaceState(null, "", `#/${page}${query ? `?${query}` : ""}`);
+    tell();
+  };
+  addEventListener("hashchange", tell);
+  jt.useRoute = () => {
+    useTurns();
+    return jt.route();
+  };
+
+  /** Ask the server; an error has `message` and `hint`. */
+  jt.get = async (path, values, signal) => {
+    let response;
+    try {
+      response = await fetch(`api/${path}?${queryOf(values || {})}`, { headers: { Authorization: `Bearer ${jt.token}` }, signal });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw { message: "The server is gone.", hint: "Start it again: journaltrack ui" };
+    }
+    if (response.ok) return response;
+    let told = { message: `The server answered ${response.status}.`, hint: "" };
+    try {
+      told = (await response.json()).error;
+    } catch { /* no JSON: the status says enough */ }
+    throw told;
+  };
+
+  /* Curves are asked for two at a time: the first one is there soon, instead of all at once late. */
+  const AT_ONCE = 2;
+  let running = 0;
+  const waiting = [];
+  const inTurn = async (signal, ask) => {
+    if (running >= AT_ONCE) await new Promise((begin) => waiting.push(begin));
+    running += 1;
+    try {
+      signal.throwIfAborted();
+      return await ask();
+    } finally {
+      running -= 1;
+      if (waiting.length) waiting.shift()();
+    }
+  };
+
+  /* Events carry a number that grows with each change, and so do answers: what is shown asks again
+     when its answer is older, one request at a time for each. */
+  jt.live = { connected: false, turn: 0 };
+  jt.connect = () => {
+    const source = new EventSource(`api/events?${queryOf({ token: jt.token })}`);
+    source.onopen = () => {
+      jt.live = { ...jt.live, connected: true };
+      tell();
+    };
+    source.onerror = () => {
+      jt.live = { ...jt.live, connected: false };
+      tell();
+    };
+    source.addEventListener("changed", (event) => {
+      jt.live = { ...jt.live, turn: Number(event.data) };
+      tell();
+    });
+  };
+
+  /**
+   * The answer to a request, asked again when its values or a journal change. The last answer stays
+   * until the next one is there. `path` null: nothing is asked.
+   */
+  jt.useData = (path, values) => {
+    useTurns();
+    const [state, setState] = useState({ data: null, error: null });
+    const own = useRef({ busy: null, key: null, turn: -1 }).current;
+    const key = path && `${path}?${queryOf(values || {})}`;
+    const ask = () => {
+      if (own.busy && own.key === key) return;
+      if (own.busy) own.busy.abort();
+      const control = new AbortController();
+      Object.assign(own, { busy: control, key });
+      const question = async () => {
+        const response = await jt.get(path, values, control.signal);
+        return { data: await response.json(), turn: Number(response.headers.get("X-Journaltrack-Turn")) };
+      };
+      (path === "series" ? inTurn(control.signal, question) : question()).then(
+        ({ data, turn }) => {
+          if (control.signal.aborted) return;
+          own.turn = turn;
+          setState({ data, error: null });
+        },
+        (error) => {
+          if (control.signal.aborted) return;
+          own.turn = jt.live.turn;
+          setState((old) => ({ data: old.data, error }));
+        },
+      ).finally(() => {
+        if (own.busy !== control) return;
+        own.busy = null;
+        if (own.turn < jt.live.turn) ask();
+      });
+    };
+    useEffect(() => {
+      if (path && (own.key !== key || own.turn < jt.live.turn)) ask();
+    }, [key, jt.live.turn]);
+    useEffect(() => () => own.busy && own.busy.abort(), []);
+    return state;
+  };
+})();
