@@ -16,7 +16,7 @@ CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if 
 PINS = pyproject.toml constraints.txt constraints-3.10.txt
 INSTALL = -m pip install --disable-pip-version-check --no-input --constraint $(CONSTRAINTS) --editable .
 
-.PHONY: help demo test test-fast coverage soak lint format bench bench-quick bench-peers mutants clean
+.PHONY: help demo test test-fast coverage soak lint format bench bench-quick bench-peers mutants screenshots clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -78,6 +78,9 @@ bench-quick: $(STAMP)  ## the same in under two minutes
 
 bench-peers: $(STAMP)  ## other trackers and this one: latency, and what SIGKILL costs; QUICK=1: fewer calls, one round
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
+
+screenshots: $(STAMP)  ## the pictures of docs/pictures/; needs Chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .venv-* .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

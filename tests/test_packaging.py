@@ -74,6 +74,9 @@ def test_wheel_holds_the_package_and_its_migrations_and_no_tests(wheel):
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"journaltrack"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "journaltrack").rglob("*.py")}
     assert modules <= set(names), modules - set(names)
+    static = ROOT / "journaltrack" / "ui" / "static"
+    page = {path.relative_to(ROOT).as_posix() for path in static.rglob("*") if path.is_file()}
+    assert page <= set(names), page - set(names)
 
 
 def test_installed_wheel_tracks_and_migrates_outside_of_the_repository(wheel, tmp_path):

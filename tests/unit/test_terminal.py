@@ -104,6 +104,7 @@ CASES = [
     ["runs", "--columns", "status,learning_rate,tags.purpose", "journal"],
     ["show", "digits-2", "journal"],
     ["compare", "digits-*", "journal"],
+    ["report", "digits-*", "journal", "-o", "report.html"],
     ["export", "journal", "-o", "metrics.csv", "--force"],
     ["bundle", "journal", "-o", "other.bundle", "--force"],
     ["bundle", "--check", "it.bundle"],
@@ -118,8 +119,9 @@ CASES = [
     ["prune", "--delivered-before", "0s", "--dry-run", "journal"],
     ["config"],
 ]
-ELSEWHERE = {"watch", "completion", "plot"}
-"""Print log lines, one event a line, to be grepped; a program of the shell; and a drawing."""
+ELSEWHERE = {"watch", "completion", "plot", "ui"}
+"""Print log lines, one event a line, to be grepped; a program of the shell; a drawing; an
+address."""
 
 
 def test_every_command_is_looked_at():

@@ -1,0 +1,414 @@
+"""The page in a real browser: what people see, click and keep."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from journaltrack import Tracker
+from tests.viewing import awkward, hostile, runs
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def expect(locator):
+    """Expect something of what the page shows, as long as it takes."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
+def names(page):
+    """The runs in the table, in their order."""
+    return page.locator("tbody th.name a")
+
+
+def keys(page):
+    """The keys of the runs by name."""
+    answer = "async () => (await (await jt.get('runs', {limit: 100})).json()).runs"
+    return {run["name"]: run["key"] for run in page.evaluate(answer)}
+
+
+def go(page, route, **values):
+    """Go to a page of the page, as a link would."""
+    page.evaluate("([page, values]) => { location.hash = jt.href(page, values); }", [route, values])
+
+
+def curve(page, metric):
+    """The chart of a metric, once it is drawn."""
+    chart = page.locator(f'.chart[data-metric="{metric}"]')
+    expect(chart.locator("canvas")).to_be_visible()
+    return chart
+
+
+def test_runs_are_listed_and_sorted_by_a_click(window, view, tmp_path):
+    """The newest run comes first; a click on a metric sorts by it, another one turns it round."""
+    page = window(view(runs(tmp_path / "journal")).url).page
+    expect(names(page)).to_have_text([f"Run-{n}" for n in (5, 4, 3, 2, 1, 0)])
+    page.get_by_role("button", name="loss", exact=True).click()
+    heading = page.locator("th", has=page.get_by_role("button", name="loss"))
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    expect(names(page).first).to_have_text(re.compile("Run-[03]"))
+    page.get_by_role("button", name="loss").click()
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    expect(names(page).first).to_have_text(re.compile("Run-[25]"))
+    page.reload()
+    expect(names(page).first).to_have_text(re.compile("Run-[25]"))
+
+
+def test_an_expression_filters_and_a_wrong_one_is_explained(window, view, tmp_path):
+    """What fits is left; what can't be understood is told beside the field, and can be mended."""
+    page = window(view(runs(tmp_path / "journal")).url).page
+    field = page.get_by_role("searchbox", name="Filter")
+    field.fill("lr < 0.2 and optimizer = sgd")
+    field.press("Enter")
+    expect(names(page)).to_have_text(["Run-5", "Run-1"])
+    field.fill("lr <")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(field).to_have_attribute("aria-invalid", "true")
+    field.fill("accuracy > 2")
+    field.press("Enter")
+    expect(page.get_by_text("No run fits")).to_be_visible()
+    field.fill("")
+    expect(names(page)).to_have_count(6)
+
+
+def test_columns_are_chosen_and_stay_in_the_link(window, view, tmp_path):
+    """A column that is added or left out is so after a reload, too."""
+    page = window(view(runs(tmp_path / "journal")).url).page
+    page.locator("summary", has_text="Columns").click()
+    page.get_by_role("checkbox", name="duration").uncheck()
+    page.get_by_role("checkbox", name="depth").check()
+    expect(page.get_by_role("button", name="depth")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("button", name="depth")).to_be_visible()
+    expect(page.locator("thead", has_text="duration")).to_have_count(0)
+
+
+def test_selected_runs_are_compared(window, view, tmp_path):
+    """Curves lie over each other, what differs is named, and the best value is marked."""
+    page = window(view(runs(tmp_path / "journal")).url).page
+    for number in (0, 1, 2):
+        page.get_by_role("checkbox", name=f"Select run-{number}").check()
+    page.get_by_role("button", name="Compare 3").click()
+    expect(page.get_by_role("heading", name="Compare 3 runs")).to_be_visible()
+    expect(curve(page, "loss").locator(".legend li")).to_have_count(3)
+    parameters = page.get_by_role("region", name="Parameters")
+    expect(parameters.locator("tbody th")).to_have_text(["lr", "optimizer"])
+    expect(page.locator(".best").first).to_be_visible()
+    expect(page.get_by_role("group", name="Parallel coordinates").locator("path")).to_have_count(3)
+    page.get_by_role("combobox", name="Metric").select_option("loss")
+    expect(page.get_by_role("group", name="loss against lr").locator("circle")).to_have_count(3)
+    address = page.url
+    page.get_by_role("checkbox", name="Run-1").uncheck()
+    expect(curve(page, "loss").locator(".legend li")).to_have_count(2)
+    page.goto("about:blank")
+    page.goto(address)
+    expect(page.get_by_role("heading", name="Compare 3 runs")).to_be_visible()
+
+
+def test_zooming_asks_for_the_part_that_is_shown(window, view, tmp_path):
+    """Dragging over a chart fetches that range with more detail, and the link keeps it."""
+    journal = tmp_path / "journal"
+    with Tracker.create(trial_component_name="long", journal=journal, sync="off") as tracker:
+        for step in range(20_000):
+            tracker.log_metric("loss", float(step % 97), iteration_number=step)
+    opened = window(view(journal).url)
+    page = opened.page
+    expect(names(page)).to_have_count(1)
+    go(page, "run", run=keys(page)["long"])
+    chart = curve(page, "loss")
+    box = chart.locator(".u-over").bounding_box()
+    y = box["y"] + box["height"] / 2
+    with page.expect_response(lambda answer: "from=" in answer.url) as asked:
+        page.mouse.move(box["x"] + box["width"] * 0.50, y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.51, y, steps=5)
+        page.mouse.up()
+    query = parse_qs(urlsplit(asked.value.url).query)
+    low, high = (float(query[end][0]) for end in ("from", "to"))
+    assert 9_000 < low < high < 11_000
+    assert high - low < 1_000
+    (found,) = asked.value.json()["series"]
+    assert found["is_exact"]
+    assert len([x for x in found["x"] if low <= x <= high]) == int(high) - int(low + 0.999_999) + 1
+    kept = page.url
+    assert "from=" in kept
+    with page.expect_response(lambda answer: "from=" in answer.url):
+        page.reload()
+    curve(page, "loss").get_by_role("button", name="All", exact=True).click()
+    expect(chart.get_by_role("button", name="All", exact=True)).to_have_count(0)
+    assert "from=" not in page.url
+
+
+def test_a_chart_is_moved_with_the_keyboard(window, view, tmp_path):
+    """Plus zooms in, an arrow moves, 0 shows everything again."""
+    page = window(view(runs(tmp_path / "journal", count=1)).url).page
+    expect(names(page)).to_have_count(1)
+    go(page, "run", run=keys(page)["run-0"])
+    curve(page, "loss").locator(".plot").focus()
+    for key in ("+", "ArrowRight", "-"):
+        before = page.url
+        page.keyboard.press(key)
+        page.wait_for_url(lambda url, before=before: url != before and "from" in url)
+    page.keyboard.press("0")
+    page.wait_for_url(lambda url: "from=" not in url)
+
+
+def test_axes_scales_and_smoothing_are_kept_in_the_link(window, view, tmp_path):
+    """Each control changes the address, and each axis is drawn."""
+    page = window(view(runs(tmp_path / "journal", count=2)).url).page
+    expect(names(page)).to_have_count(2)
+    go(page, "compare", run=list(keys(page).values()))
+    curve(page, "loss")
+    page.get_by_role("button", name="log y").click()
+    expect(page.get_by_role("button", name="log y")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="log x").click()
+    page.get_by_role("slider", name="Smoothing").fill("0.9")
+    for axis in ("time", "relative", "step"):
+        with page.expect_response(lambda answer, axis=axis: f"x={axis}" in answer.url):
+            page.get_by_role("combobox", name="Horizontal axis").select_option(axis)
+        curve(page, "loss")
+    page.reload()
+    curve(page, "loss")
+    expect(page.get_by_role("button", name="log y")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("slider", name="Smoothing")).to_have_value("0.9")
+
+
+def test_what_training_appends_appears_by_itself(window, view, tmp_path):
+    """A new point and a new run are on the screen without a click, while training goes on."""
+    journal = runs(tmp_path / "journal", count=1)
+    opened = window(view(journal).url)
+    page = opened.page
+    expect(names(page)).to_have_count(1)
+    with Tracker.create(trial_component_name="later", journal=journal, sync="off") as tracker:
+        expect(names(page)).to_have_count(2)
+        expect(page.locator(".chip", has_text="running")).to_be_visible()
+        tracker.log_metric("loss", 0.5, iteration_number=0)
+        go(page, "run", run=keys(page)["later"])
+        last = curve(page, "loss").locator(".legend li").first
+        expect(last).to_contain_text("0.5")
+        for step, value in enumerate((0.25, 0.125, 0.0625), start=1):
+            tracker.log_metric("loss", value, iteration_number=step)
+            expect(last).to_contain_text(str(value))
+        tracker.log_metric("fresh", 1.0, iteration_number=0)
+        curve(page, "fresh")
+    expect(page.locator("h1 + .chip")).to_have_text("completed")
+
+
+def test_hostile_names_are_shown_and_never_run(window, view, tmp_path):
+    """No text of a journal runs as a script, on any page; each is on the screen as it is."""
+    runs(tmp_path / "journal", count=1)
+    texts = hostile(tmp_path / "journal")
+    page = window(view(tmp_path / "journal").url).page
+    expect(names(page)).to_have_count(3)
+    expect(page.get_by_text(texts["label"][:60])).to_be_visible()
+    expect(page.locator("tbody")).not_to_contain_text("function")
+    expect(page.locator("tbody")).not_to_contain_text("[object")
+    known = keys(page)
+    go(page, "run", run=known["hostile"])
+    expect(page.get_by_role("heading", name=texts["metric"])).to_be_visible()
+    expect(page.get_by_text(texts["value"]).first).to_be_visible()
+    for number in range(3):
+        page.get_by_role("button", name="Preview").first.click()
+        expect(page.locator(".preview pre")).to_have_count(number + 1)
+    go(page, "run", run=known[texts["name"]])
+    expect(page.get_by_text(texts["tagged"])).to_be_visible()
+    go(page, "compare", run=list(known.values()))
+    expect(page.get_by_role("heading", name="Compare 3 runs")).to_be_visible()
+    expect(page.get_by_text(texts["parameter"]).first).to_be_visible()
+    go(page, "runs", where=texts["name"], sort=texts["metric"])
+    expect(page.get_by_role("alert")).to_be_visible()
+    go(page, "delivery")
+    expect(page.get_by_text("pending").first).to_be_visible()
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("img[src=x], script:not([src])").count() == 0
+
+
+def test_artifacts_are_previewed_and_saved(window, view, tmp_path):
+    """Images, JSON and text are shown, other bytes are not; each is saved byte for byte."""
+    rows = zlib.compress(b"\0\xff\0\0" * 1)
+    header = struct.pack(">2I5B", 1, 1, 8, 2, 0, 0, 0)
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    files = {
+        "dot.png": png,
+        "settings.json": b'{"deep": {"list": [1, 2]}}',
+        "notes.txt": "für später".encode(),
+        "weights.bin": bytes(range(256)),
+    }
+    journal = tmp_path / "journal"
+    with Tracker.create(trial_component_name="run", journal=journal, sync="off") as tracker:
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+            tracker.log_artifact(tmp_path / name)
+    page = window(view(journal).url).page
+    expect(names(page)).to_have_count(1)
+    go(page, "run", run=keys(page)["run"])
+    shown = {"settings.json": '"deep"', "notes.txt": "für später", "weights.bin": "No preview"}
+    for name, content in files.items():
+        row = page.locator("tr", has=page.get_by_role("rowheader", name=name))
+        row.get_by_role("button", name="Preview").click()
+        if name == "dot.png":
+            expect(row.get_by_role("img")).to_have_js_property("naturalWidth", 1)
+        else:
+            expect(row.get_by_role("region")).to_contain_text(shown[name])
+        with page.expect_download() as saved:
+            row.get_by_role("link", name="Download").click()
+        assert saved.value.suggested_filename == name
+        assert Path(saved.value.path()).read_bytes() == content
+
+
+def test_charts_and_tables_are_saved(window, view, tmp_path):
+    """A chart is saved as a picture and as all of its points, the table of runs as CSV."""
+    page = window(view(runs(tmp_path / "journal", count=2)).url).page
+    expect(names(page)).to_have_count(2)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="CSV").click()
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[0].startswith("name,status,")
+    assert len(lines) == 3
+    go(page, "compare", run=list(keys(page).values()))
+    chart = curve(page, "loss")
+    with page.expect_download() as saved:
+        chart.get_by_role("button", name="PNG").click()
+    assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as saved:
+        chart.get_by_role("link", name="CSV").click()
+    assert len(Path(saved.value.path()).read_text().splitlines()) == 1 + 2 * 200
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_and_follows_the_theme(window, view, tmp_path, width, scheme):
+    """Nothing sticks out sideways at either width, and the background is light or dark."""
+    journal = runs(tmp_path / "journal", count=3)
+    awkward(journal)
+    page = window(view(journal).url, width=width, scheme=scheme).page
+    expect(names(page)).to_have_count(5)
+    known = keys(page)
+    some = [known[name] for name in ("run-0", "run-1", "awkward")]
+    for route, values in (
+        ("runs", {"sel": some}),
+        ("run", {"run": known["awkward"]}),
+        ("compare", {"run": some}),
+        ("delivery", {}),
+    ):
+        go(page, route, **values)
+        expect(page.locator("main table, main .chart canvas").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, route
+        red = page.evaluate(
+            "Number(/\\d+/.exec(getComputedStyle(document.body).backgroundColor)[0])"
+        )
+        assert (red > 128) == (scheme == "light")
+
+
+def test_the_theme_can_be_chosen(window, view, tmp_path):
+    """A choice overrides the system's theme, and lasts."""
+    page = window(view(runs(tmp_path / "journal", count=1)).url, scheme="light").page
+    page.get_by_role("combobox", name="Theme").select_option("dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(background) == "rgb(20, 20, 19)"
+    page.reload()
+    expect(names(page)).to_have_count(1)
+    assert page.evaluate(background) == "rgb(20, 20, 19)"
+
+
+def test_the_page_is_usable_by_keyboard_alone(window, view, tmp_path):
+    """`/` goes to the filter; Tab reaches checkbox, link and button; each control has a name."""
+    page = window(view(runs(tmp_path / "journal", count=2)).url).page
+    expect(names(page)).to_have_count(2)
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox", name="Filter")).to_be_focused()
+    box = page.get_by_role("checkbox", name="Select run-1")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+            )
+        )
+    assert {"Select run-0", "Select run-1", "Run-0", "Run-1"} <= reached
+    box.focus()
+    page.keyboard.press("Space")
+    expect(box).to_be_checked()
+    go(page, "compare", run=list(keys(page).values()))
+    curve(page, "loss")
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('button, a, input, select')].filter((e) => !(e.textContent.trim()"
+        " || e.getAttribute('aria-label') || (e.labels && e.labels.length)) ).map((e) => e.outerHTML)"
+    )
+    assert nameless == []
+
+
+def test_values_and_steps_of_any_kind_are_drawn_or_explained(window, view, tmp_path):
+    """Extremes, gaps, odd steps, a thousand metrics, 300 parameters, long texts: no fault, and only
+    what is near the screen is drawn.
+    """
+    opened = window(view(awkward(tmp_path / "journal")).url)
+    page = opened.page
+    expect(names(page)).to_have_count(2)
+    known = keys(page)
+    for values in ({}, {"logy": 1}, {"logx": 1, "logy": 1}, {"x": "time"}, {"smooth": 0.9}):
+        go(page, "run", run=known["awkward"], **values)
+        curve(page, "backwards")
+    never = page.locator('.chart[data-metric="never-finite"]')
+    never.scroll_into_view_if_needed()
+    expect(never).to_contain_text("No finite points")
+    expect(page.locator('.chart[data-metric*="ünïcode"]')).to_be_attached()
+    expect(page.get_by_role("button", name="All 5000 characters")).to_be_attached()
+    go(page, "run", run=known["wide"])
+    curve(page, "m0000")
+    expect(page.get_by_role("button", name="Show 48 more of 1000 metrics")).to_be_attached()
+    assert page.locator("canvas").count() < 48
+    page.get_by_role("searchbox", name="Find a metric").fill("m0999")
+    expect(page.locator(".chart")).to_have_count(1)
+    curve(page, "m0999")
+
+
+def test_a_journal_that_vanishes_in_mid_view_is_told(window, view, tmp_path):
+    """The page says what is wrong and keeps what it shows; a stopped server is told, too."""
+    runs(tmp_path / "all" / "one", count=1)
+    runs(tmp_path / "all" / "two", count=2)
+    viewing = view(tmp_path / "all")
+    page = window(viewing.url).page
+    expect(names(page)).to_have_count(3)
+    shutil.rmtree(tmp_path / "all" / "two")
+    expect(page.get_by_role("alert").first).to_be_visible()
+    expect(names(page)).to_have_count(3)
+    viewing.end()
+    expect(page.get_by_text("not connected")).to_be_visible()
+
+
+def test_a_deep_link_to_a_run_that_is_gone_says_so(window, view, tmp_path):
+    """An unknown run, and no run, get a message instead of an empty page."""
+    page = window(view(runs(tmp_path / "journal", count=1)).url).page
+    expect(names(page)).to_have_count(1)
+    go(page, "run", run="none")
+    expect(page.get_by_role("alert")).to_contain_text("there is no run")
+    go(page, "run")
+    expect(page.get_by_text("No run was named")).to_be_visible()
+    go(page, "compare", run=["none", keys(page)["run-0"]])
+    expect(page.get_by_text("not there any more")).to_be_visible()
+
+
+def test_delivery_shows_states_and_the_next_commands(window, view, tmp_path):
+    """Counts, the reason of what is quarantined, and commands to copy."""
+    page = window(view(awkward(tmp_path / "journal")).url).page
+    page.get_by_role("link", name="Delivery").click()
+    expect(page.get_by_text("journaltrack sync")).to_be_visible()
+    expect(page.get_by_text("NaN or infinite").first).to_be_visible()
+    assert json.loads(page.evaluate("JSON.stringify(jt.live.connected)")) is True

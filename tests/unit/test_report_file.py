@@ -1,0 +1,206 @@
+"""`journaltrack report`: what one file says, and that no name in a journal changes what it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from html.parser import HTMLParser
+
+import pytest
+
+import journaltrack
+from journaltrack.readmodel import model as readmodel
+from journaltrack.ui.page import to_html
+from journaltrack.ui.report import anchor_name, gather, to_markdown, verdict
+from tests.viewing import awkward, hostile, runs
+
+pytestmark = pytest.mark.slow
+
+
+class Tags(HTMLParser):
+    """The elements of a document, and the texts of its scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.inside = {"script": [], "style": []}
+        self._open = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in self.inside:
+            self._open = tag
+            self.inside[tag].append("")
+
+    def handle_endtag(self, tag):
+        self._open = None if tag == self._open else self._open
+
+    def handle_data(self, data):
+        if self._open:
+            self.inside[self._open][-1] += data
+
+
+def reported(journal, *names):
+    """The report of some runs; all without names."""
+    with readmodel.open([journal], cache=False) as model:
+        model.refresh()
+        return gather(model, model.find(names or ["*"]))
+
+
+def test_a_report_has_who_when_what_and_how_to_verify(tmp_path):
+    """Name, user, commit or its absence, parameters, digests, states and commands are in both
+    formats.
+    """
+    journal = runs(tmp_path / "journal", count=2)
+    (tmp_path / "weights").write_bytes(b"weights")
+    with journaltrack.Tracker.load("run-0", journal=journal, sync="off") as tracker:
+        tracker.log_artifact(tmp_path / "weights")
+    report = reported(journal)
+    writer = report.runs[0].writers[0]
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    for text in map(html.unescape, (to_html(report), to_markdown(report))):
+        for wanted in (
+            *("run-0", "Run-1", "lr", "optimizer", "sgd", "loss", "accuracy"),
+            *(writer.user, writer.host, sha256, "pending", "Intact"),
+            f"journaltrack check --anchor {anchor_name(report.journals[0])} {journal}",
+            f"journaltrack check --remote {journal}",
+        ):
+            assert wanted in text.replace("\\", ""), wanted
+
+
+def test_the_anchor_in_a_report_proves_the_journal_and_finds_what_was_cut_off(tmp_path):
+    """`check` takes the anchor: the journal as it was passes, and one without its end does not."""
+    journal = runs(tmp_path / "journal", count=2)
+    text = to_html(reported(journal))
+    link = re.search(r'href="data:application/json;base64,([^"]+)"', text)[1]
+    anchor = tmp_path / "anchor.json"
+    anchor.write_bytes(base64.b64decode(link))
+    assert journaltrack.check(journal, anchors=anchor).healthy
+    with closing(sqlite3.connect(journal / "journal.db")) as connection:
+        connection.executescript(
+            "DROP TRIGGER IF EXISTS entry_is_never_deleted;"
+            + "".join(
+                f"DROP TRIGGER {name};"
+                for (name,) in connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'entry'"
+                ).fetchall()
+            )
+            + "DELETE FROM entry WHERE seq > (SELECT max(seq) - 5 FROM entry);"
+        )
+        connection.commit()
+    assert not journaltrack.check(journal, anchors=anchor).healthy
+
+
+def test_nothing_but_our_scripts_may_run_and_nothing_is_fetched(tmp_path):
+    """The policy names the digests of exactly the scripts and styles inside; no attribute runs or
+    fetches anything.
+    """
+    runs(tmp_path / "journal", count=1)
+    hostile(tmp_path / "journal")
+    page = Tags(to_html(reported(tmp_path / "journal")))
+    (policy,) = (
+        attributes["content"]
+        for tag, attributes in page.elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    data, *scripts = page.inside["script"]
+    assert json.loads(data)
+    for texts, directive in ((scripts, "script-src"), (page.inside["style"], "style-src")):
+        named = re.search(rf"{directive} ([^;]+)", policy)[1].split()
+        sums = [hashlib.sha256(text.encode()).digest() for text in texts]
+        assert named == [f"'sha256-{base64.b64encode(each).decode()}'" for each in sums]
+    for tag, attributes in page.elements:
+        assert tag not in {"img", "iframe", "object", "embed", "link", "base", "form"}, tag
+        assert not {name for name in attributes if name.startswith("on") or name == "style"}
+        assert not {"src", "action", "background"} & set(attributes)
+        assert attributes.get("href", "data:").startswith("data:application/json;base64,"[:5])
+
+
+def test_hostile_names_are_texts_in_both_formats(tmp_path):
+    """Each name is there as text; in Markdown no tag, link, code or table cell begins in one."""
+    texts = hostile(tmp_path / "journal")
+    report = reported(tmp_path / "journal")
+    page = to_html(report)
+    assert html.escape(texts["parameter"]) in page
+    assert texts["parameter"] not in page.partition('<script type="application/json"')[0]
+    written = to_markdown(report)
+    assert "<img" not in written
+    assert "<script" not in written
+    tables = re.findall(r"(?m)(?:^\|.*\n)+", written)
+    assert any("&lt;img" in table for table in tables)
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_values_of_any_kind_are_reported(tmp_path):
+    """NaN, infinities, extremes, odd steps, 1,000 metrics: a report is made, and says so."""
+    report = reported(awkward(tmp_path / "journal"))
+    page = Tags(to_html(report))
+    curves = json.loads(page.inside["script"][0], parse_constant=lambda word: 1 / 0)
+    assert len(curves) <= 100
+    assert "more metrics are in the table" in to_html(report)
+    assert "nan" in to_markdown(report)
+
+
+def test_a_damaged_journal_is_reported_as_such(tmp_path):
+    """The result of `check` is in the report: an altered entry is found, the file made."""
+    journal = runs(tmp_path / "journal", count=1)
+    with closing(sqlite3.connect(journal / "journal.db")) as connection:
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'entry'"
+        ).fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE entry SET value = 7 WHERE stream = 'metric' AND step = 3")
+        connection.commit()
+    report = reported(journal)
+    assert "found problems" in verdict(report.journals[0])
+    assert "found problems" in to_html(report)
+    assert "found problems" in to_markdown(report)
+
+
+def command(*arguments, cwd, code=0):
+    """Run `journaltrack report`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "journaltrack", "report", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_the_command_writes_a_file_or_to_stdout(tmp_path):
+    """HTML by default, Markdown by the file's name or --format; --json tells where it is."""
+    journal = runs(tmp_path / "journal", count=2)
+    command("run-0", "-j", journal, cwd=tmp_path)
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    told = command("run-*", "-j", journal, "-o", "all.md", "--json", cwd=tmp_path)
+    assert json.loads(told.stdout)["runs"] == ["run-1", "run-0"]
+    assert (tmp_path / "all.md").read_text().startswith("# 2 runs\n")
+    shown = command("run-0", "-j", journal, "--format", "md", cwd=tmp_path)
+    assert shown.stdout.startswith("# Run-0\n")
+    assert command("none", "-j", journal, cwd=tmp_path, code=2).stdout == ""
+
+
+def test_a_report_needs_no_server(tmp_path):
+    """Where starlette and uvicorn are missing, a report is written all the same."""
+    journal = runs(tmp_path / "journal", count=1)
+    program = (
+        "import sys; sys.modules['starlette'] = sys.modules['uvicorn'] = None\n"
+        f"from journaltrack.cli import main; main(['report', '-j', {str(journal)!r}])"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "report.html").exists()
