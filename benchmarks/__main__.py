@@ -28,6 +28,7 @@ from benchmarks import (
     runs,
     settle,
     start,
+    ui,
     uploads,
     verify,
     watch,
@@ -62,6 +63,8 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "watch-idle": watch.run_idle,
     "watch-recovery": watch.run_recovery,
     "background": watch.run_background,
+    "ui": ui.run,
+    "ui-start": ui.run_start,
 }
 NOT_IN_QUICK = frozenset(
     {
@@ -77,6 +80,8 @@ NOT_IN_QUICK = frozenset(
         "watch-idle",
         "watch-recovery",
         "background",
+        "ui",
+        "ui-start",
     }
 )
 """Large journals, long waits, or no target of their own: with --quick only where they are named."""
