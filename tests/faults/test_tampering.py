@@ -466,6 +466,10 @@ ATTACKS = {
         "INSERT INTO field VALUES (1, 'parameters', 'y', 3)",
         "entry 3 is not the one that the remote holds",
     ),
+    "a field of another component": (
+        "INSERT INTO field VALUES (2, 'parameters', 'text', 7)",
+        "entry 7 is not the one that the remote holds",
+    ),
     "the mark": ("UPDATE mark SET seq = 41", "entry 35 is not settled, and the low-water mark"),
     "the lease": ("UPDATE lease SET generation = 1", "the lease has generation 1"),
     # who, and what

@@ -96,6 +96,9 @@ def test_who_where_and_what_is_told(aws):
     assert {action.partition(":")[2][:6] for action in unknown} <= {"Create", "AddTag"}
     allowed = {action for (_, action), state in known.items() if state == "allowed"}
     assert {*TRIED.values(), *OF_S3.values()} <= allowed
+    code, printed = told("--bucket", "mine")
+    assert "mine exists in us-east-1" in printed
+    assert "error:" not in printed
 
 
 def test_nothing_is_changed(aws):

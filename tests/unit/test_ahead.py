@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from contextlib import closing
 
 import pytest
@@ -86,10 +87,10 @@ def copy(folder, name):
     return shutil.copytree(folder, folder.parent / name)
 
 
-def sync(folder, remote, **options):
+def sync(folder, remote, clock_ns=time.time_ns, **options):
     """A pass."""
     with closing(Journal.open(folder, create=False)) as journal:
-        return Reconciler(journal, remote, options=Options(**options)).run()
+        return Reconciler(journal, remote, options=Options(**options), clock_ns=clock_ns).run()
 
 
 def pending(folder):
@@ -241,6 +242,24 @@ def test_what_cannot_be_asked_stops_nothing(restored, remote, failure):
     report = sync(folder, remote)
     assert report.halted is None
     assert 3.0 in remote.points()
+
+
+def test_a_store_that_keeps_failing_is_left_alone_for_a_while(restored, remote):
+    """Twice in a row is enough: passes of the next minute neither ask there nor send an anchor,
+    and deliver all the same; after it one tries again.
+    """
+    folder, _ = restored
+    now_ns = time.time_ns()
+    attempts = []
+    for value, seconds in enumerate((1, 2, 3, 120), start=3):
+        record(folder, value)
+        remote.failures["put_document"].append(passing() if value < 5 else None)
+        remote.asked.clear()
+        sync(folder, remote, clock_ns=lambda s=seconds: now_ns + s * 10**9)
+        sent = [method for method, _ in remote.asked if method == "put_document"]
+        attempts.append((bool(remote.questions), len(sent)))
+        assert value in remote.points()
+    assert attempts == [(True, 1), (True, 1), (False, 0), (True, 1)]
 
 
 def test_documents_of_others_and_rubbish_count_for_nothing(restored, remote):

@@ -10,6 +10,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore import exceptions as boto
+from botocore.credentials import CredentialProvider
 from botocore.parsers import ResponseParserError
 
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind
@@ -147,6 +148,59 @@ def test_expired_credentials_tell_how_to_go_on():
     assert all(
         words in hint for words in ("aws sso login", "journaltrack sync", "nothing was lost")
     )
+
+
+class Failing(CredentialProvider):
+    """A provider of credentials whose own request fails."""
+
+    METHOD = CANONICAL_NAME = "failing"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def load(self) -> None:
+        raise self._error
+
+
+def without_credentials(error: Exception) -> Exception:
+    """What a look-up of credentials raises whose provider fails so."""
+    session = botocore.session.Session()
+    session.get_component("credential_provider").providers.insert(0, Failing(error))
+    with pytest.raises(type(error)) as caught:
+        session.get_credentials()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [boto.ConnectTimeoutError(**URL), refusal("InternalFailure", status=500)],
+    ids=["no connection", "its trouble"],
+)
+def test_a_service_that_gives_no_credentials_now_counts_as_unreachable(error: Exception):
+    """The next request would ask it again: whoever waits for a connection waits for that, too."""
+    found = classified(without_credentials(error))
+    assert (found.kind, found.unreachable, found.maybe_applied) == (
+        ErrorKind.TRANSIENT,
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (refusal("ExpiredToken", status=403), "aws sso login"),
+        (boto.UnauthorizedSSOTokenError(), "aws sso login"),
+        (refusal("AccessDenied", status=403), "aws configure"),
+    ],
+    ids=["the role's source", "single sign-on", "no permission"],
+)
+def test_a_refused_look_up_of_credentials_tells_how_to_go_on(error: Exception, words: str):
+    """Expired ones are to be renewed, others to be configured."""
+    found = classified(without_credentials(error))
+    assert (found.kind, found.everywhere) == (ErrorKind.HALT, True)
+    assert words in found.hint
 
 
 def test_every_code_that_botocore_itself_would_retry_is_transient():

@@ -8,13 +8,14 @@ import contextlib
 
 import pytest
 
-from journaltrack import Tracker
+from journaltrack import Tracker, limits
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import Status
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.plan.actions import ComponentSpec, Fields
 from journaltrack.replay.reconciler import Reconciler
+from journaltrack.verification import expected
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
@@ -139,3 +140,17 @@ def test_an_object_can_be_sent_again_if_its_bytes_are_there(
     (uri,) = remote.objects
     remote.objects.clear()
     assert differences(folder, remote) == {("missing", "object", uri): repairable}
+
+
+@pytest.mark.parametrize("step", [None, limits.STEP_MAX])
+def test_delivered_points_are_counted_by_step(folder, remote, step):
+    """From the first possible step to the last one, and only if each point has one."""
+    with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
+        for each in (0, 0, step):
+            tracker.log_metric("loss", 1.0, iteration_number=each)
+    deliver(folder, remote)
+    with Tracker.load("run", journal=folder, sync="off") as tracker:
+        tracker.log_metric("loss", 1.0, iteration_number=1)
+    with contextlib.closing(Journal.open(folder, create=False, read_only=True)) as opened:
+        found = expected.steps_of(opened.database, 1, "loss")
+    assert found == (None if step is None else {0: 2, step: 1})

@@ -9,8 +9,10 @@ from contextlib import closing
 
 import pytest
 
+from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.replay.plan import pending
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.builders import CREATION, points
@@ -33,6 +35,19 @@ def test_three_failures_in_a_row_end_a_pass(journal):
     assert report.halted is not None
     assert 3 <= len(remote.asked) <= 6
     assert (report.pending, report.quarantined, report.in_doubt) == (3 * RUNS, 0, 0)
+
+
+def test_nothing_behind_the_request_that_ended_a_pass_is_looked_at(journal, monkeypatch):
+    """The rest of a long journal stays as it is, even what needs no request."""
+    remote = FailingRemote()
+    Reconciler(journal, remote).run()
+    monkeypatch.setattr(pending, "CHUNK_METRICS", 10)
+    run = journal.component("run-0")
+    journal.append(run, [*points(30), CREATION])
+    expired = RemoteError("no", kind=ErrorKind.HALT, code="ExpiredToken", everywhere=True)
+    remote.failures["put_metrics"] += [expired] * 30
+    report = Reconciler(journal, remote).run()
+    assert (report.halted, report.pending) == (expired, 31)
 
 
 def test_failures_between_successes_end_no_pass(journal):

@@ -39,7 +39,8 @@ def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
         ]
         journal.append(component, [vocabulary.create(owner="me"), *calls])
         assert Reconciler(journal, MemoryRemote(), clock_ns=lambda: now_ns).run().pending == 0
-        now_ns += int(2 * GRACE_S * 1e9)
+        delivered_ns, now_ns = now_ns, now_ns + int(2 * GRACE_S * 1e9)
+        assert removable(journal.database, delivered_ns, now_ns) == [], "delivered, but not before"
         chosen = removable(journal.database, now_ns, now_ns)
         assert [content.sha256 for content in chosen] == [blob.sha256]
         if again:

@@ -5,6 +5,7 @@ pass leaves.
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import PENDING, low_water_mark, pending_count
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Scribe
+from journaltrack.replay.evidence.attestations import TRANSACTION_S, Scribe, Turns
 from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
 from journaltrack.replay.evidence.statements import Settled, Statement
 from journaltrack.replay.plan.actions import Settle
@@ -325,6 +326,25 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     (gone,) = records.begin([Intent("update", 1, [4])])
     records.finish([Outcome(gone, 1, "held", missing=True)])
     assert not read_states(journal.database, [1])[1].confirmed
+
+
+def test_many_rows_keep_no_append_waiting(records):
+    """A transaction that took long is followed by one of fewer rows, quick ones by one of more."""
+    turns = Turns(records.attestor)
+    first = turns.size
+    with turns.transaction():
+        until = time.monotonic() + 2 * TRANSACTION_S
+        while time.monotonic() < until:
+            pass
+    fewer = turns.size
+    assert fewer <= first / 2
+    # one that the machine delays shows nothing
+    for _ in range(1_000):
+        with turns.transaction():
+            pass
+        if turns.size > fewer:
+            break
+    assert turns.size > fewer
 
 
 @pytest.mark.parametrize("seed", range(20))

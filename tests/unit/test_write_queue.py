@@ -61,6 +61,13 @@ def test_the_place_of_a_killed_process_is_free(tmp_path, holder):
     assert not WriteQueue(tmp_path).has_waiting()
 
 
+def test_who_had_a_turn_gives_the_place_back(tmp_path):
+    """While it lives on, too: others see that nobody is urgent, and may come first themselves."""
+    with closing(WriteQueue(tmp_path, urgent_s=0.0)) as done:
+        assert done.wait_for(lambda: True, FOREVER_S)
+        assert not WriteQueue(tmp_path).has_waiting()
+
+
 def test_a_stopped_process_holds_up_nobody(tmp_path, holder):
     """Others try without the first place after a while."""
     os.kill(holder.pid, signal.SIGSTOP)

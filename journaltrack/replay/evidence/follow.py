@@ -84,12 +84,9 @@ class Tables:
         )
         columns = "receipt_id, outcome, reason, settled_at_ns, seq"
         settle = f"INSERT INTO {delivery} ({columns}) SELECT ?, ?, ?, ?,"
-        found = "" if pending else f" CROSS JOIN {entries} e ON e.seq = n.value"
-        here = f"n.value FROM json_each(?) n{found} WHERE true"
-        self.settle = (
-            f"{settle} e.seq FROM {entries} e WHERE e.seq BETWEEN ? AND ?{'' if pending else known}"
-        )
-        self.settle_few = f"{settle} {here}{'' if pending else known}"
+        known = "" if pending else known
+        self.settle = f"{settle} e.seq FROM {entries} e WHERE e.seq BETWEEN ? AND ?{known}"
+        self.settle_few = f"{settle} n.value FROM json_each(?) n WHERE true{known}"
         self.look = (
             f"UPDATE {delivery} SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
         )
