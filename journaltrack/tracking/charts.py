@@ -245,7 +245,7 @@ def _array(value: object, what: str) -> Any:  # noqa: ANN401 - NumPy's
         text = first_words(str(error)) or type(error).__name__
         raise InvalidInputError(f"{what} can't be read: {text}; {_NOTHING}") from error
     # One column counts as a list.
-    found = made.reshape(-1) if made.ndim == 2 and made.shape[1] == 1 else made  # noqa: PLR2004
+    found = made.ravel() if made.ndim == 2 and made.shape[1] == 1 else made  # noqa: PLR2004
     if found.ndim != 1:
         raise InvalidInputError(
             f"{what} has the shape {made.shape}, and must have one value per sample; {_NOTHING}",

@@ -287,6 +287,19 @@ def test_trackers_of_one_process_take_turns(tmp_path):
 
 
 @pytest.mark.usefixtures("slow")
+def test_another_journal_of_the_process_takes_no_shared_connection_away(tmp_path):
+    """Where nobody is alone, nobody makes way: temporary tables, as of a prune, stay."""
+    with (
+        closing(Journal.open(tmp_path / "j")) as first,
+        closing(Journal.open(tmp_path / "j")),
+    ):
+        first.database.connection.execute("CREATE TEMP TABLE found (seq INTEGER)")
+        with closing(Journal.open(tmp_path / "j")) as third:
+            third.append_metric(third.component("run"), "m", 1.0, 0, 1)
+        assert first.database.read("SELECT seq FROM temp.found") == []
+
+
+@pytest.mark.usefixtures("slow")
 @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the kernel counts no calls here")
 def test_a_call_alone_takes_two_writes(tmp_path):
     """Where each call of the system may be a round trip, an entry costs two writes, and nothing

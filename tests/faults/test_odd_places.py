@@ -10,13 +10,19 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.errors import InvalidInputError, JournalNotFoundError, JournalWriteError
+from journaltrack.errors import (
+    InvalidInputError,
+    JournalError,
+    JournalNotFoundError,
+    JournalWriteError,
+)
 from journaltrack.journal.journal import Journal
 from tests.faults.faulty_disk import in_child
 from tests.patience import FOREVER_S
@@ -112,6 +118,50 @@ def test_too_many_open_files(tmp_path):
     )
     with contextlib.closing(Journal.open(tmp_path / "j")) as journal:
         assert len([e for e in journal.entries() if e.kind == "metric"]) == 9
+
+
+TRAINING = """
+import sys
+from journaltrack import Tracker
+with Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off") as tracker:
+    tracker.log_metric("loss", 0.0)
+    print("logged", flush=True)
+    sys.stdin.read()
+"""
+
+
+def reading_with_few_descriptors(folder):
+    """What an attempt says with none left, with one, and so on, where no copy can be made."""
+    tempfile.tempdir = str(folder / "missing")
+    Journal.open(folder, read_only=True).close()
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    told = []
+    for _ in range(8):
+        try:
+            Journal.open(folder, read_only=True).close()
+            told.append("read")
+        except JournalError as error:
+            told.append(error.message)
+        os.close(taken.pop())
+    return told
+
+
+def test_a_reader_short_of_files_copies_no_journal_that_is_written(tmp_path):
+    """A copy beside a writer could be torn: what a read lacks is said instead, until it has it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINING, tmp_path / "j"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as training:
+        assert training.stdout.readline() == b"logged\n"
+        told = in_child(reading_with_few_descriptors, tmp_path / "j")
+        training.communicate(timeout=FOREVER_S)
+    assert told[-1] == "read"
+    assert {message.rpartition(": ")[2] for message in told} == {"read", "Too many open files"}
 
 
 def open_things(folder):

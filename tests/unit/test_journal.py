@@ -383,3 +383,16 @@ def test_a_transaction_tells_what_there_is_to_warn_of(journal, caplog):
                 raise error
         assert caplog.text.count("the disk is slow") == 1
         caplog.clear()
+
+
+def test_a_mistake_in_a_transaction_is_raised_and_undone(journal):
+    """Work that passes too few values runs once, and leaves nothing."""
+    runs = []
+
+    def work(connection):
+        runs.append(connection.execute("UPDATE mark SET seq = 7").rowcount)
+        connection.execute("UPDATE mark SET seq = ?", ())
+
+    with pytest.raises(sqlite3.ProgrammingError):
+        journal.database.write(work)
+    assert (runs, journal.database.read("SELECT seq FROM mark")) == ([1], [(0,)])
