@@ -192,6 +192,24 @@ def test_a_rewritten_chain_is_found(journal):
     assert any("is not what the anchor" in message for message in problems(path, documents))
 
 
+def test_the_heads_of_an_altered_chain_are_anchored_no_more(journal):
+    """An anchor names the chains that held when it was made, and no end that somebody forged."""
+    remote = MemoryRemote()
+    synced(journal, remote)
+    log(journal, [10])
+    with closing(Journal.open(journal.path)) as other:
+        log(other, [11])
+    seq = journal.last_seq() - 1
+    path = changed(journal, f"UPDATE entry SET value = 7.0 WHERE seq = {seq}")
+    with closing(Journal.open(path)) as again:
+        documents = synced(again, remote)
+        ((writer,),) = again.database.read(
+            "SELECT w.uuid FROM entry e JOIN writer w ON w.id = e.writer_id ORDER BY seq DESC "
+            "LIMIT 1"
+        )
+    assert anchors.decode(documents[max(documents)]).entries.keys() == {writer}
+
+
 def test_changed_foreign_and_missing_anchors_are_told(journal, tmp_path):
     """A document with another digest than its name, one of another journal, one that is no
     anchor, and a removed one.

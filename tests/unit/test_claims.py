@@ -15,6 +15,7 @@ from journaltrack.journal.fold import Status
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.plan.actions import ComponentSpec, Fields
 from journaltrack.replay.reconciler import Reconciler
+from journaltrack.retention.prune import prune
 from journaltrack.verification import expected
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 from tests.copies import without_triggers
@@ -154,3 +155,35 @@ def test_delivered_points_are_counted_by_step(folder, remote, step):
     with contextlib.closing(Journal.open(folder, create=False, read_only=True)) as opened:
         found = expected.steps_of(opened.database, 1, "loss")
     assert found == (None if step is None else {0: 2, step: 1})
+
+
+@pytest.mark.parametrize("later", [[], [0.5], [5.0], [10.0]])
+def test_points_that_were_pruned_still_count(folder, remote, later):
+    """What a metric's points were is known after a prune, with those that came later."""
+    with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
+        for value in (3.0, 1.0, 9.0):
+            tracker.log_metric("loss", value)
+    deliver(folder, remote)
+    assert prune(folder, ask=None, delivered_before_ns=2**62).entries == 3
+    with Tracker.load("run", journal=folder, sync="off") as tracker:
+        for value in later:
+            tracker.log_metric("loss", value)
+    deliver(folder, remote)
+    assert differences(folder, remote) == {}
+    del remote.components["run"].points[2]
+    assert differences(folder, remote) == {("different", "metric", "loss"): False}
+
+
+def test_a_trial_that_a_component_was_taken_out_of_is_missing(folder, remote):
+    """Only where this journal put it there: what is still to be sent is no claim."""
+    with contextlib.closing(Journal.open(folder)) as journal:
+        component = journal.component("run")
+        journal.append(
+            component,
+            [vocabulary.create(owner="me"), vocabulary.associate(experiment=None, trial="first")],
+        )
+        deliver(folder, remote)
+        journal.append(component, [vocabulary.associate(experiment=None, trial="second")])
+    assert differences(folder, remote) == {}
+    remote.disassociate("run", "first")
+    assert differences(folder, remote) == {("missing", "trial", "first"): True}

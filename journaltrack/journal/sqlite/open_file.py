@@ -48,7 +48,6 @@ _CONFIGURATION: Final = {
     for name, on in (
         ("SQLITE_DBCONFIG_DEFENSIVE", True),
         ("SQLITE_DBCONFIG_ENABLE_VIEW", False),
-        ("SQLITE_DBCONFIG_TRUSTED_SCHEMA", False),
     )
     if (value := getattr(sqlite3, name, None)) is not None
 }
