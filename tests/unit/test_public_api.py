@@ -236,6 +236,16 @@ def test_a_journal_is_named_in_any_way(folder, tmp_path, name):
     assert journaltrack.check(folder).healthy
 
 
+def test_a_loaded_run_that_is_missing_is_made_only_if_that_is_asked_for(offline_journal):
+    """Somebody may have deleted it: until then its entries wait."""
+    with Tracker.load("elsewhere") as tracker:
+        tracker.log_metric("loss", 0.5)
+    assert journaltrack.sync().delivered == 0
+    assert not offline_journal.remote.components
+    assert journaltrack.sync(create_or_attach=True).pending == 0
+    assert len(offline_journal.remote.components["elsewhere"].points) == 1
+
+
 def test_open_journals_are_merged(folder, tmp_path):
     """``merge`` takes open journals, too, as sources and as the target."""
     with closing(Journal.open(folder)) as source, closing(Journal.open(tmp_path / "all")) as target:
