@@ -191,18 +191,28 @@ def test_an_unexpected_exception_costs_its_own_request(folder, error):
     assert outcomes(folder)["unfinished"] == 0
 
 
-def test_an_unexpected_exception_before_anything_left_leaves_it_pending(folder, monkeypatch):
-    """A remote that looks at the gate fails before that: its entries are pending, not in doubt."""
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyError("x"), "KeyError"),
+        (RemoteError("", kind=ErrorKind.TRANSIENT, code="Lost", maybe_applied=True), "Lost"),
+    ],
+    ids=["unexpected", "of the remote"],
+)
+def test_a_failure_before_anything_left_leaves_it_pending(folder, error, code):
+    """A remote that looks at the gate fails before that: its entries are pending, not in doubt,
+    and the report says why.
+    """
     gate = Gate(Deadline())
     gate.guarded = True
 
     def fail(number):
         if number == 7:
-            raise KeyError(number)
+            raise error
         gate.departing()
 
     report = replay(folder, Hooked(fail), deadline=gate)
-    assert (report.in_doubt, report.pending) == (0, 10)
+    assert (report.in_doubt, report.pending, report.failed.code) == (0, 10, code)
 
 
 class Refusing(Database):

@@ -296,6 +296,16 @@ def test_a_503_to_head_is_a_slow_down(operation: str, headers: dict[str, str], t
     assert found.maybe_applied is not throttled
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("ThrottlingException", 400), ("SlowDown", 503), ("RequestLimitExceeded", 503), ("429", 429)],
+)
+def test_a_service_that_asks_for_fewer_requests_is_said_to(code: str, status: int):
+    """By the code or by the status alone; the request had no effect."""
+    found = classified(refusal(code, status=status))
+    assert (found.kind, found.throttled, found.maybe_applied) == (ErrorKind.TRANSIENT, True, False)
+
+
 @pytest.mark.parametrize("operation", ["BatchPutMetrics", "PutObject", "DescribeTrialComponent"])
 @pytest.mark.parametrize("status", [418, 500, 502, 511])
 def test_an_unknown_answer_is_quoted(operation: str, status: int):

@@ -86,6 +86,20 @@ def test_the_last_failure_goes_up_as_it_is():
     assert inner.calls == 3
 
 
+def test_any_attempt_may_have_been_the_one_that_took_effect():
+    """Whatever a later one says, which came too late to tell."""
+    remote = retrying(
+        Flaky(
+            passing(),
+            passing(maybe_applied=True),
+            RemoteError("no", kind=ErrorKind.PERMANENT, code="X"),
+        )
+    )
+    with pytest.raises(RemoteError, match="no") as caught:
+        remote.update("run", Fields())
+    assert caught.value.maybe_applied
+
+
 def test_specific_errors_keep_their_type():
     """What the reconciler tells apart by type is told apart behind retries too."""
     remote = retrying(MemoryRemote())
