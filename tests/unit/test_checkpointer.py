@@ -59,11 +59,18 @@ def log_state(journal):
         return connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1:]
 
 
-def test_an_append_never_writes_the_log_back(journal, monkeypatch):
+@pytest.mark.parametrize("forked", [False, True])
+def test_an_append_never_writes_the_log_back(journal, monkeypatch, forked):
     """Without the thread it only grows, where SQLite by itself would begin it anew after 1,000
-    pages.
+    pages; also on the connection that a fork makes necessary.
     """
     monkeypatch.setattr(Checkpointer, "wake", lambda _self: None)
+    fill(journal, 1)
+    if forked:
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
     fill(journal, 3 * CHECKPOINT_ENTRIES)
     size = (journal.path / "journal.db-wal").stat().st_size
     assert size > 3 * CHECKPOINT_ENTRIES * 4096
