@@ -201,6 +201,15 @@ def test_a_bucket_of_somebody_else_is_there_and_denied(aws):
     assert states(found)["artifacts", "s3:ListBucket"] == "denied"
 
 
+def test_a_bucket_that_can_not_be_looked_at_may_exist(aws):
+    """A failure that says nothing of the bucket ends nothing: the permissions are tried."""
+    aws.fail("HeadBucket", HttpError(400, "BadRequest"), times=5)
+    _, found = access("--bucket", "mine")
+    assert found["bucket"]["exists"] is None
+    assert states(found)["artifacts", "s3:PutObject"] == "allowed"
+    assert "mine may exist" in told("--bucket", "mine")[1]
+
+
 def test_an_expired_token_is_told_at_once(aws):
     """Exit code 5 with AWS's words, after one request."""
     aws.expired.add("good")
@@ -310,7 +319,9 @@ def test_a_wrong_clock_is_told(monkeypatch, off_s, code):
         assert found_code == code
         assert abs(found["clock_ahead_s"] + off_s) <= 5
         way = "behind" if off_s > 0 else "ahead of"
-        assert f"s {way} AWS's" in told()[1]
+        printed = told()[1]
+        assert f"s {way} AWS's" in printed
+        assert ("AWS refuses requests with this clock" in printed) == (code != 0)
 
 
 def test_what_exists_by_chance_is_never_named(aws):

@@ -121,6 +121,13 @@ def test_what_was_read_and_is_assigned_with_more_says_nothing_new(tracker, compo
     assert count(component) == before + 1
 
 
+def test_an_equal_value_of_another_type_is_another_value(component):
+    """True is recorded as a text, and 1 as a number: the one does not stand for the other."""
+    component.parameters["a"] = 1
+    component.parameters.update(a=True)
+    assert again(component).parameters == {"a": "True"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
