@@ -279,6 +279,18 @@ def test_documents_of_others_and_rubbish_count_for_nothing(restored, remote):
     assert 3.0 in remote.points()
 
 
+def test_other_files_beside_the_anchors_hide_none(restored, remote):
+    """However many there are, and whatever they are named: an anchor of the other copy is found."""
+    _, backup = restored
+    place = next(iter(remote.stored)).rpartition("/")[0]
+    for number in range(20):
+        remote.stored[f"{place}/99999999-{number}.txt"] = b"{}"
+    record(backup, 3)
+    with pytest.raises(JournalBehindError):
+        sync(backup, remote)
+    assert 3.0 not in remote.points()
+
+
 @pytest.mark.parametrize("anchor", ["off", "parameter"])
 def test_where_no_anchors_are_wanted_nobody_is_asked(restored, remote, anchor):
     """With anchors switched off, or in parameters alone (which do not say of which journal they

@@ -79,7 +79,9 @@ def test_what_was_logged_can_be_delivered_and_looked_at(offline_journal):
     assert offline_journal.deliver().pending == 0
     there = offline_journal.remote.components["digits"]
     assert there.parameters == {"learning_rate": 0.1, "optimizer": "sgd"}
-    assert [point.value for point in there.points if point.name == "loss"] == [1.0, 0.5, 1 / 3]
+    loss = [point for point in there.points if point.name == "loss"]
+    assert [point.value for point in loss] == [1.0, 0.5, 1 / 3]
+    assert offline_journal.run().metrics["loss"] == loss
     assert there.output_artifacts["model.bin"].value in offline_journal.remote.objects
     assert journaltrack.verify().verified
     assert journaltrack.audit().all_delivered
