@@ -9,6 +9,7 @@ import socket
 import time
 from datetime import datetime, timedelta, timezone
 
+import boto3
 import pytest
 
 from journaltrack import sync
@@ -269,20 +270,22 @@ def test_lists_and_searches_merge_what_both_have(aws, monkeypatch):
     monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
     Experiment.load("both").description = "pending"
     Experiment.create("journal-alone")
+    boto3.client("sagemaker", "us-east-1").create_experiment(ExperimentName="sagemaker-alone")
     monkeypatch.setenv("JOURNALTRACK_SYNC", "close")
     assert Experiment.load("both").description == "pending"
     listed = Experiment.list(sort_by="Name", sort_order="Ascending")
-    assert names(listed, "experiment_name") == ["both", "journal-alone"]
+    everyone = ["both", "journal-alone", "sagemaker-alone"]
+    assert names(listed, "experiment_name") == everyone
     found = Experiment.search(
         SearchExpression(
             [
-                Filter("ExperimentName", Operator.CONTAINS, "journal"),
+                Filter("ExperimentName", Operator.CONTAINS, "alone"),
                 Filter("Description", Operator.EQUALS, "pending"),
             ],
             boolean_operator=BooleanOperator.OR,
         )
     )
-    assert sorted(names(found, "experiment_name")) == ["both", "journal-alone"]
+    assert sorted(names(found, "experiment_name")) == everyone
 
 
 def test_a_name_that_nobody_knows_is_told_apart_from_one_that_nobody_could_ask_for(

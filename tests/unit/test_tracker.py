@@ -12,6 +12,7 @@ import warnings
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,6 +312,28 @@ def test_the_301st_parameter_is_kept_and_marked(folder, tracker):
         ("one more",),
         ("another",),
     ]
+
+
+def test_a_parameter_that_aws_can_not_take_leaves_its_place_to_another(folder, tracker):
+    """A tracker that loads the component counts those that are delivered."""
+    tracker.log_parameters({f"p{i}": i for i in range(299)})
+    with pytest.warns(JournaltrackWarning):
+        tracker.log_parameter("nan", float("nan"))
+    tracker.close()
+    name = tracker.trial_component.trial_component_name
+    with Tracker.load(name, journal=folder, sync="off") as loaded:
+        loaded.log_parameter("one more", 1)
+    assert rows(folder, "SELECT e.name FROM delivery d JOIN entry e USING (seq)") == [("nan",)]
+
+
+def test_a_component_of_another_library_is_taken_as_loaded(folder, monkeypatch):
+    """Whatever has its name: a sync attaches to what is there, and makes none."""
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(folder))
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
+    theirs = Tracker(SimpleNamespace(trial_component_name="Theirs"))
+    theirs.log_metric("loss", 1.0)
+    theirs.close()
+    assert rows(folder, "SELECT kind FROM entry ORDER BY seq") == [("load",), ("metric",)]
 
 
 def test_media_type_that_aws_refuses_is_recorded_with_a_warning(tracker):
