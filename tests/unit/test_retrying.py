@@ -27,7 +27,7 @@ def passing(**options: Any) -> RemoteError:
 class Flaky(MemoryRemote):
     """Fails as scheduled before it works."""
 
-    def __init__(self, *failures: RemoteError) -> None:
+    def __init__(self, *failures: Exception) -> None:
         super().__init__()
         self.failures = list(failures)
         self.calls = 0
@@ -98,6 +98,14 @@ def test_any_attempt_may_have_been_the_one_that_took_effect():
     with pytest.raises(RemoteError, match="no") as caught:
         remote.update("run", Fields())
     assert caught.value.maybe_applied
+
+
+def test_what_nobody_expected_goes_up_at_once():
+    """Also from a later attempt: it is no failure of the remote."""
+    inner = Flaky(passing(), KeyError("x"), passing())
+    with pytest.raises(KeyError):
+        retrying(inner).create(SPEC)
+    assert inner.calls == 2
 
 
 def test_specific_errors_keep_their_type():
