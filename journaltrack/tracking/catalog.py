@@ -545,7 +545,6 @@ def _values(shape: object, name: str) -> Iterator[Any]:
     while dot:
         if head in shape:
             yield from _values(shape[head], rest)
-            return
         more, dot, rest = rest.partition(".")
         head = f"{head}.{more}"
 

@@ -99,6 +99,7 @@ def test_who_where_and_what_is_told(aws):
     code, printed = told("--bucket", "mine")
     assert "mine exists in us-east-1" in printed
     assert "error:" not in printed
+    assert all(action in printed for action in allowed | unknown)
 
 
 def test_nothing_is_changed(aws):

@@ -234,7 +234,11 @@ def test_ten_thousand_points_make_a_curve():
         ("log_precision_recall", ("01", [0.5, 0.5]), "y_true must be a list or an array, not str"),
         ("log_precision_recall", (None, [0.5, 0.5]), "not NoneType"),
         ("log_precision_recall", ([0, 1], [[0.1, 0.9], [0.9, 0.1]]), "one value per sample"),
-        ("log_precision_recall", ([[0], [1, 2]], [0.1, 0.2]), "y_true can't be read"),
+        (
+            "log_precision_recall",
+            ([[0], [1, 2]], [0.1, 0.2]),
+            "y_true can't be read: setting an array",
+        ),
         ("log_precision_recall", (["n", "p"], [0.1, 0.2]), "scikit-learn can't compute it"),
         ("log_precision_recall", ([0, 1], [0.1, 0.2], None, 7), "title must be a str or None"),
         ("log_precision_recall", ([0, 1], [0.1, 0.2], None, "t", True, "x"), "no_skill must be"),
