@@ -337,6 +337,7 @@ def test_what_can_not_be_right_is_refused_and_nothing_is_sent(folder, offline_jo
     before = journaltrack.status()
     with pytest.raises(error) as caught:
         call()
+    assert type(caught.value) is error
     assert caught.value.message
     assert offline_journal.remote.components == {}
     after = journaltrack.status()
