@@ -14,12 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.util import config
 from journaltrack.util.config import AllowConfiguration, Storage
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
-    from journaltrack.remotes.aws.access import Access, Feature
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
@@ -196,47 +194,3 @@ def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteErr
     except RemoteError as error:
         return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
     return None
-
-
-def run_access(
-    connection: Connection,
-    known: Configuration,
-    bucket: str | None = None,
-    prefix: str | None = None,
-    deadline: Deadline | None = None,
-) -> Access:
-    """Tell whether the credentials may do what a sync needs. Changes nothing.
-
-    Args:
-        connection: How to reach the remote.
-        known: The configuration: it says which features are on.
-        bucket: The bucket of the artifacts; None for the default one.
-        prefix: Their prefix; None for the default one.
-        deadline: Cancelling it ends the waiting.
-
-    Raises:
-        RemoteError: boto3 can't be imported.
-    """
-    # With boto3.
-    from journaltrack.remotes.aws.access import Wanted  # noqa: PLC0415
-    from journaltrack.remotes.upload_notes import prefix_name  # noqa: PLC0415
-
-    features: list[Feature] = ["components", "metrics", "experiments", "artifacts"]
-    if known.anchor not in {"off", "parameter"}:
-        features.append("anchors")
-    if known.lineage:
-        features.append("lineage")
-    of_anchors = known.prefix_of_anchors()
-    below = "" if of_anchors == "" else prefix_name(of_anchors or prefix)
-    wanted = Wanted(
-        tuple(features),
-        bucket,
-        prefix,
-        anchors="/".join(part for part in (below, config.ANCHORS) if part),
-        create_buckets=connection.allow.create_buckets,
-    )
-    remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
-    try:
-        return remote.access(wanted)
-    finally:
-        remote.close()

@@ -12,6 +12,7 @@ from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
+    from journaltrack.cli.journals import Journals
     from journaltrack.remotes.aws.access import Access, Bucket
 
 _CLOCK_EXACT_S: Final = 5
@@ -19,11 +20,13 @@ _CLOCK_EXACT_S: Final = 5
 _ASK: Final = "ask for the permission"
 _HINTS: Final = {
     "anchors": f'{_ASK}, or switch them off: `anchor = "off"` in the configuration',
+    "experiments": f"{_ASK}, or if yours exist already: `allow.create_experiments = false`",
     "lineage": f"{_ASK}, or switch it off: `lineage = false` in the configuration",
 }
 
 
 def check_access(
+    journals: Journals,
     bucket: str | None,
     *,
     config_file: str | None,
@@ -33,12 +36,14 @@ def check_access(
     """Print what the credentials may do, and return the exit code.
 
     Args:
+        journals: What syncs of these need. None named: what runs usually need, and the default one.
         bucket: The bucket of the artifacts, perhaps with their prefix; None for the default ones.
         config_file: The configuration; None for the usual one.
         as_json: Whether to print JSON.
         aws: How to reach AWS, as on the command line.
     """
-    from journaltrack.app.connection import Connection, is_attended, run_access  # noqa: PLC0415
+    from journaltrack.app.access import run_access  # noqa: PLC0415
+    from journaltrack.app.connection import Connection, is_attended  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
     name, _, prefix = (bucket or "").removeprefix("s3://").strip("/").partition("/")
@@ -49,7 +54,14 @@ def check_access(
     connection = Connection(attended=is_attended(), **known.of_a_connection())
     run = common.Stoppable(Deadline())
     with common.stopping(run):
-        found = run_access(connection, known, name or None, prefix or None, run.deadline)
+        found = run_access(
+            connection,
+            known,
+            name or None,
+            prefix or None,
+            journals=journals.folders if journals.named else None,
+            deadline=run.deadline,
+        )
     code = _code(found)
     if as_json:
         error = {} if found.error is None else output.error_json(found.error, code)
@@ -83,7 +95,9 @@ def _print(found: Access) -> None:
         ("for", "action", "is", "remark"),
         [(each.feature, each.action, each.state, each.message) for each in found.permissions],
     )
-    if found.suffices:
+    if found.suffices and not found.permissions:
+        output.say("nothing is pending: a sync needs no permission")
+    elif found.suffices:
         output.say(
             "these credentials may do what a sync needs, as far as requests without effect can tell"
         )

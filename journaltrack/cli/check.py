@@ -77,14 +77,14 @@ _OF_REMOTE: Final = {
 @click.option(
     "--access",
     is_flag=True,
-    help="Only say whether these credentials may do what a sync needs. Changes nothing, and looks "
-    "at no journal.",
+    help="Only say whether these credentials may do what a sync of JOURNAL needs. Without a "
+    "JOURNAL: also what runs usually need. Changes nothing.",
 )
 @click.option(
     "--bucket",
     metavar="NAME[/PREFIX]",
-    help="With --access: where artifacts go.  "
-    "[default: sagemaker-<region>-<account>/trial-component-artifacts]",
+    help="With --access: where artifacts go, for runs to come.  "
+    "[default: those of the JOURNAL, or sagemaker-<region>-<account>/trial-component-artifacts]",
 )
 @common.component_option
 @click.option(
@@ -131,8 +131,9 @@ def command(
     after it was recorded.
 
     With --access, try the credentials instead: who they are, the region, the bucket, the clock, and
-    each permission that a request without effect can show. The exit code is 0 if nothing speaks
-    against a sync, 5 if a permission, the bucket or the clock does, and 6 without an answer.
+    each permission that a request without effect can show. With a JOURNAL, only what a sync of it
+    needs now. The exit code is 0 if nothing speaks against a sync, 5 if a permission, the bucket or
+    the clock does, and 6 without an answer.
     """
     if not access:
         common.refuse_without("--access", {"--bucket": bucket})
@@ -183,12 +184,12 @@ def _access(
     """Check the credentials alone; see ``cli.access``."""
     from journaltrack.cli.access import check_access  # noqa: PLC0415 - shell completion
 
-    if journals.named or any([*others, component, deep, rate_per_s]):
+    if any([*others, component, deep, rate_per_s]):
         raise click.UsageError(
-            "--access tries the credentials and looks at no journal: it takes --bucket, --profile, "
-            "--region, --endpoint-url, --config and --json alone"
+            "--access tries the credentials alone: it takes journals, --bucket, --profile, "
+            "--region, --endpoint-url, --config and --json"
         )
-    return check_access(bucket, as_json=as_json, **aws)
+    return check_access(journals, bucket, as_json=as_json, **aws)
 
 
 def _comparison(

@@ -13,6 +13,7 @@ import pytest
 from botocore.stub import Stubber
 
 from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.remotes.aws.access import Model, Wanted
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
@@ -464,3 +465,21 @@ def test_what_a_stand_in_fails_at_is_told(moto_url):
     with pytest.raises(RemoteError, match=r"HTTP 500.*Internal Server Error") as caught:
         remote.put_metrics("stepless", [MetricPoint("loss", 0.5, None, AT_NS)])
     assert "moto" in caught.value.hint
+
+
+def test_what_is_tried_leaves_nothing_at_a_stand_in(moto_url):
+    """moto makes what AWS refuses: a component, an experiment and a trial that were tried are
+    deleted again.
+    """
+    made = {"CreateTrialComponent", "CreateExperiment", "CreateTrial"}
+    models = {kind: Model("tried") for kind in ("component", "experiment", "trial")}
+    remote = aws(moto_url)
+    found = remote.access(Wanted(frozenset(made), models=models))
+    assert {each.state for each in found.permissions} == {"allowed"}
+    client = boto3.client("sagemaker", endpoint_url=moto_url, region_name=REGION, **KEYS)
+    for listed, name in (
+        (client.list_trial_components()["TrialComponentSummaries"], "TrialComponentName"),
+        (client.list_experiments()["ExperimentSummaries"], "ExperimentName"),
+        (client.list_trials()["TrialSummaries"], "TrialName"),
+    ):
+        assert not [each for each in listed if each[name].startswith("tried")]

@@ -68,8 +68,16 @@ def times(created: float, modified: float) -> Output:
 
 
 def tags_of(params: Params) -> dict[str, str]:
-    """Read the tags of a request."""
-    return {tag["Key"]: tag["Value"] for tag in params.get("Tags") or ()}
+    """Read the tags of a request: AWS reserves keys, and takes none twice."""
+    given = params.get("Tags") or ()
+    tags = {tag["Key"]: tag["Value"] for tag in given}
+    if len(tags) < len(given):
+        message = "Tag keys must be unique per resource"
+        raise invalid(message)
+    if any(key.lower().startswith("aws:") for key in tags):
+        message = "aws: prefixed tag key names are not allowed for external use"
+        raise invalid(message)
+    return tags
 
 
 def tag_list(tags: Mapping[str, str]) -> list[Output]:

@@ -10,7 +10,10 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from journaltrack import Tracker
 from journaltrack.cli import main
+from journaltrack.compat.smexperiments.experiment import Experiment
+from journaltrack.compat.smexperiments.trial import Trial
 from journaltrack.remotes.aws.access import Wanted
 from journaltrack.remotes.aws.remote import AwsRemote
 from tests.simulator import BadGateway, HttpError, Instead, simulator
@@ -291,9 +294,8 @@ def test_lineage_is_tried_without_making_any(aws):
     def tried():
         remote = AwsRemote()
         try:
-            return {
-                each.action: each.state for each in remote.access(Wanted(("lineage",))).permissions
-            }
+            wanted = Wanted(frozenset({"ListArtifacts", "AddAssociation", "CreateArtifact"}))
+            return {each.action: each.state for each in remote.access(wanted).permissions}
         finally:
             remote.close()
 
@@ -309,6 +311,123 @@ def test_lineage_is_tried_without_making_any(aws):
         "GetCallerIdentity",
         "ListArtifacts",
     }
+
+
+OF_A_JOURNAL = {
+    "experiment": {"DescribeExperiment", "CreateExperiment"},
+    "described": {"DescribeExperiment", "CreateExperiment", "UpdateExperiment"},
+    "tagged": {"DescribeExperiment", "CreateExperiment", "AddTags"},
+    "trial": {"DescribeTrial", "CreateTrial", "CreateExperiment"},
+    "shown": {"DescribeTrial", "CreateTrial", "CreateExperiment", "UpdateTrial"},
+    "placed": {
+        *("DescribeTrialComponent", "AssociateTrialComponent", "DescribeTrial"),
+        *("CreateTrial", "CreateExperiment"),
+    },
+    "left": {"DescribeTrialComponent", "DisassociateTrialComponent"},
+    "run": {
+        *("DescribeTrialComponent", "CreateTrialComponent", "UpdateTrialComponent"),
+        *("BatchPutMetrics", "AddTags"),
+    },
+}
+"""What a journal holds, and what a sync of it asks of SageMaker."""
+
+
+def record(what):
+    """Record one thing in the default journal, without a network."""
+    if what in {"experiment", "described", "tagged"}:
+        made = Experiment.create("digits", tags={"team": "x"} if what == "tagged" else None)
+        if what == "described":
+            made.description = "Digits"
+    elif what in {"trial", "shown", "placed", "left"}:
+        if what == "trial":
+            Trial.create("digits", "cnn")
+        elif what == "shown":
+            Trial.create("digits", "cnn").display_name = "CNN"
+        else:
+            trial = Trial(None, trial_name="cnn", experiment_name="digits")
+            (trial.add_trial_component if what == "placed" else trial.remove_trial_component)("c")
+    else:
+        with Tracker.create("Run", trial_component_name="digits-1", tags={"team": "x"}) as tracker:
+            tracker.log_parameter("lr", 0.1)
+            tracker.log_metric("loss", 1.0)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """A default journal, and no delivery but by a sync."""
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / "journal"))
+    return str(tmp_path / "journal")
+
+
+@pytest.mark.parametrize("what", sorted(OF_A_JOURNAL))
+def test_a_journal_is_asked_for_what_its_sync_needs(aws, offline, what):
+    """A policy with that alone suffices, each part of it that is missing is named with exit code 5,
+    and nothing is changed.
+    """
+    record(what)
+    needed = OF_A_JOURNAL[what]
+    others = {"CreateArtifact", "ListTags", "ListTrials", "Search", *OF_S3, *TRIED}
+    for operation in set().union(others, *OF_A_JOURNAL.values()) - needed:
+        aws.fail(operation, DENIED["s3" if operation in OF_S3 else ""], times=100)
+    before = everything(aws)
+    code, found = access(offline)
+    assert (code, found["suffices"]) == (0, True)
+    assert {each["action"] for each in found["permissions"]} == {f"sagemaker:{n}" for n in needed}
+    assert {r.operation for r in aws.requests if r.applied} == {"GetCallerIdentity"}
+    for operation in needed:
+        aws.clear_faults()
+        aws.fail(operation, DENIED[""], times=100)
+        code, found = access(offline)
+        denied = {action for (_, action), state in states(found).items() if state == "denied"}
+        assert (code, denied) == (5, {f"sagemaker:{operation}"})
+    assert everything(aws) == before
+    # The unnamed default journal adds what it needs to what runs usually need.
+    assert access()[0] == 5
+
+
+def test_a_journal_with_an_artifact_needs_its_bucket(aws, offline, tmp_path):
+    """The bucket and prefix that were recorded are tried, and a missing one that a sync would make
+    is no failure, unless it may not.
+    """
+    (tmp_path / "model").write_bytes(b"1")
+    with Tracker.create("Run", artifact_bucket="mine", artifact_prefix="team") as tracker:
+        tracker.log_artifact(str(tmp_path / "model"))
+    code, found = access(offline)
+    assert (code, found["bucket"]["name"]) == (0, "mine")
+    assert aws.calls("UploadPart")[0].params["Key"].startswith("team/")
+    aws.buckets.discard("mine")
+    assert access(offline)[0] == 0
+    assert access(offline, "--bucket", "mine")[0] == 5
+
+
+def test_a_journal_without_pending_entries_needs_nothing(aws, offline):
+    """Whatever is denied, a sync of it succeeds, and that is said."""
+    record("experiment")
+    assert CliRunner().invoke(main, ["sync"]).exit_code == 0
+    aws.fail("DescribeExperiment", DENIED[""], times=100)
+    code, printed = told(offline)
+    assert code == 0
+    assert "a sync needs no permission" in printed
+
+
+def test_a_journal_that_is_not_there_is_told_before_any_request(aws, tmp_path):
+    """Whoever names one wants it to be looked at."""
+    code, printed = told(str(tmp_path / "none"))
+    assert code not in {0, 5, 6}
+    assert "none" in printed
+    assert aws.requests == []
+
+
+def test_names_that_are_tried_begin_as_those_of_the_journal_do(aws, offline):
+    """So that a policy for these names is no obstacle, however long they are."""
+    Trial.create("team-digits", "team-" + "x" * 115)
+    assert access(offline)[0] == 0
+    (described,) = aws.calls("DescribeExperiment") or aws.calls("CreateExperiment")
+    assert described.params["ExperimentName"].startswith("team-digits-")
+    (tried,) = aws.calls("DescribeTrial")
+    assert tried.params["TrialName"].startswith("team-xxxx")
+    assert len(tried.params["TrialName"]) <= 120
 
 
 @pytest.mark.parametrize(("off_s", "code"), [(-3600, 5), (3600, 5), (60, 0)])
@@ -338,7 +457,6 @@ def test_what_exists_by_chance_is_never_named(aws):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--access", "some-journal"],
         ["--access", "--remote"],
         ["--access", "--repair"],
         ["--access", "--component", "a*"],

@@ -3,11 +3,15 @@
 Each permission is tried with a request that AWS answers and that can't have an effect: it reads, or
 it names a component, a trial, an upload or an association that does not exist. AWS refuses such a
 request for its permission first. So "no such component" proves the permission, and a refusal of the
-permission proves the contrary. Some requests always have an effect (CreateTrialComponent). Of these
-nothing is told.
+permission proves the contrary.
 
-Names of what does not exist are made at random, so that none exists by chance. A policy that allows
-some names only (``experiment-trial-component/team-*``) refuses these names, and the report says so.
+What makes a component or an experiment names nothing else. It is tried with one reserved tag, given
+twice: AWS reserves keys that begin with "aws:", and lets no key be there twice. A refusal of the
+permission is told. A refusal of the tags proves nothing, since it may come first.
+
+Names of what does not exist end at random, so that none exists by chance. They begin as those of
+the journal do, for policies that allow some names only (``experiment-trial-component/team-*``).
+Without a journal such a policy refuses them, and the report says so.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
+from botocore import xform_name
 from botocore.exceptions import ClientError
 
+from journaltrack import limits
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes.aws.errors import DENIED, classified, code_of, not_found, status_of
 from journaltrack.remotes.upload_notes import prefix_name
@@ -30,15 +36,32 @@ if TYPE_CHECKING:
     from journaltrack.remotes.aws.s3 import Uploader
 
 Feature: TypeAlias = Literal[
-    "components", "metrics", "experiments", "artifacts", "anchors", "lineage"
+    "components", "metrics", "experiments", "tags", "artifacts", "anchors", "lineage"
 ]
 State: TypeAlias = Literal["allowed", "denied", "refused", "unknown"]
 
 PROBE: Final = "journaltrack-probe"
 _MISSING: Final = frozenset({"NoSuchUpload", "NoSuchKey", "404"})
 _NEVER_TRIED: Final = "can't be tried without making one"
+_RESERVED: Final = {"Key": f"aws:{PROBE}", "Value": ""}
+_TAGS_MAX: Final = limits.TAGS_MAX - 2
+_NAME_CHARS_MAX: Final = 80
+"""Characters of a name that a probe begins with: it has 120 at most."""
+_SEGMENTS: Final = {
+    "component": "experiment-trial-component",
+    "experiment": "experiment",
+    "trial": "experiment-trial",
+}
+_NO_ACCOUNT: Final = "STS did not say the account"
 CLOCK_TOLERANCE_S: Final = 240
 """AWS refuses requests whose time is wrong by 5 minutes (S3: 15); answers take a while."""
+
+
+class Model(NamedTuple):
+    """A component, experiment or trial that a sync is about: what is tried resembles it."""
+
+    name: str
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +69,21 @@ class Wanted:
     """Say what to try.
 
     Attributes:
-        features: Those that are switched on.
-        bucket: The bucket of the artifacts; None for the default one.
-        prefix: The prefix of the artifacts; None for the default one.
-        anchors: The folder of the anchors in the bucket.
+        actions: The operations of SageMaker.
+        places: Bucket and prefix of artifacts; None for the default ones. (): no artifacts.
+        anchors: The folder of the anchors in the first of these buckets; None: no anchors.
+        models: What a journal names, by "component", "experiment" or "trial". Operations that make
+            one are tried only with a model: policies may demand tags.
         create_buckets: Whether a sync may make a missing bucket.
+        named: Whether the bucket was named to ask for it.
     """
 
-    features: tuple[Feature, ...]
-    bucket: str | None = None
-    prefix: str | None = None
-    anchors: str = ""
+    actions: frozenset[str]
+    places: tuple[tuple[str | None, str | None], ...] = ()
+    anchors: str | None = None
+    models: Mapping[str, Model] = field(default_factory=dict)
     create_buckets: bool = True
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +135,7 @@ class Access:
         region: Where requests go.
         endpoint: SageMaker's.
         clock_ahead_s: This machine's clock minus AWS's, in seconds; None if no answer had a date.
-        bucket: The bucket; None if no feature needs one.
+        bucket: The bucket, of several one that a sync fails for; None if none is needed.
         permissions: What was tried, in the order of the features.
         error: Why not everything was tried; None if it was.
     """
@@ -175,13 +201,25 @@ class Examination:
         self._clock = clock
         self._found = Access()
         self._probe = f"{PROBE}-{uuid.uuid4().hex[:16]}"
+        self._missing: set[str | None] = set()
+        self._names = {
+            kind: f"{wanted.models[kind].name[:_NAME_CHARS_MAX].rstrip('-')}-{self._probe}"
+            if kind in wanted.models
+            else self._probe
+            for kind in _SEGMENTS
+        }
 
     def run(self) -> Access:
         """Try everything, until an error shows that every request fails."""
         try:
             self._ask_who()
-            for feature in self._wanted.features:
-                getattr(self, f"_try_{feature}")()
+            self._try_components()
+            self._try_experiments()
+            self._try_tags()
+            for bucket, prefix in self._wanted.places:
+                self._try_artifacts(bucket, prefix)
+            self._try_anchors()
+            self._try_lineage()
         except RemoteError as error:
             self._found.error = error
         except Exception as error:  # noqa: BLE001 - credentials and plug-ins may raise anything
@@ -268,60 +306,98 @@ class Examination:
     def _unknown(self, feature: Feature, *actions: str, why: str = _NEVER_TRIED) -> None:
         self._found.permissions += [Permission(feature, each, "unknown", why) for each in actions]
 
-    def _try_components(self) -> None:
-        sagemaker, name = self._clients.sagemaker, self._probe
-        self._try(
-            "components",
-            "sagemaker:DescribeTrialComponent",
-            sagemaker.describe_trial_component,
-            TrialComponentName=name,
-        )
-        self._try(
-            "components",
-            "sagemaker:UpdateTrialComponent",
-            sagemaker.update_trial_component,
-            TrialComponentName=name,
-        )
-        self._unknown("components", "sagemaker:CreateTrialComponent", "sagemaker:AddTags")
+    def _try_sagemaker(self, feature: Feature, operation: str, **members: Any) -> None:  # noqa: ANN401
+        """Try an operation, if it is wanted."""
+        if operation in self._wanted.actions:
+            client = self._clients.metrics if feature == "metrics" else self._clients.sagemaker
+            call = getattr(client, xform_name(operation))
+            self._try(feature, f"sagemaker:{operation}", call, **members)
 
-    def _try_metrics(self) -> None:
+    def _try_making(self, feature: Feature, kind: str, operation: str, **members: str) -> None:
+        """Try to make something, by a request that AWS can't accept, with the tags of the model."""
+        action, model = f"sagemaker:{operation}", self._wanted.models.get(kind)
+        if operation not in self._wanted.actions:
+            return
+        if model is None:
+            self._unknown(feature, action)
+            return
+        tags = [{"Key": key, "Value": value} for key, value in model.tags[:_TAGS_MAX]]
+        # A trial needs an experiment, and the one that is named does not exist.
+        tags += [] if kind == "trial" else [_RESERVED, _RESERVED]
+        request = {**members, **({"Tags": tags} if tags else {})}
+
+        def attempt(**request: Any) -> Any:  # noqa: ANN401 - boto3's
+            """Send it. Delete what a stand-in for AWS makes all the same."""
+            sagemaker, of_boto = self._clients.sagemaker, xform_name(operation)
+            answer = getattr(sagemaker, of_boto)(**request)
+            name = next(iter(members))
+            getattr(sagemaker, of_boto.replace("create", "delete"))(**{name: members[name]})
+            return answer
+
+        self._try(feature, action, attempt, **request)
+        shown = self._found.permissions[-1]
+        if shown.state == "denied" and "sagemaker:AddTags" in shown.message:
+            # The probe has tags, and what is to be made may have none.
+            self._found.permissions[-1] = replace(shown, state="unknown", hint="")
+        elif shown.state == "unknown" and kind != "trial":
+            self._found.permissions[-1] = replace(shown, message=_NEVER_TRIED)
+
+    def _try_components(self) -> None:
+        name = {"TrialComponentName": self._names["component"]}
         point = {"MetricName": PROBE, "Timestamp": self._clock(), "Value": 0.0}
-        self._try(
-            "metrics",
-            "sagemaker:BatchPutMetrics",
-            self._clients.metrics.batch_put_metrics,
-            TrialComponentName=self._probe,
-            MetricData=[point],
-        )
+        self._try_sagemaker("components", "DescribeTrialComponent", **name)
+        self._try_sagemaker("components", "UpdateTrialComponent", **name)
+        self._try_making("components", "component", "CreateTrialComponent", **name)
+        self._try_sagemaker("metrics", "BatchPutMetrics", **name, MetricData=[point])
 
     def _try_experiments(self) -> None:
-        sagemaker, name = self._clients.sagemaker, self._probe
-        self._try(
-            "experiments", "sagemaker:DescribeTrial", sagemaker.describe_trial, TrialName=name
-        )
-        self._try(
-            "experiments",
-            "sagemaker:AssociateTrialComponent",
-            sagemaker.associate_trial_component,
-            TrialComponentName=name,
-            TrialName=name,
-        )
-        self._unknown("experiments", "sagemaker:CreateExperiment", "sagemaker:CreateTrial")
+        component = {"TrialComponentName": self._names["component"]}
+        experiment = {"ExperimentName": self._names["experiment"]}
+        trial = {"TrialName": self._names["trial"]}
+        self._try_sagemaker("experiments", "DescribeExperiment", **experiment)
+        self._try_sagemaker("experiments", "UpdateExperiment", **experiment)
+        self._try_making("experiments", "experiment", "CreateExperiment", **experiment)
+        self._try_sagemaker("experiments", "DescribeTrial", **trial)
+        self._try_sagemaker("experiments", "UpdateTrial", **trial)
+        self._try_making("experiments", "trial", "CreateTrial", **trial, **experiment)
+        for operation in ("AssociateTrialComponent", "DisassociateTrialComponent"):
+            self._try_sagemaker("experiments", operation, **component, **trial)
 
-    def _try_artifacts(self) -> None:
-        bucket = self._look_at_bucket()
-        if bucket.exists is False:
+    def _try_tags(self) -> None:
+        """Try to tag something of each kind that is to be tagged, and does not exist."""
+        if "AddTags" not in self._wanted.actions:
+            return
+        tagged = {kind: model for kind, model in self._wanted.models.items() if model.tags}
+        if not tagged or self._found.account is None:
+            self._unknown("tags", "sagemaker:AddTags", why=_NO_ACCOUNT if tagged else _NEVER_TRIED)
+            return
+        for kind, model in tagged.items():
+            tags = [{"Key": key, "Value": value} for key, value in model.tags]
+            self._try_sagemaker("tags", "AddTags", ResourceArn=self._arn(kind), Tags=tags)
+
+    def _owner(self) -> str:
+        """Return what the ARNs of the account in SageMaker begin with."""
+        partition = (self._found.arn or "arn:aws").split(":")[1]
+        return f"arn:{partition}:sagemaker:{self._found.region}:{self._found.account}"
+
+    def _arn(self, kind: str) -> str:
+        """Return the ARN that something of this kind would have, and nothing has."""
+        return f"{self._owner()}:{_SEGMENTS[kind]}/{self._names[kind].lower()}"
+
+    def _try_artifacts(self, bucket: str | None, prefix: str | None) -> None:
+        if self._look_at_bucket(bucket).exists is False:
             self._unknown("artifacts", "s3:CreateBucket")
             return
-        self._try_folder("artifacts", prefix_name(self._wanted.prefix))
+        self._try_folder("artifacts", bucket, prefix_name(prefix))
 
     def _try_anchors(self) -> None:
-        bucket = self._found.bucket or self._look_at_bucket()
-        if bucket.exists is not False:
-            self._try_folder("anchors", self._wanted.anchors)
+        if self._wanted.anchors is not None and self._wanted.places:
+            bucket = self._wanted.places[0][0]
+            if bucket not in self._missing:
+                self._try_folder("anchors", bucket, self._wanted.anchors)
 
-    def _try_folder(self, feature: Feature, folder: str) -> None:
-        s3, name = self._uploader.place(self._wanted.bucket)
+    def _try_folder(self, feature: Feature, bucket: str | None, folder: str) -> None:
+        s3, name = self._uploader.place(bucket)
         key = f"{folder}/{self._probe}"
         listed = self._try(
             feature, "s3:ListBucket", s3.list_objects_v2, Bucket=name, Prefix=key, MaxKeys=1
@@ -344,30 +420,26 @@ class Examination:
         self._try(feature, "s3:GetObject", s3.get_object, Bucket=name, Key=key)
 
     def _try_lineage(self) -> None:
-        sagemaker = self._clients.sagemaker
         uri = f"s3://{PROBE}/{self._probe}"
-        self._try("lineage", "sagemaker:ListArtifacts", sagemaker.list_artifacts, SourceUri=uri)
-        partition = (self._found.arn or "arn:aws").split(":")[1]
-        owner = f"arn:{partition}:sagemaker:{self._found.region}:{self._found.account}"
-        if self._found.account is None:
-            self._unknown("lineage", "sagemaker:AddAssociation", why="STS did not say the account")
-        else:
-            self._try(
+        self._try_sagemaker("lineage", "ListArtifacts", SourceUri=uri)
+        if self._found.account is not None:
+            self._try_sagemaker(
                 "lineage",
-                "sagemaker:AddAssociation",
-                sagemaker.add_association,
-                SourceArn=f"{owner}:experiment-trial-component/{self._probe}",
-                DestinationArn=f"{owner}:artifact/{uuid.uuid4().hex}",
+                "AddAssociation",
+                SourceArn=self._arn("component"),
+                DestinationArn=f"{self._owner()}:artifact/{uuid.uuid4().hex}",
             )
-        self._unknown("lineage", "sagemaker:CreateArtifact")
+        elif "AddAssociation" in self._wanted.actions:
+            self._unknown("lineage", "sagemaker:AddAssociation", why=_NO_ACCOUNT)
+        if "CreateArtifact" in self._wanted.actions:
+            self._unknown("lineage", "sagemaker:CreateArtifact")
 
     # -- the bucket --------------------------------------------------------------------------
 
-    def _look_at_bucket(self) -> Bucket:
-        """Find out whether the bucket exists, and where."""
-        is_default = not self._wanted.bucket
-        bucket = self._found.bucket = Bucket(self._wanted.bucket, is_default)
-        s3, bucket.name = self._uploader.place(self._wanted.bucket)
+    def _look_at_bucket(self, named: str | None) -> Bucket:
+        """Find out whether a bucket exists, and where."""
+        bucket = Bucket(named, is_default=named is None)
+        s3, bucket.name = self._uploader.place(named)
         try:
             answer = self._answer(s3.head_bucket, Bucket=bucket.name)
             bucket.exists = True
@@ -382,9 +454,13 @@ class Examination:
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         bucket.region = answer.get("BucketRegion") or headers.get("x-amz-bucket-region")
         # Whoever names a bucket wants to know that it is there.
-        bucket.is_needed = bucket.exists is False and not (
-            is_default and self._wanted.create_buckets
+        bucket.is_needed = bucket.exists is False and (
+            self._wanted.named or not self._wanted.create_buckets
         )
+        if self._found.bucket is None or bucket.is_needed:
+            self._found.bucket = bucket
+        if bucket.exists is False:
+            self._missing.add(named)
         return bucket
 
 
