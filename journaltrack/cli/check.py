@@ -437,7 +437,7 @@ def _print_report(report: VerifyReport) -> None:
     _table("differences", wrong)
     _table("beyond what this journal delivered (no failure)", extra)
     counts = report.counts
-    if not checked.components and report.verified:
+    if not checked.components and not checked.groups and report.verified:
         output.say("nothing was delivered yet: there is nothing to compare")
     elif report.verified:
         later = any(difference.note == LATER for difference in extra)

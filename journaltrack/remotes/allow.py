@@ -149,9 +149,9 @@ class AllowingRemote:
         """Return the tags of any component: reading needs no permission."""
         return self._inner.tags(component)
 
-    def group(self, kind: GroupKind, name: str) -> Group | None:
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
         """Look up any of them: reading needs no permission."""
-        return self._inner.group(kind, name)
+        return self._inner.group(kind, name, tags=tags)
 
     def trials(self, component: str) -> frozenset[str] | None:
         """Return the trials of any component: reading needs no permission."""

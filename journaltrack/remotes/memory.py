@@ -194,11 +194,12 @@ class MemoryRemote:
                 self.groups[group.kind, group.name.lower()] = changed
             return Answer(request_id, arn=f"arn:memory:{group.kind}/{held.name}")
 
-    def group(self, kind: GroupKind, name: str) -> Group | None:
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
         """Return what is kept of it."""
         with self._lock:
             self._request_id()
-            return self.groups.get((kind, name.lower()))
+            held = self.groups.get((kind, name.lower()))
+            return held if held is None or tags else replace(held, tags=())
 
     def trials(self, component: str) -> frozenset[str] | None:
         """Return the trials that were noted."""

@@ -108,9 +108,9 @@ class RetryingRemote:
         """Declare. Try a few times: nothing waits for it."""
         return self._call(self._few, lambda: self._inner.declare(declared))
 
-    def group(self, kind: GroupKind, name: str) -> Group | None:
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
         """Look it up, with retries."""
-        return self._call(self._idempotent, lambda: self._inner.group(kind, name))
+        return self._call(self._idempotent, lambda: self._inner.group(kind, name, tags=tags))
 
     def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
         """Add tags. Try a few times: nothing waits for it."""

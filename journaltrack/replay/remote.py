@@ -219,8 +219,14 @@ class Remote(Protocol):
         """
         ...
 
-    def group(self, kind: GroupKind, name: str) -> Group | None:
-        """Return the experiment or trial as the remote holds it; None if it does not exist."""
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
+        """Return the experiment or trial as the remote holds it; None if it does not exist.
+
+        Args:
+            kind: What it is.
+            name: Its name.
+            tags: Whether to ask for its tags, too. If not, it has none.
+        """
         ...
 
     def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:

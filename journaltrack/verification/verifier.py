@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
@@ -39,6 +40,7 @@ from journaltrack.verification.diff import (
     REPEATED,
     Claims,
     Difference,
+    GroupClaim,
     Kind,
     What,
     compare,
@@ -278,7 +280,7 @@ class _Found:
     objects_read: int = 0
     trials: frozenset[str] | RemoteError | None = None
     tags: Mapping[str, str] | RemoteError | None = None
-    group: Group | None = None
+    group: Group | RemoteError | None = None
 
 
 class Verifier:
@@ -382,8 +384,7 @@ class Verifier:
     def _ask(self, claims: Claims) -> _Found:
         """Ask the remote about one component. Called on a worker's thread."""
         if claims.group is not None:
-            wanted = claims.group.group
-            return _Found(None, group=self._remote.group(wanted.kind, wanted.name))
+            return self._ask_of_group(claims.group.group)
         component = self._remote.describe(claims.name)
         objects: list[RemoteObject | RemoteError | None] = []
         links: list[Linked | RemoteError] = []
@@ -430,6 +431,24 @@ class Verifier:
                 raise
             return error
 
+    def _ask_of_group(self, wanted: Group) -> _Found:
+        """Ask about an experiment or trial. Without a permission for it, the others are compared.
+
+        Its tags have a permission of their own.
+        """
+        ask = partial(self._remote.group, wanted.kind, wanted.name)
+        refusal: RemoteError | None = None
+        if wanted.tags:
+            found = self._told(ask, wanted=True)
+            if not isinstance(found, RemoteError):
+                return _Found(None, group=found)
+            # Many failures in a row end the comparison.
+            if found.kind is ErrorKind.TRANSIENT:
+                raise found
+            refusal = found
+        group = self._told(partial(ask, tags=False), wanted=True)
+        return _Found(None, group=group, tags=refusal)
+
     def _refuse_if_over(self) -> None:
         if self._deadline.over:
             raise RemoteError("the deadline expired", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
@@ -466,7 +485,7 @@ class Verifier:
 
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
         if claims.group is not None:
-            return [*compare_group(claims, claims.group, found.group)]
+            return [*_of_group(claims, claims.group, found)]
         database = self._journal.database
         until_ns = self._clock_ns() - int(self._options.visible_after_s * 1e9)
         told = compare(
@@ -561,7 +580,7 @@ class Verifier:
     def _count(self, claims: Claims, found: _Found) -> None:
         checked = self._report.checked
         if claims.group is not None:
-            checked.groups += 1
+            checked.groups += not isinstance(found.group, RemoteError)
             return
         checked.components += 1
         if isinstance(found.trials, frozenset):
@@ -594,10 +613,28 @@ def _told_apart(
     compared: Callable[[Claims, T], Iterator[Difference]],
 ) -> Iterator[Difference]:
     if isinstance(found, RemoteError):
-        note = f"{found.code}: {found.message}"
-        yield Difference(claims.component_id, claims.name, "unknown", what, note=note)
+        yield _untold(claims, what, found)
     elif found is not None:
         yield from compared(claims, found)
+
+
+def _untold(
+    claims: Claims, what: What, refusal: RemoteError, name: str | None = None
+) -> Difference:
+    note = f"{refusal.code}: {refusal.message}"
+    return Difference(claims.component_id, claims.name, "unknown", what, name, note=note)
+
+
+def _of_group(claims: Claims, claim: GroupClaim, found: _Found) -> Iterator[Difference]:
+    wanted, kind = claim.group, claim.group.kind
+    if isinstance(found.group, RemoteError):
+        yield _untold(claims, kind, found.group, wanted.name)
+    elif isinstance(found.tags, RemoteError) and found.group is not None:
+        known = replace(claim, group=replace(wanted, tags=()))
+        yield from compare_group(claims, known, found.group)
+        yield _untold(claims, kind, found.tags, "tags")
+    else:
+        yield from compare_group(claims, claim, found.group)
 
 
 def _of_lineage(claims: Claims, found: _Found) -> Iterator[Difference]:

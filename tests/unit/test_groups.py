@@ -409,6 +409,7 @@ def delivered(folder, credentials):
         CREATION,
         vocabulary.associate(experiment="e", trial="t"),
         vocabulary.associate(experiment="e", trial="u"),
+        vocabulary.parameter("lr", 0.1),
     )
     with simulator() as sim:
         assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
@@ -452,6 +453,41 @@ def test_trials_that_may_not_be_listed_are_unknown(folder, delivered):
     delivered.fail("ListTrials", HttpError(400, "AccessDeniedException"), times=99)
     report = checked(folder, delivered)
     assert {(each.kind, each.what) for each in report.differences} == {("unknown", "trial")}
+
+
+@pytest.mark.parametrize(
+    ("denied", "untold"),
+    [
+        ("ListTags", {("experiment", "tags")}),
+        ("DescribeExperiment", {("experiment", "e")}),
+        ("DescribeTrial", {("trial", "t")}),
+    ],
+)
+def test_what_may_not_be_read_of_an_experiment_ends_no_comparison(
+    folder, delivered, denied, untold
+):
+    """It is unknown by its name. All else is compared: a parameter that is gone is found, and so is
+    another display name.
+    """
+    delivered.components["run"].parameters.clear()
+    delivered.experiments["e"].display_name = "theirs"
+    delivered.fail(denied, HttpError(400, "AccessDeniedException"), times=99)
+    report = checked(folder, delivered)
+    found = {(each.kind, each.what, each.name) for each in report.differences}
+    assert {(what, name) for kind, what, name in found if kind == "unknown"} == untold
+    assert ("missing", "parameter", "lr") in found
+    assert (("different", "experiment", "display name") in found) is (
+        denied != "DescribeExperiment"
+    )
+    assert report.halted is None
+
+
+def test_tags_are_asked_for_where_some_were_given(folder, delivered):
+    """A trial without tags needs no permission to list them."""
+    checked(folder, delivered)
+    assert [each.params["ResourceArn"] for each in delivered.calls("ListTags")] == [
+        delivered.experiments["e"].arn
+    ]
 
 
 def test_journals_with_experiments_are_proved_bundled_merged_pruned_and_exported(

@@ -99,13 +99,13 @@ class Groups:
             self._change(held, declared.change, str(arn))
         return Answer(request_id, arn=arn)
 
-    def group(self, kind: GroupKind, name: str) -> Group | None:
-        """Return the experiment or trial with its tags; None if it does not exist."""
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
+        """Return the experiment or trial, with its tags if asked; None if it does not exist."""
         answer = self._described(kind, name)
         if answer is None:
             return None
-        tags = self.tags(str(answer.get(_ARNS[kind])))
-        return replace(_group(kind, answer), tags=tuple(tags.items()))
+        held = self.tags(str(answer.get(_ARNS[kind]))) if tags else {}
+        return replace(_group(kind, answer), tags=tuple(held.items()))
 
     def add_tags(self, arn: str, tags: Mapping[str, str]) -> Answer:
         """Add tags to what has that ARN."""

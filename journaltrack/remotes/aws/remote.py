@@ -215,10 +215,10 @@ class AwsRemote:
         with _classifying(None):
             return self._groups.declare(declared)
 
-    def group(self, kind: GroupKind, name: str) -> Group | None:
-        """Send DescribeExperiment or DescribeTrial, and ListTags."""
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
+        """Send DescribeExperiment or DescribeTrial, and with ``tags`` ListTags."""
         with _classifying(None):
-            return self._groups.group(kind, name)
+            return self._groups.group(kind, name, tags=tags)
 
     def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
         """Send AddTags."""
