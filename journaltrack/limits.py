@@ -69,6 +69,8 @@ DESCRIPTION_CHARS_MAX: Final = 3_072
 """Characters of an experiment's description (``ExperimentDescription``)."""
 TAG_KEY_CHARS_MAX: Final = 128
 """Characters of a tag's key (``TagKey``)."""
+TAG_KEY_RESERVED: Final = "aws:"
+"""How no tag's key may begin, in any case (AWS's general rules for tags)."""
 TAG_VALUE_CHARS_MAX: Final = 256
 """Characters of a tag's value (``TagValue``)."""
 TRACEBACK_CHARS_MAX: Final = 65_536
@@ -251,6 +253,8 @@ def media_type_problem(media_type: str) -> str | None:
 def tag_problem(key: str, value: str) -> str | None:
     """Return why AWS would refuse the tag, or None."""
     allowed = "letters, digits, spaces and _.:/=+-@"
+    if key.lower().startswith(TAG_KEY_RESERVED):
+        return f"tag key {shown(key)} can't be used: AWS reserves keys that begin with aws:"
     if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_PATTERN.fullmatch(key):
         return f"tag key {shown(key)} can't be used: 1 to {TAG_KEY_CHARS_MAX} {allowed}"
     if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_PATTERN.fullmatch(value):

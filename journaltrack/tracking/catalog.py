@@ -199,7 +199,7 @@ def search(
         return found and [each["TrialComponent"] for each in found if "TrialComponent" in each]
 
     def results() -> Iterator[TrialComponentSearchResult]:
-        shapes = _both(source, lambda shape: fits(wanted, shape), answers)
+        shapes = _both(source, lambda shape: fits(wanted, shape), answers, of=_searched)
         for shape in in_sequence(shapes, members.get("SortBy") or "LastModifiedTime", order):
             yield made(TrialComponentSearchResult, shape)
 
@@ -211,8 +211,11 @@ def _both(
     fits: Callable[[Shape], bool],
     answers: Callable[[Settings], list[Shape] | None],
     left: Callable[[TrialComponent], bool] = lambda _: False,
+    of: Callable[[TrialComponent], dict[str, Any]] | None = None,
 ) -> list[Shape]:
     """Return SageMaker's components, and those of the journal that fit, each once.
+
+    ``of`` describes one that only the journal has.
 
     Those of SageMaker are left out that, by what the journal has yet to deliver, have ``left``.
     """
@@ -225,7 +228,7 @@ def _both(
             known = remote.get(row.name.lower())
             component = TrialComponent(journal, row.id, row.name, pending_alone=known is not None)
             try:
-                shape = _shape(component)
+                shape = (of if of is not None and known is None else _shape)(component)
             except ValueError:
                 # A crafted journal, see ``TrialComponent``. It hides no other component.
                 logger.warning("%s can't be read and is left out", limits.shown(row.name))
@@ -327,6 +330,23 @@ def _shape(component: TrialComponent) -> dict[str, Any]:
     }
 
 
+def _searched(component: TrialComponent) -> dict[str, Any]:
+    """Return a component as a search would: with its metrics. The time grows with the points."""
+    metrics = [
+        present(
+            MetricName=each.metric_name,
+            TimeStamp=each.time_stamp,
+            Max=each.max,
+            Min=each.min,
+            Last=each.last,
+            Count=each.count,
+            Avg=each.avg,
+        )
+        for each in component.metrics
+    ]
+    return {**_shape(component), "Metrics": metrics}
+
+
 def present(**members: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the members that are not None."""
     return {name: value for name, value in members.items() if value is not None}
@@ -406,7 +426,7 @@ def checked(value: str, known: tuple[str, ...], what: str) -> str:
 
 def in_sequence(shapes: Sequence[Shape], name: str, order: str) -> list[Shape]:
     """Sort by a property. Those without it come last."""
-    keyed = [(next(iter(_values(shape, name)), None), shape) for shape in shapes]
+    keyed = [(next(iter(_values(shape, _spelled(shape, name))), None), shape) for shape in shapes]
     with_value = [(_comparable(value), shape) for value, shape in keyed if value is not None]
     with_value.sort(key=lambda each: each[0], reverse=order == "Descending")
     return [*(shape for _, shape in with_value), *(s for value, s in keyed if value is None)]
@@ -484,7 +504,7 @@ def _within(name: str, each: Shape) -> dict[str, Any]:
 
 def _passes(each: Shape, shape: Shape) -> bool:
     operator = each.get("Operator") or "Equals"
-    values = list(_values(shape, each["Name"]))
+    values = list(_values(shape, _spelled(shape, each["Name"])))
     if operator == "Exists":
         return bool(values)
     if operator == "NotExists":
@@ -526,12 +546,22 @@ def _compare(operator: str, value: object, wanted: object) -> bool:
     return results[operator]
 
 
-def _values(shape: object, name: str) -> Iterator[Any]:
-    """Yield the values of a property such as "Parameters.lr" or "Parents.TrialName".
+def _spelled(shape: Shape, name: str) -> str:
+    """Return the name with its property as the shape spells it: AWS takes "metrics.loss.min"."""
+    head, dot, rest = name.partition(".")
+    known = (each for each in shape if each.lower() == head.lower())
+    return name if head in shape else f"{next(known, head)}{dot}{rest}"
 
-    The names of parameters, artifacts and tags may have dots.
+
+def _values(shape: object, name: str) -> Iterator[Any]:
+    """Yield the values of a property such as "Parameters.lr" or "metrics.loss.min".
+
+    The names of parameters, artifacts, tags and metrics may have dots.
     """
     if isinstance(shape, (list, tuple)):
+        if any(isinstance(each, Mapping) and "MetricName" in each for each in shape):
+            yield from _of_metrics(shape, name)
+            return
         tagged = [each for each in shape if isinstance(each, Mapping) and each.get("Key") == name]
         for each in tagged or shape:
             yield from [each["Value"]] if tagged else _values(each, name)
@@ -547,6 +577,20 @@ def _values(shape: object, name: str) -> Iterator[Any]:
             yield from _values(shape[head], rest)
         more, dot, rest = rest.partition(".")
         head = f"{head}.{more}"
+
+
+def _of_metrics(metrics: Sequence[Any], name: str) -> Iterator[Any]:
+    """Yield a statistic such as "loss.min" of a metric, of which the last value is the default."""
+    for each in metrics:
+        metric, rest = each.get("MetricName"), name
+        if name not in each and rest.startswith(f"{metric}."):
+            rest = {"timestamp": "TimeStamp"}.get(
+                name[len(metric) + 1 :].lower(), name[len(metric) + 1 :].capitalize()
+            )
+        elif name == metric:
+            rest = "Last"
+        if rest in each:
+            yield each[rest]
 
 
 def _plain(value: object) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.errors import ComponentNotFoundError, InvalidInputError
+from journaltrack.errors import ComponentNotFoundError, InvalidInputError, InvalidTypeError
 from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.groups import Declared, GroupKind, row_of
 from journaltrack.journal.journal import SELECT_ENTRY, Journal
@@ -183,6 +183,10 @@ def join(source: Source, component: object, experiment: str | None, trial: str) 
         component: A tracker, a component, anything with a component's name, or the name.
         experiment: The trial's experiment. None: the trial must exist when this is delivered.
         trial: The trial's name.
+
+    Raises:
+        InvalidInputError: SageMaker could never take the component's name. Nothing was recorded.
+        InvalidTypeError: It is nothing of these, such as None.
     """
     _move(source, component, vocabulary.associate(experiment=experiment, trial=trial))
 
@@ -235,7 +239,13 @@ def _move(source: Source, component: object, draft: Draft) -> None:
         closed = known.journal.database.closed
         source = Source(known.journal.path if closed else known.journal, source.client)
     name = getattr(known, "trial_component_name", known)
-    text = name if isinstance(name, str) else str(name)
+    # An object of another library may be one that has its name as text.
+    if type(name).__str__ is object.__str__:
+        raise InvalidTypeError(
+            f"a trial component must be a tracker, a component or a name, not {type(name).__name__}"
+            "; nothing was recorded"
+        )
+    text = str(name)
     _record(source, lambda journal: attached(journal, text).component_id, draft)
     # An open tracker delivers on close.
     if getattr(component, "closed", True):

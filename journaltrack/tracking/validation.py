@@ -369,12 +369,15 @@ def tags(value: object) -> dict[str, str]:
     if value is None:
         return {}
     if isinstance(value, (list, tuple)):
+        given = value
         try:
-            value = {item["Key"]: item["Value"] for item in value}
+            value = {item["Key"]: item["Value"] for item in given}
         except (TypeError, KeyError) as error:
             raise InvalidTypeError(
                 'tags must be a dict, or a list of {"Key": ..., "Value": ...}'
             ) from error
+        if len(value) < len(given):
+            raise InvalidInputError("a tag key is given twice; AWS takes each once")
     if not isinstance(value, dict) or not all(
         isinstance(k, str) and isinstance(v, str) for k, v in value.items()
     ):

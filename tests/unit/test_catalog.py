@@ -244,6 +244,35 @@ def test_the_journal_is_searched_by_sagemakers_rules(runs, wanted, found):
     assert names(results) == found
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (("Metrics.test:acc.max", "GreaterThan", "0.8"), ["good"]),
+        (("metrics.test:acc.min", "LessThan", "0.15"), ["bad"]),
+        (("Metrics.test:acc", "Equals", "0.4"), ["bad"]),
+        (("Metrics.v1.loss.last", "Exists", None), ["good"]),
+        (("Metrics.v1.loss.count", "Equals", "1"), ["good"]),
+        (("Metrics.MetricName", "Equals", "v1.loss"), ["good"]),
+        (("Metrics.absent.max", "NotExists", None), ["bad", "good"]),
+        (("Metrics.test:acc.TimeStamp", "GreaterThan", "2020-01-01"), ["bad", "good"]),
+    ],
+)
+def test_metrics_are_searched_and_sorted_by_offline(aws, wanted, found):
+    """As SageMaker does, by a statistic or the last value, with the property in any case."""
+    for name, last in (("bad", 0.4), ("good", 0.9)):
+        with Tracker.create("Run", trial_component_name=name, sync="off") as tracker:
+            tracker.log_metric("test:acc", last - 0.3, iteration_number=1)
+            tracker.log_metric("test:acc", last, iteration_number=2)
+            if name == "good":
+                tracker.log_metric("v1.loss", 1.0)
+    expression = {"Filters": filters([wanted])}
+    assert names(TrialComponent.search(expression, "TrialComponentName", "Ascending")) == found
+    best, other = TrialComponent.search(sort_by="metrics.test:acc.max", sort_order="Descending")
+    assert (best.trial_component_name, other.trial_component_name) == ("good", "bad")
+    ((shown),) = other.metrics
+    assert (shown["MetricName"], shown["Count"], shown["Max"]) == ("test:acc", 2, 0.4)
+
+
 def test_expressions_nest(runs):
     """Alternatives, expressions in expressions, and filters that one parent must pass."""
     either = {

@@ -163,6 +163,14 @@ def test_a_tag_may_be_as_long_as_sagemaker_takes_it(key_chars, value_chars, is_g
 
 
 @pytest.mark.parametrize(
+    ("key", "is_good"), [("aws:x", False), ("AwS:", False), ("aws", True), ("x:aws:", True)]
+)
+def test_keys_of_tags_that_aws_reserves_are_refused(key, is_good):
+    """In any case; a value may begin so."""
+    assert (limits.tag_problem(key, "aws:v") is None) == is_good
+
+
+@pytest.mark.parametrize(
     ("timestamp_ns", "is_good"),
     [
         (None, True),

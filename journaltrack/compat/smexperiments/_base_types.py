@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError
 from journaltrack.journal import groups
-from journaltrack.tracking import catalog, experiments
+from journaltrack.tracking import catalog, experiments, validation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -123,9 +123,7 @@ class Record(ApiObject):
 
     @property
     def _name(self) -> str:
-        # What is no name is refused by whoever needs one.
-        name: str = self.__dict__[f"{self._kind}_name"]
-        return name
+        return validation.entity_name(self.__dict__.get(f"{self._kind}_name"), f"{self._kind} name")
 
     def _declare(self, members: Mapping[str, Any]) -> None:
         experiments.declare(self._source, self._kind, self._name, **members)

@@ -43,7 +43,7 @@ State: TypeAlias = Literal["allowed", "denied", "refused", "unknown"]
 PROBE: Final = "journaltrack-probe"
 _MISSING: Final = frozenset({"NoSuchUpload", "NoSuchKey", "404"})
 _NEVER_TRIED: Final = "can't be tried without making one"
-_RESERVED: Final = {"Key": f"aws:{PROBE}", "Value": ""}
+_RESERVED: Final = {"Key": f"{limits.TAG_KEY_RESERVED}{PROBE}", "Value": ""}
 _TAGS_MAX: Final = limits.TAGS_MAX - 2
 _NAME_CHARS_MAX: Final = 80
 """Characters of a name that a probe begins with: it has 120 at most."""
