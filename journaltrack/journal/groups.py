@@ -3,7 +3,9 @@
 An experiment and a trial are rows of the table ``component``, beside the trial components. Their
 names, ``experiment/NAME`` and ``experiment-trial/NAME``, have a slash, which no name of SageMaker
 has. So nothing collides, and entries of them are delivered, audited, merged and exported as all
-others are. Whoever lists runs leaves these rows out (``IS_RUN``).
+others are. Whoever lists runs leaves these rows out (``IS_RUN``). Rows are in lower case, as
+SageMaker ignores it: journals of several machines can be merged, however each spelled a name. A
+declaration has the spelling, and the first one makes it.
 
 A declaration is an entry of such a row. It makes the experiment or trial unless it is there, and
 sets what it gives. The last one to give a member wins. A declaration that is *only for a new one*
@@ -94,8 +96,8 @@ class Declared(NamedTuple):
 
 
 def row_of(kind: GroupKind, name: str) -> str:
-    """Return the name of the row of an experiment or trial."""
-    return _ROWS[kind] + name
+    """Return the name of the row of an experiment or trial, in lower case."""
+    return _ROWS[kind] + name.lower()
 
 
 def group_of(row: str) -> tuple[GroupKind, str] | None:
@@ -122,8 +124,12 @@ def declaration_of(entry: Entry) -> Declaration:
     if found is None or found[0] != entry.kind:
         msg = f"an entry of kind {entry.kind} does not belong to {limits.shown(entry.component)}"
         raise ValueError(msg)
-    kind, name = found
+    kind, row = found
     detail = entry.detail
+    name = text_or_none(detail.get("name")) or row
+    if name.lower() != row.lower():
+        msg = f"it is of {limits.shown(name)}, and not of {limits.shown(row)}"
+        raise ValueError(msg)
     tags = detail.get("tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
         msg = "the tags are not texts by key"

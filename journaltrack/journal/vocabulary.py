@@ -323,6 +323,7 @@ def disassociate(trial: str) -> Draft:
 
 def experiment(
     *,
+    name: str | None = None,
     display_name: str | None = None,
     description: str | None = None,
     tags: dict[str, str] | None = None,
@@ -333,12 +334,14 @@ def experiment(
     A replay makes it if it is missing. None changes nothing of what is there.
 
     Args:
+        name: Its name as it is to be spelled. None: in lower case, as its row is.
         display_name: The name that SageMaker shows.
         description: What it is about.
         tags: Tags that it gets beside those that it has.
         if_new: Leave one that is there as it is.
     """
     detail = {
+        "name": _spelled(name),
         "display_name": display_name,
         "description": description,
         "tags": tags or None,
@@ -350,6 +353,7 @@ def experiment(
 def trial(
     experiment: str,
     *,
+    name: str | None = None,
     display_name: str | None = None,
     tags: dict[str, str] | None = None,
     if_new: bool = False,
@@ -357,11 +361,17 @@ def trial(
     """Draft a trial of an experiment: an entry of its row, as ``experiment`` is."""
     detail = {
         "experiment": experiment,
+        "name": _spelled(name),
         "display_name": display_name,
         "tags": tags or None,
         "if_new": if_new or None,
     }
     return Draft(COMPONENT, TRIAL, payload=encode(detail))
+
+
+def _spelled(name: str | None) -> str | None:
+    """Return a name that the row, which is in lower case, does not tell."""
+    return None if name is None or name == name.lower() else name
 
 
 def status(

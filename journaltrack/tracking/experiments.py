@@ -164,10 +164,10 @@ def declare(
     checked = validation.tags(tags)
     if kind == "trial":
         experiment = validation.entity_name(experiment, "experiment name")
-        draft = vocabulary.trial(experiment, display_name=display_name, tags=checked)
+        draft = vocabulary.trial(experiment, name=name, display_name=display_name, tags=checked)
     else:
         draft = vocabulary.experiment(
-            display_name=display_name, description=description, tags=checked
+            name=name, display_name=display_name, description=description, tags=checked
         )
     group = groups.Group(kind, name, experiment, display_name, description, tuple(checked.items()))
     if problem := groups.problem_of(group):

@@ -352,6 +352,8 @@ def test_an_anchor_is_set_on_no_experiment(folder):
         (EXPERIMENT, vocabulary.trial("e")),
         (TRIAL, vocabulary.associate(experiment="e", trial="t")),
         (TRIAL, vocabulary.trial("e")._replace(payload="{}")),
+        (EXPERIMENT, vocabulary.experiment(name="Other")),
+        (TRIAL, vocabulary.trial("e", name="Other")),
         (TRIAL, vocabulary.trial("e")._replace(payload='{"experiment":"e","tags":{"a":1}}')),
         (TRIAL, vocabulary.trial("e")._replace(payload='{"experiment":"e","tags":"a"}')),
         ("run", vocabulary.experiment()),

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 import boto3
 import pytest
 
-from journaltrack import sync
+from journaltrack import merge, sync
 from journaltrack.compat.smexperiments import api_types, metrics
 from journaltrack.compat.smexperiments.experiment import Experiment
 from journaltrack.compat.smexperiments.search_expression import (
@@ -231,6 +231,29 @@ def test_bad_input_raises_at_the_call_and_records_nothing_of_it(folder, call, er
         with view.opened(folder) as journal:
             # Of the trial that the component was to be added to.
             assert {entry.kind for entry in journal.entries()} <= {"trial"}
+
+
+def test_journals_that_spell_an_experiment_in_several_ways_are_merged(
+    folder, tmp_path, monkeypatch, credentials
+):
+    """SageMaker ignores case: both are one experiment and one trial, spelled as whoever makes it
+    does, and the last description counts.
+    """
+    for journal, name in (("a", "MNIST"), ("b", "mnist")):
+        monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / journal))
+        trial = Experiment.create(name, f"of {journal}").create_trial(
+            "Cnn" if journal == "a" else "cnn"
+        )
+        trial.add_trial_component(TrialComponent.create(f"run-{journal}"))
+        assert names(Experiment.list(), "experiment_name") == [name]
+        assert names(Trial.list()) == [trial.trial_name]
+    merge([tmp_path / "a", tmp_path / "b"], into=folder)
+    with simulator() as sim:
+        assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
+        (experiment,), (trial,) = sim.experiments.values(), sim.trials.values()
+        assert (experiment.name.lower(), trial.name.lower()) == ("mnist", "cnn")
+        assert experiment.description == "of b"
+        assert sorted(trial.components) == ["run-a", "run-b"]
 
 
 def test_what_only_sagemaker_can_do_raises_offline_and_changes_nothing(folder):
