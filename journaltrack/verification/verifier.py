@@ -497,18 +497,8 @@ class Verifier:
         differences = [self._with_steps(claims, found.component, each) for each in told]
         for claim, there in zip(claims.objects, found.objects, strict=True):
             if isinstance(there, RemoteError):
-                note = f"{there.code}: {there.message}"
-                differences.append(
-                    Difference(
-                        claims.component_id,
-                        claims.name,
-                        "unknown",
-                        "object",
-                        claim.uri,
-                        note=note,
-                        blob=claim.blob,
-                    )
-                )
+                untold = _untold(claims, "object", there, claim.uri)
+                differences.append(replace(untold, blob=claim.blob))
             elif (difference := compare_object(claims, claim, there)) is not None:
                 differences.append(difference)
         return [
@@ -562,14 +552,8 @@ class Verifier:
         halts = error.kind is ErrorKind.HALT and not error.uploads_only
         if error.unreachable or error.everywhere or halts or self._failures >= _PASSING_MAX:
             self._report.halted = self._report.halted or error
-        note = f"{error.code}: {error.message}"
-        self._add(
-            [
-                Difference(
-                    claims.component_id, claims.name, "unknown", "component", claims.name, note=note
-                )
-            ]
-        )
+        what: What = claims.group.group.kind if claims.group is not None else "component"
+        self._add([_untold(claims, what, error, claims.name)])
 
     def _add(self, differences: Sequence[Difference]) -> None:
         for difference in differences:

@@ -31,6 +31,7 @@ from tests.builders import CREATION
 from tests.copies import verify_chains
 from tests.failing_remote import FailingRemote, passing
 from tests.simulator import HttpError, simulator
+from tests.simulator.clients import client
 
 EXPERIMENT, TRIAL = row_of("experiment", "e"), row_of("trial", "t")
 
@@ -398,6 +399,30 @@ def test_merged_declarations_count_by_their_time(folder, tmp_path):
 
 
 # -- checked against AWS -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("denied", ["CreateExperiment", "CreateTrial"])
+def test_what_is_there_needs_no_permission_to_make_it(folder, credentials, denied):
+    """A component gets into a trial that an administrator made, and the description is set. What
+    is not there waits, with AWS's words about the permission.
+    """
+    record(folder, EXPERIMENT, vocabulary.experiment(description="D"))
+    record(folder, TRIAL, vocabulary.trial("e", tags={"k": "v"}))
+    record(folder, "run", CREATION, vocabulary.associate(experiment="e", trial="t"))
+    record(folder, "other", CREATION, vocabulary.associate(experiment="f", trial="u"))
+    with simulator() as sim:
+        sagemaker = client(sim, "sagemaker")
+        sagemaker.create_experiment(ExperimentName="e")
+        sagemaker.create_trial(ExperimentName="e", TrialName="t")
+        sim.fail(denied, HttpError(400, "AccessDeniedException", "no, you may not"), times=99)
+        report = sync(folder, endpoint_url=sim.endpoint_url)
+        assert sim.trials["t"].components == ["run"]
+        assert (sim.experiments["e"].description, sim.trials["t"].tags) == ("D", {"k": "v"})
+        assert list(report.held) == ["other"]
+        assert "no, you may not" in report.held["other"].message
+        assert report.pending == 1
+        sim.clear_faults()
+        assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Make experiments and trials, change them, and put components into trials.
 
 Every operation can be repeated: "already exists" is success, and leads to an update of what is
-there. A refusal of the update does not keep tags from being added, nor the other way round.
+there. A refusal of the update does not keep tags from being added, nor the other way round. Without
+the permission to create, what is there is used.
 
 Decides nothing and retries nothing. Raises botocore's ``ClientError`` as well as ``RemoteError``.
 """
@@ -17,7 +18,13 @@ from botocore.exceptions import ClientError
 from journaltrack import limits
 from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.journal.groups import Declared, Group, GroupKind
-from journaltrack.remotes.aws.errors import already_exists, classified, not_found
+from journaltrack.remotes.aws.errors import (
+    DENIED,
+    already_exists,
+    classified,
+    code_of,
+    not_found,
+)
 from journaltrack.replay.remote import Answer
 
 if TYPE_CHECKING:
@@ -51,16 +58,22 @@ class Groups:
             return Answer()
         if trial is None:
             trial = limits.default_trial(str(experiment))
+        denial: ClientError | None = None
         if experiment is not None and self._creates:
-            self._ensure(Group("experiment", experiment))
-            self._ensure(Group("trial", trial, experiment))
+            try:
+                self._ensure(Group("experiment", experiment))
+                self._ensure(Group("trial", trial, experiment))
+            except ClientError as error:
+                if code_of(error) not in DENIED:
+                    raise
+                denial = error
         try:
             answer = self._clients.sagemaker.associate_trial_component(
                 TrialComponentName=component, TrialName=trial
             )
         except ClientError as error:
             if not_found(error):
-                raise self._what_is_missing(component, trial, error) from error
+                raise self._what_is_missing(component, trial, error, denial) from error
             raise
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
@@ -78,11 +91,17 @@ class Groups:
 
     def declare(self, declared: Declared) -> Answer:
         """Create the experiment or trial, or update the one that is there."""
-        made = self._made(declared.make)
-        if made is not None:
-            return Answer(_request_id(made), arn=made.get(_ARNS[declared.make.kind]))
+        denial: ClientError | None = None
         kind, name = declared.make.kind, declared.make.name
-        answer = self._described(kind, name)
+        try:
+            made = self._made(declared.make)
+        except ClientError as error:
+            if code_of(error) not in DENIED:
+                raise
+            denial, made = error, None
+        if made is not None:
+            return Answer(_request_id(made), arn=made.get(_ARNS[kind]))
+        answer = self._found_or_denied(kind, name, denial)
         if answer is None:
             raise self._absent(kind, name)
         held, request_id, arn = _group(kind, answer), _request_id(answer), answer.get(_ARNS[kind])
@@ -212,6 +231,24 @@ class Groups:
             raise
         return answer
 
+    def _found_or_denied(
+        self, kind: GroupKind, name: str, denial: ClientError | None
+    ) -> Mapping[str, Any] | None:
+        """Return what is there, which need not be made. None if nothing is, and it may be made.
+
+        Raises:
+            ClientError: The denial: nothing is there, or nobody may tell.
+        """
+        try:
+            answer = self._described(kind, name)
+        except ClientError as error:
+            if denial is None:
+                raise
+            raise denial from error
+        if answer is None and denial is not None:
+            raise denial
+        return answer
+
     def _absent(self, kind: GroupKind, name: str) -> RemoteError:
         """Return the error for what is not there after it should have been created."""
         self._forget(kind, name)
@@ -232,7 +269,9 @@ class Groups:
             hint="create it and sync again; everything waits in the journal",
         )
 
-    def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
+    def _what_is_missing(
+        self, component: str, trial: str, error: ClientError, denial: ClientError | None
+    ) -> RemoteError:
         """Return the error that names what AssociateTrialComponent did not find.
 
         AWS answers ResourceNotFound for a trial and for a component.
@@ -240,7 +279,7 @@ class Groups:
         # If the trial was deleted meanwhile, the next attempt creates it again.
         self._forget("trial", trial)
         try:
-            found = self._described("trial", trial)
+            found = self._found_or_denied("trial", trial, denial)
         except ClientError as trial_error:
             return classified(trial_error)
         if found is not None:
