@@ -8,6 +8,7 @@ need.
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -94,6 +95,7 @@ def _wanted(
     # Of each bucket the first prefix: a run may have its own.
     places: dict[str | None, str | None] = {}
     models: dict[str, Model] = {}
+    names: dict[str, set[str]] = defaultdict(set)
     if journals is None:
         actions |= USUAL | (_LINEAGE if known.lineage else set())
         places[bucket] = prefix
@@ -105,6 +107,7 @@ def _wanted(
                 for kind, model in _models(action, Model):
                     before = models.setdefault(kind, model)
                     models[kind] = before if before.tags else model
+                    names[kind].add(model.name)
                 if isinstance(action, Upload):
                     where = (action.blob.bucket, action.blob.prefix)
                     places.setdefault(*((bucket, prefix) if bucket is not None else where))
@@ -113,6 +116,7 @@ def _wanted(
         tuple(places.items()),
         anchors=_folder_of_anchors(known, next(iter(places.values()))) if places else None,
         models=models,
+        names=names,
         create_buckets=connection.allow.create_buckets,
         named=bucket is not None,
     )

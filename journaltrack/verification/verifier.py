@@ -626,14 +626,6 @@ def _of_lineage(claims: Claims, found: _Found) -> Iterator[Difference]:
         return
     for claim, there in zip(claims.links, found.links, strict=True):
         if isinstance(there, RemoteError):
-            yield Difference(
-                claims.component_id,
-                claims.name,
-                "unknown",
-                "lineage",
-                claim.link.name,
-                note=f"{there.code}: {there.message}",
-                seq=claim.seq,
-            )
+            yield replace(_untold(claims, "lineage", there, claim.link.name), seq=claim.seq)
         elif difference := compare_link(claims, claim, there, found.component):
             yield difference

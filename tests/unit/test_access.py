@@ -386,6 +386,21 @@ def test_a_journal_is_asked_for_what_its_sync_needs(aws, offline, what):
     assert access()[0] == 5
 
 
+@pytest.mark.parametrize("denied", ["CreateExperiment", "CreateTrial"])
+def test_what_exists_needs_no_permission_to_make_it(aws, offline, denied):
+    """A sync uses experiments and trials that are there. One that is not needs the permission."""
+    record("trial")
+    record("tagged")
+    assert CliRunner().invoke(main, ["sync"]).exit_code == 0
+    record("trial")
+    record("placed")
+    aws.fail(denied, DENIED[""], times=100)
+    assert access(offline)[0] == 0
+    Trial.create("letters", "rnn")
+    code, found = access(offline)
+    assert (code, states(found)["experiments", f"sagemaker:{denied}"]) == (5, "denied")
+
+
 def test_a_journal_with_an_artifact_needs_its_bucket(aws, offline, tmp_path):
     """The bucket and prefix that were recorded are tried, and a missing one that a sync would make
     is no failure, unless it may not.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
@@ -74,6 +74,7 @@ class Wanted:
         anchors: The folder of the anchors in the first of these buckets; None: no anchors.
         models: What a journal names, by "component", "experiment" or "trial". Operations that make
             one are tried only with a model: policies may demand tags.
+        names: All names of these, by kind.
         create_buckets: Whether a sync may make a missing bucket.
         named: Whether the bucket was named to ask for it.
     """
@@ -82,6 +83,7 @@ class Wanted:
     places: tuple[tuple[str | None, str | None], ...] = ()
     anchors: str | None = None
     models: Mapping[str, Model] = field(default_factory=dict)
+    names: Mapping[str, Collection[str]] = field(default_factory=dict)
     create_buckets: bool = True
     named: bool = False
 
@@ -339,8 +341,21 @@ class Examination:
         if shown.state == "denied" and "sagemaker:AddTags" in shown.message:
             # The probe has tags, and what is to be made may have none.
             self._found.permissions[-1] = replace(shown, state="unknown", hint="")
+        elif shown.state == "denied" and kind != "component" and self._all_exist(kind):
+            self._found.permissions.pop()
         elif shown.state == "unknown" and kind != "trial":
             self._found.permissions[-1] = replace(shown, message=_NEVER_TRIED)
+
+    def _all_exist(self, kind: str) -> bool:
+        """Return whether all experiments or trials exist: then none needs to be made."""
+        describe = getattr(self._clients.sagemaker, f"describe_{kind}")
+        names = self._wanted.names[kind]
+        try:
+            for name in names:
+                self._answer(describe, **{f"{kind.capitalize()}Name": name})
+        except ClientError:
+            return False
+        return True
 
     def _try_components(self) -> None:
         name = {"TrialComponentName": self._names["component"]}
