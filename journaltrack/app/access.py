@@ -22,6 +22,7 @@ from journaltrack.replay import reconciler
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import (
     Action,
+    AddTags,
     Associate,
     Declare,
     Disassociate,
@@ -151,6 +152,9 @@ def _asked(action: Action, *, creates: bool) -> Iterator[str]:
         yield "BatchPutMetrics"
     elif isinstance(action, Disassociate):
         yield "DisassociateTrialComponent"
+    elif isinstance(action, AddTags):
+        # It names the component by its ARN.
+        yield from ("DescribeTrialComponent", "AddTags")
     elif isinstance(action, Link):
         yield from _LINEAGE
     elif isinstance(action, Associate):
@@ -190,5 +194,7 @@ def _models(action: Action, model: type[Model]) -> Iterator[tuple[str, Model]]:
         yield "trial", model(action.trial)
     if isinstance(action, Ensure):
         yield "component", model(action.component, action.spec.tags)
+    elif isinstance(action, AddTags):
+        yield "component", model(action.component, tuple(action.tags.items()))
     elif is_run(getattr(action, "component", "/")):
         yield "component", model(action.component)  # type: ignore[union-attr]

@@ -324,6 +324,7 @@ OF_A_JOURNAL = {
         *("CreateTrial", "CreateExperiment"),
     },
     "left": {"DescribeTrialComponent", "DisassociateTrialComponent"},
+    "labelled": {"DescribeTrialComponent", "UpdateTrialComponent", "AddTags"},
     "run": {
         *("DescribeTrialComponent", "CreateTrialComponent", "UpdateTrialComponent"),
         *("BatchPutMetrics", "AddTags"),
@@ -346,6 +347,9 @@ def record(what):
         else:
             trial = Trial(None, trial_name="cnn", experiment_name="digits")
             (trial.add_trial_component if what == "placed" else trial.remove_trial_component)("c")
+    elif what == "labelled":
+        with Tracker.load(trial_component_name="c") as tracker:
+            tracker.set_tags({"team": "x"})
     else:
         with Tracker.create("Run", trial_component_name="digits-1", tags={"team": "x"}) as tracker:
             tracker.log_parameter("lr", 0.1)
