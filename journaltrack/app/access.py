@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.app.connection import PROBE_TIMEOUT_S, Connection
@@ -49,6 +49,17 @@ USUAL: Final = frozenset(
 )
 """What runs usually ask of SageMaker, beside lineage."""
 _LINEAGE: Final = frozenset({"ListArtifacts", "AddAssociation", "CreateArtifact"})
+_ALWAYS: Final[Mapping[type, Collection[str]]] = {
+    Ensure: {"DescribeTrialComponent"},
+    Update: {"UpdateTrialComponent"},
+    PutMetrics: {"BatchPutMetrics"},
+    Associate: {"DescribeTrial", "AssociateTrialComponent"},
+    Disassociate: {"DisassociateTrialComponent"},
+    # It names the component by its ARN.
+    AddTags: {"DescribeTrialComponent", "AddTags"},
+    Link: _LINEAGE,
+}
+"""What each kind of request asks for, whatever it says."""
 
 
 def run_access(
@@ -141,26 +152,12 @@ def _planned(journal: str | None, options: Options) -> Iterator[Action]:
 
 def _asked(action: Action, *, creates: bool) -> Iterator[str]:
     """Yield the operations of SageMaker that a request needs."""
-    if isinstance(action, Ensure):
-        yield "DescribeTrialComponent"
-        if action.mode in {"create", "resume"}:
-            yield "CreateTrialComponent"
-            yield from ["AddTags"] if action.spec.tags else []
-    elif isinstance(action, Update):
-        yield "UpdateTrialComponent"
-    elif isinstance(action, PutMetrics):
-        yield "BatchPutMetrics"
-    elif isinstance(action, Disassociate):
-        yield "DisassociateTrialComponent"
-    elif isinstance(action, AddTags):
-        # It names the component by its ARN.
-        yield from ("DescribeTrialComponent", "AddTags")
-    elif isinstance(action, Link):
-        yield from _LINEAGE
-    elif isinstance(action, Associate):
-        yield from ("DescribeTrial", "AssociateTrialComponent")
-        if creates and action.experiment is not None:
-            yield from ("CreateExperiment", "CreateTrial")
+    yield from _ALWAYS.get(type(action), ())
+    if isinstance(action, Ensure) and action.mode in {"create", "resume"}:
+        yield "CreateTrialComponent"
+        yield from ["AddTags"] if action.spec.tags else []
+    elif isinstance(action, Associate) and creates and action.experiment is not None:
+        yield from ("CreateExperiment", "CreateTrial")
     elif isinstance(action, Declare):
         yield from _declared(action, creates=creates)
 
