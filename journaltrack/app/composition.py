@@ -402,7 +402,7 @@ def replay(request: ReplayRequest) -> None:
             else f"the deadline of {request.deadline_s:g} s expired"
         )
         logger.warning(
-            "%s was not delivered completely on close, %d entries of its journal are pending; "
+            "%s was not delivered completely, %d entries of its journal are pending; "
             "`journaltrack sync` delivers the rest: %s",
             request.component,
             report.pending,

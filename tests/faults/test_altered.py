@@ -121,7 +121,7 @@ def test_a_closing_tracker_warns_and_delivers_nothing_altered(tmp_path, aws, mon
         change(tmp_path / "journal", FORGE)
     assert aws.components == {}
     assert "was altered" in caplog.text
-    assert "run was not delivered completely on close" in caplog.text
+    assert "run was not delivered completely" in caplog.text
 
 
 def test_a_watcher_delivers_all_but_what_was_altered(tmp_path, journal, aws, watch):
