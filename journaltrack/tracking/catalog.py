@@ -28,11 +28,16 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking.recording import moment
 from journaltrack.tracking.settings import component_of, replay_request, settings_of
-from journaltrack.tracking.trial_component import TrialComponent, TrialComponentStatus
+from journaltrack.tracking.trial_component import (
+    TrialComponent,
+    TrialComponentStatus,
+    metric_summaries,
+)
 from journaltrack.util import paths
 from journaltrack.util.guard import guarded
 
 if TYPE_CHECKING:
+    from journaltrack.tracking.recording import TrialComponentMetricSummary
     from journaltrack.tracking.settings import Services, Settings
 
 logger = logging.getLogger(__name__)
@@ -199,7 +204,7 @@ def search(
         return found and [each["TrialComponent"] for each in found if "TrialComponent" in each]
 
     def results() -> Iterator[TrialComponentSearchResult]:
-        shapes = _both(source, lambda shape: fits(wanted, shape), answers, of=_searched)
+        shapes = _both(source, lambda shape: fits(wanted, shape), answers, with_metrics=True)
         for shape in in_sequence(shapes, members.get("SortBy") or "LastModifiedTime", order):
             yield made(TrialComponentSearchResult, shape)
 
@@ -211,11 +216,10 @@ def _both(
     fits: Callable[[Shape], bool],
     answers: Callable[[Settings], list[Shape] | None],
     left: Callable[[TrialComponent], bool] = lambda _: False,
-    of: Callable[[TrialComponent], dict[str, Any]] | None = None,
+    *,
+    with_metrics: bool = False,
 ) -> list[Shape]:
     """Return SageMaker's components, and those of the journal that fit, each once.
-
-    ``of`` describes one that only the journal has.
 
     Those of SageMaker are left out that, by what the journal has yet to deliver, have ``left``.
     """
@@ -224,11 +228,16 @@ def _both(
     with reading(source.journal) as journal:
         if journal is None:
             return list(remote.values())
+        metrics: Mapping[int, Sequence[TrialComponentMetricSummary]] | None = None
         for row in journal.runs():
             known = remote.get(row.name.lower())
             component = TrialComponent(journal, row.id, row.name, pending_alone=known is not None)
             try:
-                shape = (of if of is not None and known is None else _shape)(component)
+                shape = _shape(component)
+                if with_metrics and known is None:
+                    # One look at all points, and none if SageMaker has all of these.
+                    metrics = metric_summaries(journal) if metrics is None else metrics
+                    shape["Metrics"] = _metrics(metrics.get(row.id, ()))
             except ValueError:
                 # A crafted journal, see ``TrialComponent``. It hides no other component.
                 logger.warning("%s can't be read and is left out", limits.shown(row.name))
@@ -330,9 +339,9 @@ def _shape(component: TrialComponent) -> dict[str, Any]:
     }
 
 
-def _searched(component: TrialComponent) -> dict[str, Any]:
-    """Return a component as a search would: with its metrics. The time grows with the points."""
-    metrics = [
+def _metrics(summaries: Sequence[TrialComponentMetricSummary]) -> list[dict[str, Any]]:
+    """Return a component's metrics as SageMaker's Search has them."""
+    return [
         present(
             MetricName=each.metric_name,
             TimeStamp=each.time_stamp,
@@ -342,9 +351,8 @@ def _searched(component: TrialComponent) -> dict[str, Any]:
             Count=each.count,
             Avg=each.avg,
         )
-        for each in component.metrics
+        for each in summaries
     ]
-    return {**_shape(component), "Metrics": metrics}
 
 
 def present(**members: Any) -> dict[str, Any]:  # noqa: ANN401

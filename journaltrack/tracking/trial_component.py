@@ -14,6 +14,7 @@ import builtins
 import contextlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -399,20 +400,7 @@ class TrialComponent:
     @property
     def metrics(self) -> builtins.list[TrialComponentMetricSummary]:
         """Return a summary of each metric in the journal. The time grows with the points."""
-        rows = self.journal.database.read(
-            "SELECT e.name, m.points, m.least, m.most, m.mean, e.value, e.timestamp_ns FROM ("
-            "SELECT count(*) points, min(value) least, max(value) most, avg(value) mean, "
-            "max(seq) newest FROM entry WHERE component_id = ? AND stream = 'metric' AND "
-            "typeof(value) = 'real' AND typeof(name) = 'text' GROUP BY name) m "
-            "JOIN entry e ON e.seq = m.newest ORDER BY e.name",
-            (self.component_id,),
-        )
-        return [
-            TrialComponentMetricSummary(
-                name, points, least, most, mean, last, moment(at_ns if type(at_ns) is int else None)
-            )
-            for name, points, least, most, mean, last, at_ns in rows
-        ]
+        return metric_summaries(self.journal, self.component_id).get(self.component_id, [])
 
     @property
     def source(self) -> TrialComponentSource | None:
@@ -600,3 +588,22 @@ def _is_readable(entry: vocabulary.Entry) -> bool:
         return entry.unsound is None and isinstance(entry.detail, dict)
     except ValueError:
         return False
+
+
+def metric_summaries(
+    journal: Journal, component_id: int | None = None
+) -> dict[int, list[TrialComponentMetricSummary]]:
+    """Return the summaries of metrics by component: of one, or of all in one look at the points."""
+    rows = journal.database.read(
+        "SELECT e.component_id, e.name, m.points, m.least, m.most, m.mean, e.value, "
+        "e.timestamp_ns FROM (SELECT count(*) points, min(value) least, max(value) most, "
+        "avg(value) mean, max(seq) newest FROM entry WHERE (?1 IS NULL OR component_id = ?1) AND "
+        "stream = 'metric' AND typeof(value) = 'real' AND typeof(name) = 'text' "
+        "GROUP BY component_id, name) m JOIN entry e ON e.seq = m.newest ORDER BY e.name",
+        (component_id,),
+    )
+    found: dict[int, list[TrialComponentMetricSummary]] = defaultdict(list)
+    for each, name, points, least, most, mean, last, at_ns in rows:
+        at = moment(at_ns if type(at_ns) is int else None)
+        found[each].append(TrialComponentMetricSummary(name, points, least, most, mean, last, at))
+    return found

@@ -19,6 +19,7 @@ from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.readback import Doubt
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.status import status
+from journaltrack.tracking import catalog
 
 STEP = 10  # of SQLite's virtual machine, in which it counts
 
@@ -183,6 +184,25 @@ def test_reading_back_many_metrics_scans_the_journal_as_often_as_for_one(tmp_pat
             assert {known[f"m{n}", None].points for n in range(metrics)} == {25}
             assert {known[f"m{n}", n].points for n in range(metrics)} == {1}
         assert taken[40] < 4 * taken[1], taken
+
+
+def test_a_search_scans_the_points_as_often_for_many_runs_as_for_few(tmp_path):
+    """Sixty runs with as many points as two: the points are read once, not once a run."""
+    steps = {}
+    for runs, points in ((2, 3_000), (60, 100)):
+        with closing(Journal.open(tmp_path / f"of-{runs}")) as journal:
+            for number in range(runs):
+                with Tracker.create(
+                    trial_component_name=f"run-{number}", journal=journal, sync="off"
+                ) as tracker:
+                    for step in range(points):
+                        tracker.log_metric("loss", 1.0, iteration_number=step)
+            counted = Steps(journal)
+            found = list(catalog.search(catalog.Source(journal), None, {}))
+            assert len(found) == runs
+            assert {each.metrics[0]["Count"] for each in found} == {points}
+            steps[runs] = counted.count
+    assert steps[60] < 5 * steps[2], steps
 
 
 @pytest.mark.parametrize(
