@@ -13,7 +13,8 @@ Invariants:
   doubt. Behind a sign-in page, in a black hole or after a kill, that would be the points of all
   requests in flight.
 - A failure concerns as little as it can (``Course``). An upload closes its bucket or folder.
-  Lineage closes only lineage, and an experiment or trial nothing but itself. What
+  Lineage closes only lineage, and an experiment or trial nothing but itself; one that failed for
+  now, also what would make it without what its declaration gives. What
   is refused to one component, or fails there again and again, closes that component. The pass
   halts only for what every other request would meet as well: credentials, an unreachable
   endpoint, or several components in a row without a success.
@@ -38,6 +39,7 @@ from journaltrack.errors import (
     RemoteError,
     UnexpectedError,
 )
+from journaltrack.journal.groups import row_of
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import (
     AddTags,
@@ -114,6 +116,8 @@ class Course:
         self._absent: set[int] = set()
         # Turns with a failed request: a later one must not overtake it.
         self._blocked: set[_Turn] = set()
+        # Rows of experiments and trials that are not declared yet, in lower case.
+        self._undeclared: set[str] = set()
         # Not tried again in this pass.
         self._closed: set[_Way] = set()
         # In a row.
@@ -146,7 +150,9 @@ class Course:
             self._succeeded = True
             return
         turn = _turn(action)
-        if turn is not None and (verdict.block or verdict.hold or verdict.halt):
+        if turn is not None and verdict.block:
+            self._block(action, turn)
+        elif turn is not None and (verdict.hold or verdict.halt):
             self._blocked.add(turn)
         if isinstance(action, Link):
             self._note_lineage(action, verdict)
@@ -191,12 +197,22 @@ class Course:
             return True
         if isinstance(action, Link) and _lineage_of(action) in self._closed:
             return True
-        return _turn(action) in self._blocked
+        turn = _turn(action)
+        if turn is not None and not self._undeclared.isdisjoint(_made_by(action)):
+            # For what comes later in its turn, it is as if it had failed.
+            self._block(action, turn)
+        return turn in self._blocked
 
     def conclude(self) -> None:
         """Halt a pass in which nothing succeeded, with the first failure as the reason."""
         if self._report.halted is None and self._in_a_row and not self._succeeded:
             self._report.halted = next(iter(self._in_a_row.values()))
+
+    def _block(self, action: Request, turn: _Turn) -> None:
+        """Leave a request, and what comes later in its turn, to the next pass."""
+        self._blocked.add(turn)
+        if isinstance(action, Declare):
+            self._undeclared.add(action.component.lower())
 
     def _note_lineage(self, action: Link, verdict: Verdict) -> None:
         """Remember what a verdict on lineage forbids: other lineage, and nothing else."""
@@ -297,6 +313,20 @@ def _turn(action: Request) -> _Turn | None:
     if isinstance(action, Associate):
         return action.component_id, action.its_trial.lower()
     return (action.component_id, action.trial.lower()) if isinstance(action, Disassociate) else None
+
+
+def _made_by(action: Request) -> Iterator[str]:
+    """Yield the rows of what a request makes if it is missing, bare, in lower case."""
+    if isinstance(action, Declare):
+        experiment, trial = action.parts[0].group.experiment, None
+    elif isinstance(action, Associate):
+        experiment, trial = action.experiment, action.its_trial
+    else:
+        return
+    if experiment:
+        yield row_of("experiment", experiment).lower()
+    if trial:
+        yield row_of("trial", trial).lower()
 
 
 def _way(action: Request) -> _Way:

@@ -220,6 +220,37 @@ def test_nothing_waits_for_experiments_that_are_refused(folder, kind):
     assert replayed(folder, remote).pending == 0
 
 
+@pytest.mark.parametrize("fails", ["experiment", "trial"])
+def test_nothing_makes_what_a_declaration_failed_to_make_for_now(folder, fails):
+    """A trial's declaration and an association would make it bare, and what is for a new one
+    alone would be lost. They wait for the next pass, in their order, and nothing else does.
+    """
+    tags = {"team": "vision"}
+    rows = {
+        EXPERIMENT: vocabulary.experiment(display_name="Shown", tags=tags, if_new=True),
+        TRIAL: vocabulary.trial("E", display_name="Shown", tags=tags, if_new=True),
+    }
+    for row, draft in rows.items():
+        record(folder, row, draft)
+    joins = [vocabulary.associate(experiment="E", trial=each) for each in ("T", "u")]
+    record(folder, "run", CREATION, *joins, vocabulary.parameter("lr", 0.1))
+    record(folder, "run", vocabulary.associate(experiment="other", trial="v"))
+    record(folder, "gone", CREATION, joins[0], vocabulary.disassociate("t"))
+    record(folder, "by-trial", CREATION, vocabulary.associate(experiment=None, trial="t"))
+    remote = FailingRemote()
+    remote.failures["declare"].extend([None] * (fails == "trial") + [passing()])
+    report = replayed(folder, remote)
+    assert (report.halted, report.held) == (None, {})
+    assert remote.trials("run") == ({"v"} if fails == "experiment" else {"u", "v"})
+    assert remote.components["run"].parameters == {"lr": 0.1}
+    assert replayed(folder, remote).pending == 0
+    for kind, name in (("experiment", "e"), ("trial", "t")):
+        found = remote.group(kind, name)
+        assert (found.display_name, dict(found.tags)) == ("Shown", tags)
+    assert remote.trials("run") == {"t", "u", "v"}
+    assert (remote.trials("gone"), remote.trials("by-trial")) == (frozenset(), {"t"})
+
+
 @pytest.mark.parametrize("operation", ["AddTags", "UpdateExperiment", "UpdateTrial"])
 def test_a_missing_permission_holds_the_declaration_alone(folder, credentials, operation):
     """The sync names the experiment or trial; association and run are there."""

@@ -224,7 +224,8 @@ class Ensure:
 class Declare:
     """Make an experiment or a trial unless it is there, and set what declarations give.
 
-    Nothing waits for it: who needs one makes it as well.
+    If it is refused, nothing waits for it: who needs one makes it as well. If it fails for now,
+    they wait, since theirs would be bare.
 
     Attributes:
         component: The row that stands for it.
