@@ -115,10 +115,19 @@ class TrialComponentSearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where to look: a journal (None: the default one), and SageMaker by a caller's client."""
+    """Where to look: a journal (None: the default one), and SageMaker as a caller reaches it.
+
+    ``session`` is boto3's. A client is made of it when SageMaker is asked, and not before.
+    """
 
     journal: str | os.PathLike[str] | Journal | None
     client: Any = None
+    session: Any = None
+
+    @property
+    def settings(self) -> Settings:
+        """Return the configuration, with the caller's client and session."""
+        return settings_of(session=self.session, client=self.client)
 
 
 def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary]:
@@ -223,7 +232,7 @@ def _both(
 
     Those of SageMaker are left out that, by what the journal has yet to deliver, have ``left``.
     """
-    found = answers(settings_of(client=source.client))
+    found = answers(source.settings)
     remote = {str(each["TrialComponentName"]).lower(): each for each in found or ()}
     with reading(source.journal) as journal:
         if journal is None:

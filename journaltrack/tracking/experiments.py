@@ -18,7 +18,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +35,6 @@ from journaltrack.tracking.settings import (
     attached,
     open_journal,
     replay_request,
-    settings_of,
 )
 from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.util import paths
@@ -202,7 +201,7 @@ def deliver(source: Source, row: str) -> None:
     Never raises for the network. After an attempt without any answer, none is made for a while:
     a script that declares much must not wait for each of its calls.
     """
-    settings = settings_of(client=source.client)
+    settings = source.settings
     replay = _services().replay
     if settings.sync == "off" or replay is None or time.monotonic() < _silence["until_s"]:
         return
@@ -220,13 +219,13 @@ def ask(source: Source, operation: str, members: Shape) -> Mapping[str, Any]:
     Raises:
         RemoteError: There is no answer, or a refusal.
     """
-    settings = settings_of(client=source.client)
+    settings = source.settings
     request = _request(source, "", settings.close_deadline_s, settings)
     return asked(_services().ask, request, operation, members)
 
 
 def _record(source: Source, row: Callable[[Journal], int], draft: Draft) -> None:
-    settings = settings_of(client=source.client)
+    settings = source.settings
     opened, owned = open_journal(source.journal, settings.durability, "raise")
     with contextlib.closing(opened) if owned else contextlib.nullcontext():
         opened.append(row(opened), [draft])
@@ -237,7 +236,7 @@ def _move(source: Source, component: object, draft: Draft) -> None:
     if isinstance(known, TrialComponent):
         # The tracker may have closed its journal.
         closed = known.journal.database.closed
-        source = Source(known.journal.path if closed else known.journal, source.client)
+        source = replace(source, journal=known.journal.path if closed else known.journal)
     name = getattr(known, "trial_component_name", known)
     # An object of another library may be one that has its name as text.
     if type(name).__str__ is object.__str__:
@@ -282,7 +281,7 @@ def load(source: Source, kind: GroupKind, name: str) -> dict[str, Any]:
         ComponentNotFoundError: SageMaker has none of that name, and neither has the journal.
     """
     validation.entity_name(name, f"{kind} name")
-    settings = settings_of(client=source.client)
+    settings = source.settings
     service = _services().ask
     answer: Mapping[str, Any] | None = None
     if service is not None and settings.sync != "off":
@@ -389,7 +388,7 @@ def _both(
     has_left: Callable[[_Known], bool] = lambda _: False,
 ) -> list[Shape]:
     """Return SageMaker's, and those of the journal that are wanted, each once."""
-    found = answers(settings_of(client=source.client))
+    found = answers(source.settings)
     shapes = {str(each[NAME[kind]]).lower(): each for each in found or ()}
     with catalog.reading(source.journal) as journal:
         for name, known in _Reading(journal, kind).known.items() if journal is not None else ():

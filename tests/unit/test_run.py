@@ -270,7 +270,7 @@ def test_a_session_of_the_sdk_or_of_boto3_is_taken_and_nothing_else():
         _default_bucket_name_override="team-bucket",
         default_bucket_prefix="team",
     )
-    from journaltrack.compat.sagemaker.experiments.session import client_of, options_of
+    from journaltrack.compat.sagemaker.experiments.session import options_of, source_of
 
     assert options_of(session, None, None) == {
         "artifact_bucket": "team-bucket",
@@ -280,10 +280,39 @@ def test_a_session_of_the_sdk_or_of_boto3_is_taken_and_nothing_else():
     }
     assert options_of(session, "own", "runs")["artifact_prefix"] == "runs"
     assert options_of(boto_session, None, None)["boto3_session"] is boto_session
-    assert client_of(session) is client_of(boto_session) is client
-    assert client_of(None) is None
+    assert source_of(session).client is client
+    assert (source_of(boto_session).client, source_of(boto_session).session) == (None, boto_session)
     with pytest.raises(InvalidTypeError, match="sagemaker_session"):
         Run("e", "r", sagemaker_session="eu-west-1")
+
+
+class Roaming:
+    """A session without a region: it can make no client."""
+
+    def client(self, _):
+        raise AssertionError("a client was made")
+
+
+@pytest.mark.parametrize("sync", ["off", "close"])
+def test_no_client_is_made_of_a_session_before_sagemaker_is_asked(monkeypatch, sync):
+    """A session without a region or credentials costs no call: what is recorded is on the disk,
+    and the journal answers. The replay gets the session, and says what it lacks.
+    """
+    monkeypatch.setenv("JOURNALTRACK_SYNC", sync)
+    session = Roaming()
+    given = []
+    monkeypatch.setattr(
+        Tracker, "services", Services(replay=given.append, ask=lambda r, *_: given.append(r) or {})
+    )
+    made = compat.Experiment.create("digits", "Shown", sagemaker_session=session)
+    made.description = "0 to 9"
+    with Run("digits", "r", sagemaker_session=session) as run:
+        run.log_parameter("lr", 1)
+    assert [str(each) for each in made.list_trials()] == ["Default-Run-Group-digits"]
+    assert [r.run_name for r in list_runs("digits", sagemaker_session=session)] == ["r"]
+    assert compat.Experiment.load("digits", session).display_name == "Shown"
+    assert bool(given) == (sync == "close")
+    assert {id(request.boto3_session) for request in given} <= {id(session)}
 
 
 # -- the block -------------------------------------------------------------------------------

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from journaltrack.compat.sagemaker.experiments.session import client_of
+from journaltrack.compat.sagemaker.experiments.session import source_of
 from journaltrack.compat.smexperiments._base_types import Record
 from journaltrack.tracking import experiments
-from journaltrack.tracking.catalog import Source
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from journaltrack.tracking.catalog import Source
     from journaltrack.tracking.experiments import TrialSummary
 
     Tags = Mapping[str, str] | Sequence[Mapping[str, str]]
@@ -64,7 +64,7 @@ class Experiment(Record):
             "description": description,
             "tags": tags,
         }
-        source = Source(None, client_of(sagemaker_session))
+        source = source_of(sagemaker_session)
         experiments.declare(source, "experiment", experiment_name, **members)
         made = cls(
             source.client,
@@ -90,8 +90,12 @@ class Experiment(Record):
             ComponentNotFoundError: (a ValueError) SageMaker has none of that name, and neither has
                 the journal.
         """
-        found = cls._loaded(experiment_name, client_of(sagemaker_session))
-        return found.with_boto({"SagemakerSession": sagemaker_session})
+        source = source_of(sagemaker_session)
+        return cls.from_boto(
+            experiments.load(source, "experiment", experiment_name),
+            sagemaker_boto_client=source.client,
+            sagemaker_session=sagemaker_session,
+        )
 
     def list_trials(
         self,
@@ -115,5 +119,9 @@ class Experiment(Record):
             "SortBy": sort_by,
             "SortOrder": sort_order,
         }
-        source = Source(None, self.sagemaker_boto_client)
-        return experiments.listed(source, "trial", members)
+        return experiments.listed(self._source, "trial", members)
+
+    @property
+    def _source(self) -> Source:
+        session = self.sagemaker_session
+        return super()._source if session is None else source_of(session)

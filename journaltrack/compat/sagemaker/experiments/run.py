@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from journaltrack import limits
 from journaltrack.compat.sagemaker.experiments.session import (
     checked_name,
-    client_of,
     options_of,
     run_of_this_job,
     settings_for,
+    source_of,
 )
 from journaltrack.errors import InvalidInputError, RunContextError
 from journaltrack.journal import groups, vocabulary
@@ -528,7 +528,7 @@ def list_runs(
         "MaxResults": max_results,
         "NextToken": next_token,
     }
-    source = catalog.Source(journal, client_of(sagemaker_session))
+    source = source_of(sagemaker_session, journal)
     names = [
         str(found)
         for found in catalog.search(source, {"Filters": filters}, members)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError, RemoteError, RunContextError
 from journaltrack.tracking import validation
+from journaltrack.tracking.catalog import Source
 from journaltrack.tracking.settings import (
     Settings,
     asked,
@@ -62,11 +63,10 @@ def options_of(session: object, bucket: str | None, prefix: str | None) -> dict[
     return dict(zip(_OPTIONS, (bucket, prefix, boto_session, client), strict=True))
 
 
-def client_of(session: Any) -> Any:  # noqa: ANN401 - boto3 has no types of its own
-    """Return the client for SageMaker of a session of the SDK, or of boto3; None without one."""
+def source_of(session: object, journal: Where | None = None) -> Source:
+    """Return where to look: a journal, and SageMaker by a session of the SDK, or of boto3."""
     options = options_of(session, None, None)
-    client, boto_session = options["sagemaker_boto_client"], options["boto3_session"]
-    return client or (boto_session and boto_session.client("sagemaker"))
+    return Source(journal, options["sagemaker_boto_client"], options["boto3_session"])
 
 
 def _text(session: object, name: str) -> str | None:
