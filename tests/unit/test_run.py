@@ -423,6 +423,26 @@ def test_a_run_by_both_names_is_the_one_of_the_journal():
     assert again._trial_component.start_time == started
 
 
+def test_by_its_names_too_the_run_of_a_block_ends_with_that_block(tmp_path):
+    """A helper that names the run gets the same object, also nested. If the process is killed
+    afterwards, the run is not said to be completed.
+    """
+    with Run("E", "R") as run:
+        with load_run("r", "e") as inner, load_run("R", "E") as innermost:
+            inner.log_parameter("inner", 1)
+        with load_run(), load_run("r", "e"):
+            pass
+        assert inner is innermost is run
+        assert vars_of(run) == ("InProgress", "Within a run context")
+        run.log_parameter("outer", 2)
+        with load_run("r", "e", journal=tmp_path / "other") as other:
+            assert other is not run
+        with load_run("r", "e", artifact_prefix="elsewhere") as other:
+            assert other is not run
+    assert run._trial_component.parameters == {"inner": 1.0, "outer": 2.0}
+    assert vars_of(run) == ("Completed", None)
+
+
 def test_a_runs_name_alone_is_refused():
     """``load_run(run_name)`` needs the experiment; an experiment alone is not used."""
     with pytest.raises(ValueError, match="experiment_name is missing"):

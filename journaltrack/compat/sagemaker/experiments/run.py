@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from journaltrack import limits
 from journaltrack.compat.sagemaker.experiments.session import (
@@ -40,6 +40,7 @@ from journaltrack.tracking.delivery import loaded, look_up
 from journaltrack.tracking.settings import Settings, closing_on_error, open_journal
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.writers import warn, warn_of_creation
+from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from journaltrack.tracking.validation import Moment, Number, Parameters
 
     Tags = Mapping[str, str] | Sequence[Mapping[str, str]]
+    _Loaded = Literal["here", "by name"] | None
     Where = str | os.PathLike[str] | Journal
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,11 @@ class _Context:
     def current(self) -> Run | None:
         """Return the run of the innermost block, or None."""
         return self.runs[-1] if self.runs else None
+
+    def named(self, experiment: str, name: str, journal: Where | None) -> Run | None:
+        """Return the run of these names in this journal, if its block is open."""
+        found = (r for r in [*self.runs] if (r.experiment_name, r.run_name) == (experiment, name))
+        return next((r for r in found if r._is_in(journal)), None)  # noqa: SLF001
 
 
 _context: Final = _Context()
@@ -152,9 +159,9 @@ class Run:
             )
         self.run_group_name = limits.default_trial(self.experiment_name)
         self._component_name = _listed or f"{self.experiment_name}-{self.run_name}"
-        # One for each open block: whether ``load_run`` opened it.
-        self._blocks: list[bool] = []
-        self._is_loaded = _loads
+        # One for each open block: whether ``load_run`` opened it, and how.
+        self._blocks: list[_Loaded] = []
+        self._loaded: _Loaded = "by name" if _loads else None
         self._has_warned = False
         self._load = partial(Tracker.load, self._component_name, journal=journal, **options)
         self._journal: Journal | None = None
@@ -184,7 +191,7 @@ class Run:
             shown, mended = validation.display_name(experiment_display_name)
         opened, owned = open_journal(journal, settings.durability, "buffer")
         with closing_on_error(opened, owned):
-            if self._is_loaded:
+            if self._loaded:
                 _load_held(opened, name, settings)
             # Before the run: a replay at this moment would make both without them.
             if shown is not None or checked_tags:
@@ -347,14 +354,15 @@ class Run:
 
     def __enter__(self) -> Run:  # noqa: PYI034 - the original's signature
         with _context.lock:
-            is_loaded, self._is_loaded = self._is_loaded, False
-            if (is_loaded and True in self._blocks) or (not is_loaded and _context.current):
-                what = "load_run" if is_loaded else "Run"
+            loaded, self._loaded = self._loaded, None
+            is_nested = loaded == "here" and "here" in self._blocks
+            if is_nested or (loaded is None and _context.current):
+                what = "load_run" if loaded else "Run"
                 raise RunContextError(
                     f"It is not allowed to use nested 'with' statements on the {what}.",
                     hint="load_run() returns the run of the block that you are in",
                 )
-            self._blocks.append(is_loaded)
+            self._blocks.append(loaded)
             _context.runs.append(self)
         if len(self._blocks) == 1:
             try:
@@ -422,8 +430,14 @@ class Run:
             # From the end: of two blocks of one run, the inner one ends first.
             runs = _context.runs
             del runs[len(runs) - 1 - runs[::-1].index(self)]
-            self._is_loaded = self._is_loaded and bool(self._blocks)
+            if not self._blocks:
+                self._loaded = None
             return not self._blocks
+
+    def _is_in(self, journal: Where | None) -> bool:
+        """Return whether the run is recorded in this journal."""
+        path = getattr(journal, "path", None) or paths.expanded(journal or paths.default_journal())
+        return bool(self._trial_component.journal.path == path)
 
     def _rest(self) -> None:
         """Release the journal's files. The next use opens them again."""
@@ -448,8 +462,9 @@ def load_run(
     """Return a run to log more to, for a ``with`` block.
 
     With both names: that run, which is created if it does not exist. Else the run whose block this
-    is in, the same object. Else the run of the SageMaker job that this process runs in, for which
-    SageMaker is asked.
+    is in. Else the run of the SageMaker job that this process runs in, for which SageMaker is
+    asked. Of a run whose block this is in, it is the same object, unless another bucket or prefix
+    is given.
 
     A run that the journal does not know is looked up in SageMaker, within ``lookup_deadline_s``.
 
@@ -471,8 +486,12 @@ def load_run(
             "Invalid input: experiment_name is missing when run_name is supplied",
             hint="load_run(run_name=..., experiment_name=...)",
         )
-    run = _context.current
-    if run_name or run is None:
+    run: Run | None = _context.current
+    if run_name:
+        names = checked_name(experiment_name, "experiment_name"), checked_name(run_name, "run_name")
+        given = artifact_bucket or artifact_prefix
+        run = None if given else _context.named(*names, journal)
+    if run is None:
         if not run_name:
             experiment_name, run_name = run_of_this_job(sagemaker_session, journal)
         return Run(
@@ -485,7 +504,7 @@ def load_run(
             journal=journal,
             _loads=True,
         )
-    run._is_loaded = True  # noqa: SLF001 - this module's own
+    run._loaded = "by name" if run_name else "here"  # noqa: SLF001 - this module's own
     return run
 
 
