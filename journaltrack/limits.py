@@ -82,6 +82,8 @@ JSON escapes a character as 12 bytes at worst. A row in SQLite has at most 1,000
 """
 LINEAGE_TYPE_CHARS_MAX: Final = 256
 """Characters of a lineage artifact's type (``ArtifactType``)."""
+PAGE_ITEMS_MAX: Final = 100
+"""Items of a page of ListTrialComponents, Search and their like (``MaxResults``)."""
 ASSOCIATIONS_MAX: Final = 100
 """Ours: trials that one pass adds a component to. Each is created if it is missing."""
 OBJECT_KEY_BYTES_MAX: Final = 1_024

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,7 +143,7 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
     """
     by = checked(members.get("SortBy") or "CreationTime", ("Name", "CreationTime"), "sort_by")
     order = order_of(members)
-    before, after = (utc(members.get(name)) for name in ("CreatedBefore", "CreatedAfter"))
+    before, after = bounds_of(members)
     job = _JOB.fullmatch(str(members.get("SourceArn") or ""))
 
     def is_wanted(shape: Shape) -> bool:
@@ -281,11 +282,17 @@ def pages(
     """Return the items of all pages of an answer; None without an answer.
 
     Each page has the time of a look-up.
+
+    Raises:
+        InvalidInputError: There is no page of this size.
+        InvalidTypeError: The size of a page is no integer.
     """
+    given = {name: value for name, value in members.items() if value is not None}
+    if "MaxResults" in given:
+        given["MaxResults"] = _page_size(given["MaxResults"])
     ask = _services().ask
     if ask is None or settings.sync == "off":
         return None
-    given = {name: value for name, value in members.items() if value is not None}
     found: list[Shape] | None = None
     while True:
         folder = source.journal.path if isinstance(source.journal, Journal) else None
@@ -434,6 +441,34 @@ def order_of(members: Shape) -> str:
     )
 
 
+def bounds_of(members: Shape) -> tuple[datetime | None, datetime | None]:
+    """Return the times that a request asks for: created before, created after.
+
+    Raises:
+        InvalidTypeError: One is no datetime.
+    """
+    bounds = []
+    for name, what in (("CreatedBefore", "created_before"), ("CreatedAfter", "created_after")):
+        value = members.get(name)
+        if not isinstance(value, (datetime, type(None))):
+            raise InvalidTypeError(f"{what} must be a datetime, not {type(value).__name__}")
+        bounds.append(utc(value))
+    return bounds[0], bounds[1]
+
+
+def _page_size(wanted: Any) -> int:  # noqa: ANN401 - a caller's
+    """Return the size of SageMaker's pages, at most its own limit. All pages are read."""
+    try:
+        size = operator.index(wanted)
+    except TypeError as error:
+        raise InvalidTypeError(
+            f"max_results must be an int, not {type(wanted).__name__}"
+        ) from error
+    if size < 1:
+        raise InvalidInputError(f"max_results is {size}; it must be positive")
+    return min(size, limits.PAGE_ITEMS_MAX)
+
+
 def checked(value: str, known: tuple[str, ...], what: str) -> str:
     """Return a value that must be one of these."""
     if value not in known:
@@ -462,7 +497,11 @@ def utc(value: Any) -> datetime | None:  # noqa: ANN401 - a caller's
     """Return a time with a zone; a naive one is local, as boto3 takes it."""
     if not isinstance(value, datetime):
         return None
-    return value.astimezone(timezone.utc)
+    try:
+        return value.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        # At an end of the calendar. To the hour it is the same.
+        return value.replace(tzinfo=timezone.utc)
 
 
 # -- SageMaker's search expressions ----------------------------------------------------------

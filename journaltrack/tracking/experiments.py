@@ -28,7 +28,7 @@ from journaltrack.journal.groups import Declared, GroupKind, row_of
 from journaltrack.journal.journal import SELECT_ENTRY, Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking import catalog, validation
-from journaltrack.tracking.catalog import Shape, Source, has_parent, in_sequence, present, utc
+from journaltrack.tracking.catalog import Shape, Source, has_parent, in_sequence, present
 from journaltrack.tracking.recording import moment
 from journaltrack.tracking.settings import (
     asked,
@@ -320,7 +320,7 @@ def listed(source: Source, kind: GroupKind, members: Shape) -> Iterator[Any]:
         members.get("SortBy") or "CreationTime", ("Name", "CreationTime"), "sort_by"
     )
     order = catalog.order_of(members)
-    before, after = (utc(members.get(name)) for name in ("CreatedBefore", "CreatedAfter"))
+    before, after = catalog.bounds_of(members)
     component = str(members.get("TrialComponentName") or "").lower()
 
     def is_wanted(known: _Known) -> bool:

@@ -443,6 +443,23 @@ def test_by_its_names_too_the_run_of_a_block_ends_with_that_block(tmp_path):
     assert vars_of(run) == ("Completed", None)
 
 
+def test_a_helpers_block_never_waits_for_the_network(monkeypatch):
+    """A loop that calls a helper with ``load_run`` is delivered once, at the run's end."""
+    delivered = []
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "close")
+    monkeypatch.setattr(Tracker, "services", Services(replay=delivered.append))
+    with Run("e", "r") as run:
+        for epoch in range(3):
+            with load_run() as inner:
+                inner.log_metric("loss", 1.0, step=epoch)
+            with load_run("r", "e") as inner:
+                inner.log_metric("accuracy", 1.0, step=epoch)
+        assert delivered == []
+    assert [request.component for request in delivered] == ["e-r"]
+    assert len(entries("metric")) == 6
+    assert vars_of(run) == ("Completed", None)
+
+
 def test_a_runs_name_alone_is_refused():
     """``load_run(run_name)`` needs the experiment; an experiment alone is not used."""
     with pytest.raises(ValueError, match="experiment_name is missing"):
@@ -891,6 +908,42 @@ def test_sagemakers_runs_are_listed_beside_the_journals(aws):
     with only[0] as run:
         run.log_parameter("lr", 1)
     assert {e.component for e in entries("parameter")} == {"digits-old"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"max_results": 0}, ValueError),
+        ({"max_results": "5"}, TypeError),
+        ({"max_results": 1.5}, TypeError),
+        ({"next_token": 7}, TypeError),
+        ({"created_before": "2026-01-01"}, TypeError),
+        ({"created_after": 1.0}, TypeError),
+        ({"sort_by": "Size"}, ValueError),
+        ({"sort_by": None}, ValueError),
+        ({"sort_order": "Upwards"}, ValueError),
+    ],
+)
+@pytest.mark.parametrize("sync", ["off", "close"])
+def test_a_list_that_sagemaker_refuses_is_refused_here(aws, monkeypatch, sync, wrong, error):
+    """Offline as online. The journal's runs alone would be a wrong answer."""
+    monkeypatch.setenv("JOURNALTRACK_SYNC", sync)
+    Run("digits", "r")
+    with pytest.raises(error, match=next(iter(wrong))):
+        list_runs("digits", **wrong)
+    assert aws.requests == []
+
+
+def test_a_list_takes_what_has_a_meaning(aws):
+    """Pages larger than SageMaker's, values of the enums, and the ends of the calendar."""
+    Run("digits", "r")
+    for given in (
+        {"max_results": 1000},
+        {"sort_by": "Name", "sort_order": "Ascending"},
+        {"created_after": datetime.min, "created_before": datetime.max},  # noqa: DTZ901 - naive
+    ):
+        assert [run.run_name for run in list_runs("digits", **given)] == ["r"]
+    assert aws.requests[0][1]["MaxResults"] == 100
 
 
 # -- experiments -----------------------------------------------------------------------------

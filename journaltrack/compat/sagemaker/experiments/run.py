@@ -20,7 +20,6 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -43,6 +42,7 @@ from journaltrack.tracking.writers import warn, warn_of_creation
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import TracebackType
 
     from journaltrack.journal.journal import Journal
@@ -380,11 +380,10 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         is_over = self._leave()
+        # An inner block delivers nothing: training goes on, and must not wait for the network.
         if is_over:
             self._tracking().__exit__(kind, error, traceback)
             self._rest()
-        else:
-            self._recorder().save()
 
     def __getstate__(self) -> Any:  # noqa: ANN401 - it never returns
         """Refuse to be pickled, as the original does.
@@ -534,6 +533,10 @@ def list_runs(
         sort_by: What to sort by.
         sort_order: In which order.
         journal: See ``Run``.
+
+    Raises:
+        InvalidInputError: (a ValueError) An argument has an impossible value.
+        InvalidTypeError: (a TypeError) An argument has the wrong type.
     """
     experiment_name = checked_name(experiment_name, "experiment_name")
     wanted = {"Parents.ExperimentName": experiment_name}
@@ -541,17 +544,21 @@ def list_runs(
     filters = [
         {"Name": name, "Operator": "Equals", "Value": value} for name, value in wanted.items()
     ]
+    by = catalog.checked(_value(sort_by), tuple(each.value for each in SortByType), "sort_by")
+    before, after = catalog.bounds_of(
+        {"CreatedBefore": created_before, "CreatedAfter": created_after}
+    )
     members = {
-        "SortBy": "TrialComponentName" if sort_by is SortByType.NAME else sort_by.value,
-        "SortOrder": sort_order.value,
+        "SortBy": "TrialComponentName" if by == SortByType.NAME.value else by,
+        "SortOrder": _value(sort_order),
         "MaxResults": max_results,
-        "NextToken": next_token,
+        "NextToken": validation.optional_text(next_token, "next_token"),
     }
     source = source_of(sagemaker_session, journal)
     names = [
         str(found)
         for found in catalog.search(source, {"Filters": filters}, members)
-        if _is_between(found.creation_time, created_after, created_before)
+        if _is_between(catalog.utc(found.creation_time), after, before)
     ]
     return [
         Run(
@@ -565,14 +572,16 @@ def list_runs(
     ]
 
 
+def _value(given: Any) -> Any:  # noqa: ANN401 - a caller's
+    """Return the value of an enum's member. A value itself is taken as well."""
+    return given.value if isinstance(given, Enum) else given
+
+
 def _is_between(at: datetime | None, after: datetime | None, before: datetime | None) -> bool:
-    """Return whether a time is between two others. A naive one is local, as boto3 takes it."""
+    """Return whether a time is between two others. All have a zone."""
     if at is None:
         return after is None and before is None
-    known = at.astimezone(timezone.utc)
-    return (after is None or after.astimezone(timezone.utc) <= known) and (
-        before is None or known <= before.astimezone(timezone.utc)
-    )
+    return (after is None or after <= at) and (before is None or at <= before)
 
 
 def _check_recent(timestamp: Moment) -> None:
