@@ -116,7 +116,8 @@ _WHOLE: Final = re.compile("-?[0-9]+")
 _BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _ADDRESS_PATTERN = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
 _BUCKET_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
-_TAG_PATTERN = re.compile(r"[\w\s.:/=+\-@]*")
+# AWS's \p{Z} are the separators: no tab, no line break.
+_TAG_PATTERN = re.compile(r"[\w.:/=+\-@ \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*")
 
 
 def name_problem(name: str, what: str) -> str | None:

@@ -219,7 +219,7 @@ def _computed(function: Any, *arguments: Any, **options: Any) -> Any:  # noqa: A
         text = first_words(str(error)) or type(error).__name__
         raise InvalidInputError(
             f"scikit-learn can't compute it: {text}; {_NOTHING}",
-            hint="binary labels are 0 and 1, or name the positive one with positive_label="
+            hint="binary labels are 0 and 1; log_precision_recall takes positive_label= for others"
             if "pos_label" in text
             else "",
         ) from error

@@ -171,6 +171,23 @@ def test_keys_of_tags_that_aws_reserves_are_refused(key, is_good):
 
 
 @pytest.mark.parametrize(
+    ("text", "is_good"),
+    [
+        ("team/größe 数 ٣_.:/=+-@", True),
+        ("a\xa0b\u3000c\u2028d", True),
+        ("aws", True),
+        *((f"a{character}b", False) for character in "\n\r\t\x0b\x1c\x85\x00*'?"),
+    ],
+)
+def test_a_tag_has_letters_numbers_separators_and_few_signs(text, is_good):
+    r"""AWS's pattern has ``\p{Z}``: Python's ``\s`` takes line breaks and tabs as well, which AWS
+    refuses with the whole creation.
+    """
+    assert (limits.tag_problem(text, "v") is None) == is_good
+    assert (limits.tag_problem("k", text) is None) == is_good
+
+
+@pytest.mark.parametrize(
     ("timestamp_ns", "is_good"),
     [
         (None, True),

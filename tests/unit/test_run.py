@@ -533,6 +533,17 @@ def test_a_block_that_cannot_be_entered_is_not_entered(monkeypatch):
         run.log_parameter("lr", 1)
 
 
+def test_a_block_that_is_not_open_cannot_be_left():
+    """A notebook's cell that leaves a run by hand, run twice: the error names the cause."""
+    run = Run("e", "r")
+    run.__enter__()
+    run.__exit__(None, None, None)
+    for each in (run, Run("e", "other")):
+        with pytest.raises(RunContextError, match="inside context"):
+            each.__exit__(None, None, None)
+    assert vars_of(run) == ("Completed", None)
+
+
 def test_a_run_can_be_closed_at_any_time_and_used_again():
     """``close`` twice, in the block and after it."""
     with Run("e", "r") as run:
@@ -642,6 +653,15 @@ def test_extra_arguments_of_an_upload_are_told_to_be_left_out(tmp_path):
         run.log_file(tmp_path / "a.txt", name="c", extra_args={})
     assert [each.filename for each in told] == [__file__]
     assert len(entries("upload")) == 3
+
+
+@pytest.mark.parametrize("wrong", [7, "ACL", ["ACL"]])
+def test_extra_arguments_that_are_no_dict_are_refused(tmp_path, wrong):
+    """Before the file is recorded."""
+    (tmp_path / "a.txt").write_text("a")
+    with Run("e", "r") as run, pytest.raises(TypeError, match="extra_args"):
+        run.log_file(tmp_path / "a.txt", extra_args=wrong)
+    assert entries("upload") == []
 
 
 def test_a_missing_file_is_a_value_error_and_the_run_goes_on(tmp_path):

@@ -418,7 +418,7 @@ def _opened(source: Path) -> Iterator[int]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ArtifactError(
                 f"{source} can't be logged: it is not a regular file",
-                hint="for a folder use log_artifacts(directory)",
+                hint="for a folder use Tracker.log_artifacts(directory), or pack it into one file",
             )
         yield descriptor
     finally:

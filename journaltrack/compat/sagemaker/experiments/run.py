@@ -32,7 +32,7 @@ from journaltrack.compat.sagemaker.experiments.session import (
     settings_for,
     source_of,
 )
-from journaltrack.errors import InvalidInputError, RunContextError
+from journaltrack.errors import InvalidInputError, InvalidTypeError, RunContextError
 from journaltrack.journal import groups, vocabulary
 from journaltrack.tracking import catalog, validation
 from journaltrack.tracking.delivery import loaded, look_up
@@ -335,6 +335,10 @@ class Run:
             ArtifactError: (a ValueError) The file is missing, no regular file, or keeps changing.
         """
         self._inside()
+        given: object = extra_args
+        if not isinstance(given, (Mapping, type(None))):
+            kind = type(given).__name__
+            raise InvalidTypeError(f"extra_args must be a dict, not {kind}; nothing was recorded")
         direction: Direction = "output" if is_output else "input"
         self._recorder().file(direction, file_path, name, media_type)
         if extra_args and not self._has_warned:
@@ -379,6 +383,7 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._inside()
         is_over = self._leave()
         # An inner block delivers nothing: training goes on, and must not wait for the network.
         if is_over:
