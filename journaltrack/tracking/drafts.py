@@ -201,7 +201,7 @@ class Drafter:
             ArtifactError: As of ``file``, as all others.
         """
         kept = self.file(direction, file_path, name, media_type)
-        file_name = Path(file_path).name
+        file_name = Path(os.fsdecode(file_path)).name
         # A long one can't be a key.
         fits = limits.text_problem(file_name, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
         drafts = [

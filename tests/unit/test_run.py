@@ -643,6 +643,18 @@ def test_a_files_key_ends_in_its_own_name_and_it_has_no_lineage(tmp_path):
     assert entries("lineage") == []
 
 
+def test_a_files_path_may_be_bytes_and_its_name_no_text(tmp_path):
+    """As for a tracker. What is no text can't be a key: the artifact's name is."""
+    paths_given = [os.fsencode(tmp_path / "a.bin"), os.fsencode(tmp_path) + b"/\xff.bin"]
+    for path in paths_given:
+        Path(os.fsdecode(path)).write_bytes(path)
+    with Run("e", "r") as run:
+        for number, path in enumerate(paths_given):
+            run.log_file(path, name=f"file-{number}")
+    assert [e.name for e in entries("upload")] == ["a.bin", "file-1"]
+    assert [e.name for e in entries("output")] == ["file-0", "file-1"]
+
+
 def test_extra_arguments_of_an_upload_are_told_to_be_left_out(tmp_path):
     """Once, at the caller's line, after the file is recorded."""
     (tmp_path / "a.txt").write_text("a")
