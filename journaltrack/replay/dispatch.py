@@ -39,7 +39,6 @@ from journaltrack.errors import (
     RemoteError,
     UnexpectedError,
 )
-from journaltrack.journal.groups import row_of
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import (
     AddTags,
@@ -85,6 +84,7 @@ IN_A_ROW_MAX: Final = 3
 Also: components failing in a row that halt the pass.
 """
 _MEMBERSHIPS: Final = (Associate, Disassociate, AddTags)
+_MAKERS: Final = (Associate, Declare)
 # Rounds for items that the remote asks to send again.
 _AGAIN_MAX: Final = 6
 
@@ -150,7 +150,7 @@ class Course:
             self._succeeded = True
             return
         turn = _turn(action)
-        if turn is not None and verdict.block:
+        if verdict.block:
             self._block(action, turn)
         elif turn is not None and (verdict.hold or verdict.halt):
             self._blocked.add(turn)
@@ -198,7 +198,7 @@ class Course:
         if isinstance(action, Link) and _lineage_of(action) in self._closed:
             return True
         turn = _turn(action)
-        if turn is not None and not self._undeclared.isdisjoint(_made_by(action)):
+        if isinstance(action, _MAKERS) and not self._undeclared.isdisjoint(action.makes):
             # For what comes later in its turn, it is as if it had failed.
             self._block(action, turn)
         return turn in self._blocked
@@ -208,9 +208,10 @@ class Course:
         if self._report.halted is None and self._in_a_row and not self._succeeded:
             self._report.halted = next(iter(self._in_a_row.values()))
 
-    def _block(self, action: Request, turn: _Turn) -> None:
+    def _block(self, action: Request, turn: _Turn | None) -> None:
         """Leave a request, and what comes later in its turn, to the next pass."""
-        self._blocked.add(turn)
+        if turn is not None:
+            self._blocked.add(turn)
         if isinstance(action, Declare):
             self._undeclared.add(action.component.lower())
 
@@ -313,20 +314,6 @@ def _turn(action: Request) -> _Turn | None:
     if isinstance(action, Associate):
         return action.component_id, action.its_trial.lower()
     return (action.component_id, action.trial.lower()) if isinstance(action, Disassociate) else None
-
-
-def _made_by(action: Request) -> Iterator[str]:
-    """Yield the rows of what a request makes if it is missing, bare, in lower case."""
-    if isinstance(action, Declare):
-        experiment, trial = action.parts[0].group.experiment, None
-    elif isinstance(action, Associate):
-        experiment, trial = action.experiment, action.its_trial
-    else:
-        return
-    if experiment:
-        yield row_of("experiment", experiment).lower()
-    if trial:
-        yield row_of("trial", trial).lower()
 
 
 def _way(action: Request) -> _Way:

@@ -27,7 +27,14 @@ from journaltrack.journal.fold import (
     Status,
     merge_status,
 )
-from journaltrack.journal.groups import Declaration, Declared, declared, laid_over
+from journaltrack.journal.groups import (
+    Declaration,
+    Declared,
+    GroupKind,
+    declared,
+    laid_over,
+    row_of,
+)
 from journaltrack.journal.vocabulary import BlobRef, Direction, Entry
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
@@ -250,6 +257,12 @@ class Declare:
         return self.parts[0].group.kind == "experiment"
 
     @property
+    def makes(self) -> tuple[str, ...]:
+        """Return the rows of what it makes as well, bare, if it is missing; in lower case."""
+        experiment = self.parts[0].group.experiment
+        return (row_of("experiment", experiment).lower(),) if experiment else ()
+
+    @property
     def declared(self) -> Declared:
         """Return what to make, and what to set."""
         return declared(self.parts)
@@ -292,6 +305,15 @@ class Associate:
     def its_trial(self) -> str:
         """Return the trial's name: without one, that of the experiment's default trial."""
         return self.trial or (limits.default_trial(self.experiment) if self.experiment else "")
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Return the rows of what it makes, bare, if it is missing; in lower case."""
+        named: tuple[tuple[GroupKind, str | None], ...] = (
+            ("experiment", self.experiment),
+            ("trial", self.its_trial),
+        )
+        return tuple(row_of(kind, name).lower() for kind, name in named if name)
 
     def split(self) -> tuple[Associate, ...]:
         """Return (): a single request can't be split."""
