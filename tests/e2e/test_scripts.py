@@ -16,7 +16,7 @@ import pytest
 from tests.e2e import recording
 from tests.patience import FOREVER_S
 from tests.processes import ENVIRONMENT, sync_process
-from tests.simulator import simulator
+from tests.simulator import HttpError, simulator
 
 pytestmark = pytest.mark.lineage
 
@@ -318,3 +318,24 @@ def test_an_experiment_is_made_with_its_name_and_tags_before_anything_else_makes
         assert not overtook.is_set()
         experiment = sim.experiments["known"]
         assert (experiment.display_name, experiment.tags) == ("Other", {"team": "new", "more": "x"})
+
+
+def test_an_experiment_that_could_not_be_made_for_now_gets_its_name_and_tags(tmp_path):
+    """A sync whose declarations are throttled makes none bare by the run's association; the run
+    itself arrives, and the next sync makes all of it.
+    """
+    done = offline(tmp_path, "-c", EXISTS)
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
+    with simulator() as sim:
+        throttled = HttpError(400, "ThrottlingException", "Rate exceeded")
+        sim.fail("CreateExperiment", throttled, times=99, when=lambda c: "Tags" in c.params)
+        synced(tmp_path, sim, 6)
+        assert sim.components["known-again"].parameters == {"lr": {"NumberValue": 0.1}}
+        assert not list(sim.experiments)
+        sim.clear_faults()
+        synced(tmp_path, sim)
+        experiment = sim.experiments["known"]
+        group = sim.trials["Default-Run-Group-known"]
+        assert (experiment.display_name, experiment.tags) == ("Other", {"team": "new", "more": "x"})
+        assert (group.tags, group.components) == (experiment.tags, ["known-again"])
