@@ -397,6 +397,56 @@ def test_a_run_that_was_only_loaded_leaves_its_block_in_order():
         run.log_parameter("lr", 2)
 
 
+def test_threads_of_a_block_may_load_its_run_at_the_same_time():
+    """Each has a block of its own: only within one thread it is nested."""
+    inside = threading.Barrier(4)
+    failed = []
+
+    def work(number):
+        try:
+            with load_run() as run:
+                inside.wait()
+                run.log_metric("loss", float(number))
+        except Exception as error:  # noqa: BLE001 - told below
+            failed.append(error)
+            inside.abort()
+
+    with Run("e", "r") as run:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert vars_of(run) == ("InProgress", "Within a run context")
+    assert failed == []
+    assert sorted(e.value for e in entries("metric")) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_the_end_of_a_run_is_that_of_its_own_block_not_of_a_thread_that_outlives_it():
+    """A helper's thread leaves its block in peace after training failed: the run stays Failed."""
+    entered, over = threading.Event(), threading.Event()
+
+    def outlive():
+        with load_run() as run:
+            entered.set()
+            over.wait()
+            run.log_parameter("late", 1)
+
+    thread = threading.Thread(target=outlive)
+    with suppress(ArithmeticError), Run("e", "r") as run:
+        thread.start()
+        entered.wait()
+        raise ArithmeticError("diverged")
+    assert vars_of(run) == ("Failed", "diverged")
+    over.set()
+    thread.join()
+    assert vars_of(run) == ("Failed", "diverged")
+    assert run._trial_component.parameters == {"late": 1.0}
+    with run:
+        pass
+    assert vars_of(run) == ("Completed", None)
+
+
 def test_another_run_can_be_loaded_in_a_block():
     """By both names; afterwards the outer block's run is the current one again."""
     with Run("e", "outer") as outer:

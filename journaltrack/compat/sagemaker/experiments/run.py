@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from journaltrack import limits
 from journaltrack.compat.sagemaker.experiments.session import (
@@ -76,6 +76,14 @@ class SortOrderType(Enum):
 
     ASCENDING = "Ascending"
     DESCENDING = "Descending"
+
+
+class _Block(NamedTuple):
+    """An open block: how the run was loaded for it, its thread, and whether it ends the run."""
+
+    loaded: _Loaded
+    thread: int
+    ends: bool
 
 
 class _Context:
@@ -159,8 +167,7 @@ class Run:
             )
         self.run_group_name = limits.default_trial(self.experiment_name)
         self._component_name = _listed or f"{self.experiment_name}-{self.run_name}"
-        # One for each open block: whether ``load_run`` opened it, and how.
-        self._blocks: list[_Loaded] = []
+        self._blocks: list[_Block] = []
         self._loaded: _Loaded = "by name" if _loads else None
         self._has_warned = False
         self._load = partial(Tracker.load, self._component_name, journal=journal, **options)
@@ -358,17 +365,18 @@ class Run:
 
     def __enter__(self) -> Run:  # noqa: PYI034 - the original's signature
         with _context.lock:
-            loaded, self._loaded = self._loaded, None
-            is_nested = loaded == "here" and "here" in self._blocks
+            loaded, thread = self._loaded, threading.get_ident()
+            is_nested = loaded == "here" and ("here", thread) in [b[:2] for b in self._blocks]
             if is_nested or (loaded is None and _context.current):
                 what = "load_run" if loaded else "Run"
                 raise RunContextError(
                     f"It is not allowed to use nested 'with' statements on the {what}.",
                     hint="load_run() returns the run of the block that you are in",
                 )
-            self._blocks.append(loaded)
+            ends = not any(block.ends for block in self._blocks)
+            self._blocks.append(_Block(loaded, thread, ends))
             _context.runs.append(self)
-        if len(self._blocks) == 1:
+        if ends:
             try:
                 self._tracking().__enter__()
                 self._recorder().status(vocabulary.status(message=_INSIDE))
@@ -384,11 +392,13 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         self._inside()
-        is_over = self._leave()
         # An inner block delivers nothing: training goes on, and must not wait for the network.
-        if is_over:
+        if self._leave():
             self._tracking().__exit__(kind, error, traceback)
             self._rest()
+        elif not self._blocks:
+            # Of a thread that logged on after the run's end.
+            self.close()
 
     def __getstate__(self) -> Any:  # noqa: ANN401 - it never returns
         """Refuse to be pickled, as the original does.
@@ -428,15 +438,17 @@ class Run:
         return self._tracking()
 
     def _leave(self) -> bool:
-        """Leave the innermost block, and return whether it was the outermost one, too."""
+        """Leave this thread's innermost block, and return whether the run ends with it."""
+        thread = threading.get_ident()
         with _context.lock:
-            self._blocks.pop()
+            mine = [place for place, block in enumerate(self._blocks) if block.thread == thread]
+            left = self._blocks.pop(mine[-1] if mine else -1)
             # From the end: of two blocks of one run, the inner one ends first.
             runs = _context.runs
             del runs[len(runs) - 1 - runs[::-1].index(self)]
             if not self._blocks:
                 self._loaded = None
-            return not self._blocks
+            return left.ends
 
     def _is_in(self, journal: Where | None) -> bool:
         """Return whether the run is recorded in this journal."""
