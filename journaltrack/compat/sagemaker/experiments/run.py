@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from journaltrack import limits
 from journaltrack.compat.sagemaker.experiments.session import (
+    check_recent,
     checked_name,
+    load_held,
     options_of,
     run_of_this_job,
     settings_for,
@@ -35,8 +37,7 @@ from journaltrack.compat.sagemaker.experiments.session import (
 from journaltrack.errors import InvalidInputError, InvalidTypeError, RunContextError
 from journaltrack.journal import groups, vocabulary
 from journaltrack.tracking import catalog, validation
-from journaltrack.tracking.delivery import loaded, look_up
-from journaltrack.tracking.settings import Settings, closing_on_error, open_journal
+from journaltrack.tracking.settings import closing_on_error, open_journal
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.writers import warn, warn_of_creation
 from journaltrack.util import paths
@@ -60,8 +61,6 @@ logger = logging.getLogger(__name__)
 _SOURCE_TAG: Final = {"sagemaker:trial-component-source": "run"}
 """By it SageMaker's console and ``list_runs`` tell runs from other components."""
 _INSIDE: Final = "Within a run context"
-_PAST_S: Final = 14 * 24 * 3600
-_FUTURE_S: Final = 2 * 3600
 
 
 class SortByType(Enum):
@@ -199,7 +198,7 @@ class Run:
         opened, owned = open_journal(journal, settings.durability, "buffer")
         with closing_on_error(opened, owned):
             if self._loaded:
-                _load_held(opened, name, settings)
+                load_held(opened, name, settings)
             # Before the run: a replay at this moment would make both without them.
             if shown is not None or checked_tags:
                 self._declare(opened, shown, checked_tags)
@@ -273,7 +272,7 @@ class Run:
                     f"step must be int, not {type(step).__name__}; nothing was recorded"
                 ) from error
         if timestamp is not None:
-            _check_recent(timestamp)
+            check_recent(timestamp)
         tracker.log_metric(name, value, timestamp, step)
 
     def log_precision_recall(
@@ -561,13 +560,15 @@ def list_runs(
     filters = [
         {"Name": name, "Operator": "Equals", "Value": value} for name, value in wanted.items()
     ]
-    by = catalog.checked(_value(sort_by), tuple(each.value for each in SortByType), "sort_by")
+    # A value itself is taken as well.
+    by, order = (str(getattr(given, "value", given)) for given in (sort_by, sort_order))
+    catalog.checked(by, tuple(each.value for each in SortByType), "sort_by")
     before, after = catalog.bounds_of(
         {"CreatedBefore": created_before, "CreatedAfter": created_after}
     )
     members = {
         "SortBy": "TrialComponentName" if by == SortByType.NAME.value else by,
-        "SortOrder": _value(sort_order),
+        "SortOrder": order,
         "MaxResults": max_results,
         "NextToken": validation.optional_text(next_token, "next_token"),
     }
@@ -589,34 +590,8 @@ def list_runs(
     ]
 
 
-def _value(given: Any) -> Any:  # noqa: ANN401 - a caller's
-    """Return the value of an enum's member. A value itself is taken as well."""
-    return given.value if isinstance(given, Enum) else given
-
-
 def _is_between(at: datetime | None, after: datetime | None, before: datetime | None) -> bool:
     """Return whether a time is between two others. All have a zone."""
     if at is None:
         return after is None and before is None
     return (after is None or after <= at) and (before is None or at <= before)
-
-
-def _check_recent(timestamp: Moment) -> None:
-    """Refuse a time that the original refuses: SageMaker may not take such a point."""
-    seconds = validation.timestamp_ns(timestamp) / 1e9
-    if not -_PAST_S <= seconds - time.time() <= _FUTURE_S:
-        raise InvalidInputError(
-            f"Supplied timestamp {seconds:f} is invalid: it must be between two weeks before and "
-            "two hours from now; nothing was recorded",
-            hint="a step is step=; for older points use Tracker.log_metric",
-        )
-
-
-def _load_held(journal: Journal, name: str, settings: Settings) -> None:
-    """Record what SageMaker holds of a run that the journal does not know, if it answers."""
-    known = journal.find(name)
-    if known is not None and journal.state_entries(known.id):
-        return
-    answer = look_up(Tracker.services.ask, journal.path, name, settings)
-    if answer:
-        journal.append(journal.component(name), [loaded(name, answer, settings, is_job=False)])

@@ -1,16 +1,18 @@
-"""Read what the SDK's session and the job of this process say: client, bucket, names of the run.
+"""Read what the SDK's session, this process's job and SageMaker say of a run. Check arguments.
 
 Must not know boto3 or the SDK: a session is whatever has their attributes.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError, RemoteError, RunContextError
 from journaltrack.tracking import validation
 from journaltrack.tracking.catalog import Source
+from journaltrack.tracking.delivery import loaded, look_up
 from journaltrack.tracking.settings import (
     Settings,
     asked,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from journaltrack.journal.journal import Journal
+    from journaltrack.tracking.validation import Moment
 
     Where = str | os.PathLike[str] | Journal
 
@@ -134,3 +137,24 @@ def run_of_this_job(session: object, journal: Where | None) -> tuple[str, str]:
             f"Not able to fetch RunName in ExperimentConfig of the {kind} job {job_name}", hint=hint
         )
     return experiment, component.lower().removeprefix(f"{experiment.lower()}-")
+
+
+def load_held(journal: Journal, name: str, settings: Settings) -> None:
+    """Record what SageMaker holds of a run that the journal does not know, if it answers."""
+    known = journal.find(name)
+    if known is not None and journal.state_entries(known.id):
+        return
+    answer = look_up(Tracker.services.ask, journal.path, name, settings)
+    if answer:
+        journal.append(journal.component(name), [loaded(name, answer, settings, is_job=False)])
+
+
+def check_recent(timestamp: Moment) -> None:
+    """Refuse a time that the original refuses: SageMaker may not take such a point."""
+    seconds = validation.timestamp_ns(timestamp) / 1e9
+    if not -limits.METRIC_AGE_MAX_S <= seconds - time.time() <= limits.METRIC_AHEAD_MAX_S:
+        raise InvalidInputError(
+            f"Supplied timestamp {seconds:f} is invalid: it must be between two weeks before and "
+            "two hours from now; nothing was recorded",
+            hint="a step is step=; for older points use Tracker.log_metric",
+        )
