@@ -218,11 +218,18 @@ class Run:
 
     def _declare(self, journal: Journal, display_name: str | None, tags: dict[str, str]) -> None:
         """Record what the experiment and the run group get if they are new."""
-        experiment = vocabulary.experiment(display_name=display_name, tags=tags, if_new=True)
-        group = vocabulary.trial(self.experiment_name, tags=tags, if_new=True)
+        names = self.experiment_name, self.run_group_name
         for row, draft in (
-            (groups.row_of("experiment", self.experiment_name), experiment),
-            (groups.row_of("trial", self.run_group_name), group),
+            (
+                groups.row_of("experiment", names[0]),
+                vocabulary.experiment(
+                    name=names[0], display_name=display_name, tags=tags, if_new=True
+                ),
+            ),
+            (
+                groups.row_of("trial", names[1]),
+                vocabulary.trial(names[0], name=names[1], tags=tags, if_new=True),
+            ),
         ):
             journal.append(journal.component(row), [draft])
 
