@@ -80,6 +80,7 @@ class TrialComponentSummary:
     created_by: Any = None
     last_modified_time: datetime | None = None
     last_modified_by: Any = None
+    trial_component_source: Shape | None = None
 
     def __str__(self) -> str:
         """Return the name, so that other libraries take the summary for it."""
@@ -167,9 +168,7 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
 
     def answers(settings: Settings) -> list[Shape] | None:
         found = pages(source, settings, "list_trial_components", members, "TrialComponentSummaries")
-        return found and [
-            {**each, "Source": {"SourceArn": each.get("SourceArn")}} for each in found
-        ]
+        return found and [{**each, "Source": each.get("TrialComponentSource")} for each in found]
 
     def results() -> Iterator[TrialComponentSummary]:
         key = "TrialComponentName" if by == "Name" else by
@@ -180,6 +179,7 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
                 {
                     **shape,
                     "SourceArn": (shape.get("Source") or {}).get("SourceArn"),
+                    "TrialComponentSource": shape.get("Source"),
                     "Status": status and made(TrialComponentStatus, status),
                 },
             )
@@ -423,12 +423,13 @@ def _over(pending: Shape, held: Shape) -> dict[str, Any]:
 def made(kind: Callable[..., T], shape: Shape) -> T:
     """Make an object of those of boto3's members that it has fields for."""
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    named = {_snake(name): value for name, value in shape.items()}
+    named = {snake(name): value for name, value in shape.items()}
     return kind(**{name: value for name, value in named.items() if name in known})
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+def snake(name: str) -> str:
+    """Return a member of boto3's as an attribute: ``AutoMLJobArn`` is ``auto_ml_job_arn``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 # -- sorting -------------------------------------------------------------------------------

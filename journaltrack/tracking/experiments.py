@@ -73,6 +73,7 @@ class ExperimentSummary:
     display_name: str | None = None
     creation_time: datetime | None = None
     last_modified_time: datetime | None = None
+    experiment_source: Shape | None = None
 
     def __str__(self) -> str:
         """Return the name, so that other libraries take the summary for it."""
@@ -121,6 +122,7 @@ class TrialSummary:
     display_name: str | None = None
     creation_time: datetime | None = None
     last_modified_time: datetime | None = None
+    trial_source: Shape | None = None
 
     def __str__(self) -> str:
         """Return the name, so that other libraries take the summary for it."""

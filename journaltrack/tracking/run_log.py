@@ -59,7 +59,7 @@ class RunLog:
         artifact_uploader: ArtifactUploader | None,
         lineage_artifact_tracker: LineageArtifactTracker | None,
     ) -> None:
-        self.trial_component: TrialComponent = trial_component
+        self._component = trial_component
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
         self._settings = settings
@@ -81,6 +81,11 @@ class RunLog:
         )
         self._notices = Notices()
         self._closed = False
+
+    @property
+    def trial_component(self) -> TrialComponent:
+        """Return the component that is tracked. A tracker keeps it."""
+        return self._component
 
     @property
     def closed(self) -> bool:

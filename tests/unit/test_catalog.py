@@ -138,7 +138,7 @@ def test_sagemakers_pages_and_the_journal_are_one_list(runs, aws):
             "TrialComponentSummaries": [
                 {
                     "TrialComponentName": "elsewhere",
-                    "SourceArn": "arn:job",
+                    "TrialComponentSource": {"SourceArn": "arn:job"},
                     "CreationTime": now - timedelta(days=1),
                 }
             ]

@@ -6,7 +6,6 @@ kept in memory alone until ``save``.
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -59,7 +58,9 @@ class ApiObject:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and vars(self) == vars(other)
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        # Of texts alone: other members may be lists.
+        return hash(frozenset((n, v) for n, v in vars(self).items() if isinstance(v, str)))
 
 
 class Record(ApiObject):
@@ -83,7 +84,12 @@ class Record(ApiObject):
 
         Never raises for the network: what is not delivered waits for the next sync.
         """
-        experiments.deliver(self._source, groups.row_of(self._kind, self._name))
+        row = groups.row_of(self._kind, self._name)
+        experiments.deliver(self._source, row)
+        with catalog.reading(None) as journal:
+            known = journal and journal.find(row)
+        if known and known.arn:
+            self.__dict__[f"{self._kind}_arn"] = known.arn
         return self
 
     def delete(self) -> dict[str, Any]:
@@ -175,7 +181,7 @@ def name(prefix: str) -> str:
 def snake(boto_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of boto3's answer by the names that attributes have."""
     return {
-        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): value
+        catalog.snake(name): value
         for name, value in boto_dict.items()
         if name != "ResponseMetadata"
     }

@@ -45,7 +45,9 @@ class TrialComponentParameterValue:
 
     def __str__(self) -> str:
         """Return the value as text."""
-        return str(self.number_value if self.string_value is None else self.string_value)
+        if self.string_value is not None:
+            return self.string_value
+        return "" if self.number_value is None else str(self.number_value)
 
 
 @dataclass(frozen=True, slots=True)

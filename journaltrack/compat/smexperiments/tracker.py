@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import journaltrack
 from journaltrack.compat.smexperiments.trial_component import TrialComponent
@@ -20,8 +20,12 @@ class Tracker(journaltrack.Tracker):
     See ``journaltrack.Tracker``, which has more options.
     """
 
-    trial_component: TrialComponent
     component_type: ClassVar[type[TrialComponent]] = TrialComponent
+
+    @property
+    def trial_component(self) -> TrialComponent:
+        """Return the component that is tracked."""
+        return cast("TrialComponent", super().trial_component)
 
     @classmethod
     def load(  # type: ignore[override]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
+from numbers import Number
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.compat.smexperiments import _base_types
 from journaltrack.errors import InvalidInputError
@@ -18,6 +20,23 @@ if TYPE_CHECKING:
     )
 
     Tags = Mapping[str, str] | Sequence[Mapping[str, str]]
+
+_MEMBERS: Final = (
+    "trial_component_name",
+    "trial_component_arn",
+    "display_name",
+    "source",
+    "status",
+    "start_time",
+    "end_time",
+    "creation_time",
+    "last_modified_time",
+    "parameters",
+    "input_artifacts",
+    "output_artifacts",
+    "metrics",
+    "tags",
+)
 
 
 class TrialComponent(trial_component.TrialComponent):
@@ -106,9 +125,29 @@ class TrialComponent(trial_component.TrialComponent):
 
     @classmethod
     def to_boto(cls, obj: object) -> dict[str, Any]:
-        """Return an object's attributes, or a dict, by boto3's names, without those of None."""
-        return _base_types.Record.to_boto(obj)
+        """Return a component, or a dict of attributes, as boto3 takes it, without what is None."""
+        if isinstance(obj, trial_component.TrialComponent):
+            obj = {name: getattr(obj, name) for name in _MEMBERS}
+        given = _base_types.Record.to_boto(obj)
+        shape = {name: _boto(value) for name, value in given.items()}
+        if "Parameters" in given:
+            shape["Parameters"] = {
+                name: {"NumberValue": value}
+                if isinstance(value, Number)
+                else {"StringValue": str(value)}
+                for name, value in given["Parameters"].items()
+            }
+        return shape
 
     def with_boto(self, boto_dict: Mapping[str, Any]) -> None:
         """Raise: a component's attributes are its journal's."""
         type(self).from_boto(boto_dict)
+
+
+def _boto(value: Any) -> Any:  # noqa: ANN401 - an attribute's value, and boto3's
+    """Return an attribute's value as boto3 takes it: objects, and those in it, are dicts."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _base_types.Record.to_boto({n.name: getattr(value, n.name) for n in fields(value)})
+    if isinstance(value, Mapping):
+        return {name: _boto(each) for name, each in value.items()}
+    return [_boto(each) for each in value] if isinstance(value, list) else value
