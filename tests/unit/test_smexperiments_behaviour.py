@@ -471,6 +471,15 @@ def test_creating_what_exists_changes_it(aws):
         TrialComponent.create("run")
 
 
+def test_components_are_named_in_lower_case(folder):
+    """SageMaker takes metrics for such names alone; every spelling loads the same component."""
+    assert TrialComponent.create("My-Component").trial_component_name == "my-component"
+    for load in (TrialComponent.load, Tracker.load):
+        assert str(load("MY-Component")) == "my-component"
+    with pytest.raises(InvalidInputError, match="my-base"):
+        Tracker.create("my_base")
+
+
 def test_generated_names_are_unique_and_begin_as_asked(folder):
     """Of trials as in the original; of components in lower case."""
     experiment = Experiment.create("e")
@@ -635,6 +644,12 @@ def test_types_are_made_by_position_and_can_not_be_changed(made, members):
         assert getattr(made, name) == value
         with pytest.raises(AttributeError):
             setattr(made, name, "other")
+
+
+def test_an_artifact_needs_a_value():
+    """As SageMaker's does; the original finds it missing at the save."""
+    with pytest.raises(TypeError):
+        api_types.TrialComponentArtifact(media_type="text/csv")
 
 
 @pytest.mark.parametrize(
