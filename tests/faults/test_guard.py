@@ -112,23 +112,39 @@ def test_a_process_with_many_descriptors_is_delivered(tmp_path, sim, quick):
     assert states(tmp_path / "j")["pending"] == 0
 
 
-def test_a_background_that_can_not_begin_is_made_up_for_by_close(tmp_path, sim, caplog):
+SHORT_OF_DESCRIPTORS = """
+import os, resource
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run", sync="background", close_deadline_s=60)
+tracker.log_metric("loss", 1.0)
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+used = max(int(name) for name in os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, limits[1]))
+try:
+    tracker.close()
+finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+tracker.log_metric("loss", 2.0)
+tracker.close()
+print("went on")
+"""
+
+
+def test_a_background_that_can_not_begin_is_made_up_for_by_close(tmp_path, sim):
     """Without the descriptors that a helper needs, everything is recorded and close returns;
     with them, the next close delivers.
     """
-    tracker = Tracker.create(
-        trial_component_name="run", journal=tmp_path / "j", sync="background", close_deadline_s=60
+    # A process of its own: the limit is not the simulator's.
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_DESCRIPTORS],
+        env=os.environ | ENVIRONMENT | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j")},
+        capture_output=True,
+        text=True,
+        timeout=FOREVER_S,
+        check=False,
     )
-    tracker.log_metric("loss", 1.0)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, limits[1]))
-    try:
-        tracker.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    tracker.log_metric("loss", 2.0)
-    tracker.close()
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+    assert "Traceback" not in done.stderr
     assert states(tmp_path / "j")["pending"] == 0
 
 
