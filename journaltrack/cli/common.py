@@ -6,7 +6,6 @@ Invariant: imports nothing heavy, since shell completion imports every command's
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ import click
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.output import clean
 from journaltrack.util import patterns
-from journaltrack.util.text import without_secrets
+from journaltrack.util.text import epoch_s, without_secrets
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -74,20 +73,14 @@ class When(click.ParamType[int]):
         ago = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(s|m|min|h|d|w)", value.strip())
         if ago:
             return time.time_ns() - int(float(ago[1]) * _UNIT_S[ago[2]] * 1e9)
-        try:
-            # Python 3.10 knows no "Z"; a time without an offset is local time.
-            return int(
-                dt.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value.strip()))
-                .astimezone()
-                .timestamp()
-                * 1e9
-            )
-        except (ValueError, OverflowError, OSError):
+        seconds = epoch_s(value)
+        if seconds is None:
             self.fail(
                 f"{clean(value)} is not a time: use 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00",
                 param,
                 ctx,
             )
+        return int(seconds * 1e9)
 
 
 def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:

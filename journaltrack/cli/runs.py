@@ -125,10 +125,10 @@ def _print_csv(runs: Runs, columns: str | None) -> None:
 
 
 def _asked(runs: Sequence[Run], columns: str) -> tuple[list[str], list[Ask]]:
-    from journaltrack.readmodel.expression import Names  # noqa: PLC0415
+    from journaltrack.readmodel.expression import Names, column_names  # noqa: PLC0415
 
     known = Names.of(runs)
-    names = [name.strip() for name in columns.split(",") if name.strip()]
+    names = column_names(columns)
     return names, [known.asked(name, " for a column") for name in names]
 
 
@@ -136,12 +136,12 @@ def _print(model: ReadModel, runs: Runs, sort: str | None, columns: str | None) 
     from journaltrack.readmodel import expression  # noqa: PLC0415
 
     known = expression.Names.of(runs)
-    sorted_by = _sorted_by(sort, known)
+    sorted_by, descends = expression.sort_name(sort, known) if sort else (None, False)
     if columns is None:
         names, left_out = _by_default(runs, known, sorted_by)
     else:
         names, left_out = _asked(runs, columns)[0], 0
-    by_direction: Goal | None = "max" if (sort or "").startswith("-") else "min"
+    by_direction: Goal | None = "max" if descends else "min"
     shown = [
         _Column(name, runs, known, by_direction if name == sorted_by else None) for name in names
     ]
@@ -170,13 +170,6 @@ def _print(model: ReadModel, runs: Runs, sort: str | None, columns: str | None) 
             "--csv have all",
             err=True,
         )
-
-
-def _sorted_by(sort: str | None, known: Names) -> str | None:
-    if sort is None:
-        return None
-    text = sort.strip()
-    return text[1:] if text.startswith("-") and text not in known.metrics else text
 
 
 def _by_default(runs: Sequence[Run], known: Names, sorted_by: str | None) -> tuple[list[str], int]:

@@ -14,11 +14,13 @@ Must not know AWS, or who asks. Never writes a journal.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -552,11 +554,9 @@ def _opened(file: Path | None) -> sqlite3.Connection:
     """Open the file, and make its tables. None: a database in memory."""
     if file is not None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        is_new = not file.exists()
-        if is_new:
+        if not os.path.lexists(file):
             _remove_old(file.parent)
-            os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        os.utime(file)
+        _claim(file)
     connection = sqlite3.connect(
         ":memory:" if file is None else file,
         timeout=_BUSY_S,
@@ -580,6 +580,24 @@ def _opened(file: Path | None) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _claim(file: Path) -> None:
+    """Make the file if it is missing, and mark it as used.
+
+    Raises:
+        OSError: It is a link, no regular file, or another user's: what SQLite writes would go
+            elsewhere, and what it reads would be what somebody else says.
+    """
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(file, flags, 0o600)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "not a cache of this user", str(file))
+        os.utime(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_old(folder: Path) -> None:

@@ -5,7 +5,8 @@ A comparison is a name, an operator and a value: ``=``, ``!=``, ``<``, ``<=``, `
 ``FIELDS``), then metrics (``loss`` is its last value; ``loss.min``, ``loss.max``, ``loss.points``,
 ``loss.step``), then parameters, then tags. ``params.NAME``, ``metrics.NAME`` and ``tags.NAME`` say
 which is meant; quotes let a name or value have any character. ``age`` and ``duration`` are compared
-with ``90s``, ``30min``, ``2h``, ``3d`` or seconds.
+with ``90s``, ``30min``, ``2h``, ``3d`` or seconds, ``started`` and ``ended`` with ``2026-11-03`` or
+``2026-11-03T12:00``.
 
 A comparison with what a run does not have is false. A name that no run has is an error, since an
 empty answer would look like "none is so good". Nothing is evaluated by Python. Pure.
@@ -22,6 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.readmodel.run import Run
 from journaltrack.util import patterns
+from journaltrack.util.text import epoch_s
 
 Value: TypeAlias = "str | float | None"
 Test: TypeAlias = Callable[[Run], bool]
@@ -42,7 +44,10 @@ FIELDS: Final[dict[str, Ask]] = {
 }
 """What every run has."""
 STATISTICS: Final = ("last", "min", "max", "step", "points", "min_step", "max_step")
+_ORDERS: Final = frozenset({"<", "<=", ">", ">="})
+"""A number is neither less nor more than a text."""
 _SPANS: Final = frozenset({"age", "duration"})
+_MOMENTS: Final = frozenset({"started", "ended"})
 _LENGTH_MAX: Final = 10_000
 _DEPTH_MAX: Final = 50
 _UNITS_S: Final = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -54,6 +59,9 @@ _TOKEN: Final = re.compile(
     |(?P<word>[^\s()<>=!~"',]+)
     )""",
     re.VERBOSE | re.DOTALL,
+)
+_COLUMN: Final = re.compile(
+    r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,]*?)\s*(?:,|\Z)""", re.DOTALL
 )
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _PERIOD: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)", re.ASCII)
@@ -141,22 +149,35 @@ def parsed(text: str, names: Names) -> Test:
     return _Parser(text, names).parse()
 
 
+def sort_name(sort: str, names: Names) -> tuple[str, bool]:
+    """Return the name of what to sort by, and whether descending."""
+    text = sort.strip()
+    descends = text.startswith("-") and text not in names.metrics | names.parameters | names.tags
+    return _unquoted(text[1:].strip() if descends else text), descends
+
+
 def sort_key(sort: str, names: Names) -> tuple[Ask, bool]:
     """Return what to sort by, and whether descending.
 
     Raises:
         NothingMatchesError: It names what no run has.
     """
-    text = sort.strip()
-    descends = text.startswith("-") and text not in names.metrics | names.parameters | names.tags
-    name = text[1:].strip() if descends else text
-    if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
-        name = _ESCAPED.sub(r"\1", name[1:-1])
+    name, descends = sort_name(sort, names)
     if not name:
         raise InvalidInputError(
             "there is nothing to sort by", hint="name a metric, a parameter, a tag or age"
         )
     return names.asked(name, " to sort by"), descends
+
+
+def column_names(text: str) -> list[str]:
+    """Return names that commas separate. Quotes let a name have a comma."""
+    return [name for each in _COLUMN.findall(text) if (name := _unquoted(each))]
+
+
+def _unquoted(name: str) -> str:
+    is_quoted = len(name) > 1 and name[0] == name[-1] and name[0] in "\"'"
+    return _ESCAPED.sub(r"\1", name[1:-1]) if is_quoted else name
 
 
 def in_order(runs: Sequence[Run], ask: Ask, *, descends: bool) -> list[Run]:
@@ -238,6 +259,12 @@ class _Parser:
 
     def _wanted(self, name: _Token, value: _Token) -> float | None:
         """Return the value as a number; None if it is a text."""
+        if name.text in _MOMENTS:
+            number = _number(value.text)
+            number = epoch_s(value.text) if number is None else number
+            if number is None:
+                self._fail(f"{name.text} is compared with 2026-11-03 or 2026-11-03T12:00", value)
+            return number
         if value.kind == "quoted" and name.text not in _SPANS:
             return None
         if name.text in _SPANS:
@@ -292,7 +319,7 @@ def _tokens(text: str) -> list[_Token]:
         found.append(
             _Token(
                 kind,
-                _ESCAPED.sub(r"\1", word[1:-1]) if kind == "quoted" else word,
+                _unquoted(word) if kind == "quoted" else word,
                 match.start(kind),
             )
         )
@@ -323,6 +350,9 @@ def _comparing(
         number = None if wanted is None else _number(value)
         if number is not None and wanted is not None:
             return _holds(operator, number, wanted)
+        is_mixed = wanted is not None or (token.kind == "word" and not isinstance(value, str))
+        if is_mixed and operator in _ORDERS:
+            return False
         if fold_case:
             return _holds(operator, _text(value).lower(), text.lower())
         return _holds(operator, _text(value), text)
@@ -346,6 +376,9 @@ def _holds(operator: str, one: float | str, other: float | str) -> bool:
 
 
 def _number(value: object) -> float | None:
+    if isinstance(value, str) and "_" in value:
+        # Python's literals may have it; what a script logged as a text means no number by it.
+        return None
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

@@ -6,9 +6,13 @@ Pure.
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from difflib import SequenceMatcher
 
 PERHAPS: Final = "perhaps "
 """Start of a hint that suggests a similar name."""
@@ -18,6 +22,11 @@ _SHOWN_MAX: Final = 5
 _SHOWN_CHARS_MAX: Final = 80
 _LOOKED_AT_MAX: Final = 10_000
 """Ours: how many of the newest names are compared. Each costs a few microseconds."""
+_RATED_MAX: Final = 100
+"""Ours: how many of them are compared exactly, each in a millisecond at most."""
+_COMPARED_CHARS_MAX: Final = 120
+"""Ours: how much of each name is compared: the exact way costs its square."""
+_WANTED_CHARS_MAX: Final = 1_000
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _WILD: Final = re.compile(r"\[[^]]*\]|[*?]")
 
@@ -55,25 +64,41 @@ def suggests(hint: str) -> bool:
 
 def near(wanted: str, names: Sequence[str]) -> list[str]:
     """Return the names that are spelled most like ``wanted``, the most similar first."""
-    literal = _WILD.sub("", wanted).lower()
-    scores = ((_score(literal, name.lower()), name) for name in names[-_LOOKED_AT_MAX:])
-    found = sorted((each for each in scores if each[0] >= _NEAR), reverse=True)
-    return [name for _, name in found[:_NEAR_MAX]]
+    from difflib import SequenceMatcher  # noqa: PLC0415 - few names are misspelled
+
+    literal = _compared(_WILD.sub("", wanted[:_WANTED_CHARS_MAX]))
+    if not literal:
+        return []
+    matcher = SequenceMatcher(None, "", literal)
+    names = names[-_LOOKED_AT_MAX:]
+    # An upper limit first, whose cost is linear: names of a foreign journal may be all alike.
+    likely = _most_like(names, _RATED_MAX, lambda name: _score(matcher, literal, name, exact=False))
+    return _most_like(likely, _NEAR_MAX, lambda name: _score(matcher, literal, name, exact=True))
 
 
-def _score(literal: str, name: str) -> float:
-    """Return how similar a name is to a pattern's literal text, from 0 to 1.
+def _most_like(names: Iterable[str], count: int, score: Callable[[str], float]) -> list[str]:
+    found = ((score(name), name) for name in names)
+    return [name for _, name in heapq.nlargest(count, (one for one in found if one[0] >= _NEAR))]
+
+
+def _compared(name: str) -> str:
+    return name[:_COMPARED_CHARS_MAX].lower()
+
+
+def _score(matcher: SequenceMatcher[str], literal: str, name: str, *, exact: bool) -> float:
+    """Return how similar a name is to a pattern's literal text, from 0 to 1, or an upper limit.
 
     Compare the whole name, its start and its end, since patterns often name a part.
     """
-    from difflib import SequenceMatcher  # noqa: PLC0415 - few names are misspelled
-
-    if not literal:
-        return 0.0
-    parts = {name, name[: len(literal)], name[max(0, len(name) - len(literal)) :]}
-    matchers = [SequenceMatcher(None, part, literal) for part in parts]
-    likely = [matcher for matcher in matchers if matcher.quick_ratio() >= _NEAR]
-    return max((matcher.ratio() for matcher in likely), default=0.0)
+    name, length = _compared(name), len(literal)
+    best = 0.0
+    for part in {name, name[:length], name[max(0, len(name) - length) :]}:
+        matcher.set_seq1(part)
+        found = matcher.quick_ratio()
+        if exact and found >= _NEAR:
+            found = matcher.ratio()
+        best = max(best, found)
+    return best
 
 
 def _shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Remove secrets from foreign texts, write log lines and HTML, compare stated versions.
+"""Remove secrets from foreign texts, write log lines and HTML, read versions and times.
 
 Secrets: services and libraries write errors that may quote secrets. All our errors
 (``errors.JournaltrackError``) pass through here, and so do foreign logs and tracebacks that the
@@ -6,6 +6,8 @@ command line prints. What a script records does not: see ``validation.Redaction`
 
 Log lines have the form logfmt, one event a line, so that grep finds them:
 ``event=pass journal=/data/run-1 delivered=20``.
+
+Times: people write them in ISO's form.
 
 Versions: journals, bundles and receipts state the version that wrote them. That text is foreign,
 and is shown only if it has the form of a version.
@@ -177,6 +179,21 @@ def version_needed(*stated: object, reader: str = __version__) -> str:
         if is_newer_version(version, reader):
             return f"journaltrack {version} or later"
     return f"a journaltrack newer than {reader}"
+
+
+def epoch_s(text: str) -> float | None:
+    """Return a time such as 2026-11-03 or 2026-11-03T12:00+01:00 in seconds since the epoch.
+
+    A time without an offset is local time. None if it is no time.
+    """
+    import datetime as dt  # noqa: PLC0415 - no training script needs it
+
+    try:
+        # Python 3.10 knows no "Z".
+        moment = dt.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text.strip()))
+        return moment.astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _release(stated: object) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+from difflib import SequenceMatcher
 
 import pytest
 from click.testing import CliRunner
@@ -267,3 +268,29 @@ def test_an_export_of_a_folder_is_one_file(folder, tmp_path):
 def test_what_is_near_is_told(wanted, names, told):
     """Whatever the pattern's wildcards, and whichever part of the name it is of."""
     assert patterns.hint(wanted, names) == told
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("ab" * 50_000, ["loss", "ab" * 90]),
+        ("ab" * 95, ["ba" * 95 + str(number) for number in range(10_000)]),
+        ("[*?" * 50_000, ["loss"]),
+    ],
+    ids=["long", "many alike", "wild"],
+)
+def test_looking_for_what_is_near_is_bounded(monkeypatch, wanted, names):
+    """However long the text is that was asked for, and however alike a foreign journal's names.
+
+    Comparing costs the product of the lengths; the sum of those is what is counted.
+    """
+    costs = []
+    ratio = SequenceMatcher.ratio
+
+    def counted(matcher):
+        costs.append(len(matcher.a) * len(matcher.b))
+        return ratio(matcher)
+
+    monkeypatch.setattr(SequenceMatcher, "ratio", counted)
+    assert patterns.hint(wanted, names)
+    assert sum(costs) < 10_000_000

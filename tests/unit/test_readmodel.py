@@ -455,6 +455,40 @@ def test_a_cache_that_cant_be_written_is_kept_in_memory(tmp_path, monkeypatch):
     assert only(tmp_path / "j").metrics("loss").values == [1.0]
 
 
+@pytest.mark.parametrize("how", ["link", "hard link", "link to nothing", "pipe"])
+def test_a_cache_that_is_not_ours_is_left_alone(tmp_path, how):
+    """What lies at the cache's place in a shared folder is neither read nor written."""
+    recorded(tmp_path / "j", [1.0])
+    journaltrack.runs(tmp_path / "j")
+    (place,) = caches()
+    foreign = tmp_path / "foreign"
+    with closing(sqlite3.connect(foreign)) as other, other:
+        other.execute("CREATE TABLE t (x)")
+    content = foreign.read_bytes()
+    place.unlink()
+    if how == "pipe":
+        os.mkfifo(place)
+    elif how == "hard link":
+        os.link(foreign, place)
+    else:
+        place.symlink_to(foreign if how == "link" else tmp_path / "nothing")
+    assert only(tmp_path / "j").metrics("loss").values == [1.0]
+    assert foreign.read_bytes() == content
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_cache_of_another_user_is_not_believed(tmp_path):
+    """Who can write a file at the cache's place decides no number that is shown."""
+    recorded(tmp_path / "j", [1.0])
+    journaltrack.runs(tmp_path / "j")
+    (place,) = caches()
+    sqlite(place, "UPDATE series SET last = 7")
+    assert only(tmp_path / "j").metrics["loss"].last == 7
+    os.chown(place, 12_345, -1)
+    assert only(tmp_path / "j").metrics["loss"].last == 1
+
+
 def test_a_locked_cache_is_replaced_by_one_in_memory(tmp_path, monkeypatch):
     """Another process that holds the cache for ever does not stop anybody."""
     recorded(tmp_path / "j", [1.0])

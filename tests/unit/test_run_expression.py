@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack.errors import InvalidInputError, NothingMatchesError
-from journaltrack.readmodel.expression import Names, in_order, parsed, sort_key
+from journaltrack.readmodel.expression import (
+    Names,
+    column_names,
+    in_order,
+    parsed,
+    sort_key,
+    sort_name,
+)
 from journaltrack.readmodel.run import Metrics, MetricSummary, Points, Run
 
 SECOND = 10**9
@@ -66,6 +73,14 @@ def chosen(expression):
         ("lr == .1", "a"),
         ("lr != 0.1", "bc"),
         ("lr = auto", "c"),
+        ("lr > 0.05", "a"),
+        ("lr >= 0 or lr <= 0", "ab"),
+        ("lr > atom", "c"),
+        ("lr > 'atom'", "c"),
+        ("lr = '0.1'", "a"),
+        ("started > 1970-01-01T02:30Z", "ad"),
+        ("ended <= '1970-01-01 02:00+00:00'", "bc"),
+        ("started < 0 or ended >= 9900", "acd"),
         ("not lr = 0.1", "bcd"),
         ("loss < 1.5", "a"),
         ("loss.min < 1", "b"),
@@ -123,6 +138,7 @@ def test_an_expression_chooses_runs(expression, names):
         ("lr = 'open", "this can't be read, at \"'open\" (character 6)"),
         ("lr = 1, loss", "this can't be read, at ', loss' (character 7)"),
         ("age < soon", "age is compared with 90s, 30min, 2h, 3d or seconds, at 'soon'"),
+        ("started > soon", "started is compared with 2026-11-03 or 2026-11-03T12:00, at 'soon'"),
         ("", "expected a name, at the end (character 1)"),
         ("and", "expected a name, at 'and' (character 1)"),
         ("(" * 60 + "lr" + ")" * 60, "nested deeper than 50 levels"),
@@ -180,6 +196,34 @@ def test_runs_without_the_value_come_last(sort, names):
     """In either direction; numbers come before texts, and NaN after both."""
     ask, descends = sort_key(sort, NAMES)
     assert "".join(each.name for each in in_order(RUNS, ask, descends=descends)) == names
+
+
+@pytest.mark.parametrize(
+    ("sort", "name"),
+    [
+        ("loss", ("loss", False)),
+        (" -loss.min ", ("loss.min", True)),
+        ("-'two words'", ("two words", True)),
+        ('"-x"', ("-x", False)),
+    ],
+)
+def test_the_name_to_sort_by_has_no_sign_and_no_quotes(sort, name):
+    """So a table can have it as a column."""
+    assert sort_name(sort, NAMES) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("lr, loss.min ,age", ["lr", "loss.min", "age"]),
+        (" ,, ", []),
+        ("\"a, b\",'c\\'d',e\"f", ["a, b", "c'd", 'e"f']),
+        ('"open, x', ['"open', "x"]),
+    ],
+)
+def test_names_of_columns_may_have_a_comma(text, names):
+    """In quotes, as in an expression."""
+    assert column_names(text) == names
 
 
 @pytest.mark.parametrize("sort", ["", "-", "nope", "loss.median"])
