@@ -188,6 +188,8 @@ def instant(time_ns: object) -> str:
 
 def duration(seconds: float) -> str:
     """Format seconds for people: "3 h 12 min"."""
+    if 0 <= seconds < 0.1:  # noqa: PLR2004
+        return f"{seconds * 1_000:.0f} ms"
     if seconds < 10:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     whole = int(seconds)

@@ -346,7 +346,7 @@ def _comparing(
         if value is None:
             return False
         if operator in {"~", "!~"}:
-            return patterns.fits(_text(value), text) == (operator == "~")
+            return patterns.fits(plain(value), text) == (operator == "~")
         number = None if wanted is None else _number(value)
         if number is not None and wanted is not None:
             return _holds(operator, number, wanted)
@@ -354,8 +354,8 @@ def _comparing(
         if is_mixed and operator in _ORDERS:
             return False
         if fold_case:
-            return _holds(operator, _text(value).lower(), text.lower())
-        return _holds(operator, _text(value), text)
+            return _holds(operator, plain(value).lower(), text.lower())
+        return _holds(operator, plain(value), text)
 
     return test
 
@@ -385,7 +385,8 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _text(value: str | float) -> str:
+def plain(value: object) -> str:
+    """Return a value as a text, a whole number without ``.0``."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:  # noqa: PLR2004
         return str(int(value))
     return str(value)

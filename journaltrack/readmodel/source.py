@@ -31,6 +31,7 @@ from journaltrack.journal.queries import (
 )
 from journaltrack.readmodel import series
 from journaltrack.readmodel.cache import UNUSABLE, Cache, Folded
+from journaltrack.readmodel.expression import plain
 from journaltrack.readmodel.run import (
     Artifact,
     Axis,
@@ -511,7 +512,7 @@ def _revision(journal: Journal) -> str:
 def _said(entry: vocabulary.Entry) -> str:
     """Return what an entry sets, in a few words."""
     if entry.value is not None:
-        return repr(entry.value)
+        return plain(entry.value)
     try:
         detail = entry.detail
     except ValueError as error:
@@ -519,7 +520,15 @@ def _said(entry: vocabulary.Entry) -> str:
     for member in ("text", "value", "exact", "primary", "note", "file_name", "sha256"):
         if isinstance(detail.get(member), str):
             return str(detail[member])
-    return ", ".join(f"{key}={value}" for key, value in detail.items() if key != "owner")
+    said = []
+    for key, member in detail.items():
+        # A member that holds others is named by these.
+        for name, value in member.items() if isinstance(member, dict) else [(key, member)]:
+            if key.endswith("_ns"):
+                said.append(f"{key.removesuffix('_ns')}={view.iso_seconds(value)}")
+            elif key != "owner" and value is not None:
+                said.append(f"{name}={plain(value)}")
+    return ", ".join(said)
 
 
 def _deliveries(journal: Journal) -> Callable[[Folded], Delivery]:

@@ -115,6 +115,20 @@ def test_selected_runs_are_compared(window, view, tmp_path):
     expect(page.get_by_role("heading", name="Compare 3 runs")).to_be_visible()
 
 
+def test_what_has_one_value_is_no_axis(window, view, tmp_path):
+    """A parameter that one run lacks, and that is the same in the others, explains nothing."""
+    journal = runs(tmp_path / "journal", count=2)
+    with Tracker.create(trial_component_name="bare", journal=journal, sync="off") as tracker:
+        tracker.log_parameters({"lr": 1.0, "optimizer": "sgd"})
+        tracker.log_metric("loss", 1.0, step=0)
+    page = window(view(journal).url).page
+    go(page, "compare", run=list(keys(page).values()))
+    parameters = page.get_by_role("region", name="Parameters")
+    expect(parameters.locator("tbody th")).to_have_text(["depth", "lr", "optimizer"])
+    options = page.get_by_role("combobox", name="Parameter").locator("option")
+    expect(options).to_have_text(["lr", "optimizer"])
+
+
 def test_zooming_asks_for_the_part_that_is_shown(window, view, tmp_path):
     """Dragging over a chart fetches that range with more detail, and the link keeps it."""
     journal = tmp_path / "journal"
@@ -202,6 +216,26 @@ def test_what_training_appends_appears_by_itself(window, view, tmp_path):
         tracker.log_metric("fresh", 1.0, iteration_number=0)
         curve(page, "fresh")
     expect(page.locator("h1 + .chip")).to_have_text("completed")
+
+
+def test_more_tabs_than_a_browser_keeps_connections_are_live(window, view, tmp_path):
+    """Each tab of many follows training, also when the one that listens is closed."""
+    journal = runs(tmp_path / "journal", count=1, steps=2)
+    first = window(view(journal).url)
+    tabs = [first.page]
+    for _ in range(8):
+        tabs.append(first.context.new_page())
+        tabs[-1].goto(first.page.url)
+        expect(tabs[-1].get_by_text("live", exact=True)).to_be_visible()
+        expect(tabs[-1].get_by_role("link", name="Run-0")).to_be_visible()
+    for number, closed in enumerate([None, tabs[0], tabs[1]]):
+        if closed:
+            first.page = tabs[-1]
+            closed.close()
+            tabs.remove(closed)
+        with Tracker.create(trial_component_name=f"new-{number}", journal=journal, sync="off"):
+            for tab in tabs:
+                expect(tab.get_by_role("link", name=f"new-{number}")).to_be_visible()
 
 
 def test_hostile_names_are_shown_and_never_run(window, view, tmp_path):

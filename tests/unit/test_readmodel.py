@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -810,6 +811,23 @@ def test_the_timeline_has_all_but_metrics(three):
         assert {event.state for event in events} == {"pending"}
         rest = model.timeline(run, after_seq=events[1].seq, limit=2)
         assert rest == events[2:4]
+
+
+def test_the_timeline_says_what_was_set_as_people_write_it(tmp_path):
+    """Whole numbers have no point, times are times, and nothing is Python's."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        tracker.log_parameters({"epochs": 30, "lr": 0.5})
+        tracker.set_tags({"stage": "best", "owner": "ada"})
+        tracker.trial_component.start_time = datetime(2026, 11, 3, tzinfo=timezone.utc)
+    with readmodel.open([tmp_path / "j"]) as model:
+        model.refresh()
+        said = [event.text for event in model.timeline(model.find()[0])]
+    assert [text for text in said if text[:3] in {"30", "0.5", "sta"}] == [
+        "30",
+        "0.5",
+        "stage=best, owner=ada",
+        "start=2026-11-03T00:00:00Z",
+    ]
 
 
 def test_questions_that_have_no_answer_are_refused(three):

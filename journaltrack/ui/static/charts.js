@@ -236,15 +236,15 @@
     const [width, height] = [560, 260];
     const xs = axisOf(x.name, x.values);
     const ys = axisOf(y.name, y.values);
-    const px = (share) => 64 + share * (width - 90);
+    const px = (share) => 78 + share * (width - 104);
     const py = (share) => 26 + (1 - share) * (height - 74);
     const there = runs.map((run, n) => ({ run, n, x: x.values[n], y: y.values[n] }))
       .filter((d) => d.x !== null && d.x !== undefined && typeof d.y === "number");
     if (!there.length) return html`<p class="muted">No run has both values.</p>`;
     const marks = (s) => (s.low === undefined || s.log ? s.labels : jt.ticks(s.low, s.high, 4).map((v) => [jt.number(v), s.at(v)]));
     return html`<svg class="drawn" viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${y.name} against ${x.name}`}>
-      ${marks(ys).map(([text, share]) => html`<g><line class="grid" x1="60" x2=${width - 20} y1=${py(share)} y2=${py(share)} />
-        <text x="54" y=${py(share) + 4} text-anchor="end">${shortened(text, 9)}</text></g>`)}
+      ${marks(ys).map(([text, share]) => html`<g><line class="grid" x1="74" x2=${width - 20} y1=${py(share)} y2=${py(share)} />
+        <text x="68" y=${py(share) + 4} text-anchor="end">${shortened(text, 9)}</text></g>`)}
       ${marks(xs).map(([text, share]) => html`<text x=${px(share)} y=${height - 28} text-anchor="middle">${shortened(text, 12)}</text>`)}
       <text x=${width / 2} y=${height - 8} text-anchor="middle">${shortened(x.name, 60)}</text>
       <text x="4" y="10">${shortened(y.name, 60)}</text>

@@ -23,6 +23,7 @@
   jt.duration = (seconds) => {
     if (seconds === null || seconds === undefined) return "–";
     const s = Math.max(0, seconds);
+    if (s < 0.1) return `${(s * 1000).toFixed(0)} ms`;
     if (s < 10) return `${s.toFixed(1)} s`;
     const parts = [
       [Math.floor(s / 86400), "d"],

@@ -12,9 +12,9 @@
       ${!shown.length && html`<div class="body muted">No parameter differs.</div>`}</div><//>`;
   };
 
-  const Numbers = ({ data, colours }) => html`<${jt.Panel} title="Metrics" flush><div class="scroll"><table><caption class="unseen">Last value of each metric</caption>
-    <thead><tr><th scope="col">metric, last (min … max)</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${jt.label(r)}</th>`)}</tr></thead>
-    <tbody>${data.metrics.slice(0, 200).map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)} <span class="muted">(${jt.number(v.min)} … ${jt.number(v.max)})</span>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div><//>`;
+  const Numbers = ({ data, colours }) => html`<${jt.Panel} title="Metrics" flush><div class="scroll"><table class="sums"><caption class="unseen">Last value of each metric</caption>
+    <thead><tr><th scope="col">metric: last, min … max</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${jt.label(r)}</th>`)}</tr></thead>
+    <tbody>${data.metrics.slice(0, 200).map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)}<small>${jt.number(v.min)} … ${jt.number(v.max)}</small>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div><//>`;
 
   jt.Compare = () => {
     const { params } = jt.useRoute();
@@ -30,7 +30,9 @@
     const asked = params.getAll("metric").filter((n) => names.includes(n));
     const find = params.get("find") || "";
     const shown = (asked.length ? asked : names).filter((n) => n.toLowerCase().includes(find.toLowerCase()));
-    const differing = data.parameters.filter((p) => p.differs);
+    // What has one value, or none, tells nothing in a drawing. What is a number tells most.
+    const varied = data.parameters.filter((p) => new Set(p.values.filter((v) => v !== null)).size > 1);
+    const differing = [...varied.filter((p) => p.values.some((v) => typeof v === "number")), ...varied.filter((p) => !p.values.some((v) => typeof v === "number"))];
     const target = names.includes(params.get("y")) ? params.get("y") : (data.metrics.find((m) => m.goal) || {}).name || names[0];
     const ofTarget = target && { name: target, values: data.metrics.find((m) => m.name === target).runs.map((v) => (v && typeof v.last === "number" ? v.last : null)) };
     const against = differing.find((p) => p.name === params.get("p")) || differing[0];

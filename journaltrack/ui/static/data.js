@@ -7,12 +7,19 @@
   jt.token = new URLSearchParams(location.search).get("token") || "";
 
   const listeners = new Set();
-  const tell = () => listeners.forEach((each) => each());
+  let told = 0;
+  const tell = () => {
+    told += 1;
+    listeners.forEach((each) => each());
+  };
   const useTurns = () => {
     const [, setTurn] = useState(0);
+    const drawn = told;
     useEffect(() => {
       const again = () => setTurn((n) => n + 1);
       listeners.add(again);
+      // Something may have been told between drawing and listening.
+      if (told !== drawn) again();
       return () => listeners.delete(again);
     }, []);
   };
@@ -88,20 +95,35 @@
   /* Events carry a number that grows with each change, and so do answers: what is shown asks again
      when its answer is older, one request at a time for each. */
   jt.live = { connected: false, turn: 0 };
+  const setLive = (news) => {
+    jt.live = { ...jt.live, ...news };
+    tell();
+  };
+
+  /* A browser keeps six connections to a server, for all its tabs together: with a line of events in
+     each, a seventh tab would never load. One tab listens and tells the others; when it closes, the
+     next one has the lock. */
   jt.connect = () => {
-    const source = new EventSource(`api/events?${queryOf({ token: jt.token })}`);
-    source.onopen = () => {
-      jt.live = { ...jt.live, connected: true };
-      tell();
+    // Another server may have had this port before.
+    const name = `jt-events ${jt.token}`;
+    const channel = new BroadcastChannel(name);
+    let listens = false;
+    channel.onmessage = ({ data }) => {
+      if (data) setLive(data);
+      else if (listens) channel.postMessage(jt.live);
     };
-    source.onerror = () => {
-      jt.live = { ...jt.live, connected: false };
-      tell();
+    const share = (news) => {
+      setLive(news);
+      channel.postMessage(jt.live);
     };
-    source.addEventListener("changed", (event) => {
-      jt.live = { ...jt.live, turn: Number(event.data) };
-      tell();
-    });
+    channel.postMessage(null);
+    navigator.locks.request(name, () => new Promise(() => {
+      listens = true;
+      const source = new EventSource(`api/events?${queryOf({ token: jt.token })}`);
+      source.onopen = () => share({ connected: true });
+      source.onerror = () => share({ connected: false });
+      source.addEventListener("changed", (event) => share({ turn: Number(event.data) }));
+    }));
   };
 
   /**
