@@ -14,6 +14,7 @@ from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, wo
 from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.util.deadline import Deadline
+from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
     from journaltrack.doctor import Examination, Finding
@@ -428,7 +429,7 @@ def _print_report(report: VerifyReport) -> None:
         f"{output.plural(checked.points, 'point')} of "
         f"{output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
         f"{checked.lineage} of lineage, {_grouped(checked)}"
-        f"{output.duration(report.duration_s)}"
+        f"{duration(report.duration_s)}"
     )
     if report.repair is not None:
         output.say(_repaired(report.repair))

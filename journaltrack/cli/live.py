@@ -18,6 +18,7 @@ from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import JournaltrackError
 from journaltrack.reports.status import JournalStatus, status
+from journaltrack.util.text import duration
 from journaltrack.watch import health
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ def _of_endpoint(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _when(at: object) -> str:
     if not isinstance(at, (int, float)):
         return "soon"
-    return "now" if at <= time.time() else f"in {output.duration(at - time.time())}"
+    return "now" if at <= time.time() else f"in {duration(at - time.time())}"
 
 
 def _cells(row: Row) -> tuple[object, ...]:
@@ -293,9 +294,7 @@ def _cells(row: Row) -> tuple[object, ...]:
     at = row.next_attempt
     state = row.watcher.get("state") if row.watcher is not None else "not watched"
     last = found.last_success
-    ago = (
-        None if last is None else f"{output.duration(max(0.0, time.time() - last.at_ns / 1e9))} ago"
-    )
+    ago = None if last is None else f"{duration(max(0.0, time.time() - last.at_ns / 1e9))} ago"
     counts = ((found.quarantined, "quarantined"), (found.in_doubt, "in doubt"))
     return (
         row.journal,

@@ -186,23 +186,6 @@ def instant(time_ns: object) -> str:
     return iso(time_ns) or "-"
 
 
-def duration(seconds: float) -> str:
-    """Format seconds for people: "3 h 12 min"."""
-    if 0 <= seconds < 0.1:  # noqa: PLR2004
-        return f"{seconds * 1_000:.0f} ms"
-    if seconds < 10:  # noqa: PLR2004
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    parts = (
-        (whole // 86_400, "d"),
-        (whole // 3_600 % 24, "h"),
-        (whole // 60 % 60, "min"),
-        (whole % 60, "s"),
-    )
-    first = next(i for i, (amount, _) in enumerate(parts) if amount)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
-
-
 def size(count_bytes: float) -> str:
     """Format bytes in decimal units."""
     amount = min(max(float(count_bytes), 0.0), 1e30)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.cli import output
+from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -100,7 +101,7 @@ class ProgressView:
 
 def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:
     """Return progress as one line: how much, how fast, how long still."""
-    left = f", about {output.duration((total - settled) / rate)} left" if rate > 0 else ""
+    left = f", about {duration((total - settled) / rate)} left" if rate > 0 else ""
     how_much = f"{settled} of {total} {unit}"
     how_fast = f"{rate:.0f}"
     if unit == BYTES:

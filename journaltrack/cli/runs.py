@@ -233,12 +233,13 @@ class _Sparks(_Column):
     def __init__(self, model: ReadModel, runs: Sequence[Run], name: str, known: Names) -> None:
         self.title, self.at_right = "", False
         metric = _metric_of(name, known)
-        self.cells = [
-            viewing.sparkline(model.series(run, metric, columns=_SPARK_COLUMNS), _SPARK_COLUMNS)
-            if metric is not None and metric in run.metrics
-            else ""
-            for run in runs
-        ]
+        self.cells = []
+        for run in runs:
+            summary = None if metric is None else run.metrics.get(metric)
+            # A blank is a gap: few points get few columns, not gaps between them.
+            columns = min(_SPARK_COLUMNS, summary.points) if summary else 0
+            series = model.series(run, metric, columns=columns) if metric and columns else None
+            self.cells.append(viewing.sparkline(series, columns) if series else "")
 
 
 def _metric_of(name: str, known: Names) -> str | None:

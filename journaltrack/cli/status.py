@@ -10,6 +10,7 @@ import click
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
     from journaltrack.reports.status import JournalStatus, Sizes
@@ -139,7 +140,7 @@ def _print(status: JournalStatus) -> None:
                 "oldest pending",
                 (
                     f"{output.moment(status.oldest_pending_at_ns)} "
-                    f"({output.duration(status.oldest_pending_age_s)} ago)"
+                    f"({duration(status.oldest_pending_age_s)} ago)"
                 ),
             )
         )

@@ -15,6 +15,7 @@ from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, to
 from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournalOutdatedError, RemoteError
 from journaltrack.util.deadline import Deadline
+from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -301,7 +302,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
     return (
         f"{output.clean(after.path)}: {report.delivered} delivered{of_them}, "
         f"{report.quarantined} quarantined, {report.in_doubt} in doubt in "
-        f"{output.plural(report.requests, 'request')}, {output.duration(report.duration_s)}; now "
+        f"{output.plural(report.requests, 'request')}, {duration(report.duration_s)}; now "
         f"{after.pending + after.in_flight} pending, {after.quarantined} quarantined, "
         f"{after.in_doubt} in doubt"
     )

@@ -20,6 +20,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
 from journaltrack.errors import NothingMatchesError
 from journaltrack.util import paths, patterns
+from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.model import ReadModel
@@ -186,7 +187,7 @@ def number(value: object) -> str | None:
 
 def span(seconds: float | None) -> str | None:
     """Return a time span in its largest unit."""
-    return None if seconds is None else " ".join(output.duration(max(0.0, seconds)).split()[:2])
+    return None if seconds is None else " ".join(duration(max(0.0, seconds)).split()[:2])
 
 
 def can_draw(text: str) -> bool:

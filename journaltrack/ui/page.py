@@ -27,6 +27,7 @@ from journaltrack.ui.report import (
     commands,
     delivery_rows,
     number,
+    span,
     verdict,
 )
 
@@ -162,7 +163,7 @@ def _summary(report: Report) -> str:
             _swatch(place, each.run.label),
             _Html(f'<span class="chip">{_text(each.run.status)}</span>'),
             view.iso_seconds(each.run.started_ns),
-            None if each.run.duration_s is None else f"{each.run.duration_s:.1f} s",
+            span(each.run),
             ", ".join(dict.fromkeys(str(writer.user) for writer in each.writers)),
             *(_brief(each.run.parameters.get(name)) for name in differing),
         )

@@ -18,6 +18,7 @@ from journaltrack._version import __version__
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
 from journaltrack.replay.evidence import anchors
+from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
     from journaltrack.doctor import Examination
@@ -211,7 +212,7 @@ def to_markdown(report: Report) -> str:
                 each.run.label,
                 each.run.status,
                 view.iso_seconds(each.run.started_ns),
-                _duration(each.run),
+                span(each.run),
                 *(
                     number(each.run.parameters.get(name))
                     for name in report.comparison.differing[:8]
@@ -291,8 +292,9 @@ def delivery_rows(each: ReportedRun) -> list[tuple[object, ...]]:
     ]
 
 
-def _duration(run: Run) -> str:
-    return "-" if run.duration_s is None else f"{run.duration_s:.1f} s"
+def span(run: Run) -> str:
+    """Return how long a run took, in two units at most."""
+    return "-" if run.duration_s is None else duration(max(0.0, run.duration_s))
 
 
 class _Bold(str):

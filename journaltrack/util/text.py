@@ -196,6 +196,23 @@ def epoch_s(text: str) -> float | None:
         return None
 
 
+def duration(seconds: float) -> str:
+    """Format seconds for people: "3 h 12 min"."""
+    if 0 <= seconds < 0.1:  # noqa: PLR2004
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < 10:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    parts = (
+        (whole // 86_400, "d"),
+        (whole // 3_600 % 24, "h"),
+        (whole // 60 % 60, "min"),
+        (whole % 60, "s"),
+    )
+    first = next(i for i, (amount, _) in enumerate(parts) if amount)
+    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
+
+
 def _release(stated: object) -> tuple[int, ...]:
     found = _VERSION.fullmatch(stated) if isinstance(stated, str) else None
     numbers = [int(number) for number in found[1].split(".")] if found else []

@@ -72,7 +72,7 @@ VOLATILE = [
     (re.compile(r"journaltrack,? (version )?\d+\.\d+\.\d+\S*"), "journaltrack <version>"),
     (re.compile(r"(?<![\w:/.])/[^\s\",:]+"), "<path>"),
     (re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b"), "<size>"),
-    (re.compile(r"\b\d+(\.\d+)? s\b"), "<duration>"),
+    (re.compile(r"\b\d+(\.\d+)? m?s\b"), "<duration>"),
     (
         re.compile(r'"duration_s": [\d.]+|"(\w+_bytes|oldest_pending_age_s|pid)": [\d.]+'),
         "<number>",

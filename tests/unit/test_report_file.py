@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
 import pytest
@@ -75,6 +76,18 @@ def test_a_report_has_who_when_what_and_how_to_verify(tmp_path):
             f"journaltrack check --remote {journal}",
         ):
             assert wanted in text.replace("\\", ""), wanted
+
+
+def test_a_report_tells_hours_as_hours(tmp_path):
+    """Nobody divides 19,800 seconds in their head."""
+    begun = datetime(2026, 11, 3, tzinfo=timezone.utc)
+    with journaltrack.Tracker.create(
+        trial_component_name="long", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
+        tracker.trial_component.start_time = begun
+    tracker.trial_component.end_time = begun + timedelta(hours=5.5)
+    report = reported(tmp_path / "journal")
+    assert all("5 h 30 min" in text for text in (to_html(report), to_markdown(report)))
 
 
 def test_the_anchor_in_a_report_proves_the_journal_and_finds_what_was_cut_off(tmp_path):

@@ -103,6 +103,26 @@ def test_the_list_is_sorted_with_curves_and_a_mark(folder, monkeypatch):
     assert marked[0]
 
 
+def test_a_curve_of_few_points_has_no_gaps(tmp_path, monkeypatch):
+    """A blank in it says that a value is missing; here none is."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        for step in range(0, 300, 30):
+            tracker.log_metric("val/loss", 300.0 - step, step=step)
+    shown = on_terminal(["runs", "--sort", "val/loss.min", tmp_path / "j"], 100, monkeypatch)
+    assert re.search(r"(?<=\s)[▁▂▃▄▅▆▇█]{10}(?=\s)", shown)
+
+
+def test_a_quoted_name_is_sorted_by_and_shown(tmp_path, monkeypatch):
+    """In a terminal as in Python, with its curve."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        for step in range(4):
+            tracker.log_metric("a, b", float(step), step=step)
+    shown = on_terminal(["runs", "--sort", '-"a, b"', tmp_path / "j"], 100, monkeypatch)
+    assert BLOCKS.search(shown)
+    chosen = called("runs", tmp_path / "j", "--csv", "--columns", '"a, b",age')
+    assert chosen.startswith('name,"a, b",age')
+
+
 def test_the_list_as_json_is_a_list_of_runs(folder):
     """Sorted, filtered and limited as asked; the numbers have all their digits."""
     told = json.loads(called("runs", folder, "--json", "--sort", "-train:loss", "--limit", "2"))
