@@ -427,6 +427,16 @@ def test_a_journal_that_vanishes_in_mid_view_is_told(window, view, tmp_path):
     expect(page.get_by_text("not connected")).to_be_visible()
 
 
+def test_a_link_with_values_of_no_sense_is_explained_or_bounded(window, view, tmp_path):
+    """A mean with a weight above 1 would be a wrong curve; a range of no numbers is an error."""
+    page = window(view(runs(tmp_path / "journal", count=2)).url).page
+    some = list(keys(page).values())
+    go(page, "compare", run=some, smooth="7")
+    expect(page.get_by_text("0.99", exact=True)).to_be_visible()
+    go(page, "compare", run=some, **{"from": "abc", "to": "1"})
+    expect(page.get_by_text("is not a number").first).to_be_visible()
+
+
 def test_a_deep_link_to_a_run_that_is_gone_says_so(window, view, tmp_path):
     """An unknown run, and no run, get a message instead of an empty page."""
     page = window(view(runs(tmp_path / "journal", count=1)).url).page

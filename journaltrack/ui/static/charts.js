@@ -177,7 +177,7 @@
     const on = (name) => params.get(name) === "1";
     const range = params.get("from") && params.get("to") ? [Number(params.get("from")), Number(params.get("to"))] : null;
     return html`<div class="charts">${names.slice(0, shown).map((name) => html`<${jt.Curve} key=${name} metric=${name} level=${level} runs=${runs} colours=${colours}
-        kind=${params.get("x") || "step"} logX=${on("logx")} logY=${on("logy")} smooth=${Number(params.get("smooth")) || 0} range=${range} height=${height} sync="all"
+        kind=${params.get("x") || "step"} logX=${on("logx")} logY=${on("logy")} smooth=${jt.smoothing(params)} range=${range} height=${height} sync="all"
         setRange=${(next) => jt.set({ from: next && next[0], to: next && next[1] })} />`)}</div>
       ${names.length > shown && html`<div><button onClick=${() => setShown(shown + CHARTS)}>Show ${Math.min(CHARTS, names.length - shown)} more of ${names.length} metrics</button></div>`}`;
   };

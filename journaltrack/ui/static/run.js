@@ -77,9 +77,12 @@
       ${data.metrics.length ? html`<${jt.Charts} names=${names} runs=${me} colours=${[0]} params=${params} height=${200} />` : html`<p class="muted">No metrics were logged.</p>`}</section>`;
   };
 
+  /** The weight that an address asks for; beyond 1 a mean would be none. */
+  jt.smoothing = (params) => Math.min(0.99, Math.max(0, Number(params.get("smooth")) || 0));
+
   /** Axis, scales and smoothing: the same controls for all curves of a page. */
   jt.CurveControls = ({ params }) => {
-    const smooth = Number(params.get("smooth")) || 0;
+    const smooth = jt.smoothing(params);
     const on = (name) => params.get(name) === "1";
     return html`<label class="inline"><span class="muted">x</span><select aria-label="Horizontal axis" value=${params.get("x") || "step"} onChange=${(e) => jt.set({ x: e.target.value, from: null, to: null, logx: null })}>
         <option value="step">step</option><option value="time">time</option><option value="relative">relative time</option></select></label>
