@@ -255,7 +255,7 @@ def test_hostile_names_are_shown_and_never_run(window, view, tmp_path):
         page.get_by_role("button", name="Preview").first.click()
         expect(page.locator(".preview pre")).to_have_count(number + 1)
     go(page, "run", run=known[texts["name"]])
-    expect(page.get_by_text(texts["tagged"])).to_be_visible()
+    expect(page.get_by_text(texts["tagged"]).first).to_be_visible()
     go(page, "compare", run=list(known.values()))
     expect(page.get_by_role("heading", name="Compare 3 runs")).to_be_visible()
     expect(page.get_by_text(texts["parameter"]).first).to_be_visible()
