@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Final
 from journaltrack.app.connection import PROBE_TIMEOUT_S, Connection
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.journal import view
-from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.upload_notes import prefix_name
 from journaltrack.replay import reconciler
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import (
-    Action,
     AddTags,
     Associate,
     Declare,
@@ -29,6 +27,8 @@ from journaltrack.replay.plan.actions import (
     Ensure,
     Link,
     PutMetrics,
+    Request,
+    Settle,
     Update,
     Upload,
 )
@@ -143,14 +143,16 @@ def _folder_of_anchors(known: Configuration, prefix: str | None) -> str | None:
     return "/".join(part for part in (below, config.ANCHORS) if part)
 
 
-def _planned(journal: str | None, options: Options) -> Iterator[Action]:
+def _planned(journal: str | None, options: Options) -> Iterator[Request]:
     """Yield the requests that a sync of a journal would make."""
     opened = Journal.open(journal, create=False, read_only=True)
     with contextlib.closing(opened), view.snapshot(opened.database):
-        yield from reconciler.dry_run(opened, options, Proof(opened.database))
+        for action in reconciler.dry_run(opened, options, Proof(opened.database)):
+            if not isinstance(action, Settle):
+                yield action
 
 
-def _asked(action: Action, *, creates: bool) -> Iterator[str]:
+def _asked(action: Request, *, creates: bool) -> Iterator[str]:
     """Yield the operations of SageMaker that a request needs."""
     yield from _ALWAYS.get(type(action), ())
     if isinstance(action, Ensure) and action.mode in {"create", "resume"}:
@@ -175,7 +177,7 @@ def _declared(action: Declare, *, creates: bool) -> Iterator[str]:
         yield "AddTags"
 
 
-def _models(action: Action, model: type[Model]) -> Iterator[tuple[str, Model]]:
+def _models(action: Request, model: type[Model]) -> Iterator[tuple[str, Model]]:
     """Yield what a request names, by kind: what is tried has similar names, and the same tags."""
     if isinstance(action, Declare):
         made = action.declared.make
@@ -193,5 +195,5 @@ def _models(action: Action, model: type[Model]) -> Iterator[tuple[str, Model]]:
         yield "component", model(action.component, action.spec.tags)
     elif isinstance(action, AddTags):
         yield "component", model(action.component, tuple(action.tags.items()))
-    elif is_run(getattr(action, "component", "/")):
-        yield "component", model(action.component)  # type: ignore[union-attr]
+    else:
+        yield "component", model(action.component)

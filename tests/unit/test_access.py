@@ -5,6 +5,7 @@ is changed.
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -428,6 +429,18 @@ def test_a_journal_without_pending_entries_needs_nothing(aws, offline):
     code, printed = told(offline)
     assert code == 0
     assert "a sync needs no permission" in printed
+
+
+def test_entries_that_need_no_request_need_no_permission(aws, offline):
+    """A value that a later one overrides, one that AWS could never take, and a note."""
+    with Tracker.create("Run", trial_component_name="digits-1") as tracker:
+        tracker.log_parameters([("lr", 0.1), ("lr", 0.2)])
+        with pytest.warns(UserWarning, match="NaN"):
+            tracker.log_metric("loss", math.nan)
+        tracker.set_note("the first one")
+    code, printed = told(offline)
+    assert code == 0
+    assert "sagemaker:UpdateTrialComponent" in printed
 
 
 def test_a_journal_that_is_not_there_is_told_before_any_request(aws, tmp_path):
