@@ -198,9 +198,7 @@ def path_of(journal: str | None) -> str:
     """Return the journal's folder as messages and JSON name it."""
     from journaltrack.util import paths  # noqa: PLC0415
 
-    return str(
-        paths.expanded(journal if journal is not None else paths.default_journal()).absolute()
-    )
+    return str(paths.journal_folder(journal))
 
 
 class _Printer(logging.Handler):

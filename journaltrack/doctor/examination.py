@@ -55,7 +55,7 @@ def examine(
         NotAJournalError: It is a file, or has nothing of a journal.
         JournalTooNewError: A newer journaltrack wrote it.
     """
-    folder = paths.expanded(paths.default_journal() if journal is None else journal).absolute()
+    folder = paths.journal_folder(journal)
     if not folder.exists():
         raise JournalNotFoundError(f"there is no journal at {folder}", hint="check the path")
     if not folder.is_dir():

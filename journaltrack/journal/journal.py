@@ -135,7 +135,7 @@ class Journal(Appender):
                 f"durability={durability!r}, on_journal_error={on_journal_error!r}: not both known",
                 hint='durability is "process" or "power", on_journal_error is "buffer" or "raise"',
             )
-        folder = paths.expanded(paths.default_journal() if path is None else path).absolute()
+        folder = paths.journal_folder(path)
         file = folder / paths.DATABASE
         create = create and not read_only
         first_steps.prepare(folder, file, create=create)

@@ -38,6 +38,8 @@ from journaltrack.util import paths
 from journaltrack.util.guard import guarded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.tracking.recording import TrialComponentMetricSummary
     from journaltrack.tracking.settings import Services, Settings
 
@@ -125,6 +127,12 @@ class Source:
     journal: str | os.PathLike[str] | Journal | None
     client: Any = None
     session: Any = None
+
+    @property
+    def folder(self) -> Path:
+        """Return the journal's folder."""
+        journal = self.journal
+        return journal.path if isinstance(journal, Journal) else paths.journal_folder(journal)
 
     @property
     def settings(self) -> Settings:
@@ -295,12 +303,8 @@ def pages(
         return None
     found: list[Shape] | None = None
     while True:
-        folder = source.journal.path if isinstance(source.journal, Journal) else None
         request = replay_request(
-            folder or paths.expanded(source.journal or paths.default_journal()),
-            "",
-            settings.configuration.lookup_deadline_s,
-            settings,
+            source.folder, "", settings.configuration.lookup_deadline_s, settings
         )
         failure = (
             f"SageMaker could not be asked ({operation}); the journal alone answers"

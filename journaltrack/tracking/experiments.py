@@ -37,7 +37,6 @@ from journaltrack.tracking.settings import (
     replay_request,
 )
 from journaltrack.tracking.trial_component import TrialComponent
-from journaltrack.util import paths
 from journaltrack.util.guard import guarded
 
 if TYPE_CHECKING:
@@ -256,9 +255,7 @@ def _move(source: Source, component: object, draft: Draft) -> None:
 def _request(
     source: Source, component: str, deadline_s: float, settings: Settings
 ) -> ReplayRequest:
-    folder = source.journal.path if isinstance(source.journal, Journal) else source.journal
-    path = paths.expanded(folder or paths.default_journal())
-    return replay_request(path, component, deadline_s, settings)
+    return replay_request(source.folder, component, deadline_s, settings)
 
 
 def _look_up_s(settings: Settings) -> float:

@@ -208,6 +208,15 @@ def default_journal() -> Path:
     return expanded(named) if named else home() / "journal"
 
 
+def journal_folder(named: str | os.PathLike[str] | None) -> Path:
+    """Return the absolute folder of a journal. None: the default one.
+
+    Raises:
+        InvalidInputError: See ``default_journal`` and ``expanded``.
+    """
+    return expanded(default_journal() if named is None else named).absolute()
+
+
 def network_file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
     """Return the type of ``folder``'s file system if machines may share it, or None if it is local.
 

@@ -493,6 +493,16 @@ def test_by_its_names_too_the_run_of_a_block_ends_with_that_block(tmp_path):
     assert vars_of(run) == ("Completed", None)
 
 
+def test_a_run_of_a_relative_journal_is_found_by_its_names(monkeypatch, tmp_path):
+    """However the journal's folder is written, and wherever the process is then."""
+    monkeypatch.chdir(tmp_path)
+    with Run("E", "R", journal="runs/j") as run:
+        assert load_run("R", "E", journal="runs/j") is run
+        monkeypatch.chdir(tmp_path / "runs")
+        assert load_run("R", "E", journal="j") is run
+        assert load_run("R", "E", journal=tmp_path / "runs" / "j") is run
+
+
 def test_a_helpers_block_never_waits_for_the_network(monkeypatch):
     """A loop that calls a helper with ``load_run`` is delivered once, at the run's end."""
     delivered = []

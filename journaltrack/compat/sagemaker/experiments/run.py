@@ -40,7 +40,6 @@ from journaltrack.tracking import catalog, validation
 from journaltrack.tracking.settings import closing_on_error, open_journal
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.writers import warn, warn_of_creation
-from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -458,8 +457,7 @@ class Run:
 
     def _is_in(self, journal: Where | None) -> bool:
         """Return whether the run is recorded in this journal."""
-        path = getattr(journal, "path", None) or paths.expanded(journal or paths.default_journal())
-        return bool(self._trial_component.journal.path == path)
+        return bool(self._trial_component.journal.path == catalog.Source(journal).folder)
 
     def _rest(self) -> None:
         """Release the journal's files. The next use opens them again."""

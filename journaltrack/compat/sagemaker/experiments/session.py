@@ -21,7 +21,6 @@ from journaltrack.tracking.settings import (
     settings_of,
 )
 from journaltrack.tracking.tracker import Tracker
-from journaltrack.util import paths
 
 if TYPE_CHECKING:
     import os
@@ -116,12 +115,11 @@ def run_of_this_job(session: object, journal: Where | None) -> tuple[str, str]:
     kind, job_name = job
     hint = "name the run: load_run(run_name=..., experiment_name=...)"
     settings = settings_for(options_of(session, None, None))
-    folder = getattr(journal, "path", None) or paths.expanded(journal or paths.default_journal())
     deadline_s = settings.configuration.lookup_deadline_s
     try:
         answer = asked(
             Tracker.services.ask,
-            replay_request(folder, "", deadline_s, settings),
+            replay_request(Source(journal).folder, "", deadline_s, settings),
             f"describe_{kind}_job",
             {f"{kind.capitalize()}JobName": job_name},
         )
