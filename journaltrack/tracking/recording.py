@@ -1,7 +1,7 @@
 """Hold the parts of a trial component: what it is made of, and how a change of it is recorded.
 
 ``Recording`` is a dict whose every change is an entry. ``held_of`` says what a journal keeps of
-SageMaker's description.
+SageMaker's description. ``items_of_pages`` reads a list that SageMaker gives page by page.
 
 Must not know the tracker, which hands in what records.
 """
@@ -226,3 +226,27 @@ def moment(nanoseconds: int | None) -> datetime | None:
     if limits.time_problem(nanoseconds, "the time"):
         return None
     return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)
+
+
+def items_of_pages(
+    ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+    operation: str,
+    members: Mapping[str, Any],
+    items: str,
+) -> Iterator[Any]:
+    """Yield the items of all pages of SageMaker's answer.
+
+    Args:
+        ask: Makes one request, by boto3's name of the operation and the members.
+        operation: What to list or search.
+        members: The request's.
+        items: The answer's member with the items.
+    """
+    token: dict[str, Any] = {}
+    while True:
+        page = ask(operation, {**members, **token})
+        yield from page.get(items, ())
+        # A stand-in may give the same page for ever.
+        if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
+            return
+        token = {"NextToken": page["NextToken"]}

@@ -40,6 +40,7 @@ from journaltrack.tracking.recording import (
     Recording,
     TrialComponentMetricSummary,
     TrialComponentSource,
+    items_of_pages,
     members_of,
     moment,
     ns_in,
@@ -259,18 +260,12 @@ class TrialComponent:
             RemoteError: SageMaker could not be asked, or refuses.
         """
         ask, name = self._recorder().ask, self.trial_component_name
-        token: dict[str, Any] = {}
-        while force_disassociate:
-            page = ask("list_trials", {"TrialComponentName": name, **token})
-            for trial in page.get("TrialSummaries", ()):
-                ask(
-                    "disassociate_trial_component",
-                    {"TrialComponentName": name, "TrialName": trial["TrialName"]},
-                )
-            if not page.get("NextToken"):
-                break
-            token = {"NextToken": page["NextToken"]}
-        answer = ask("delete_trial_component", {"TrialComponentName": name})
+        component = {"TrialComponentName": name}
+        if force_disassociate:
+            for trial in items_of_pages(ask, "list_trials", component, "TrialSummaries"):
+                place = {**component, "TrialName": trial["TrialName"]}
+                ask("disassociate_trial_component", place)
+        answer = ask("delete_trial_component", component)
         if not answer:
             raise ComponentNotFoundError(
                 f"SageMaker has no trial component {name}; nothing was deleted",

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError
 from journaltrack.journal import groups
 from journaltrack.tracking import catalog, experiments, validation
+from journaltrack.tracking.recording import items_of_pages
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from typing_extensions import Self
 
     from journaltrack.journal.groups import GroupKind
     from journaltrack.tracking.catalog import Source
+    from journaltrack.tracking.experiments import TrialSummary
 
 
 class ApiObject:
@@ -102,7 +106,7 @@ class Record(ApiObject):
             RemoteError: SageMaker could not be asked, or refuses: it may not be empty.
         """
         members = {experiments.NAME[self._kind]: self._name}
-        answer = experiments.ask(self._source, f"delete_{self._kind}", members)
+        answer = self._ask(f"delete_{self._kind}", members)
         if not answer:
             raise ComponentNotFoundError(
                 f"SageMaker has no {self._kind} {self._name}; nothing was deleted",
@@ -139,29 +143,63 @@ class Record(ApiObject):
         shape = experiments.load(catalog.Source(None, client), cls._kind, name)
         return cls.from_boto(shape, sagemaker_boto_client=client)
 
-    def _pages(self, operation: str, members: Mapping[str, Any], items: str) -> Iterator[Any]:
-        """Yield the items of all pages of SageMaker's answer."""
-        token: dict[str, Any] = {}
-        while True:
-            page = experiments.ask(self._source, operation, {**members, **token})
-            yield from page.get(items, ())
-            if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
-                return
-            token = {"NextToken": page["NextToken"]}
+    def _ask(self, operation: str, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        return experiments.ask(self._source, operation, members)
 
     def _delete_trial(self, trial: str) -> None:
         """Delete a trial and its components in SageMaker."""
-        listed = self._pages(
-            "list_trial_components", {"TrialName": trial}, "TrialComponentSummaries"
+        listed = items_of_pages(
+            self._ask, "list_trial_components", {"TrialName": trial}, "TrialComponentSummaries"
         )
         for name in [each["TrialComponentName"] for each in listed]:
             component = {"TrialComponentName": name}
-            held_by = [*self._pages("list_trials", component, "TrialSummaries")]
-            for each in held_by:
+            for each in [*items_of_pages(self._ask, "list_trials", component, "TrialSummaries")]:
                 place = {**component, "TrialName": each["TrialName"]}
-                experiments.ask(self._source, "disassociate_trial_component", place)
-            experiments.ask(self._source, "delete_trial_component", component)
-        experiments.ask(self._source, "delete_trial", {"TrialName": trial})
+                self._ask("disassociate_trial_component", place)
+            self._ask("delete_trial_component", component)
+        self._ask("delete_trial", {"TrialName": trial})
+
+
+class ExperimentRecord(Record):
+    """An experiment, by the API of either library.
+
+    Assigning to ``description``, ``display_name`` or ``tags`` records the new value.
+    """
+
+    _kind = "experiment"
+    _changeable = frozenset({"description", "display_name", "tags"})
+
+    experiment_name: str | None = None
+    experiment_arn: str | None = None
+    display_name: str | None = None
+    description: str | None = None
+    tags: Any = None
+    creation_time: datetime | None = None
+    last_modified_time: datetime | None = None
+
+    def list_trials(
+        self,
+        created_before: datetime | None = None,
+        created_after: datetime | None = None,
+        sort_by: str | None = None,
+        sort_order: str | None = None,
+    ) -> Iterator[TrialSummary]:
+        """Yield the experiment's trials: the journal's, and SageMaker's if it answers in time.
+
+        Args:
+            created_before: Only those created before this time.
+            created_after: Only those created after this time.
+            sort_by: "Name" or "CreationTime", the default.
+            sort_order: "Ascending" or "Descending", the default.
+        """
+        members = {
+            "ExperimentName": self.experiment_name,
+            "CreatedBefore": created_before,
+            "CreatedAfter": created_after,
+            "SortBy": sort_by,
+            "SortOrder": sort_order,
+        }
+        return experiments.listed(self._source, "trial", members)
 
 
 def check_forced(action: object) -> None:

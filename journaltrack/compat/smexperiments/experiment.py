@@ -10,33 +10,22 @@ from journaltrack.compat.smexperiments import _base_types
 from journaltrack.compat.smexperiments.trial import Trial
 from journaltrack.tracking import experiments
 from journaltrack.tracking.catalog import Source
+from journaltrack.tracking.recording import items_of_pages
 
 if TYPE_CHECKING:
     from journaltrack.compat.smexperiments.api_types import (
         ExperimentSearchResult,
         ExperimentSummary,
-        TrialSummary,
     )
 
     Tags = Mapping[str, str] | Sequence[Mapping[str, str]]
 
 
-class Experiment(_base_types.Record):
+class Experiment(_base_types.ExperimentRecord):
     """A collection of trials.
 
     Assigning to ``description``, ``display_name`` or ``tags`` records the new value.
     """
-
-    _kind = "experiment"
-    _changeable = frozenset({"description", "display_name", "tags"})
-
-    experiment_name: str | None = None
-    experiment_arn: str | None = None
-    display_name: str | None = None
-    description: str | None = None
-    tags: Any = None
-    creation_time: datetime | None = None
-    last_modified_time: datetime | None = None
 
     MAX_DELETE_ALL_ATTEMPTS = 3
 
@@ -114,23 +103,6 @@ class Experiment(_base_types.Record):
         source = Source(None, sagemaker_boto_client)
         return experiments.searched(source, "experiment", search_expression, members)
 
-    def list_trials(
-        self,
-        created_before: datetime | None = None,
-        created_after: datetime | None = None,
-        sort_by: str | None = None,
-        sort_order: str | None = None,
-    ) -> Iterator[TrialSummary]:
-        """Yield the experiment's trials, see ``Trial.list``."""
-        return Trial.list(
-            experiment_name=self.experiment_name,
-            created_before=created_before,
-            created_after=created_after,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            sagemaker_boto_client=self.sagemaker_boto_client,
-        )
-
     def create_trial(
         self, trial_name: str | None = None, trial_name_prefix: str = "SageMakerTrial"
     ) -> Trial:
@@ -158,6 +130,6 @@ class Experiment(_base_types.Record):
         """
         _base_types.check_forced(action)
         members = {"ExperimentName": self.experiment_name}
-        for each in [*self._pages("list_trials", members, "TrialSummaries")]:
+        for each in [*items_of_pages(self._ask, "list_trials", members, "TrialSummaries")]:
             self._delete_trial(each["TrialName"])
         self.delete()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from journaltrack.compat.smexperiments import _base_types
 from journaltrack.compat.smexperiments.api_types import TrainingJobSearchResult
 from journaltrack.tracking import catalog, experiments
+from journaltrack.tracking.recording import items_of_pages
 
 
 class TrainingJob(_base_types.ApiObject):
@@ -37,11 +39,7 @@ class TrainingJob(_base_types.ApiObject):
             SortOrder=sort_order,
             MaxResults=max_results,
         )
-        while True:
-            page = experiments.ask(catalog.Source(None, sagemaker_boto_client), "search", members)
-            for each in page.get("Results", ()):
-                if "TrainingJob" in each:
-                    yield TrainingJobSearchResult.from_boto(each["TrainingJob"])
-            if not page.get("NextToken") or page["NextToken"] == members.get("NextToken"):
-                return
-            members["NextToken"] = page["NextToken"]
+        ask = partial(experiments.ask, catalog.Source(None, sagemaker_boto_client))
+        for each in items_of_pages(ask, "search", members, "Results"):
+            if "TrainingJob" in each:
+                yield TrainingJobSearchResult.from_boto(each["TrainingJob"])

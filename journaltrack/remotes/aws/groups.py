@@ -28,7 +28,7 @@ from journaltrack.remotes.aws.errors import (
 from journaltrack.replay.remote import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from journaltrack.remotes.aws.clients import Clients
 
@@ -133,30 +133,22 @@ class Groups:
 
     def tags(self, arn: str) -> dict[str, str]:
         """Return the tags of what has that ARN."""
-        token: dict[str, str] = {}
-        found: dict[str, str] = {}
-        while True:
-            page = self._clients.sagemaker.list_tags(ResourceArn=arn, **token)
-            found |= {tag["Key"]: tag["Value"] for tag in page.get("Tags", ())}
-            if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
-                return found
-            token = {"NextToken": page["NextToken"]}
+        pages = _pages(self._clients.sagemaker.list_tags, ResourceArn=arn)
+        return {tag["Key"]: tag["Value"] for page in pages for tag in page.get("Tags", ())}
 
     def trials(self, component: str) -> frozenset[str] | None:
         """Return the trials of a component, in lower case; None if it does not exist."""
-        found: set[str] = set()
-        token: dict[str, str] = {}
-        while True:
-            try:
-                page = self._clients.sagemaker.list_trials(TrialComponentName=component, **token)
-            except ClientError as error:
-                if not_found(error):
-                    return None
-                raise
-            found |= {str(each["TrialName"]).lower() for each in page.get("TrialSummaries", ())}
-            if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
-                return frozenset(found)
-            token = {"NextToken": page["NextToken"]}
+        pages = _pages(self._clients.sagemaker.list_trials, TrialComponentName=component)
+        try:
+            return frozenset(
+                str(each["TrialName"]).lower()
+                for page in pages
+                for each in page.get("TrialSummaries", ())
+            )
+        except ClientError as error:
+            if not_found(error):
+                return None
+            raise
 
     def _made(self, group: Group) -> Mapping[str, Any] | None:
         """Create it. Return the answer, or None if it is there, or must not be created."""
@@ -298,6 +290,18 @@ class Groups:
     def _forget(self, kind: str, name: str) -> None:
         with self._lock:
             self._known.discard((kind, name.lower()))
+
+
+def _pages(call: Callable[..., Mapping[str, Any]], **members: str) -> Iterator[Mapping[str, Any]]:
+    """Yield all pages of an answer."""
+    token: dict[str, str] = {}
+    while True:
+        page = call(**members, **token)
+        yield page
+        # A stand-in may give the same page for ever.
+        if not page.get("NextToken") or page["NextToken"] == token.get("NextToken"):
+            return
+        token = {"NextToken": page["NextToken"]}
 
 
 def _passing(error: ClientError) -> RemoteError:

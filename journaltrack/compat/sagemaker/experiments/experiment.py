@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from journaltrack.compat.sagemaker.experiments.session import source_of
-from journaltrack.compat.smexperiments._base_types import Record
+from journaltrack.compat.smexperiments._base_types import ExperimentRecord
 from journaltrack.tracking import experiments
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from journaltrack.tracking.catalog import Source
-    from journaltrack.tracking.experiments import TrialSummary
 
     Tags = Mapping[str, str] | Sequence[Mapping[str, str]]
 
 
-class Experiment(Record):
+class Experiment(ExperimentRecord):
     """A collection of runs.
 
     Assigning to ``description``, ``display_name`` or ``tags`` records the new value.
     """
 
-    _kind = "experiment"
-    _changeable = frozenset({"description", "display_name", "tags"})
-
-    experiment_name: str | None = None
-    experiment_arn: str | None = None
-    display_name: str | None = None
-    description: str | None = None
-    tags: Any = None
-    creation_time: datetime | None = None
-    last_modified_time: datetime | None = None
     sagemaker_session: Any = None
 
     @classmethod
@@ -96,30 +83,6 @@ class Experiment(Record):
             sagemaker_boto_client=source.client,
             sagemaker_session=sagemaker_session,
         )
-
-    def list_trials(
-        self,
-        created_before: datetime | None = None,
-        created_after: datetime | None = None,
-        sort_by: str | None = None,
-        sort_order: str | None = None,
-    ) -> Iterator[TrialSummary]:
-        """Yield the journal's run groups, and SageMaker's if it answers in time.
-
-        Args:
-            created_before: Only those created before this time.
-            created_after: Only those created after this time.
-            sort_by: "Name" or "CreationTime", the default.
-            sort_order: "Ascending" or "Descending", the default.
-        """
-        members = {
-            "ExperimentName": self.experiment_name,
-            "CreatedBefore": created_before,
-            "CreatedAfter": created_after,
-            "SortBy": sort_by,
-            "SortOrder": sort_order,
-        }
-        return experiments.listed(self._source, "trial", members)
 
     @property
     def _source(self) -> Source:
