@@ -16,7 +16,7 @@ Pure: no I/O. Must not know SQLite or any remote.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -130,10 +130,7 @@ def declaration_of(entry: Entry) -> Declaration:
     if name.lower() != row.lower():
         msg = f"it is of {limits.shown(name)}, and not of {limits.shown(row)}"
         raise ValueError(msg)
-    tags = detail.get("tags") or {}
-    if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
-        msg = "the tags are not texts by key"
-        raise ValueError(msg)
+    tags = vocabulary.tags_of(entry) if detail.get("tags") else {}
     group = Group(
         kind,
         name,
@@ -217,7 +214,11 @@ def trial_of(entry: Entry) -> str:
     Raises:
         ValueError: As of ``membership_of``.
     """
-    experiment, trial = membership_of(entry)
+    return named_trial(*membership_of(entry))
+
+
+def named_trial(experiment: str | None, trial: str | None) -> str:
+    """Return the trial that both name: without a trial the experiment's default. "": neither."""
     return trial or (limits.default_trial(experiment) if experiment else "")
 
 
@@ -238,10 +239,17 @@ def ordered(entries: Sequence[Entry], origins: Mapping[int, int]) -> list[Entry]
     return in_order(entries, places)
 
 
+_READ: Final[Mapping[str, Callable[[Entry], object]]] = {
+    **dict.fromkeys(_ROWS, declaration_of),
+    **dict.fromkeys(MEMBERSHIPS, membership_of),
+    vocabulary.TAGS: vocabulary.tags_of,
+}
+
+
 def is_readable(entry: Entry) -> bool:
-    """Return whether an entry of ``GROUPING`` can be read."""
+    """Return whether an entry of ``GROUPING``, or one with tags, can be read."""
     try:
-        declaration_of(entry) if entry.kind in _ROWS else trial_of(entry)
+        _READ[entry.kind](entry)
     except ValueError:
         return False
     return not entry.unsound

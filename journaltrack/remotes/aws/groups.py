@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from journaltrack import limits
 from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
-from journaltrack.journal.groups import Declared, Group, GroupKind
+from journaltrack.journal.groups import Declared, Group, GroupKind, named_trial
 from journaltrack.remotes.aws.errors import (
     DENIED,
     already_exists,
@@ -54,10 +53,9 @@ class Groups:
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
         """Put the component into the trial. Create trial and experiment when missing."""
-        if trial is None and experiment is None:
+        trial = named_trial(experiment, trial)
+        if not trial:
             return Answer()
-        if trial is None:
-            trial = limits.default_trial(str(experiment))
         denial: ClientError | None = None
         if experiment is not None and self._creates:
             try:

@@ -15,7 +15,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 from journaltrack import limits
 from journaltrack.journal.fold import (
@@ -33,6 +33,7 @@ from journaltrack.journal.groups import (
     GroupKind,
     declared,
     laid_over,
+    named_trial,
     row_of,
 )
 from journaltrack.journal.vocabulary import BlobRef, Direction, Entry
@@ -48,6 +49,8 @@ KEYS_MAX: dict[FieldMap, int] = {
     "output_artifacts": limits.ARTIFACTS_MAX,
     "status": 1,
 }
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +154,7 @@ class Change:
 
     def split(self) -> tuple[Change, ...]:
         """Return the earlier entries and the later ones. () for a single entry."""
-        middle = len(self.parts) // 2
-        return (
-            tuple(
-                Change.of(self.map, self.key, half)
-                for half in (self.parts[:middle], self.parts[middle:])
-            )
-            if middle
-            else ()
-        )
+        return tuple(Change.of(self.map, self.key, half) for half in _halves(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +278,7 @@ class Declare:
 
     def split(self) -> tuple[Declare, ...]:
         """Return two halves, to find the entry that the remote refuses. () for one entry."""
-        middle = len(self.parts) // 2
-        halves = (self.parts[:middle], self.parts[middle:]) if middle else ()
-        return tuple(replace(self, parts=half) for half in halves)
+        return tuple(replace(self, parts=half) for half in _halves(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +297,7 @@ class Associate:
     @property
     def its_trial(self) -> str:
         """Return the trial's name: without one, that of the experiment's default trial."""
-        return self.trial or (limits.default_trial(self.experiment) if self.experiment else "")
+        return named_trial(self.experiment, self.trial)
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -364,9 +357,7 @@ class AddTags:
 
     def split(self) -> tuple[AddTags, ...]:
         """Return two halves, to find the entry that the remote refuses. () for one entry."""
-        middle = len(self.parts) // 2
-        halves = (self.parts[:middle], self.parts[middle:]) if middle else ()
-        return tuple(replace(self, parts=half) for half in halves)
+        return tuple(replace(self, parts=half) for half in _halves(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,13 +444,10 @@ class Update:
         They are in the order in which to send them. If a later value is refused, an earlier one
         is sent after all.
         """
-        halves: Sequence[Sequence[Change]]
-        if len(self.changes) > 1:
-            middle = len(self.changes) // 2
-            halves = (self.changes[:middle], self.changes[middle:])
-        else:
-            halves = [(each,) for change in self.changes for each in change.split()]
-        return tuple(replace(self, changes=tuple(half)) for half in halves)
+        halves = _halves(self.changes) or tuple(
+            (each,) for change in self.changes for each in change.split()
+        )
+        return tuple(replace(self, changes=half) for half in halves)
 
     def fields(self) -> Fields:
         """Return the request's content. Its blobs must be resolved."""
@@ -537,6 +525,12 @@ Request: TypeAlias = (
     Ensure | Declare | Associate | Disassociate | AddTags | Upload | Link | Update | PutMetrics
 )
 Action: TypeAlias = Settle | Request
+
+
+def _halves(parts: tuple[T, ...]) -> tuple[tuple[T, ...], ...]:
+    """Return the earlier parts and the later ones. () for less than two."""
+    middle = len(parts) // 2
+    return (parts[:middle], parts[middle:]) if middle else ()
 
 
 def fold(changes: Iterable[Change]) -> Fields:

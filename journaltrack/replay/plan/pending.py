@@ -169,17 +169,7 @@ def _grouped(database: Database, component_id: int) -> list[Entry]:
         "AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.seq",
         (component_id, json.dumps(sorted(_GROUPED))),
     )
-    return [entry for entry in map(entry_of, rows) if _is_readable(entry)]
-
-
-def _is_readable(entry: Entry) -> bool:
-    if entry.kind != vocabulary.TAGS:
-        return groups.is_readable(entry)
-    try:
-        vocabulary.tags_of(entry)
-    except ValueError:
-        return False
-    return not entry.unsound
+    return [entry for entry in map(entry_of, rows) if groups.is_readable(entry)]
 
 
 def _fields(
