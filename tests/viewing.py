@@ -74,6 +74,22 @@ class Viewing:
         return self.process.returncode, errors
 
 
+@contextmanager
+def served():
+    """Give what starts servers; they end with the block, without a complaint of theirs."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Viewing(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for viewing in started:
+        code, errors = viewing.end()
+        assert "Traceback" not in errors, errors
+        assert code == 0
+
+
 def runs(journal, count=6, steps=200):
     """Record runs that differ: ``run-0``, ``run-1``, ...; loss falls faster with a larger lr."""
     journal = Path(journal)

@@ -99,30 +99,56 @@ class Journals:
         )
 
 
+def arguments_and_journals(
+    convert: Callable[[tuple[str, ...], tuple[str, ...]], dict[str, Any]],
+    help_text: str,
+    **of_argument: Any,  # noqa: ANN401 - click's
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator: add arguments and ``-j JOURNAL``, any number of each.
+
+    Args:
+        convert: Takes the values of both, and returns what the command gets by keyword.
+        help_text: Of ``-j``.
+        of_argument: For ``click.argument``.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        """Add argument and option to the command."""
+
+        @functools.wraps(command)
+        def converted(
+            *args: Any,  # noqa: ANN401
+            arguments: tuple[str, ...],
+            options: tuple[str, ...],
+            **others: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401 - click's
+            """Call the command with what its arguments and options name."""
+            return command(*args, **convert(arguments, options), **others)
+
+        argument = click.argument("arguments", nargs=-1, **of_argument)
+        option = click.option(
+            "-j",
+            "--journal",
+            "options",
+            metavar="JOURNAL",
+            multiple=True,
+            type=click.Path(),
+            help=help_text,
+        )
+        return argument(option(converted))
+
+    return decorate
+
+
 def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``[JOURNAL]...`` and ``-j JOURNAL``; the command gets them as ``journals``."""
-
-    @functools.wraps(command)
-    def with_journals(
-        *args: Any,  # noqa: ANN401
-        arguments: tuple[str, ...],
-        options: tuple[str, ...],
-        **others: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401 - click's
-        """Call the command with the journals of its argument and of its option."""
-        return command(*args, journals=Journals([*arguments, *options]), **others)
-
-    argument = click.argument("arguments", metavar="[JOURNAL]...", nargs=-1, type=click.Path())
-    option = click.option(
-        "-j",
-        "--journal",
-        "options",
-        metavar="JOURNAL",
-        multiple=True,
+    decorate = arguments_and_journals(
+        lambda arguments, options: {"journals": Journals([*arguments, *options])},
+        "The same as the argument; may be repeated.",
+        metavar="[JOURNAL]...",
         type=click.Path(),
-        help="The same as the argument; may be repeated.",
     )
-    return argument(option(with_journals))
+    return decorate(command)
 
 
 def each(

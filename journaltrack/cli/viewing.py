@@ -6,29 +6,28 @@ Not a command. Must not know how runs are read (``readmodel``) beyond opening a 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
 from journaltrack import limits
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
+from journaltrack.cli.journals import arguments_and_journals
 from journaltrack.errors import NothingMatchesError
 from journaltrack.util import paths, patterns
-from journaltrack.util.text import duration
+from journaltrack.util.text import duration, six_digits
 
 if TYPE_CHECKING:
+    import click
+
     from journaltrack.readmodel.model import ReadModel
     from journaltrack.readmodel.run import Run, Series
     from journaltrack.tracking.annotation import Annotated
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
-_WHOLE_MAX: Final = 1e15
 
 
 def about_runs(
@@ -51,33 +50,17 @@ def about_runs(
         ctx.params["arguments"] = tuple(journals)
         return common.complete_component(ctx, param, incomplete)
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        """Add argument and option to the command."""
+    def converted(arguments: tuple[str, ...], options: tuple[str, ...]) -> dict[str, Any]:
+        """Return names of runs, and journals."""
+        names, journals = _told_apart(arguments, other_names=other_names)
+        return {"names": names, "named": (*journals, *options)}
 
-        @functools.wraps(command)
-        def with_runs(
-            *args: Any,  # noqa: ANN401
-            arguments: tuple[str, ...],
-            options: tuple[str, ...],
-            **others: Any,  # noqa: ANN401
-        ) -> Any:  # noqa: ANN401 - click's
-            """Call the command with names of runs, and journals."""
-            names, journals = _told_apart(arguments, other_names=other_names)
-            return command(*args, names=names, named=(*journals, *options), **others)
-
-        argument = click.argument("arguments", metavar=metavar, nargs=-1, shell_complete=complete)
-        option = click.option(
-            "-j",
-            "--journal",
-            "options",
-            metavar="JOURNAL",
-            multiple=True,
-            type=click.Path(),
-            help="A journal, a folder of journals, or a bundle; may be repeated.",
-        )
-        return argument(option(with_runs))
-
-    return decorate
+    return arguments_and_journals(
+        converted,
+        "A journal, a folder of journals, or a bundle; may be repeated.",
+        metavar=metavar,
+        shell_complete=complete,
+    )
 
 
 def _told_apart(arguments: Sequence[str], *, other_names: bool) -> tuple[list[str], list[str]]:
@@ -178,11 +161,7 @@ def code_of(codes: Sequence[ExitCode]) -> ExitCode:
 
 def number(value: object) -> str | None:
     """Return a value in at most six digits; ``--json`` has all of them."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None if value is None else str(value)
-    if isinstance(value, int) or (value.is_integer() and abs(value) < _WHOLE_MAX):
-        return str(int(value))
-    return f"{value:.6g}"
+    return None if value is None else six_digits(value)
 
 
 def span(seconds: float | None) -> str | None:

@@ -147,21 +147,18 @@ class Source:
         if asleep and self._rested == self._files(self._folder()):
             return False
         journal = self._opened()
-        seen = (
-            self._files(journal.path),
-            journal.database.read("PRAGMA data_version")[0][0],
-        )
+        seen = self._version(journal)
         if self._seen and seen[0] != self._seen[0] and seen[1] == self._seen[1]:
             # A file that was opened as unchangeable, or a private copy of an older journal.
             self._let_go()
             journal = self._opened()
-            seen = (seen[0], journal.database.read("PRAGMA data_version")[0][0])
+            seen = self._version(journal)
         changed = seen != self._seen
         if changed and _revision(journal) != self._revision:
             # Another version upgraded it meanwhile.
             self._let_go()
             journal = self._opened()
-            seen = (seen[0], journal.database.read("PRAGMA data_version")[0][0])
+            seen = self._version(journal)
         if changed:
             cache = self._cache_of(journal)
             with view.snapshot(journal.database):
@@ -174,6 +171,10 @@ class Source:
             self._seen = seen
         self._states = self._now_states(journal)
         return changed
+
+    def _version(self, journal: Journal) -> tuple[Any, ...]:
+        """Return what is another one after each change of the journal."""
+        return self._files(journal.path), journal.database.read("PRAGMA data_version")[0][0]
 
     def _opened(self) -> Journal:
         """Return the journal, open; another file in its place is opened instead."""

@@ -18,7 +18,7 @@ from journaltrack._version import __version__
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
 from journaltrack.replay.evidence import anchors
-from journaltrack.util.text import duration
+from journaltrack.util.text import duration, six_digits
 
 if TYPE_CHECKING:
     from journaltrack.doctor import Examination
@@ -33,7 +33,6 @@ CURVES_MAX: Final = 100
 """Our limit: metrics that are drawn; the others are in the table."""
 COLUMNS: Final = 500
 """Our choice: columns of pixels of a curve. Ten runs of ten metrics take 2 MB."""
-_DIGITS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +154,7 @@ def _curves(model: ReadModel, runs: Sequence[Run], metric: str) -> tuple[Series,
 
 def number(value: object) -> str:
     """Return a value as people read it: numbers with six digits."""
-    if isinstance(value, float):
-        if value.is_integer() and abs(value) < 10**15:
-            return str(int(value))
-        return f"{value:.{_DIGITS}g}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else six_digits(value)
 
 
 def code_of(writer: WriterRecord) -> str:

@@ -58,6 +58,8 @@ _RULES: Final = (
 
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 _FIELD = re.compile(r'([^\s=]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)')
+_WHOLE_MAX: Final = 1e15
+"""Ours: whole numbers from here on are shown with an exponent."""
 _VERSION: Final = re.compile(
     r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII
 )
@@ -194,6 +196,13 @@ def epoch_s(text: str) -> float | None:
         return moment.astimezone().timestamp()
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def six_digits(value: object) -> str:
+    """Format a value for people: a number in at most six digits, a whole one with all of them."""
+    if isinstance(value, float) and not (value.is_integer() and abs(value) < _WHOLE_MAX):
+        return f"{value:.6g}"
+    return str(int(value) if isinstance(value, float) else value)
 
 
 def duration(seconds: float) -> str:

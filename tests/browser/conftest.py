@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.patience import FOREVER_S
-from tests.viewing import Viewing
+from tests.viewing import served
 
 PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
 CHROMIUM = next(
@@ -115,14 +115,5 @@ def window(browser, request, monkeypatch, tmp_path):
 @pytest.fixture
 def view(window):
     """Starts servers; they end with the test."""
-    started = []
-
-    def start(*arguments, **options):
-        started.append(Viewing(*arguments, **options))
-        return started[-1]
-
-    yield start
-    for viewing in started:
-        code, errors = viewing.end()
-        assert "Traceback" not in errors, errors
-        assert code == 0
+    with served() as start:
+        yield start

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from journaltrack import Tracker
-from tests.viewing import Viewing, awkward, hostile, runs
+from tests.viewing import Viewing, awkward, hostile, runs, served
 
 QUESTIONS = ("runs", "run", "compare", "series", "delivery", "points.csv", "artifact", "preview")
 
@@ -31,17 +31,8 @@ def cached(monkeypatch, tmp_path):
 @pytest.fixture
 def view(cached):
     """Starts servers; they are ended with the test, without a complaint of theirs."""
-    started = []
-
-    def start(*arguments, **options):
-        started.append(Viewing(*arguments, **options))
-        return started[-1]
-
-    yield start
-    for viewing in started:
-        code, errors = viewing.end()
-        assert "Traceback" not in errors, errors
-        assert code == 0
+    with served() as start:
+        yield start
 
 
 def key_of(viewing, name):
