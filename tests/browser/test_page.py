@@ -129,6 +129,21 @@ def test_what_has_one_value_is_no_axis(window, view, tmp_path):
     expect(options).to_have_text(["lr", "optimizer"])
 
 
+def test_values_that_differ_by_one_bit_are_drawn(window, view, tmp_path):
+    """The page answers still: a metric may hold times in nanoseconds, whose next double is far."""
+    journal = tmp_path / "journal"
+    for number in range(2):
+        name = f"run-{number}"
+        with Tracker.create(trial_component_name=name, journal=journal, sync="off") as tracker:
+            tracker.log_parameter("lr", 1.7e18 + 256 * number)
+            for step in range(3):
+                tracker.log_metric("at_ns", 1.7e18 + 256 * number, step=step)
+    page = window(view(journal).url).page
+    go(page, "compare", run=list(keys(page).values()))
+    curve(page, "at_ns")
+    assert page.locator("svg.drawn circle").count() == 2
+
+
 def test_zooming_asks_for_the_part_that_is_shown(window, view, tmp_path):
     """Dragging over a chart fetches that range with more detail, and the link keeps it."""
     journal = tmp_path / "journal"

@@ -91,9 +91,10 @@
     const raw = (high - low) / count;
     const power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].find((each) => each * power >= raw) * power;
-    const found = [];
-    for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) found.push(Number(at.toPrecision(12)));
-    return found;
+    const first = Math.ceil(low / step);
+    // By counting: where neighbours of a double are far, to add a step may change nothing.
+    return Array.from({ length: 2 * count + 2 }, (_, i) => (first + i) * step)
+      .filter((at) => at <= high + step / 1e6).map((at) => Number(at.toPrecision(12)));
   };
 
   const axisText = (u, splits) => splits.map((v) => (v === null ? "" : jt.number(v)));
