@@ -144,6 +144,34 @@ def test_values_that_differ_by_one_bit_are_drawn(window, view, tmp_path):
     assert page.locator("svg.drawn circle").count() == 2
 
 
+@pytest.mark.parametrize("extreme", [1e308, 3e-310, 12.5])
+def test_an_axis_of_any_size_has_labels(window, view, tmp_path, extreme):
+    """A curve tells nothing without the numbers beside it; uPlot's own steps end at 1e16."""
+    page = window(view(runs(tmp_path / "journal", count=1)).url).page
+    labels = page.evaluate(
+        """async (extreme) => {
+            const place = document.body.appendChild(document.createElement("div"));
+            const series = [{ label: "x", colour: 0, x: [0, 1, 2], y: [-extreme, 0, extreme] }];
+            const drawn = jt.draw(place, series, { kind: "step", width: 600, height: 200 });
+            await new Promise((done) => requestAnimationFrame(done));
+            return drawn.chart.axes[1]._values;
+        }""",
+        extreme,
+    )
+    assert len(set(labels)) >= 2
+    assert all(labels)
+
+
+def test_a_comparison_shows_all_metrics_when_asked(window, view, tmp_path):
+    """The table begins with 200 metrics, says so, and hides none for good."""
+    page = window(view(awkward(tmp_path / "journal")).url).page
+    go(page, "compare", run=[keys(page)["wide"]])
+    rows = page.get_by_role("region", name="Metrics").locator("tbody tr")
+    expect(rows).to_have_count(200)
+    page.get_by_role("button", name="All 1000 metrics").click()
+    expect(rows).to_have_count(1000)
+
+
 def test_zooming_asks_for_the_part_that_is_shown(window, view, tmp_path):
     """Dragging over a chart fetches that range with more detail, and the link keeps it."""
     journal = tmp_path / "journal"

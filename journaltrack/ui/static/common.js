@@ -129,6 +129,12 @@
       ticks: { show: false },
       font: "11px system-ui, sans-serif",
     };
+    // uPlot's own steps end at 1e16.
+    const labels = (u) => Math.max(2, Math.floor(u.height / 45));
+    const ofAnySize = {
+      incrs: (u, _, low, high) => [(high - low) / labels(u)],
+      splits: (u, _, low, high) => jt.ticks(low, high, labels(u)),
+    };
     const time = options.kind === "time";
     const lines = [{}];
     series.forEach((s) => {
@@ -167,7 +173,7 @@
         },
         axes: [
           { ...axis, values: time ? undefined : options.kind === "relative" ? spanText : axisText, size: 30, space: options.kind === "relative" ? 80 : 60 },
-          { ...axis, values: axisText, size: (u, values) => Math.max(38, 12 + 6.5 * Math.max(0, ...(values || []).map((v) => v.length))) },
+          { ...axis, ...(options.logY ? {} : ofAnySize), values: axisText, size: (u, values) => Math.max(38, 12 + 6.5 * Math.max(0, ...(values || []).map((v) => v.length))) },
         ],
         series: lines,
         hooks: {

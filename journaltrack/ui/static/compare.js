@@ -12,9 +12,16 @@
       ${!shown.length && html`<div class="body muted">No parameter differs.</div>`}</div><//>`;
   };
 
-  const Numbers = ({ data, colours }) => html`<${jt.Panel} title="Metrics" flush><div class="scroll"><table class="sums"><caption class="unseen">Last value of each metric</caption>
-    <thead><tr><th scope="col">metric: last, min … max</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${jt.label(r)}</th>`)}</tr></thead>
-    <tbody>${data.metrics.slice(0, 200).map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)}<small>${jt.number(v.min)} … ${jt.number(v.max)}</small>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div><//>`;
+  // A table of thousands of rows is slow to draw, and hardly read.
+  const AT_FIRST = 200;
+  const Numbers = ({ data, colours }) => {
+    const [all, setAll] = useState(false);
+    const shown = all ? data.metrics : data.metrics.slice(0, AT_FIRST);
+    return html`<${jt.Panel} title="Metrics" flush><div class="scroll"><table class="sums"><caption class="unseen">Last value of each metric</caption>
+      <thead><tr><th scope="col">metric: last, min … max</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${jt.label(r)}</th>`)}</tr></thead>
+      <tbody>${shown.map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)}<small>${jt.number(v.min)} … ${jt.number(v.max)}</small>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div>
+      ${shown.length < data.metrics.length && html`<div class="body"><button onClick=${() => setAll(true)}>All ${data.metrics.length} metrics</button></div>`}<//>`;
+  };
 
   jt.Compare = () => {
     const { params } = jt.useRoute();
