@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -286,6 +287,7 @@ TestCopies.settings = settings(
 )
 
 
+@pytest.mark.slow
 def test_a_request_in_doubt_that_was_known_before_a_release_stays_in_doubt():
     """A release in a copy that learnt of a later doubt afterwards, merged where that doubt is
     known: sent again, the points may be there twice.

@@ -365,6 +365,7 @@ def offline(monkeypatch, tmp_path):
     return str(tmp_path / "journal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(OF_A_JOURNAL))
 def test_a_journal_is_asked_for_what_its_sync_needs(aws, offline, what):
     """A policy with that alone suffices, each part of it that is missing is named with exit code 5,

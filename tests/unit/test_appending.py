@@ -93,6 +93,7 @@ def test_a_call_that_can_never_be_written_does_not_hold_up_what_waits(tmp_path, 
     assert verify_chains(tmp_path / "j") == []
 
 
+@pytest.mark.slow
 def test_a_buffer_that_is_full_refuses_the_call_and_keeps_the_rest(tmp_path):
     """Beyond the limit a call raises and is not recorded; what waits is written once the lock is
     free, the chain goes on.

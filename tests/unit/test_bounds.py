@@ -198,6 +198,7 @@ def test_a_merge_copies_no_blob_that_is_larger_than_recorded(journal, tmp_path):
     assert not Spool(tmp_path / "all" / "spool").has(blob.sha256)
 
 
+@pytest.mark.slow
 def test_unfinished_receipts_are_read_in_pages(journal):
     """A thousand that were crafted, of 100 kB each, are settled and shown in a few megabytes,
     and the pass goes on.

@@ -380,6 +380,7 @@ def test_what_is_recorded_meanwhile_does_not_prolong_an_export(tmp_path):
     tracker.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_cells_of_any_type_change_no_schema(every_state, tmp_path, table):
     """Any value in any cell that is read: the export goes on, the schema stays, the other cells
@@ -479,6 +480,7 @@ def test_a_cut_short_export_leaves_no_file(varied, tmp_path, suffix):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 @pytest.mark.parametrize(
     ("number", "code", "left"),
@@ -636,6 +638,7 @@ def test_without_pyarrow_the_error_says_what_to_install(varied, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_journal(tmp_path):
     """The peak of a process that exports 60,000 metrics is that of one that exports 15,000, give
     or take 4 MiB.

@@ -144,6 +144,7 @@ def refused_points(folder, points):
     return remote
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)]
 )

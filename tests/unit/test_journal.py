@@ -95,6 +95,7 @@ def _append_from(path, count):
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_share_a_journal_also_at_its_creation(tmp_path, method):
     """Four processes that open and make the same journal at once lose nothing."""
@@ -149,6 +150,7 @@ def test_a_forked_child_is_a_writer_of_its_own(journal):
     assert chains_hold(journal)
 
 
+@pytest.mark.slow
 def test_every_acknowledged_call_survives_sigkill(tmp_path):
     """A process killed in a tight loop has lost none of the calls that had returned, ten times
     over.

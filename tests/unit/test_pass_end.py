@@ -81,6 +81,7 @@ def test_progress_is_told_from_the_first_entry_to_the_last(journal):
     assert len({progress.done for progress in told}) > 2
 
 
+@pytest.mark.slow
 def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
     """A pass that is told to stop keeps its lease and waits for the answer to a request, as long
     as its grace lasts: nothing is in doubt.

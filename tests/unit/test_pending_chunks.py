@@ -250,6 +250,7 @@ def beside(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS)
 def test_one_odd_cell_keeps_nothing_else_from_being_delivered(beside, tmp_path, column):
     """Whatever one cell of a metric is replaced by, infinity and bytes among it: a pass holds its

@@ -200,6 +200,7 @@ def planned_from(folder):
         return read_states(journal.database, [row.id for row in journal.components()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(max(3, scaled(6))))
 def test_exactly_what_the_rules_say_goes_and_everything_else_goes_on(seed, tmp_path):
     """After random calls, syncs and lost answers: what goes is what a model says, nobody sees a

@@ -53,6 +53,7 @@ def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
         assert removable(journal.database, now_ns, now_ns) == []
 
 
+@pytest.mark.slow
 def test_processes_that_end_meanwhile_have_nothing_open(tmp_path):
     """Whoever has a file open is found while other processes begin and end all the time, and
     nothing is raised.

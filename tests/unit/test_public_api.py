@@ -217,6 +217,7 @@ def test_every_function_is_called():
     assert set(CALLS) == set(FUNCTIONS) - {"open_bundle", "merge"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_journal_is_named_in_any_way(folder, tmp_path, name):
     """As text, as a path, as an open journal that goes on being used, or not at all: it is the

@@ -265,6 +265,7 @@ def test_ten_refusals_among_the_first_seventy_cost_little(refused, threads, late
     assert took <= 3 * without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "latency_s"), [(16, 0.03), (64, 0.2), (96, 0.005), (96, 0.03)])
 @pytest.mark.parametrize("seconds_of_burst", [0.2, 1, 5])
 @pytest.mark.parametrize("rate", [20.0, 50.0, 200.0])
@@ -293,6 +294,7 @@ def test_a_service_of_fifty_a_second_is_found_from_the_first_request_on():
     assert took <= 1000 / 50 / 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "within_s"), [(50.0, 100.0, 3), (50.0, 25.0, 3), (50.0, 200.0, 4), (200.0, 50.0, 3), (200.0, 800.0, 4), (1000.0, 100.0, 3), (20.0, 60.0, 6)]
 )  # fmt: skip

@@ -508,6 +508,7 @@ print(run.metrics["loss"].points, len(run.metrics("loss")))
 """
 
 
+@pytest.mark.slow
 def test_several_readers_share_a_cache(tmp_path):
     """Processes that begin it at the same time all get the whole, and leave one that is whole."""
     for first in range(0, 120_000, 8_000):
@@ -541,6 +542,7 @@ journaltrack.runs(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_reader_loses_nothing_of_the_cache(tmp_path):
     """The next one reads on behind the last whole transaction."""
     for first in range(0, 120_000, 8_000):
@@ -566,6 +568,7 @@ with model.open([sys.argv[1]]) as many:
 """
 
 
+@pytest.mark.slow
 def test_more_journals_than_files_may_be_open_are_read(tmp_path):
     """A folder of a hundred journals is listed, followed and drawn with 400 descriptors."""
     recorded(tmp_path / "all/0", [1.0, 2.0])

@@ -374,6 +374,7 @@ def test_a_real_time_is_no_step(timestamp, tracker, folder):
     assert rows(folder, "SELECT step FROM entry WHERE kind = 'metric'") == [(None,)] * 3
 
 
+@pytest.mark.slow
 def test_a_text_of_megabytes_is_recorded_and_read_back(tracker, folder):
     """Whatever is in it: marked, warned about, whole in the journal, and neither load, resume,
     show nor audit mind.
@@ -412,6 +413,7 @@ def test_a_text_beyond_what_sqlite_holds_is_refused(tracker, folder, monkeypatch
     assert rows(folder, "SELECT kind FROM entry") == [("create",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "payload",
     [

@@ -124,6 +124,7 @@ def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
     assert independent_verifier.verify(tmp_path / "more")
 
 
+@pytest.mark.slow
 def test_a_journal_that_names_its_entries_without_end_is_refused_soon(tmp_path):
     """A few megabytes of attestations that each release all entries cost no hours: the proof and
     the audit say what they are.

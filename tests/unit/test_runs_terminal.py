@@ -195,6 +195,7 @@ def test_runs_are_told_apart_without_colours(folder, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_without_unicode_gets_what_it_has(folder, encoding):
     """No question marks and no error: letters for dots, an asterisk for the star."""

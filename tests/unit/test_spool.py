@@ -389,6 +389,7 @@ class Failing:
         return "00" * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [

@@ -129,6 +129,7 @@ def test_every_command_is_looked_at():
     assert {case[0] for case in CASES} | ELSEWHERE == set(COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("arguments", CASES, ids=lambda case: " ".join(case[:2]))
 def test_every_line_fits_and_breaks_between_words(world, monkeypatch, arguments, width):

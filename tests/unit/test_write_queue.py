@@ -144,6 +144,7 @@ journal.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("durability", "calls"), [("process", 1500), ("power", 60)])
 def test_eight_processes_append_to_one_journal(tmp_path, durability, calls):
     """All of it is there, in each one's order; nobody meets an error."""
