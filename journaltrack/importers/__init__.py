@@ -1,0 +1,1 @@
+"""Import the runs that other tools recorded: one module for each format, and one core."""
