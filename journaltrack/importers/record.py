@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import limits
 from journaltrack.errors import (
@@ -225,18 +225,18 @@ def import_source(
         for each in source.left_out:
             done.left_out.add(each)
         names = _Names(opened, source.format)
-        placed = [(run, *names.of(run, name, prefix)) for run in source.runs]
+        placed = [(run, names.of(run, name, prefix)) for run in source.runs]
         known = known_in(
             opened,
             {
-                row: (component, run.untimed_ns is None)
-                for run, component, row in placed
-                if row is not None
+                place.row: (place.name, run.untimed_ns is None)
+                for run, place in placed
+                if place.row is not None
             },
         )
         total, before = sum(run.size_bytes for run in source.runs), 0
-        for run, component, row in placed:
-            told = ImportedRun(component, run.id, is_new=row is None)
+        for run, place in placed:
+            told = ImportedRun(place.name, run.id, is_new=place.row is None)
             done.runs.append(told)
 
             def progress(read: int, before: int = before) -> None:
@@ -244,9 +244,9 @@ def import_source(
                 if on_progress is not None:
                     on_progress(Progress(min(before + read, total), total))
 
-            component_id = names.create(run, component) if row is None else row
-            had = known.pop(component_id, None)
-            target = Target(opened, component_id, component, told, run.untimed_ns, had)
+            row = names.create(run, place) if place.row is None else place.row
+            had = known.pop(row, None)
+            target = Target(opened, row, place.name, told, run.untimed_ns, had)
             _record_run(target, run, status, progress)
             before += run.size_bytes
         opened.flush()
@@ -288,86 +288,96 @@ def _check_names(source: Source, name: str | None, prefix: str, status: str | No
         validation.entity_name(f"{prefix}x", "prefix")
 
 
+class _Place(NamedTuple):
+    """Where a run goes: its name, its key, and its id in the journal (None: it is new)."""
+
+    name: str
+    key: str
+    row: int | None
+
+
 class _Names:
     """Find a name in the journal for each run.
 
-    A run of this source has the name that it got at first. A new one gets its own name, made valid.
-    If another run has that, the end of its key is added.
+    A run that was imported before keeps the name that it has. A new one gets its own name, made
+    valid. If another run has that, the end of its key is added.
     """
 
     def __init__(self, journal: Journal, format_name: str) -> None:
         self._journal = journal
         self._format = format_name
-        # By name, in lower case, of this import.
-        self._given: dict[str, str] = {}
+        self._taken = {row.name.lower(): row.id for row in journal.components()}
+        self._keys: dict[int, str | None] = {}
+        sql = "SELECT component_id, kind, payload FROM entry WHERE stream <> 'metric' ORDER BY seq"
+        for component_id, kind, payload in journal.database.read(sql):
+            key = _key_in(payload) if kind == vocabulary.CREATE else None
+            self._keys[component_id] = self._keys.get(component_id) or key
+        # A component without an entry belongs to nobody: its creator was killed.
+        self._taken = {name: row for name, row in self._taken.items() if row in self._keys}
+        self._named = {self._keys[row]: name for name, row in reversed(self._taken.items())}
+        self._seen: set[str] = set()
 
-    def of(self, run: SourceRun, name: str | None, prefix: str) -> tuple[str, int | None]:
-        """Return the name of a run, and its id in the journal; None if it is new.
+    def of(self, run: SourceRun, name: str | None, prefix: str) -> _Place:
+        """Return where a run goes.
 
         Raises:
             InvalidInputError: The journal has another run of the name that was asked for.
         """
-        key = self._key(run)
+        key = digest(self._format, run.mark)
+        # A copy beside it, which may have gone on in another way.
+        key = digest(key, run.id) if key in self._seen else key
+        self._seen.add(key)
         if name is not None:
-            owner, row = self._owner(name.lower())
-            if owner not in {None, key}:
+            row = self._taken.get(name.lower())
+            if row is not None and self._keys[row] != key:
                 raise InvalidInputError(
                     f"the journal has a run {name.lower()} that was not imported from {run.id}; "
                     "nothing was imported",
                     hint="give another name",
                 )
-            return name.lower(), row
+            return _Place(name.lower(), key, row)
         base = limits.suggested_name(f"{prefix}{run.name}").lower()
-        ended = f"{base[: limits.NAME_CHARS_MAX - _KEY_CHARS - 1].rstrip('-')}-{key[:_KEY_CHARS]}"
-        # The run may have got the longer name when another one had the shorter.
-        for candidate in (base, ended):
-            if self._owner(candidate)[0] == key:
-                return self._given_to(candidate, key)
-        for candidate in (base, ended, f"{ended[:-_KEY_CHARS]}{key}"[-limits.NAME_CHARS_MAX :]):
-            if self._owner(candidate)[0] is None:
-                return self._given_to(candidate, key)
-        raise InvalidInputError(f"no name is free for {run.id}", hint="give a name or a prefix")
+        known = base if self._keys.get(self._taken.get(base, -1)) == key else self._named.get(key)
+        if known is None:
+            room = limits.NAME_CHARS_MAX - _KEY_CHARS - 1
+            ended = f"{base[:room].rstrip('-')}-{key[:_KEY_CHARS]}"
+            known = next(each for each in (base, ended, f"run-{key}") if each not in self._taken)
+            self._taken[known] = -1
+        row = self._taken[known]
+        return _Place(known, key, None if row < 0 else row)
 
-    def create(self, run: SourceRun, name: str) -> int:
+    def create(self, run: SourceRun, place: _Place) -> int:
         """Record a new run, and return its id.
 
         Raises:
             InvalidInputError: Another process has just created another run of that name.
         """
-        row = self._journal.component(name)
-        tags = {TAG_FORMAT: self._format, TAG_ID: tag_text(run.id), TAG_KEY: self._key(run)}
+        row = self._journal.component(place.name)
+        tags = {TAG_FORMAT: self._format, TAG_ID: tag_text(run.id), TAG_KEY: place.key}
         shown = run.display_name or run.id
         draft = vocabulary.create(
             owner=str(uuid.uuid4()),
-            display_name=None if shown.lower() == name else limits.suggested_name(shown),
+            display_name=None if shown.lower() == place.name else limits.suggested_name(shown),
             tags={key: value for key, value in tags.items() if value},
         )
-        if not self._journal.append_first(row, [draft]) and self._owner(name)[0] != self._key(run):
-            raise InvalidInputError(
-                f"another process has created a run {name}; import again", hint="import again"
-            )
+        if not self._journal.append_first(row, [draft]):
+            entries = self._journal.state_entries(row)
+            if place.key not in {_key_in(entry.payload) for entry in entries}:
+                raise InvalidInputError(
+                    f"another process has just created another run {place.name}; what was imported "
+                    "before it stays",
+                    hint="import again",
+                )
         return row
 
-    def _given_to(self, name: str, key: str) -> tuple[str, int | None]:
-        self._given[name] = key
-        return name, self._owner(name)[1]
 
-    def _owner(self, name: str) -> tuple[str | None, int | None]:
-        """Return the key of the run that has a name ("": not an imported one), and its id."""
-        row = self._journal.find(name)
-        entries = [] if row is None else self._journal.state_entries(row.id)
-        if row is None or not entries:
-            return self._given.get(name), None
-        for entry in entries:
-            if entry.kind == vocabulary.CREATE:
-                with contextlib.suppress(ValueError):
-                    tags = entry.detail.get("tags")
-                    if isinstance(tags, dict) and isinstance(tags.get(TAG_KEY), str):
-                        return tags[TAG_KEY], row.id
-        return "", row.id
-
-    def _key(self, run: SourceRun) -> str:
-        return digest(self._format, run.id, run.mark)
+def _key_in(payload: str | None) -> str | None:
+    """Return what identifies an imported run, from its creation; None if it was not imported."""
+    with contextlib.suppress(ValueError):
+        tags = vocabulary.decode(payload).get("tags")
+        key = tags.get(TAG_KEY) if isinstance(tags, dict) else None
+        return key if isinstance(key, str) else None
+    return None
 
 
 def tag_text(text: str) -> str:

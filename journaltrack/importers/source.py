@@ -116,9 +116,9 @@ class SourceRun:
 
     Attributes:
         name: Of the folder or file, or the run's id. The core makes it valid and unique.
-        id: What the source calls it. It tells the runs of one source apart.
-        mark: What tells it from another run of that id: the source's own unique id, or a digest of
-            how its records begin. It stays the same while the run grows.
+        id: What the source calls it. It tells the runs of one path apart.
+        mark: What identifies it wherever it is: the source's own unique id, or a digest of how
+            its records begin. It stays the same while the run grows.
         items: Reads the run. Each call reads it anew.
         size_bytes: How much there is to read.
         display_name: The name that people gave it.
@@ -171,29 +171,33 @@ def found_at(path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def below(root: Path, folders: Callable[[Path], bool] = lambda _: True) -> Iterator[Path]:
-    """Yield the regular files below a folder, sorted by their path.
+def below(root: Path, left_out: Callable[[LeftOut], object]) -> Iterator[Path]:
+    """Yield the regular files below a folder, folder by folder, sorted.
 
     A link is followed only to what is below the folder, too: a tree that somebody else made must
     not have other files of this machine recorded. Hidden folders are left out.
 
     Args:
         root: The folder.
-        folders: Returns whether to look into one.
-
-    Raises:
-        OSError: The folder itself can't be read.
+        left_out: Told of links that lead out of it, and of what can't be read.
     """
     real = root.resolve()
-    with os.scandir(root):
-        pass
-    for parent, names, files in os.walk(root):
-        names[:] = sorted(
-            name for name in names if not name.startswith(".") and folders(Path(parent, name))
-        )
+
+    def unreadable(error: OSError) -> None:
+        """Tell of a folder that can't be listed."""
+        left_out(LeftOut("folder", f"{error.strerror}", str(error.filename), is_harm=True))
+
+    for parent, names, files in os.walk(root, onerror=unreadable):
+        names.sort()
+        for name in names:
+            if Path(parent, name).is_symlink():
+                left_out(LeftOut("folder", "it is a link", str(Path(parent, name))))
+        names[:] = [name for name in names if not name.startswith(".")]
         for name in sorted(files):
             file = Path(parent, name)
-            if file.is_file() and (not file.is_symlink() or file.resolve().is_relative_to(real)):
+            if file.is_symlink() and not file.resolve().is_relative_to(real):
+                left_out(LeftOut("file", "it is a link to a file elsewhere", str(file)))
+            elif file.is_file():
                 yield file
 
 
