@@ -1,0 +1,129 @@
+"""Read CSV files: of Lightning's CSVLogger, of Keras' CSVLogger, or any with a row per step.
+
+Lightning's folder (``lightning_logs/version_0``) has ``metrics.csv`` and ``hparams.yaml``. When a
+new metric comes, Lightning writes the file anew, with more columns: what identifies a run is the
+first row without its empty cells.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.errors import InvalidInputError
+from journaltrack.importers import tables, yaml_text
+from journaltrack.importers.source import (
+    Item,
+    LeftOut,
+    Parameters,
+    Source,
+    SourceRun,
+    below,
+    digest,
+    found_at,
+)
+from journaltrack.util import patterns
+
+if TYPE_CHECKING:
+    import os
+
+FORMAT: Final = "csv"
+USUAL: Final = "metrics.csv"
+HPARAMS: Final = "hparams.yaml"
+_GENERIC: Final = {"metrics", "progress", "log", "logs", "history", "results", "training"}
+"""Names of files that say nothing: the run has the folder's name."""
+_VERSION: Final = re.compile(r"version_\d+")
+_DELIMITERS: Final = {"\\t": "\t", "tab": "\t"}
+
+
+def find(
+    path: str | os.PathLike[str],
+    *,
+    files: str = USUAL,
+    step: str | None = None,
+    time: str | None = None,
+    delimiter: str | None = None,
+) -> Source:
+    """Find the runs in a CSV file, or in a folder of them.
+
+    Args:
+        path: The file or folder.
+        files: Which files of a folder are runs: a shell pattern of their names.
+        step: The column of the step; None: "step", "epoch" or the like, else the row's number.
+        time: The column of the time; None: "timestamp" or the like. Without one, points get the
+            time of the file's last change.
+        delimiter: Between cells; None: the one of ``,``, ``;`` and tab that the header has.
+
+    Raises:
+        InvalidInputError: There is no such file or column.
+    """
+    root = found_at(path)
+    left_out: list[LeftOut] = []
+    delimiter = _DELIMITERS.get(delimiter or "", delimiter)
+    if delimiter is not None and len(delimiter) != 1:
+        raise InvalidInputError("a delimiter is one character; nothing was imported")
+    if root.is_file():
+        found = [root]
+    else:
+        there = list(below(root, left_out.append))
+        found = [file for file in there if fnmatch.fnmatch(file.name, files)]
+        if not found:
+            others = [file.relative_to(root).as_posix() for file in there if file.suffix == ".csv"]
+            raise InvalidInputError(
+                f"{root} has no file {files}; nothing was imported",
+                hint=f"it has {patterns.some(others)}: name one, or use --files '*.csv'"
+                if others
+                else "name a CSV file, or a folder with some",
+            )
+    runs = []
+    for file in found:
+        table = tables.Table(file, delimiter)
+        first = table.first()
+        if first is None:
+            left_out.append(LeftOut("run", "it has no rows that can be read", str(file)))
+            continue
+        columns = table.columns(first, step, time)
+        name = _name(root, file)
+        status = file.stat()
+        runs.append(
+            SourceRun(
+                name=name,
+                id=name,
+                mark=digest(name, tables.first_mark(first)),
+                items=functools.partial(_items, table, columns),
+                size_bytes=status.st_size,
+                untimed_ns=status.st_mtime_ns if columns.time is None else None,
+            )
+        )
+    return Source(FORMAT, root, tuple(runs), tuple(left_out))
+
+
+def _name(root: Path, file: Path) -> str:
+    """Return the name of a run: of its folder if the file's name says nothing."""
+    place = file.parent if file.stem.lower() in _GENERIC else file.with_suffix("")
+    base = root.parent if root.is_file() else root
+    # Lightning's folders have the same names everywhere.
+    while _VERSION.fullmatch(base.name) or place == base:
+        base = base.parent
+        if base == base.parent:
+            break
+    if root.is_dir() and place.is_relative_to(root) and base == root:
+        base = root.parent
+    return place.relative_to(base).as_posix()
+
+
+def _items(table: tables.Table, columns: tables.Columns) -> Iterator[Item]:
+    hparams = table.path.with_name(HPARAMS)
+    if hparams.is_file():
+        try:
+            found = yaml_text.load(hparams.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield LeftOut("parameters", str(error), str(hparams), is_harm=True)
+        else:
+            if isinstance(found, dict) and found:
+                yield Parameters(found)
+    yield from tables.points(table.rows(), columns)
