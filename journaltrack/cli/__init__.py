@@ -9,6 +9,7 @@ prints; it holds no other logic.
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -49,6 +50,7 @@ COMMANDS = {
     "plot": "Draw metrics in the terminal, of several runs, and live.",
     "ui": "Show runs in a browser, offline and live.",
     "report": "Write runs into one file, to send or to keep.",
+    "import": "Take over runs from TensorBoard, CSV, MLflow, W&B or Neptune.",
     "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
     "bundle": "Pack a journal into one file, for a machine that has a network.",
     "merge": "Merge several journals, or copies of one, into one.",
@@ -87,7 +89,9 @@ class LazyGroup(click.Group):
         """Import the command's module and return its command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"journaltrack.cli.{cmd_name}").command
+        # "import" is no name of a module.
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = importlib.import_module(f"journaltrack.cli.{module}").command
         return command
 
     def resolve_command(

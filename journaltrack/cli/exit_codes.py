@@ -43,7 +43,7 @@ _MEANINGS = {
     ExitCode.USAGE: "wrong usage",
     ExitCode.PENDING: "not everything is delivered: entries are pending or held",
     ExitCode.PROBLEMS: "entries are quarantined or in doubt; after check: problems, or "
-    "something is missing or different",
+    "something is missing or different; after import: something could not be read",
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
     ExitCode.LEASE_HELD: "another process holds the journal's lease",
