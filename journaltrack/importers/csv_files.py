@@ -72,7 +72,9 @@ def find(
         there = list(below(root, left_out.append))
         found = [file for file in there if fnmatch.fnmatch(file.name, files)]
         if not found:
-            others = [file.relative_to(root).as_posix() for file in there if file.suffix == ".csv"]
+            others = sorted(
+                file.relative_to(root).as_posix() for file in there if file.suffix == ".csv"
+            )
             raise InvalidInputError(
                 f"{root} has no file {files}; nothing was imported",
                 hint=f"it has {patterns.some(others)}: name one, or use --files '*.csv'"
@@ -87,13 +89,13 @@ def find(
             left_out.append(LeftOut("run", "it has no rows that can be read", str(file)))
             continue
         columns = table.columns(first, step, time)
-        name = _name(root, file)
+        name, last = _named(root, file)
         status = file.stat()
         runs.append(
             SourceRun(
                 name=name,
                 id=name,
-                mark=digest(name, tables.first_mark(first)),
+                mark=digest(last, tables.first_mark(first)),
                 items=functools.partial(_items, table, columns),
                 size_bytes=status.st_size,
                 untimed_ns=status.st_mtime_ns if columns.time is None else None,
@@ -102,18 +104,18 @@ def find(
     return Source(FORMAT, root, tuple(runs), tuple(left_out))
 
 
-def _name(root: Path, file: Path) -> str:
-    """Return the name of a run: of its folder if the file's name says nothing."""
+def _named(root: Path, file: Path) -> tuple[str, str]:
+    """Return the name of a run, and the part of it that is the same wherever one looks from.
+
+    A run has the folder's name if the file's says nothing.
+    """
     place = file.parent if file.stem.lower() in _GENERIC else file.with_suffix("")
-    base = root.parent if root.is_file() else root
+    name = place.relative_to(root.parent).as_posix() if root.is_dir() else place.name
+    last = place.name
     # Lightning's folders have the same names everywhere.
-    while _VERSION.fullmatch(base.name) or place == base:
-        base = base.parent
-        if base == base.parent:
-            break
-    if root.is_dir() and place.is_relative_to(root) and base == root:
-        base = root.parent
-    return place.relative_to(base).as_posix()
+    if _VERSION.fullmatch(last):
+        last = f"{place.parent.name}/{last}"
+    return name if len(name) > len(last) else last, last
 
 
 def _items(table: tables.Table, columns: tables.Columns) -> Iterator[Item]:

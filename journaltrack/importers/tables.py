@@ -139,7 +139,7 @@ class Table:
             lines = _Lines(self.path, stream)
             header = next(lines, "")
             delimiter = self.delimiter or max(",;\t", key=header.count)
-            reader = csv.reader(lines, delimiter=delimiter)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             names = next(csv.reader([header], delimiter=delimiter), [])
             for name in {name for name in names if names.count(name) > 1 or not name}:
                 why = "it has no name" if not name else "another column has its name"
