@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, arguments_and_journals
 from journaltrack.util import patterns
 
 if TYPE_CHECKING:
-    from journaltrack.importers.record import Imported, LeftOuts
-    from journaltrack.importers.source import Source
+    from journaltrack.importers.record import Imported
+    from journaltrack.importers.source import LeftOuts, Source
 
 _LISTED_MAX: Final = 40
 _CALLED_ELSEWHERE: Final = {
@@ -61,6 +62,15 @@ def command() -> None:
     """
 
 
+def _told_apart(arguments: tuple[str, ...], options: tuple[str, ...]) -> dict[str, Any]:
+    """Return what to import, and the journal: the first argument is never a journal."""
+    from journaltrack.util import paths  # noqa: PLC0415 - completion
+
+    named = [each for each in arguments[1:] if (paths.expanded(each) / paths.DATABASE).is_file()]
+    sources = [*arguments[:1], *(each for each in arguments[1:] if each not in named)]
+    return {"sources": sources, "journals": Journals([*named, *options])}
+
+
 def _importing(called: Callable[..., Source]) -> Callable[..., ExitCode]:
     """Add what all formats have in common: PATH..., the journal, names, ``--json``.
 
@@ -71,8 +81,8 @@ def _importing(called: Callable[..., Source]) -> Callable[..., ExitCode]:
     @functools.wraps(called)
     def run(
         *,
-        paths: tuple[str, ...],
-        journal: str | None,
+        sources: Sequence[str],
+        journals: Journals,
         name: str | None,
         prefix: str,
         status: str | None,
@@ -83,12 +93,14 @@ def _importing(called: Callable[..., Source]) -> Callable[..., ExitCode]:
         from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
         from journaltrack.importers.record import import_source  # noqa: PLC0415 - completion
 
+        context = click.get_current_context()
+        journal = journals.only(f"import {context.info_name}")
         # All of them first: a wrong path, and nothing is imported.
-        sources = [called(path, **options) for path in paths]
-        if name is not None and len(sources) > 1:
+        found = [called(path, **options) for path in sources]
+        if name is not None and len(found) > 1:
             raise click.UsageError("--name is for one run; use --prefix")
         done = []
-        for source in sources:
+        for source in found:
             label = f"import of {source.path}"
             with ProgressView(label, unit="bytes") as view:
                 done.append(
@@ -96,25 +108,15 @@ def _importing(called: Callable[..., Source]) -> Callable[..., ExitCode]:
                         source, journal, name=name, prefix=prefix, status=status, on_progress=view
                     )
                 )
-        harm = any(each.is_harm for each in done)
-        code = ExitCode.PROBLEMS if harm else ExitCode.OK
-        if as_json:
-            documents = [each.to_json() for each in done]
-            told = documents[0] if len(documents) == 1 else {"imports": documents}
-            output.print_json({**told, "exit_code": int(code)})
-        else:
-            for each in done:
-                _print(each)
-        return code
+        return _answer(done, as_json=as_json)
 
     decorators = (
-        click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path()),
-        click.option(
-            "-j",
-            "--journal",
-            metavar="JOURNAL",
+        arguments_and_journals(
+            _told_apart,
+            "The journal to import into; created if it is missing.",
+            metavar="PATH... [JOURNAL]",
+            required=True,
             type=click.Path(),
-            help="The journal to import into; created if it is missing.",
         ),
         click.option("--name", metavar="NAME", help="The name of the run, if it is only one."),
         click.option(
@@ -235,6 +237,19 @@ def _neptune_export(path: str, **options: Any) -> Source:  # noqa: ANN401 - clic
     from journaltrack.importers import neptune_export  # noqa: PLC0415 - completion
 
     return neptune_export.find(path, **options)
+
+
+def _answer(done: Sequence[Imported], *, as_json: bool) -> ExitCode:
+    """Print what was imported, and return the exit code."""
+    code = ExitCode.PROBLEMS if any(each.is_harm for each in done) else ExitCode.OK
+    if as_json:
+        documents = [each.to_json() for each in done]
+        told = documents[0] if len(documents) == 1 else {"imports": documents}
+        output.print_json({**told, "exit_code": int(code)})
+    else:
+        for each in done:
+            _print(each)
+    return code
 
 
 def _print(done: Imported) -> None:

@@ -39,6 +39,7 @@ from journaltrack.importers.source import (
     File,
     Item,
     LeftOut,
+    LeftOuts,
     Note,
     Parameters,
     Point,
@@ -72,36 +73,8 @@ TAG_FORMAT: Final = "imported_from"
 TAG_ID: Final = "imported_id"
 TAG_KEY: Final = "imported_key"
 """Tags of an imported run: the format, what the source calls it, and what identifies it."""
-_EXAMPLES_MAX: Final = 3
 _KEY_CHARS: Final = 8
 """Characters of the key in the name of a run whose own name is taken."""
-
-
-@dataclass(slots=True)
-class LeftOuts:
-    """Count what was left out, by kind and reason, with a few examples of each."""
-
-    counts: dict[tuple[str, str, bool], list[Any]] = field(default_factory=dict)
-
-    def add(self, left_out: LeftOut) -> None:
-        """Count one."""
-        key = (left_out.what, left_out.why, left_out.is_harm)
-        known = self.counts.setdefault(key, [0])
-        known[0] += left_out.number
-        if left_out.example and left_out.example not in known and len(known) <= _EXAMPLES_MAX:
-            known.append(left_out.example)
-
-    @property
-    def is_harm(self) -> bool:
-        """Return whether a part of the source could not be read."""
-        return any(is_harm for _, _, is_harm in self.counts)
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return what ``json.dumps`` takes."""
-        return [
-            {"what": what, "why": why, "count": count, "examples": examples, "is_harm": is_harm}
-            for (what, why, is_harm), (count, *examples) in self.counts.items()
-        ]
 
 
 @dataclass(slots=True)

@@ -12,13 +12,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
 
+_EXAMPLES_MAX: Final = 3
 READ_EVERY_BYTES: Final = 1 << 18
 """How often an importer says how much it has read."""
 
@@ -99,6 +100,33 @@ class LeftOut(NamedTuple):
     example: str = ""
     number: int = 1
     is_harm: bool = False
+
+
+@dataclass(slots=True)
+class LeftOuts:
+    """Count what was left out, by kind and reason, with a few examples of each."""
+
+    counts: dict[tuple[str, str, bool], list[Any]] = field(default_factory=dict)
+
+    def add(self, left_out: LeftOut) -> None:
+        """Count one."""
+        key = (left_out.what, left_out.why, left_out.is_harm)
+        known = self.counts.setdefault(key, [0])
+        known[0] += left_out.number
+        if left_out.example and left_out.example not in known and len(known) <= _EXAMPLES_MAX:
+            known.append(left_out.example)
+
+    @property
+    def is_harm(self) -> bool:
+        """Return whether a part of the source could not be read."""
+        return any(is_harm for _, _, is_harm in self.counts)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what ``json.dumps`` takes."""
+        return [
+            {"what": what, "why": why, "count": count, "examples": examples, "is_harm": is_harm}
+            for (what, why, is_harm), (count, *examples) in self.counts.items()
+        ]
 
 
 class Read(NamedTuple):
