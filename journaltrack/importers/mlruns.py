@@ -199,11 +199,12 @@ def _points(name: str, file: Path) -> Iterator[Item]:
                 yield LeftOut("line", why, f"{name}:{number}", is_harm=True)
                 continue
             # Timestamp, value, step; of MLflow 1 without a step, of 3 with a dataset behind it.
-            words = line.split()
+            time_text, _, rest = line.decode(errors="replace").partition(" ")
+            value_text, *more = rest.split() or [""]
+            value = number_of(value_text)
             try:
-                time_ms, step = int(words[0]), int(words[2]) if len(words) > 2 else 0  # noqa: PLR2004
-                value = number_of(words[1].decode())
-            except (ValueError, IndexError):
+                time_ms, step = int(time_text), int(more[0]) if more else 0
+            except ValueError:
                 value, time_ms, step = None, 0, 0
             if value is None:
                 yield LeftOut("line", "it is no point", f"{name}:{number}", is_harm=True)
