@@ -84,9 +84,8 @@ def find(
     runs = []
     for file in found:
         table = tables.Table(file, delimiter)
-        first = table.first()
+        first = table.first_or(left_out.append)
         if first is None:
-            left_out.append(LeftOut("run", "it has no rows that can be read", str(file)))
             continue
         columns = table.columns(first, step, time)
         name, last = _named(root, file)

@@ -281,10 +281,12 @@ class _Names:
         self._format = format_name
         self._taken = {row.name.lower(): row.id for row in journal.components()}
         self._keys: dict[int, str | None] = {}
-        sql = "SELECT component_id, kind, payload FROM entry WHERE stream <> 'metric' ORDER BY seq"
-        for component_id, kind, payload in journal.database.read(sql):
-            key = _key_in(payload) if kind == vocabulary.CREATE else None
-            self._keys[component_id] = self._keys.get(component_id) or key
+        sql = (
+            "SELECT component_id, CASE kind WHEN 'create' THEN payload END FROM entry "
+            "WHERE stream <> 'metric' ORDER BY seq"
+        )
+        for component_id, payload in journal.database.read(sql):
+            self._keys[component_id] = self._keys.get(component_id) or _key_in(payload)
         # A component without an entry belongs to nobody: its creator was killed.
         self._taken = {name: row for name, row in self._taken.items() if row in self._keys}
         self._named = {self._keys[row]: name for name, row in reversed(self._taken.items())}
@@ -298,7 +300,8 @@ class _Names:
         """
         key = digest(self._format, run.mark)
         # A copy beside it, which may have gone on in another way.
-        key = digest(key, run.id) if key in self._seen else key
+        while key in self._seen:
+            key = digest(key, run.id)
         self._seen.add(key)
         if name is not None:
             row = self._taken.get(name.lower())
@@ -553,8 +556,7 @@ class Target(RunLog):
                 kept[key] = value
             else:
                 self._leave_out("tag", problem, key)
-        for key, value in kept.items():
-            self._append([vocabulary.tags({key: value})])
+        self._append([vocabulary.tags({key: value}) for key, value in kept.items()])
 
     def _leave_out(self, what: str, why: str, example: str = "", *, is_harm: bool = False) -> None:
         self.told.left_out.add(LeftOut(what, why, example, is_harm=is_harm))

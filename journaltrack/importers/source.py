@@ -246,6 +246,8 @@ def number_of(text: object) -> float | None:
 
 def step_of(value: object) -> int | LeftOut:
     """Return a step of the source as an integer, or why the point is left out."""
+    if isinstance(value, int):
+        return int(value)
     number = number_of(value)
     if number is None or not math.isfinite(number):
         return LeftOut("point", f"its step is no number: {limits.shown(str(value))}", is_harm=True)

@@ -13,7 +13,7 @@ import csv
 import datetime as dt
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -101,11 +101,23 @@ class Table:
             why = f"it can't be read on from here: {error}"
             yield LeftOut("file", why, str(self.path), is_harm=True)
 
-    def first(self) -> Row | None:
-        """Return the first row with a value; None if there is none."""
-        for row in self.rows():
-            if not isinstance(row, LeftOut | Read) and any(map(_has_value, row.values())):
-                return row
+    def first_or(self, left_out: Callable[[LeftOut], object]) -> Row | None:
+        """Return the first row with a value. If there is none, say so, and why.
+
+        Args:
+            left_out: Told of it.
+        """
+        harm: LeftOut | None = None
+        try:
+            for row in self.rows():
+                if isinstance(row, LeftOut):
+                    harm = row if row.is_harm else harm
+                elif not isinstance(row, Read) and any(map(_has_value, row.values())):
+                    return row
+        except OSError as error:
+            harm = LeftOut("file", f"it can't be read: {error.strerror}", is_harm=True)
+        why = f"it has no rows that can be read{'' if harm is None else f': {harm.why}'}"
+        left_out(LeftOut("run", why, str(self.path), is_harm=harm is not None))
         return None
 
     def columns(self, first: Row, step: str | None = None, time: str | None = None) -> Columns:

@@ -12,6 +12,7 @@ there, too.
 from __future__ import annotations
 
 import importlib
+import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ TEXTS_MAX: Final = 16
 """Ours: artifacts of a run that are images, and texts. SageMaker takes 60 in all."""
 TEXT_STEPS_MAX: Final = 100
 """Ours: the last values of a text that are kept."""
+_ELEMENTS_MAX: Final = 10_000
 _FRAME_BYTES: Final = 16
 """What stands around a record: its length (8 bytes), and two checksums (4 each)."""
 _HEADER_BYTES: Final = 12
@@ -81,6 +83,7 @@ class _Library:
             self.hparams: Any = importlib.import_module(
                 "tensorboard.plugins.hparams.plugin_data_pb2"
             ).HParamsPluginData
+            self.decode_error: Any = importlib.import_module("google.protobuf.message").DecodeError
             self.checksum: Any = importlib.import_module(
                 "tensorboard.compat.tensorflow_stub.pywrap_tensorflow"
             ).masked_crc32c
@@ -267,7 +270,7 @@ class _RunReader:
             elif kind != "tensor":
                 yield LeftOut(_OLD_KINDS.get(kind or "", kind or "empty value"), _NO_PLACE, tag)
             elif plugin == "text":
-                texts = self._library.ndarray(value.tensor).ravel().tolist()
+                texts = self._array(value.tensor).ravel().tolist()
                 yield from self._text(tag, step, time_s, texts)
             elif plugin == "images":
                 # The first two are width and height.
@@ -281,14 +284,23 @@ class _RunReader:
             else:
                 yield LeftOut(plugin.removesuffix("s"), _NO_PLACE, tag)
         # Of a tensor whose type TensorBoard does not know, or whose bytes are too few.
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, self._library.decode_error) as error:
             yield LeftOut("value", f"it can't be read: {error}", tag, is_harm=True)
 
     def _number(self, tensor: Any) -> float | None:  # noqa: ANN401
         if tensor.dtype == 1 and len(tensor.float_val) == 1:
             return float(tensor.float_val[0])
-        array = self._library.ndarray(tensor)
+        if math.prod(each.size for each in tensor.tensor_shape.dim) != 1:
+            return None
+        array = self._array(tensor)
         return float(array.item()) if array.size == 1 and array.dtype.kind in "fiub" else None
+
+    def _array(self, tensor: Any) -> Any:  # noqa: ANN401
+        """Return a small tensor as an array: its shape may claim any size."""
+        if not 0 <= math.prod(each.size for each in tensor.tensor_shape.dim) <= _ELEMENTS_MAX:
+            msg = f"it claims more than {_ELEMENTS_MAX} elements"
+            raise ValueError(msg)
+        return self._library.ndarray(tensor)
 
     def _hparams(self, content: bytes) -> Iterator[Item]:
         found = self._library.hparams.FromString(content)
@@ -350,8 +362,7 @@ class _FileReader:
             self._offset += len(record) + _FRAME_BYTES
             try:
                 yield self._library.event.FromString(record)
-            # protobuf's own class, of whichever implementation.
-            except Exception as error:  # noqa: BLE001
+            except self._library.decode_error as error:
                 yield LeftOut("record", f"it is no event: {error}", str(self._path), is_harm=True)
             if self._offset - told >= READ_EVERY_BYTES:
                 yield Read(self._offset - told)

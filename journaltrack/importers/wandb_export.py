@@ -84,10 +84,10 @@ def find(path: str | os.PathLike[str], *, step: str | None = None) -> Source:
     runs: list[SourceRun] = []
     for file in histories:
         table = tables.Table(file)
-        first = table.first()
+        first = table.first_or(left_out.append)
         if first is None:
-            left_out.append(LeftOut("run", "it has no rows that can be read", str(file)))
-        elif {"summary", "config"} <= first.keys():
+            continue
+        if {"summary", "config"} <= first.keys():
             why = "it lists runs with their summaries, and has no history"
             left_out.append(LeftOut("file", why, str(file)))
         elif _is_chart(first):

@@ -14,7 +14,11 @@ import re
 from typing import Any, Final
 
 DEPTH_MAX: Final = 64
-"""Ours: how deep a document may nest."""
+REPEATED_MAX: Final = 10_000
+"""Ours: how deep a document may nest, and how many values its names may stand for.
+
+A few lines of names that stand for names could describe more than fits into memory.
+"""
 _INT: Final = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _OCTAL: Final = re.compile(r"[-+]?0[0-7_]+")
 _HEX: Final = re.compile(r"[-+]?0x[0-9a-fA-F_]+")
@@ -62,7 +66,9 @@ class _Reader:
         self._at = next((n for n, line in enumerate(self._lines) if _ODD.search(line)), 0)
         if _ODD.search(self._lines[self._at]):
             raise self._error("a line break that is none of ASCII's is not read")
-        self._anchors: dict[str, Any] = {}
+        # With how many values it stands for.
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._repeated = 0
 
     def document(self) -> Any:  # noqa: ANN401
         """Return the document."""
@@ -172,8 +178,12 @@ class _Reader:
             )
         )
         value = self._block(indent if is_list else indent + 1, depth + 1)
+        return self._named(anchor, value)
+
+    def _named(self, anchor: str | None, value: Any) -> Any:  # noqa: ANN401
+        """Return a value, which may have a name."""
         if anchor:
-            self._anchors[anchor] = value
+            self._anchors[anchor] = value, _count(value)
         return value
 
     def _key_of(self, text: str) -> tuple[Any, str] | None:
@@ -206,9 +216,13 @@ class _Reader:
             name = text[1:].strip(_BLANKS)
             if name not in self._anchors:
                 raise self._error(f"nothing is named *{name}")
-            return self._anchors[name]
+            value, count = self._anchors[name]
+            self._repeated += count
+            if self._repeated > REPEATED_MAX:
+                raise self._error(f"names stand for more than {REPEATED_MAX} values")
+            return value
         if text[:1] in {"|", ">"}:
-            value: Any = self._literal(text, indent)
+            value = self._literal(text, indent)
         elif text[:1] in {"'", '"'}:
             value = self._quoted(self._joined(text, indent, _is_quoted_whole))
         elif text[:1] in {"[", "{"}:
@@ -218,9 +232,7 @@ class _Reader:
                 raise self._error("something stands behind a bracket")
         else:
             value = self._plain(text, indent)
-        if anchor:
-            self._anchors[anchor] = value
-        return value
+        return self._named(anchor, value)
 
     def _properties(self, text: str) -> tuple[str | None, str]:
         """Return the anchor before a value, and the value's text without its tag."""
@@ -388,6 +400,13 @@ def _resolved(text: str) -> Any:  # noqa: ANN401
         return float(plain)
     infinite = _INFINITE.fullmatch(text)
     return math.inf * (-1 if infinite[1] == "-" else 1) if infinite else text
+
+
+def _count(value: Any) -> int:  # noqa: ANN401
+    """Return how many values a value has, and itself."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_count, value.values()))
+    return 1 + sum(map(_count, value)) if isinstance(value, list) else 1
 
 
 def _is_properties(text: str) -> bool:

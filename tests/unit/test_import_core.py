@@ -242,12 +242,22 @@ def test_what_was_pruned_is_not_imported_again(tmp_path):
 
 WRITER = """
 import sys
-from pathlib import Path
+from dataclasses import replace
 from journaltrack.importers import csv_files
 from journaltrack.importers.record import import_source
+
+def items(run, stop):
+    for number, item in enumerate(run.items()):
+        if number == stop:
+            print("stopped", flush=True)
+            sys.stdin.readline()
+        yield item
+
 print("ready", flush=True)
 sys.stdin.readline()
-import_source(csv_files.find(sys.argv[1]), sys.argv[2])
+source = csv_files.find(sys.argv[1])
+(run,) = source.runs
+import_source(replace(source, runs=(replace(run, items=lambda: items(run, int(sys.argv[3]))),)), sys.argv[2])
 """
 
 
@@ -260,10 +270,10 @@ def table(folder, rows):
     return path
 
 
-def importer(path, journal):
-    """A process that waits for a line, and then imports."""
+def importer(path, journal, stop=-1):
+    """A process that waits for a line, and then imports; it waits again before an item."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(journal)],
+        [sys.executable, "-c", WRITER, str(path), str(journal), str(stop)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -294,18 +304,17 @@ def test_an_import_that_is_killed_goes_on_where_it_was(tmp_path):
     """After SIGKILL in the middle, a second import makes what one import would have made."""
     rows = 4 * BATCH
     path = table(tmp_path, rows)
-    process = importer(path, tmp_path / "j")
+    process = importer(path, tmp_path / "j", 5 * BATCH // 2)
     process.stdin.write("\n")
     process.stdin.flush()
-    database = tmp_path / "j" / "journal.db-wal"
-    while process.poll() is None and not (database.exists() and database.stat().st_size > 10**6):
-        pass
+    assert process.stdout.readline() == "stopped\n"
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=FOREVER_S)
     done = CliRunner().invoke(
         main, ["import", "csv", str(path), "-j", str(tmp_path / "j"), "--json"]
     )
     told = json.loads(done.output)
+    assert told["known"] >= 2 * BATCH
     assert told["points"] + told["known"] == 2 * rows
     (run,) = journaltrack.runs(tmp_path / "j")
     assert {each.points for each in run.metrics.values()} == {rows}

@@ -225,6 +225,29 @@ def test_values_of_every_kind_are_taken_or_told(tmp_path):
     }
 
 
+def test_crafted_values_cost_no_memory_and_no_other_value(tmp_path):
+    """A tensor that claims a billion elements, and hyper-parameters that are none, are told."""
+    from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
+
+    def value(plugin, content=b""):
+        size = tensor_shape_pb2.TensorShapeProto.Dim(size=10**12)
+        metadata = summary_pb2.SummaryMetadata()
+        metadata.plugin_data.plugin_name = plugin
+        metadata.plugin_data.content = content
+        tensor = tensor_pb2.TensorProto(
+            dtype=2, double_val=[1.0], tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[size])
+        )
+        return summary_pb2.Summary.Value(tag=plugin, tensor=tensor, metadata=metadata)
+
+    values = [value("scalars"), value("text"), value("hparams", b"\xff\xff")]
+    with closing(writer(tmp_path / "logs")) as file:
+        file.add_event(event_pb2.Event(wall_time=1.7e9, summary=summary_pb2.Summary(value=values)))
+        file.add_event(scalar("loss", 1.0, 1, 1.7e9))
+    told = imported(tmp_path / "logs", tmp_path / "j")
+    assert (told["points"], told["exit_code"]) == (1, 4)
+    assert left_out(told) == {"tensor": 1, "value": 1}
+
+
 def test_a_folder_is_followed_while_it_is_written(tmp_path):
     """Each poll records what is new, of new files and folders too; a second follower knows all."""
     logs = tmp_path / "logs"
