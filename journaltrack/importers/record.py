@@ -400,7 +400,9 @@ class Target(RunLog):
         self._untimed_ns = untimed_ns
         self._points: list[Draft] = []
         self._problems: dict[str, str | None] = {}
-        # RunLog warns; here the summary tells.
+        self._all = journal
+        # RunLog records and warns; here only what is lacking is recorded, and the summary tells.
+        self._journal = _Lacking(self._state_of)  # type: ignore[assignment]
         self._notices = _Told(told)  # type: ignore[assignment]
         now_ns = time.time_ns()
         self._window_ns = (
@@ -474,7 +476,7 @@ class Target(RunLog):
         """Record in one transaction the drafts that the journal lacks, and return them."""
         known = self.known
         new = [draft for draft in drafts if known.is_new(draft)]
-        while new and not self._journal.append_if(known.is_current, self._id, new):
+        while new and not self._all.append_if(known.is_current, self._id, new):
             # Another process imports into the run, too.
             known.look_again()
             new = [draft for draft in new if known.is_new(draft)]
@@ -483,11 +485,8 @@ class Target(RunLog):
 
     # -- all else ----------------------------------------------------------------------------------
 
-    def _record(self, drafts: Sequence[Draft]) -> list[Draft]:
-        recorded = self._append_new(self._drafter.limited(drafts))
-        self._drafter.recorded(recorded)
-        self.told.state += len(recorded)
-        return recorded
+    def _state_of(self, drafts: Sequence[Draft]) -> None:
+        self.told.state += len(self._append_new(drafts))
 
     def _state(self, item: Item) -> None:
         """Record what is no point. What can't be recorded is left out."""
@@ -562,6 +561,21 @@ class Target(RunLog):
         self.told.left_out.add(LeftOut(what, why, example, is_harm=is_harm))
 
 
+class _Lacking:
+    """Stand for the journal where a tracker appends to it.
+
+    Args:
+        record: Records drafts that the journal lacks.
+    """
+
+    def __init__(self, record: Callable[[Sequence[Draft]], None]) -> None:
+        self._record = record
+
+    def append(self, _component_id: int, drafts: Sequence[Draft]) -> None:
+        """Record what the journal lacks."""
+        self._record(drafts)
+
+
 class _Told:
     """Tell what a tracker would warn of in the summary."""
 
@@ -572,7 +586,7 @@ class _Told:
         """Count what is recorded, but can't be delivered."""
         for draft in drafts:
             if draft.undeliverable is not None:
-                why = f"it is recorded, but will not be delivered: {draft.undeliverable}"
+                why = f"it is recorded, but SageMaker can't take it so: {draft.undeliverable}"
                 self._told.left_out.add(LeftOut(draft.kind, why, draft.name or ""))
         for notice in notices:
             self._told.left_out.add(LeftOut(notice.kind, notice.text, notice.name))
