@@ -271,6 +271,7 @@ def _print(done: Imported) -> None:
     _print_left_out("", done.left_out)
     for run in done.runs:
         _print_left_out(f"{run.name}: ", run.left_out)
+        _print_left_out(f"{run.name}: ", run.noted, "recorded, but not as SageMaker takes it: ")
         if run.missing and (run.points or run.is_new):
             output.problem(
                 "note",
@@ -300,10 +301,10 @@ def _print(done: Imported) -> None:
     )
 
 
-def _print_left_out(whose: str, left_out: LeftOuts) -> None:
+def _print_left_out(whose: str, left_out: LeftOuts, said: str = "left out: ") -> None:
     for (what, why, is_harm), (count, *examples) in left_out.counts.items():
         some = f" ({', '.join(examples)}{', ...' if count > len(examples) else ''})"
-        text = f"{whose}left out: {output.plural(count, what)}{some if examples else ''}: {why}"
+        text = f"{whose}{said}{output.plural(count, what)}{some if examples else ''}: {why}"
         if is_harm:
             output.problem("warning", text)
         else:

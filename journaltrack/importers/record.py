@@ -92,6 +92,7 @@ class ImportedRun:
         old: Recorded points that are older than 14 days, or are ahead by 2 hours.
         missing: Points that the journal has of it, but not the source.
         left_out: What was not recorded, and why.
+        noted: What was recorded, but can't be delivered as it is, and why.
     """
 
     name: str
@@ -104,6 +105,7 @@ class ImportedRun:
     old: int = 0
     missing: int = 0
     left_out: LeftOuts = field(default_factory=LeftOuts)
+    noted: LeftOuts = field(default_factory=LeftOuts)
 
     @property
     def is_changed(self) -> bool:
@@ -154,6 +156,7 @@ class Imported:
                         "old": run.old,
                         "missing_in_source": run.missing,
                         "left_out": run.left_out.to_json(),
+                        "noted": run.noted.to_json(),
                     }
                     for run in self.runs
                 ],
@@ -586,7 +589,6 @@ class _Told:
         """Count what is recorded, but can't be delivered."""
         for draft in drafts:
             if draft.undeliverable is not None:
-                why = f"it is recorded, but SageMaker can't take it so: {draft.undeliverable}"
-                self._told.left_out.add(LeftOut(draft.kind, why, draft.name or ""))
+                self._told.noted.add(LeftOut(draft.kind, draft.undeliverable, draft.name or ""))
         for notice in notices:
-            self._told.left_out.add(LeftOut(notice.kind, notice.text, notice.name))
+            self._told.noted.add(LeftOut(notice.kind, notice.text, notice.name))

@@ -43,7 +43,8 @@ def test_runs_of_mlflow_are_taken_over_with_status_and_times(tmp_path):
     """Finished, failed, killed and running; nested names, tags, note, artifacts, NaN."""
     told = imported("mlruns", MLRUNS, tmp_path / "j")
     assert told["exit_code"] == 0
-    assert left_out(told) == {"run": 2, "status": 1, "parameter": 1, "point": 1}
+    assert left_out(told) == {"run": 2, "status": 1, "point": 1}
+    assert [each["examples"] for run in told["runs"] for each in run["noted"]] == [["text"]]
     runs = {run.label: run for run in journaltrack.runs(tmp_path / "j")}
     by_name = {run.name: run for run in runs.values()}
     assert {label[:7]: run.status for label, run in runs.items()} == {
