@@ -61,7 +61,7 @@ class LoggedRun:
 
     Attributes:
         name, display_name: Of its trial component.
-        parameters: The last value of each; text if it is not a finite number.
+        parameters: The last value of each.
         metrics: The points of each, in the order in which they were logged.
         inputs, outputs: The last of each; the ``value`` of a logged file is the path of its bytes
             in the journal.
@@ -71,7 +71,7 @@ class LoggedRun:
 
     name: str
     display_name: str | None
-    parameters: Mapping[str, str | float]
+    parameters: Mapping[str, str | float | None]
     metrics: Mapping[str, Sequence[MetricPoint]]
     inputs: Mapping[str, TrialComponentArtifact]
     outputs: Mapping[str, TrialComponentArtifact]

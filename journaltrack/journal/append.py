@@ -326,6 +326,11 @@ class Appender:
             shutil.rmtree(self._copy, ignore_errors=True)
             self._copy = None
 
+    @property
+    def is_inside(self) -> bool:
+        """Return whether this thread is inside a call that appends. Hold the database's lock."""
+        return self._inside and process.depth(self, _CALLS) > 0
+
     def postpone(self, work: Callable[[], object], *, own_calls: int = 0) -> bool:
         """Run ``work`` after the call that this thread is inside of.
 

@@ -66,6 +66,7 @@ KEYS_MAX: Final = {
 _encode_canonical = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
 ).encode
+_encode_payload = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Draft(NamedTuple):
@@ -135,13 +136,17 @@ class BlobRef:
     prefix: str | None
 
 
+_NOTHING: Final = '{"text":"None","null":true}'
+"""The payload of a parameter that is None. Older versions read it as the text that is sent."""
+
+
 def encode(detail: dict[str, Any]) -> str:
     """Encode a payload as JSON text. Members that are None are left out.
 
     A lone surrogate (of a file name that is not UTF-8) is escaped: SQLite can't store it as text.
     """
     kept = {key: value for key, value in detail.items() if value is not None}
-    text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    text = _encode_payload(kept)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -405,25 +410,45 @@ def primary_status(entry: Entry) -> str | None:
     return primary if isinstance(primary, str) else None
 
 
-def parameter(name: str, value: str | float) -> Draft:
-    """Draft a parameter: a text or a number.
+def parameter(name: str, value: str | float | int | None) -> Draft:  # noqa: PYI041 - for mypy
+    """Draft a parameter: a text, a number, or None.
 
-    An integer that a double can't hold exactly becomes text: SageMaker's numbers are doubles.
+    An integer that a double can't hold exactly becomes text: SageMaker's numbers are doubles. None
+    is sent as the text "None", and read back as None.
     """
     if isinstance(value, int) and not _is_exact(value):
         value = limits.digits(value)
-    if isinstance(value, str):
+    number = None
+    if value is None:
+        payload: str | None = _NOTHING
+        problem = None
+    elif isinstance(value, str):
+        payload = encode({"text": value})
         problem = limits.text_problem(
             value, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0
         )
-        return _checked(
-            Draft(
-                COMPONENT, PARAMETER, name, payload=encode({"text": value}), undeliverable=problem
-            )
-        )
-    number, exact = _finite(value)
-    problem = limits.number_problem(number, "the value")
-    return _checked(Draft(COMPONENT, PARAMETER, name, number, payload=exact, undeliverable=problem))
+    else:
+        number, payload = _finite(value)
+        problem = limits.number_problem(number, "the value")
+    problem = _name_problem(PARAMETER, name, limits.PARAMETER_KEY_CHARS_MAX) or problem
+    return Draft(COMPONENT, PARAMETER, name, number, payload=payload, undeliverable=problem)
+
+
+def parameter_of(entry: Entry) -> str | float | None:
+    """Return the value of an entry of kind ``parameter``, as it was logged.
+
+    Raises:
+        ValueError: The payload can't be decoded.
+    """
+    if entry.value is not None:
+        return entry.value
+    detail = entry.detail
+    if detail.get("null") is True:
+        return None
+    exact = detail.get("exact", "")
+    if isinstance(exact, str) and exact in {"nan", "inf", "-inf"}:
+        return float(exact)
+    return str(detail.get("text", exact))
 
 
 def artifact(
@@ -529,7 +554,7 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     }.get(entry.kind)
     if chars_max is None:
         return None
-    problem = limits.text_problem(entry.name or "", f"the {entry.kind}'s name", chars_max)
+    problem = _name_problem(entry.kind, entry.name, chars_max)
     if problem:
         return problem
     if entry.kind == METRIC:
@@ -552,6 +577,10 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     return limits.text_problem(
         _text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX
     )
+
+
+def _name_problem(kind: str, name: str | None, chars_max: int) -> str | None:
+    return limits.text_problem(name or "", f"the {kind}'s name", chars_max)
 
 
 def _lineage_problem(entry: Entry | Draft) -> str | None:

@@ -9,20 +9,29 @@ not try it, and a strict tracker refuses it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
-from journaltrack.errors import ArtifactError, InvalidInputError, InvalidTypeError
+from journaltrack.errors import (
+    ArtifactError,
+    InvalidInputError,
+    InvalidTypeError,
+    JournalError,
+)
 from journaltrack.journal import vocabulary
-from journaltrack.tracking import validation, writers
+from journaltrack.journal.fold import Place, in_order
+from journaltrack.journal.queries import origins
+from journaltrack.tracking import shapes, validation, writers
 from journaltrack.tracking.validation import Redaction
 from journaltrack.tracking.writers import JournalArtifactUploader, LeftOut, Notice
 
 if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import BlobRef, Direction, Draft
     from journaltrack.tracking.settings import Settings
     from journaltrack.tracking.trial_component import TrialComponent
@@ -34,12 +43,107 @@ _UNTYPED: Final = "Tracker"
 """The type of a file's lineage artifact without a media type, as in the original library."""
 
 
+_NEWEST: Final = "SELECT max(seq) FROM entry WHERE component_id = ? AND stream <> 'metric'"
+_PARAMETERS: Final = (
+    "SELECT seq, recorded_at_ns, writer_id, name, value, payload FROM entry "
+    "WHERE component_id = ? AND seq > ? AND stream <> 'metric' AND kind = 'parameter' ORDER BY seq"
+)
+_Columns: TypeAlias = tuple[Any, Any]
+_PLAIN: Final = frozenset({str, int, float, bool})
+_NEVER: Final = (None, (None, None))
+
+
 class Kept(NamedTuple):
     """A file or chart that was kept (``content``: by digest) or uploaded, and what to record."""
 
     content: dict[str, Path | bytes]
     drafts: list[Draft]
     notices: list[Notice]
+
+
+class KnownParameters:
+    """Know what the journal has of a component's parameters, to record only what is new.
+
+    The journal is read once, and then what was added since: by this process or another one, a
+    forked child, or a merge. If nothing was, that costs one look at an index. So a value is new
+    unless it is the last one in the journal at the moment of the call.
+
+    Args:
+        journal: The journal.
+        component_id: The component's id.
+    """
+
+    def __init__(self, journal: Journal, component_id: int) -> None:
+        self._journal = journal
+        self._id = component_id
+        # By name: what the last entry's columns ``value`` and ``payload`` are.
+        self._last: dict[str, _Columns] = {}
+        # By name: a value of a plain type, and the columns that it gives.
+        self._plain: dict[str, tuple[object, _Columns]] = {}
+        self._upto_seq = 0
+
+    def look(self) -> _Known:
+        """Return what is known now. Nothing, if the journal does not tell, or not all.
+
+        That is so while entries wait in memory, and inside another call of this thread.
+        """
+        journal = self._journal
+        try:
+            with journal.database.lock:
+                if journal.unwritten or journal.is_inside:
+                    return _Known({}, self._plain)
+                ((newest,),) = journal.database.read(_NEWEST, (self._id,))
+                if newest != self._upto_seq:
+                    self._read(newest)
+                return _Known(self._last, self._plain)
+        # The append reports it.
+        except JournalError:
+            return _Known({}, self._plain)
+
+    def _read(self, newest: int | None) -> None:
+        """Read what was added. What several journals or hosts recorded is put in order anew."""
+        read = self._journal.database.read
+        known_origins = origins(read)
+        if newest is None or newest < self._upto_seq or known_origins:
+            self._last, self._upto_seq = {}, 0
+        rows = read(_PARAMETERS, (self._id, self._upto_seq))
+        if known_origins:
+            rows = in_order(
+                rows, [Place(seq, at_ns, known_origins.get(who, 0)) for seq, at_ns, who, *_ in rows]
+            )
+        # A copy: another thread may be looking at the one before.
+        self._last = {**self._last, **{name: (value, text) for *_, name, value, text in rows}}
+        self._upto_seq = newest or 0
+
+
+class _Known:
+    """Hold what is known during one call, and what the call says itself."""
+
+    def __init__(
+        self, last: Mapping[str, _Columns], plain: dict[str, tuple[object, _Columns]]
+    ) -> None:
+        self._last = last
+        self._plain = plain
+        self._said: dict[str, _Columns] = {}
+
+    def has(self, name: object, value: object) -> bool:
+        """Return whether the component has exactly this value. Looks at plain types alone."""
+        kind = type(value)
+        if kind not in _PLAIN or not isinstance(name, str) or name in self._said:
+            return False
+        known, columns = self._plain.get(name, _NEVER)
+        return type(known) is kind and known == value and self._last.get(name) == columns
+
+    def is_news(self, draft: Draft, value: object) -> bool:
+        """Return whether a draft of a value says something new, and note that it says it."""
+        name, columns = draft.name or "", (draft.value, draft.payload)
+        before = self._said.get(name) or self._last.get(name)
+        known, _ = self._plain.get(name, _NEVER)
+        # 1 and 1.0 are recorded alike.
+        is_news = before != columns or (type(known) in _PLAIN and type(known) is not type(value))
+        self._said[name] = columns
+        self._plain[name] = (value if type(value) in _PLAIN else None, columns)
+        return is_news
 
 
 class Drafter:
@@ -70,19 +174,59 @@ class Drafter:
         self._uploader = spooler if uploader is None else uploader
         self._lineage_tracker = lineage_tracker
         self._redaction = Redaction(settings.redact)
+        self._known = KnownParameters(trial_component.journal, trial_component.component_id)
 
     # -- names and values ------------------------------------------------------------------
 
     def parameter(self, name: object, value: object) -> Draft:
-        """Draft a parameter.
+        """Draft a parameter, whether or not the component has it with this value.
 
         Raises:
             InvalidInputError: AWS can never accept the name, or the value has no text.
         """
-        key = validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
-        if self._is_redacted("parameter", key):
+        return self._parameter(shapes.Named(name, value))
+
+    def parameters(
+        self, given: Sequence[shapes.Named], separator: str, *, strict: bool
+    ) -> tuple[list[Draft], list[Notice]]:
+        """Draft parameters, but for those that the component has with this value already.
+
+        A value without text is left out with a notice, unless ``strict``. So is a nested value
+        whose path is no name.
+
+        Raises:
+            InvalidInputError: AWS can never accept a name. If strict: or a value has no text.
+        """
+        drafts: list[Draft] = []
+        notices: list[Notice] = []
+        known = self._known.look()
+        for each in given:
+            if known.has(each.name, each.value):
+                continue
+            try:
+                draft = self._parameter(each, separator)
+            except InvalidInputError as error:
+                # A flat name is the caller's own mistake.
+                if strict or not (each.path or _is_name(each.name)):
+                    raise
+                text = f"{error.message.partition('; nothing')[0]}; it is left out"
+                notices.append(Notice("no parameter", each.name, f"parameter {text}"))
+                continue
+            if known.is_news(draft, each.value):
+                drafts.append(draft)
+        return drafts, notices
+
+    def _parameter(self, given: shapes.Named, separator: str = "/") -> Draft:
+        key = validation.key(given.name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+        if self._settings.redact and self._is_secret(key, given, separator):
             return vocabulary.redacted(vocabulary.PARAMETER, key)
-        return vocabulary.parameter(key, validation.parameter_value(value))
+        return vocabulary.parameter(key, validation.parameter_value(given.value))
+
+    def _is_secret(self, key: str, given: shapes.Named, separator: str) -> bool:
+        """Return whether a pattern fits the name, a part of it, or a name inside the value."""
+        parts = (key, *given.path, *(key.split(separator) if separator else ()))
+        names = itertools.chain(parts, shapes.names_within(given.value))
+        return any(map(self._redaction.matches, names)) and self._told_redacted("parameter", key)
 
     def reference(
         self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None
@@ -127,8 +271,9 @@ class Drafter:
 
     def _is_redacted(self, kind: str, name: str) -> bool:
         """Return whether not to record a value. Logs each such name once."""
-        if not self._redaction.matches(name):
-            return False
+        return self._redaction.matches(name) and self._told_redacted(kind, name)
+
+    def _told_redacted(self, kind: str, name: str) -> bool:
         if self._redaction.is_news(kind, name):
             logger.info(
                 "the value of %s %s is not recorded: its name matches a pattern of `redact`",
@@ -328,3 +473,9 @@ class Drafter:
         sent_type = _UNTYPED if problem or artifact_type is None else artifact_type
         title = name if name != sent_name else None
         return [vocabulary.lineage(sent_name, blob, sent_type, direction, title)]
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and not limits.text_problem(
+        name, "", limits.PARAMETER_KEY_CHARS_MAX
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -121,7 +122,7 @@ class Recording(dict[str, Any]):
     def update(self, *values: Any, **named: Any) -> None:  # noqa: ANN401 - as of a dict
         """Record values by name, all or none."""
         given, own = dict(*values, **named), self._own()
-        # What was read here says nothing new. A NaN and a file would become texts.
+        # What was read here says nothing new. A file would become a text.
         self._add({name: value for name, value in given.items() if not _is_in(own, name, value)})
 
     def _add(self, values: Mapping[str, Any]) -> None:
@@ -167,8 +168,10 @@ class Recording(dict[str, Any]):
 
 
 def _is_in(own: Mapping[str, Any], name: str, value: object) -> bool:
-    held = own.get(name)
-    return held is not None and type(held) is type(value) and bool(held == value)
+    held = own.get(name, _is_in)
+    if isinstance(held, float) and isinstance(value, float) and math.isnan(held):
+        return math.isnan(value)
+    return type(held) is type(value) and bool(held == value)
 
 
 def held_of(answer: Mapping[str, Any], is_redacted: Callable[[str, str], bool]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from journaltrack.tracking import validation
+from journaltrack.tracking import shapes, validation
 from journaltrack.tracking.drafts import Drafter
 from journaltrack.tracking.settings import keys_in
 from journaltrack.tracking.writers import JournalArtifactUploader, JournalMetricsWriter, Notices
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.vocabulary import Direction, Draft
     from journaltrack.tracking.drafts import Kept
     from journaltrack.tracking.settings import Settings
+    from journaltrack.tracking.shapes import Named
     from journaltrack.tracking.trial_component import TrialComponent
     from journaltrack.tracking.validation import Moment, Number, Parameters
     from journaltrack.tracking.writers import (
@@ -63,7 +64,9 @@ class RunLog:
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
         self._settings = settings
-        self._journal_metrics = JournalMetricsWriter(trial_component, self._append)
+        self._journal_metrics = JournalMetricsWriter(
+            trial_component, self._append, strict=settings.strict
+        )
         self._metrics_writer: MetricsWriter = (
             self._journal_metrics if metrics_writer is None else metrics_writer
         )
@@ -97,33 +100,35 @@ class RunLog:
 
         Args:
             name: At most 320 characters on one line.
-            value: Text or a number, also a NumPy scalar, or an array or tensor of one element.
-                Booleans become "True" or "False", anything else its ``str()``. Text of more than
-                2,500 characters is recorded, but not delivered. An integer that a double can't hold
-                exactly (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
+            value: Text, a number or None, also a NumPy scalar, or an array or tensor of one
+                element. Booleans become "True" or "False", anything else its ``str()``. An integer
+                that a double can't hold exactly (beyond 2^53) is text with all its digits:
+                SageMaker's numbers are doubles. What SageMaker can't take, such as a text of more
+                than 2,500 characters, goes into the artifact ``parameters.json``.
 
         Raises:
             InvalidInputError: AWS can never accept the name, or the value has no text.
         """
-        self.log_parameters({name: value})
+        given = [shapes.Named(name, value)]
+        self._append(*self._drafter.parameters(given, "/", strict=True))
 
-    def log_parameters(self, parameters: Parameters) -> None:
-        """Record parameters, all or none; see ``log_parameter``.
+    def log_parameters(self, parameters: Parameters, *, separator: str = "/") -> None:
+        """Record the parameters that are new or changed, in one transaction.
+
+        Nested objects are taken apart: ``{"model": {"layers": 3}}`` is ``model/layers``. A list is
+        one value. A value without text is left out, with a warning; see ``log_parameter``.
 
         Args:
-            parameters: A mapping, an ``argparse.Namespace``, a dataclass, or an iterable of
-                (name, value) pairs.
+            parameters: A mapping, an ``argparse.Namespace``, a dataclass, an attrs object, a
+                configuration of OmegaConf, or an iterable of (name, value) pairs.
+            separator: Joins the names of nested objects.
 
         Raises:
             InvalidTypeError: It is none of these.
-            InvalidInputError: See ``log_parameter``.
+            InvalidInputError: AWS can never accept a name, two values would have one name, or
+                objects contain themselves. Of a strict tracker: or a value has no text.
         """
-        self._append(
-            [
-                self._drafter.parameter(name, value)
-                for name, value in validation.pairs(parameters, "parameters")
-            ]
-        )
+        self._log_named(shapes.flattened(parameters, separator), separator)
 
     def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an input artifact: a URI or other text. The last value per name counts.
@@ -289,13 +294,18 @@ class RunLog:
         *,
         step: SupportsIndex | None = None,
     ) -> None:
-        """Record a point of several metrics, all or none; see ``log_metric``."""
+        """Record a point of several metrics, in one transaction; see ``log_metric``.
+
+        A value that is no number is left out, with one warning per name, and the others are
+        recorded. A strict tracker raises instead, and records nothing. A tuple of a mean and its
+        standard deviation makes two points: ``name`` and ``name-std``.
+        """
         if self._closed:
             self._reopen()
         if step is not None:
             iteration_number = validation.one_step(iteration_number, step)
         points = (
-            list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
+            list(metrics.items()) if type(metrics) is dict else shapes.pairs(metrics, "metrics")
         )
         if self._metrics_writer is not self._journal_metrics:
             for name, value in points:
@@ -402,6 +412,14 @@ class RunLog:
     def _reopen(self) -> None:
         """Record a call after ``close`` like any other."""
         self._closed = False
+
+    def _log_named(self, given: Sequence[Named], separator: str = "/") -> None:
+        strict = self._settings.strict
+        self._append(*self._drafter.parameters(given, separator, strict=strict))
+
+    def _set_parameters(self, values: Mapping[str, Any]) -> None:
+        """Record parameters by name, all or none, also those that did not change."""
+        self._append([self._drafter.parameter(name, value) for name, value in values.items()])
 
     def _log_references(self, direction: Direction, values: Mapping[str, Any]) -> None:
         """Record inputs or outputs by name, each a text or an artifact, all or none."""

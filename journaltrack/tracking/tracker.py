@@ -115,7 +115,7 @@ class Tracker(RunLog):
         self._owns_journal = False
         if trial_component.recorder is None:
             trial_component.recorder = Recorder(
-                self.log_parameters,
+                self._set_parameters,
                 self._log_references,
                 lambda status: self._append([status]),
                 lambda *file: self._record_kept([self._drafter.file_of_run(*file)]),

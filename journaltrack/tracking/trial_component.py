@@ -34,7 +34,7 @@ from journaltrack.journal.fold import (
     value_of,
 )
 from journaltrack.journal.queries import origins
-from journaltrack.tracking import validation
+from journaltrack.tracking import shapes, validation
 from journaltrack.tracking.recording import (
     Recorder,
     Recording,
@@ -310,8 +310,8 @@ class TrialComponent:
             )
 
     @property
-    def parameters(self) -> dict[str, str | float]:
-        """Return the last value per name. A number that is no finite double is text."""
+    def parameters(self) -> dict[str, str | float | None]:
+        """Return the last value per name, also those that only ``parameters.json`` can hold."""
         return Recording(
             self._parameters,
             self._own_parameters,
@@ -321,7 +321,7 @@ class TrialComponent:
 
     @parameters.setter
     def parameters(self, value: Parameters) -> None:
-        self.parameters.update(validation.pairs(value, "parameters"))
+        self.parameters.update(shapes.pairs(value, "parameters"))
 
     @property
     def input_artifacts(self) -> dict[str, TrialComponentArtifact]:
@@ -330,7 +330,7 @@ class TrialComponent:
 
     @input_artifacts.setter
     def input_artifacts(self, value: Mapping[str, Any]) -> None:
-        self.input_artifacts.update(validation.pairs(value, "input artifacts"))
+        self.input_artifacts.update(shapes.pairs(value, "input artifacts"))
 
     @property
     def output_artifacts(self) -> dict[str, TrialComponentArtifact]:
@@ -339,7 +339,7 @@ class TrialComponent:
 
     @output_artifacts.setter
     def output_artifacts(self, value: Mapping[str, Any]) -> None:
-        self.output_artifacts.update(validation.pairs(value, "output artifacts"))
+        self.output_artifacts.update(shapes.pairs(value, "output artifacts"))
 
     @property
     def status(self) -> TrialComponentStatus | None:
@@ -470,7 +470,7 @@ class TrialComponent:
             _tracker()(self)
         return cast("Recorder", self.recorder)
 
-    def _parameters(self) -> dict[str, str | float]:
+    def _parameters(self) -> dict[str, str | float | None]:
         held = {
             name: number_or_text
             for name, value in members_of(self.held, "Parameters")
@@ -479,16 +479,11 @@ class TrialComponent:
         }
         return {**held, **self._own_parameters()}
 
-    def _own_parameters(self) -> dict[str, str | float]:
-        values: dict[str, str | float] = {}
-        for entry in self.entries(vocabulary.PARAMETER):
-            detail = entry.detail
-            values[entry.name or ""] = (
-                str(detail.get("text", detail.get("exact", "")))
-                if entry.value is None
-                else entry.value
-            )
-        return values
+    def _own_parameters(self) -> dict[str, str | float | None]:
+        return {
+            entry.name or "": vocabulary.parameter_of(entry)
+            for entry in self.entries(vocabulary.PARAMETER)
+        }
 
     def _live_artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
         def record(new: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ marks it undeliverable.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fnmatch
 import numbers
 import operator
@@ -16,7 +15,6 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timezone
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, SupportsIndex, TypeAlias
 
 from journaltrack import limits
@@ -24,6 +22,7 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from types import SimpleNamespace
 
     from _typeshed import DataclassInstance
 
@@ -48,7 +47,7 @@ Moment: TypeAlias = "datetime | SupportsFloat | ArrayScalar"
 """A point in time, see ``timestamp_ns``."""
 _Fields: TypeAlias = "Namespace | SimpleNamespace | DataclassInstance"
 Parameters: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]] | _Fields"
-"""The argument of ``log_parameters``, see ``pairs``."""
+"""The argument of ``log_parameters``, see ``shapes.pairs``."""
 
 
 class JournaltrackWarning(UserWarning):
@@ -109,50 +108,6 @@ def bucket(name: object) -> str | None:
     )
 
 
-def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
-    """Return names and values from a mapping, namespace, dataclass or pairs.
-
-    The names are not checked.
-
-    Raises:
-        InvalidTypeError: It is none of these.
-    """
-    if isinstance(value, Mapping):
-        return list(value.items())
-    # A caller that has a Namespace has imported argparse.
-    argparse = sys.modules.get("argparse")
-    if isinstance(value, SimpleNamespace) or (
-        argparse is not None and isinstance(value, argparse.Namespace)
-    ):
-        return list(vars(value).items())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [
-            (each.name, getattr(value, each.name))
-            for each in dataclasses.fields(value)
-            if hasattr(value, each.name)
-        ]
-    found: Any = None
-    if not isinstance(value, (str, bytes, type)):
-        items = getattr(value, "items", None)
-        found = items() if callable(items) else value
-    if not isinstance(found, Iterable):
-        raise InvalidTypeError(
-            f"{what} must be a mapping, not {type(value).__name__}; nothing was recorded",
-            hint="a dict, an argparse.Namespace, a dataclass or (name, value) pairs",
-        )
-    known = list(found)
-    odd = next((each for each in known if not _is_pair(each)), None)
-    if odd is not None:
-        raise InvalidTypeError(
-            f"{what} must be (name, value) pairs, not {_brief(odd)}; nothing was recorded"
-        )
-    return [(each[0], each[1]) for each in known]
-
-
-def _is_pair(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2  # noqa: PLR2004 - a pair
-
-
 def key(name: object, what: str, chars_max: int) -> str:
     """Check the name of a metric, parameter or artifact.
 
@@ -210,14 +165,17 @@ def metric_value(value: object) -> float | int:
     raise InvalidTypeError(f"a metric's value must be a number, not {type(value).__name__}")
 
 
-def parameter_value(value: object) -> str | float | int:
+def parameter_value(value: object) -> str | float | int | None:
     """Return a parameter's value as it is recorded.
 
-    Numbers stay numbers, booleans become "True" or "False", everything else becomes text.
+    Numbers and None stay what they are, booleans become "True" or "False", everything else becomes
+    text.
 
     Raises:
         InvalidInputError: It can't become text, or the text is too long for a journal.
     """
+    if value is None or type(value) is float or type(value) is int:
+        return value
     value = scalar(value)
     if not isinstance(value, (str, bool)) and not _is_time(value):
         if isinstance(value, numbers.Integral):
@@ -277,7 +235,7 @@ def step(value: object) -> int | None:
             ) from error
     if not 0 <= value <= limits.STEP_MAX:
         raise InvalidInputError(
-            f"the step (iteration_number) is {_brief(value)}, not from 0 to {limits.STEP_MAX}"
+            f"the step (iteration_number) is {brief(value)}, not from 0 to {limits.STEP_MAX}"
         )
     return value
 
@@ -291,7 +249,7 @@ def one_step(iteration_number: SupportsIndex | None, other: SupportsIndex) -> Su
     """
     if iteration_number is not None and step(iteration_number) != step(other):
         raise InvalidInputError(
-            f"iteration_number is {_brief(iteration_number)} and step is {_brief(other)}: "
+            f"iteration_number is {brief(iteration_number)} and step is {brief(other)}: "
             "both name the step of a point; nothing was recorded",
             hint="pass one of them",
         )
@@ -324,7 +282,7 @@ def timestamp_ns(value: object) -> int:
         if not 0 <= _float(value) <= _SECONDS_MAX:
             in_milliseconds = 0 <= _float(value) / 1000 <= _SECONDS_MAX
             raise InvalidInputError(
-                f"timestamp is {_brief(value)}, not seconds since the epoch (until {_LAST})",
+                f"timestamp is {brief(value)}, not seconds since the epoch (until {_LAST})",
                 hint="divide milliseconds by 1,000" if in_milliseconds else "",
             )
         nanoseconds = (
@@ -333,7 +291,7 @@ def timestamp_ns(value: object) -> int:
             else round(float(value) * 1e6) * 1000
         )
     if not 0 <= nanoseconds <= limits.JOURNAL_NS_MAX:
-        raise InvalidInputError(f"timestamp {_brief(value)} is before 1970 or after {_LAST}")
+        raise InvalidInputError(f"timestamp {brief(value)} is before 1970 or after {_LAST}")
     return nanoseconds
 
 
@@ -483,7 +441,7 @@ def _is_decimal(value: object) -> bool:
     return decimal is not None and isinstance(value, decimal.Decimal)
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
     """Return a value's text for a message. It never fails and is never long."""
     try:
         text = limits.digits(value) if isinstance(value, int) else str(value)

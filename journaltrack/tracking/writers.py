@@ -249,16 +249,20 @@ class JournalMetricsWriter:
         trial_component: The component that the points belong to.
         record: Takes drafts that need the general path, and the notices about them. It raises if
             strict, else records and then warns.
+        strict: Whether to raise for a value that is no number, instead of leaving it out.
     """
 
     def __init__(
         self,
         trial_component: TrialComponent,
         record: Callable[[list[vocabulary.Draft], list[Notice]], None],
+        *,
+        strict: bool = False,
     ) -> None:
         self._journal: Journal = trial_component.journal
         self._component_id = trial_component.component_id
         self._record = record
+        self._strict = strict
         # Names that passed the check, which costs more than this look-up.
         self._valid: set[str] = set()
 
@@ -285,7 +289,7 @@ class JournalMetricsWriter:
                 self._component_id, metric_name, value, iteration_number, time.time_ns()
             )
             return
-        self._log([(metric_name, value)], timestamp, iteration_number)
+        self._log([(metric_name, value)], timestamp, iteration_number, strict=True)
 
     def log_metrics(
         self,
@@ -293,7 +297,7 @@ class JournalMetricsWriter:
         timestamp: validation.Moment | None,
         iteration_number: SupportsIndex | None,
     ) -> None:
-        """Record points of one time and step, all or none; see ``Tracker.log_metrics``."""
+        """Record points of one time and step; see ``Tracker.log_metrics``."""
         if timestamp is None:
             valid, points = self._valid, []
             for name, value in metrics:
@@ -309,15 +313,17 @@ class JournalMetricsWriter:
                         time.time_ns(),
                     )
                     return
-        self._log(metrics, timestamp, iteration_number)
+        self._log(metrics, timestamp, iteration_number, strict=self._strict)
 
     def _log(
         self,
         points: Sequence[tuple[str, object]],
         timestamp: validation.Moment | None,
         iteration_number: SupportsIndex | None,
+        *,
+        strict: bool,
     ) -> None:
-        """Check points and record them.
+        """Check points and record them, unless ``strict`` without those that are no numbers.
 
         Raises:
             InvalidInputError: A name, step or time that can never be right.
@@ -325,11 +331,23 @@ class JournalMetricsWriter:
         """
         step = validation.step(iteration_number)
         when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
-        drafts = []
-        for metric_name, value in points:
+        drafts: list[vocabulary.Draft] = []
+        left_out: list[Notice] = []
+        for metric_name, given in points:
             name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
-            self._valid.add(name)
-            drafts.append(vocabulary.metric(name, validation.metric_value(value), step, when))
+            try:
+                numbers = [
+                    (name, validation.metric_value(value)) for name, value in _parts(name, given)
+                ]
+            except InvalidTypeError as error:
+                if strict:
+                    raise
+                text = f"metric {limits.shown(name)} is left out: {error.message}"
+                left_out.append(Notice("no number", name, text))
+                continue
+            for each, number in numbers:
+                self._valid.add(each)
+                drafts.append(vocabulary.metric(each, number, step, when))
         notices = [
             _of_rounding(draft)
             for draft in drafts
@@ -337,10 +355,21 @@ class JournalMetricsWriter:
         ]
         if timestamp is not None and validation.like_a_step(timestamp, when):
             notices += [_of_a_step(draft.name or "", when) for draft in drafts]
-        self._record(drafts, notices)
+        self._record(drafts, notices + left_out)
 
     def close(self) -> None:
         """Do nothing: every point is in the journal."""
+
+
+def _parts(name: str, value: object) -> Sequence[tuple[str, object]]:
+    """Return a point as it is, or those of a mean and its standard deviation.
+
+    Cross-validation gives such tuples (``xgboost.cv``).
+    """
+    if type(value) is not tuple or len(value) != 2:  # noqa: PLR2004 - a pair
+        return ((name, value),)
+    other = validation.key(f"{name}-std", "metric name", limits.METRIC_NAME_CHARS_MAX)
+    return ((name, value[0]), (other, value[1]))
 
 
 def _of_rounding(draft: vocabulary.Draft) -> Notice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 
 import pytest
@@ -59,16 +60,25 @@ def test_the_last_value_per_name_counts(component):
 
 
 def test_what_can_not_be_delivered_reads_back_too(component):
-    """An undeliverable value was recorded, so it is there: a number beyond a double as its text."""
+    """What SageMaker can't take was recorded, so it is there, and None is None."""
     component.journal.append(
         component.component_id,
         [
             vocabulary.parameter("long", "x" * 3_000),
+            vocabulary.parameter("inf", float("-inf")),
             vocabulary.parameter("nan", float("nan")),
             vocabulary.parameter("big", 10**400),
+            vocabulary.parameter("none", None),
         ],
     )
-    assert component.parameters == {"long": "x" * 3_000, "nan": "nan", "big": str(10**400)}
+    assert math.isnan(component.parameters["nan"])
+    assert {**component.parameters, "nan": None} == {
+        "long": "x" * 3_000,
+        "inf": -math.inf,
+        "nan": None,
+        "big": str(10**400),
+        "none": None,
+    }
 
 
 def test_statuses_merge(component):

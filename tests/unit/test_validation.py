@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError
-from journaltrack.tracking import validation
+from journaltrack.tracking import shapes, validation
 
 
 class Optimizer(str, enum.Enum):
@@ -127,7 +127,7 @@ class Silent:
         (Decimal("0.25"), 0.25),
         (Fraction(1, 4), 0.25),
         (1j, "1j"),
-        (None, "None"),
+        (None, None),
         ([1, 2], "[1, 2]"),
     ],
 )
@@ -503,7 +503,7 @@ class Settings:
 )
 def test_parameters_of_every_shape_are_pairs(value):
     """What people keep parameters in is taken as it is."""
-    assert validation.pairs(value, "parameters") == [("lr", 0.1)]
+    assert shapes.pairs(value, "parameters") == [("lr", 0.1)]
 
 
 @pytest.mark.parametrize(
@@ -527,7 +527,7 @@ def test_parameters_of_every_shape_are_pairs(value):
 def test_what_has_no_names_and_values_is_a_type_error(value):
     """The error says what was given and what is taken."""
     with pytest.raises(InvalidTypeError, match="parameters must be"):
-        validation.pairs(value, "parameters")
+        shapes.pairs(value, "parameters")
 
 
 def test_tags_are_a_dict_or_awss_list():

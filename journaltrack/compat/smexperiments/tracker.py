@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import journaltrack
 from journaltrack.compat.smexperiments.trial_component import TrialComponent
+from journaltrack.tracking import shapes
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from journaltrack.tracking.validation import Moment
+    from journaltrack.tracking.validation import Moment, Parameters
 
 
 class Tracker(journaltrack.Tracker):
@@ -75,6 +76,10 @@ class Tracker(journaltrack.Tracker):
     ) -> None:
         """Record every file below a folder as an output."""
         super().log_artifacts(directory, media_type)
+
+    def log_parameters(self, parameters: Parameters) -> None:  # type: ignore[override]
+        """Record parameters. Each is one value: a nested one is its text, as in the original."""
+        self._log_named(shapes.named(parameters))
 
     def log_metric(  # type: ignore[override]
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from numbers import Number
@@ -43,6 +44,15 @@ class TrialComponent(trial_component.TrialComponent):
     """A trial component, see ``journaltrack.types``. In the default journal."""
 
     __slots__ = ()
+
+    def _own_parameters(self) -> dict[str, str | float | None]:
+        """Return what the original would have sent: None, NaN and infinity as their text."""
+        return {
+            name: value
+            if isinstance(value, str) or (value is not None and math.isfinite(value))
+            else str(value)
+            for name, value in super()._own_parameters().items()
+        }
 
     @classmethod
     def create(  # type: ignore[override]

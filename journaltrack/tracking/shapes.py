@@ -1,0 +1,239 @@
+"""Make names and values of what a caller gives: a mapping, a namespace, an object with fields.
+
+What is nested gets names that tell the path: ``{"model": {"layers": 3}}`` is ``model/layers``. The
+order is the caller's, and the same for the same argument. Names and values are not checked here.
+
+Objects of other libraries (attrs, OmegaConf) are recognized by what they have. Nothing of theirs
+is imported. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
+
+from journaltrack import limits
+from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.tracking.validation import brief
+
+DEPTH_MAX: Final = 32
+"""Ours: how deep parameters may be nested."""
+NAMES_MAX: Final = 100_000
+"""Ours: names that one call makes. Parts that are used again and again could make any number."""
+EMPTY: Final = "{}"
+"""The value of a mapping without members: that it is there says something."""
+_LEAVES: Final = frozenset({str, int, float, bool, type(None), list, tuple})
+"""Types that are one value, and nearly all there are."""
+_MANY: Final = (list, tuple, set, frozenset)
+_Members = list[tuple[Any, Any]]
+
+
+class Named(NamedTuple):
+    """One value and its name.
+
+    Attributes:
+        name: The caller's, or made of ``path``.
+        value: The caller's.
+        path: The names on the way to a nested value, from the outermost on; () for any other.
+    """
+
+    name: Any
+    value: Any
+    path: tuple[str, ...] = ()
+
+
+class Unreadable:
+    """Stand for a value that raised when it was read: it has no text."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __str__(self) -> str:
+        raise self._error
+
+
+def pairs(value: object, what: str) -> _Members:
+    """Return names and values from a mapping, namespace, dataclass, attrs object or pairs.
+
+    Raises:
+        InvalidTypeError: It is none of these.
+    """
+    known = members(value)
+    if known is not None:
+        return known
+    found: Any = None
+    if not isinstance(value, (str, bytes, type)):
+        items = getattr(value, "items", None)
+        found = items() if callable(items) else value
+    if not isinstance(found, Iterable):
+        raise InvalidTypeError(
+            f"{what} must be a mapping, not {type(value).__name__}; nothing was recorded",
+            hint="a dict, an argparse.Namespace, a dataclass or (name, value) pairs",
+        )
+    given = list(found)
+    odd = next((each for each in given if not _is_pair(each)), None)
+    if odd is not None:
+        raise InvalidTypeError(
+            f"{what} must be (name, value) pairs, not {brief(odd)}; nothing was recorded"
+        )
+    return [(each[0], each[1]) for each in given]
+
+
+def members(value: object) -> _Members | None:
+    """Return the names and values of a mapping, namespace, dataclass or attrs object; else None.
+
+    A configuration of OmegaConf is a mapping. A member that can't be read, such as one of its
+    missing ones, is an ``Unreadable``.
+    """
+    if isinstance(value, Mapping):
+        try:
+            return list(value.items())
+        # One bad member must not hide the others.
+        except Exception:  # noqa: BLE001
+            return [(name, _read(value.__getitem__, name)) for name in value]
+    if isinstance(value, type):
+        return None
+    # A caller that has a Namespace has imported argparse.
+    argparse = sys.modules.get("argparse")
+    if isinstance(value, SimpleNamespace) or (
+        argparse is not None and isinstance(value, argparse.Namespace)
+    ):
+        return list(vars(value).items())
+    if dataclasses.is_dataclass(value):
+        names = [each.name for each in dataclasses.fields(value)]
+    else:
+        attributes = getattr(type(value), "__attrs_attrs__", None)
+        if not isinstance(attributes, tuple):
+            return None
+        names = [each.name for each in attributes]
+    get = functools.partial(getattr, value)
+    return [(name, _read(get, name)) for name in names if _has(value, name)]
+
+
+def named(parameters: object) -> list[Named]:
+    """Return parameters by name, as they are: see ``pairs``."""
+    return [Named(name, value) for name, value in pairs(parameters, "parameters")]
+
+
+def flattened(parameters: object, separator: str = "/") -> list[Named]:
+    """Return parameters by name. Those of nested objects are named by their path.
+
+    A list, a tuple and everything else is one value. An empty object is the text ``{}``.
+
+    Args:
+        parameters: See ``pairs``.
+        separator: Joins the names on a path.
+
+    Raises:
+        InvalidTypeError: They are no parameters, or the separator is no text.
+        InvalidInputError: They are nested too deep, or contain themselves. Or two values would
+            have one name, of which at least one is nested.
+    """
+    given: object = separator
+    if not isinstance(given, str) or not given:
+        text = f"separator must be a text, not {brief(given)!r}; nothing was recorded"
+        raise InvalidTypeError(text)
+    found: list[Named] = []
+    for name, value in pairs(parameters, "parameters"):
+        inner = _nested(value) if isinstance(name, str) else None
+        if inner is None:
+            found.append(Named(name, value))
+        else:
+            path = (str.__str__(name),)
+            _descend(path, inner, separator, {id(parameters), id(value)}, found)
+    if any(each.path for each in found):
+        _refuse_twins(found)
+    return found
+
+
+def _descend(
+    path: tuple[str, ...], inner: _Members, separator: str, above: set[int], found: list[Named]
+) -> None:
+    """Add what is nested below a path. ``above`` are the ids of the objects on the way."""
+    if len(found) > NAMES_MAX:
+        text = f"the parameters have more than {NAMES_MAX} names; nothing was recorded"
+        raise InvalidInputError(text, hint="log_dict(values, name) keeps them in a file")
+    if not inner:
+        found.append(Named(separator.join(path), EMPTY, path))
+    for key, value in inner:
+        below = (*path, _text(key, path, separator))
+        deeper = _nested(value)
+        if deeper is None:
+            found.append(Named(separator.join(below), value, below))
+            continue
+        where = limits.shown(separator.join(below))
+        if id(value) in above:
+            raise InvalidInputError(f"the parameter {where} contains itself; nothing was recorded")
+        if len(below) >= DEPTH_MAX:
+            text = f"the parameter {where} is nested deeper than {DEPTH_MAX}; nothing was recorded"
+            raise InvalidInputError(text, hint="log_dict(values, name) keeps it in a file")
+        _descend(below, deeper, separator, above | {id(value)}, found)
+
+
+def _nested(value: object) -> _Members | None:
+    return None if type(value) in _LEAVES else members(value)
+
+
+def _text(key: object, path: tuple[str, ...], separator: str) -> str:
+    try:
+        return str.__str__(key) if isinstance(key, str) else str(key)
+    except Exception as error:
+        where = limits.shown(separator.join(path))
+        raise InvalidInputError(
+            f"a name in the parameter {where} has no text: {type(error).__name__}; "
+            "nothing was recorded"
+        ) from error
+
+
+def _refuse_twins(found: Iterable[Named]) -> None:
+    """Refuse two values of one name: which of them counts could not be seen."""
+    known: dict[object, tuple[str, ...]] = {}
+    for name, _, path in found:
+        if name in known and (path or known[name]):
+            raise InvalidInputError(
+                f"two parameters would have the name {limits.shown(name)}; nothing was recorded",
+                hint="pass another separator=, or rename one",
+            )
+        known[name] = path
+
+
+def names_within(value: object) -> Iterator[str]:
+    """Yield the names in the mappings and objects that a value contains, at any depth."""
+    # They are kept, so that no other object gets their id.
+    seen: dict[int, object] = {}
+    left = [value]
+    while left and len(seen) < NAMES_MAX:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen[id(each)] = each
+        if isinstance(each, _MANY):
+            left += each
+        elif (inner := _nested(each)) is not None:
+            yield from (name for name, _ in inner if isinstance(name, str))
+            left += (member for _, member in inner)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2  # noqa: PLR2004 - a pair
+
+
+def _read(get: Callable[[Any], Any], name: object) -> object:
+    try:
+        return get(name)
+    # A foreign object may raise anything.
+    except Exception as error:  # noqa: BLE001
+        return Unreadable(error)
+
+
+def _has(value: object, name: str) -> bool:
+    """Return whether an attribute is there, also if it can't be read."""
+    try:
+        return hasattr(value, name)
+    # A property may raise anything.
+    except Exception:  # noqa: BLE001
+        return True
