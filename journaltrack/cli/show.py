@@ -77,7 +77,7 @@ def _print(view: ComponentView) -> None:
     rows = _fields(view)
     label = max(len(name) for name, _ in rows) + 2
     tables.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
-    parameters = [(p.name, output.number(p.value), p.state) for p in view.parameters]
+    parameters = [(p.name, output.number(p.value), p.place) for p in view.parameters]
     cut = [tables.table("parameters", ("name", "value", "state"), parameters, width)]
     for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
         columns = ("name", "media type", "size", "state", "value")

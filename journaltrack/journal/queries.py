@@ -104,6 +104,9 @@ def _is_refused(database: Database, seq: int, reason: object) -> bool:
     if not rows:  # it was removed, and not on the record
         return False
     entry = vocabulary.entry_of(rows[0])
+    # An earlier version refused it. Released, it goes into the artifact of such parameters.
+    if vocabulary.is_for_file(entry):
+        return False
     if entry.kind in vocabulary.KEYS_MAX and reason == vocabulary.too_many(entry.kind):
         return True
     try:

@@ -45,6 +45,13 @@ TRIAL: Final = "trial"
 TAGS: Final = "tags"
 NOTE: Final = "note"
 
+PARAMETERS_FILE: Final = "parameters.json"
+"""The output artifact with the parameters that SageMaker can't take."""
+PARAMETERS_FILES: Final = (PARAMETERS_FILE, f"journaltrack-{PARAMETERS_FILE}")
+"""Its names: the second one if the run has an artifact of the first name of its own."""
+IN_FILE: Final = f"SageMaker can't take it: it is in the artifact {PARAMETERS_FILE}"
+"""The reason of a parameter's settlement. It is part of the journal's format."""
+
 KINDS: Final = frozenset(
     {
         *(CREATE, LOAD, ASSOCIATE, DISASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE),
@@ -246,6 +253,8 @@ def create(
     display_name: str | None = None,
     resume: bool = False,
     tags: dict[str, str] | None = None,
+    bucket: str | None = None,
+    prefix: str | None = None,
 ) -> Draft:
     """Draft the creation of the component.
 
@@ -255,25 +264,44 @@ def create(
         display_name: The name that SageMaker shows.
         resume: Attach to the component if it exists.
         tags: Tags that the component gets when it is created.
+        bucket: Where its artifacts go; None means the default.
+        prefix: The beginning of their keys; None means the default.
     """
     detail = {
         "owner": owner,
         "display_name": display_name,
         "resume": resume or None,
         "tags": tags or None,
+        "bucket": bucket,
+        "prefix": prefix,
     }
     return Draft(COMPONENT, CREATE, payload=encode(detail))
 
 
-def load(*, job: bool = False, verified: bool = False, held: dict[str, Any] | None = None) -> Draft:
+def load(
+    *,
+    job: bool = False,
+    verified: bool = False,
+    held: dict[str, Any] | None = None,
+    bucket: str | None = None,
+    prefix: str | None = None,
+) -> Draft:
     """Draft that the component exists elsewhere.
 
     Args:
         job: It belongs to a SageMaker job: SageMaker creates it some time after the start.
         verified: SageMaker confirmed it when it was loaded.
         held: What SageMaker held then, for reading back. It is never sent.
+        bucket: See ``create``.
+        prefix: See ``create``.
     """
-    detail = {"job": job or None, "verified": verified or None, "held": held or None}
+    detail = {
+        "job": job or None,
+        "verified": verified or None,
+        "held": held or None,
+        "bucket": bucket,
+        "prefix": prefix,
+    }
     return Draft(COMPONENT, LOAD, payload=encode(detail))
 
 
@@ -497,6 +525,12 @@ def upload(
     return Draft(UPLOAD, UPLOAD, name, payload=encode(detail))
 
 
+def parameters_file(name: str, blob: BlobRef, size_bytes: int) -> Draft:
+    """Draft the upload of the parameters that SageMaker can't take."""
+    draft = upload(name, blob, size_bytes, "application/json", name)
+    return draft._replace(payload=encode({**decode(draft.payload), "of": "parameters"}))
+
+
 def lineage(
     name: str, blob: BlobRef, artifact_type: str, direction: Direction, title: str | None = None
 ) -> Draft:
@@ -581,6 +615,13 @@ def undeliverable(entry: Entry | Draft) -> str | None:
 
 def _name_problem(kind: str, name: str | None, chars_max: int) -> str | None:
     return limits.text_problem(name or "", f"the {kind}'s name", chars_max)
+
+
+def is_for_file(entry: Entry | Draft) -> bool:
+    """Return whether an entry is a parameter with a name that can be sent."""
+    return entry.kind == PARAMETER and not _name_problem(
+        PARAMETER, entry.name, limits.PARAMETER_KEY_CHARS_MAX
+    )
 
 
 def _lineage_problem(entry: Entry | Draft) -> str | None:

@@ -40,6 +40,7 @@ from journaltrack.journal import interruption, queries
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
+from journaltrack.replay import overflow
 from journaltrack.replay.dispatch import (
     GROUP_S,
     HEARTBEAT_S,
@@ -525,7 +526,9 @@ class Reconciler:
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planner.prepare(entries, states, points)
-        self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
+        settled = [action for action in actions if isinstance(action, Settle)]
+        overflow.keep(self._journal, entries, settled)
+        self._settle(settlement, settled)
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
         begin = [request for request in requests if request.phase == 1]
         # Before their trials: who makes a trial makes an experiment that is missing, without the

@@ -36,16 +36,20 @@ from journaltrack.journal.vocabulary import (
     ASSOCIATE,
     CREATE,
     DISASSOCIATE,
+    IN_FILE,
     LINEAGE,
     NOTE,
     PARAMETER,
+    PARAMETERS_FILE,
     STATUS,
     TAGS,
     UPLOAD,
     Entry,
     entry_of,
+    is_for_file,
     note_of,
     tags_of,
+    undeliverable,
 )
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
 from journaltrack.util.text import text_or_none
@@ -67,12 +71,21 @@ class ParameterView:
     """A parameter's last value.
 
     A number that is not finite, or too large for a double, is shown as text.
+
+    Attributes:
+        in_file: SageMaker can't take it: it is, or will be, in the artifact ``parameters.json``.
     """
 
     name: str
     value: str | float
     state: State | None
     recorded_at_ns: int
+    in_file: bool = False
+
+    @property
+    def place(self) -> str:
+        """Return where it is, in words: in the artifact, or its state."""
+        return f"in {PARAMETERS_FILE}" if self.in_file else str(self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +226,8 @@ class _Fold:
     # The last by name, type and direction.
     lineage: dict[tuple[object, ...], tuple[Entry, State | None]] = field(default_factory=dict)
     unreadable: list[int] = field(default_factory=list)
+    # Of parameters that SageMaker can't take.
+    in_file: set[int] = field(default_factory=set)
 
 
 def show(
@@ -235,9 +250,11 @@ def show(
 
 def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentView:
     fold = _Fold(origins=origins(journal.database.read))
-    for entry, state in _state_entries(journal, row.id):
+    for entry, state, reason in _state_entries(journal, row.id):
         try:
             _add(fold, entry, state)
+            if reason == IN_FILE or (state == "pending" and _is_for_file(entry)):
+                fold.in_file.add(entry.seq)
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             fold.unreadable.append(entry.seq)
     locations = {
@@ -258,6 +275,7 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
                     shown if isinstance(shown, (str, float)) else "",
                     state,
                     entry.recorded_at_ns,
+                    entry.seq in fold.in_file,
                 )
             )
         else:
@@ -297,21 +315,28 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
     )
 
 
-def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry, State | None]]:
+def _is_for_file(entry: Entry) -> bool:
+    return is_for_file(entry) and undeliverable(entry) is not None
+
+
+def _state_entries(
+    journal: Journal, component_id: int
+) -> Iterator[tuple[Entry, State | None, object]]:
     flying = view.in_flight(journal.database)
     after_seq = 0
     while True:
         rows = journal.database.read_page(
-            f"SELECT {ENTRY_COLUMNS}, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            f"SELECT {ENTRY_COLUMNS}, d.outcome, d.reason FROM entry e "
+            "LEFT JOIN delivery d ON d.seq = e.seq "
             "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq "
             "LIMIT ?",
             (component_id, after_seq, _PAGE_ENTRIES),
         )
         if not rows:
             return
-        for *columns, outcome in rows:
+        for *columns, outcome, reason in rows:
             entry = entry_of(tuple(columns))
-            yield entry, view.state_of(outcome, flying=flying.names(entry.seq))
+            yield entry, view.state_of(outcome, flying=flying.names(entry.seq)), reason
         after_seq = rows[-1][0]
 
 

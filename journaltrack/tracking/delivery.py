@@ -167,4 +167,10 @@ def loaded(
         )
     redaction = Redaction(settings.redact)
     held = held_of(answer or {}, lambda _, key: redaction.matches(key))
-    return vocabulary.load(job=is_job, verified=answer is not None, held=held)
+    return vocabulary.load(
+        job=is_job,
+        verified=answer is not None,
+        held=held,
+        bucket=settings.artifact_bucket,
+        prefix=settings.artifact_prefix,
+    )

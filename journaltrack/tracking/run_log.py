@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from journaltrack.journal import vocabulary
 from journaltrack.tracking import shapes, validation
 from journaltrack.tracking.drafts import Drafter
 from journaltrack.tracking.settings import keys_in
@@ -171,8 +172,6 @@ class RunLog:
             InvalidTypeError: It is no text.
             InvalidInputError: It is too long.
         """
-        from journaltrack.journal import vocabulary  # noqa: PLC0415 - as above
-
         self._append([vocabulary.note(validation.note(text))])
 
     def _repr_html_(self) -> str:
@@ -437,7 +436,12 @@ class RunLog:
         if self._settings.strict:
             self._notices.refuse(checked)
         if checked:
-            self._journal.append(self._id, checked)
+            # A pass keeps the parameters that SageMaker can't take in a file.
+            recorded = [
+                draft._replace(undeliverable=None) if vocabulary.is_for_file(draft) else draft
+                for draft in checked
+            ]
+            self._journal.append(self._id, recorded)
         self._drafter.recorded(checked)
         return checked
 

@@ -223,7 +223,12 @@ class Tracker(RunLog):
             owner = str(uuid.uuid4())
             drafts = [
                 vocabulary.create(
-                    owner=owner, display_name=display_name, resume=resume, tags=checked_tags
+                    owner=owner,
+                    display_name=display_name,
+                    resume=resume,
+                    tags=checked_tags,
+                    bucket=settings.artifact_bucket,
+                    prefix=settings.artifact_prefix,
                 )
             ]
             if experiment_name is not None or trial_name is not None:

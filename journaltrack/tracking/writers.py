@@ -75,8 +75,17 @@ class Notices:
 
     def tell(self, drafts: Iterable[Draft], others: Iterable[Notice] = ()) -> None:
         """Warn of recorded drafts that AWS could never accept, and give other notices."""
-        for draft in drafts:
-            if draft.undeliverable is not None:
+        refused = [draft for draft in drafts if draft.undeliverable is not None]
+        kept = [draft for draft in refused if vocabulary.is_for_file(draft)]
+        if kept:
+            more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+            text = (
+                f"{_told_of(kept[0])}{more}. It is recorded, and SageMaker gets it in the artifact "
+                f"{vocabulary.PARAMETERS_FILE}, as all others like it"
+            )
+            self._tell(Notice(vocabulary.PARAMETERS_FILE, "", text))
+        for draft in refused:
+            if not vocabulary.is_for_file(draft):
                 text = f"{_told_of(draft)}. It is recorded, but will not be delivered"
                 self._tell(Notice(draft.kind, draft.name or "", text))
         for notice in others:

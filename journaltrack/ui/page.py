@@ -317,7 +317,7 @@ def _run(each: ReportedRun) -> str:
         facts.append(("packages", _Html(told)))
     if traceback:
         facts.append(("traceback", _Html(f"<pre>{_text(traceback)}</pre>")))
-    parameters = ((one.name, one.value, one.state) for one in details.parameters)
+    parameters = ((one.name, one.value, one.place) for one in details.parameters)
     artifacts = (
         (
             one.name,

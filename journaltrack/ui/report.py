@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from journaltrack._version import __version__
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
+from journaltrack.journal.vocabulary import PARAMETERS_FILE
 from journaltrack.replay.evidence import anchors
 from journaltrack.util.text import duration, six_digits
 
@@ -258,7 +259,11 @@ def _run(each: ReportedRun) -> list[str]:
     lines += (
         [f"- tags: {_md(', '.join(f'{k}={v}' for k, v in run.tags.items()))}"] if run.tags else []
     )
-    lines += ["", *_table(("parameter", "value"), run.parameters.items())]
+    in_file = {one.name for one in each.details.parameters if one.in_file}
+    told = (
+        (f"{k} (in {PARAMETERS_FILE})" if k in in_file else k, v) for k, v in run.parameters.items()
+    )
+    lines += ["", *_table(("parameter", "value"), told)]
     lines += _table(
         ("artifact", "bytes", "SHA-256 or value", "state"),
         (

@@ -192,9 +192,6 @@ def test_later_status_does_not_inherit_an_earlier_message():
     [
         (vocabulary.metric("loss", float("nan"), 1, 1), "NaN"),
         (vocabulary.metric("a\nb", 1, 1, 1), "line break"),
-        (vocabulary.parameter("p", "x" * 2_501), "2500"),
-        (vocabulary.parameter("p", float("inf")), "NaN or infinite"),
-        (vocabulary.parameter("p", 10**2_500), "2500"),
         (vocabulary.artifact("input", "i", "v" * 2_049, None), "2048"),
         (vocabulary.artifact("input", "i", "", None), "empty"),
         (Draft("component", "parameter", "p", payload="{not json"), "can't be read"),
@@ -231,9 +228,23 @@ def test_what_can_never_be_accepted_is_quarantined_and_nothing_else(draft, reaso
     assert [a.seqs for a in actions if isinstance(a, PutMetrics)] == [(2,)]
 
 
-def test_more_keys_than_the_limit_are_quarantined_counting_what_is_there():
-    """The 301st parameter of a component is refused with the limit, whoever of earlier replays
-    brought the others.
+@pytest.mark.parametrize(
+    "value", ["x" * 2_501, "a\nb", "\ud800", float("inf"), float("nan"), 10**2_500]
+)
+def test_a_parameter_that_does_not_fit_is_settled_as_in_the_file(value):
+    """It is not sent, and refused by nobody; one whose name can't be sent is quarantined."""
+    drafts = [vocabulary.parameter("p", value), vocabulary.parameter("lr", 1)]
+    settled, update = planning.plan(recorded(*drafts), CONFIRMED)
+    assert (settled.outcome, settled.seqs) == ("superseded", (1,))
+    assert settled.reason == vocabulary.IN_FILE
+    assert update.seqs == (2,)
+    crafted = recorded(vocabulary.parameter("a\nb", value))
+    assert [a.outcome for a in planning.plan(crafted, CONFIRMED)] == ["quarantined"]
+
+
+def test_more_parameters_than_the_limit_go_into_the_file_counting_what_is_there():
+    """The 301st parameter of a component is not sent, whoever of earlier replays brought the
+    others.
     """
     state = {
         1: ComponentState(
@@ -246,7 +257,9 @@ def test_more_keys_than_the_limit_are_quarantined_counting_what_is_there():
         vocabulary.parameter("too many", 1),
     ]
     actions = planning.plan(recorded(*drafts), state)
-    assert [a.seqs for a in actions if isinstance(a, Settle)] == [(3,)]
+    assert [(a.seqs, a.reason) for a in actions if isinstance(a, Settle)] == [
+        ((3,), vocabulary.IN_FILE)
+    ]
     assert [a.seqs for a in actions if isinstance(a, Update)] == [(1, 2)]
 
 

@@ -165,8 +165,8 @@ def remove(folder, which):
 
 
 def test_refusals_at_the_call_follow_from_the_entries(tmp_path):
-    """One key too many and the upload that belongs to it, NaN: all is proved; another reason is
-    not.
+    """One output too many and the upload that belongs to it, NaN: all is proved; another reason is
+    not. Parameters are not refused.
     """
     (tmp_path / "file").write_bytes(b"x")
     with warnings.catch_warnings():
@@ -184,10 +184,10 @@ def test_refusals_at_the_call_follow_from_the_entries(tmp_path):
     with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection, connection:
         assert connection.execute(
             "SELECT count(*) FROM delivery WHERE outcome = 'quarantined'"
-        ).fetchone() == (8,)
+        ).fetchone() == (4,)
         connection.execute(
-            "UPDATE delivery SET reason = replace(reason, '300', '299') "
-            "WHERE reason LIKE '%300 parameters%'"
+            "UPDATE delivery SET reason = replace(reason, '60', '59') "
+            "WHERE reason LIKE '%60 output artifacts%'"
         )
     assert {problem.kind for problem in verify_chains(tmp_path / "j")} == {"delivery"}
 

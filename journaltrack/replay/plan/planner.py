@@ -392,6 +392,12 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
             return Settle(entry.component_id, (entry.seq,), "superseded", NOTE_STAYS)
         if problem is None:
             problem = _add(entry, component, state)
+        if (
+            problem
+            and vocabulary.is_for_file(entry)
+            and not (entry.unsound or out_of_bounds(entry))
+        ):
+            return Settle(entry.component_id, (entry.seq,), "superseded", vocabulary.IN_FILE)
     # Also JSONDecodeError: the payload is damaged or crafted.
     except ValueError as error:
         problem = f"the entry can't be read: {error}"

@@ -62,7 +62,7 @@
         const long = value.length > 200 && whole !== p.name;
         return html`<tr key=${p.name}><th scope="row" class="wide">${p.name}</th>
           <td class="wide">${long ? `${value.slice(0, 200)}…` : value}${long && html` <button class="quiet" onClick=${() => setWhole(p.name)}>All ${value.length} characters</button>`}</td>
-          <td><${State} state=${p.state} /></td></tr>`;
+          <td>${p.in_file ? "in parameters.json" : html`<${State} state=${p.state} />`}</td></tr>`;
       })}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>`;
   };
 

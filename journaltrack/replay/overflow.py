@@ -1,0 +1,145 @@
+"""Keep the parameters that SageMaker can't take in one JSON artifact for each component.
+
+``planner`` says which: a value of more than 2,500 characters or of several lines, NaN, the 301st
+name. Right before a pass settles them, ``keep`` makes the artifact ``parameters.json`` of *all* of
+the component that did not fit, the last value per name, and records its upload and reference. The
+same pass delivers them.
+
+The content follows from the entries alone, and an equal content is recorded once. So it does not
+matter who recorded the parameters, in which calls and processes, or whether a pass was killed
+between the artifact and the settlement. After a merge, the next pass that settles such a parameter
+makes the artifact of both.
+
+Must not know the remote, or how anything is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.journal import vocabulary
+from journaltrack.journal.fold import Place, in_order
+from journaltrack.journal.queries import HAS_ARRIVED, origins
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import IN_FILE, PARAMETER, BlobRef
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+    from journaltrack.journal.vocabulary import Entry
+    from journaltrack.replay.plan.actions import Settle
+
+_HAVE_ONE: Final = (
+    "SELECT DISTINCT component_id FROM entry WHERE component_id IN (SELECT value FROM "
+    "json_each(?)) AND stream <> 'metric' AND kind = 'upload' AND name IN (?, ?)"
+)
+_OUTCOMES: Final = (
+    "SELECT d.seq, d.outcome, d.reason FROM entry e JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'parameter'"
+)
+
+
+def keep(journal: Journal, entries: Iterable[Entry], settled: Iterable[Settle]) -> None:
+    """Record the artifacts of components whose parameters did not fit, as far as they changed.
+
+    Args:
+        journal: The pass's.
+        entries: The pass's chunk of pending entries.
+        settled: What is about to be settled without a request.
+
+    Raises:
+        JournalError: An artifact can't be recorded. Nothing may be settled then.
+    """
+    in_file = {seq for each in settled if each.reason == IN_FILE for seq in each.seqs}
+    changed = [entry for entry in entries if entry.kind == PARAMETER]
+    wanted = {entry.component_id for entry in changed if entry.seq in in_file}
+    others = sorted({entry.component_id for entry in changed} - wanted)
+    if others:
+        asked = (json.dumps(others), *vocabulary.PARAMETERS_FILES)
+        wanted |= {number for (number,) in journal.database.read(_HAVE_ONE, asked)}
+    sent = {entry.seq for entry in changed} - in_file
+    for component_id in sorted(wanted):
+        _keep(journal, component_id, in_file, sent)
+
+
+def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]) -> None:
+    known_origins = origins(journal.database.read)
+    found = [e for e in journal.state_entries(component_id) if _is_readable(e)]
+    places = [Place(e.seq, e.recorded_at_ns, known_origins.get(e.writer_id, 0)) for e in found]
+    state = in_order(found, places)
+    made = [e for e in state if e.kind == vocabulary.UPLOAD and e.detail.get("of") == "parameters"]
+    kept = _kept(journal, component_id, state, in_file, sent)
+    if not (made or kept):
+        return
+    content = json.dumps(kept, indent=1, allow_nan=False).encode()
+    if made and made[-1].detail.get("sha256") == hashlib.sha256(content).hexdigest():
+        return
+    blob = Spool(journal.path / paths.SPOOL).add_bytes(content, journal.renew_blob)
+    journal.add_blob(blob.sha256, blob.size_bytes)
+    name, fits = _name(state, {e.detail.get("sha256") for e in made})
+    ref = BlobRef(blob.sha256, *_store(state))
+    drafts = [vocabulary.parameters_file(name, ref, blob.size_bytes)]
+    if fits:
+        drafts.append(vocabulary.artifact(vocabulary.OUTPUT, name, ref, "application/json"))
+    journal.append(component_id, drafts)
+    # It must not wait in memory: what it holds counts as settled from now on.
+    journal.flush()
+
+
+def _kept(
+    journal: Journal,
+    component_id: int,
+    state: Iterable[Entry],
+    in_file: set[int],
+    sent: set[int],
+) -> dict[str, str | float | None]:
+    """Return the last values of names whose last value that counts did not fit."""
+    rows = journal.database.read(_OUTCOMES, (component_id,))
+    outcomes = {seq: (outcome, reason) for seq, outcome, reason in rows}
+    kept: dict[str, str | float | None] = {}
+    for entry in state:
+        if entry.kind != PARAMETER or entry.name is None:
+            continue
+        outcome, reason = outcomes.get(entry.seq, (None, None))
+        if entry.seq in in_file or (outcome == "superseded" and reason == IN_FILE):
+            value = vocabulary.parameter_of(entry)
+            is_text = isinstance(value, float) and not math.isfinite(value)
+            kept[entry.name] = str(value) if is_text else value
+        elif entry.seq in sent or outcome in HAS_ARRIVED:
+            kept.pop(entry.name, None)
+    return kept
+
+
+def _name(state: Sequence[Entry], own: set[Any]) -> tuple[str, bool]:
+    """Return the artifact's name, and whether the component has a place for a reference."""
+    outputs = {
+        e.name: e.detail.get("sha256") for e in state if e.kind == vocabulary.OUTPUT and e.name
+    }
+    name = next(
+        (each for each in vocabulary.PARAMETERS_FILES if outputs.get(each, "") in {"", *own}),
+        vocabulary.PARAMETERS_FILES[-1],
+    )
+    return name, name in outputs or len(outputs) < limits.ARTIFACTS_MAX
+
+
+def _store(state: Iterable[Entry]) -> tuple[str | None, str | None]:
+    """Return the bucket and prefix that the run was given; None for the defaults."""
+    bucket = prefix = None
+    for entry in state:
+        if entry.kind in {vocabulary.CREATE, vocabulary.LOAD}:
+            given = (entry.detail.get("bucket"), entry.detail.get("prefix"))
+            if any(isinstance(each, str) for each in given):
+                bucket, prefix = (each if isinstance(each, str) else None for each in given)
+    return bucket, prefix
+
+
+def _is_readable(entry: Entry) -> bool:
+    with contextlib.suppress(ValueError):
+        return entry.unsound is None and isinstance(entry.detail, dict)
+    return False
