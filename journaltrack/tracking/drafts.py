@@ -33,6 +33,7 @@ from journaltrack.tracking.writers import JournalArtifactUploader, LeftOut, Noti
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import BlobRef, Direction, Draft
+    from journaltrack.tracking.media import Media
     from journaltrack.tracking.settings import Settings
     from journaltrack.tracking.trial_component import TrialComponent
     from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTracker
@@ -412,6 +413,45 @@ class Drafter:
         upload = vocabulary.upload(name, blob, spooled.size_bytes, "application/json", name)
         return Kept({spooled.sha256: content}, [upload, *lineage], [])
 
+    def media(self, media: Media, step: int | None) -> Kept:
+        """Keep a content, and return its upload, its reference and its lineage.
+
+        The contents of all steps are uploaded, each under its own name and without lineage. They
+        share one reference, which names the last: SageMaker has places for 60.
+
+        Raises:
+            InvalidInputError: AWS can never accept the name.
+            JournalWriteError: The journal's disk refuses it.
+        """
+        from journaltrack.tracking.media import at_step  # noqa: PLC0415 - many runs have none
+
+        key = validation.key(media.name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
+        named = at_step(key, step)
+        spooled = self._spooler.spool_bytes(media.content)
+        blob = self._blob_ref(spooled.sha256)
+        upload = vocabulary.upload(named, blob, spooled.size_bytes, media.media_type, named)
+        kept = self._recorded_as(upload, key, media.content, blob, media.media_type)
+        # Lineage takes three requests a content.
+        return kept if step is None else kept._replace(drafts=kept.drafts[:2])
+
+    def _recorded_as(
+        self,
+        upload: Draft,
+        key: str,
+        content: Path | bytes,
+        blob: BlobRef,
+        media_type: str | None,
+        direction: Direction = vocabulary.OUTPUT,
+        new: set[tuple[str, str | None]] | None = None,
+    ) -> Kept:
+        """Return the upload of a content with the reference that names it, and its lineage."""
+        references, notices = self.reference(direction, key, blob, media_type)
+        reference = self._within_limit(references[0], set() if new is None else new)
+        drafts = [upload._replace(undeliverable=reference.undeliverable), reference]
+        if reference.undeliverable is None:
+            drafts += self._lineage(direction, key, blob, media_type)
+        return Kept({blob.sha256: content}, drafts, notices)
+
     def confirm(self, files: Sequence[Kept]) -> None:
         """Check that the spool has the contents of a recorded call; add missing ones again.
 
@@ -450,12 +490,7 @@ class Drafter:
         spooled = self._uploader.spool(path)
         blob = self._blob_ref(spooled.sha256)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
-        references, notices = self.reference(direction, key, blob, media_type)
-        reference = self._within_limit(references[0], new)
-        drafts = [upload._replace(undeliverable=reference.undeliverable), reference]
-        if reference.undeliverable is None:
-            drafts += self._lineage(direction, key, blob, media_type)
-        return Kept({spooled.sha256: path}, drafts, notices)
+        return self._recorded_as(upload, key, path, blob, media_type, direction, new)
 
     def _blob_ref(self, sha256: str) -> BlobRef:
         return vocabulary.BlobRef(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import Direction, Draft
     from journaltrack.tracking.drafts import Kept
+    from journaltrack.tracking.media import Media
     from journaltrack.tracking.settings import Settings
     from journaltrack.tracking.shapes import Named
     from journaltrack.tracking.trial_component import TrialComponent
@@ -312,12 +313,97 @@ class RunLog:
             return
         self._journal_metrics.log_metrics(points, timestamp, iteration_number)
 
+    # -- figures, images, texts ------------------------------------------------------------
+
+    def log_figure(
+        self,
+        figure: Any,  # noqa: ANN401 - of matplotlib or plotly
+        name: str,
+        *,
+        step: SupportsIndex | None = None,
+    ) -> None:
+        """Record a figure as an output artifact, as it is now.
+
+        Args:
+            figure: Matplotlib's figure or axes, or plotly's figure.
+            name: The artifact's name. Its suffix chooses the form: of matplotlib PNG (without one),
+                SVG or PDF, of plotly JSON (without one) or HTML.
+            step: The step that it belongs to. The figures of all steps are uploaded, each under
+                its own name (``loss/step-000012.png``). The artifact is the last one.
+
+        Raises:
+            InvalidInputError: It can't be drawn in this form. Nothing was recorded.
+            InvalidTypeError: It is no figure. Nothing was recorded.
+        """
+        from journaltrack.tracking import media  # noqa: PLC0415 - most runs have none
+
+        self._record_media(media.figure(figure, name), step)
+
+    def log_image(
+        self,
+        image: Any,  # noqa: ANN401 - of Pillow, or an array of any library
+        name: str,
+        *,
+        step: SupportsIndex | None = None,
+    ) -> None:
+        """Record an image as an output artifact, as PNG.
+
+        Args:
+            image: Pillow's, or an array or tensor: height x width, with or without 1 to 4 channels
+                behind or, of torch, in front. Integers from 0 to 255, floats from 0 to 1, or
+                booleans.
+            name: The artifact's name. Of Pillow's images, its suffix chooses the form.
+            step: See ``log_figure``.
+
+        Raises:
+            InvalidInputError: It has another shape or other values. Nothing was recorded.
+            InvalidTypeError: It is no image. Nothing was recorded.
+        """
+        from journaltrack.tracking import media  # noqa: PLC0415 - as above
+
+        self._record_media(media.image(image, name), step)
+
+    def log_text(self, text: str, name: str, *, step: SupportsIndex | None = None) -> None:
+        """Record a text as an output artifact: a file in UTF-8.
+
+        Args:
+            text: The text.
+            name: The artifact's name; without a suffix, ``.txt`` is added.
+            step: See ``log_figure``.
+        """
+        from journaltrack.tracking import media  # noqa: PLC0415 - as above
+
+        self._record_media(media.text(text, name), step)
+
+    def log_dict(
+        self,
+        values: Any,  # noqa: ANN401 - a mapping, or what is nested like one
+        name: str,
+        *,
+        step: SupportsIndex | None = None,
+    ) -> None:
+        """Record a mapping as an output artifact: a JSON document.
+
+        Args:
+            values: A mapping, namespace, dataclass or list, nested or not. What JSON lacks becomes
+                text.
+            name: The artifact's name. With the suffix ``.yaml`` it becomes YAML, by PyYAML.
+            step: See ``log_figure``.
+
+        Raises:
+            InvalidInputError: It contains itself, or a value has no text. Nothing was recorded.
+            MissingExtraError: PyYAML is not installed. Nothing was recorded.
+        """
+        from journaltrack.tracking import media  # noqa: PLC0415 - as above
+
+        self._record_media(media.document(values, name), step)
+
     # -- charts ----------------------------------------------------------------------------
 
     def log_table(
         self,
         title: str | None,
-        values: Mapping[str, Sequence[Any]] | None = None,
+        values: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | None = None,
         data_frame: Any = None,  # noqa: ANN401 - pandas or polars
         output_artifact: bool = True,
     ) -> None:
@@ -327,7 +413,7 @@ class RunLog:
 
         Args:
             title: The title.
-            values: Lists of equal length, by the column's name.
+            values: Lists of equal length, by the column's name. Or rows: a list of mappings.
             data_frame: A data frame.
             output_artifact: Whether the run produced the table. False: it used it.
 
@@ -335,9 +421,10 @@ class RunLog:
             InvalidInputError: The columns do not fit together. Nothing was recorded.
             InvalidTypeError: It is no table. Nothing was recorded.
         """
-        from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
+        from journaltrack.tracking import charts, media  # noqa: PLC0415 - most runs have none
 
         named = charts.checked_title(title, "Table", time.time())
+        values = media.rows_of(values) or values
         self._record_kept(
             [self._drafter.chart(charts.table(named, values, data_frame), output_artifact)]
         )
@@ -411,6 +498,9 @@ class RunLog:
     def _reopen(self) -> None:
         """Record a call after ``close`` like any other."""
         self._closed = False
+
+    def _record_media(self, media: Media, step: SupportsIndex | None) -> None:
+        self._record_kept([self._drafter.media(media, validation.step(step))])
 
     def _log_named(self, given: Sequence[Named], separator: str = "/") -> None:
         strict = self._settings.strict

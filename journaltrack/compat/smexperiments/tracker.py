@@ -94,7 +94,7 @@ class Tracker(journaltrack.Tracker):
     def log_table(
         self,
         title: str | None = None,
-        values: Mapping[str, Sequence[Any]] | None = None,
+        values: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | None = None,
         data_frame: Any = None,  # noqa: ANN401
         output_artifact: bool = True,
     ) -> None:
