@@ -18,11 +18,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
+from journaltrack.errors import JournalError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import Place, in_order
 from journaltrack.journal.queries import HAS_ARRIVED, origins
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from journaltrack.journal.vocabulary import Entry
     from journaltrack.replay.plan.actions import Settle
 
+logger = logging.getLogger(__name__)
+
 _HAVE_ONE: Final = (
     "SELECT DISTINCT component_id FROM entry WHERE component_id IN (SELECT value FROM "
     "json_each(?)) AND stream <> 'metric' AND kind = 'upload' AND name IN (?, ?)"
@@ -45,16 +49,20 @@ _OUTCOMES: Final = (
 )
 
 
-def keep(journal: Journal, entries: Iterable[Entry], settled: Iterable[Settle]) -> None:
+def keep(journal: Journal, entries: Iterable[Entry], settled: Sequence[Settle]) -> list[Settle]:
     """Record the artifacts of components whose parameters did not fit, as far as they changed.
 
     Args:
         journal: The pass's.
         entries: The pass's chunk of pending entries.
-        settled: What is about to be settled without a request.
+        settled: What needs no request.
+
+    Returns:
+        What of it may be settled now: without the parameters of a component whose artifact can't
+        be recorded. They stay pending.
 
     Raises:
-        JournalError: An artifact can't be recorded. Nothing may be settled then.
+        JournalError: The journal can't be read.
     """
     in_file = {seq for each in settled if each.reason == IN_FILE for seq in each.seqs}
     changed = [entry for entry in entries if entry.kind == PARAMETER]
@@ -64,8 +72,19 @@ def keep(journal: Journal, entries: Iterable[Entry], settled: Iterable[Settle]) 
         asked = (json.dumps(others), *vocabulary.PARAMETERS_FILES)
         wanted |= {number for (number,) in journal.database.read(_HAVE_ONE, asked)}
     sent = {entry.seq for entry in changed} - in_file
+    failed = set()
     for component_id in sorted(wanted):
-        _keep(journal, component_id, in_file, sent)
+        try:
+            _keep(journal, component_id, in_file, sent)
+        # A full disk; in a crafted journal, a link where the spool has a folder.
+        except JournalError as error:  # noqa: PERF203 - one must not hold up the others
+            failed.add(component_id)
+            logger.warning(
+                "the artifact %s can't be recorded; its parameters stay pending: %s",
+                vocabulary.PARAMETERS_FILE,
+                error,
+            )
+    return [each for each in settled if each.reason != IN_FILE or each.component_id not in failed]
 
 
 def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]) -> None:

@@ -527,8 +527,7 @@ class Reconciler:
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planner.prepare(entries, states, points)
         settled = [action for action in actions if isinstance(action, Settle)]
-        overflow.keep(self._journal, entries, settled)
-        self._settle(settlement, settled)
+        self._settle(settlement, overflow.keep(self._journal, entries, settled))
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
         begin = [request for request in requests if request.phase == 1]
         # Before their trials: who makes a trial makes an experiment that is missing, without the

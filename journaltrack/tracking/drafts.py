@@ -210,8 +210,9 @@ class Drafter:
                 # A flat name is the caller's own mistake.
                 if strict or not (each.path or _is_name(each.name)):
                     raise
-                text = f"{error.message.partition('; nothing')[0]}; it is left out"
-                notices.append(Notice("no parameter", each.name, f"parameter {text}"))
+                why = error.message.partition("; nothing was recorded")[0]
+                text = f"parameter {limits.shown(each.name)} is left out: {why}"
+                notices.append(Notice("no parameter", each.name, text))
                 continue
             if known.is_news(draft, each.value):
                 drafts.append(draft)
@@ -221,6 +222,9 @@ class Drafter:
         key = validation.key(given.name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
         if self._settings.redact and self._is_secret(key, given, separator):
             return vocabulary.redacted(vocabulary.PARAMETER, key)
+        if isinstance(given.value, shapes.Unreadable):
+            kind = type(given.value.error).__name__
+            raise InvalidInputError(f"it can't be read: {kind}; nothing was recorded")
         return vocabulary.parameter(key, validation.parameter_value(given.value))
 
     def _is_secret(self, key: str, given: shapes.Named, separator: str) -> bool:

@@ -17,7 +17,8 @@ import math
 import mimetypes
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date
 from pathlib import PurePath, PurePosixPath
 from typing import Any, Final, NamedTuple
@@ -130,7 +131,8 @@ def document(value: object, name: object) -> Media:
         InvalidTypeError: It is no mapping, object or list.
         MissingExtraError: The name asks for YAML, and PyYAML is not installed.
     """
-    if shapes.members(value) is None and not isinstance(value, (list, tuple)):
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if shapes.members(value) is None and not is_list:
         raise InvalidTypeError(
             f"a document must be a mapping or a list, not {type(value).__name__}; {_NOTHING}"
         )
@@ -277,7 +279,7 @@ def _plain(value: Any, above: frozenset[int]) -> Any:  # noqa: ANN401 - whatever
     members = shapes.members(value)
     if members is None and hasattr(value, "tolist"):
         value = _made("the document", value.tolist)
-    is_list = isinstance(value, (list, tuple, set, frozenset))
+    is_list = isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, (bytes, range))
     if members is None and not is_list:
         return _text(value)
     if id(value) in above or len(above) >= limits.PAYLOAD_DEPTH_MAX:

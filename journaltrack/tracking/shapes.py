@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +30,7 @@ EMPTY: Final = "{}"
 """The value of a mapping without members: that it is there says something."""
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), list, tuple})
 """Types that are one value, and nearly all there are."""
-_MANY: Final = (list, tuple, set, frozenset)
+_MANY: Final = (Sequence, AbstractSet)
 _Members = list[tuple[Any, Any]]
 
 
@@ -47,13 +49,10 @@ class Named(NamedTuple):
 
 
 class Unreadable:
-    """Stand for a value that raised when it was read: it has no text."""
+    """Stand for a value that raised when it was read."""
 
     def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def __str__(self) -> str:
-        raise self._error
+        self.error = error
 
 
 def pairs(value: object, what: str) -> _Members:
@@ -211,8 +210,8 @@ def names_within(value: object) -> Iterator[str]:
         if id(each) in seen:
             continue
         seen[id(each)] = each
-        if isinstance(each, _MANY):
-            left += each
+        if isinstance(each, _MANY) and not isinstance(each, (str, bytes)):
+            left += itertools.islice(each, NAMES_MAX)
         elif (inner := _nested(each)) is not None:
             yield from (name for name, _ in inner if isinstance(name, str))
             left += (member for _, member in inner)

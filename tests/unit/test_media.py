@@ -146,7 +146,7 @@ def test_a_figure_is_kept_in_the_form_of_its_suffix(
         (Tensor(np.arange(6, dtype=np.uint8).reshape(3, 1, 2)), 2, [[0, 2, 4, 1, 3, 5]]),
         (Tensor(np.ones((1, 2, 3))), 0, [[255] * 3] * 2),
     ],
-    ids=repr,
+    ids=range(8),
 )
 def test_an_image_of_any_array_is_a_png_with_its_pixels(tracker, value, colours, rows):
     """Channels behind or, of torch and where only that fits, in front; whole, float and bool."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -294,6 +295,25 @@ def test_what_somebody_altered_is_not_in_the_file(folder, tracker):
     with closing(Journal.open(folder)) as journal:
         Reconciler(journal, remote).run()
     assert held(folder, remote) == {"good": LONG}
+
+
+def test_a_file_that_can_not_be_made_keeps_its_parameters_pending(tmp_path, folder, tracker):
+    """The others are delivered; the next pass makes it."""
+    tracker.log_parameters({"a": LONG, "lr": 0.1})
+    tracker.close()
+    digest = hashlib.sha256(json.dumps({"a": LONG}, indent=1).encode()).hexdigest()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "spool").mkdir(exist_ok=True)
+    link = folder / "spool" / digest[:2]
+    link.symlink_to(tmp_path / "elsewhere")
+    remote = MemoryRemote()
+    with closing(Journal.open(folder)) as journal:
+        assert Reconciler(journal, remote).run().pending == 1
+    assert remote.components["run"].parameters == {"lr": 0.1}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    link.unlink()
+    delivered(folder, remote)
+    assert held(folder, remote) == {"a": LONG}
 
 
 def test_sync_exits_with_0_and_check_finds_it(folder, tracker, credentials):
