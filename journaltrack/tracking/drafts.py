@@ -175,6 +175,8 @@ class Drafter:
         self._uploader = spooler if uploader is None else uploader
         self._lineage_tracker = lineage_tracker
         self._redaction = Redaction(settings.redact)
+        # Names of parameters that passed the check, which costs more than this look-up.
+        self._valid: set[str] = set()
         self._known = KnownParameters(trial_component.journal, trial_component.component_id)
 
     # -- names and values ------------------------------------------------------------------
@@ -219,7 +221,10 @@ class Drafter:
         return drafts, notices
 
     def _parameter(self, given: shapes.Named, separator: str = "/") -> Draft:
-        key = validation.key(given.name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+        key = given.name
+        if type(key) is not str or key not in self._valid:
+            key = validation.key(key, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+            self._valid.add(key)
         if self._settings.redact and self._is_secret(key, given, separator):
             return vocabulary.redacted(vocabulary.PARAMETER, key)
         if isinstance(given.value, shapes.Unreadable):

@@ -528,7 +528,9 @@ class RunLog:
         if checked:
             # A pass keeps the parameters that SageMaker can't take in a file.
             recorded = [
-                draft._replace(undeliverable=None) if vocabulary.is_for_file(draft) else draft
+                draft._replace(undeliverable=None)
+                if draft.undeliverable is not None and vocabulary.is_for_file(draft)
+                else draft
                 for draft in checked
             ]
             self._journal.append(self._id, recorded)
