@@ -1,9 +1,9 @@
 """Keep the parameters that SageMaker can't take in one JSON artifact for each component.
 
 ``planner`` says which: a value of more than 2,500 characters or of several lines, NaN, the 301st
-name. Right before a pass settles them, ``keep`` makes the artifact ``parameters.json`` of *all* of
-the component that did not fit, the last value per name, and records its upload and reference. The
-same pass delivers them.
+name. Right before a pass settles them, ``Overflow`` makes the artifact ``parameters.json`` of *all*
+of the component that did not fit, the last value per name, and records its upload and reference.
+The same pass delivers them.
 
 The content follows from the entries alone, and an equal content is recorded once. So it does not
 matter who recorded the parameters, in which calls and processes, or whether a pass was killed
@@ -39,9 +39,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Delivered ones, and those that earlier passes left pending.
 _HAVE_ONE: Final = (
-    "SELECT DISTINCT component_id FROM entry WHERE component_id IN (SELECT value FROM "
-    "json_each(?)) AND stream <> 'metric' AND kind = 'upload' AND name IN (?, ?)"
+    "SELECT component_id FROM field WHERE component_id IN (SELECT value FROM json_each(?1)) "
+    "AND map = 'output_artifacts' AND key IN (?2, ?3) UNION "
+    "SELECT e.component_id FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq "
+    "WHERE e.component_id IN (SELECT value FROM json_each(?1)) AND e.stream = 'upload' "
+    "AND e.name IN (?2, ?3)"
 )
 _OUTCOMES: Final = (
     "SELECT d.seq, d.outcome, d.reason FROM entry e JOIN delivery d ON d.seq = e.seq "
@@ -49,42 +53,57 @@ _OUTCOMES: Final = (
 )
 
 
-def keep(journal: Journal, entries: Iterable[Entry], settled: Sequence[Settle]) -> list[Settle]:
-    """Record the artifacts of components whose parameters did not fit, as far as they changed.
+class Overflow:
+    """Keep the artifacts of a journal's components during one pass.
 
     Args:
         journal: The pass's.
-        entries: The pass's chunk of pending entries.
-        settled: What needs no request.
-
-    Returns:
-        What of it may be settled now: without the parameters of a component whose artifact can't
-        be recorded. They stay pending.
-
-    Raises:
-        JournalError: The journal can't be read.
     """
-    in_file = {seq for each in settled if each.reason == IN_FILE for seq in each.seqs}
-    changed = [entry for entry in entries if entry.kind == PARAMETER]
-    wanted = {entry.component_id for entry in changed if entry.seq in in_file}
-    others = sorted({entry.component_id for entry in changed} - wanted)
-    if others:
-        asked = (json.dumps(others), *vocabulary.PARAMETERS_FILES)
-        wanted |= {number for (number,) in journal.database.read(_HAVE_ONE, asked)}
-    sent = {entry.seq for entry in changed} - in_file
-    failed = set()
-    for component_id in sorted(wanted):
-        try:
-            _keep(journal, component_id, in_file, sent)
-        # A full disk; in a crafted journal, a link where the spool has a folder.
-        except JournalError as error:  # noqa: PERF203 - one must not hold up the others
-            failed.add(component_id)
-            logger.warning(
-                "the artifact %s can't be recorded; its parameters stay pending: %s",
-                vocabulary.PARAMETERS_FILE,
-                error,
-            )
-    return [each for each in settled if each.reason != IN_FILE or each.component_id not in failed]
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        # Components with such parameters in this pass: their artifact may not be delivered yet.
+        self._looked_at: set[int] = set()
+
+    def keep(self, entries: Iterable[Entry], settled: Sequence[Settle]) -> list[Settle]:
+        """Record the artifacts of components whose parameters did not fit, if they changed.
+
+        Args:
+            entries: The pass's chunk of pending entries.
+            settled: What needs no request.
+
+        Returns:
+            What of it may be settled now: without the parameters of a component whose artifact
+            can't be recorded. They stay pending.
+
+        Raises:
+            JournalError: The journal can't be read.
+        """
+        in_file = {seq for each in settled if each.reason == IN_FILE for seq in each.seqs}
+        changed = [entry for entry in entries if entry.kind == PARAMETER]
+        ids = {entry.component_id for entry in changed}
+        wanted = {entry.component_id for entry in changed if entry.seq in in_file}
+        wanted |= ids & self._looked_at
+        if others := sorted(ids - wanted):
+            asked = (json.dumps(others), *vocabulary.PARAMETERS_FILES)
+            wanted |= {number for (number,) in self._journal.database.read(_HAVE_ONE, asked)}
+        self._looked_at |= wanted
+        sent = {entry.seq for entry in changed} - in_file
+        failed = set()
+        for component_id in sorted(wanted):
+            try:
+                _keep(self._journal, component_id, in_file, sent)
+            # A full disk; in a crafted journal, a link where the spool has a folder.
+            except JournalError as error:  # noqa: PERF203 - one must not hold up the others
+                failed.add(component_id)
+                logger.warning(
+                    "the artifact %s can't be recorded; its parameters stay pending: %s",
+                    vocabulary.PARAMETERS_FILE,
+                    error,
+                )
+        return [
+            each for each in settled if each.reason != IN_FILE or each.component_id not in failed
+        ]
 
 
 def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]) -> None:

@@ -40,7 +40,6 @@ from journaltrack.journal import interruption, queries
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
-from journaltrack.replay import overflow
 from journaltrack.replay.dispatch import (
     GROUP_S,
     HEARTBEAT_S,
@@ -54,6 +53,7 @@ from journaltrack.replay.evidence import ahead, anchors, in_doubt, readback, tak
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.lease import Gate, Lease, acquire
+from journaltrack.replay.overflow import Overflow
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.replay.plan import planner
 from journaltrack.replay.plan.actions import (
@@ -295,6 +295,7 @@ class Reconciler:
             clock_ns=clock_ns,
         )
         self._proof = Proof(journal.database)
+        self._overflow = Overflow(journal)
         self._total = 0
         # The number of another copy's newest anchor.
         self._ahead = 0
@@ -527,7 +528,7 @@ class Reconciler:
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planner.prepare(entries, states, points)
         settled = [action for action in actions if isinstance(action, Settle)]
-        self._settle(settlement, overflow.keep(self._journal, entries, settled))
+        self._settle(settlement, self._overflow.keep(entries, settled))
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
         begin = [request for request in requests if request.phase == 1]
         # Before their trials: who makes a trial makes an experiment that is missing, without the

@@ -27,6 +27,7 @@ from journaltrack.reports.component import show
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.transfer.merge import merge
 from tests.copies import verify_chains
+from tests.failing_remote import FailingRemote, passing
 from tests.simulator import simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore::journaltrack.JournaltrackWarning")
@@ -126,6 +127,18 @@ def test_the_last_value_of_each_name_counts(folder, tracker):
     delivered(folder, remote)
     assert held(folder, remote) == {}
     assert uploads(folder) == 3
+
+
+def test_a_file_that_is_not_delivered_yet_is_made_anew_too(folder, tracker):
+    """While S3 can't be reached, a value that fits again leaves the file all the same."""
+    tracker.log_parameters({"a": LONG, "b": LONG})
+    remote = FailingRemote()
+    remote.failures["upload"].append(passing(unreachable=True))
+    with closing(Journal.open(folder)) as journal:
+        assert Reconciler(journal, remote).run().pending == 2
+    tracker.log_parameters({"a": "short"})
+    delivered(folder, remote)
+    assert held(folder, remote) == {"b": LONG}
 
 
 def test_many_calls_make_one_artifact(folder, tracker):
