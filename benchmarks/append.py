@@ -72,6 +72,8 @@ def run(options: Run) -> list[Result]:
         "one statement": "bare_statements",
         "links alone": "links",
         "log_metrics": "tracker_batches",
+        "new parameters": "tracker_parameters",
+        "same parameters": "tracker_same_parameters",
     }
     batches = [
         Side(name, f"benchmarks.append:{f}", {"calls": calls // BATCH}) for name, f in names.items()
@@ -98,6 +100,8 @@ def run(options: Run) -> list[Result]:
             f"Tracker.log_metrics of {BATCH}, to as many rows",
             ("p50", "p99", "throughput"),
         ),
+        ("new parameters", "bare batch", f"Tracker.log_parameters of {BATCH}, new", ("p50",)),
+        ("same parameters", "bare batch", f"Tracker.log_parameters of {BATCH}, the same", ("p50",)),
     ):
         floor_name = {
             "bare": "bare insert",
@@ -304,6 +308,26 @@ def tracker_batches(folder: str, calls: int) -> Values:
         ),
         calls,
     )
+
+
+def tracker_parameters(folder: str, calls: int) -> Values:
+    """``Tracker.log_parameters`` of values that all changed."""
+    from journaltrack import Tracker
+
+    names = [f"parameter-{n}" for n in range(BATCH)]
+    log_parameters = Tracker.create(journal=folder).log_parameters
+    return _timed(
+        lambda i: log_parameters({name: 1.0 / (i + n + 1) for n, name in enumerate(names)}), calls
+    )
+
+
+def tracker_same_parameters(folder: str, calls: int) -> Values:
+    """``Tracker.log_parameters`` of what the journal has already."""
+    from journaltrack import Tracker
+
+    given = {f"parameter-{n}": 1.0 / (n + 1) for n in range(BATCH)}
+    log_parameters = Tracker.create(journal=folder).log_parameters
+    return _timed(lambda _: log_parameters(given), calls)
 
 
 class _Folders:
