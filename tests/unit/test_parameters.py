@@ -21,7 +21,7 @@ import attrs
 import numpy as np
 import pytest
 
-from journaltrack import Journal, Tracker
+from journaltrack import Journal, Tracker, TrialComponent
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.tracking import shapes
 from journaltrack.tracking.validation import JournaltrackWarning
@@ -121,6 +121,19 @@ def test_nested_parameters_are_named_by_their_path(tracker):
         ("nested/empty", "{}"),
         ("kind", str(Optimizer)),
     ]
+
+
+@pytest.mark.filterwarnings("ignore::journaltrack.tracking.validation.JournaltrackWarning")
+def test_a_search_shows_parameters_in_the_shape_of_sagemaker(folder, tracker):
+    """What is no finite number has a text there."""
+    tracker.log_parameters({"n": 2, "none": None, "nan": math.nan, "text": "x"})
+    (found,) = TrialComponent.search(journal=folder)
+    assert {name: dict(value) for name, value in found.parameters.items()} == {
+        "n": {"NumberValue": 2.0},
+        "none": {"StringValue": "None"},
+        "nan": {"StringValue": "nan"},
+        "text": {"StringValue": "x"},
+    }
 
 
 def test_the_separator_is_the_callers(tracker):
