@@ -8,7 +8,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     journal.append(component_id, [vocabulary.create(owner="benchmark-owner")])
     info = provenance.describe_process(now_ns, journal.journal_id)
     with journal.database.transaction() as connection:
-        writer_id = connection.execute(schema.insert_sql("writer"), astuple(info)).lastrowid
+        writer_id = connection.execute(schema.insert_writer_sql(), info.columns()).lastrowid
 
         def rows() -> Iterator[tuple[Any, ...]]:
             digest = info.digest

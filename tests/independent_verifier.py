@@ -21,7 +21,7 @@ ENTRY = (
 )
 WRITER = (
     "uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, "
-    "git_dirty, packages, journal_id"
+    "git_dirty, packages, journal_id, context"
 )
 META = (
     "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, "
@@ -57,6 +57,11 @@ def canonical(columns):
     return json.dumps(
         list(columns), ensure_ascii=False, separators=(",", ":"), allow_nan=False
     ).encode("utf-8", "surrogatepass")
+
+
+def described(columns):
+    """What a writer's digest covers: ``context``, the last column, only where it has a value."""
+    return columns if columns[-1] is not None else columns[:-1]
 
 
 def expanded(ranges):
@@ -109,7 +114,7 @@ class Verifier:
             f"SQLite: {line}" for (line,) in self.rows("PRAGMA integrity_check") if line != "ok"
         ]
         revision = self.rows("SELECT version_num FROM alembic_version")[0][0]
-        if revision not in {"0001", "0002", "0003"}:
+        if revision not in {"0001", "0002", "0003", "0004"}:
             self.problems.append(f"revision {revision!r} is not described")
             return
         self.names = dict(self.rows("SELECT id, name FROM component"))
@@ -122,7 +127,7 @@ class Verifier:
             }
             self._entries()
             return
-        self._descriptions()
+        self._descriptions(revision)
         self._attestations()
         self._entries()
         self._receipts()
@@ -132,7 +137,7 @@ class Verifier:
         self._numbers()
         self._blobs()
 
-    def _descriptions(self):
+    def _descriptions(self, revision):
         meta = self.rows(f"SELECT {META}, digest FROM meta")
         if len(meta) != 1 or sha256(canonical(meta[0][:-1])) != meta[0][-1]:
             self.problems.append("meta is not what its digest says")
@@ -140,13 +145,14 @@ class Verifier:
             value if isinstance(value, int) else 0 for value in meta[0][4:6]
         )
         self.writers = {}
-        for number, *columns, digest in self.rows(f"SELECT id, {WRITER}, digest FROM writer"):
+        who = WRITER if revision >= "0004" else WRITER.replace("context", "NULL")
+        for number, *columns, digest in self.rows(f"SELECT id, {who}, digest FROM writer"):
             uuid = columns[0]
-            if digest is None and columns[-3:] == [None, None, None]:  # of 0001
+            if digest is None and columns[9:] == [None] * 4:  # of 0001
                 self.writers[number] = (uuid, sha256(str(uuid).encode()))
                 continue
             self.writers[number] = (uuid, digest if isinstance(digest, bytes) else b"")
-            if sha256(canonical(columns)) != digest:
+            if sha256(canonical(described(columns))) != digest:
                 self.problems.append(f"writer {uuid!r} is not as it described itself")
 
     def _attestations(self):

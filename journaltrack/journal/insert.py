@@ -17,7 +17,6 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -42,12 +41,6 @@ INSERT_ENTRY: Final = schema.insert_sql("entry")
 _INSERT_METRIC: Final = (
     "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, "
     "timestamp_ns, recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
-)
-_INSERT_WRITER: Final = schema.insert_sql("writer")
-# Into a journal of a revision that has no more.
-_INSERT_UNDESCRIBED: Final = (
-    f"INSERT INTO writer ({', '.join(schema.UNDESCRIBED_COLUMNS)}) "
-    f"VALUES ({', '.join('?' * len(schema.UNDESCRIBED_COLUMNS))})"
 )
 _INSERT_REFUSED: Final = (
     "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
@@ -218,7 +211,7 @@ class Inserter:
         self._waiting = waiting
         self._clock_ns = clock_ns
         # For ever: what a newer schema adds may be left out.
-        self._described = revision not in schema.UNDESCRIBED
+        self._revision = revision
         self._life: WriterLife | None = None
         self._attempt: _Attempt | None = None
         self._calls_at_once = _CALLS_AT_ONCE_MAX
@@ -233,9 +226,7 @@ class Inserter:
     def start(self) -> None:
         """Make this process a writer: at its first append, and in a forked child."""
         now_ns = min([self._clock_ns(), *(call.at_ns for call in self._waiting.first(1))])
-        info = provenance.describe_process(now_ns, self._journal_id)
-        if not self._described:
-            info = replace(info, digest=vocabulary.chain_start(info.uuid))
+        info = provenance.describe_process(now_ns, self._journal_id, revision=self._revision)
         self.writer = info
         self.writer_id = 0
         self.head = (0, info.digest)
@@ -505,10 +496,8 @@ class Inserter:
 
     def _insert_writer(self, connection: sqlite3.Connection) -> int:
         assert self.writer is not None  # noqa: S101 - it was started
-        sql, columns = _INSERT_WRITER, astuple(self.writer)
-        if not self._described:
-            sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
-        return int(connection.execute(sql, columns).lastrowid or 0)
+        sql = schema.insert_writer_sql(self._revision)
+        return int(connection.execute(sql, self.writer.columns(self._revision)).lastrowid or 0)
 
     def _keep_texts(self, call: Call) -> None:
         for draft in call.drafts:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from journaltrack._version import __version__
-from journaltrack.journal.vocabulary import description_digest
+from journaltrack.journal.schema import schema
+from journaltrack.journal.vocabulary import chain_start, writer_digest
 
 GIT_WAIT_S: Final = 0.25
 """Our choice: how many seconds the first append waits for git.
@@ -42,11 +43,11 @@ _asked: dict[Path, _Question] = {}
 
 @dataclass(frozen=True, slots=True)
 class WriterInfo:
-    """One process that appends or reconciles, with the fields of the table's columns.
+    """One process that appends or reconciles: ``schema.WRITER_COLUMNS``, and the digest.
 
     ``uuid`` is unique. ``packages`` is a JSON object of names and versions. ``journal_id`` names
-    the journal that it wrote into. ``digest`` covers all other fields, and the chains of the
-    process start from it.
+    the journal that it wrote into. ``context`` is from ``context.text_of``. ``digest`` covers all
+    other fields, and the chains of the process start from it.
     """
 
     uuid: str
@@ -61,10 +62,17 @@ class WriterInfo:
     git_dirty: int | None
     packages: str | None
     journal_id: str
+    context: str | None
     digest: bytes
 
+    def columns(self, revision: str = schema.HEAD) -> list[str | int | bytes | None]:
+        """Return the values for ``schema.insert_writer_sql``."""
+        return [getattr(self, name) for name in schema.columns_of_writer(revision)]
 
-def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> WriterInfo:
+
+def describe_process(
+    now_ns: int, journal_id: str, *, training: bool = True, revision: str = schema.HEAD
+) -> WriterInfo:
     """Describe this process.
 
     Args:
@@ -72,6 +80,7 @@ def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> 
         journal_id: The journal that it writes into.
         training: Also record whether the work tree has changes, and the imported packages: what the
             process runs matters for its results.
+        revision: The journal's schema.
     """
     program = _program()
     folder = _folder(program)
@@ -89,8 +98,10 @@ def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> 
         git_dirty(folder) if training and commit else None,
         packages() if training else None,
         journal_id,
+        None,
     )
-    return WriterInfo(*columns, description_digest(*columns))
+    described = revision not in schema.UNDESCRIBED
+    return WriterInfo(*columns, writer_digest(*columns) if described else chain_start(columns[0]))
 
 
 def packages() -> str:

@@ -678,11 +678,26 @@ def chain_start(writer_uuid: str) -> bytes:
 
 
 def description_digest(*columns: str | int | None) -> bytes:
-    """Return the SHA-256 of a row's other columns, as a JSON array without spaces.
+    """Return the SHA-256 of columns, as a JSON array without spaces.
 
-    For the rows of writers, and for the journal's own in ``meta``.
+    For the journal's own row in ``meta``, and by ``writer_digest``.
     """
     return hashlib.sha256(_encode_canonical(columns).encode("utf-8", "surrogatepass")).digest()
+
+
+_COLUMNS_OF_0002: Final = 12
+
+
+def writer_digest(*columns: str | int | None) -> bytes:
+    """Return the digest of a writer's columns, see ``schema.WRITER_COLUMNS``.
+
+    Columns that revisions after 0002 added count up to the last one that is not NULL: so a writer
+    of an earlier revision keeps its digest.
+    """
+    end = len(columns)
+    while end > _COLUMNS_OF_0002 and columns[end - 1] is None:
+        end -= 1
+    return description_digest(*columns[:end])
 
 
 def attestation_start(description: bytes) -> bytes:

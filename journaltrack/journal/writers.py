@@ -289,9 +289,16 @@ COLUMNS: Final = (
     "git_commit",
     "git_dirty",
     "packages",
+    "context",
 )
 """Columns of the table ``writer``, in the order of ``WriterRecord``: change both together."""
 _SELECTED: Final = ", ".join(f'"{name}"' for name in COLUMNS)
+# A journal may have thousands of processes, each with hundreds of packages.
+_WITHOUT_PACKAGES: Final = _SELECTED.replace(
+    '"context"',
+    "CASE WHEN typeof(context) = 'text' AND json_valid(context) "
+    "THEN json_remove(context, '$.installed') END",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +307,8 @@ class WriterRecord:
 
     Attributes:
         git_dirty: Whether the work tree differed from ``git_commit``; None if unknown.
-        packages: Versions by the package's name; None if they were not recorded.
+        packages: Versions of the imported packages by name; None if they were not recorded.
+        context: What it ran in, see ``context.facts_of``; None if that was not recorded.
         entries: Number of its entries in the component, or in the journal for
             ``AuditReport.writers``. None in reports that do not count them.
     """
@@ -317,14 +325,14 @@ class WriterRecord:
     git_commit: str | None
     git_dirty: bool | None = None
     packages: Mapping[str, str] | None = None
+    context: Mapping[str, Any] | None = None
     entries: int | None = None
 
 
 def writers(database: Database) -> dict[int, WriterRecord]:
-    """Return all writers by id."""
-    return {
-        row[0]: _record(row) for row in database.read(f"SELECT {_SELECTED} FROM writer ORDER BY id")
-    }
+    """Return all writers by id, without the list of installed packages."""
+    sql = f"SELECT {_WITHOUT_PACKAGES} FROM writer ORDER BY id"
+    return {row[0]: _record(row) for row in database.read(sql)}
 
 
 def writer(database: Database, writer_id: object) -> WriterRecord | None:
@@ -339,19 +347,29 @@ def nobody(writer_id: int) -> WriterRecord:
 
 
 def _record(row: tuple[Any, ...]) -> WriterRecord:
-    *plain, dirty, packages = row
+    *plain, dirty, packages, context = row
     is_dirty = bool(dirty) if dirty in {0, 1} else None
-    return replace(WriterRecord(*plain), git_dirty=is_dirty, packages=_packages(packages))
+    return replace(
+        WriterRecord(*plain),
+        git_dirty=is_dirty,
+        packages=_packages(packages),
+        context=_object(context),
+    )
 
 
 def _packages(text: object) -> dict[str, str] | None:
-    """Return names and versions; None if there are none that journaltrack wrote."""
+    found = _object(text)
+    if found is None:
+        return None
+    return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
+def _object(text: object) -> dict[str, Any] | None:
+    """Return a JSON object; None if there is none that journaltrack can have written."""
     if not isinstance(text, str) or len(text) > limits.PAYLOAD_CHARS_MAX:
         return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
-        return None
-    return {name: version for name, version in found.items() if isinstance(version, str)}
+    return found if isinstance(found, dict) else None

@@ -31,7 +31,7 @@ _HEADS: Final = (
     "GROUP BY a.writer_id"
 )
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
-_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_WRITER: Final = schema.insert_writer_sql()
 _SINCE_0002: Final = 9
 """The place of the first column that format 0001 does not have."""
 
@@ -102,7 +102,7 @@ def check_writer(row: WriterRow, where: str) -> None:
     if row.digest is None and all(column is None for column in row.columns[_SINCE_0002:]):
         return
     try:
-        right = vocabulary.description_digest(*row.columns) == row.digest
+        right = vocabulary.writer_digest(*row.columns) == row.digest
     except (TypeError, ValueError):
         right = False
     if not right:

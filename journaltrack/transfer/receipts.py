@@ -61,6 +61,9 @@ LINE_BYTES_MAX: Final = 2 * BODY_CHARS_MAX + 4096
 PROCESSES_MAX: Final = 1_000_000
 """Our limit: processes that a file describes or names; about 300 MB."""
 _EVERY: Final = 1_000
+_OPTIONAL: Final = frozenset({"context"})
+"""Columns of a process that are left out if they are NULL, as they were before 0004."""
+_NULLABLE: Final = _OPTIONAL | {"git_commit", "git_dirty", "packages", "journal_id"}
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -196,7 +199,11 @@ def _write(
             known = described_digest.hex() if isinstance(described_digest, bytes) else None
             put(
                 {
-                    "process": dict(zip(schema.WRITER_COLUMNS, described, strict=True)),
+                    "process": {
+                        name: value
+                        for name, value in zip(schema.WRITER_COLUMNS, described, strict=True)
+                        if value is not None or name not in _OPTIONAL
+                    },
                     "digest": known,
                 }
             )
@@ -444,11 +451,11 @@ class ReceiptsFile:
         described, digest = members["process"], _bytes(members.get("digest"))
         if (
             not isinstance(described, dict)
-            or set(described) != set(schema.WRITER_COLUMNS)
+            or {*described, *_OPTIONAL} != set(schema.WRITER_COLUMNS)
             or len(self.writers) >= PROCESSES_MAX
         ):
             raise forged(self.name, "a process is not described as journaltrack describes it")
-        columns = tuple(described[name] for name in schema.WRITER_COLUMNS)
+        columns = tuple(map(described.get, schema.WRITER_COLUMNS))
         numbers = {"pid", "started_at_ns", "git_dirty"}
         for name, value in described.items():
             right = (
@@ -456,9 +463,7 @@ class ReceiptsFile:
                 if name in numbers
                 else isinstance(value, str) and _is_text(value)
             )
-            if not right and not (
-                value is None and name in {"git_commit", "git_dirty", "packages", "journal_id"}
-            ):
+            if not right and not (value is None and name in _NULLABLE):
                 raise forged(
                     self.name, f"{name} of a process can't be {limits.shown(str(value)[:200])}"
                 )

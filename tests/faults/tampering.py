@@ -26,7 +26,7 @@ EVIDENCE = {
     "timestamp_ns, payload, recorded_at_ns, digest",
     "writer": (
         "id, uuid, host, pid, user, program, started_at_ns, package_version, python_version, "
-        "git_commit, git_dirty, packages, journal_id, digest"
+        "git_commit, git_dirty, packages, journal_id, digest, context"
     ),
     "component": "id, name, arn, confirmed_at_ns",
     "receipt": (

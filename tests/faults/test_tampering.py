@@ -489,6 +489,7 @@ ATTACKS = {
             ("git_commit", "'c0ffee'"),
             ("git_dirty", "1 - coalesce(git_dirty, 0)"),
             ("packages", "'{}'"),
+            ("context", """'{"command":["python","other.py"]}'"""),
             ("journal_id", "'other'"),
             ("uuid", "'other'"),
             ("digest", "NULL"),
@@ -846,8 +847,9 @@ def test_heads_are_what_the_document_says(model):
         columns = connection.execute(
             f"SELECT {independent_verifier.WRITER} FROM writer WHERE id = 2"
         ).fetchone()
+        described = independent_verifier.described(columns)
         digest = hashlib.sha256(
-            json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode()
+            json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
         ).digest()
         assert connection.execute("SELECT digest FROM writer WHERE id = 2").fetchone() == (digest,)
     assert independent_verifier.heads(model)[columns[0]][0] == 12

@@ -54,7 +54,7 @@ FUTURES = {
         "2.0",
     ),
     "new objects of a revision": (
-        f"{ALL_NEW}; UPDATE alembic_version SET version_num = '0004'",
+        f"{ALL_NEW}; UPDATE alembic_version SET version_num = '{int(schema.HEAD) + 1:04d}'",
         None,
     ),
     "new objects and a version": (

@@ -39,7 +39,7 @@ from journaltrack.util.text import is_newer_version, version_needed
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
-HEAD_DIGEST: Final = "9ed323b272150c7f34a49e5b54e64c04b5c57af93cd8b2198cb65c898196396f"
+HEAD_DIGEST: Final = "1cf2f7f03b24a355941904888270071209a1394c59dbef77318bc7b8ac8217ef"
 """Digest of the schema of ``schema.HEAD``. A test compares it with that of a new journal."""
 _VERSION_TABLE: Final = (
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"

@@ -12,7 +12,7 @@ from typing import Final
 from journaltrack.journal.schema.text import COLUMNS, DDL, INSERTS
 from journaltrack.journal.vocabulary import description_digest
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The revision that this code reads and writes. ``tests/migrations`` compares it with Alembic's.
 
 Revisions have four digits and only grow. A higher number belongs to a newer journaltrack, whatever
@@ -28,9 +28,9 @@ UNDESCRIBED: Final = frozenset({"0001"})
 
 Its row ends with ``git_commit``, and its chain starts from its uuid alone.
 """
-UNDESCRIBED_COLUMNS: Final = COLUMNS["writer"][1:10]
 WRITER_COLUMNS: Final = tuple(name for name in COLUMNS["writer"] if name not in {"id", "digest"})
-"""The columns that a writer's digest covers, in this order."""
+"""The columns that a writer's digest covers, in this order; see ``vocabulary.writer_digest``."""
+_WITHOUT_CONTEXT: Final = frozenset({"0001", "0002", "0003"})
 
 
 def _refusing(statement: str, table: str, why: str) -> str:
@@ -66,6 +66,20 @@ def insert_sql(table: str) -> str:
     An integer primary key is left out.
     """
     return INSERTS[table]
+
+
+def columns_of_writer(revision: str = HEAD) -> tuple[str, ...]:
+    """Return the columns that a process of a revision describes itself with, and its digest."""
+    if revision in UNDESCRIBED:
+        return WRITER_COLUMNS[:9]
+    columns = WRITER_COLUMNS[:12] if revision in _WITHOUT_CONTEXT else WRITER_COLUMNS
+    return (*columns, "digest")
+
+
+def insert_writer_sql(revision: str = HEAD) -> str:
+    """Return the INSERT of ``columns_of_writer``, with ``?`` in their order."""
+    names = columns_of_writer(revision)
+    return f"INSERT INTO writer ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
 def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, version: str) -> None:

@@ -62,6 +62,8 @@ writer = Table(
     Column("packages", Text),
     Column("journal_id", Text),
     Column("digest", LargeBinary),
+    # Since 0004; NULL in writers before, and where nobody asked for it.
+    Column("context", Text),
 )
 
 

@@ -17,7 +17,7 @@ DDL: Final = (
     "\nCREATE TABLE meta (\n\tid INTEGER NOT NULL, \n\tjournal_id TEXT NOT NULL, \n\tcreated_at_ns INTEGER NOT NULL, \n\tcreated_by_version TEXT NOT NULL, \n\trequired_version TEXT NOT NULL, \n\tattested_after_receipt INTEGER, \n\tattested_after_ns INTEGER, \n\tdigest BLOB, \n\tPRIMARY KEY (id)\n)\n\n",
     "\nCREATE TABLE receipt (\n\tid INTEGER NOT NULL, \n\taction TEXT NOT NULL, \n\tcomponent_id INTEGER, \n\tentries TEXT NOT NULL, \n\tgeneration INTEGER NOT NULL, \n\tstarted_at_ns INTEGER NOT NULL, \n\tfinished_at_ns INTEGER, \n\toutcome TEXT, \n\tattempts INTEGER, \n\trequest_id TEXT, \n\terror_code TEXT, \n\terror_text TEXT, \n\tPRIMARY KEY (id)\n)\n\n",
     "\nCREATE TABLE unsettled (\n\tseq INTEGER NOT NULL, \n\tPRIMARY KEY (seq)\n)\n\n",
-    "\nCREATE TABLE writer (\n\tid INTEGER NOT NULL, \n\tuuid TEXT NOT NULL, \n\thost TEXT NOT NULL, \n\tpid INTEGER NOT NULL, \n\tuser TEXT NOT NULL, \n\tprogram TEXT NOT NULL, \n\tstarted_at_ns INTEGER NOT NULL, \n\tpackage_version TEXT NOT NULL, \n\tpython_version TEXT NOT NULL, \n\tgit_commit TEXT, \n\tgit_dirty INTEGER, \n\tpackages TEXT, \n\tjournal_id TEXT, \n\tdigest BLOB, \n\tPRIMARY KEY (id), \n\tUNIQUE (uuid)\n)\n\n",
+    "\nCREATE TABLE writer (\n\tid INTEGER NOT NULL, \n\tuuid TEXT NOT NULL, \n\thost TEXT NOT NULL, \n\tpid INTEGER NOT NULL, \n\tuser TEXT NOT NULL, \n\tprogram TEXT NOT NULL, \n\tstarted_at_ns INTEGER NOT NULL, \n\tpackage_version TEXT NOT NULL, \n\tpython_version TEXT NOT NULL, \n\tgit_commit TEXT, \n\tgit_dirty INTEGER, \n\tpackages TEXT, \n\tjournal_id TEXT, \n\tdigest BLOB, \n\tcontext TEXT, \n\tPRIMARY KEY (id), \n\tUNIQUE (uuid)\n)\n\n",
     "CREATE UNIQUE INDEX attestation_chain ON attestation (writer_id, writer_seq)",
     "CREATE INDEX attestation_receipt ON attestation (receipt_id)",
     "CREATE INDEX delivery_problem ON delivery (outcome, seq) WHERE outcome IN ('quarantined', 'in doubt')",
@@ -91,6 +91,7 @@ COLUMNS: Final = {
         "packages",
         "journal_id",
         "digest",
+        "context",
     ),
 }
 """The columns of each table, in order."""
@@ -108,6 +109,6 @@ INSERTS: Final = {
     "meta": "INSERT INTO meta (journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
     "receipt": "INSERT INTO receipt (action, component_id, entries, generation, started_at_ns, finished_at_ns, outcome, attempts, request_id, error_code, error_text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "unsettled": "INSERT INTO unsettled DEFAULT VALUES",
-    "writer": "INSERT INTO writer (uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "writer": "INSERT INTO writer (uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id, digest, context) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 }
 """The INSERT of each table's columns, without an integer primary key."""

@@ -21,7 +21,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.journal import provenance
@@ -51,7 +50,7 @@ SQLite tries again after 1 ms and 2 ms, then more rarely. So a waiting append ge
 _FIRST: Final = 500
 _MIN, _MAX = 50, 20_000
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
-_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_WRITER: Final = schema.insert_writer_sql()
 _INSERT: Final = schema.insert_sql("attestation")
 _OF_WRITER: Final = "FROM attestation WHERE writer_id = ?"
 _LAST: Final = f"SELECT writer_seq, digest {_OF_WRITER} ORDER BY writer_seq DESC LIMIT 1"
@@ -194,7 +193,7 @@ class Scribe:
             self._unsure = False
         if not self._writer_id:
             self._writer_id = int(
-                connection.execute(_INSERT_WRITER, astuple(self._info)).lastrowid or 0
+                connection.execute(_INSERT_WRITER, self._info.columns()).lastrowid or 0
             )
 
     def _identities(
