@@ -35,6 +35,8 @@ settings.register_profile(
 )
 settings.load_profile("journaltrack")
 shared_models.share()
+# The tree of whoever runs the tests may have changes; also for what modules and sessions share.
+os.environ["JOURNALTRACK_GIT_DIFF"] = "off"
 # A shell starts what goes on in the background with Ctrl-C ignored, and so does `nohup`. All
 # processes that tests start and interrupt would inherit that, and wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -80,6 +82,7 @@ def isolated_environment(
     monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path_factory.mktemp("home")))
     if request.node.get_closest_marker("lineage") is None:
         monkeypatch.setenv("JOURNALTRACK_LINEAGE", "off")
+    monkeypatch.setenv("JOURNALTRACK_GIT_DIFF", "off")
 
 
 @pytest.fixture

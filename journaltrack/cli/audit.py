@@ -13,6 +13,7 @@ import click
 from journaltrack.cli import audit_entries, audit_history, common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.journal.context import facts_of
 from journaltrack.util import paths, patterns
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _STATE_COLUMNS = (
 )
 _UNCHECKED = "; the chains of digests were not checked (journaltrack check)"
 _OVERVIEW = "overview"
+_CONTEXTS_MAX = 5
+"""Processes whose context is shown; ``--json`` has all."""
 _MOVED = {
     "--entries": "audit entries",
     "--entry": "audit entry",
@@ -347,6 +350,7 @@ def _print_component(component: ComponentAudit) -> None:
         [_writer(writer) for writer in component.writers],
         spare=("commit", "python", "version"),
     )
+    tables.table("  ran in", ("pid", "what", "value"), _ran_in(component))
     ids = ("first request id", "last request id")
     tables.table(
         "  requests",
@@ -396,6 +400,17 @@ def _about(component: ComponentAudit) -> list[tuple[str, object]]:
     if component.redacted:
         names = ", ".join(component.redacted)
         rows.append(("  redacted", f"{names}: the values were not recorded"))
+    return rows
+
+
+def _ran_in(component: ComponentAudit) -> list[tuple[object, ...]]:
+    """Return what the first processes ran in; what is as in the process before, once."""
+    rows: list[tuple[object, ...]] = []
+    told: dict[str, str] = {}
+    for writer in component.writers[:_CONTEXTS_MAX]:
+        facts = dict(facts_of(writer.context))
+        rows += [(writer.pid, what, facts[what]) for what in facts if facts[what] != told.get(what)]
+        told = facts
     return rows
 
 

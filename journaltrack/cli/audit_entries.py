@@ -15,6 +15,7 @@ from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Form, Journals, about_journals, each
 from journaltrack.errors import InvalidInputError
+from journaltrack.journal.context import facts_of, packages_of
 
 if TYPE_CHECKING:
     from journaltrack.journal.filter import Choice
@@ -473,6 +474,9 @@ def _writer_rows(found: EntryAudit) -> list[tuple[str, object]]:
     packages = ", ".join(
         f"{name} {version}" for name, version in sorted((writer.packages or {}).items())
     )
+    installed = ", ".join(
+        f"{name} {version}" for name, version in packages_of(writer.context).items()
+    )
     dirty = {None: "not recorded", True: "yes", False: "no"}[writer.git_dirty]
     return [
         (
@@ -488,6 +492,8 @@ def _writer_rows(found: EntryAudit) -> list[tuple[str, object]]:
         ("  python", writer.python_version),
         ("  version", f"journaltrack {writer.package_version}"),
         ("  packages", packages or "not recorded"),
+        *((f"  {label}", text) for label, text in facts_of(writer.context)),
+        ("  installed", installed or None),
     ]
 
 

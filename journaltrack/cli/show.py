@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output, tables, viewing
+from journaltrack.cli import audit_entries, common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import NothingMatchesError
+from journaltrack.journal.context import facts_of, packages_of
 
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
@@ -79,7 +80,11 @@ def _print(view: ComponentView) -> None:
     tables.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
     parameters = [(p.name, output.number(p.value), p.place) for p in view.parameters]
     cut = [tables.table("parameters", ("name", "value", "state"), parameters, width)]
-    for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
+    for title, artifacts in (
+        ("inputs", view.inputs),
+        ("outputs", view.outputs),
+        ("git diffs", view.diffs),
+    ):
         columns = ("name", "media type", "size", "state", "value")
         cut.append(
             tables.table(title, columns, [_artifact(artifact) for artifact in artifacts], width)
@@ -131,6 +136,7 @@ def _fields(view: ComponentView) -> list[tuple[str, object]]:
         rows.append(("duration", viewing.span((status.end_ns - status.start_ns) / 1e9)))
     if view.run is not None:
         rows.append(("run", view.run.text))
+    rows += _recorded_by(view)
     if trials:
         rows.append(("trials", trials))
     if view.note:
@@ -138,6 +144,22 @@ def _fields(view: ComponentView) -> list[tuple[str, object]]:
     if view.tags:
         rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
     return rows
+
+
+def _recorded_by(view: ComponentView) -> list[tuple[str, object]]:
+    """Return who recorded the run first, with which code, and where."""
+    if not view.writers:
+        return []
+    first = view.writers[0]
+    others = len(view.writers) - 1
+    more = f"; and {output.plural(others, 'process', 'processes')} more" if others else ""
+    installed = len(packages_of(first.context))
+    return [
+        ("recorded by", f"{first.user}@{first.host}, pid {first.pid}{more}"),
+        *([("commit", audit_entries.commit(first, 100))] if first.git_commit else []),
+        *facts_of(first.context),
+        *([("packages", f"{installed} installed; --json lists them")] if installed else []),
+    ]
 
 
 def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:

@@ -194,7 +194,8 @@ def import_source(
             again.
     """
     _check_names(source, name, prefix, status)
-    provenance.ask_git()
+    settings = settings_of(sync="off")
+    provenance.ask(context=settings.configuration.context, redact=settings.redact)
     opened = Journal.open(journal, on_journal_error="raise", appending=True)
     with contextlib.closing(opened):
         done = Imported(source.format, str(source.path), str(opened.path))

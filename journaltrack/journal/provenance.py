@@ -1,9 +1,9 @@
 """Describe a process that appends or reconciles, for its ``writer`` row.
 
-The commit is read from git's files. Only git itself knows whether the work tree has changes. It is
-asked early (``ask_git``), while modules are imported and the journal is opened, so that the first
-append hardly waits for it. The environment is not recorded, and of the command line only the
-program's path: arguments may hold secrets.
+The commit is read from git's files. Only git itself knows whether the work tree has changes, and
+which. It is asked early (``ask``), while modules are imported and the journal is opened, so that
+the first append hardly waits for it. What the process runs in (``context``) is looked up meanwhile.
+What is not known after ``WAIT_S`` is left out.
 """
 
 from __future__ import annotations
@@ -11,34 +11,50 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import logging
 import os
 import platform
+import select
 import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from journaltrack._version import __version__
 from journaltrack.journal.schema import schema
 from journaltrack.journal.vocabulary import chain_start, writer_digest
 
-GIT_WAIT_S: Final = 0.25
-"""Our choice: how many seconds the first append waits for git.
+logger = logging.getLogger(__name__)
 
-For a large work tree that takes longer, the state is recorded as unknown.
+WAIT_S: Final = 0.25
+"""Our choice: how many seconds git and slow file systems have until the first append.
+
+What takes longer is recorded as unknown.
 """
 GIT_ENDS_S: Final = 30.0
 """Our choice: git is killed after this many seconds."""
 PACKAGES_MAX: Final = 200
 """Our limit for the packages whose versions are recorded."""
 _VERSION_CHARS_MAX: Final = 100
+DIFF_NAME: Final = "git.diff"
+"""The name under which a run has git's diff."""
+DIFF_BYTES_MAX: Final = 1_000_000
+"""Our limit: the rest of a longer diff is cut off."""
+_PIECE_BYTES: Final = 1 << 16
+_STATUS: Final = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+# One form whatever the user's configuration says; no program that it names.
+_DIFF: Final = (
+    *("-c", "diff.relative=false", "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "--ignore-submodules=dirty"),
+)
 
-# By folder. A forked child inherits the answers.
-_asked: dict[Path, _Question] = {}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,8 @@ def describe_process(
     program = _program()
     folder = _folder(program)
     commit = git_commit(folder)
+    asked = _asked.get(folder) if commit and training else None
+    is_dirty = None if asked is None else asked.answer(WAIT_S)
     columns = (
         str(uuid.uuid4()),
         _storable(socket.gethostname()),
@@ -95,10 +113,10 @@ def describe_process(
         __version__,
         platform.python_version(),
         commit,
-        git_dirty(folder) if training and commit else None,
+        None if is_dirty is None else int(is_dirty),
         packages() if training else None,
         journal_id,
-        None,
+        _context() if training and revision not in schema.WITHOUT_CONTEXT else None,
     )
     described = revision not in schema.UNDESCRIBED
     return WriterInfo(*columns, writer_digest(*columns) if described else chain_start(columns[0]))
@@ -120,69 +138,159 @@ def packages() -> str:
     return json.dumps(versions, separators=(",", ":"))
 
 
-def ask_git() -> None:
-    """Ask git whether the program's work tree has changes. Does not wait."""
+def ask(*, context: bool = True, redact: Iterable[str] = ()) -> None:
+    """Begin to find out what the first append records of this process. Does not wait.
+
+    Args:
+        context: Record what it runs in.
+        redact: Shell patterns of names in the command line whose values are not recorded, in
+            addition to those of calls before.
+    """
+    _wanted.context = context
+    _wanted.redact.update(dict.fromkeys(redact))
+    if context and _wanted.survey is None:
+        # Here and not on the thread: a child that is forked meanwhile could import nothing.
+        from journaltrack.journal.context import survey  # noqa: PLC0415 - only to record
+
+        _wanted.survey = _Later(survey, "journaltrack-survey")
     folder = _folder(_program())
-    if folder not in _asked:
-        question = _asked[folder] = _Question()
-        if git_commit(folder):
-            question.ask(folder)
+    if folder not in _asked and git_commit(folder):
+        _asked[folder] = _Later(lambda: _is_dirty(folder), "journaltrack-git")
 
 
-def git_dirty(folder: Path) -> int | None:
-    """Return whether tracked files differ from the commit: 1 or 0.
+def _context() -> str | None:
+    """Return what this process runs in; None if that is not to be recorded."""
+    survey = _wanted.survey
+    if not _wanted.context or survey is None:
+        return None
+    from journaltrack.journal.context import text_of  # noqa: PLC0415 - as above
 
-    None if ``ask_git`` was not called, or git does not answer within ``GIT_WAIT_S``.
+    return text_of(survey.answer(WAIT_S) or {}, _wanted.redact)
+
+
+class Diffing:
+    """Give git's diff to a callable, on a thread, as soon as git has told it.
+
+    Args:
+        take: Gets the diff, unless there is none, or nobody asked git.
     """
-    asked = _asked.get(folder)
-    return None if asked is None else asked.answer()
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
+        self._pid = os.getpid()
+        self._is_over = False
+        folder = _folder(_program())
+        asked = _asked.get(folder)
+        self._later = asked and _Later(lambda: self._run(folder, asked), "journaltrack-diff")
+
+    def end(self, wait_s: float) -> None:
+        """Give it now or never: wait for git until so many seconds after it was asked."""
+        if self._later is not None and self._pid == os.getpid():
+            self._later.answer(wait_s)
+        self._is_over = True
+
+    def _run(self, folder: Path, asked: _Later[bool | None]) -> None:
+        if not asked.answer(GIT_ENDS_S):
+            return
+        if folder not in _diffs:
+            _diffs[folder] = _diff(folder)
+        diff = _diffs[folder]
+        if diff and not self._is_over:
+            self._take(diff)
 
 
-class _Question:
-    """A question to git, with a thread that waits for the answer.
+class _Later(Generic[T]):
+    """An answer that a thread finds: a disk that hangs delays nothing else."""
 
-    So git leaves no zombie, and a disk that hangs delays nothing else.
-    """
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._is_dirty: bool | None = None
-
-    def ask(self, folder: Path) -> None:
-        """Ask whether tracked files differ from the commit."""
-        self._thread = threading.Thread(
-            target=self._ask, args=(folder,), name="journaltrack-git", daemon=True
-        )
+    def __init__(self, find: Callable[[], T], name: str) -> None:
+        self._find = find
+        self._found: T | None = None
+        self._started_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         # If no thread can start, the answer stays unknown.
         with contextlib.suppress(RuntimeError):
             self._thread.start()
 
-    def answer(self) -> int | None:
-        """Return 1 if they differ, 0 if not, None if unknown."""
-        # Wait only once. A forked child does not have the thread.
-        thread, self._thread = self._thread, None
-        if thread is not None and thread.is_alive():
-            thread.join(GIT_WAIT_S)
-        return None if self._is_dirty is None else int(self._is_dirty)
+    def answer(self, wait_s: float) -> T | None:
+        """Return the answer; None if it is unknown so many seconds after the question."""
+        # A forked child does not have the thread.
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, self._started_s + wait_s - time.monotonic()))
+        return self._found
 
-    def _ask(self, folder: Path) -> None:
-        # No locks and no monitor: git must leave nothing in the work tree, and run no program that
-        # its configuration names.
-        options = ["--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"]
-        command = ["git", "-c", "core.fsmonitor=false", "status", *options]
-        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        # If git is missing or takes too long, at least the commit is known.
-        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            done = subprocess.run(  # noqa: S603 - a constant command
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=GIT_ENDS_S,
-            )
-            self._is_dirty = bool(done.stdout.strip()) if done.returncode == 0 else None
+    def _run(self) -> None:
+        try:
+            self._found = self._find()
+        except Exception:
+            # Training goes on, whatever a file system or git does.
+            logger.debug("%s found nothing out", self._thread.name, exc_info=True)
+
+
+def _is_dirty(folder: Path) -> bool | None:
+    told = _git(folder, _STATUS, 1)
+    return None if told is None else bool(told.strip())
+
+
+def _diff(folder: Path) -> bytes | None:
+    """Return git's diff of the tracked files, without what looks like a token."""
+    from journaltrack.journal.context import without_tokens  # noqa: PLC0415 - as above
+
+    told = _git(folder, _DIFF, DIFF_BYTES_MAX)
+    if told is None or len(told) <= DIFF_BYTES_MAX:
+        return told and without_tokens(told)
+    whole_lines = told[:DIFF_BYTES_MAX].rpartition(b"\n")[0]
+    return b"%b\njournaltrack cut this diff after %d bytes\n" % (
+        without_tokens(whole_lines),
+        DIFF_BYTES_MAX,
+    )
+
+
+def _git(folder: Path, arguments: Sequence[str], bytes_max: int) -> bytes | None:
+    """Return what git prints, or a bit more than so many bytes of it; None if it fails."""
+    # No locks and no monitor: git must leave nothing in the work tree.
+    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    until, told = time.monotonic() + GIT_ENDS_S, bytearray()
+    quiet = subprocess.DEVNULL
+    try:
+        git = subprocess.Popen(  # noqa: S603 - a constant command
+            command, cwd=folder, env=environment, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet
+        )
+    # If git is missing, at least the commit is known.
+    except (OSError, ValueError):
+        return None
+    assert git.stdout is not None  # noqa: S101 - a pipe, as asked for
+    with git.stdout as stream:
+        try:
+            poll = select.poll()
+            poll.register(stream, select.POLLIN)
+            while len(told) <= bytes_max:
+                if not poll.poll(max(0.0, until - time.monotonic()) * 1_000):
+                    return None
+                piece = os.read(stream.fileno(), _PIECE_BYTES)
+                if not piece:
+                    return bytes(told) if git.wait() == 0 else None
+                told += piece
+            return bytes(told)
+        finally:
+            git.kill()
+            # Else it would stay as a zombie.
+            git.wait()
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What is to be recorded of this process."""
+
+    context: bool = False
+    redact: dict[str, None] = field(default_factory=dict)
+    survey: _Later[dict[str, Any]] | None = None
+
+
+# A forked child inherits the answers.
+_wanted = _Wanted()
+_asked: dict[Path, _Later[bool | None]] = {}
+_diffs: dict[Path, bytes | None] = {}
 
 
 def _program() -> str:

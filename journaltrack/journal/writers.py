@@ -292,6 +292,7 @@ COLUMNS: Final = (
     "context",
 )
 """Columns of the table ``writer``, in the order of ``WriterRecord``: change both together."""
+_CONTEXT_DEPTH: Final = 3
 _SELECTED: Final = ", ".join(f'"{name}"' for name in COLUMNS)
 # A journal may have thousands of processes, each with hundreds of packages.
 _WITHOUT_PACKAGES: Final = _SELECTED.replace(
@@ -353,7 +354,7 @@ def _record(row: tuple[Any, ...]) -> WriterRecord:
         WriterRecord(*plain),
         git_dirty=is_dirty,
         packages=_packages(packages),
-        context=_object(context),
+        context=_bounded(_object(context)),
     )
 
 
@@ -362,6 +363,17 @@ def _packages(text: object) -> dict[str, str] | None:
     if found is None:
         return None
     return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
+def _bounded(value: Any, depth: int = _CONTEXT_DEPTH) -> Any:  # noqa: ANN401 - of JSON
+    """Return what a context may hold: a few levels of texts and numbers; None for all else."""
+    if isinstance(value, dict) and depth:
+        members = ((name, _bounded(member, depth - 1)) for name, member in value.items())
+        return {name: member for name, member in members if member is not None}
+    if isinstance(value, list) and depth:
+        return [member for each in value if (member := _bounded(each, depth - 1)) is not None]
+    is_number = isinstance(value, (int, float)) and -(2**63) < value < 2**63
+    return value if isinstance(value, str) or is_number else None
 
 
 def _object(text: object) -> dict[str, Any] | None:

@@ -279,8 +279,7 @@ class ReadModel:
     def artifact_file(self, run: Run | str, sha256: str) -> Path | None:
         """Return the file in the spool with a content of a run; None if it is not there."""
         key = _key(run)
-        known = {artifact.sha256 for artifact in self.run(key).artifacts}
-        return self._source(key).artifact_file(sha256) if sha256 in known else None
+        return self._source(key).artifact_file(key, sha256)
 
     def close(self) -> None:
         """Close the journals and caches. Idempotent."""

@@ -303,9 +303,13 @@ class Source:
         for name, direction, value, media_type, sha256 in state["artifacts"].values():
             yield Artifact(name, direction, value, media_type, sha256, sizes.get(sha256))
 
-    def artifact_file(self, sha256: str) -> Path | None:
-        """Return the file in the spool with a content; None if it is not there (any more)."""
-        if not is_digest(sha256):
+    def artifact_file(self, key: str, sha256: str) -> Path | None:
+        """Return the file in the spool with a content of a run; None if it is not there."""
+        with self._lock:
+            state = self._runs[self._number(key)].state
+        # Charts and git's diff are uploads alone.
+        known = {*state.get("sizes", ()), *(each.sha256 for each in self._artifacts(state))}
+        if sha256 not in known or not is_digest(sha256):
             return None
         file = self.path / paths.SPOOL / sha256[:2] / sha256
         return file if file.is_file() and not file.is_symlink() else None

@@ -13,6 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.journal import groups, interruption, removed, view
@@ -30,6 +31,7 @@ from journaltrack.journal.fold import (
     value_of,
 )
 from journaltrack.journal.interruption import RunInProgress
+from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.journal.queries import ENTRY_COLUMNS, origins
 from journaltrack.journal.view import State
 from journaltrack.journal.vocabulary import (
@@ -38,6 +40,7 @@ from journaltrack.journal.vocabulary import (
     DISASSOCIATE,
     IN_FILE,
     LINEAGE,
+    LOAD,
     NOTE,
     PARAMETER,
     PARAMETERS_FILE,
@@ -51,12 +54,15 @@ from journaltrack.journal.vocabulary import (
     tags_of,
     undeliverable,
 )
+from journaltrack.journal.writers import WriterRecord, writer
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
 from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
 
+WRITERS_MAX: Final = 20
+"""Our limit: processes that are told with a component."""
 _PAGE_ENTRIES: Final = 10_000
 _IN_TURN: Final[Mapping[str, Callable[[Entry], object]]] = {
     TAGS: tags_of,
@@ -169,6 +175,8 @@ class ComponentView:
         run: The state of a run in progress; None when it is over or never began.
         hearsay: What of it counts as delivered only because others say so.
         unreadable: The ``seq`` of entries that can't be read.
+        diffs: Git's diffs, each once.
+        writers: The processes that created, loaded, began or ended it, ``WRITERS_MAX`` at most.
     """
 
     name: str
@@ -189,6 +197,8 @@ class ComponentView:
     hearsay: tuple[Hearsay, ...] = ()
     lineage: tuple[LineageView, ...] = ()
     note: str | None = None
+    diffs: tuple[ArtifactView, ...] = ()
+    writers: tuple[WriterRecord, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -220,6 +230,8 @@ class _Fold:
     # Entries of kinds whose order tells which one counts.
     in_turn: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     sizes: dict[str, int] = field(default_factory=dict)
+    diffs: dict[str, tuple[Entry, State | None]] = field(default_factory=dict)
+    writers: dict[int, None] = field(default_factory=dict)
     origins: Mapping[int, int] = field(default_factory=dict)
     statuses: list[_Called] = field(default_factory=list)
     last: dict[tuple[str, str], _Called] = field(default_factory=dict)
@@ -255,6 +267,9 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
             _add(fold, entry, state)
             if reason == IN_FILE or (state == "pending" and _is_for_file(entry)):
                 fold.in_file.add(entry.seq)
+            # These entries are never pruned.
+            if entry.kind in {CREATE, LOAD, STATUS}:
+                fold.writers[entry.writer_id] = None
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             fold.unreadable.append(entry.seq)
     locations = {
@@ -312,11 +327,21 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         run=interruption.of_component(journal, row.id, row.name),
         hearsay=of_component(journal.database, row.id),
         lineage=tuple(_lineage(fold, locations)),
+        diffs=tuple(
+            _artifact(entry, PendingArtifact(blob_of(entry)), state, locations, fold.sizes)
+            for entry, state in fold.diffs.values()
+        ),
+        writers=tuple(_writers(journal, fold)),
     )
 
 
 def _is_for_file(entry: Entry) -> bool:
     return is_for_file(entry) and undeliverable(entry) is not None
+
+
+def _writers(journal: Journal, fold: _Fold) -> Iterator[WriterRecord]:
+    found = (writer(journal.database, each) for each in fold.writers)
+    yield from islice(filter(None, found), WRITERS_MAX)
 
 
 def _state_entries(
@@ -354,9 +379,7 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         _IN_TURN[entry.kind](entry)
         fold.in_turn[entry.kind].append(entry)
     elif entry.kind == UPLOAD:
-        size = detail.get("size")
-        if isinstance(size, int) and 0 <= size < 2**63:
-            fold.sizes[blob_of(entry).sha256] = size
+        _add_upload(fold, entry, state)
     elif entry.kind == LINEAGE:
         blob_of(entry)
         kind, direction = required_text(detail, "type"), required_text(detail, "direction")
@@ -373,6 +396,14 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         key = (MAP_OF_KIND[entry.kind], str(entry.name))
         if key not in fold.last or fold.last[key].gives_way_to(called):
             fold.last[key] = called
+
+
+def _add_upload(fold: _Fold, entry: Entry, state: State | None) -> None:
+    size, sha256 = entry.detail.get("size"), blob_of(entry).sha256
+    if entry.name == DIFF_NAME:
+        fold.diffs[sha256] = entry, state
+    if isinstance(size, int) and 0 <= size < 2**63:
+        fold.sizes[sha256] = size
 
 
 def _status(calls: Sequence[_Called]) -> tuple[Status, str | None]:

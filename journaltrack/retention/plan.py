@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import view, vocabulary
+from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.journal.queries import ARRIVED, IN_DOUBT, PROBLEM, UNSETTLED
 from journaltrack.journal.removed import PRUNE
 from journaltrack.journal.spool.spool import TEMPORARY, needed_blobs
@@ -128,13 +129,14 @@ _LAST_OF_KEY: Final = (
 _KEEP: Final = (
     # A component's creation and associations; experiments, trials, tags and every status, since
     # each may tell only a part; lineage, of which no key says which entry is the last; notes,
-    # which are nowhere else.
+    # which are nowhere else; git's diffs, which say which code ran.
     (
         "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', "
         "'associate', 'disassociate', 'experiment', 'trial', 'tags', 'note', 'status', 'lineage')"
     ),
     # The remote's values, then the last recorded ones, which may be refused or pending. A person
     # sees the latter, and a tracker continues from them.
+    f"SELECT seq, 'in use' FROM entry WHERE stream = 'upload' AND name = '{DIFF_NAME}'",
     "SELECT seq, 'in use' FROM field",
     _LAST_OF_KEY.format(""),
     _LAST_OF_KEY.format(f"AND {ARRIVED}"),

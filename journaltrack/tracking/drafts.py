@@ -422,6 +422,17 @@ class Drafter:
         upload = vocabulary.upload(name, blob, spooled.size_bytes, "application/json", name)
         return Kept({spooled.sha256: content}, [upload, *lineage], [])
 
+    def upload(self, name: str, content: bytes, media_type: str) -> Kept:
+        """Keep bytes that go to S3 and are no artifact of the run, and return their upload.
+
+        Raises:
+            JournalWriteError: The journal's disk refuses them.
+        """
+        spooled = self._spooler.spool_bytes(content)
+        blob = self._blob_ref(spooled.sha256)
+        upload = vocabulary.upload(name, blob, spooled.size_bytes, media_type, name)
+        return Kept({spooled.sha256: content}, [upload], [])
+
     def media(self, media: Media, step: int | None) -> Kept:
         """Keep a content, and return its upload, its reference and its lineage.
 

@@ -227,7 +227,7 @@ def ask(source: Source, operation: str, members: Shape) -> Mapping[str, Any]:
 
 def _record(source: Source, row: Callable[[Journal], int], draft: Draft) -> None:
     settings = source.settings
-    opened, owned = open_journal(source.journal, settings.durability, "raise")
+    opened, owned = open_journal(source.journal, settings, "raise")
     with contextlib.closing(opened) if owned else contextlib.nullcontext():
         opened.append(row(opened), [draft])
 

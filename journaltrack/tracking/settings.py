@@ -11,10 +11,12 @@ unpickles it by its module.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import logging
 import os
+import re
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -285,7 +287,8 @@ def name_for(
 ) -> str:
     """Return a new component's name: the given one in lower case, or a unique one.
 
-    The hint of an error quotes ``display_name``, which is often taken for the name.
+    In a job, ``resume`` needs no name: a job that is started again finds its run. The hint of an
+    error quotes ``display_name``, which is often taken for the name.
     """
     if name is not None:
         if base is not None:
@@ -293,14 +296,17 @@ def name_for(
                 "give trial_component_name or base_trial_component_name, not both"
             )
         return _lower(validation.entity_name(name, "trial component name"))
+    of_job = name_of_this_job()
+    if resume and of_job is not None and base is None:
+        return of_job
     if resume:
         raise InvalidInputError(
-            "resume=True needs a trial_component_name",
+            "resume=True needs a trial_component_name, or a job",
             hint="the next job finds the run by that name"
             + (f"; {limits.shown(display_name)} is its display name" if display_name else ""),
         )
     base = (
-        "trialcomponent"
+        of_job or "trialcomponent"
         if base is None
         else _lower(validation.entity_name(base, "base trial component name"))
     )
@@ -372,6 +378,59 @@ def component_of(job_name: str, kind: str) -> str:
     return f"{job_name}-aws-{kind}-job".lower()
 
 
+def name_of_this_job(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return a run's name that is the same whenever the scheduler starts this job again.
+
+    Ranks of one job have one name, tasks of an array one each. None outside of a job, and in one
+    that has no such name.
+    """
+    found = next(filter(None, (name(environ) for name in _NAMES_OF_JOBS)), None)
+    if found is None:
+        return None
+    mended = re.sub("[^a-z0-9]+", "-", found.lower()).strip("-")
+    if len(mended) > limits.NAME_CHARS_MAX:
+        # Cut, but not to the name of another task.
+        digest = hashlib.sha256(found.encode()).hexdigest()[:12]
+        mended = f"{mended[: limits.NAME_CHARS_MAX - 13].rstrip('-')}-{digest}"
+    return mended or None
+
+
+def _of_sagemaker(environ: Mapping[str, str]) -> str | None:
+    job = job_of_this_process()
+    return job[1] if job else environ.get("TRAINING_JOB_NAME")
+
+
+def _of_slurm(environ: Mapping[str, str]) -> str | None:
+    job, task = environ.get("SLURM_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    if task:
+        job = environ.get("SLURM_ARRAY_JOB_ID") or job
+    return job and f"slurm-{job}-{task}" if task else job and f"slurm-{job}"
+
+
+def _of_batch(environ: Mapping[str, str]) -> str | None:
+    # That of a task of an array, and of a node, ends with its number ("id:3").
+    job, task = environ.get("AWS_BATCH_JOB_ID"), environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
+    is_whole = not task or (job or "").endswith(f":{task}")
+    return job and (f"batch-{job}" if is_whole else f"batch-{job}-{task}")
+
+
+def _of_kubernetes(environ: Mapping[str, str]) -> str | None:
+    # A pod of an indexed job is called "JOB-INDEX", also the next one after a failure.
+    host, index = environ.get("HOSTNAME"), environ.get("JOB_COMPLETION_INDEX")
+    return host if host and index and host.endswith(f"-{index}") else None
+
+
+def _of_torchrun(environ: Mapping[str, str]) -> str | None:
+    # "none" is the default, and --standalone makes a random one at each start.
+    run = environ.get("TORCHELASTIC_RUN_ID")
+    is_random = run is None or run == "none" or _RANDOM_ID.fullmatch(run)
+    return None if is_random else f"torchrun-{run}"
+
+
+_RANDOM_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAMES_OF_JOBS: Final = (_of_sagemaker, _of_slurm, _of_batch, _of_kubernetes, _of_torchrun)
+
+
 def _name_in(arn: object) -> str | None:
     """Return the last part of ``arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME``."""
     return arn.rpartition("/")[2] or None if isinstance(arn, str) and "/" in arn else None
@@ -388,15 +447,15 @@ def _lower(name: str) -> str:
 
 def open_journal(
     journal: str | os.PathLike[str] | Journal | None,
-    durability: Durability,
+    settings: Settings,
     on_journal_error: OnJournalError,
 ) -> tuple[Journal, bool]:
     """Return the journal to write to, and whether this call opened it."""
+    provenance.ask(context=settings.configuration.context, redact=settings.redact)
     if isinstance(journal, Journal):
         return journal, False
-    provenance.ask_git()
     return Journal.open(
-        journal, durability=durability, on_journal_error=on_journal_error, appending=True
+        journal, durability=settings.durability, on_journal_error=on_journal_error, appending=True
     ), True
 
 

@@ -21,7 +21,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from journaltrack.errors import InvalidInputError
-from journaltrack.journal import vocabulary
+from journaltrack.journal import provenance, vocabulary
+from journaltrack.journal.fold import blob_of
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation
 from journaltrack.tracking.delivery import Delivery, loaded, look_up
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DIFF_WAIT_S = 2.0
+"""Our choice: how long a run lasts at least, if git needs that long for its diff."""
+
 
 class Tracker(RunLog):
     """Record the parameters, metrics and artifacts of one trial component.
@@ -92,11 +96,12 @@ class Tracker(RunLog):
         *,
         _settings: Settings | None = None,
     ) -> None:
+        settings = settings_of() if _settings is None else _settings
         if not isinstance(trial_component, TrialComponent):
             trial_component = attached(
-                Journal.open(appending=True), getattr(trial_component, "trial_component_name", None)
+                open_journal(None, settings, "buffer")[0],
+                getattr(trial_component, "trial_component_name", None),
             )
-        settings = settings_of() if _settings is None else _settings
         self._delivery = Delivery(
             trial_component.journal,
             trial_component.trial_component_name,
@@ -113,6 +118,7 @@ class Tracker(RunLog):
         )
         self._sigterm = SigtermStops()
         self._owns_journal = False
+        self._diffing: provenance.Diffing | None = None
         if trial_component.recorder is None:
             trial_component.recorder = Recorder(
                 self._set_parameters,
@@ -161,7 +167,8 @@ class Tracker(RunLog):
             artifact_prefix: Prefix of the artifacts' keys; None for ``trial-component-artifacts``.
             boto3_session: Session for the delivery on close.
             sagemaker_boto_client: Client for the delivery on close.
-            trial_component_name: The component's name; None for a new, unique one.
+            trial_component_name: The component's name. None for a new, unique one; with ``resume``
+                in a job for the job's own, which is the same when the job starts again.
             base_trial_component_name: The beginning of a new, unique name.
             resume: Attach to the component of that name if it exists, in this journal or in
                 SageMaker. For a script that may not be the first of its run.
@@ -217,7 +224,7 @@ class Tracker(RunLog):
             resume=resume,
             display_name=display_name,
         )
-        opened, owned = open_journal(journal, settings.durability, on_journal_error)
+        opened, owned = open_journal(journal, settings, on_journal_error)
         with closing_on_error(opened, owned):
             component_id = opened.component(name)
             owner = str(uuid.uuid4())
@@ -311,7 +318,7 @@ class Tracker(RunLog):
             sigterm,
         )
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
-        opened, owned = open_journal(journal, settings.durability, on_journal_error)
+        opened, owned = open_journal(journal, settings, on_journal_error)
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
@@ -348,6 +355,8 @@ class Tracker(RunLog):
         """
         if self._closed or self._journal.postpone(self.close):
             return
+        if self._diffing is not None:
+            self._diffing.end(_DIFF_WAIT_S)
         self._journal.save()
         try:
             self._metrics_writer.close()
@@ -424,7 +433,16 @@ class Tracker(RunLog):
         tracker = cls(trial_component, None, None, _settings=settings)
         tracker._owns_journal = owned
         tracker._delivery.begin()
+        if settings.configuration.git_diff:
+            tracker._diffing = provenance.Diffing(tracker._record_diff)
         return tracker
+
+    def _record_diff(self, diff: bytes) -> None:
+        """Record git's diff as an upload, unless the component has it."""
+        kept = self._drafter.upload(provenance.DIFF_NAME, diff, "text/x-diff")
+        known = (blob_of(entry) for entry in self.trial_component.entries(vocabulary.UPLOAD))
+        if not any(blob.sha256 in kept.content for blob in known):
+            self._record_kept([kept])
 
     def _deliver(self) -> None:
         """Release what a closed tracker does not need, and deliver what was logged."""
@@ -466,6 +484,7 @@ def _elsewhere(
 ) -> Tracker:
     """Rebuild a pickled tracker in the process that received it."""
     path, durability, on_journal_error = how
+    provenance.ask(context=settings.configuration.context, redact=settings.redact)
     journal = Journal.open(
         path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True
     )

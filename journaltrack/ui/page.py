@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import view
+from journaltrack.journal.context import facts_of
 from journaltrack.ui.report import (
     DELIVERY,
     Report,
@@ -27,7 +28,9 @@ from journaltrack.ui.report import (
     commands,
     delivery_rows,
     number,
+    packages_of_run,
     span,
+    told_of_diff,
     verdict,
 )
 
@@ -92,6 +95,10 @@ def _text(value: object) -> str:
     text = number(value)
     if len(text) > _CHARS_MAX:
         text = f"{text[:_CHARS_MAX]}… ({len(text)} characters)"
+    return _escaped(text)
+
+
+def _escaped(text: str) -> str:
     return html.escape(text.encode(errors="replace").decode())
 
 
@@ -292,7 +299,7 @@ def _facts(rows: Iterable[tuple[str, object]]) -> str:
 
 def _run(each: ReportedRun) -> str:
     run, details = each.run, each.details
-    packages = next((writer.packages for writer in each.writers if writer.packages), None) or {}
+    packages = packages_of_run(each)
     traceback = details.status.traceback
     facts: list[tuple[str, object]] = [
         ("name", run.name),
@@ -311,10 +318,15 @@ def _run(each: ReportedRun) -> str:
         what = f"{code_of(writer)}, Python {writer.python_version}"
         when = view.iso_seconds(writer.started_at_ns)
         facts.append(("recorded by", f"{who}, started {when}: {what}"))
+        facts += facts_of(writer.context)
     if packages:
         listed = "<br>".join(_text(f"{name}=={version}") for name, version in packages.items())
         told = f"<details><summary>{len(packages)} packages</summary>{listed}</details>"
         facts.append(("packages", _Html(told)))
+    for diff in each.diffs:
+        shown = f"<pre>{_escaped(diff.text)}</pre>" if diff.text else ""
+        told = f"<details><summary>{_text(told_of_diff(diff))}</summary>{shown}</details>"
+        facts.append(("git diff", _Html(told if shown else _text(told_of_diff(diff)))))
     if traceback:
         facts.append(("traceback", _Html(f"<pre>{_text(traceback)}</pre>")))
     parameters = ((one.name, one.value, one.place) for one in details.parameters)

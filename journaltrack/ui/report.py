@@ -7,16 +7,22 @@ changes nothing. Names and values are foreign text: each format escapes them.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from journaltrack._version import __version__
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
+from journaltrack.journal.context import facts_of, packages_of
+from journaltrack.journal.provenance import DIFF_BYTES_MAX
+from journaltrack.journal.sqlite import files
 from journaltrack.journal.vocabulary import PARAMETERS_FILE
 from journaltrack.replay.evidence import anchors
 from journaltrack.util.text import duration, six_digits
@@ -34,6 +40,12 @@ CURVES_MAX: Final = 100
 """Our limit: metrics that are drawn; the others are in the table."""
 COLUMNS: Final = 500
 """Our choice: columns of pixels of a curve. Ten runs of ten metrics take 2 MB."""
+
+DIFF_CHARS_MAX: Final = 200_000
+"""Our limit: characters of git's diff that a report shows."""
+_DIFFS_MAX: Final = 5
+_MARKDOWN_DIFF_CHARS: Final = 20_000
+"""Our limit: a pull request takes 65,536 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,22 @@ class ReportedRun:
     details: ComponentView
     writers: tuple[WriterRecord, ...]
     audit: ComponentAudit | None
+    diffs: tuple[Diff, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Git's diff of a run.
+
+    Attributes:
+        text: Its beginning; None if its content is not here.
+        chars: Its length.
+        sha256: Of the whole of it.
+    """
+
+    text: str | None
+    chars: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +163,28 @@ def _journal(source: Source, now_ns: int) -> ReportedJournal:
 
 def _reported(model: ReadModel, run: Run, audited: AuditReport | None) -> ReportedRun:
     components = audited.components if audited else ()
+    details = model.details(run, metrics=False)
     return ReportedRun(
         run,
-        model.details(run, metrics=False),
+        details,
         tuple(model.writers(run)),
         next((each for each in components if each.name == run.name), None),
+        tuple(islice(_diffs(model, run, details), _DIFFS_MAX)),
     )
+
+
+def _diffs(model: ReadModel, run: Run, details: ComponentView) -> Iterator[Diff]:
+    for file in details.diffs:
+        if file.sha256 is not None:
+            found = model.artifact_file(run, file.sha256)
+            content = b""
+            # It may be pruned meanwhile, or be no file of ours.
+            with contextlib.suppress(OSError, ValueError):
+                if found is not None:
+                    with files.opened_blob(found) as descriptor:
+                        content = os.read(descriptor, DIFF_BYTES_MAX * 2)
+            text = content.decode(errors="replace")
+            yield Diff(text[:DIFF_CHARS_MAX] or None, len(text), file.sha256)
 
 
 def _curves(model: ReadModel, runs: Sequence[Run], metric: str) -> tuple[Series, ...]:
@@ -163,6 +207,14 @@ def code_of(writer: WriterRecord) -> str:
     commit = f"commit {writer.git_commit}" if writer.git_commit else "no git commit"
     changed = {True: ", with uncommitted changes", False: "", None: ""}[writer.git_dirty]
     return f"{writer.program or 'unknown program'}, {commit}{changed}"
+
+
+def told_of_diff(diff: Diff, chars_max: int = DIFF_CHARS_MAX) -> str:
+    """Return what a diff is, and how much of it is here."""
+    if diff.text is None:
+        return f"git diff, SHA-256 {diff.sha256}: its content is not in the journal (any more)"
+    cut = f", the first {chars_max} of" if diff.chars > chars_max else ","
+    return f"git diff{cut} {diff.chars} characters, SHA-256 {diff.sha256}"
 
 
 def verdict(journal: ReportedJournal) -> str:
@@ -255,10 +307,17 @@ def _run(each: ReportedRun) -> list[str]:
     lines += [f"- name: {_md(run.name)}"] if run.name != run.label else []
     for writer in each.writers[:5]:
         lines.append(f"- by {_md(writer.user)} on {_md(writer.host)}: {_md(code_of(writer))}")
+        lines += [f"  - {label}: {_md(text)}" for label, text in facts_of(writer.context)]
     lines += [f"- note: {_md(run.note)}"] if run.note else []
     lines += (
         [f"- tags: {_md(', '.join(f'{k}={v}' for k, v in run.tags.items()))}"] if run.tags else []
     )
+    packages = packages_of_run(each)
+    if packages:
+        listed = _md(", ".join(f"{name}=={version}" for name, version in packages.items()))
+        lines += ["", _details(f"{len(packages)} packages", [listed])]
+    for diff in each.diffs:
+        lines += ["", _diff(diff)]
     in_file = {one.name for one in each.details.parameters if one.in_file}
     told = (
         (f"{k} (in {PARAMETERS_FILE})" if k in in_file else k, v) for k, v in run.parameters.items()
@@ -272,6 +331,12 @@ def _run(each: ReportedRun) -> list[str]:
         ),
     )
     return lines + _table(DELIVERY, delivery_rows(each))
+
+
+def packages_of_run(each: ReportedRun) -> Mapping[str, str]:
+    """Return the packages of the first process that tells them: all installed, else imported."""
+    told = (packages_of(writer.context) or writer.packages for writer in each.writers)
+    return next(filter(None, told), {})
 
 
 DELIVERY: Final = ("kind", "entries", "delivered", "pending", "in doubt", "quarantined")
@@ -321,6 +386,24 @@ def _md(value: object) -> str:
     text = " ".join(str("-" if value is None else value).split())
     text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", text.encode(errors="replace").decode())
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
+
+
+def _details(summary: str, lines: Sequence[str]) -> str:
+    """Return lines that a reader unfolds."""
+    head = f"<details><summary>{_md(summary)}</summary>"
+    return "\n".join([head, "", *lines, "", "</details>"])
+
+
+def _diff(diff: Diff) -> str:
+    shown = _fenced(diff.text[:_MARKDOWN_DIFF_CHARS], "diff") if diff.text else []
+    return _details(told_of_diff(diff, _MARKDOWN_DIFF_CHARS), shown)
+
+
+def _fenced(text: str, language: str) -> list[str]:
+    """Return a text as a block that nothing in it ends."""
+    text = text.encode(errors="replace").decode()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [f"{fence}{language}", *text.removesuffix("\n").split("\n"), fence]
 
 
 def _code(text: str) -> str:

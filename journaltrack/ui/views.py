@@ -14,13 +14,14 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
+from journaltrack.journal.context import facts_of, packages_of
 from journaltrack.journal.sqlite import files
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def run(model: ReadModel, key: str) -> Json:
     found = model.run(key)
     details = model.details(found, metrics=False)
     told: Json = details.to_json()
-    for artifact in (*told["inputs"], *told["outputs"]):
+    for artifact in (*told["inputs"], *told["outputs"], *told["diffs"]):
         sha256 = artifact["sha256"]
         artifact["here"] = bool(sha256 and model.artifact_file(found, sha256))
     return {
@@ -149,6 +150,7 @@ def run(model: ReadModel, key: str) -> Json:
         "parameters": told["parameters"],
         "inputs": told["inputs"],
         "outputs": told["outputs"],
+        "diffs": told["diffs"],
         "trials": told["trials"],
         "arn": details.arn,
         "is_hearsay": bool(details.hearsay),
@@ -161,7 +163,11 @@ def run(model: ReadModel, key: str) -> Json:
 
 
 def _writer(writer: WriterRecord) -> Json:
-    return dict(view.to_json(writer))
+    return {
+        **view.to_json(replace(writer, context=None)),
+        "facts": facts_of(writer.context),
+        "installed": packages_of(writer.context),
+    }
 
 
 def compare(model: ReadModel, keys: Sequence[str]) -> Json:
@@ -413,7 +419,8 @@ def content(model: ReadModel, key: str, sha256: str) -> Content:
     """
     file = model.artifact_file(key, sha256)
     if file is not None:
-        artifacts = model.run(key).artifacts
+        details = model.details(key, metrics=False)
+        artifacts = (*details.inputs, *details.outputs, *details.diffs)
         name = next((each.name for each in artifacts if each.sha256 == sha256), sha256)
         return Content(file, name)
     raise NothingMatchesError(

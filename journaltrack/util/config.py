@@ -229,6 +229,12 @@ class Configuration:
     redact: tuple[str, ...] = _list(
         "patterns", "shell patterns (*token*) of names whose values are never recorded"
     )
+    context: bool = _switch(
+        "whether to record what a process runs in: job, command, packages, machine", default=True
+    )
+    git_diff: bool = _switch(
+        "whether to record git's diff of the tracked files as a run's git.diff", default=True
+    )
     spool_max_bytes: int = _number(
         0,
         "largest spool: delivered artifacts leave it first; 0: no limit",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -499,3 +502,44 @@ def test_delivery_shows_states_and_the_next_commands(window, view, tmp_path):
     expect(page.get_by_text("journaltrack sync")).to_be_visible()
     expect(page.get_by_text("NaN or infinite").first).to_be_visible()
     assert json.loads(page.evaluate("JSON.stringify(jt.live.connected)")) is True
+
+
+def test_a_run_shows_which_code_ran_where(window, view, tmp_path):
+    """Command, job and packages of the process are in its provenance, the changes to the code
+    unfold; nothing of them is markup.
+    """
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    script = (
+        "from journaltrack import Tracker\nwith Tracker.create(journal={!r}, sync='off'):\n    {}"
+    )
+    (folder / "train.py").write_text(script.format(str(tmp_path / "journal"), "pass"))
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *command]
+        subprocess.run(git, cwd=folder, check=True)
+    changed = script.format(str(tmp_path / "journal"), "print('<b>changed</b>')")
+    (folder / "train.py").write_text(changed)
+    subprocess.run(
+        [sys.executable, "train.py", "--name", "<script>alert(1)</script>", "--token", "hidden"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "JOURNALTRACK_GIT_DIFF": "on",
+            "SLURM_JOB_ID": "4711",
+        },
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    page = window(view(tmp_path / "journal").url).page
+    names(page).first.click()
+    provenance = page.get_by_role("region", name="Provenance")
+    expect(provenance).to_contain_text("train.py --name '<script>alert(1)</script>' --token")
+    expect(provenance).to_contain_text("SLURM_JOB_ID=4711")
+    expect(provenance).to_contain_text("with uncommitted changes")
+    expect(provenance).not_to_contain_text("hidden")
+    provenance.get_by_text(re.compile(r"^\d+ packages$")).first.click()
+    expect(provenance.get_by_text(re.compile("^pytest=="))).to_be_visible()
+    provenance.get_by_role("button", name="Show").click()
+    preview = provenance.get_by_role("region", name="Preview of git.diff")
+    expect(preview).to_contain_text("+    print('<b>changed</b>')")

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from journaltrack.journal import vocabulary
+from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool
@@ -38,6 +38,7 @@ def make(folder: Path) -> None:
     def clock() -> int:
         return BEGINNING_NS + next(ticks) * 1_000_000
 
+    provenance.ask()
     with closing(Journal.open(folder, clock_ns=clock)) as journal:
         a, b = journal.component("a"), journal.component("b")
         journal.append(a, [vocabulary.create(owner="owner of a", display_name="First")])

@@ -389,15 +389,16 @@ def test_an_older_journal_that_lacks_a_guard_is_not_upgraded(tmp_path):
     Journal.open(folder).close()
 
 
-def test_a_tracker_goes_on_while_its_journal_is_upgraded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("revision", OLDER)
+def test_a_tracker_goes_on_while_its_journal_is_upgraded(revision, tmp_path, monkeypatch):
     """One that began in the older schema: its next calls land in the newer one, in its own
     chain, and all is proved.
     """
-    folder = restore(OLDER[0], tmp_path / "j")
+    folder = restore(revision, tmp_path / "j")
     monkeypatch.setattr("journaltrack.journal.schema.migrate.SPARE_BYTES", 1 << 62)
     tracker = Tracker.create(trial_component_name="late", journal=folder, sync="off")
     tracker.log_metric("late", 0.0)
-    assert revision_of(folder / "journal.db") == OLDER[0]
+    assert revision_of(folder / "journal.db") == revision
     monkeypatch.undo()
     Journal.open(folder).close()
     assert revision_of(folder / "journal.db") == schema.HEAD

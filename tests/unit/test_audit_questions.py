@@ -8,13 +8,14 @@ import itertools
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import queries, vocabulary, writers
+from journaltrack.journal import queries, view, vocabulary, writers
 from journaltrack.journal.filter import Choice
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
@@ -231,10 +232,34 @@ def test_a_writer_is_told_with_what_its_row_has(site):
         (7, "[1]", (None, None)),
     ):
         with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
-            connection.execute("UPDATE writer SET git_dirty = ?, packages = ?", (dirty, packages))
+            context = json.dumps({"folder": "/work", "installed": {"torch": "2"}})
+            connection.execute(
+                "UPDATE writer SET git_dirty = ?, packages = ?, context = ?",
+                (dirty, packages, context),
+            )
         writer = writers.writer(site.journal.database, 1)
         assert (writer.git_dirty, writer.packages) == told
-        assert writers.writers(site.journal.database) == {1: writer}
+        assert writer.context == {"folder": "/work", "installed": {"torch": "2"}}
+        assert writers.writers(site.journal.database) == {
+            1: replace(writer, context={"folder": "/work"})
+        }
+    deep = json.dumps({"folder": "/work", "job": {"RANK": [[["x"]]]}, "x": "[" * 9})
+    deep = deep.replace('"[[[[[[[[["', f"{'[' * 900}{']' * 900}").replace("/work", "/w\\ud800")
+    strange = '{"cpu": {"count": 1' + "0" * 400 + ', "usable": NaN, "limit": Infinity, "a": 2}}'
+    for text, told in (
+        (deep, {"folder": "/w\ud800", "job": {"RANK": []}, "x": [[]]}),
+        (strange, {"cpu": {"a": 2}}),
+    ):
+        with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
+            connection.execute("UPDATE writer SET context = ?", (text,))
+        found = writers.writer(site.journal.database, 1)
+        assert found.context == told
+        assert json.dumps(view.to_json(found), allow_nan=False)
+    for nonsense in ("[", "7", "[" * 5_000, b"\x00", 1.5, None):
+        with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
+            connection.execute("UPDATE writer SET context = ?", (nonsense,))
+        assert writers.writer(site.journal.database, 1).context is None
+        assert writers.writers(site.journal.database)[1].context is None
 
 
 def test_history_tells_each_value_and_what_it_changed(site):

@@ -30,7 +30,8 @@ Its row ends with ``git_commit``, and its chain starts from its uuid alone.
 """
 WRITER_COLUMNS: Final = tuple(name for name in COLUMNS["writer"] if name not in {"id", "digest"})
 """The columns that a writer's digest covers, in this order; see ``vocabulary.writer_digest``."""
-_WITHOUT_CONTEXT: Final = frozenset({"0001", "0002", "0003"})
+WITHOUT_CONTEXT: Final = frozenset({"0001", "0002", "0003"})
+"""Revisions in which a writer has no context."""
 
 
 def _refusing(statement: str, table: str, why: str) -> str:
@@ -72,7 +73,7 @@ def columns_of_writer(revision: str = HEAD) -> tuple[str, ...]:
     """Return the columns that a process of a revision describes itself with, and its digest."""
     if revision in UNDESCRIBED:
         return WRITER_COLUMNS[:9]
-    columns = WRITER_COLUMNS[:12] if revision in _WITHOUT_CONTEXT else WRITER_COLUMNS
+    columns = WRITER_COLUMNS[:12] if revision in WITHOUT_CONTEXT else WRITER_COLUMNS
     return (*columns, "digest")
 
 

@@ -52,6 +52,12 @@
         <a class="button" href=${file} download>Download</a></div>`}</td></tr>`;
   };
 
+  const Diff = ({ run, artifact }) => {
+    const [open, setOpen] = useState(false);
+    return html`<div><button aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "Close" : "Show"}</button> <span class="muted">${jt.bytes(artifact.size_bytes)}</span>
+      ${open && html`<${Preview} run=${run} artifact=${artifact} />`}</div>`;
+  };
+
   const Parameters = ({ parameters }) => {
     const [text, setText] = useState("");
     const [whole, setWhole] = useState(null);
@@ -104,7 +110,8 @@
     const { data, error } = jt.useData(key ? "run" : null, { run: key });
     if (!key) return html`<div class="empty">No run was named. <a href="#/runs">All runs</a></div>`;
     if (!data) return error ? html`<${jt.Problem} error=${error} />` : html`<p class="muted" role="status">Loading…</p>`;
-    const artifacts = [...data.inputs.map((a) => [a, "input"]), ...data.outputs.map((a) => [a, "output"])];
+    const artifacts = [...data.inputs.map((a) => [a, "input"]), ...data.outputs.map((a) => [a, "output"]), ...data.diffs.map((a) => [a, "diff"])];
+    const diff = data.diffs.find((a) => a.here);
     const code = data.writers[0] || {};
     return html`${error && html`<${jt.Problem} error=${error} />`}
       <div class="row apart"><div style=${{ minWidth: 0 }}><div class="row"><h1>${jt.label(data)}</h1><${jt.Status} status=${data.status} /></div>
@@ -116,9 +123,11 @@
       <div class="two"><${Parameters} parameters=${data.parameters} />
         <div style=${{ display: "grid", gap: "20px", minWidth: 0 }}>
         <${Panel} title="Provenance"><${Facts} rows=${[
-          ["program", code.program && html`<code>${code.program}</code>`], ["commit", code.git_commit && html`<code>${code.git_commit}</code>${code.git_dirty ? " with uncommitted changes" : ""}`],
+          ["program", code.program && html`<code>${code.program}</code>`], ...(code.facts || []).map(([name, text]) => [name, html`<code>${text}</code>`]), ["commit", code.git_commit && html`<code>${code.git_commit}</code>${code.git_dirty ? " with uncommitted changes" : ""}`],
           ["user", code.user], ["host", code.host], ["process", code.pid], ["Python", code.python_version], ["journaltrack", code.package_version],
-          ["packages", code.packages && html`<details><summary>${jt.count(Object.keys(code.packages).length, "package")}</summary><div class="mono">${Object.entries(code.packages).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`],
+          ["git diff", diff && html`<${Diff} run=${key} artifact=${diff} />`],
+          ["installed", code.installed && Object.keys(code.installed).length > 0 && html`<details><summary>${jt.count(Object.keys(code.installed).length, "package")}</summary><div class="mono">${Object.entries(code.installed).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`],
+          ["imported", code.packages && html`<details><summary>${jt.count(Object.keys(code.packages).length, "package")}</summary><div class="mono">${Object.entries(code.packages).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`],
           ["processes", data.writers.length > 1 ? jt.count(data.writers.length, "process", "processes") : null],
           ["trials", data.trials.map((t) => t.filter(Boolean).join(" / ")).join(", ")], ["journal", data.journal]]} /><//>
         <${Panel} title="Delivery" end=${html`<a href="#/delivery">Whole journal</a>`}><${Facts} rows=${[

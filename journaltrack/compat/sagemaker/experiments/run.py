@@ -194,7 +194,7 @@ class Run:
         shown, mended = None, None
         if experiment_display_name is not None:
             shown, mended = validation.display_name(experiment_display_name)
-        opened, owned = open_journal(journal, settings.durability, "buffer")
+        opened, owned = open_journal(journal, settings, "buffer")
         with closing_on_error(opened, owned):
             if self._loaded:
                 load_held(opened, name, settings)

@@ -1,0 +1,404 @@
+"""What real processes record of themselves: which code ran where, and no secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import journaltrack
+from journaltrack import doctor
+from journaltrack.cli import main
+from journaltrack.journal import context
+from journaltrack.journal.journal import Journal
+from journaltrack.readmodel import model as readmodel
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.ui import views
+from tests import independent_verifier
+from tests.patience import FOREVER_S
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+from journaltrack import Tracker
+
+with Tracker.create(trial_component_name="run", journal="{journal}", sync="off", resume=True) as t:
+    t.log_metric("loss", 1.0)
+"""
+GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.com")
+
+
+def git(folder, *command):
+    """Run git in a work tree; returns what it prints."""
+    return subprocess.run([*GIT, *command], cwd=folder, check=True, capture_output=True).stdout
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A work tree with a script that was committed, and the journal that it records in."""
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / "train.py").write_text(SCRIPT.format(journal=tmp_path / "journal"))
+    (folder / "model.py").write_text("layers = 2\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+def train(tree, *arguments, env=None, script="train.py"):
+    """Run the script to its end, with git's diff recorded unless ``env`` says otherwise."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "JOURNALTRACK_GIT_DIFF": "on", **(env or {})}
+    done = subprocess.run(
+        [sys.executable, str(tree / script), *arguments],
+        cwd=tree,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=FOREVER_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def contexts(journal):
+    """The context of each writer, as plain SQLite has it."""
+    with closing(sqlite3.connect(f"file:{journal / 'journal.db'}?mode=ro", uri=True)) as database:
+        rows = database.execute("SELECT context FROM writer ORDER BY id").fetchall()
+    return [text and json.loads(text) for (text,) in rows]
+
+
+def diffs(journal):
+    """The contents of the uploads called git.diff, in order."""
+    with closing(sqlite3.connect(f"file:{journal / 'journal.db'}?mode=ro", uri=True)) as database:
+        rows = database.execute(
+            "SELECT payload FROM entry WHERE kind = 'upload' AND name = 'git.diff' ORDER BY seq"
+        ).fetchall()
+    digests = [json.loads(payload)["sha256"] for (payload,) in rows]
+    return [(journal / "spool" / each[:2] / each).read_bytes() for each in digests]
+
+
+def test_an_environment_full_of_secrets_leaves_no_trace(tree, tmp_path):
+    """Neither names nor values of variables that are not listed are in any byte of the journal; of
+    the command line no value of a secret.
+    """
+    hidden = {f"SECRET_{n}_{secrets.token_hex(4)}": secrets.token_urlsafe(24) for n in range(200)}
+    known = {
+        name: secrets.token_urlsafe(24)
+        for name in (
+            *("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+            *("SM_HPS", "SM_TRAINING_ENV", "DATABASE_URL", "MASTER_ADDR", "SLURM_JOB_USER"),
+            *("SLURM_JOB_ID2", "XRANK", "KUBERNETES_TOKEN", "AWS_BATCH_TOKEN", "SLURM_JWT"),
+        )
+    }
+    job = {"SLURM_JOB_ID": "4711", "SLURM_RESTART_COUNT": "1", "RANK": "0", "SM_CURRENT_HOST": "h"}
+    password, pattern = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    (tree / "model.py").write_text("layers = 3\n")
+    arguments = ["--lr", "0.1", f"optimizer.mine={pattern}", "--db-password", password]
+    env = {**hidden, **known, **job, "JOURNALTRACK_REDACT": "*mine*"}
+    train(tree, *arguments, env=env)
+    (told,) = contexts(tmp_path / "journal")
+    files = [path for path in (tmp_path / "journal").rglob("*") if path.is_file()]
+    content = b"".join(path.read_bytes() for path in files)
+    assert diffs(tmp_path / "journal")
+    for secret in (*hidden, *hidden.values(), *known.values(), password, pattern):
+        assert secret.encode() not in content, secret
+    for name in known:
+        assert name.encode() not in content, name
+    assert {name: told["job"][name] for name in job} == job
+    assert set(told["job"]) <= set(context.JOB_VARIABLES)
+    assert told["command"][1:] == [
+        str(tree / "train.py"),
+        *("--lr", "0.1", "optimizer.mine=[redacted]", "--db-password", "[redacted]"),
+    ]
+
+
+def test_what_a_process_ran_in_is_recorded_once_and_proved(tree, tmp_path):
+    """Command, folder, machine and installed packages are in the writer's row; the digest covers
+    them, and two verifiers agree.
+    """
+    train(tree, "--lr", "1")
+    journal = tmp_path / "journal"
+    (told,) = contexts(journal)
+    assert told["command"] == [sys.executable, str(tree / "train.py"), "--lr", "1"]
+    assert told["folder"] == str(tree)
+    assert told["python"]["executable"] == sys.executable
+    assert told["cpu"]["usable"] >= 1
+    assert told["memory"]["bytes"] > 2**20
+    assert told["installed"]["boto3"]
+    assert doctor.examine(journal).healthy
+    assert independent_verifier.verify(journal) == []
+    with closing(sqlite3.connect(journal / "journal.db")) as database, database:
+        database.execute("DROP TRIGGER writer_no_update")
+        database.execute("UPDATE writer SET context = replace(context, '--lr', '--xx')")
+    assert any("not as it described itself" in line for line in problems(journal))
+    assert independent_verifier.verify(journal)
+
+
+def problems(journal):
+    """What `check` finds."""
+    return [finding.message for finding in doctor.examine(journal).findings]
+
+
+def test_nothing_is_recorded_where_it_is_switched_off(tree, tmp_path):
+    """With both switches off neither context nor diff."""
+    (tree / "model.py").write_text("layers = 3\n")
+    off = {"JOURNALTRACK_CONTEXT": "off", "JOURNALTRACK_GIT_DIFF": "off"}
+    train(tree, "--lr", "1", env=off)
+    assert contexts(tmp_path / "journal") == [None]
+    assert diffs(tmp_path / "journal") == []
+    assert doctor.examine(tmp_path / "journal").healthy
+
+
+def test_the_diff_restores_the_code_that_ran(tree, tmp_path):
+    """Applied to the commit, the recorded diff gives every tracked file as it was, whatever the
+    user's configuration of git says; no program that it names is run.
+    """
+    (tree / "model.py").write_text("layers = 3\nname = 'grüße'\n")
+    (tree / "bytes.py").write_bytes(b"x = '\xff'\n")
+    git(tree, "add", "bytes.py")
+    (tree / "untracked.py").write_text("y = 1\n")
+    marker = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+    (tmp_path / "gitconfig").write_text(
+        "[diff]\n noprefix = true\n mnemonicPrefix = true\n relative = true\n"
+        f" external = {program}\n[color]\n ui = always\n[core]\n pager = {program}\n"
+        f" fsmonitor = {program}\n"
+    )
+    train(tree, env={"GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig"), "GIT_PAGER": str(program)})
+    assert not marker.exists()
+    (diff,) = diffs(tmp_path / "journal")
+    wanted = {name: (tree / name).read_bytes() for name in ("model.py", "bytes.py", "train.py")}
+    copy = tmp_path / "copy"
+    git(tmp_path, "clone", "-q", str(tree), str(copy))
+    (tmp_path / "git.diff").write_bytes(diff)
+    git(copy, "apply", str(tmp_path / "git.diff"))
+    assert {name: (copy / name).read_bytes() for name in wanted} == wanted
+    assert b"untracked" not in diff
+
+
+def test_the_same_diff_is_recorded_once_per_run(tree, tmp_path):
+    """A job that starts again with the same tree adds none; with another tree it adds one."""
+    (tree / "model.py").write_text("layers = 3\n")
+    for _ in range(2):
+        train(tree)
+    assert len(diffs(tmp_path / "journal")) == 1
+    (tree / "model.py").write_text("layers = 4\n")
+    train(tree)
+    first, second = diffs(tmp_path / "journal")
+    assert (b"+layers = 3" in first, b"+layers = 4" in second) == (True, True)
+
+
+def test_a_clean_tree_and_no_tree_have_no_diff(tree, tmp_path):
+    """Untracked files do not count."""
+    (tree / "untracked.py").write_text("y = 1\n")
+    train(tree)
+    assert diffs(tmp_path / "journal") == []
+    (tree / ".git").rename(tmp_path / "elsewhere")
+    train(tree)
+    assert diffs(tmp_path / "journal") == []
+    assert len(contexts(tmp_path / "journal")) == 2
+
+
+def test_a_huge_diff_is_cut_and_says_so(tree, tmp_path):
+    """A megabyte of it is kept, to the end of a line."""
+    (tree / "model.py").write_text("".join(f"x{n} = {n}\n" for n in range(300_000)))
+    train(tree)
+    (diff,) = diffs(tmp_path / "journal")
+    assert 990_000 < len(diff) < 1_000_100
+    assert diff.endswith(b"\njournaltrack cut this diff after 1000000 bytes\n")
+
+
+def test_git_that_hangs_at_the_diff_ends_no_training_late(tree, tmp_path):
+    """The run ends after a bounded time without the diff, and the journal is whole."""
+    never = tmp_path / "never"
+    os.mkfifo(never)
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "git"
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *status*) echo " M model.py";; *) read line <{never};; esac\n'
+    )
+    fake.chmod(0o755)
+    try:
+        train(tree, env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    finally:
+        with open(os.open(never, os.O_RDWR | os.O_NONBLOCK), "wb") as end:
+            end.write(b"\n" * 9)  # so that what stands for git ends, too
+    assert diffs(tmp_path / "journal") == []
+    assert doctor.examine(tmp_path / "journal").healthy
+
+
+FORKING = """
+import multiprocessing, os
+from journaltrack import Tracker
+
+def log(tracker):
+    tracker.log_metric("loss", 2.0)
+
+if __name__ == "__main__":
+    with Tracker.create(trial_component_name="run", journal="{journal}", sync="off") as tracker:
+        tracker.log_metric("loss", 1.0)
+        for method in ("fork", "spawn"):
+            child = multiprocessing.get_context(method).Process(target=log, args=(tracker,))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+"""
+
+
+def test_children_describe_themselves_and_record_no_diff(tree, tmp_path):
+    """A forked child and a spawned one have their own row with what they ran in; the diff is the
+    parent's to record.
+    """
+    (tree / "forking.py").write_text(FORKING.format(journal=tmp_path / "journal"))
+    (tree / "model.py").write_text("layers = 3\n")
+    train(tree, script="forking.py")
+    parent, forked, spawned = contexts(tmp_path / "journal")
+    assert parent["folder"] == forked["folder"] == spawned["folder"] == str(tree)
+    assert parent["installed"] == forked["installed"] == spawned["installed"]
+    assert parent["command"] == forked["command"] != spawned["command"]
+    assert len(diffs(tmp_path / "journal")) == 1
+    assert doctor.examine(tmp_path / "journal").healthy
+
+
+def test_a_requeued_job_finds_its_run_without_a_name(tree, tmp_path):
+    """Two starts of one Slurm job record one run, tasks of an array and other jobs another."""
+    (tree / "train.py").write_text(
+        SCRIPT.format(journal=tmp_path / "journal").replace('trial_component_name="run", ', "")
+    )
+    for job in (
+        {"SLURM_JOB_ID": "7"},
+        {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"},
+        {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "1"},
+    ):
+        train(tree, env=job)
+    with closing(Journal.open(tmp_path / "journal", read_only=True)) as journal:
+        assert [row.name for row in journal.runs()] == ["slurm-7", "slurm-8-1"]
+        metrics = [entry.component for entry in journal.entries() if entry.kind == "metric"]
+    assert metrics == ["slurm-7", "slurm-7", "slurm-8-1"]
+
+
+def test_the_context_travels_with_the_journal(tree, tmp_path):
+    """Through a bundle, a merge and a delivery with its receipts the rows stay as they were; all
+    copies prove them, and the diff is delivered.
+    """
+    (tree / "model.py").write_text("layers = 3\n")
+    train(tree)
+    node = tmp_path / "journal"
+    before = contexts(node)
+    journaltrack.bundle(node, to=tmp_path / "b.bundle")
+    with journaltrack.open_bundle(tmp_path / "b.bundle") as bundle:
+        bundle.extract(tmp_path / "copy")
+    journaltrack.merge([tmp_path / "copy"], into=tmp_path / "merged")
+    remote = MemoryRemote()
+    with closing(Journal.open(tmp_path / "copy")) as opened:
+        assert Reconciler(opened, remote, options=Options()).run().pending == 0
+    assert any(key.endswith("git.diff") for key in map(str, remote.objects))
+    journaltrack.export_receipts(tmp_path / "copy", to=tmp_path / "r.jsonl")
+    journaltrack.import_receipts(tmp_path / "r.jsonl", node)
+    for folder in (node, tmp_path / "copy", tmp_path / "merged"):
+        assert contexts(folder)[:1] == before, folder
+        assert contexts(folder)[1:] == [None] * len(contexts(folder)[1:])
+        assert independent_verifier.verify(folder) == []
+        assert doctor.examine(folder).healthy
+    assert journaltrack.audit(node).totals.delivered == journaltrack.audit(node).totals.entries
+
+
+def call(*arguments):
+    """A command's output; it must not fail."""
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code in {0, 3}, result.output
+    return result.output
+
+
+def test_each_view_says_which_code_ran_where(tree, tmp_path):
+    """`audit`, `audit entry`, `show`, `report` in both formats and the page's data have command,
+    folder, job, packages and the diff.
+    """
+    (tree / "model.py").write_text("layers = 3  # <script>alert(1)</script> ``` \n")
+    train(tree, "--lr", "0.1", env={"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "<b>digits</b>"})
+    journal = tmp_path / "journal"
+    command = f"{sys.executable} {tree / 'train.py'} --lr 0.1"
+    texts = {
+        "audit": call("audit", journal),
+        "audit entry": call("audit", "entry", 1, journal),
+        "show": call("show", "run", "-j", journal),
+        "md": call("report", "run", "-j", journal, "--format", "md").replace("\\", ""),
+    }
+    for name, text in texts.items():
+        flat = re.sub(r"\s+", "", text)
+        assert command.replace(" ", "") in flat, name
+        assert "SLURM_JOB_ID=4711" in flat, name
+    assert "boto3" in texts["audit entry"]
+    assert "boto3==" in texts["md"]
+    assert "git.diff" in texts["show"]
+    assert "\n+layers = 3  # <script>alert(1)</script> ``` \n````\n" in texts["md"]
+    assert "\n````diff\n" in texts["md"]
+    assert "<b>digits" not in texts["md"]
+    file = tmp_path / "report.html"
+    call("report", "run", "-j", journal, "-o", file)
+    page = file.read_text()
+    assert "+layers = 3  # &lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+    assert "<b>digits" not in page
+    assert re.search(r"<details><summary>git diff, \d+ characters, SHA-256 [0-9a-f]{64}", page)
+    assert re.search(r"<details><summary>\d+ packages</summary>", page)
+    assert "boto3==" in page
+    as_json = {
+        name: json.loads(call(*words, "--json"))
+        for name, words in (
+            ("audit", ("audit", journal)),
+            ("audit entry", ("audit", "entry", 1, journal)),
+            ("show", ("show", "run", "-j", journal)),
+        )
+    }
+    for name, writer in (
+        ("audit", as_json["audit"]["components"][0]["writers"][0]),
+        ("audit entry", as_json["audit entry"]["writer"]),
+        ("show", as_json["show"]["writers"][0]),
+    ):
+        assert writer["context"]["command"][-1] == "0.1", name
+        assert ("installed" in writer["context"]) == (name != "audit"), name
+    assert [each["name"] for each in as_json["show"]["diffs"]] == ["git.diff"]
+
+
+def test_the_page_has_facts_packages_and_the_diff(tree, tmp_path):
+    """What the run's page gets: facts, installed packages, and the diff as a file to preview and
+    to save; another run's file is refused.
+    """
+    (tree / "model.py").write_text("layers = 3\n")
+    train(tree, "--lr", "0.1")
+    with journaltrack.Tracker.create(
+        trial_component_name="other", journal=tmp_path / "journal", sync="off"
+    ):
+        pass
+    with readmodel.open([tmp_path / "journal"], cache=False) as model:
+        model.refresh()
+        run, other = model.find(["run"])[0], model.find(["other"])[0]
+        data = views.run(model, run.key)
+        (writer,) = data["writers"]
+        assert dict(writer["facts"])["folder"] == str(tree)
+        assert writer["installed"]["boto3"]
+        (file,) = data["diffs"]
+        assert (file["name"], file["here"]) == ("git.diff", True)
+        content = views.content(model, run.key, file["sha256"])
+        assert content.name == "git.diff"
+        kind, _, shown = content.preview()
+        assert (kind, b"+layers = 3" in shown) == ("text", True)
+        assert model.artifact_file(other, file["sha256"]) is None
+        (tmp_path / "journal" / "spool" / file["sha256"][:2] / file["sha256"]).unlink()
+        assert views.run(model, run.key)["diffs"][0]["here"] is False
+    text = call("report", "run", "-j", tmp_path / "journal", "--format", "md")
+    assert f"SHA-256 {file['sha256']}: its content is not in the journal" in text

@@ -1,0 +1,361 @@
+"""What a process records of itself: no secret, little, and what a reader can take."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from journaltrack.errors import InvalidInputError
+from journaltrack.journal import context
+from journaltrack.journal.context import REDACTED, Guard, facts_of, installed, text_of
+from journaltrack.tracking.settings import name_for, name_of_this_job
+
+SECRET = "s3kr1t-Value"
+MEMBERS = (
+    *("command", "folder", "job", "python", "cpu", "memory", "gpus", "models", "driver", "model"),
+    *("count", "usable", "limit", "bytes", "limit_bytes", "installed", "notebook", "system", "x"),
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--password", SECRET],
+        [f"--password={SECRET}"],
+        ["--db-password", SECRET],
+        ["-password", SECRET],
+        ["--hub_token", SECRET],
+        ["--hubToken", SECRET],
+        ["--hftoken", SECRET],
+        ["--api-key", SECRET],
+        ["--apikey", SECRET],
+        ["--aws-secret-access-key", SECRET],
+        ["--secrets", SECRET, SECRET, "--lr", "1"],
+        ["--token", f"-{SECRET}"],
+        ["--token", f"{SECRET}==", "-v"],
+        [f"password={SECRET}"],
+        [f"+db.password={SECRET}"],
+        [f"++db.auth.token={SECRET}"],
+        [f"secrets=[{SECRET},{SECRET}]"],
+        ["--set", f"lr=1,token={SECRET}"],
+        ["--env", f"HF_TOKEN={SECRET}"],
+        [f"--env=WANDB_API_KEY={SECRET}"],
+        ["--header", f"Authorization: Bearer {SECRET}"],
+        ["--header", f"X-Api-Key: {SECRET}"],
+        ["--config", json.dumps({"lr": 1, "token": SECRET})],
+        ["--config", f"{{'password': '{SECRET} and more'}}"],
+        ["--args", f"--lr 1 --token {SECRET} --seed 2"],
+        ["--args", f"--token\n{SECRET}"],
+        ["--args", f"--password '{SECRET} {SECRET}' --seed 2"],
+        [f"postgresql://ada:{SECRET}@host/db"],
+        ["--db", f"postgresql://ada:{SECRET}@host/db"],
+        [f"https://host/file?X-Amz-Signature={SECRET}"],
+        [f"https://host/token={SECRET}"],
+        [f"hf_{'a' * 10}{SECRET}"],
+        ["ghp_" + SECRET.replace("-", "") * 3],
+        ["--custom-name", SECRET],
+        ["--customName", SECRET],
+        [f"x.custom_name={SECRET}"],
+    ],
+)
+def test_a_secret_argument_is_not_recorded(arguments):
+    """By its own name, by a pattern of ``redact``, or by what it looks like; the name stays."""
+    shown = Guard(["custom-name", "customname"]).command(["python", "train.py", *arguments])
+    assert SECRET not in " ".join(shown)
+    assert SECRET.replace("-", "") not in " ".join(shown)
+    assert shown[:2] == ["python", "train.py"]
+    assert len(shown) == len(arguments) + 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--lr", "0.1", "--max-tokens", "512", "--tokenizer", "gpt2", "--author", "ada"],
+        ["model.hidden=128", "+trainer.devices=2", "data=/data/digits.csv"],
+        ["--key", "x", "--primary-key", "id", "--passes", "3", "-v", "--", "-1.5"],
+        ["s3://bucket/prefix/file.csv", "https://host:8080/path"],
+        ["--config", '{"lr": 0.1, "layers": [1, 2]}', "", " ", "grüße"],
+    ],
+)
+def test_other_arguments_are_recorded_as_they_are(arguments):
+    """Words that only resemble a secret's name hide nothing."""
+    assert Guard().command(arguments) == arguments
+
+
+def test_after_a_secret_the_next_option_is_told_again():
+    """A redaction ends with the option that it belongs to."""
+    assert Guard().command(["--token", "a", "b", "--lr", "1", "--seed=2"]) == [
+        *("--token", REDACTED, REDACTED, "--lr", "1", "--seed=2")
+    ]
+    assert Guard().command(["--token", "--lr=1"]) == ["--token", "--lr=1"]
+
+
+@given(
+    st.lists(st.text(max_size=30), max_size=8),
+    st.sampled_from(["--password", "--hub-token", "--X-API-Key"]),
+    st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=12, max_size=30),
+)
+def test_no_surroundings_bring_a_secret_to_light(others, name, secret):
+    """Whatever stands around an option with a secret name, its value is not in the text."""
+    at = len(others) // 2
+    for given_as in ([name, secret], [f"{name}={secret}"]):
+        words = [*others[:at], *given_as, *others[at:]]
+        count = sum(secret in other for other in others)
+        assert sum(secret in word for word in Guard().command(words)) <= count
+
+
+@pytest.mark.parametrize(
+    ("given_as", "shown"),
+    [
+        (["python", "-u", "train.py", "-c", "x"], ["python", "-u", "train.py", "-c", "x"]),
+        (["python", "-m", "pkg.train", "-c", "x"], ["python", "-m", "pkg.train", "-c", "x"]),
+        (["python", "-c", SECRET, "a"], ["python", "-c", "[code]", "a"]),
+        (["python", "-uc", SECRET], ["python", "-uc", "[code]"]),
+        (["python", f"-c{SECRET}", "a"], ["python", "-c[code]", "a"]),
+        (["python", "-W", "error", "-X", "utf8", "-c", SECRET], None),
+        (["python", "-Werror", "-c", SECRET], None),
+        (["python", "--check-hash-based-pycs", "always", "-c", SECRET], None),
+        (["python"], ["python"]),
+    ],
+)
+def test_a_program_on_the_command_line_is_not_recorded(given_as, shown, monkeypatch):
+    """``python -c`` may hold anything; a script's own options are not Python's."""
+    monkeypatch.setattr(sys, "orig_argv", given_as)
+    found = context.whole_command()
+    assert SECRET not in found
+    assert shown is None or found == shown
+
+
+def test_of_the_environment_only_the_listed_variables_are_recorded():
+    """Every listed variable, and nothing of any other."""
+    environ = {name: f"value-{name}" for name in context.JOB_VARIABLES}
+    others = {"HF_TOKEN": SECRET, "SM_HPS": SECRET, "SM_TRAINING_ENV": SECRET, "LD_PRELOAD": SECRET}
+    more = {f"{name}_X": SECRET for name in environ} | {f"X_{name}": SECRET for name in environ}
+    text = text_of({}, (), environ | others | more)
+    assert SECRET not in text
+    assert json.loads(text)["job"] == environ
+
+
+def test_a_listed_variable_with_a_secret_is_cleaned():
+    """Users choose the names of jobs."""
+    job = {"SLURM_JOB_NAME": f"token={SECRET}", "SLURM_SUBMIT_DIR": f"ftp://a:{SECRET}@host/x"}
+    text = text_of({}, (), job)
+    assert SECRET not in text
+    assert sorted(json.loads(text)["job"]) == sorted(job)
+
+
+def test_a_notebook_tells_its_name(monkeypatch):
+    """As Jupyter's server and VS Code tell it; VS Code's is the notebook's own."""
+    assert "notebook" not in json.loads(text_of({}, (), {}))
+    jupyter = {"JPY_SESSION_NAME": "/home/ada/digits.ipynb"}
+    assert json.loads(text_of({}, (), jupyter))["notebook"] == "/home/ada/digits.ipynb"
+    main = types.ModuleType("__main__")
+    main.__vsc_ipynb_file__ = "/work/other.ipynb"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert json.loads(text_of({}, (), jupyter))["notebook"] == "/work/other.ipynb"
+
+
+def test_what_is_not_utf8_is_recorded_readably(monkeypatch, tmp_path):
+    """Arguments and folders may have any bytes; the text can be stored and its digest taken."""
+    folder = tmp_path / "f\udcff"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "a\udc80b\ud800"])
+    text = text_of({}, (), {"SLURM_JOB_NAME": "x\udcff"})
+    assert json.loads(text.encode())["command"] == ["python", "a?b?"]
+
+
+def test_a_working_folder_that_was_removed_hinders_nothing(monkeypatch, tmp_path):
+    """The rest is told."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    told = json.loads(text_of({}, (), {}))
+    assert "folder" not in told
+    assert told["command"]
+
+
+def test_a_huge_command_is_cut_and_says_so(monkeypatch):
+    """Neither one argument nor many make a large row."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", "x" * 10**6, *["file"] * 10**5])
+    text = text_of({}, (), {})
+    assert len(text) < 100_000
+    command = json.loads(text)["command"]
+    assert command[1].endswith("…")
+    assert command[-1].endswith("more)")
+
+
+def test_the_installed_packages_are_those_that_an_import_would_find(tmp_path):
+    """Normalized names, the first folder wins; leftovers of pip and other files do not count."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, names in (
+        (one, ["numpy-2.1.0.dist-info", "My_Package-1.0.post1+cpu.dist-info", "~ip-1.dist-info"]),
+        (two, ["numpy-1.0.dist-info", "old-3.2-py3.11.egg-info", "numpy", "x-1.txt"]),
+    ):
+        for name in names:
+            (folder / name).mkdir(parents=True)
+    found, left_out = installed([str(one), str(tmp_path / "missing"), str(two), __file__])
+    assert found == {"my-package": "1.0.post1+cpu", "numpy": "2.1.0", "old": "3.2"}
+    assert left_out == 0
+
+
+def test_thousands_of_packages_are_counted(tmp_path):
+    """The list has a bound, and tells how many it leaves out."""
+    for number in range(2_010):
+        (tmp_path / f"p{number:04d}-1.dist-info").mkdir()
+    found, left_out = installed([str(tmp_path)])
+    assert (len(found), left_out) == (2_000, 10)
+
+
+def test_the_installed_packages_are_those_of_this_environment():
+    """What ``importlib.metadata`` finds slowly."""
+    from importlib.metadata import distributions
+
+    wanted = {
+        each.metadata["Name"].lower().replace("_", "-").replace(".", "-"): each.version
+        for each in distributions()
+    }
+    found = {name.replace(".", "-"): version for name, version in installed(sys.path)[0].items()}
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
+def test_gpus_are_told_by_the_drivers_files(tmp_path):
+    """Models and the driver's version; nothing without a driver."""
+    assert context.gpus(str(tmp_path)) == {}
+    for number in range(2):
+        folder = tmp_path / "gpus" / f"0000:0{number}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "information").write_text("Model: \t\t NVIDIA A100-SXM4-40GB\nIRQ:   \t 1\n")
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC\n"
+    )
+    told = context.gpus(str(tmp_path))
+    assert told == {"models": ["NVIDIA A100-SXM4-40GB"] * 2, "driver": "535.104.05"}
+    assert facts_of({"gpus": told}) == [("GPUs", "2 x NVIDIA A100-SXM4-40GB, driver 535.104.05")]
+
+
+def test_the_control_groups_are_those_above_the_process(tmp_path):
+    """Version 2, version 1, and a path that leads out of the tree."""
+    told = tmp_path / "cgroup"
+    told.write_text("5:cpu,cpuacct:/slurm/job_7\n4:memory:/../x\n0::/a/b\n")
+    assert list(context.groups("cpu", str(told), "/r")) == [
+        *("/r/cpu/slurm/job_7", "/r/cpu/slurm", "/r/cpu", "/r/a/b", "/r/a", "/r")
+    ]
+    assert list(context.groups("memory", str(told), "/r"))[:2] == ["/r/memory/x", "/r/memory"]
+    assert list(context.groups("cpu", str(tmp_path / "none"))) == []
+
+
+def test_limits_are_told():
+    """A limit of time and of memory, beside what the machine has."""
+    told = {
+        "cpu": {"model": "EPYC", "count": 64, "usable": 8, "limit": 1.5},
+        "memory": {"bytes": 2**36, "limit_bytes": 2**33},
+    }
+    assert facts_of(told) == [
+        ("processors", "EPYC, 8 of 64 usable, limited to the time of 1.5"),
+        ("memory", "64.0 GiB, limited to 8.0 GiB"),
+    ]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(MEMBERS),
+                inner,
+                max_size=9,
+            )
+        ),
+    )
+)
+def test_a_strangers_description_is_told_or_left_out(value):
+    """Any JSON in the column gives texts."""
+    for label, text in facts_of(value if isinstance(value, dict) else {"command": value}):
+        assert isinstance(label, str)
+        assert isinstance(text, str)
+    assert all(
+        isinstance(version, str)
+        for version in context.packages_of(value if isinstance(value, dict) else None).values()
+    )
+
+
+def test_tokens_and_passwords_leave_a_diff_and_nothing_else_does():
+    """A diff is recorded as it is but for what is certainly a secret, whatever its bytes."""
+    clean = b"+x = tokenizer.next_token(a/b ? c : d)\n-\xff\xfe binary\n+password = read()\n"
+    assert context.without_tokens(clean) == clean
+    dirty = b"+u = 'postgres://ada:pw@host/db'\n+k = 'hf_abcdefghijklmnopqrst'\n\xff"
+    wanted = b"+u = 'postgres://[redacted]@host/db'\n+k = '[redacted]'\n\xff"
+    assert context.without_tokens(dirty) == wanted
+
+
+# -- the run's name in a job -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "123", "SLURM_PROCID": "3", "SLURM_RESTART_COUNT": "2"}, "slurm-123"),
+        (
+            {"SLURM_JOB_ID": "130", "SLURM_ARRAY_JOB_ID": "123", "SLURM_ARRAY_TASK_ID": "7"},
+            "slurm-123-7",
+        ),
+        ({"SLURM_JOB_ID": "123", "TORCHELASTIC_RUN_ID": "x"}, "slurm-123"),
+        ({"TRAINING_JOB_NAME": "Digits-2026", "SLURM_JOB_ID": "1"}, "digits-2026"),
+        (
+            {"TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-west-1:1:training-job/Digits-7"},
+            "digits-7",
+        ),
+        ({"AWS_BATCH_JOB_ID": "ab-12:3", "AWS_BATCH_JOB_ARRAY_INDEX": "3"}, "batch-ab-12-3"),
+        ({"AWS_BATCH_JOB_ID": "ab-12", "AWS_BATCH_JOB_ARRAY_INDEX": "3"}, "batch-ab-12-3"),
+        ({"AWS_BATCH_JOB_ID": "ab-12#0", "AWS_BATCH_JOB_ATTEMPT": "2"}, "batch-ab-12-0"),
+        ({"HOSTNAME": "digits-4", "JOB_COMPLETION_INDEX": "4"}, "digits-4"),
+        ({"HOSTNAME": "digits-4-x8k2p", "JOB_COMPLETION_INDEX": "4"}, None),
+        ({"HOSTNAME": "node7"}, None),
+        ({"TORCHELASTIC_RUN_ID": "My_Run.1", "RANK": "3"}, "torchrun-my-run-1"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, None),
+        ({"TORCHELASTIC_RUN_ID": "0b5a6f4e-1234-4000-8000-000000000002"}, None),
+        ({"SLURM_JOB_ID": "", "TRAINING_JOB_NAME": ""}, None),
+    ],
+)
+def test_a_job_names_its_run(environ, name, monkeypatch):
+    """The same at each start of the job, one per task of an array, and valid for SageMaker."""
+    for each in context.JOB_VARIABLES:
+        monkeypatch.delenv(each, raising=False)
+    for each, value in environ.items():
+        monkeypatch.setenv(each, value)
+    assert name_of_this_job() == name
+    if name is None:
+        with pytest.raises(InvalidInputError, match="resume=True needs"):
+            name_for(None, None, resume=True)
+        assert name_for(None, None, resume=False).startswith("trialcomponent-")
+    else:
+        assert name_for(None, None, resume=True) == name
+        assert name_for(None, None, resume=False).startswith(f"{name}-2")
+        assert name_for(None, "base", resume=False).startswith("base-2")
+        assert name_for("mine", None, resume=True) == "mine"
+
+
+def test_a_long_name_of_a_job_stays_its_own(monkeypatch):
+    """Two names that differ in their last character give two names that SageMaker accepts."""
+    names = set()
+    for end in "ab":
+        monkeypatch.setenv("TRAINING_JOB_NAME", "x" * 200 + end)
+        names.add(name_for(None, None, resume=True))
+    assert len(names) == 2
+    assert all(len(name) <= 120 for name in names)
+
+
+def test_a_base_name_and_resume_still_need_a_name(monkeypatch):
+    """Who gives a base wants a unique name, which no restart finds again."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with pytest.raises(InvalidInputError, match="resume=True needs"):
+        name_for(None, "base", resume=True)
