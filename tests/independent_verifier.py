@@ -371,11 +371,10 @@ class Verifier:
         settled = set()
         sql = (
             "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns, e.recorded_at_ns, "
-            "e.component_id, e.payload FROM delivery d LEFT JOIN entry e ON e.seq = d.seq"
+            "e.component_id, e.payload, e.kind FROM delivery d LEFT JOIN entry e ON e.seq = d.seq"
         )
-        for seq, receipt, outcome, reason, at_ns, recorded_at_ns, component, payload in self.rows(
-            sql
-        ):
+        for row in self.rows(sql):
+            seq, receipt, outcome, reason, at_ns, recorded_at_ns, component, payload, kind = row
             key = self.identity.get(seq)
             settled.add(key)
             claim = self.claims.get(key)
@@ -387,7 +386,13 @@ class Verifier:
                     if isinstance(receipt, int)
                     else isinstance(at_ns, int) and 0 < at_ns <= self.bound_ns
                 )
-                at_once = receipt is None and outcome == "quarantined" and at_ns == recorded_at_ns
+                local = (kind, outcome, reason) == (
+                    "local",
+                    "superseded",
+                    "a local metric stays in the journal: nothing of it is sent",
+                )
+                refused = outcome == "quarantined" and kind != "local"
+                at_once = receipt is None and at_ns == recorded_at_ns and (local or refused)
                 if not old and not at_once:
                     self.problems.append(f"what became of entry {seq} is attested by nobody")
             elif (outcome, reason, at_ns) != claim[1:] or not self._proof(

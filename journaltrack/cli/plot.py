@@ -14,6 +14,7 @@ from journaltrack import limits
 from journaltrack.cli import canvas, common, output, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import NothingMatchesError
+from journaltrack.journal.vocabulary import order_of_metric
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.model import ReadModel
@@ -225,7 +226,7 @@ def _chosen(
         except NothingMatchesError:  # noqa: PERF203 - then it has to be a metric
             wanted.append(name)
     chosen = list(runs.values()) or _newest(model, wanted)
-    known = sorted({metric for run in chosen for metric in run.metrics})
+    known = sorted({metric for run in chosen for metric in run.metrics}, key=order_of_metric)
     if not wanted:
         if not known:
             raise NothingMatchesError(

@@ -14,6 +14,7 @@ import click
 from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
+from journaltrack.journal.vocabulary import SYSTEM
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.expression import Ask, Names
@@ -182,7 +183,8 @@ def _by_default(runs: Sequence[Run], known: Names, sorted_by: str | None) -> tup
         for name in known.parameters
         if len(runs) == 1 or len({run.parameters.get(name) for run in runs}) > 1
     )
-    metrics, tags = sorted(known.metrics), sorted(known.tags)
+    metrics = sorted(name for name in known.metrics if not name.startswith(SYSTEM))
+    tags = sorted(known.tags)
     both = [name for name in (*parameters, *metrics) if name in known.parameters & known.metrics]
     parameters_shown = [
         f"params.{name}" if name in both else name for name in parameters[:_METRICS_MAX]

@@ -27,7 +27,7 @@ from journaltrack.errors import JournalCorruptError, JournalTooNewError
 from journaltrack.journal import removed
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import check, schema, tables
-from journaltrack.journal.vocabulary import description_digest
+from journaltrack.journal.vocabulary import LOCAL, description_digest
 from journaltrack.replay.evidence.attestations import Scribe, insert_receipt
 from journaltrack.replay.evidence.statements import REPAIR, DeliveryOutcome, Settled, Statement
 from journaltrack.util import paths
@@ -40,6 +40,7 @@ _NAMELESS: Final = "the name of its component was on a page that is lost"
 _PERHAPS_SENT: Final = (
     "it may have been sent: the record of its delivery may have been on a page that is lost"
 )
+_SENT: Final = f"e.stream = 'metric' AND e.kind <> '{LOCAL}'"
 _DIGEST_BYTES: Final = 32
 _BATCH: Final = 10_000
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
@@ -288,7 +289,7 @@ def _complete(
         settled.append(
             Settled("delivered", None, as_intervals(_settle_by_receipts(connection, now_ns)))
         )
-        in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, "e.stream = 'metric'")
+        in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, _SENT)
         found.in_doubt = len(in_doubt)
         settled.append(Settled("in doubt", _PERHAPS_SENT, as_intervals(in_doubt)))
         # Settle what could not be settled above: no receipt is in flight any more.

@@ -42,8 +42,8 @@ _INSERT_METRIC: Final = (
     "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, "
     "timestamp_ns, recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
 )
-_INSERT_REFUSED: Final = (
-    "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
+_INSERT_SETTLED: Final = (
+    "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?)"
 )
 _RENEW_OF_UPLOAD: Final = (
     "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
@@ -466,8 +466,9 @@ class Inserter:
                 seq = connection.execute(INSERT_ENTRY, (writer_id, *columns)).lastrowid
                 if draft.stream == vocabulary.UPLOAD:
                     connection.execute(_RENEW_OF_UPLOAD, (columns[-2], draft.payload))
-                if draft.undeliverable is not None:
-                    connection.execute(_INSERT_REFUSED, (seq, draft.undeliverable, columns[-2]))
+                settled = vocabulary.settled_at_once(draft)
+                if settled is not None:
+                    connection.execute(_INSERT_SETTLED, (seq, *settled, columns[-2]))
             return writer_id
 
         self._attempt = _Attempt(self.head[0], calls)

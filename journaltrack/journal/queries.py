@@ -19,6 +19,8 @@ ENTRY_COLUMNS: Final = (
     "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
 )
 """Of an entry ``e``: what ``vocabulary.entry_of`` takes, without the component's name."""
+IS_POINT: Final = f"stream = 'metric' AND kind IN {vocabulary.POINTS}"
+"""Of an entry: whether it is a point of a metric, to be sent or not."""
 LOOKED_AT: Final = "(e.seq > (SELECT seq FROM mark) OR e.seq IN (SELECT seq FROM unsettled))"
 """Of an entry ``e``: whether it may be pending. All others are settled, and need not be read."""
 UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"

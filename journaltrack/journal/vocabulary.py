@@ -44,6 +44,14 @@ EXPERIMENT: Final = "experiment"
 TRIAL: Final = "trial"
 TAGS: Final = "tags"
 NOTE: Final = "note"
+LOCAL: Final = "local"
+"""A point of a metric that stays in the journal."""
+POINTS: Final = (METRIC, LOCAL)
+"""The kinds in the stream ``metric``: points of metrics, to be sent or not."""
+SYSTEM: Final = "system/"
+"""The beginning of the names of system metrics."""
+LOCAL_STAYS: Final = "a local metric stays in the journal: nothing of it is sent"
+"""The reason of a local point's settlement. It is part of the journal's format."""
 
 PARAMETERS_FILE: Final = "parameters.json"
 """The output artifact with the parameters that SageMaker can't take."""
@@ -55,12 +63,12 @@ IN_FILE: Final = f"SageMaker can't take it: it is in the artifact {PARAMETERS_FI
 KINDS: Final = frozenset(
     {
         *(CREATE, LOAD, ASSOCIATE, DISASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE),
-        *(EXPERIMENT, TRIAL, TAGS, NOTE, METRIC, UPLOAD),
+        *(EXPERIMENT, TRIAL, TAGS, NOTE, *POINTS, UPLOAD),
     }
 )
 """Every kind that this version understands.
 
-``metric`` and ``upload`` are the only kinds in the streams of those names.
+``upload`` is the only kind in the stream of that name, and those of ``POINTS`` are in ``metric``.
 """
 
 KEYS_MAX: Final = {
@@ -564,6 +572,23 @@ def metric(name: str, value: float, step: int | None, timestamp_ns: int) -> Draf
         None if number is not None else limits.number_problem(None, "the value", _exact_of(exact))
     )
     return _checked(Draft(METRIC, METRIC, name, number, step, timestamp_ns, exact, problem))
+
+
+def local_metric(name: str, value: float, timestamp_ns: int) -> Draft:
+    """Draft one point of a metric that stays in the journal. The value is finite."""
+    return Draft(METRIC, LOCAL, name, float(value), None, timestamp_ns)
+
+
+def order_of_metric(name: str) -> tuple[bool, str]:
+    """Return the key to sort metrics by for a person: those of the system come last."""
+    return name.startswith(SYSTEM), name
+
+
+def settled_at_once(draft: Draft) -> tuple[str, str] | None:
+    """Return outcome and reason of an entry that is settled as it is recorded, or None."""
+    if draft.kind == LOCAL:
+        return "superseded", LOCAL_STAYS
+    return None if draft.undeliverable is None else ("quarantined", draft.undeliverable)
 
 
 def sent_media_type(media_type: str | None) -> str | None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.journal import removed, vocabulary
-from journaltrack.journal.queries import ENTRY_COLUMNS, listed_up_to, origins
+from journaltrack.journal.queries import ENTRY_COLUMNS, IS_POINT, listed_up_to, origins
 from journaltrack.readmodel.run import MetricSummary
 from journaltrack.readmodel.series import (
     Block,
@@ -86,10 +86,7 @@ CREATE TABLE block (
     PRIMARY KEY (series, number)) WITHOUT ROWID;
 """
 # SQLite keeps any type in any column.
-_IS_POINT: Final = (
-    "stream = 'metric' AND kind = 'metric' AND typeof(name) = 'text' "
-    "AND typeof(component_id) = 'integer'"
-)
+_IS_POINT: Final = f"{IS_POINT} AND typeof(name) = 'text' AND typeof(component_id) = 'integer'"
 _POINTS: Final = (
     "SELECT component_id, name, value, step, coalesce(timestamp_ns, recorded_at_ns), seq "
     f"FROM entry WHERE {_IS_POINT} AND seq > ? AND seq <= ? ORDER BY seq LIMIT {CHUNK}"

@@ -32,7 +32,7 @@ from journaltrack.journal.fold import (
 )
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.provenance import DIFF_NAME
-from journaltrack.journal.queries import ENTRY_COLUMNS, origins
+from journaltrack.journal.queries import ENTRY_COLUMNS, IS_POINT, origins
 from journaltrack.journal.view import State
 from journaltrack.journal.vocabulary import (
     ASSOCIATE,
@@ -469,7 +469,7 @@ def _metrics(journal: Journal, component_id: int, component: str) -> tuple[Metri
         "e.recorded_at_ns), m.low, m.high, e.payload, m.last "
         "FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, "
         "max(value) AS high, max(seq) AS last FROM entry WHERE component_id = ? "
-        "AND stream = 'metric' AND kind = 'metric' GROUP BY name) m "
+        f"AND {IS_POINT} GROUP BY name) m "
         "JOIN entry e ON e.seq = m.last ORDER BY m.name",
         (component_id,),
     )

@@ -77,6 +77,7 @@ Reason: TypeAlias = Literal[
     "not confirmed",
     "not told",
     "hearsay",
+    "local",
     "of another version",
 ]
 REASONS: Final[dict[Reason, str]] = {
@@ -92,6 +93,7 @@ REASONS: Final[dict[Reason, str]] = {
     "check --remote`",
     "not told": "delivered, but the remote does not tell now whether all of it is there: try later",
     "hearsay": "only others say that they delivered them: `--trust` names whom you believe",
+    "local": "recorded to stay in the journal: nothing of them is at the remote",
     "of another version": "of kinds or outcomes that this version does not know",
 }
 """Why entries stay, for a person."""
@@ -431,6 +433,7 @@ class Plan:
             f"WHEN {PROBLEM} THEN d.outcome "
             f"WHEN coalesce(NOT {ARRIVED} "
             f"OR e.kind NOT IN ({_kinds()}), 1) THEN 'of another version' "
+            f"WHEN e.kind = '{vocabulary.LOCAL}' THEN 'local' "
             f"WHEN NOT ({self._early}) THEN 'delivered later' "
             "WHEN k.reason IS NOT NULL THEN k.reason "
             f"WHEN NOT {_REMOVABLE} THEN 'of another version' WHEN {_COUNTED} THEN 'counted' "

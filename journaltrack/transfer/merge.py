@@ -38,6 +38,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
@@ -49,6 +50,7 @@ from journaltrack.transfer.apply import Ahead, Applied, Applier
 from journaltrack.transfer.apply_source import Checked, Checker, forged
 from journaltrack.transfer.merge_source import (
     COMPONENT,
+    KIND,
     PLACE,
     RECORDED,
     REST,
@@ -74,9 +76,8 @@ _INSERT_ENTRY: Final = (
     .replace("(writer_id", "(seq, writer_id", 1)
     .replace("VALUES (", "VALUES (?, ", 1)
 )
-_INSERT_REFUSED: Final = (
-    "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) "
-    "VALUES (?, 'quarantined', ?, ?)"
+_INSERT_SETTLED: Final = (
+    "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?)"
 )
 _SETTLEMENT: Final = (
     "SELECT e.component_id, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
@@ -451,7 +452,7 @@ class _Merger:
             for seq, (n, row) in enumerate(page, above + 1)
         ]
         connection.executemany(_INSERT_ENTRY, rows)
-        self._insert_refused(connection, page, above)
+        self._insert_settled(connection, page, above)
         (_, first), (_, last) = page[0], page[-1]
         # Nearly always: one process's entries without a gap.
         if len(writers) == 1 and last[PLACE] - first[PLACE] == len(page) - 1:
@@ -478,24 +479,26 @@ class _Merger:
             applier.here.add_run(writer_id, *run)
         return brought
 
-    def _insert_refused(
+    def _insert_settled(
         self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int
     ) -> None:
-        """Keep entries quarantined that were so when recorded: AWS can never accept them."""
+        """Keep entries settled that were so when recorded: nothing of them can be sent."""
         seqs: dict[int, list[int]] = defaultdict(list)
         for n, row in page:
             seqs[n].append(row[SEQ])
         refused = {
-            (n, seq): reason
+            (n, seq): ("quarantined", reason)
             for n, of in seqs.items()
             for seq, reason in self._sources[n].refused(of[0], of[-1]).items()
         }
-        if refused:
-            found = [
-                (seq, refused.get((n, row[SEQ])), row[RECORDED])
-                for seq, (n, row) in enumerate(page, above + 1)
-            ]
-            connection.executemany(_INSERT_REFUSED, [each for each in found if each[1] is not None])
+        stays = ("superseded", LOCAL_STAYS)
+        found = [
+            (seq, *settled, row[RECORDED])
+            for seq, (n, row) in enumerate(page, above + 1)
+            if (settled := stays if row[KIND] == LOCAL else refused.get((n, row[SEQ])))
+        ]
+        if found:
+            connection.executemany(_INSERT_SETTLED, found)
 
     # -- what nobody attests ----------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 """An entry of a source, by ``chain.COLUMNS``. Its ids are the source's own."""
-SEQ, WRITER, PLACE, COMPONENT, REST, RECORDED, DIGEST = 0, 1, 2, 3, slice(4, 13), 11, 12
+SEQ, WRITER, PLACE, COMPONENT, REST, KIND, RECORDED, DIGEST = 0, 1, 2, 3, slice(4, 13), 5, 11, 12
 _HEADS: Final = "SELECT writer_id, max(writer_seq), digest FROM entry GROUP BY writer_id"
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq"

@@ -390,6 +390,9 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
         if problem is None and entry.kind == vocabulary.NOTE:
             vocabulary.note_of(entry)
             return Settle(entry.component_id, (entry.seq,), "superseded", NOTE_STAYS)
+        if problem is None and entry.kind == vocabulary.LOCAL:
+            # Only in a copy whose records of settlements were lost.
+            return Settle(entry.component_id, (entry.seq,), "superseded", vocabulary.LOCAL_STAYS)
         if problem is None:
             problem = _add(entry, component, state)
         if (

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import limits
 from journaltrack.journal.chain import ChainProblem, removed_in, told
 from journaltrack.journal.queries import ENTRY_COLUMNS, IS_BEFORE, OVERLOOKED, PROBLEM
-from journaltrack.journal.vocabulary import KEYS_MAX, UPLOAD, entry_of, too_many, undeliverable
+from journaltrack.journal.vocabulary import (
+    KEYS_MAX,
+    LOCAL,
+    LOCAL_STAYS,
+    UPLOAD,
+    entry_of,
+    too_many,
+    undeliverable,
+)
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE
 from journaltrack.reports.proof.attested import LISTED_MAX, Evidence, Receipts, attestation_problems
@@ -152,9 +160,10 @@ def _deliveries(database: Database, legacy: tuple[int, int]) -> Iterator[ChainPr
     before: tuple[Any, ...] = ()
     for seq, *alike in database.connection.execute(_OTHERWISE, (legacy[0],)):
         receipt_id, outcome, reason, settled_at_ns, is_attested, is_there = alike
-        at_once = receipt_id is None and outcome == "quarantined" and not is_attested and is_there
-        if at_once and _refused_at_once(database, seq, reason, settled_at_ns):
+        at_once = receipt_id is None and not is_attested and is_there
+        if at_once and _settled_at_once(database, seq, outcome, reason, settled_at_ns):
             continue
+        at_once = at_once and outcome == "quarantined"
         if before == (seq - 1, *alike):
             before = (seq, *alike)
             continue
@@ -173,11 +182,15 @@ def _deliveries(database: Database, legacy: tuple[int, int]) -> Iterator[ChainPr
         yield ChainProblem("delivery", message, seq=seq)
 
 
-def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns: object) -> bool:
-    """Return whether the append itself refused the entry for that reason."""
+def _settled_at_once(
+    database: Database, seq: int, outcome: object, reason: object, settled_at_ns: object
+) -> bool:
+    """Return whether the append itself settled the entry so: it stays here, or AWS refuses it."""
     entry = _entry(database, seq)
     if entry is None or entry.recorded_at_ns != settled_at_ns:
         return False
+    if entry.kind == LOCAL or outcome != "quarantined":
+        return (entry.kind, outcome, reason) == (LOCAL, "superseded", LOCAL_STAYS)
     # An upload is refused with its reference, which was recorded right behind it.
     if entry.kind == UPLOAD:
         reference = _entry(database, seq + 1)

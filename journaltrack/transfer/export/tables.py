@@ -392,7 +392,7 @@ METRICS: Final = Table(
         "e.recorded_at_ns",
         "d.outcome",
     ),
-    f"AND e.kind = '{vocabulary.METRIC}' ",
+    f"AND e.kind IN {vocabulary.POINTS} ",
 )
 ENTRIES: Final = Table(
     "entries",
