@@ -68,7 +68,7 @@ def _repeated(insert: str, count: int) -> str:
 
 def _is_plain(draft: Draft) -> bool:
     """Return whether a draft becomes one row and nothing beside it."""
-    return draft.undeliverable is None and draft.stream != vocabulary.UPLOAD
+    return vocabulary.settled_at_once(draft) is None and draft.stream != vocabulary.UPLOAD
 
 
 class UnmetError(Exception):

@@ -29,6 +29,7 @@ from journaltrack.journal.queries import origins
 from journaltrack.tracking import shapes, validation, writers
 from journaltrack.tracking.validation import Redaction
 from journaltrack.tracking.writers import JournalArtifactUploader, LeftOut, Notice
+from journaltrack.util import process
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -471,6 +472,21 @@ class Drafter:
         if reference.undeliverable is None:
             drafts += self._lineage(direction, key, blob, media_type)
         return Kept({blob.sha256: content}, drafts, notices)
+
+    def output(self, content: bytes) -> Kept:
+        """Keep the end of what was printed, as an output artifact without lineage.
+
+        Raises:
+            JournalWriteError: The journal's disk refuses it.
+        """
+        rank = process.rank()
+        name = "output.log" if rank is None else f"output-rank{rank}.log"
+        kept = self.upload(name, content, "text/plain")
+        ((sha256, _),) = kept.content.items()
+        kept = self._recorded_as(
+            kept.drafts[0], name, content, self._blob_ref(sha256), "text/plain"
+        )
+        return kept._replace(drafts=kept.drafts[:2])
 
     def confirm(self, files: Sequence[Kept]) -> None:
         """Check that the spool has the contents of a recorded call; add missing ones again.

@@ -79,6 +79,7 @@ class Recorder:
         status: Records a status or a time.
         file: Records a file by direction, path, name and media type, without lineage. In S3 its
             key ends in the file's own name.
+        output: Records the end of what was printed, as an artifact.
         save: Delivers what is pending.
         ask: Makes one request of SageMaker, by boto3's name of it; raises if there is no answer.
         client: The caller's client for SageMaker, or None.
@@ -88,6 +89,7 @@ class Recorder:
     references: Callable[[Direction, Mapping[str, Any]], None]
     status: Callable[[vocabulary.Draft], None]
     file: Callable[[Direction, str | os.PathLike[str], str | None, str | None], None]
+    output: Callable[[bytes], None]
     save: Callable[[], None]
     ask: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
     client: Any = None

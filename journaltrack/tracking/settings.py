@@ -34,16 +34,17 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
-from journaltrack.tracking import validation
+from journaltrack.tracking import validation, writers
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.trial_component import TrialComponent
-from journaltrack.util.config import Configuration, current
+from journaltrack.util.config import RUN_VARIABLE, Configuration, current
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.guard import GRACE_S, outcome
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Durability
     from journaltrack.journal.vocabulary import Draft
+    from journaltrack.util.output import Capture
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +315,28 @@ def name_for(
     return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
 
 
+def run_of_launch(*, resume: bool = True) -> str | None:
+    """Return the run that ``journaltrack run`` names for this script; None outside of one.
+
+    Args:
+        resume: Whether the caller continues a run. If not, only its first call in each process gets
+            the name: a script that creates several runs means several.
+
+    Raises:
+        InvalidInputError: Somebody else set the variable, to what can't be a name.
+    """
+    name = os.environ.get(RUN_VARIABLE)
+    if not name or (not resume and _created.get(name) == os.getpid()):
+        return None
+    if not resume:
+        _created[name] = os.getpid()
+    return _lower(validation.entity_name(name, RUN_VARIABLE))
+
+
+_created: dict[str, int] = {}
+"""By run of a launch: the process that created it without ``resume``."""
+
+
 def name_to_load(
     name: str | None, training_job: str | None, processing_job: str | None
 ) -> tuple[str, bool]:
@@ -329,6 +352,9 @@ def name_to_load(
         name = component_of(validation.entity_name(given[kind], f"{kind} job name"), kind)
     if kind is not None:
         return _lower(validation.entity_name(name, "trial component name")), of_job
+    launched = run_of_launch()
+    if launched is not None:
+        return launched, False
     resolved = component_of_this_job()
     if resolved is None:
         raise InvalidInputError(
@@ -468,6 +494,40 @@ def closing_on_error(journal: Journal, owned: bool) -> Iterator[None]:
         if owned:
             journal.close()
         raise
+
+
+def system_seconds(wanted: bool | float | None) -> float:
+    """Return the seconds between two looks at the system; 0 for none.
+
+    Raises:
+        InvalidInputError: It is no possible number of seconds.
+        InvalidTypeError: It is no number.
+    """
+    configured_s = current().system.every_s
+    if wanted is None or wanted is False:
+        return 0.0 if wanted is False else configured_s
+    from journaltrack.tracking import system  # noqa: PLC0415 - few runs want it
+
+    return system.seconds_of(wanted, configured_s)
+
+
+def captured(at_exit: Callable[[], None]) -> Capture | None:
+    """Begin to keep what this process prints; warn and return None if that is not possible.
+
+    Args:
+        at_exit: Called when the interpreter ends.
+    """
+    import atexit  # noqa: PLC0415 - few runs want it
+
+    from journaltrack.util import output  # noqa: PLC0415
+
+    try:
+        capture = output.Capture()
+    except OSError as error:
+        writers.warn_of_creation(f"the output is not kept: {error}")
+        return None
+    atexit.register(at_exit)
+    return capture
 
 
 def attached(journal: Journal, name: object) -> TrialComponent:

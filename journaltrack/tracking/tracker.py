@@ -33,13 +33,16 @@ from journaltrack.tracking.settings import (
     Services,
     Settings,
     attached,
+    captured,
     closing_on_error,
     component_of_this_job,
     final_status,
     name_for,
     name_to_load,
     open_journal,
+    run_of_launch,
     settings_of,
+    system_seconds,
 )
 from journaltrack.tracking.sigterm import SigtermStops
 from journaltrack.tracking.trial_component import TrialComponent
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from journaltrack.journal.sqlite.connection import Durability
+    from journaltrack.tracking.system import SystemMetrics
+    from journaltrack.util.output import Capture
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +122,8 @@ class Tracker(RunLog):
             lineage_artifact_tracker,
         )
         self._sigterm = SigtermStops()
+        self._capture: Capture | None = None
+        self._system: SystemMetrics | None = None
         self._owns_journal = False
         self._diffing: provenance.Diffing | None = None
         if trial_component.recorder is None:
@@ -125,6 +132,7 @@ class Tracker(RunLog):
                 self._log_references,
                 lambda status: self._append([status]),
                 lambda *file: self._record_kept([self._drafter.file_of_run(*file)]),
+                lambda content: self._record_kept([self._drafter.output(content)]),
                 self._save,
                 self._delivery.ask,
                 settings.sagemaker_client,
@@ -153,6 +161,8 @@ class Tracker(RunLog):
         close_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
         sigterm: str | None = None,
+        capture_output: bool = False,
+        system_metrics: bool | float | None = None,
     ) -> Tracker:
         """Create a tracker for a new trial component, without network or credentials.
 
@@ -167,8 +177,9 @@ class Tracker(RunLog):
             artifact_prefix: Prefix of the artifacts' keys; None for ``trial-component-artifacts``.
             boto3_session: Session for the delivery on close.
             sagemaker_boto_client: Client for the delivery on close.
-            trial_component_name: The component's name. None for a new, unique one; with ``resume``
-                in a job for the job's own, which is the same when the job starts again.
+            trial_component_name: The component's name; None for a new, unique one. None under
+                ``journaltrack run`` is the run that it began. None with ``resume`` in a job is the
+                job's own, which is the same when the job starts again.
             base_trial_component_name: The beginning of a new, unique name.
             resume: Attach to the component of that name if it exists, in this journal or in
                 SageMaker. For a script that may not be the first of its run.
@@ -193,12 +204,17 @@ class Tracker(RunLog):
                 (``SystemExit`` with code 143), and the run as Stopped. That works only in the
                 process and the main thread that entered the block. ``"default"`` does not handle
                 SIGTERM.
+            capture_output: Keep what this process and its children print, until ``close``, which
+                records the last megabyte as the artifact ``output.log``.
+            system_metrics: Record how busy machine, processes and GPUs are: every so many seconds,
+                with True every 10. Needs ``journaltrack[system]``. None: as configured.
 
         Raises:
             InvalidInputError: A name, tag or option has an impossible value. Or, without
                 ``resume``, the journal has a component of that name.
             JournalError: The journal can't be opened.
         """
+        watching = (capture_output, system_seconds(system_metrics))
         settings = settings_of(
             artifact_bucket,
             artifact_prefix,
@@ -218,6 +234,10 @@ class Tracker(RunLog):
             if name is not None:
                 validation.entity_name(name, what)
         checked_tags = validation.tags(tags)
+        if trial_component_name is None and base_trial_component_name is None:
+            trial_component_name = run_of_launch(resume=resume)
+            # ``journaltrack run`` has begun it.
+            resume = resume or trial_component_name is not None
         name = name_for(
             trial_component_name,
             base_trial_component_name,
@@ -247,7 +267,9 @@ class Tracker(RunLog):
                     f"the journal at {opened.path} has a trial component {name} already",
                     hint="pass resume=True to continue it, or use Tracker.load(name)",
                 )
-            tracker = cls._made(cls.component_type(opened, component_id, name), settings, owned)
+            tracker = cls._made(
+                cls.component_type(opened, component_id, name), settings, owned, watching
+            )
         if mended:
             warn_of_creation(mended)
         return tracker
@@ -272,10 +294,13 @@ class Tracker(RunLog):
         lookup_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
         sigterm: str | None = None,
+        capture_output: bool = False,
+        system_metrics: bool | float | None = None,
     ) -> Tracker:
         """Create a tracker for a trial component that exists.
 
-        Without a name, inside a SageMaker job, this is the component of that job. A name that this
+        Without a name, under ``journaltrack run``, this is the run that it began. Inside a
+        SageMaker job this is the component of that job. A name that this
         journal has needs no network. Any other name is looked up in SageMaker. If AWS does not
         answer in time, the first sync verifies the name.
 
@@ -299,12 +324,15 @@ class Tracker(RunLog):
                 else 3.
             redact: See ``create``.
             sigterm: See ``create``.
+            capture_output: See ``create``.
+            system_metrics: See ``create``.
 
         Raises:
             ComponentNotFoundError: (a ValueError) SageMaker has no such component.
             InvalidInputError: (a ValueError) There is no name and no job, or the name is invalid.
             JournalError: The journal can't be opened.
         """
+        watching = (capture_output, system_seconds(system_metrics))
         settings = settings_of(
             artifact_bucket,
             artifact_prefix,
@@ -322,7 +350,9 @@ class Tracker(RunLog):
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
-                return cls._made(cls.component_type(opened, known.id, known.name), settings, owned)
+                return cls._made(
+                    cls.component_type(opened, known.id, known.name), settings, owned, watching
+                )
             answer = (
                 None
                 if is_job
@@ -331,7 +361,9 @@ class Tracker(RunLog):
             draft = loaded(name, answer, settings, is_job=is_job)
             component_id = opened.component(name)
             opened.append(component_id, [draft])
-            return cls._made(cls.component_type(opened, component_id, name), settings, owned)
+            return cls._made(
+                cls.component_type(opened, component_id, name), settings, owned, watching
+            )
 
     # -- life ------------------------------------------------------------------------------
 
@@ -355,6 +387,7 @@ class Tracker(RunLog):
         """
         if self._closed or self._journal.postpone(self.close):
             return
+        self._end_watching()
         if self._diffing is not None:
             self._diffing.end(_DIFF_WAIT_S)
         self._journal.save()
@@ -429,12 +462,19 @@ class Tracker(RunLog):
     # -- inside ----------------------------------------------------------------------------
 
     @classmethod
-    def _made(cls, trial_component: TrialComponent, settings: Settings, owned: bool) -> Tracker:
+    def _made(
+        cls,
+        trial_component: TrialComponent,
+        settings: Settings,
+        owned: bool,
+        watching: tuple[bool, float],
+    ) -> Tracker:
         tracker = cls(trial_component, None, None, _settings=settings)
         tracker._owns_journal = owned
         tracker._delivery.begin()
         if settings.configuration.git_diff:
             tracker._diffing = provenance.Diffing(tracker._record_diff)
+        tracker._watch(*watching)
         return tracker
 
     def _record_diff(self, diff: bytes) -> None:
@@ -443,6 +483,29 @@ class Tracker(RunLog):
         known = (blob_of(entry) for entry in self.trial_component.entries(vocabulary.UPLOAD))
         if not any(blob.sha256 in kept.content for blob in known):
             self._record_kept([kept])
+
+    def _watch(self, capture_output: bool, every_s: float) -> None:
+        """Begin to record system metrics and to keep the output, if they are wanted."""
+        if every_s:
+            from journaltrack.tracking import system  # noqa: PLC0415 - few runs want it
+
+            deliver = self._settings.configuration.system.deliver
+            self._system = system.SystemMetrics(self.trial_component, every_s, deliver=deliver)
+            told = system.missing()
+            if told:
+                warn_of_creation(told)
+            self._system.start()
+        if capture_output:
+            self._capture = captured(self._end_watching)
+
+    def _end_watching(self) -> None:
+        """Record the end of the output, and end the system metrics."""
+        if self._system is not None:
+            self._system.stop()
+        capture, self._capture = self._capture, None
+        kept = None if capture is None else capture.end()
+        if kept is not None and kept.content:
+            self._record_kept([self._drafter.output(kept.text())])
 
     def _deliver(self) -> None:
         """Release what a closed tracker does not need, and deliver what was logged."""
@@ -465,6 +528,8 @@ class Tracker(RunLog):
         """Record a call after ``close`` like any other: the next ``close`` delivers it."""
         super()._reopen()
         self._delivery.begin()
+        if self._system is not None and self._delivery.is_here():
+            self._system.start()
 
     def _is_job(self) -> bool:
         """Return whether SageMaker made the component for the job we are in.

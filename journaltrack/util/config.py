@@ -1,9 +1,9 @@
 """Read the configuration.
 
 The configuration is one small TOML file. Environment variables override it, the command line
-overrides both. Every key is a field of ``Configuration`` or, in the tables ``[watch]`` and
-``[allow]``, of a class of their own. A field's metadata holds type, bounds and meaning. Reading,
-``journaltrack config`` and the documentation's table use them.
+overrides both. Every key is a field of ``Configuration`` or, in the tables ``[watch]``,
+``[allow]`` and ``[system]``, of a class of their own. A field's metadata holds type, bounds and
+meaning. Reading, ``journaltrack config`` and the documentation's table use them.
 
 The file is the one that ``JOURNALTRACK_CONFIG`` names, else ``config.toml`` in the platform's
 folder for a user's configuration. A key's variable is ``JOURNALTRACK_<KEY>``, or
@@ -42,7 +42,9 @@ _SWITCHES: Final = {"true": True, "on": True, "false": False, "off": False}
 ANCHORS: Final = "journaltrack-anchors"
 """The folder of all journals' anchors in a bucket."""
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
-_OTHER_VARIABLES: Final = (CONFIG_VARIABLE, "JOURNALTRACK_HOME")
+RUN_VARIABLE: Final = "JOURNALTRACK_RUN"
+"""Names the run of a script that ``journaltrack run`` started."""
+_OTHER_VARIABLES: Final = (CONFIG_VARIABLE, RUN_VARIABLE, "JOURNALTRACK_HOME")
 """Variables that stand for no key."""
 _PREFIX: Final = "JOURNALTRACK_"
 _LISTED: Final = "`journaltrack config --json` lists all variables"
@@ -177,6 +179,18 @@ class AllowConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
+class SystemConfiguration:
+    """Hold the table ``[system]``: metrics of machine, processes and GPUs."""
+
+    every_s: float = _number(
+        0.0, "how often to record system metrics; 0: never", zero=True, most=86_400.0
+    )
+    deliver: bool = _switch(
+        "whether to deliver system metrics, which otherwise stay in the journal", default=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """Hold all settings."""
 
@@ -259,6 +273,7 @@ class Configuration:
     )
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
+    system: SystemConfiguration = field(default_factory=SystemConfiguration)
 
     def storage(self) -> Storage:
         """Return the storage options."""
@@ -470,7 +485,11 @@ def as_overrides(configuration: Configuration) -> dict[str, Any]:
 
 # -- inside --
 
-_TABLES: Final[Mapping[str, Any]] = {"watch": WatchConfiguration, "allow": AllowConfiguration}
+_TABLES: Final[Mapping[str, Any]] = {
+    "watch": WatchConfiguration,
+    "allow": AllowConfiguration,
+    "system": SystemConfiguration,
+}
 _FIELDS: Final[Mapping[str, Field[Any]]] = {
     **{each.name: each for each in fields(Configuration) if each.name not in _TABLES},
     **{f"{table}.{each.name}": each for table, made in _TABLES.items() for each in fields(made)},

@@ -20,10 +20,21 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
+_RANKS: Final = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 # Fields of /proc/<pid>/stat after the command, see proc(5).
 _STATE_FIELD, _STARTED_FIELD = 0, 19
 # The process has ended, and its parent has not asked yet how.
 _ENDED: Final = frozenset({"Z", "X"})
+
+
+def rank() -> str | None:
+    """Return this process's rank in its job, None for the first one and outside of a job.
+
+    It is a number, as the launcher says it (torchrun, MPI, Slurm).
+    """
+    told = (os.environ.get(name, "") for name in _RANKS)
+    found = next((each for each in told if each.isascii() and each.isdigit()), "0")
+    return None if int(found) == 0 else str(int(found))
 
 
 def boot() -> str | None:
