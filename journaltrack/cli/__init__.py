@@ -39,6 +39,7 @@ from journaltrack.util.config import unknown_variables
 __all__ = ["ExitCode", "main"]
 
 COMMANDS = {
+    "run": "Run a command as a recorded run.",
     "sync": "Deliver what is pending to SageMaker and S3.",
     "watch": "Deliver what is written into journals, as it is written.",
     "status": "Show what is pending, how old it is, and what went wrong last.",

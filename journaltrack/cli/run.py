@@ -1,0 +1,86 @@
+"""Implement ``journaltrack run``: run a command as a recorded run."""
+
+from __future__ import annotations
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.util.output import TAIL_BYTES, TAIL_BYTES_MAX
+
+EVERY_S = 10.0
+"""The default of ``tracking.system``, which shell completion does not import."""
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="\b\nExamples:\n  journaltrack run -- python train.py --epochs 10\n"
+    "  journaltrack run --name digits-1 --sync off -- ./train.sh",
+)
+@click.argument(
+    "command_line", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED
+)
+@click.option(
+    "-j", "--journal", metavar="JOURNAL", help="Record here instead of the default journal."
+)
+@click.option("--name", metavar="NAME", help="The run's name; an existing run goes on.")
+@click.option("--display-name", metavar="NAME", help="The name that SageMaker shows.")
+@click.option("--experiment", metavar="NAME", help="Experiment that the run belongs to.")
+@click.option("--trial", metavar="NAME", help="Trial that the run belongs to.")
+@click.option(
+    "--sync",
+    type=click.Choice(["close", "background", "off"]),
+    help="When to deliver, also for trackers of the command (JOURNALTRACK_SYNC).",
+)
+@click.option(
+    "--output-bytes",
+    metavar="N",
+    type=common.Whole(0, TAIL_BYTES_MAX),
+    default=TAIL_BYTES,
+    show_default=True,
+    help="How much of the end of the output to record; 0 for none.",
+)
+@click.option(
+    "--system-metrics",
+    metavar="SECONDS",
+    type=common.Number(0),
+    is_flag=False,
+    flag_value=EVERY_S,
+    help="Record how busy machine, processes and GPUs are, every SECONDS (10).",
+)
+@common.verbose_option
+def command(
+    command_line: tuple[str, ...],
+    *,
+    journal: str | None,
+    name: str | None,
+    display_name: str | None,
+    experiment: str | None,
+    trial: str | None,
+    sync: str | None,
+    output_bytes: int,
+    system_metrics: float | None,
+) -> None:
+    """Run COMMAND, and record its start, its end and the end of its output as a run.
+
+    Trackers of COMMAND without a name of their own record into this run. The exit code is that of
+    COMMAND, 128+N if signal N killed it. COMMAND runs also if the journal can't be written.
+    """
+    from journaltrack.app.launch import Launch, Run  # noqa: PLC0415 - shell completion
+
+    run = Run(
+        Launch(
+            command_line,
+            name,
+            journal,
+            display_name,
+            experiment,
+            trial,
+            sync,
+            output_bytes,
+            system_metrics,
+        )
+    )
+    if output.on_terminal(err=True):
+        output.say(f"run {run.name} in {output.clean(run.journal)}", err=True)
+    code = run.execute(lambda message, hint: output.problem("warning", message, hint))
+    click.get_current_context().exit(code)
