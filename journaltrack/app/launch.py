@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from journaltrack import limits
 from journaltrack.errors import JournaltrackError, described
@@ -38,6 +38,9 @@ from journaltrack.util import paths, process
 from journaltrack.util.config import RUN_VARIABLE
 from journaltrack.util.output import DRAIN_S, SIGNALS, TAIL_BYTES, Relay
 
+if TYPE_CHECKING:
+    from journaltrack.importers.tensorboard import Follower
+
 logger = logging.getLogger(__name__)
 
 _BEGIN_S: Final = 1.0
@@ -45,6 +48,8 @@ _BEGIN_S: Final = 1.0
 _KEEP_FIRST_S: Final = 60.0
 _KEEP_MAX_S: Final = 1_800.0
 """Ours: the output is recorded after a minute, two, four and so on, then every half hour."""
+_FOLLOW_S: Final = 10.0
+"""Ours: how often the event files of TensorBoard are looked at."""
 _END_S: Final = 60.0
 """Ours: how much longer than the delivery the recording of the end may take."""
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -69,6 +74,7 @@ class Launch:
         display_name, experiment, trial, sync: See ``Tracker.create``.
         tail_bytes: How much of the end of the output is kept. 0: the command prints as ever.
         system_metrics: See ``Tracker.create``.
+        tensorboard: A folder into which the command writes event files, which are imported.
     """
 
     command: tuple[str, ...]
@@ -80,6 +86,7 @@ class Launch:
     sync: str | None = None
     tail_bytes: int = TAIL_BYTES
     system_metrics: bool | float | None = None
+    tensorboard: str | None = None
 
 
 class Run:
@@ -154,6 +161,14 @@ def _base(command: Sequence[str]) -> str:
     """Return the beginning of a new run's name: that of the script, as names are spelled."""
     words = [word for word in command if word.endswith((".py", ".sh", ".ipynb"))]
     return limits.suggested_name(Path(words[0] if words else command[0]).stem).lower()
+
+
+def _changed_ns(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    # It is gone.
+    except OSError:
+        return 0
 
 
 def _is_open(number: int) -> bool:
@@ -346,6 +361,8 @@ class _Recorder(threading.Thread):
         self._ended: Ended | None = None
         self._tracker: Tracker | None = None
         self._seen = 0
+        self._began_ns = time.time_ns()
+        self._follower: Follower | None = None
 
     def end(self, ended: Ended) -> None:
         """Record the end, and deliver. Returns at once."""
@@ -357,12 +374,18 @@ class _Recorder(threading.Thread):
         self._guarded("the run is not recorded yet", self._begin)
         self.began.set()
         pause_s = _KEEP_FIRST_S
-        while not self._over.wait(pause_s):
-            self._guarded("the output is not recorded yet", self._keep_output)
-            pause_s = min(2 * pause_s, _KEEP_MAX_S)
+        keep_at = time.monotonic() + pause_s
+        often_s = _KEEP_MAX_S if self._run.launch.tensorboard is None else _FOLLOW_S
+        while not self._over.wait(max(0.0, min(often_s, keep_at - time.monotonic()))):
+            if self._follower is not None:
+                self._guarded("event files are not imported yet", self._follower.poll)
+            if time.monotonic() >= keep_at:
+                self._guarded("the output is not recorded yet", self._keep_output)
+                pause_s = min(2 * pause_s, _KEEP_MAX_S)
+                keep_at = time.monotonic() + pause_s
         self._guarded("the end of the run is not recorded", self._finish)
 
-    def _guarded(self, failure: str, work: Callable[[], None]) -> None:
+    def _guarded(self, failure: str, work: Callable[[], object]) -> None:
         try:
             work()
         except JournaltrackError as error:
@@ -388,8 +411,27 @@ class _Recorder(threading.Thread):
             component = tracker.trial_component
             component.journal.append(
                 component.component_id,
-                [vocabulary.status(primary="InProgress", start_ns=time.time_ns())],
+                [vocabulary.status(primary="InProgress", start_ns=self._began_ns)],
             )
+        if launch.tensorboard is not None:
+            self._guarded("event files are not imported", self._follow)
+
+    def _follow(self) -> None:
+        """Begin to import event files, but for those of earlier runs."""
+        from journaltrack.importers.tensorboard import Follower  # noqa: PLC0415 - an extra
+
+        assert self._tracker is not None  # noqa: S101 - it was made
+        assert self._run.launch.tensorboard is not None  # noqa: S101 - it was asked for
+        there = Path(self._run.launch.tensorboard).expanduser().rglob("*tfevents*")
+        component = self._tracker.trial_component
+        self._follower = Follower(
+            self._run.launch.tensorboard,
+            component.journal,
+            component.component_id,
+            self._run.name,
+            # By the clock of their own disk.
+            since_ns=max((_changed_ns(file) + 1 for file in there), default=0),
+        )
 
     def _keep_output(self, wait_s: float = 0.0) -> None:
         """Record the end of the output, if there is more of it."""
@@ -408,6 +450,8 @@ class _Recorder(threading.Thread):
         assert tracker is not None  # noqa: S101 - _begin raises otherwise
         assert ended is not None  # noqa: S101 - see ``end``
         self._guarded("the output is not recorded", lambda: self._keep_output(DRAIN_S))
+        if self._follower is not None:
+            self._guarded("event files are not imported", self._follower.finish)
         if self._run.rank is None or ended.status == "Failed":
             self._record_end(tracker, ended)
         tracker.close()

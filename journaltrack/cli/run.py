@@ -40,6 +40,11 @@ EVERY_S = 10.0
     help="How much of the end of the output to record; 0 for none.",
 )
 @click.option(
+    "--tensorboard",
+    metavar="DIR",
+    help="Import the event files that COMMAND writes into this folder, as they are written.",
+)
+@click.option(
     "--system-metrics",
     metavar="SECONDS",
     type=common.Number(0),
@@ -59,6 +64,7 @@ def command(
     sync: str | None,
     output_bytes: int,
     system_metrics: float | None,
+    tensorboard: str | None,
 ) -> None:
     """Run COMMAND, and record its start, its end and the end of its output as a run.
 
@@ -78,6 +84,7 @@ def command(
             sync,
             output_bytes,
             system_metrics,
+            tensorboard,
         )
     )
     if output.on_terminal(err=True):

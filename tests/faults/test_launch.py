@@ -463,3 +463,56 @@ def test_a_signal_while_it_delivers_ends_the_launch_with_the_command_s_code(fold
     assert process.returncode == 3
     assert b"Traceback" not in told
     assert show(folder, "run").status.message == "exit code 3"
+
+
+BOARD = """
+import sys
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+def write(folder, steps):
+    writer = EventFileWriter(folder)
+    for step in steps:
+        value = Summary.Value(tag="loss", simple_value=float(step))
+        writer.add_event(Event(wall_time=1e9 + step, step=step, summary=Summary(value=[value])))
+    writer.close()
+"""
+"""Writes event files as torch's SummaryWriter does."""
+
+
+def test_event_files_of_tensorboard_are_imported_while_they_are_written(folder, tmp_path):
+    """Scalars of a script that knows no tracker are in the run before it ends, with steps and
+    times, each once; files of an earlier run are not.
+    """
+    pytest.importorskip("tensorboard")
+    board = tmp_path / "board"
+    subprocess.run(
+        [sys.executable, "-c", f"{BOARD}\nwrite({str(board)!r}, range(100, 103))"], check=True
+    )
+    long_ago = time.time() - 3600
+    for file in board.iterdir():
+        os.utime(file, (long_ago, long_ago))
+    program = f"{BOARD}\nwrite(sys.argv[1], range(3))\nprint('wrote', flush=True)\ninput()\n"
+    program += "write(sys.argv[1] + '/test', range(3, 5))"
+    quick = (
+        "import sys; from journaltrack.app import launch; launch._FOLLOW_S = 0.1; "
+        "from journaltrack.cli import main; main(prog_name='journaltrack')"
+    )
+    words = command(
+        folder, sys.executable, "-c", program, board, options=("--tensorboard", str(board))
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", quick, *words[3:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    read_until(process.stdout.fileno(), b"wrote\n")
+    until = time.monotonic() + FOREVER_S
+    while not show(folder, "run").metrics and time.monotonic() < until:
+        pass
+    assert [(each.name, each.points) for each in show(folder, "run").metrics] == [("loss", 3)]
+    process.communicate(b"\n", timeout=FOREVER_S)
+    assert process.returncode == 0
+    found = {each.name: each for each in show(folder, "run").metrics}
+    assert {name: each.points for name, each in found.items()} == {"loss": 3, "test/loss": 2}
+    assert (found["loss"].last_value, found["loss"].last_step) == (2.0, 2)
+    assert found["loss"].last_timestamp_ns == 1_000_000_002 * 10**9
