@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from journaltrack import limits
-from journaltrack.errors import JournaltrackError, described
+from journaltrack.errors import InvalidInputError, JournaltrackError, described
 from journaltrack.journal import vocabulary
 from journaltrack.tracking import validation
 from journaltrack.tracking.settings import name_for, run_of_launch, settings_of, system_seconds
@@ -105,8 +105,7 @@ class Run:
         for name, what in ((launch.experiment, "experiment name"), (launch.trial, "trial name")):
             if name is not None:
                 validation.entity_name(name, what)
-        named = launch.name or run_of_launch()
-        self.name = name_for(named, None if named else _base(launch.command), resume=False)
+        self.name = _name(launch)
         self.journal = paths.journal_folder(launch.journal).absolute()
         self.rank = process.rank()
         self.system_s = system_seconds(launch.system_metrics)
@@ -157,10 +156,20 @@ class Run:
             return None
 
 
-def _base(command: Sequence[str]) -> str:
-    """Return the beginning of a new run's name: that of the script, as names are spelled."""
-    words = [word for word in command if word.endswith((".py", ".sh", ".ipynb"))]
-    return limits.suggested_name(Path(words[0] if words else command[0]).stem).lower()
+def _name(launch: Launch) -> str:
+    """Return the run's name: the given one, that of a launch around this one, or a new one.
+
+    A new one begins with the script's name. Where the job itself has a name for its run, a job that
+    is started again goes on with it.
+    """
+    named = launch.name or run_of_launch()
+    if named is not None:
+        return name_for(named, None, resume=False)
+    with contextlib.suppress(InvalidInputError):
+        return name_for(None, None, resume=True)
+    words = [word for word in launch.command if word.endswith((".py", ".sh", ".ipynb"))]
+    script = Path(words[0] if words else launch.command[0]).stem
+    return name_for(None, limits.suggested_name(script).lower(), resume=False)
 
 
 def _changed_ns(file: Path) -> int:
