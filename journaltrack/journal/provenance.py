@@ -298,8 +298,12 @@ def _program() -> str:
 
 
 def _folder(program: str) -> Path:
+    """Return a folder of the work tree that holds the code."""
     try:
-        return Path(program).parent if os.path.exists(program) else Path.cwd()  # noqa: PTH110
+        folder = Path(program).parent
+        # A command of the environment, such as torchrun, says nothing about the code that it runs.
+        is_command = folder.resolve() == Path(sys.executable).parent.resolve()
+        return folder if os.path.exists(program) and not is_command else Path.cwd()  # noqa: PTH110
     except OSError:
         # The working folder was removed.
         return Path()

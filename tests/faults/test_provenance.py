@@ -402,3 +402,23 @@ def test_the_page_has_facts_packages_and_the_diff(tree, tmp_path):
         assert views.run(model, run.key)["diffs"][0]["here"] is False
     text = call("report", "run", "-j", tmp_path / "journal", "--format", "md")
     assert f"SHA-256 {file['sha256']}: its content is not in the journal" in text
+
+
+def test_a_command_of_the_environment_ran_the_code_of_its_folder(tree, tmp_path):
+    """Of `journaltrack run`, torchrun or a notebook's kernel, the commit is that of the work tree
+    it was started in, not of the one that happens to hold the environment.
+    """
+    journal = tmp_path / "launched"
+    command = [Path(sys.executable).parent / "journaltrack", "run", "--sync", "off", "-j", journal]
+    done = subprocess.run(
+        [*command, "--name", "run", "--", "true"],
+        cwd=tree,
+        env={**os.environ, "JOURNALTRACK_GIT_DIFF": "off"},
+        capture_output=True,
+        timeout=FOREVER_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with closing(sqlite3.connect(f"file:{journal / 'journal.db'}?mode=ro", uri=True)) as database:
+        commits = {commit for (commit,) in database.execute("SELECT git_commit FROM writer")}
+    assert commits == {git(tree, "rev-parse", "HEAD").decode().strip()}
