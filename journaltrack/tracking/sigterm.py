@@ -43,6 +43,9 @@ class SigtermStops:
     """Handle SIGTERM for one ``with`` block.
 
     Call ``install`` at its start, and use ``at_the_end`` around its end.
+
+    Attributes:
+        is_raised: Whether SIGTERM came inside of the block, as an exception.
     """
 
     def __init__(self) -> None:
@@ -52,6 +55,7 @@ class SigtermStops:
         self._installed = False
         self._ending = False
         self._came_at_the_end = False
+        self.is_raised = False
 
     def install(self) -> None:
         """Handle SIGTERM from now on.
@@ -68,6 +72,7 @@ class SigtermStops:
         if self._installed:
             return
         self._pid, self._ending, self._came_at_the_end = os.getpid(), False, False
+        self.is_raised = False
         former = signal.getsignal(signal.SIGTERM)
         # None is a handler in C, which Python can't call.
         self._former = signal.SIG_DFL if former is None else former
@@ -135,6 +140,7 @@ class SigtermStops:
             # In a fork's hook the exception would be dropped, and the hook would end half-way.
             _thread.start_new_thread(self._send_again, ())
         else:
+            self.is_raised = True
             raise TerminatedError
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

@@ -401,6 +401,11 @@ class Tracker(RunLog):
                 self._closed = True
                 self._deliver()
 
+    @property
+    def is_terminated(self) -> bool:
+        """Return whether SIGTERM interrupted the ``with`` block; see ``sigterm`` of ``create``."""
+        return self._sigterm.is_raised
+
     def __enter__(self) -> Tracker:  # noqa: PYI034 - the original's signature
         if not self._is_job():
             start_ns = None if self.trial_component.start_time is not None else time.time_ns()

@@ -1,0 +1,412 @@
+"""Record the run of a training framework: what every logger of this package shares.
+
+A framework makes its logger before the job's processes know their ranks, copies it to them, asks
+for its name, ends it and uses it again. ``FrameworkRun`` stands that: its tracker is made when the
+first value comes, and opens again after each end. Must not know any framework.
+
+Invariants: a value, name or step that can't be recorded is left out with one warning, and does not
+end training (unless the tracker is strict). Nothing here waits for the network but ``end``, within
+the tracker's deadline.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import inspect
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from journaltrack import limits
+from journaltrack.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    JournalFullError,
+    JournaltrackError,
+)
+from journaltrack.tracking import validation, writers
+from journaltrack.tracking.settings import name_for
+from journaltrack.tracking.sigterm import TerminatedError
+from journaltrack.tracking.tracker import Tracker
+from journaltrack.tracking.trial_component import TrialComponentStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from journaltrack.tracking.validation import Parameters
+
+logger = logging.getLogger(__name__)
+
+Checkpoints: TypeAlias = Literal["last", "best", "all"] | bool | None
+"""Which checkpoints to record; True means "last", None and False mean none."""
+CHECKPOINT_FILES_MAX: Final = 40
+"""Files that the checkpoints of one logger may have: SageMaker takes 60 outputs of a run."""
+_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "LOCAL_RANK", "NODE_RANK")
+
+
+def is_rank_zero() -> bool:
+    """Return whether this process is the one of its job that records.
+
+    torch's process group says so, if there is one. Otherwise the launcher's variables do: RANK of
+    torchrun alone, else those of Open MPI and of Lightning's launcher. ``SLURM_PROCID`` does not
+    count: tasks of one Slurm step may be runs of their own. Does not import torch.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    # A build without it, or one that is being imported.
+    with contextlib.suppress(Exception):
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return bool(distributed.get_rank() == 0)
+    rank = os.environ.get("RANK")
+    if rank:
+        return rank == "0"
+    return all(os.environ.get(name, "0") in {"", "0"} for name in _RANKS)
+
+
+def checkpoints_kept(wanted: object) -> str:
+    """Check ``log_checkpoints=``: "last", "best", "all", or "" for none.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    known = {None: "", False: "", True: "last"}
+    found = known.get(wanted, wanted) if isinstance(wanted, (bool, type(None))) else wanted
+    if found not in ("", "last", "best", "all"):
+        raise InvalidInputError(
+            f"log_checkpoints={wanted!r} is not known; nothing was recorded",
+            hint='"last", "best", "all", or False for none',
+        )
+    return str(found)
+
+
+class UnendedError(Exception):
+    """Training began, and the process exits without an end of it."""
+
+
+class FrameworkRun:
+    """The run that one logger records.
+
+    The caller of ``tracker=`` owns that tracker: its status and its end are the caller's affair.
+
+    Args:
+        tracker: Record with this tracker; None to make one.
+        options: Arguments of ``Tracker.create``, for the one to make.
+        epoch: The metric that tells the epoch. It is recorded once per change, because frameworks
+            add it to every step.
+
+    Attributes:
+        name: Of the run, known before it is made.
+        is_training: Whether the framework is inside of a training that it will end.
+
+    Raises:
+        InvalidInputError: Both were given, or a name has an impossible value.
+        InvalidTypeError: ``Tracker.create`` has no such argument.
+    """
+
+    def __init__(
+        self, tracker: Tracker | None, options: Mapping[str, Any], *, epoch: str = "epoch"
+    ) -> None:
+        if tracker is not None and options:
+            raise InvalidInputError(
+                f"tracker= and {', '.join(options)} were given: a tracker has its own",
+                hint="give a tracker, or arguments of Tracker.create",
+            )
+        self._is_ours = tracker is None
+        self._tracker = tracker
+        self._options = dict(options)
+        if tracker is None:
+            self.name = self._choose_name()
+        else:
+            self.name = tracker.trial_component.trial_component_name
+        self._epoch = epoch
+        self._last_epoch: object = None
+        self.is_training = False
+        self._checkpoints: set[str] = set()
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Begin in this process: the constructor's, or one that a copy came to."""
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._in_progress = False
+        self._told: set[str] = set()
+
+    def _choose_name(self) -> str:
+        """Choose the run's name now, so that each copy of this records the same run."""
+        try:
+            inspect.signature(Tracker.create).bind(**self._options)
+        except TypeError as error:
+            raise InvalidTypeError(
+                f"Tracker.create takes no such arguments: {error}; nothing was recorded",
+                hint="docs/integrations.md has the arguments of each logger",
+            ) from error
+        given = self._options.get("trial_component_name")
+        resume = bool(self._options.get("resume"))
+        base = self._options.pop("base_trial_component_name", None)
+        name = name_for(given, base, resume=resume, display_name=self._options.get("display_name"))
+        # A name of our own is nobody else's: whichever copy comes first makes the run.
+        self._options.update(trial_component_name=name, resume=resume or given is None)
+        return name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy to another process, where the run is one that may exist."""
+        state = {**vars(self), "_options": {**self._options, "resume": True}}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set_up()
+
+    # -- recording -------------------------------------------------------------------------
+
+    @property
+    def tracker(self) -> Tracker:
+        """Return the tracker, with its run in progress. The first use makes it."""
+        if self._in_progress and self._tracker is not None:
+            return self._tracker
+        return self._begin()
+
+    @property
+    def is_made(self) -> bool:
+        """Return whether there is a tracker."""
+        return self._tracker is not None
+
+    def _begin(self) -> Tracker:
+        with self._lock:
+            if self._tracker is None:
+                is_copy = os.getpid() != self._pid
+                self._tracker = Tracker.create(
+                    **(self._options | {"resume": True} if is_copy else self._options)
+                )
+            if not self._in_progress:
+                if self._is_ours:
+                    self._began_in = os.getpid()
+                    self._tracker.__enter__()
+                    _in_progress.append(self)
+                self._in_progress = True
+            return self._tracker
+
+    def log_metrics(
+        self, values: Mapping[str, Any], step: object = None, timestamp: object = None
+    ) -> None:
+        """Record the points of one step.
+
+        Args:
+            values: Numbers by name; see ``Tracker.log_metrics``.
+            step: The framework's step: an integer, also as a float or a tensor. None, or one that
+                SageMaker can't take: the points have no step.
+            timestamp: As of ``Tracker.log_metric``; None, or an impossible one: now.
+        """
+        tracker = self.tracker
+        epoch = self._epoch
+        if epoch in values:
+            if values[epoch] == self._last_epoch:
+                values = {name: value for name, value in values.items() if name != epoch}
+            else:
+                self._last_epoch = values[epoch]
+        left_out: dict[str, Exception] = {}
+        if step is not None and not (type(step) is int and 0 <= step <= limits.STEP_MAX):
+            step = _step(step, left_out)
+        if timestamp is not None:
+            timestamp = _moment(timestamp, left_out)
+        if values:
+            record: Any = tracker.log_metrics
+            self._each(
+                lambda some: record(some, timestamp=timestamp, step=step), values.items(), left_out
+            )
+
+    def log_parameters(self, parameters: Parameters) -> None:
+        """Record parameters, nested ones too. Those that did not change are not recorded again."""
+        pairs = validation.pairs(parameters, "parameters")
+        if pairs:
+            self._each(self.tracker.log_parameters, pairs, {})
+
+    def _each(
+        self,
+        record: Callable[[dict[Any, Any]], None],
+        pairs: Iterable[tuple[Any, Any]],
+        left_out: dict[str, Exception],
+    ) -> None:
+        """Record all pairs in one transaction. If one is refused, record the others.
+
+        Args:
+            record: Records some of them.
+            pairs: Values by name.
+            left_out: What else to warn of, by its words. The warnings come last: they may be
+                errors.
+        """
+        known = dict(pairs)
+        try:
+            record(known)
+        except (InvalidInputError, InvalidTypeError) as error:
+            if self._is_strict():
+                raise
+            if len(known) == 1:
+                left_out[limits.shown(str(next(iter(known))))] = error
+            else:
+                for name, value in known.items():
+                    try:
+                        record({name: value})
+                    except (InvalidInputError, InvalidTypeError) as refused:  # noqa: PERF203
+                        left_out[limits.shown(str(name))] = refused
+        for what, why in left_out.items():
+            self.leave_out(what, why)
+
+    def leave_out(self, what: str, why: Exception | str) -> None:
+        """Warn, once for each of them, of something that is not recorded."""
+        if what not in self._told:
+            self._told.add(what)
+            text = why.message if isinstance(why, JournaltrackError) else str(why)
+            writers.warn(f"{what} is not recorded: {text}")
+
+    def log_checkpoint(self, path: str | os.PathLike[str], name: str) -> None:
+        """Record a checkpoint, a file or a folder, with its bytes as they are now.
+
+        A file that is gone, or does not fit into the spool, is left out with a warning.
+
+        Args:
+            path: The file or folder.
+            name: The artifact's name; a folder's files have theirs below it.
+        """
+        root = os.fspath(path)
+        if os.path.isdir(root):  # noqa: PTH112 - never raises
+            files = [(file, f"{name}/{below}") for file, below in writers.below(root).found]
+        else:
+            files = [(root, name)]
+        for file, key in files:
+            known = key[-limits.ARTIFACT_KEY_CHARS_MAX :]
+            if known not in self._checkpoints and len(self._checkpoints) >= CHECKPOINT_FILES_MAX:
+                self.leave_out(
+                    "a checkpoint",
+                    f"{CHECKPOINT_FILES_MAX} files of checkpoints are recorded already",
+                )
+                return
+            try:
+                self.tracker.log_artifact(file, name=known)
+            except (InvalidInputError, JournalFullError) as error:
+                if self._is_strict():
+                    raise
+                self.leave_out(f"the checkpoint {limits.shown(known)}", error)
+            else:
+                self._checkpoints.add(known)
+
+    def _is_strict(self) -> bool:
+        return self.tracker._settings.strict  # noqa: SLF001 - the package's own
+
+    # -- ends ------------------------------------------------------------------------------
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Record how training ended, and deliver. What comes later continues the run.
+
+        Args:
+            error: What ended training, see ``Tracker``; None: the run is Completed.
+        """
+        self.is_training = False
+        with self._lock:
+            tracker, was_in_progress = self._tracker, self._in_progress
+            self._leave()
+        if tracker is None or not self._is_ours or (error is None and not was_in_progress):
+            return
+        kind = None if error is None else type(error)
+        tracker.__exit__(kind, error, None if error is None else error.__traceback__)
+
+    def hand_over(self, message: str) -> None:
+        """Record that the run stops here for another process to continue it. Deliver nothing."""
+        with self._lock:
+            tracker = self._tracker
+            self._leave()
+        if tracker is not None and self._is_ours:
+            tracker.trial_component.status = TrialComponentStatus("Stopped", message)
+            tracker.flush()
+
+    def _leave(self) -> None:
+        self._in_progress = False
+        with contextlib.suppress(ValueError):
+            _in_progress.remove(self)
+
+    def end_at_exit(self) -> None:
+        """End a run that nobody ended, as the interpreter exits.
+
+        An exception that ends the program is known by then. Otherwise a training that began, and
+        was not ended, failed: frameworks call nothing when it raises.
+        """
+        if self._began_in != os.getpid():
+            return
+        # In an interactive session it may be of anything.
+        error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+        if self._tracker is not None and self._tracker.is_terminated:
+            error = TerminatedError()
+        elif error is None and self.is_training:
+            error = UnendedError("the process exited before training ended")
+        self.end(error)
+
+
+def _step(step: object, left_out: dict[str, Exception]) -> int | None:
+    """Return a framework's step as a journal takes it; note why it is left out."""
+    found = validation.scalar(step)
+    try:
+        # TensorBoard cuts a fraction, too.
+        return validation.step(int(found) if isinstance(found, float) else found)
+    except (JournaltrackError, ValueError, OverflowError) as error:
+        left_out["the step of points"] = error
+        return None
+
+
+def _moment(timestamp: object, left_out: dict[str, Exception]) -> object:
+    """Return a time that a journal takes, or None; note why it is left out."""
+    try:
+        validation.timestamp_ns(timestamp)
+    except JournaltrackError as error:
+        left_out["the time of points"] = error
+        return None
+    return timestamp
+
+
+_in_progress: list[FrameworkRun] = []
+
+
+@atexit.register
+def _end_all() -> None:
+    for run in [*_in_progress]:
+        try:
+            run.end_at_exit()
+        except Exception:  # noqa: PERF203 - a few runs, once
+            logger.exception("the end of %s could not be recorded", run.name)
+
+
+class Logs:
+    """A logger or callback of one run, which a ``with`` block may end.
+
+    The block tells how training ended where the framework tells nothing of an exception: the run
+    becomes Failed with its message. A run that ended well is not ended again.
+    """
+
+    _run: FrameworkRun
+
+    @property
+    def tracker(self) -> Tracker:
+        """Return the run's tracker, to record more with; rank zero alone should."""
+        return self._run.tracker
+
+    @property
+    def run_name(self) -> str:
+        """Return the run's name: that of its trial component."""
+        return self._run.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._run.end(error)

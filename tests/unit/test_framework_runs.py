@@ -1,0 +1,380 @@
+"""What all loggers of frameworks share: a run that is made late, copied, ended and continued."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from pathlib import Path
+
+import pytest
+
+from journaltrack import JournaltrackWarning, Tracker
+from journaltrack.errors import InvalidInputError, InvalidTypeError, UndeliverableError
+from journaltrack.integrations import base
+from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, is_rank_zero
+from journaltrack.testing import OfflineJournal
+
+OPTIONS = {"trial_component_name": "run", "sync": "off"}
+
+
+class Callback(Logs):
+    """A callback of no framework."""
+
+    def __init__(self, **options):
+        self._run = FrameworkRun(None, options)
+
+
+@pytest.fixture
+def offline(tmp_path):
+    return OfflineJournal(tmp_path / "journal")
+
+
+@pytest.fixture
+def run(offline):
+    """A run that is not made yet, and is ended at the end."""
+    made = FrameworkRun(None, {**OPTIONS, "journal": offline.path})
+    yield made
+    made.end()
+
+
+def points(offline, name, run="run"):
+    return [(each.step, each.value) for each in offline.run(run).metrics.get(name, ())]
+
+
+def program(tmp_path, body, **environment):
+    """Run a program that logs to ``journal`` as the run "run"; its exit code."""
+    head = (
+        "import os, signal, sys\nfrom journaltrack.integrations.base import FrameworkRun\nrun = "
+        "FrameworkRun(None, dict(trial_component_name='run', sync='off', "
+        "journal='journal'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", head + body],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode
+
+
+def test_nothing_is_made_before_the_first_value(run, offline):
+    """A logger that records nothing leaves no journal, and its run has a name all the same."""
+    assert run.name == "run"
+    assert not run.is_made
+    run.end()
+    assert not offline.path.exists()
+
+
+def test_a_run_without_a_name_keeps_the_one_it_got(offline):
+    """The unique name is chosen with the logger, and each copy of it records the same run."""
+    first = FrameworkRun(None, {"journal": offline.path, "sync": "off"})
+    copy = pickle.loads(pickle.dumps(first))
+    assert copy.name == first.name
+    copy.log_metrics({"loss": 1.0}, 0)
+    copy.end()
+    first.log_metrics({"loss": 0.5}, 1)
+    first.end()
+    assert offline.runs() == [first.name]
+    assert points(offline, "loss", first.name) == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_copy_of_a_named_run_continues_it(run, offline):
+    """Of a run that may not exist yet, a copy in another process takes the one that is there."""
+    copy = pickle.loads(pickle.dumps(run))
+    run.log_metrics({"loss": 1.0}, 0)
+    copy.log_metrics({"loss": 0.5}, 1)
+    copy.end()
+    assert points(offline, "loss") == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_name_that_the_journal_has_is_refused(run, offline):
+    """A run that was not resumed does not write into another one."""
+    run.log_metrics({"loss": 1.0})
+    with pytest.raises(InvalidInputError, match="already"):
+        FrameworkRun(None, {**OPTIONS, "journal": offline.path}).log_metrics({"loss": 1.0})
+
+
+def test_an_end_can_be_followed_by_more(run, offline):
+    """What comes after the end is recorded, and the status is InProgress until the next end."""
+    run.log_metrics({"loss": 1.0}, 0)
+    assert offline.run().status == "InProgress"
+    run.end()
+    run.end()
+    assert offline.run().status == "Completed"
+    run.log_metrics({"test": 1.0}, 1)
+    assert offline.run().status == "InProgress"
+    run.end(ValueError("boom"))
+    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
+    assert points(offline, "test") == [(1, 1.0)]
+
+
+def test_an_exception_after_a_good_end_makes_the_run_failed(offline):
+    """A ``with`` block around training tells what the framework does not."""
+    callback = Callback(**OPTIONS, journal=offline.path)
+    callback.tracker.log_metric("loss", 1.0)
+    callback._run.end()
+    with pytest.raises(RuntimeError), callback:
+        raise RuntimeError("afterwards")
+    assert (offline.run().status, offline.run().message) == ("Failed", "afterwards")
+
+
+def test_a_tracker_that_was_given_is_not_ended(offline):
+    """Its status and its end are the caller's."""
+    with Tracker.create(trial_component_name="run", journal=offline.path, sync="off") as tracker:
+        run = FrameworkRun(tracker, {})
+        run.log_metrics({"loss": 1.0}, 0)
+        run.end()
+        assert not tracker.closed
+        assert offline.run().status == "InProgress"
+        run.end(ValueError("boom"))
+        run.hand_over("requeued")
+        assert offline.run().status == "InProgress"
+        run.log_metrics({"loss": 0.5}, 1)
+    assert offline.run().status == "Completed"
+    assert points(offline, "loss") == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_tracker_and_arguments_of_one_are_refused(offline):
+    """Neither would have its effect."""
+    with (
+        Tracker.create(journal=offline.path, sync="off") as tracker,
+        pytest.raises(InvalidInputError, match="sync"),
+    ):
+        FrameworkRun(tracker, {"sync": "off"})
+
+
+def test_a_misspelled_argument_is_refused_at_once():
+    """It does not wait for the first value, which may come after an hour."""
+    with pytest.raises(InvalidTypeError, match="trail_name"):
+        FrameworkRun(None, {"trail_name": "x"})
+
+
+def test_epoch_is_recorded_once_per_change(run, offline):
+    """Of an epoch that comes with each step, only changes are points."""
+    for step in range(6):
+        run.log_metrics({"epoch": step // 3, "loss": float(step)}, step)
+    run.log_metrics({"epoch": 1}, 6)
+    assert points(offline, "epoch") == [(0, 0), (3, 1)]
+    assert len(points(offline, "loss")) == 6
+
+
+class Unreadable:
+    """Has no text, and raises in every other way, too."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def test_one_value_that_can_not_be_recorded_costs_no_other(run, offline):
+    """Each is left out with one warning, however often it comes; the others are points."""
+    values = {"text": "x", "": 1.0, "a\nb": 2.0, "x" * 300: 3.0, 7: 1.0, "none": None, "loss": 0.5}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run.log_metrics(values, 0)
+        run.log_metrics(values, 1)
+    assert points(offline, "loss") == [(0, 0.5), (1, 0.5)]
+    assert {each.category for each in told} == {JournaltrackWarning}
+    texts = [str(each.message) for each in told]
+    assert len(texts) == len(set(texts))
+    for name in ("'text'", "''", r"'a\nb'", "xxx", "none"):
+        assert any(name in text for text in texts), name
+
+
+def test_parameters_of_any_object_do_not_end_training(run, offline):
+    """What has no text or no name is left out, the others are recorded."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run.log_parameters({"object": Unreadable(), "lr": 0.1, "": 1, "f": float("nan")})
+    found = offline.run().parameters
+    assert found["lr"] == 0.1
+    assert "object" not in found
+    assert len(told) >= 2
+
+
+def test_a_strict_tracker_refuses(offline):
+    """With ``strict`` the caller has asked for errors."""
+    run = FrameworkRun(None, {**OPTIONS, "journal": offline.path, "strict": True})
+    with pytest.raises(InvalidTypeError):
+        run.log_metrics({"a": "x"})
+    with pytest.raises(UndeliverableError):
+        run.log_metrics({"a": float("nan")})
+    run.end()
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"), [(3, 3), (3.0, 3), (3.7, 3), (None, None), ("3", None), (-1, None)]
+)
+def test_steps_of_frameworks_become_steps(run, offline, given, recorded):
+    """Floats are cut, as TensorBoard does it; of a step that is none the point has no step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JournaltrackWarning)
+        run.log_metrics({"loss": 1.0}, given)
+    assert points(offline, "loss") == [(recorded, 1.0)]
+
+
+@pytest.mark.parametrize("step", [float("nan"), float("inf"), 2**31, 10**30, object(), True])
+def test_impossible_steps_and_times_cost_no_point(run, offline, step):
+    """The point is recorded without a step, at the time of the call, with one warning each."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run.log_metrics({"loss": 1.0}, step, timestamp=-5)
+        run.log_metrics({"loss": 1.0}, step, timestamp=-5)
+    assert points(offline, "loss") == [(None, 1.0)] * 2
+    assert [str(each.message)[:8] for each in told] == ["the step", "the time"]
+
+
+def test_a_warning_that_is_an_error_costs_nothing(run, offline):
+    """With ``-W error`` everything that can be recorded is recorded before the warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(JournaltrackWarning):
+            run.log_metrics({"text": "x", "loss": 1.0, "acc": 0.5}, -3, timestamp=-5)
+    assert points(offline, "loss") == [(None, 1.0)]
+    assert points(offline, "acc") == [(None, 0.5)]
+
+
+def test_checkpoints_are_bounded_and_none_ends_training(run, offline, tmp_path, monkeypatch):
+    """Files and folders are artifacts, up to a number of names; one that is gone is left out."""
+    monkeypatch.setattr(base, "CHECKPOINT_FILES_MAX", 3)
+    folder = tmp_path / "checkpoint-1"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.bin").write_bytes(b"a")
+    (folder / "sub" / "b.bin").write_bytes(b"b")
+    with pytest.warns(JournaltrackWarning, match="gone"):
+        run.log_checkpoint(tmp_path / "gone.ckpt", "checkpoints/gone.ckpt")
+    run.log_checkpoint(folder, "checkpoints/last")
+    run.log_checkpoint(folder / "a.bin", "checkpoints/" + "x" * 200)
+    (folder / "a.bin").write_bytes(b"a again")
+    run.log_checkpoint(folder, "checkpoints/last")
+    with pytest.warns(JournaltrackWarning, match="3 files"):
+        run.log_checkpoint(folder / "a.bin", "checkpoints/another")
+    outputs = offline.run().outputs
+    assert {"checkpoints/last/a.bin", "checkpoints/last/sub/b.bin"} < set(outputs)
+    assert len(outputs) == 3
+    assert Path(outputs["checkpoints/last/a.bin"].value).read_bytes() == b"a again"
+
+
+def test_which_checkpoints_is_checked():
+    """A misspelled choice is refused when the logger is made."""
+    assert [checkpoints_kept(each) for each in (None, False, True, "all")] == [
+        "",
+        "",
+        "last",
+        "all",
+    ]
+    for wrong in ("bets", 2, ["last"]):
+        with pytest.raises(InvalidInputError, match="log_checkpoints"):
+            checkpoints_kept(wrong)
+
+
+def test_a_requeued_run_is_stopped_and_continued(run, offline):
+    """A run that another process will continue is Stopped, and nothing waits for a delivery."""
+    run.log_metrics({"loss": 1.0}, 0)
+    run.hand_over("requeued")
+    assert (offline.run().status, offline.run().message) == ("Stopped", "requeued")
+    run.log_metrics({"loss": 0.5}, 1)
+    assert offline.run().status == "InProgress"
+
+
+def test_threads_make_one_run(run, offline):
+    """Of many threads that log first, one makes the tracker."""
+    barrier = threading.Barrier(8)
+
+    def log(number):
+        barrier.wait()
+        run.log_metrics({"loss": float(number)}, number)
+
+    threads = [threading.Thread(target=log, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(points(offline, "loss")) == [(step, float(step)) for step in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "status", "message"),
+    [
+        ("run.log_metrics({'a': 1.0})", 0, "Completed", None),
+        ("run.log_metrics({'a': 1.0}); raise ValueError('boom')", 1, "Failed", "boom"),
+        ("run.log_metrics({'a': 1.0}); raise KeyboardInterrupt", -signal.SIGINT, "Stopped", ""),
+        (
+            "run.log_metrics({'a': 1.0}); run.is_training = True",
+            0,
+            "Failed",
+            "the process exited before training ended",
+        ),
+        (
+            "run.log_metrics({'a': 1.0}); run.is_training = True; sys.exit(3)",
+            3,
+            "Failed",
+            "the process exited before training ended",
+        ),
+        ("run.log_metrics({'a': 1.0}); run.end(); run.tracker", 0, "Completed", None),
+        ("run.log_metrics({'a': 1.0}); run.end(ValueError('x'))", 0, "Failed", "x"),
+        (
+            "run.log_metrics({'a': 1.0})\nif os.fork() == 0: sys.exit(1)\nos.wait(); run.end()",
+            0,
+            "Completed",
+            None,
+        ),
+    ],
+    ids=["end", "exception", "Ctrl-C", "unended", "sys.exit", "ended", "failed", "fork"],
+)
+def test_a_run_that_nobody_ended_ends_with_the_process(
+    offline, tmp_path, body, code, status, message
+):
+    """Its status says how the program ended, where that can be known."""
+    assert program(tmp_path, body) == code
+    found = offline.run()
+    assert found.status == status
+    assert found.message == message or (message == "" and found.message)
+
+
+def test_sigterm_with_stop_makes_the_run_stopped(offline, tmp_path):
+    """The exception of ``sigterm="stop"`` is no failure, though no framework tells of it."""
+    body = (
+        "run.log_metrics({'a': 1.0}); run.is_training = True; os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    assert program(tmp_path, body, JOURNALTRACK_SIGTERM="stop") == 128 + signal.SIGTERM
+    assert offline.run().status == "Stopped"
+
+
+def test_only_rank_zero_of_a_job_records(monkeypatch):
+    """torch's group decides; without one, the variables of the launcher."""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "torch.distributed", raising=False)
+
+    def decided(**environment):
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            return is_rank_zero()
+
+    assert decided()
+    assert decided(RANK="0", LOCAL_RANK="1")
+    assert not decided(RANK="1", LOCAL_RANK="0")
+    assert not decided(LOCAL_RANK="1")
+    assert not decided(LOCAL_RANK="0", NODE_RANK="1")
+    assert not decided(OMPI_COMM_WORLD_RANK="3")
+    assert decided(SLURM_PROCID="5")
+    assert decided(RANK="")
+    group = types.SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: True, get_rank=lambda: 2
+    )
+    monkeypatch.setitem(sys.modules, "torch.distributed", group)
+    assert not decided(RANK="0")
+    group.is_initialized = lambda: False
+    assert decided(RANK="0")
