@@ -173,6 +173,10 @@ class FrameworkRun:
             return self._tracker
         return self._begin()
 
+    def suggest(self, **options: object) -> None:
+        """Suggest arguments of ``Tracker.create`` that nobody gave, for a run not made yet."""
+        self._options = {**options, **self._options}
+
     @property
     def is_made(self) -> bool:
         """Return whether there is a tracker."""
