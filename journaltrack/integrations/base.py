@@ -28,14 +28,14 @@ from journaltrack.errors import (
     JournalFullError,
     JournaltrackError,
 )
-from journaltrack.tracking import validation, writers
+from journaltrack.tracking import shapes, validation, writers
 from journaltrack.tracking.settings import name_for
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.trial_component import TrialComponentStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -221,45 +221,52 @@ class FrameworkRun:
         if timestamp is not None:
             timestamp = _moment(timestamp, left_out)
         if values:
-            record: Any = tracker.log_metrics
-            self._each(
-                lambda some: record(some, timestamp=timestamp, step=step), values.items(), left_out
+            log: Any = tracker.log_metrics
+            self._record(
+                lambda some: log(some, timestamp=timestamp, step=step),
+                values,
+                lambda: list(values.items()),
+                left_out,
             )
 
     def log_parameters(self, parameters: Parameters) -> None:
         """Record parameters, nested ones too. Those that did not change are not recorded again."""
-        pairs = validation.pairs(parameters, "parameters")
-        if pairs:
-            self._each(self.tracker.log_parameters, pairs, {})
 
-    def _each(
+        def parts() -> list[tuple[Any, Any]]:
+            try:
+                return [each[:2] for each in shapes.flattened(parameters, "/")]
+            except InvalidInputError:
+                # One of them contains itself, or two have one name.
+                return shapes.pairs(parameters, "parameters")
+
+        self._record(self.tracker.log_parameters, parameters, parts, {})
+
+    def _record(
         self,
-        record: Callable[[dict[Any, Any]], None],
-        pairs: Iterable[tuple[Any, Any]],
+        record: Callable[[Any], None],
+        whole: object,
+        parts: Callable[[], list[tuple[Any, Any]]],
         left_out: dict[str, Exception],
     ) -> None:
-        """Record all pairs in one transaction. If one is refused, record the others.
+        """Record all values in one transaction. If one is refused, record the others.
 
         Args:
-            record: Records some of them.
-            pairs: Values by name.
+            record: Records some values by name.
+            whole: All of them.
+            parts: Returns names and values, to record one by one.
             left_out: What else to warn of, by its words. The warnings come last: they may be
                 errors.
         """
-        known = dict(pairs)
         try:
-            record(known)
-        except (InvalidInputError, InvalidTypeError) as error:
+            record(whole)
+        except (InvalidInputError, InvalidTypeError):
             if self._is_strict():
                 raise
-            if len(known) == 1:
-                left_out[limits.shown(str(next(iter(known))))] = error
-            else:
-                for name, value in known.items():
-                    try:
-                        record({name: value})
-                    except (InvalidInputError, InvalidTypeError) as refused:  # noqa: PERF203
-                        left_out[limits.shown(str(name))] = refused
+            for name, value in parts():
+                try:
+                    record({name: value})
+                except (InvalidInputError, InvalidTypeError) as refused:  # noqa: PERF203
+                    left_out[limits.shown(str(name))] = refused
         for what, why in left_out.items():
             self.leave_out(what, why)
 
