@@ -16,7 +16,7 @@ CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if 
 PINS = pyproject.toml constraints.txt constraints-3.10.txt
 INSTALL = -m pip install --disable-pip-version-check --no-input --constraint $(CONSTRAINTS) --editable .
 
-.PHONY: help demo test test-fast coverage soak lint format bench bench-quick bench-peers mutants screenshots clean
+.PHONY: help demo test test-fast test-frameworks coverage soak lint format bench bench-quick bench-peers mutants screenshots clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -38,6 +38,14 @@ $(STAMP): $(VENV)/.made $(PINS)
 	.venv-demo/bin/python $(INSTALL) --no-compile --group demo
 	@touch $@
 
+# torch first and by its version: by itself, pip would take a CUDA build of several GB for the others.
+FRAMEWORKS = .venv-frameworks
+$(FRAMEWORKS)/.installed: $(FRAMEWORKS)/.made $(PINS) constraints-frameworks.txt
+	@echo "Installing the training frameworks into $(FRAMEWORKS): 0.6 GB to download, 2 GB on disk"
+	$(FRAMEWORKS)/bin/python $(INSTALL) --constraint constraints-frameworks.txt torch==2.13.0
+	$(FRAMEWORKS)/bin/python $(INSTALL) --constraint constraints-frameworks.txt --group frameworks
+	@touch $@
+
 demo: $(DEMO_VENV)/.installed  ## a real training run, offline, killed, resumed, synced to a local stand-in for AWS, audited
 	env -u PYTHONDONTWRITEBYTECODE $(DEMO_VENV)/bin/python examples/demo.py
 
@@ -48,6 +56,9 @@ test: $(STAMP)  ## the suite
 test-fast: $(STAMP)  ## units, the contract in memory, properties with few examples: under a minute
 	$(COMPILE)
 	JOURNALTRACK_SOAK=0.1 $(PYTEST) -m fast tests/unit tests/contract tests/properties
+
+test-frameworks: $(FRAMEWORKS)/.installed  ## the loggers in real trainings with torch, Lightning, transformers, accelerate, Keras: 5 minutes
+	env -u PYTHONDONTWRITEBYTECODE $(FRAMEWORKS)/bin/python -m pytest tests/frameworks
 
 coverage: $(STAMP)  ## what of the package runs in unit, contract and property tests; fails below the gate in pyproject.toml
 	$(COMPILE)

@@ -144,7 +144,7 @@ class FrameworkRun:
         except TypeError as error:
             raise InvalidTypeError(
                 f"Tracker.create takes no such arguments: {error}; nothing was recorded",
-                hint="docs/integrations.md has the arguments of each logger",
+                hint="help(Tracker.create) has its arguments",
             ) from error
         given = self._options.get("trial_component_name")
         resume = bool(self._options.get("resume"))

@@ -3,10 +3,13 @@
 A program of ``programs/`` takes a mode (train, raise, kill, resume, again, ...) and trains a small
 model with journaltrack's logger and the framework's own. It appends each value that the framework
 reported to ``reported.jsonl``, as ``[name, step, value]``, before it can be killed.
+
+A module is left out where its framework is not installed: `make test-frameworks` has all of them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -25,6 +28,13 @@ from tests.patience import FOREVER_S
 from tests.processes import sync_process
 from tests.simulator import simulator
 
+collect_ignore = [
+    f"test_{name}.py"
+    for name in ("accelerate", "keras", "lightning", "transformers", "trl")
+    if importlib.util.find_spec(name) is None
+]
+if importlib.util.find_spec("lightning") is None:
+    collect_ignore.append("test_training_docs.py")
 PROGRAMS = Path(__file__).parent / "programs"
 
 

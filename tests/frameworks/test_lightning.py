@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-pytest.importorskip("lightning")
-
 
 @pytest.fixture
 def train(training):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers")
 from journaltrack.integrations.transformers import _metric
 
 
