@@ -22,6 +22,7 @@ from benchmarks import (
     footprint,
     growth,
     limiter,
+    loggers,
     merge,
     processes,
     replay,
@@ -67,6 +68,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "background": watch.run_background,
     "ui": ui.run,
     "ui-start": ui.run_start,
+    "loggers": loggers.run,
 }
 NOT_IN_QUICK = frozenset(
     {
@@ -84,6 +86,7 @@ NOT_IN_QUICK = frozenset(
         "background",
         "ui",
         "ui-start",
+        "loggers",
     }
 )
 """Large journals, long waits, or no target of their own: with --quick only where they are named."""
