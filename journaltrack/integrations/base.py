@@ -197,6 +197,19 @@ class FrameworkRun:
                 self._in_progress = True
             return self._tracker
 
+    def log_metric(
+        self, name: str, value: object, step: object = None, timestamp: object = None
+    ) -> None:
+        """Record one point; see ``log_metrics``."""
+        if type(value) is not float:
+            value = validation.scalar(value)
+        if type(value) is float and type(step) is int and timestamp is None:
+            # The quickest way of a tracker. What it refuses, the other way tells.
+            with contextlib.suppress(InvalidInputError, InvalidTypeError):
+                self.tracker.log_metric(name, value, step=step)
+                return
+        self.log_metrics({name: value}, step, timestamp)
+
     def log_metrics(
         self, values: Mapping[str, Any], step: object = None, timestamp: object = None
     ) -> None:

@@ -82,7 +82,7 @@ class SummaryWriter(Logs):
     ) -> None:
         """Record a point. A step of a float is cut; ``walltime`` is its time in seconds."""
         if self._is_here():
-            self._run.log_metrics({tag: scalar_value}, global_step, walltime)
+            self._run.log_metric(tag, scalar_value, global_step, walltime)
 
     def add_scalars(
         self,
