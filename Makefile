@@ -58,7 +58,7 @@ test-fast: $(STAMP)  ## units, the contract in memory, properties with few examp
 	JOURNALTRACK_SOAK=0.1 $(PYTEST) -m fast tests/unit tests/contract tests/properties
 
 test-frameworks: $(FRAMEWORKS)/.installed  ## the loggers in real trainings with torch, Lightning, transformers, accelerate, Keras: 5 minutes
-	env -u PYTHONDONTWRITEBYTECODE $(FRAMEWORKS)/bin/python -m pytest tests/frameworks
+	env -u PYTHONDONTWRITEBYTECODE $(FRAMEWORKS)/bin/python -m pytest -n 2 --dist worksteal tests/frameworks
 
 coverage: $(STAMP)  ## what of the package runs in unit, contract and property tests; fails below the gate in pyproject.toml
 	$(COMPILE)

@@ -27,6 +27,8 @@ from journaltrack.errors import (
     InvalidTypeError,
     JournalFullError,
     JournaltrackError,
+    MissingExtraError,
+    described,
 )
 from journaltrack.tracking import shapes, validation, writers
 from journaltrack.tracking.settings import name_for
@@ -283,6 +285,31 @@ class FrameworkRun:
         for what, why in left_out.items():
             self.leave_out(what, why)
 
+    def log_media(
+        self, kind: str, make: Callable[[], object], name: str, step: object = None
+    ) -> None:
+        """Record a figure, image, text or document of a step as an artifact.
+
+        What can't be made into one, or does not fit into the spool, is left out with a warning.
+
+        Args:
+            kind: "figure", "image", "text" or "dict": ``Tracker.log_…``.
+            make: Returns what that takes. It may raise anything.
+            name: The artifact's name.
+            step: As of ``log_metrics``.
+        """
+        left_out: dict[str, Exception] = {}
+        known = None if step is None else _step(step, left_out)
+        log = getattr(self.tracker, f"log_{kind}")
+        try:
+            log(_made(kind, make), name, step=known)
+        except (InvalidInputError, InvalidTypeError, MissingExtraError, JournalFullError) as error:
+            if self._is_strict():
+                raise
+            left_out[f"the {kind} {limits.shown(name)}"] = error
+        for what, why in left_out.items():
+            self.leave_out(what, why)
+
     def leave_out(self, what: str, why: Exception | str) -> None:
         """Warn, once for each of them, of something that is not recorded."""
         if what not in self._told:
@@ -370,6 +397,14 @@ class FrameworkRun:
         elif error is None and self.is_training:
             error = UnendedError("the process exited before training ended")
         self.end(error)
+
+
+def _made(kind: str, make: Callable[[], object]) -> object:
+    try:
+        return make()
+    # NumPy and its like refuse a value with any exception.
+    except Exception as error:
+        raise InvalidInputError(f"it is no {kind}: {described(error)}") from error
 
 
 def _step(step: object, left_out: dict[str, Exception]) -> int | None:

@@ -12,7 +12,8 @@ warning for each method.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from journaltrack.tracking.tracker import Tracker
+
+_BINS: Final = 64
+"""Of a histogram whose bins TensorBoard would choose."""
 
 
 class SummaryWriter(Logs):
@@ -110,6 +114,70 @@ class SummaryWriter(Logs):
             if metric_dict:
                 self._run.log_metrics(metric_dict, global_step)
 
+    def add_text(
+        self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None
+    ) -> None:
+        """Record a text as an artifact: Markdown, as TensorBoard reads it."""
+        if self._is_here():
+            self._run.log_media("text", _given(text_string), f"{tag}.md", global_step)
+
+    def add_image(
+        self,
+        tag: str,
+        img_tensor: Any,
+        global_step: Any = None,
+        walltime: float | None = None,
+        dataformats: str = "CHW",
+    ) -> None:
+        """Record an image as an artifact: PNG. Images of a batch are put side by side."""
+        if self._is_here():
+            self._run.log_media(
+                "image", lambda: _image(img_tensor, dataformats), f"{tag}.png", global_step
+            )
+
+    def add_images(
+        self,
+        tag: str,
+        img_tensor: Any,
+        global_step: Any = None,
+        walltime: float | None = None,
+        dataformats: str = "NCHW",
+    ) -> None:
+        """Record a batch of images; see ``add_image``."""
+        self.add_image(tag, img_tensor, global_step, walltime, dataformats)
+
+    def add_figure(
+        self,
+        tag: str,
+        figure: Any,
+        global_step: Any = None,
+        close: bool = True,
+        walltime: float | None = None,
+    ) -> None:
+        """Record a figure of matplotlib, or some, as artifacts: PNG. Then close them."""
+        figures = figure if isinstance(figure, (list, tuple)) else [figure]
+        for number, each in enumerate(figures):
+            if self._is_here():
+                name = tag if each is figure else f"{tag}/{number}"
+                self._run.log_media("figure", _given(each), f"{name}.png", global_step)
+            if close and "matplotlib.pyplot" in sys.modules:
+                sys.modules["matplotlib.pyplot"].close(each)
+
+    def add_histogram(
+        self,
+        tag: str,
+        values: Any,
+        global_step: Any = None,
+        bins: Any = "tensorflow",
+        walltime: float | None = None,
+        max_bins: int | None = None,
+    ) -> None:
+        """Record a histogram as an artifact: JSON of counts and of the edges between them."""
+        if self._is_here():
+            self._run.log_media(
+                "dict", lambda: _histogram(values, bins, max_bins), f"{tag}.json", global_step
+            )
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         """Take any other ``add_`` method, also of future versions, and leave it out."""
         if not name.startswith("add_"):
@@ -136,3 +204,41 @@ class SummaryWriter(Logs):
         if self._records is None:
             self._records = is_rank_zero()
         return self._records
+
+
+def _given(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+def _array(value: Any) -> Any:
+    """Return an array of NumPy's. Whoever has an image or values has NumPy."""
+    import numpy as np  # noqa: PLC0415 - most scripts write scalars alone
+
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def _image(value: Any, dataformats: str) -> Any:
+    """Return an image as height x width (x channels), or what was given if it is none."""
+    array, axes = _array(value), dataformats.upper()
+    if array.ndim != len(axes) or not set(axes) <= set("NHWC") or array.dtype.kind not in "fiub":
+        return value
+    array = array.transpose([axes.index(axis) for axis in "NHWC" if axis in axes])
+    # TensorBoard cuts floats to this range, too.
+    array = array.clip(0, 1) if array.dtype.kind == "f" else array
+    if "N" in axes:
+        # One row of all images of the batch.
+        array = array.swapaxes(0, 1).reshape(array.shape[1], -1, *array.shape[3:])
+    return array
+
+
+def _histogram(values: Any, bins: Any, max_bins: int | None) -> dict[str, Any]:
+    """Return counts and edges of the finite values, and how many others there are."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    found = _array(values).astype(float).ravel()
+    finite = found[np.isfinite(found)]
+    counts, edges = np.histogram(finite, bins=_BINS if bins == "tensorflow" else bins)
+    if max_bins is not None and len(counts) > max_bins:
+        counts, edges = np.histogram(finite, bins=max_bins)
+    others = len(found) - len(finite)
+    return {"counts": counts.tolist(), "edges": edges.tolist(), "not finite": others}

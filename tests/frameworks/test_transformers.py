@@ -96,6 +96,16 @@ def test_an_evaluation_and_a_second_training_continue_the_run(train):
     assert train.entries("parameter", "seed") == 1
 
 
+def test_each_trial_of_a_search_is_a_run(train):
+    """The values of two trials do not mix, and each run has its trial's parameters."""
+    train("search")
+    assert train.journal.runs() == ["run-1", "run-2"]
+    runs = [train.journal.run(name) for name in train.journal.runs()]
+    assert [run.status for run in runs] == ["Completed"] * 2
+    assert [len(run.metrics["eval/loss"]) for run in runs] == [3, 3]
+    assert runs[0].parameters["learning_rate"] != runs[1].parameters["learning_rate"]
+
+
 @pytest.mark.parametrize(("mode", "least"), [("last", 3), ("best", 3), ("all", 9)])
 def test_checkpoints_are_artifacts_when_wanted(train, mode, least):
     """Each file of the folders that were wanted; by default none."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from journaltrack import JournaltrackWarning, Tracker
@@ -84,6 +88,64 @@ def test_hyperparameters_make_no_second_run(writer, offline):
     assert run.parameters == {"lr": 0.1, "optimizer": "sgd"}
     assert points(offline, "best") == [(3, 0.5)]
     assert offline.runs() == ["run"]
+
+
+def test_media_are_artifacts_of_their_step(writer, offline):
+    """Texts, images, batches and histograms; the name says the form, and the last one counts."""
+    ramp = np.linspace(0, 1, 12)
+    writer.add_text("notes", "**bold**", 1)
+    writer.add_image("gray", ramp.reshape(1, 3, 4), 1)
+    writer.add_image("colour.weight", np.zeros((3, 5, 4), dtype=np.uint8), 2)
+    writer.add_image("flat", ramp.reshape(3, 4) * 2, dataformats="HW")
+    writer.add_images("batch", np.zeros((2, 3, 5, 4)), 3)
+    writer.add_histogram("weights", [*ramp, float("nan")], 4, max_bins=4)
+    writer.add_histogram("weights", [0.0, 1.0], 5, bins=2)
+    outputs = offline.run("run").outputs
+    kinds = {name: each.media_type for name, each in outputs.items()}
+    assert kinds == {
+        "notes.md": "text/markdown",
+        "gray.png": "image/png",
+        "colour.weight.png": "image/png",
+        "flat.png": "image/png",
+        "batch.png": "image/png",
+        "weights.json": "application/json",
+    }
+    content = {name: Path(each.value).read_bytes() for name, each in outputs.items()}
+    assert content["notes.md"] == b"**bold**"
+    # Width and height, in the header of a PNG.
+    sizes = {name: struct.unpack(">II", content[name][16:24]) for name in content if "png" in name}
+    assert sizes["gray.png"] == sizes["flat.png"] == (4, 3)
+    assert sizes["colour.weight.png"] == (4, 5)
+    assert sizes["batch.png"] == (8, 5)
+    assert json.loads(content["weights.json"])["counts"] == [1, 1]
+
+
+class Drawing:
+    """Saves itself as matplotlib's figures do."""
+
+    def savefig(self, target, **_):
+        target.write(b"drawn")
+
+
+def test_figures_are_artifacts(writer, offline):
+    """One by its tag, several by their numbers."""
+    writer.add_figure("curve", Drawing(), 1)
+    writer.add_figure("curves", [Drawing(), Drawing()], 2)
+    with pytest.warns(JournaltrackWarning, match="figure"):
+        writer.add_figure("none", object())
+    assert set(offline.run("run").outputs) == {"curve.png", "curves/0.png", "curves/1.png"}
+
+
+@pytest.mark.parametrize("image", ["text", None, [[1], [1, 2]], np.array(["x"])])
+def test_media_of_another_shape_end_nothing(writer, offline, image):
+    """They are left out, with one warning; so is a histogram of no numbers."""
+    with pytest.warns(JournaltrackWarning, match="image"):
+        writer.add_image("wrong", image, 1)
+    with pytest.warns(JournaltrackWarning, match="wrong.json"):
+        writer.add_histogram("wrong", ["a", "b"], 1)
+    writer.add_scalar("loss", 0.5, 1)
+    assert points(offline, "loss") == [(1, 0.5)]
+    assert offline.run("run").outputs == {}
 
 
 def test_what_has_no_place_is_left_out_with_one_warning(writer, offline):

@@ -78,6 +78,14 @@ def main():
     options = {"train_dataset": data(), "eval_dataset": data(), "args": arguments}
     trainer = Trainer(model=model(), callbacks=[callback, Reporting()], **options)
     saved = sorted(Path("out").glob("checkpoint-*")) if MODE == "resume" else []
+    if MODE == "search":
+        search = Trainer(model_init=lambda: model(), callbacks=[callback], **options)
+        search.hyperparameter_search(
+            lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3)},
+            n_trials=2,
+            backend="optuna",
+        )
+        return
     if MODE == "caught":
         trainer.callback_handler.callbacks[-1].on_step_end = fail
         try:
