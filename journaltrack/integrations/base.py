@@ -248,6 +248,7 @@ class FrameworkRun:
         """Record parameters, nested ones too. Those that did not change are not recorded again."""
 
         def parts() -> list[tuple[Any, Any]]:
+            """Return the values to record one by one: nested ones, if they can be taken apart."""
             try:
                 return [each[:2] for each in shapes.flattened(parameters, "/")]
             except InvalidInputError:

@@ -19,6 +19,8 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError, Undeliverab
 from journaltrack.integrations import base
 from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, is_rank_zero
 from journaltrack.testing import OfflineJournal
+from tests.processes import ENVIRONMENT
+from tests.simulator import simulator
 
 OPTIONS = {"trial_component_name": "run", "sync": "off"}
 
@@ -378,3 +380,34 @@ def test_only_rank_zero_of_a_job_records(monkeypatch):
     assert not decided(RANK="0")
     group.is_initialized = lambda: False
     assert decided(RANK="0")
+
+
+@pytest.mark.slow
+def test_a_run_that_nobody_ended_is_delivered_at_exit(offline, tmp_path):
+    """As the interpreter exits, the run is ended and delivered within the deadline."""
+    with simulator() as sim:
+        code = (
+            "from journaltrack.integrations.base import FrameworkRun\nrun = FrameworkRun(None, "
+            "dict(trial_component_name='run', journal='journal', close_deadline_s=600))\n"
+            "run.log_metrics({'loss': 0.5}, 1)\nraise ValueError('boom')\n"
+        )
+        environment = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+        component = sim.components["run"]
+        assert component.status == {"PrimaryStatus": "Failed", "Message": "boom"}
+        assert [(each.step, each.value) for each in component.metrics] == [(1, 0.5)]
+    assert offline.run("run").status == "Failed"
+
+
+def test_nested_parameters_lose_only_what_is_refused(run, offline):
+    """Of a nested mapping with a name that is too long, and of one that contains itself, the
+    others are recorded.
+    """
+    loop = {"a": 1}
+    loop["loop"] = loop
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run.log_parameters({"model": {"x" * 400: 1, "layers": 2}, "lr": 0.1})
+        run.log_parameters({"good": 1, "bad": loop})
+    assert offline.run().parameters == {"model/layers": 2, "lr": 0.1, "good": 1}
+    assert len(told) == 2

@@ -79,7 +79,7 @@ def main():
     trainer = Trainer(model=model(), callbacks=[callback, Reporting()], **options)
     saved = sorted(Path("out").glob("checkpoint-*")) if MODE == "resume" else []
     if MODE == "search":
-        search = Trainer(model_init=lambda: model(), callbacks=[callback], **options)
+        search = Trainer(model_init=model, callbacks=[callback], **options)
         search.hyperparameter_search(
             lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3)},
             n_trials=2,
