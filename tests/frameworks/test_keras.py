@@ -24,7 +24,7 @@ def test_every_value_that_keras_reports_is_delivered(train):
     assert sent == train.reported()
     assert component.status["PrimaryStatus"] == "Completed"
     assert component.parameters["fit/epochs"] == {"NumberValue": 5}
-    assert component.parameters["optimizer/name"] == {"StringValue": "SGD"}
+    assert component.parameters["optimizer/name"] == {"StringValue": "sgd"}
 
 
 def test_a_killed_training_is_resumed_with_every_value(train):

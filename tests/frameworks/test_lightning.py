@@ -123,3 +123,22 @@ def test_of_two_ranks_the_first_records(train):
     assert train.journal.runs() == ["run"]
     assert train.journal.run("run").status == "Completed"
     assert train.writers() == 1
+
+
+def test_processes_that_lightning_spawns_record_the_same_run(train):
+    """The logger is copied to processes of its own before there is a tracker."""
+    train("spawn")
+    assert train.journal.runs() == ["run"]
+    assert train.recorded("epoch") == train.reported()
+    assert train.journal.run("run").status == "Completed"
+    assert train.writers() == 1
+
+
+def test_a_requeued_job_is_stopped_and_continued(train):
+    """On Slurm's signal the run is Stopped; the requeued job continues it."""
+    train("requeue", code=7)
+    run = train.journal.run("run")
+    assert (run.status, run.message) == ("Stopped", "Slurm requeued the job")
+    train("resume")
+    assert train.journal.run("run").status == "Completed"
+    assert train.reported() <= train.recorded("epoch")

@@ -11,10 +11,12 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from journaltrack.integrations.lightning import JournaltrackLogger
 
 MODE = sys.argv[1]
+LOGGERS = []
 warnings.simplefilter("ignore")
 
 
@@ -63,6 +65,7 @@ class Line(lightning.LightningModule):
 class Reporting(CSVLogger):
     """Lightning's own logger, whose rows are told at once."""
 
+    @rank_zero_only
     def log_metrics(self, metrics, step=None):
         super().log_metrics(metrics, step)
         with open("reported.jsonl", "a") as file:
@@ -72,6 +75,10 @@ class Reporting(CSVLogger):
             file.flush()
         if MODE == "kill" and step is not None and step >= 5:
             os.kill(os.getpid(), signal.SIGKILL)
+        if MODE == "requeue" and step is not None and step >= 5:
+            # What Lightning does on Slurm's signal, before it saves a checkpoint.
+            LOGGERS[0].finalize("finished")
+            os._exit(7)
 
 
 def data():
@@ -91,13 +98,13 @@ def main():
         log_checkpoints=checkpoints,
     )
     # Ours first: what the framework reports of a step is in the journal when the process is killed.
-    loggers = [logger, Reporting("csv")]
+    LOGGERS[:] = loggers = [logger, Reporting("csv")]
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     trainer = lightning.Trainer(
         max_epochs=3,
         accelerator="cpu",
-        devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
+        devices=2 if MODE == "spawn" else ranks,
+        strategy="ddp_spawn" if MODE == "spawn" else "ddp" if ranks > 1 else "auto",
         logger=loggers,
         log_every_n_steps=2,
         enable_progress_bar=False,
@@ -119,4 +126,5 @@ def main():
         logger.experiment.log_parameter("own", 1)
 
 
-main()
+if __name__ == "__main__":
+    main()
