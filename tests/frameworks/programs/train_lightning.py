@@ -55,6 +55,7 @@ class Line(lightning.LightningModule):
         self.log("val_loss", torch.nn.functional.mse_loss(self.layer(x), y))
 
     def test_step(self, batch, number):
+        """Log the loss of a batch in a test."""
         x, y = batch
         self.log("test_loss", torch.nn.functional.mse_loss(self.layer(x), y))
 
