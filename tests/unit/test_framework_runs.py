@@ -304,6 +304,7 @@ def test_threads_make_one_run(run, offline):
     assert sorted(points(offline, "loss")) == [(step, float(step)) for step in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "code", "status", "message"),
     [
@@ -343,6 +344,7 @@ def test_a_run_that_nobody_ended_ends_with_the_process(
     assert found.message == message or (message == "" and found.message)
 
 
+@pytest.mark.slow
 def test_sigterm_with_stop_makes_the_run_stopped(offline, tmp_path):
     """The exception of ``sigterm="stop"`` is no failure, though no framework tells of it."""
     body = (

@@ -236,6 +236,7 @@ for step in range(int(sys.argv[1]), 10):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_script_is_resumed(offline, tmp_path):
     """Each value before SIGKILL and after it is in one run; a script without close is Completed."""
     for first, how, code in ((0, "kill", -signal.SIGKILL), (6, "end", 0)):
@@ -246,6 +247,7 @@ def test_a_killed_script_is_resumed(offline, tmp_path):
     assert offline.run("run").status == "Completed"
 
 
+@pytest.mark.slow
 def test_a_script_that_raises_is_failed(offline, tmp_path):
     """Nobody closes the writer, and the run says why the script ended."""
     command = [sys.executable, "-c", SCRIPT, "0", "raise"]
