@@ -1,0 +1,372 @@
+"""What is recorded of scikit-learn's searches and fits, and of Optuna's studies."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+optuna = pytest.importorskip("optuna")
+pytest.importorskip("sklearn")
+
+from sklearn.experimental import enable_halving_search_cv  # noqa: E402, F401 - if it is installed
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.model_selection import (  # noqa: E402
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+)
+from sklearn.pipeline import Pipeline  # noqa: E402
+from sklearn.preprocessing import MinMaxScaler, StandardScaler  # noqa: E402
+
+from journaltrack import JournaltrackWarning, Tracker  # noqa: E402
+from journaltrack.errors import InvalidInputError  # noqa: E402
+from journaltrack.integrations.optuna import JournaltrackCallback as StudyCallback  # noqa: E402
+from journaltrack.integrations.sklearn import (  # noqa: E402
+    JournaltrackCallback,
+    JournaltrackScoringCallback,
+    log_search,
+)
+from journaltrack.testing import OfflineJournal  # noqa: E402
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(120, 4))
+Y = (X[:, 0] + RANDOM.normal(size=120) > 0).astype(int)
+HAS_CALLBACKS = hasattr(LogisticRegression, "set_callbacks")
+NEEDS_CALLBACKS = pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn 1.9 has callbacks")
+
+
+@pytest.fixture
+def offline(tmp_path):
+    return OfflineJournal(tmp_path / "journal")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Optuna tells each trial on stderr."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def options(offline, name="run", **more):
+    return {"journal": offline.path, "trial_component_name": name, "sync": "off", **more}
+
+
+def table(offline, title):
+    """The columns of the table that was recorded last with a title."""
+    found = [
+        document
+        for path in Path(offline.path, "spool").rglob("*")
+        if path.is_file() and (document := json.loads(path.read_bytes())).get("title") == title
+    ]
+    return found[-1]["data"]
+
+
+# -- log_search ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2),
+        RandomizedSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, n_iter=2, cv=2),
+        HalvingGridSearchCV(LogisticRegression(), {"C": [0.1, 1.0, 9.0]}, cv=2, random_state=0),
+    ],
+    ids=lambda search: type(search).__name__,
+)
+def test_each_kind_of_search_is_recorded(offline, search):
+    """The best candidate, its scores, and each column of the results but the parameters twice."""
+    search.fit(X, Y)
+    assert log_search(search, **options(offline)) == "run"
+    found = offline.run()
+    assert found.status == "Completed"
+    assert found.parameters["best/C"] == search.best_params_["C"]
+    assert found.parameters["search"] == type(search).__name__
+    assert found.metrics["best/mean_test_score"][0].value == search.best_score_
+    columns = table(offline, "cv_results")
+    assert set(columns) == set(search.cv_results_) - {"params"}
+    for name in columns:
+        assert columns[name] == np.asarray(search.cv_results_[name]).tolist()
+
+
+def test_candidates_with_different_parameters_have_empty_cells(offline):
+    """A parameter that a candidate has not is null; an estimator among them is its text."""
+    pipeline = Pipeline([("scale", StandardScaler()), ("model", LogisticRegression())])
+    grid = [{"model__C": [0.1]}, {"scale": [MinMaxScaler(), "passthrough"]}]
+    log_search(GridSearchCV(pipeline, grid, cv=2).fit(X, Y), **options(offline))
+    columns = table(offline, "cv_results")
+    assert columns["param_model__C"] == [0.1, None, None]
+    assert columns["param_scale"] == [None, "MinMaxScaler()", "passthrough"]
+    assert offline.run().parameters["estimator__model"] == "LogisticRegression"
+
+
+def test_several_scores_without_a_best_one_are_recorded(offline):
+    """Without ``refit`` scikit-learn names no best candidate: the table has all."""
+    search = GridSearchCV(
+        LogisticRegression(), {"C": [1.0]}, cv=2, scoring=["accuracy", "roc_auc"], refit=False
+    )
+    log_search(search.fit(X, Y), **options(offline))
+    assert offline.run().metrics == {}
+    assert "mean_test_roc_auc" in table(offline, "cv_results")
+
+
+def test_a_candidate_whose_fit_failed_has_an_empty_score(offline):
+    """NaN is null in the table, and no error."""
+    search = GridSearchCV(LogisticRegression(), {"C": [-1.0, 1.0]}, cv=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.fit(X, Y)
+    log_search(search, **options(offline))
+    assert table(offline, "cv_results")["mean_test_score"] == [None, search.best_score_]
+
+
+def test_a_search_without_results_is_refused(offline):
+    """Nothing is recorded, and the error says what to do."""
+    with pytest.raises(InvalidInputError, match="cv_results_"):
+        log_search(GridSearchCV(LogisticRegression(), {"C": [1.0]}), **options(offline))
+    assert not offline.path.exists()
+
+
+def test_searches_of_one_tracker_are_kept_apart_by_prefixes(offline):
+    """The tracker is the caller's: neither search ends it."""
+    search = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2).fit(X, Y)
+    with Tracker.create(**options(offline)) as tracker:
+        log_search(search, tracker=tracker, prefix="a/")
+        log_search(search, tracker=tracker, prefix="b/")
+        assert not tracker.closed
+        assert offline.run().status == "InProgress"
+    found = offline.run()
+    assert found.parameters["a/best/C"] == found.parameters["b/best/C"]
+    assert table(offline, "a/cv_results") == table(offline, "b/cv_results")
+
+
+# -- scikit-learn's callbacks --------------------------------------------------------------
+
+
+@NEEDS_CALLBACKS
+def test_each_iteration_is_scored(offline):
+    """The score of an iteration is that of the estimator, as it would be then."""
+    model = LogisticRegression(max_iter=5)
+    callback = JournaltrackScoringCallback("neg_log_loss", **options(offline))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.set_callbacks(callback).fit(X, Y)
+    found = offline.run()
+    scores = [each.value for each in found.metrics["lbfgs-iter/neg_log_loss"]]
+    assert [each.step for each in found.metrics["lbfgs-iter/neg_log_loss"]] == [*range(len(scores))]
+    assert scores == sorted(scores)
+    from sklearn.metrics import log_loss
+
+    assert scores[-1] == pytest.approx(-log_loss(Y, model.predict_proba(X)))
+    assert len(found.metrics["lbfgs-iter/duration_s"]) >= len(scores)
+    assert (found.status, found.parameters["max_iter"]) == ("Completed", 5)
+
+
+@NEEDS_CALLBACKS
+def test_without_scores_no_estimator_is_made(offline):
+    """scikit-learn makes what a signature names: the plain callback names nothing."""
+    made = []
+
+    class Telling(LogisticRegression):
+        def __copy__(self):
+            made.append(self)
+            return LogisticRegression(**self.get_params())
+
+    Telling(max_iter=500).set_callbacks(JournaltrackCallback(**options(offline))).fit(X, Y)
+    assert made == []
+
+
+@NEEDS_CALLBACKS
+def test_a_fit_in_an_except_block_is_completed(offline):
+    """The exception that is handled there is not the fit's."""
+    model = LogisticRegression().set_callbacks(JournaltrackCallback(**options(offline)))
+    try:
+        int("outer")
+    except ValueError:
+        model.fit(X, Y)
+    assert offline.run().status == "Completed"
+
+
+@NEEDS_CALLBACKS
+def test_fits_inside_of_a_search_do_not_end_the_run(offline):
+    """A callback of the inner estimator sees each of its fits; the search goes on after them."""
+    callback = JournaltrackCallback(**options(offline))
+    with callback:
+        inner = LogisticRegression().set_callbacks(callback)
+        GridSearchCV(inner, {"C": [0.1, 1.0]}, cv=2).fit(X, Y)
+        assert offline.run().status == "InProgress"
+    found = offline.run()
+    assert found.status == "Completed"
+    assert {each.partition("/")[0] for each in found.metrics} >= {"search-0"}
+
+
+@NEEDS_CALLBACKS
+def test_copies_of_a_callback_use_one_set_of_files(offline):
+    """scikit-learn copies the callback into a worker for each task: a search has thousands."""
+    callback = JournaltrackCallback(**options(offline))
+    search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2).set_callbacks(callback)
+    search.fit(X, Y)
+    copied = pickle.dumps(callback)
+    copies = [pickle.loads(copied)]
+    copies[0]._run.log_metrics({"task": 0.0}, 0)
+    files = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 30):
+        copies.append(pickle.loads(copied))
+        copies[-1]._run.log_metrics({"task": 1.0}, number)
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert [each.step for each in offline.run().metrics["task"]] == [*range(30)]
+    copies[0]._run.end()
+
+
+# -- Optuna --------------------------------------------------------------------------------
+
+
+def objective(trial):
+    return trial.suggest_float("x", -1, 1) ** 2
+
+
+def values(offline, name, run="run"):
+    return {each.step: each.value for each in offline.run(run).metrics.get(name, ())}
+
+
+def test_objectives_have_names(offline):
+    """Those of the study; else ``value`` and, if there are several, their number."""
+
+    def two(trial):
+        x = trial.suggest_float("x", 0, 1)
+        return x, 1 - x
+
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    with StudyCallback(**options(offline)) as callback:
+        study.optimize(two, 3, callbacks=[callback])
+    for number, trial in enumerate(study.trials):
+        found = [values(offline, name)[number] for name in ("value-0", "value-1")]
+        assert found == trial.values
+    assert "best_value" not in offline.run().metrics
+    best = ", ".join(str(trial.number) for trial in study.best_trials)
+    assert offline.run().parameters["best/trials"] == best
+
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.set_metric_names(["loss", "accuracy"])
+    with StudyCallback(**options(offline, "named")) as callback:
+        study.optimize(two, 1, callbacks=[callback])
+    assert values(offline, "accuracy", "named") == {0: study.trials[0].values[1]}
+
+
+def test_trials_that_break_a_constraint_are_not_the_best(offline):
+    """The best value so far counts feasible trials alone, as Optuna's does."""
+
+    def constraints(trial):
+        return [1.0 if trial.number < 2 else -1.0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = optuna.samplers.TPESampler(constraints_func=constraints, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    with StudyCallback(**options(offline)) as callback:
+        study.optimize(objective, 4, callbacks=[callback])
+    found = values(offline, "best_value")
+    assert set(found) == {2, 3}
+    assert found[3] == study.best_value
+
+
+def test_another_study_of_the_same_run_is_recorded_too(offline):
+    """A trial is told from one of the same number by its time: a study in memory begins anew."""
+    for _ in range(2):
+        study = optuna.create_study()
+        with StudyCallback(**options(offline, resume=True)) as callback:
+            study.optimize(objective, 3, callbacks=[callback])
+    points = offline.run().metrics["value"]
+    assert sorted(each.step for each in points) == [0, 0, 1, 1, 2, 2]
+
+
+def test_trials_before_the_callback_are_recorded(offline):
+    """The run shows the study, also if journaltrack came later."""
+    study = optuna.create_study()
+    study.optimize(objective, 3)
+    with StudyCallback(**options(offline)) as callback:
+        study.optimize(objective, 1, callbacks=[callback])
+    assert values(offline, "value") == {each.number: each.value for each in study.trials}
+
+
+def test_trials_that_another_journal_has_are_left_to_it(tmp_path):
+    """Workers on other hosts record their own trials into the one run of the study."""
+    storage = f"sqlite:///{tmp_path}/study.db"
+    recorded = []
+    for host in ("a", "b"):
+        study = optuna.create_study(storage=storage, study_name="s", load_if_exists=True)
+        journal = OfflineJournal(tmp_path / host)
+        with StudyCallback(journal=journal.path, sync="off") as callback:
+            study.optimize(objective, 3, callbacks=[callback])
+        recorded.append((callback.run_name, set(values(journal, "state", callback.run_name))))
+        study._storage.remove_session()
+        study._storage._backend.engine.dispose()
+    assert recorded[0][0] == recorded[1][0]
+    assert [numbers for _, numbers in recorded] == [{0, 1, 2}, {3, 4, 5}]
+
+
+def test_a_first_trial_that_raises_makes_a_failed_run(offline):
+    """Optuna calls no callback at all; the block knows."""
+    study = optuna.create_study()
+
+    def failing(trial):
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"), StudyCallback(**options(offline)) as callback:
+        study.optimize(failing, 3, callbacks=[callback])
+    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
+
+
+def test_an_objective_logs_into_the_run_of_its_trial(offline):
+    """``tracker_of`` gives its tracker; without such runs, the error says how to get them."""
+    study = optuna.create_study()
+
+    def logging(trial):
+        for step in range(3):
+            callback.tracker_of(trial).log_metric("loss", float(step), step=step)
+        return objective(trial)
+
+    with StudyCallback(**options(offline), trial_runs=True) as callback:
+        study.optimize(logging, 2, callbacks=[callback])
+    for number in range(2):
+        run = f"run-trial-{number:05d}"
+        assert values(offline, "loss", run) == {0: 0.0, 1: 1.0, 2: 2.0}
+        assert offline.run(run).status == "Completed"
+    with pytest.raises(InvalidInputError, match="trial_runs"):
+        StudyCallback(**options(offline, "other")).tracker_of(study.ask())
+
+
+def test_a_tracker_that_was_given_records_the_study(offline):
+    """Its run is the study's, the runs of trials are beside it, and its end is the caller's."""
+    study = optuna.create_study()
+    with Tracker.create(**options(offline)) as tracker:
+        with StudyCallback(tracker=tracker, trial_runs=True) as callback:
+            study.optimize(objective, 2, callbacks=[callback])
+        assert not tracker.closed
+    assert offline.runs() == ["run", "run-trial-00000", "run-trial-00001"]
+    assert table(offline, "trials")["number"] == [0, 1]
+
+
+def test_infinite_values_cost_no_trial(offline):
+    """Optuna takes them; they stay in the journal, with a warning."""
+    study = optuna.create_study()
+    with (
+        pytest.warns(JournaltrackWarning, match="value"),
+        StudyCallback(**options(offline)) as callback,
+    ):
+        study.optimize(lambda trial: float("inf"), 2, callbacks=[callback])
+    assert values(offline, "value") == {0: float("inf"), 1: float("inf")}
+
+
+def test_a_study_is_not_recorded_by_other_ranks(offline, monkeypatch):
+    """Of the processes of one job, one records."""
+    monkeypatch.setenv("RANK", "1")
+    with StudyCallback(**options(offline)) as callback:
+        optuna.create_study().optimize(objective, 2, callbacks=[callback])
+    assert not offline.path.exists()
