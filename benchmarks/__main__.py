@@ -18,6 +18,7 @@ from benchmarks import (
     artifacts,
     audit,
     bundle,
+    callbacks,
     export,
     footprint,
     growth,
@@ -69,6 +70,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "ui": ui.run,
     "ui-start": ui.run_start,
     "loggers": loggers.run,
+    "callbacks": callbacks.run,
 }
 NOT_IN_QUICK = frozenset(
     {
@@ -87,6 +89,7 @@ NOT_IN_QUICK = frozenset(
         "ui",
         "ui-start",
         "loggers",
+        "callbacks",
     }
 )
 """Large journals, long waits, or no target of their own: with --quick only where they are named."""
