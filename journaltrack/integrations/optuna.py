@@ -216,7 +216,7 @@ class JournaltrackCallback(Logs):
 
     def _points(self, trial: Any) -> dict[str, Any]:
         """Return a trial's points by name."""
-        points: dict[str, Any] = {"state": int(trial.state)}
+        points: dict[str, Any] = {"state": trial.state.value}
         if trial.duration is not None:
             points["duration_s"] = trial.duration.total_seconds()
         if trial.values is not None:

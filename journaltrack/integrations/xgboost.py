@@ -4,7 +4,8 @@ For XGBoost 1.3 or later: ``train``, ``cv``, and the estimators for scikit-learn
 other frameworks.
 
 Invariant: each value of ``evals_result`` is a point. XGBoost does not call the remaining callbacks
-of a round when one of them stops training: what they hid is recorded at the end.
+of a round when one of them stops training, and before 3.0 it calls them in any order: what they hid
+is recorded at the end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from types import TracebackType
 
     from journaltrack.tracking.tracker import Tracker
 
@@ -99,6 +101,17 @@ class JournaltrackCallback(Logs, TrainingCallback):
             self._evals = {}
             self._run.end()
         return model
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Record what an exception of another callback hid, and end the run."""
+        if self._evals:
+            self._log_new()
+        super().__exit__(kind, error, traceback)
 
     def _log_new(self) -> None:
         """Record what the evaluations have and the run has not."""

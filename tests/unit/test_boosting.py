@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+import warnings
 from collections import namedtuple
 
 import numpy as np
@@ -243,6 +244,18 @@ def test_a_callback_that_stops_xgboost_hides_no_round(offline):
     assert offline.run().status == "Completed"
 
 
+def test_a_callback_that_raises_before_ours_hides_no_round(offline):
+    """XGBoost has evaluated the round by then: the ``with`` block records it."""
+    raising = interrupting(of_xgboost, ValueError("boom"))
+    with (
+        pytest.raises(ValueError, match="boom"),
+        of_xgboost.JournaltrackCallback(**options(offline)) as callback,
+    ):
+        boost([raising, callback])
+    assert steps(series(offline)["valid/auc"]) == [0, 1, 2]
+    assert offline.run().status == "Failed"
+
+
 def test_early_stopping_of_xgboost_is_recorded(offline):
     """The best round and its score are parameters; those of a former training are not."""
     callback = of_xgboost.JournaltrackCallback(**options(offline))
@@ -323,7 +336,7 @@ def test_a_callback_that_stops_lightgbm_hides_no_round(offline, order):
 
     def stop(env):
         if env.iteration == 3:
-            raise lightgbm.EarlyStopException(3, env.evaluation_result_list)
+            raise lightgbm.callback.EarlyStopException(3, env.evaluation_result_list)
 
     stop.order = order
     with of_lightgbm.JournaltrackCallback(**options(offline)) as callback:
@@ -395,5 +408,8 @@ def test_estimators_of_lightgbm_are_recorded(offline):
     pytest.importorskip("sklearn")
     model = lightgbm.LGBMClassifier(n_estimators=4, n_jobs=1, verbose=-1)
     callback = of_lightgbm.JournaltrackCallback(**options(offline))
-    model.fit(X, Y, eval_X=X, eval_y=Y, callbacks=[callback])
+    with warnings.catch_warnings():
+        # From 4.7 on there are other arguments.
+        warnings.simplefilter("ignore")
+        model.fit(X, Y, eval_set=[(X, Y)], callbacks=[callback])
     assert series(offline) == reported(model.evals_result_)
