@@ -30,7 +30,7 @@ from tests.simulator import simulator
 
 collect_ignore = [
     f"test_{name}.py"
-    for name in ("accelerate", "keras", "lightning", "transformers", "trl")
+    for name in ("accelerate", "catboost", "keras", "lightning", "transformers", "trl")
     if importlib.util.find_spec(name) is None
 ]
 if importlib.util.find_spec("lightning") is None:

@@ -1,4 +1,4 @@
-"""The callbacks of XGBoost and LightGBM, in real trainings."""
+"""The callbacks of XGBoost and LightGBM, in real trainings; and that of CatBoost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ lightgbm = pytest.importorskip("lightgbm")
 xgboost = pytest.importorskip("xgboost")
 
 from journaltrack import Tracker  # noqa: E402 - after the frameworks, which may be missing
+from journaltrack.integrations import catboost as of_catboost  # noqa: E402
 from journaltrack.integrations import lightgbm as of_lightgbm  # noqa: E402
 from journaltrack.integrations import xgboost as of_xgboost  # noqa: E402
 from journaltrack.testing import OfflineJournal  # noqa: E402
@@ -413,3 +415,26 @@ def test_estimators_of_lightgbm_are_recorded(offline):
         warnings.simplefilter("ignore")
         model.fit(X, Y, eval_set=[(X, Y)], callbacks=[callback])
     assert series(offline) == reported(model.evals_result_)
+
+
+# -- CatBoost, which tests/frameworks/test_catboost.py trains with -------------------------
+
+
+def test_what_catboost_tells_is_recorded(offline):
+    """It gives all values so far, and with ``metric_period`` no new one at most iterations."""
+    callback = of_catboost.JournaltrackCallback(**options(offline))
+    told = [([0.5], []), ([0.5], []), ([0.5, 0.25], [0.75])]
+    with callback:
+        for number, (loss, area) in enumerate(told, 1):
+            metrics = {"learn": {"Logloss": loss}, "validation": {"AUC": area} if area else {}}
+            info = SimpleNamespace(iteration=number, metrics=metrics)
+            # CatBoost stops at anything but True.
+            assert callback.after_iteration(info) is True
+        callback.after_iteration(
+            SimpleNamespace(iteration=1, metrics={"learn": {"Logloss": [9.0]}})
+        )
+    assert series(offline) == {
+        "learn/Logloss": [(0, 0.5), (2, 0.25), (0, 9.0)],
+        "validation/AUC": [(2, 0.75)],
+    }
+    assert offline.run().status == "Completed"
