@@ -21,7 +21,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError
+from journaltrack.errors import InvalidInputError, JournalError
 from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
 from journaltrack.tracking import validation
 
@@ -64,7 +64,7 @@ class JournaltrackCallback(Logs):
         trial_runs: Record each trial as a run besides: with its parameters and intermediate values,
             as Completed, Stopped (pruned) or Failed. Its name is that of the study's run and its
             number.
-        options: Arguments of ``Tracker.create``. Without a name, the study's run is named like the
+        options: Arguments of ``Tracker.create``. Without a name, the study's run is named after the
             study, and a study that is loaded from a storage resumes it.
     """
 
@@ -77,9 +77,7 @@ class JournaltrackCallback(Logs):
         **options: Any,
     ) -> None:
         self._run = FrameworkRun(tracker, options)
-        self._is_named = tracker is not None or bool(
-            options.keys() & {"trial_component_name", "base_trial_component_name"}
-        )
+        self._is_named = tracker is not None or "trial_component_name" in options
         self._options = options if tracker is None else _beside(tracker)
         self._prefix = prefix
         self._wants_trial_runs = trial_runs
@@ -127,18 +125,18 @@ class JournaltrackCallback(Logs):
         traceback: TracebackType | None,
     ) -> None:
         """Record the table and the best trial, end the run, and deliver."""
-        with self._lock:
-            if error is not None and is_rank_zero():
-                # Also if it was the first trial that raised.
-                self._run.tracker.flush()
-            if self._study is not None:
-                if error is not None:
-                    self._record(self._failed())
-                self._conclude()
+        try:
+            with self._lock:
+                if is_rank_zero():
+                    self._conclude(error)
+        # The storage may be what failed. That must not hide the exception that ended the block.
+        except Exception as failure:  # noqa: BLE001
+            self._run.leave_out("the end of the study", failure)
+        finally:
             for run in self._trial_runs.values():
                 run.end(error)
             self._trial_runs.clear()
-        super().__exit__(kind, error, traceback)
+            super().__exit__(kind, error, traceback)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -169,12 +167,11 @@ class JournaltrackCallback(Logs):
         name = study.user_attrs.get(RUN)
         if not self._is_named and not self._run.is_made:
             base = limits.suggested_name(study.study_name).lower()
-            options = (
-                {"base_trial_component_name": base}
-                if name is None
-                else {"trial_component_name": name, "resume": True}
-            )
-            self._run = FrameworkRun(None, {**self._options, **options})
+            options = {"base_trial_component_name": base, **self._options}
+            if name is not None:
+                del options["base_trial_component_name"]
+                options |= {"trial_component_name": name, "resume": True}
+            self._run = FrameworkRun(None, options)
         if name is None:
             try:
                 study.set_user_attr(RUN, self._run.name)
@@ -186,11 +183,14 @@ class JournaltrackCallback(Logs):
     def _read(self) -> set[tuple[int, int]]:
         """Return the trials in the journal: their numbers and times."""
         component = self._run.tracker.trial_component
-        journal = component.journal
-        journal.flush()
-        with journal.database.lock:
-            rows = journal.database.read(_POINTS, (component.component_id, f"{self._prefix}state"))
-        return set(rows)
+        database = component.journal.database
+        names = (component.component_id, f"{self._prefix}state")
+        try:
+            with database.lock:
+                return {(number, at_ns) for number, at_ns in database.read(_POINTS, names)}
+        # Appending reports it. A trial may be recorded twice then.
+        except JournalError:
+            return set()
 
     def _failed(self) -> list[Any]:
         """Return the failed trials of this block. Optuna calls no callback for one that raised."""
@@ -198,7 +198,9 @@ class JournaltrackCallback(Logs):
         return [
             trial
             for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.name == _FAILED and trial.datetime_complete >= self._since
+            if trial.state.name == _FAILED
+            and trial.datetime_complete is not None
+            and trial.datetime_complete >= self._since
         ]
 
     def _record(self, trials: Iterable[Any]) -> None:
@@ -248,9 +250,16 @@ class JournaltrackCallback(Logs):
                 self._choices.add(name)
                 self._run.log_parameters({f"{self._prefix}choices/{name}": str(choices)})
 
-    def _conclude(self) -> None:
-        """Record the table of all trials, and the best."""
+    def _conclude(self, error: BaseException | None) -> None:
+        """Record the trial that raised, the table of all trials, and the best."""
+        if error is not None:
+            # Also if it was the first trial: no callback was called.
+            self._run.tracker.log_parameters({})
         study = self._study
+        if study is None:
+            return
+        if error is not None:
+            self._record(self._failed())
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
         if not trials:
             return
@@ -328,7 +337,8 @@ def _beside(tracker: Tracker) -> dict[str, Any]:
 
 def _key(trial: Any) -> tuple[int, int]:
     """Return what tells a trial from another one of its number, of another study."""
-    return trial.number, validation.timestamp_ns(trial.datetime_complete)
+    at = trial.datetime_complete
+    return trial.number, 0 if at is None else validation.timestamp_ns(at)
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -338,7 +348,7 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _choices(distribution: Any) -> list[Any] | None:
     """Return the choices of a parameter whose values are not all numbers; None of any other."""
     choices = getattr(distribution, "choices", None)
-    if choices is None or all(type(each) in {int, float} for each in choices):
+    if choices is None or all(isinstance(each, (int, float)) for each in choices):
         return None
     return list(choices)
 

@@ -370,3 +370,61 @@ def test_a_study_is_not_recorded_by_other_ranks(offline, monkeypatch):
     with StudyCallback(**options(offline)) as callback:
         optuna.create_study().optimize(objective, 2, callbacks=[callback])
     assert not offline.path.exists()
+
+
+def test_a_study_resumes_its_run_whatever_begins_the_name(offline):
+    """The beginning of a name makes a new one only for a new study."""
+    study = optuna.create_study()
+    names = []
+    for _ in range(2):
+        with StudyCallback(
+            journal=offline.path, sync="off", base_trial_component_name="search"
+        ) as callback:
+            study.optimize(objective, 2, callbacks=[callback])
+        names.append(callback.run_name)
+    assert offline.runs() == names[:1] == names[1:]
+    assert names[0].startswith("search-")
+    assert set(values(offline, "value", names[0])) == {0, 1, 2, 3}
+
+
+def test_a_storage_that_fails_at_the_end_hides_no_exception(offline):
+    """The run is Failed with the exception that ended the block, and a warning tells the rest."""
+    study = optuna.create_study()
+
+    class Gone(type(study._storage)):
+        def get_all_trials(self, *arguments, **named):
+            raise OSError("the storage is gone")
+
+    def failing(trial):
+        if trial.number == 1:
+            study._storage.__class__ = Gone
+            raise ValueError("boom")
+        return objective(trial)
+
+    with (
+        pytest.warns(JournaltrackWarning, match="storage is gone"),
+        pytest.raises(ValueError, match="boom"),
+        StudyCallback(**options(offline)) as callback,
+    ):
+        study.optimize(failing, 3, callbacks=[callback])
+    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
+
+
+def test_choices_are_numbers_where_they_can_be(offline):
+    """True and False are 1 and 0; texts are indices, whose meaning is a parameter."""
+
+    def choosing(trial):
+        trial.suggest_categorical("flag", [False, True])
+        trial.suggest_categorical("size", [16, 32])
+        trial.suggest_categorical("kind", ["a", None])
+        return 0.0
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    with StudyCallback(**options(offline)) as callback:
+        study.optimize(choosing, 5, callbacks=[callback])
+    for trial in study.trials:
+        wanted = {**trial.params, "kind": ["a", None].index(trial.params["kind"])}
+        found = {name: values(offline, f"params/{name}")[trial.number] for name in wanted}
+        assert found == wanted
+    assert offline.run().parameters["choices/kind"] == "['a', None]"
+    assert "choices/flag" not in offline.run().parameters
