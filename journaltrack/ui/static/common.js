@@ -129,10 +129,10 @@
       ticks: { show: false },
       font: "11px system-ui, sans-serif",
     };
-    // uPlot's own steps end at 1e16.
+    // uPlot's own steps end at 1e16. Below 5 it takes those alone; `splits` does not use the step.
     const labels = (u) => Math.max(2, Math.floor(u.height / 45));
     const ofAnySize = {
-      incrs: (u, _, low, high) => [(high - low) / labels(u)],
+      incrs: (u, _, low, high) => [Math.max(5, (high - low) / labels(u))],
       splits: (u, _, low, high) => jt.ticks(low, high, labels(u)),
     };
     const time = options.kind === "time";
