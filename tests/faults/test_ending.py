@@ -386,8 +386,8 @@ class StuckCredentials:
         if self.stuck.is_set():
             self.hangs.set()
             self.go.wait(FOREVER_S)
-        # so soon that botocore asks again, which nobody has to wait for
-        soon = datetime.now(timezone.utc) + timedelta(minutes=12)
+        # So soon (botocore: below 10 minutes) that all requests wait for new ones, not only the first.
+        soon = datetime.now(timezone.utc) + timedelta(minutes=9)
         return {
             "access_key": "AKIDTEST",
             "secret_key": "secret",
