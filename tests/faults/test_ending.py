@@ -386,7 +386,7 @@ class StuckCredentials:
         if self.stuck.is_set():
             self.hangs.set()
             self.go.wait(FOREVER_S)
-        # So soon (botocore: below 10 minutes) that all requests wait for new ones, not only the first.
+        # So soon (botocore: below 10 minutes) that all requests wait for new ones, and not one.
         soon = datetime.now(timezone.utc) + timedelta(minutes=9)
         return {
             "access_key": "AKIDTEST",

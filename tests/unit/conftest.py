@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from journaltrack import Tracker
 from journaltrack.journal.journal import Journal
 from tests.builders import opened
 
@@ -20,3 +21,17 @@ def journal(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Journal]
     arguments, options = (mark.args, mark.kwargs) if mark else ((), {})
     with opened(tmp_path, *arguments, **options) as journal:
         yield journal
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the test's journal is."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def tracker(folder: Path) -> Iterator[Tracker]:
+    """A tracker of ``run`` that delivers nothing."""
+    tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
+    yield tracker
+    tracker.close()

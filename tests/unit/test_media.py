@@ -18,25 +18,12 @@ import numpy as np
 import pytest
 import yaml
 
-from journaltrack import Tracker
 from journaltrack.errors import InvalidInputError, InvalidTypeError, MissingExtraError
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def tracker(folder):
-    tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
-    yield tracker
-    tracker.close()
 
 
 def kept(tracker, name):

@@ -35,18 +35,6 @@ LONG = "x" * 3_000
 FILE = vocabulary.PARAMETERS_FILE
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def tracker(folder):
-    tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
-    yield tracker
-    tracker.close()
-
-
 def delivered(folder, remote):
     """The report of one pass, which leaves nothing pending and nothing quarantined."""
     with closing(Journal.open(folder)) as journal:

@@ -69,18 +69,6 @@ class Silent:
         raise RuntimeError("no")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def tracker(folder):
-    tracker = Tracker.create(trial_component_name="run", journal=folder, sync="off")
-    yield tracker
-    tracker.close()
-
-
 def values(folder, kind="parameter"):
     """Name and value of each entry, in order of recording: a number, or the payload."""
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
