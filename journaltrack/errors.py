@@ -28,6 +28,7 @@
     │   │   ├── BundleSpoolError          the spool's blobs for a bundle are missing or damaged
     │   │   ├── BundleDamagedError        the bundle is cut short, altered, or none
     │   │   └── BundleTooNewError         a newer version wrote the bundle
+    │   ├── MirrorError                   a mirror can't be read or written; no journal was changed
     │   ├── LeaseHeldError                another process holds the journal's lease
     │   └── LeaseLostError                another process took our lease; the pass stopped
     └── RemoteError                       a failed request, classified; see ``ErrorKind``
@@ -249,6 +250,10 @@ class BundleDamagedError(BundleError):
 
 class BundleTooNewError(BundleError):
     """A newer journaltrack wrote the bundle. Nothing was imported."""
+
+
+class MirrorError(JournalError):
+    """A mirror's folder can't be read or written. No journal was changed."""
 
 
 class LeaseHeldError(JournalError):

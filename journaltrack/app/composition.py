@@ -46,6 +46,8 @@ def run_pass(
     options: Options | None = None,
     deadline: Deadline | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    stay: bool = False,
 ) -> PassReport:
     """Replay what is pending in a journal, once.
 
@@ -55,6 +57,7 @@ def run_pass(
         options: What to replay; None: everything.
         deadline: Ends the pass; None: no limit.
         on_progress: Called after every recording.
+        stay: Keep a mirrored journal claimed, for the next pass.
 
     Returns:
         What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of
@@ -65,8 +68,9 @@ def run_pass(
             bucket that the connection's ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
         JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
-        LeaseHeldError: Another process holds the journal's lease.
-        JournalError: The journal can't be read or written.
+        LeaseHeldError: Another process holds the journal's lease, or another copy of a mirrored
+            journal delivers it.
+        JournalError: The journal, or its mirror, can't be read or written.
     """
     from journaltrack.journal.filter import check_buckets  # noqa: PLC0415
     from journaltrack.journal.view import matching  # noqa: PLC0415
@@ -74,11 +78,14 @@ def run_pass(
     from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
 
     options = options or Options()
-    check_size(
-        paths.default_journal() if journal is None else paths.expanded(journal), connection.allow
-    )
-    opened = Journal.open(journal, create=False)
-    try:
+    folder = paths.default_journal() if journal is None else paths.expanded(journal)
+    check_size(folder, connection.allow)
+    with contextlib.ExitStack() as stack:
+        if (folder / paths.MIRRORED).exists():
+            from journaltrack.mirror.delivery import delivering  # noqa: PLC0415 - few are
+
+            stack.enter_context(delivering(folder, stay=stay))
+        opened = stack.enter_context(contextlib.closing(Journal.open(journal, create=False)))
         matching(opened, options.component)
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
@@ -93,8 +100,6 @@ def run_pass(
                 attempts=remote.attempts_of_last_call,
             )
             return reconciler.run()
-    finally:
-        opened.close()
 
 
 def check_size(journal: Path, allow: AllowConfiguration) -> None:
@@ -377,6 +382,7 @@ def _delivered(
         connection,
         replace(options, ask_for_copies=request.unless is None),
         request.deadline,
+        stay=True,
     )
     return Delivery(report.pending, report.position, report)
 

@@ -54,6 +54,7 @@ COMMANDS = {
     "import": "Take over runs from TensorBoard, CSV, MLflow, W&B or Neptune.",
     "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
     "bundle": "Pack a journal into one file, for a machine that has a network.",
+    "mirror": "Write a journal into a shared folder, to deliver from another machine.",
     "merge": "Merge several journals, or copies of one, into one.",
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
-from journaltrack.errors import JournaltrackError, NothingMatchesError
+from journaltrack.errors import JournaltrackError, MirrorError, NothingMatchesError
 from journaltrack.util import patterns
 
 Form: TypeAlias = Literal["document", "lines", "list"] | None
@@ -31,7 +32,20 @@ class Journals:
     """
 
     def __init__(self, named: Sequence[str]) -> None:
-        self.named = tuple(dict.fromkeys(named))
+        self.typed = tuple(dict.fromkeys(named))
+
+    @functools.cached_property
+    def named(self) -> tuple[str, ...]:
+        """Return what was named, with the copies of its journals in place of a mirror."""
+        return in_place_of_mirrors(self.typed)
+
+    @property
+    def mirrors(self) -> tuple[Path, ...]:
+        """Return the mirrors among what was named."""
+        from journaltrack.util import paths  # noqa: PLC0415 - as below
+
+        found = (paths.expanded(each) for each in self.typed)
+        return tuple(folder for folder in found if (folder / paths.MIRROR).is_file())
 
     @functools.cached_property
     def _found(self) -> dict[str | None, bool]:
@@ -97,6 +111,40 @@ class Journals:
             f"{command} is about one journal, and you named {len(self.folders)}: {listed}{more}; "
             "name one of them. No changes were made."
         )
+
+
+def in_place_of_mirrors(named: Sequence[str]) -> tuple[str, ...]:
+    """Return what was named, with the folder of a mirror's copies in place of a mirror.
+
+    The copies are extended first. What is missing in them is told.
+
+    Raises:
+        MirrorError: A mirror can't be read, or holds nothing yet.
+    """
+    return tuple(_copies_of(each) or each for each in named)
+
+
+def _copies_of(named: str) -> str | None:
+    from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
+
+    folder = paths.expanded(named)
+    if not (folder / paths.MIRROR).is_file():
+        return None
+    from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
+    from journaltrack.mirror import folder as folders  # noqa: PLC0415
+
+    found = copies.extended(folder)
+    for copied in found:
+        for note in copied.notes:
+            output.problem("note", f"{output.clean(named)}: {note}")
+        if copied.problem is not None:
+            report_error(copied.problem, verbose=common.is_verbose())
+    if not any(copied.folder is not None for copied in found):
+        raise MirrorError(
+            f"the mirror at {folder} has no whole segment yet; nothing can be read from it",
+            hint="`journaltrack mirror JOURNAL FOLDER` writes one; wait until it is visible here",
+        )
+    return str(copies.place_of(folders.opened(folder)))
 
 
 def arguments_and_journals(

@@ -16,6 +16,8 @@ from journaltrack.cli.journals import Journals, about_journals
 from journaltrack.errors import MissingExtraError
 
 _PORT_MAX: Final = 65_535
+_MIRROR_EVERY_S: Final = 2.0
+"""Ours: how often to look into a mirror for what is new."""
 
 
 @click.command(
@@ -62,7 +64,16 @@ def command(journals: Journals, *, port: int, no_browser: bool, as_json: bool) -
             import webbrowser  # noqa: PLC0415
 
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        server.serve(journals.named, listener, token)
+        named = journals.named
+        ended = threading.Event()
+        for mirror in journals.mirrors:
+            from journaltrack.mirror.copies import keep_extended  # noqa: PLC0415 - few name one
+
+            keep_extended(mirror, _MIRROR_EVERY_S, ended)
+        try:
+            server.serve(named, listener, token)
+        finally:
+            ended.set()
     return ExitCode.OK
 
 

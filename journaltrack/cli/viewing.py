@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import limits
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
-from journaltrack.cli.journals import arguments_and_journals
+from journaltrack.cli.journals import arguments_and_journals, in_place_of_mirrors
 from journaltrack.errors import NothingMatchesError
 from journaltrack.util import paths, patterns
 from journaltrack.util.text import duration, six_digits
@@ -53,7 +53,7 @@ def about_runs(
     def converted(arguments: tuple[str, ...], options: tuple[str, ...]) -> dict[str, Any]:
         """Return names of runs, and journals."""
         names, journals = _told_apart(arguments, other_names=other_names)
-        return {"names": names, "named": (*journals, *options)}
+        return {"names": names, "named": in_place_of_mirrors((*journals, *options))}
 
     return arguments_and_journals(
         converted,
@@ -77,7 +77,9 @@ def _told_apart(arguments: Sequence[str], *, other_names: bool) -> tuple[list[st
 def _is_journal(argument: str) -> bool:
     try:
         path = paths.expanded(argument)
-        return path.is_file() or (path.is_dir() and any(paths.journals_in(path)))
+        return path.is_file() or (
+            path.is_dir() and ((path / paths.MIRROR).is_file() or any(paths.journals_in(path)))
+        )
     except (OSError, ValueError):
         return False
 

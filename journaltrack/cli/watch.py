@@ -37,6 +37,8 @@ _OF_A_PASS: Final = (
     "journaltrack.replay.reconciler",
 )
 """Modules whose warnings the watcher's one line about a pass repeats."""
+_MIRROR_EVERY_S: Final = 1.0
+"""Ours: how often to look into a mirror. Its file system sends no events of other machines."""
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
@@ -97,7 +99,7 @@ def command(
 
     A folder of journals stands for those in it. The watcher picks up new journals, and waits for a
     folder that does not exist yet. Without JOURNAL, it watches the configured folders, or the
-    default journal.
+    default journal. A mirror's folder stands for the journals that are mirrored there.
 
     While the endpoint is unreachable or the credentials are expired, the watcher probes with
     growing pauses. Once it answers, everything goes out. A journal that is being copied in is left
@@ -110,7 +112,7 @@ def command(
     overrides = _of_parent() if child else _overrides(given)
     if overrides is None:
         return ExitCode.OK
-    service = _Service(journals.named, config_file, overrides, child=child)
+    service = _Service(journals.typed, config_file, overrides, child=child)
     _log_events(
         logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO,
         as_json=as_json,
@@ -159,6 +161,9 @@ class _Service:
         self._rate_limit = RateLimit(self._configuration.requests_per_s)
         self._one_place = OnePlace()
         self._failure: BaseException | None = None
+        # By the folder of the copies: the thread that extends them.
+        self._mirrors: dict[Path, threading.Thread] = {}
+        self._ended = threading.Event()
 
     @property
     def _configuration(self) -> Configuration:
@@ -203,6 +208,7 @@ class _Service:
             ).start()
         self._await_end(watcher)
         thread.join()
+        self._leave_mirrors()
         health.close()
         if self._failure is not None:
             raise self._failure
@@ -261,14 +267,43 @@ class _Service:
     def _roots(self) -> list[Path]:
         from journaltrack.util import paths  # noqa: PLC0415
 
-        named = (
-            self._folders
+        named = [
+            self._in_place_of(paths.expanded(each))
+            for each in self._folders
             or self._configuration.watch.folders
             or (self._configuration.journal or paths.default_journal(),)
-        )
+        ]
         # Resolve: one journal under two names would be opened by two passes of one process, whose
         # locks do not exclude each other.
         return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
+
+    def _in_place_of(self, folder: Path) -> Path:
+        """Return the folder of a mirror's copies in place of a mirror, and keep them extended."""
+        from journaltrack.util import paths  # noqa: PLC0415
+
+        if not (folder / paths.MIRROR).is_file():
+            return folder
+        from journaltrack.journal.first_steps import make_folder  # noqa: PLC0415 - few name one
+        from journaltrack.mirror import copies  # noqa: PLC0415
+        from journaltrack.mirror.folder import opened  # noqa: PLC0415
+
+        place = copies.place_of(opened(folder))
+        if place not in self._mirrors:
+            make_folder(place)
+            self._mirrors[place] = copies.keep_extended(folder, _MIRROR_EVERY_S, self._ended)
+        return place
+
+    def _leave_mirrors(self) -> None:
+        """Let other machines deliver what this watcher delivered."""
+        from journaltrack.util import paths  # noqa: PLC0415
+
+        self._ended.set()
+        for place, thread in self._mirrors.items():
+            from journaltrack.mirror.delivery import release  # noqa: PLC0415 - few name one
+
+            thread.join()
+            for journal in paths.journals_in(place):
+                release(journal)
 
     def _tell_missing(self) -> None:
         """Warn about missing folders, and suggest similar names.

@@ -707,7 +707,7 @@ def description_digest(*columns: str | int | None) -> bytes:
 
     For the journal's own row in ``meta``, and by ``writer_digest``.
     """
-    return hashlib.sha256(_encode_canonical(columns).encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(canonical(*columns)).digest()
 
 
 _COLUMNS_OF_0002: Final = 12
@@ -757,9 +757,15 @@ def chain_next(
     timestamp_ns, payload, recorded_at_ns]``. Doubles have the shortest form that reads back the
     same.
     """
-    text = _encode_canonical((writer_seq, component, *draft[:7], recorded_at_ns))
-    digest: bytes = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
+    digest: bytes = sha256(
+        previous + canonical(writer_seq, component, *draft[:7], recorded_at_ns)
+    ).digest()
     return digest
+
+
+def canonical(*columns: str | float | None) -> bytes:
+    """Return a row's canonical encoding: what a digest is of."""
+    return _encode_canonical(columns).encode("utf-8", "surrogatepass")
 
 
 def metric_text(component: str, name: str) -> str:

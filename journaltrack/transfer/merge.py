@@ -205,6 +205,17 @@ def merge(
         )
 
 
+def merge_source(journal: Journal, source: JournalSource) -> MergedSource:
+    """Merge one opened source into an open journal. ``merge`` says what that does, and raises."""
+    with contextlib.ExitStack() as stack:
+        held = acquire(journal.database)
+        stack.callback(held.release)
+        merger = _Merger(journal, held, [source], lambda _: None)
+        stack.callback(merger.close)
+        (done,) = merger.run()
+        return done
+
+
 def bring(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

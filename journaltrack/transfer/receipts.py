@@ -193,26 +193,16 @@ def _write(
         )
         columns = ", ".join(f"w.{name}" for name in schema.WRITER_COLUMNS)
         connection = database.connection
-        for *described, described_digest in connection.execute(
+        for *described, digest_of_row in connection.execute(
             f"SELECT {columns}, w.digest FROM writer w {where} ORDER BY w.id"
         ):
-            known = described_digest.hex() if isinstance(described_digest, bytes) else None
-            put(
-                {
-                    "process": {
-                        name: value
-                        for name, value in zip(schema.WRITER_COLUMNS, described, strict=True)
-                        if value is not None or name not in _OPTIONAL
-                    },
-                    "digest": known,
-                }
-            )
+            put(line_of_process(WriterRow(tuple(described), digest_of_row)))
         sql = (
             "SELECT w.uuid, a.writer_seq, a.body, a.digest FROM attestation a "
             "JOIN writer w ON w.id = a.writer_id ORDER BY a.id"
         )
         for uuid, writer_seq, body, body_digest in connection.execute(sql):
-            put({"by": uuid, "seq": writer_seq, "body": body, "digest": bytes(body_digest).hex()})
+            put(line_of_attestation(Attested(uuid, writer_seq, body, bytes(body_digest))))
             count += 1
             if count % _EVERY == 0:
                 tell(Progress(count, attestations, 0))
@@ -390,7 +380,7 @@ class ReceiptsFile:
             for line in _lines(stream, self.name):
                 members = _members(line, self.name)
                 if "body" in members:
-                    yield self._attested(members)
+                    yield attestation_in(members, self.name)
 
     def _verify(self, tell: Callable[[Progress], None]) -> None:
         digest = hashlib.sha256()
@@ -448,37 +438,18 @@ class ReceiptsFile:
         self.journal_id = journal_id
 
     def _read_process(self, members: Mapping[str, Any]) -> None:
-        described, digest = members["process"], _bytes(members.get("digest"))
-        if (
-            not isinstance(described, dict)
-            or {*described, *_OPTIONAL} != set(schema.WRITER_COLUMNS)
-            or len(self.writers) >= PROCESSES_MAX
-        ):
-            raise forged(self.name, "a process is not described as journaltrack describes it")
-        columns = tuple(map(described.get, schema.WRITER_COLUMNS))
-        numbers = {"pid", "started_at_ns", "git_dirty"}
-        for name, value in described.items():
-            right = (
-                type(value) is int and -(2**63) <= value < 2**63
-                if name in numbers
-                else isinstance(value, str) and _is_text(value)
-            )
-            if not right and not (value is None and name in _NULLABLE):
-                raise forged(
-                    self.name, f"{name} of a process can't be {limits.shown(str(value)[:200])}"
-                )
-        row = WriterRow(columns, digest)
-        if not 0 < len(row.uuid) <= statements.UUID_CHARS_MAX or row.uuid in self.writers:
+        row = process_in(members, self.name)
+        if row.uuid in self.writers or len(self.writers) >= PROCESSES_MAX:
             raise forged(
-                self.name, f"the process {limits.shown(row.uuid)} is described twice, or not at all"
+                self.name,
+                f"the process {limits.shown(row.uuid)} is described twice, or one too many",
             )
-        check_writer(row, self.name)
         self.writers[row.uuid] = row
 
     def _read_attestation(
         self, members: Mapping[str, Any], chains: dict[str, tuple[int, bytes]]
     ) -> None:
-        each = self._attested(members)
+        each = attestation_in(members, self.name)
         row = self.writers.get(each.uuid)
         if row is None:
             raise forged(
@@ -501,21 +472,78 @@ class ReceiptsFile:
             raise forged(self.name, f"it names entries of more than {PROCESSES_MAX} processes")
         self.count += 1
 
-    def _attested(self, members: Mapping[str, Any]) -> Attested:
-        uuid, writer_seq, body, digest = (
-            members.get("by"),
-            members.get("seq"),
-            members.get("body"),
-            _bytes(members.get("digest")),
+
+def line_of_process(row: WriterRow) -> dict[str, Any]:
+    """Return the members of a process's line."""
+    return {
+        "process": {
+            name: value
+            for name, value in zip(schema.WRITER_COLUMNS, row.columns, strict=True)
+            if value is not None or name not in _OPTIONAL
+        },
+        "digest": row.digest.hex() if isinstance(row.digest, bytes) else None,
+    }
+
+
+def line_of_attestation(each: Attested) -> dict[str, Any]:
+    """Return the members of an attestation's line."""
+    return {"by": each.uuid, "seq": each.writer_seq, "body": each.body, "digest": each.digest.hex()}
+
+
+def process_in(members: Mapping[str, Any], where: str) -> WriterRow:
+    """Return the process that a line describes.
+
+    Args:
+        members: Of the line.
+        where: The file, for messages.
+
+    Raises:
+        EvidenceError: It is not described as journaltrack describes it, or was changed.
+    """
+    described = members["process"]
+    if not isinstance(described, dict) or {*described, *_OPTIONAL} != set(schema.WRITER_COLUMNS):
+        raise forged(where, "a process is not described as journaltrack describes it")
+    columns = tuple(map(described.get, schema.WRITER_COLUMNS))
+    numbers = {"pid", "started_at_ns", "git_dirty"}
+    for name, value in described.items():
+        right = (
+            type(value) is int and -(2**63) <= value < 2**63
+            if name in numbers
+            else isinstance(value, str) and _is_text(value)
         )
-        if (
-            not isinstance(uuid, str)
-            or type(writer_seq) is not int
-            or not isinstance(body, str)
-            or digest is None
-        ):
-            raise forged(self.name, "an attestation in it has a missing or wrong member")
-        return Attested(uuid, writer_seq, body, digest)
+        if not right and not (value is None and name in _NULLABLE):
+            raise forged(where, f"{name} of a process can't be {limits.shown(str(value)[:200])}")
+    row = WriterRow(columns, _bytes(members.get("digest")))
+    if not 0 < len(row.uuid) <= statements.UUID_CHARS_MAX:
+        raise forged(where, f"the process {limits.shown(row.uuid)} is described wrongly")
+    check_writer(row, where)
+    return row
+
+
+def attestation_in(members: Mapping[str, Any], where: str) -> Attested:
+    """Return the attestation of a line.
+
+    Args:
+        members: Of the line.
+        where: The file, for messages.
+
+    Raises:
+        EvidenceError: A member is missing or wrong.
+    """
+    uuid, writer_seq, body, digest = (
+        members.get("by"),
+        members.get("seq"),
+        members.get("body"),
+        _bytes(members.get("digest")),
+    )
+    if (
+        not isinstance(uuid, str)
+        or type(writer_seq) is not int
+        or not isinstance(body, str)
+        or digest is None
+    ):
+        raise forged(where, "an attestation in it has a missing or wrong member")
+    return Attested(uuid, writer_seq, body, digest)
 
 
 def _lines(stream: IO[bytes], name: str) -> Iterator[bytes]:

@@ -30,6 +30,10 @@ MOUNTS: Final = Path("/proc/self/mountinfo")
 WRITERS: Final = "writers"
 BUNDLE_MANIFEST: Final = "journaltrack-bundle.json"
 """The first file in a bundle. It stays beside the journal that came in one."""
+MIRRORED: Final = "mirror.json"
+"""What a journal has exchanged with mirrors. It is in the folder of one that has a mirror."""
+MIRROR: Final = "journaltrack-mirror.json"
+"""The file that says that a folder is a mirror."""
 DEPTH_MAX: Final = 4
 """How deep to search for journals below a folder."""
 
@@ -109,6 +113,15 @@ def home() -> Path:
     import platformdirs  # noqa: PLC0415 - only when nothing is configured
 
     return Path(platformdirs.user_data_dir("journaltrack", appauthor=False))
+
+
+def copies_of_mirrors() -> Path:
+    """Return the folder of all copies of mirrored journals, links resolved.
+
+    Raises:
+        InvalidInputError: See ``home``.
+    """
+    return home().resolve() / "mirrors"
 
 
 def has_home(instead: str) -> bool:

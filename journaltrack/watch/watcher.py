@@ -183,7 +183,8 @@ class Watcher:
             found.update(paths.journals_in(root))
         for path in sorted(found - self.journals.keys()):
             backoff = Backoff(self.settings.retry_first_s, self.settings.retry_max_s, self._chance)
-            arrivals = self._arrivals
+            # Copies of mirrored journals are made here, and appear whole.
+            arrivals = self._arrivals and not path.is_relative_to(paths.copies_of_mirrors())
             self.journals[path] = WatchedJournal(
                 path, backoff, arrivals, arriving=arrivals, unchecked=arrivals, quiet_since=now
             )
@@ -270,7 +271,12 @@ class Watcher:
             files = journal.files
         known = journal.files
         # Another journal just came in its place: it must settle first.
-        if self._arrivals and files is not None and known is not None and known.replaced_by(files):
+        if (
+            journal.arrivals
+            and files is not None
+            and known is not None
+            and known.replaced_by(files)
+        ):
             journal.seen(files, now, self.settings.debounce_s)
             return
         # Noted before the look: whatever comes later is a change.

@@ -1,0 +1,194 @@
+"""Implement ``journaltrack mirror``: write a journal into a shared folder, segment by segment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Final
+
+import click
+
+from journaltrack.cli import common, output, tables
+from journaltrack.cli.exit_codes import ExitCode, worst
+
+_LISTED_MAX: Final = 5
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack mirror /tmp/run/journal /shared/mirror --follow\n"
+    "  journaltrack sync /shared/mirror\n"
+    "  journaltrack mirror --check /shared/mirror"
+)
+@click.argument("named", metavar="[JOURNAL] FOLDER", nargs=-1, required=True, type=click.Path())
+@click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=common.Number(0.1, 3600),
+    help="With --follow: time between segments at least.  [default: 1.5]",
+)
+@click.option(
+    "--check",
+    "checks",
+    is_flag=True,
+    help="Prove every segment in FOLDER, and say what is missing; write nothing.",
+)
+@click.option(
+    "--take-over",
+    "takes_over",
+    is_flag=True,
+    help="Deliver from here what a lost machine delivered: its pending points are in doubt.",
+)
+@common.common_options
+def command(
+    named: tuple[str, ...],
+    *,
+    follow: bool,
+    interval: float | None,
+    checks: bool,
+    takes_over: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Write what is new in JOURNAL into FOLDER, which other machines share.
+
+    FOLDER gets files that never change: segments of entries and receipts, and the bytes of
+    artifacts. Name it in place of a journal on another machine: sync, watch, status, runs, audit,
+    check, export and ui read it. What was delivered there comes back into JOURNAL.
+
+    FOLDER becomes a mirror if it is new or empty. Without JOURNAL, the default journal is
+    mirrored. You may interrupt and repeat this at any moment.
+    """
+    if checks or takes_over:
+        if len(named) != 1 or follow or interval is not None or (checks and takes_over):
+            raise click.UsageError("--check and --take-over take FOLDER, and no other option")
+        return (_check if checks else _take_over)(named[0], as_json=as_json)
+    if len(named) not in {1, 2}:
+        raise click.UsageError("name the journal and the folder: JOURNAL FOLDER")
+    if interval is not None and not follow:
+        raise click.UsageError("--interval needs --follow")
+    return _mirror(named, follow=follow, interval=interval, as_json=as_json)
+
+
+def _mirror(
+    named: tuple[str, ...], *, follow: bool, interval: float | None, as_json: bool
+) -> ExitCode:
+    from journaltrack.mirror import folder as folders  # noqa: PLC0415 - completion
+    from journaltrack.mirror.follow import INTERVAL_S, Follower  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
+
+    journal = paths.journal_folder(named[0] if len(named) > 1 else None)
+    mirror = folders.opened(named[-1], create=True)
+    follower = Follower(journal, mirror, INTERVAL_S if interval is None else interval)
+    replicas = []
+    if follow:
+        with _until_signal() as ended:
+            follower.run(ended)
+    else:
+        replicas = follower.once()
+    shipped = follower.shipped
+    for each in replicas:
+        if each.problem is not None:
+            output.problem("warning", each.problem.message, each.problem.hint)
+        elif each.waits is not None:
+            output.problem("note", f"{each.name}: {each.waits}")
+    code = ExitCode.JOURNAL if shipped.halted else ExitCode.OK
+    if shipped.blobs_missing or any(each.problem is not None for each in replicas):
+        code = worst([code, ExitCode.PROBLEMS])
+    if as_json:
+        members = {"journal": str(journal), "mirror": str(mirror.path), **asdict(shipped)}
+        output.print_json({**members, "exit_code": int(code)})
+        return code
+    output.say(
+        f"{output.clean(str(journal))}: {output.plural(shipped.entries, 'entry')} and "
+        f"{output.plural(shipped.attestations, 'receipt')} in "
+        f"{output.plural(shipped.segments, 'segment')} ({output.size(shipped.segment_bytes)}), "
+        f"{output.plural(shipped.blobs, 'artifact')} ({output.size(shipped.blob_bytes)}) mirrored"
+    )
+    for uuid, place in shipped.halted.items():
+        output.problem(
+            "error",
+            f"the entries of the process {uuid} from number {place} on are not what was recorded, "
+            "and are not mirrored; all others are",
+            "`journaltrack check` says more",
+        )
+    if shipped.blobs_missing:
+        output.problem(
+            "warning",
+            f"{output.plural(len(shipped.blobs_missing), 'artifact')} missing in the spool, or "
+            f"damaged: {', '.join(shipped.blobs_missing[:_LISTED_MAX])}",
+        )
+    return code
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    """Give an event that SIGTERM, SIGHUP and Ctrl-C set."""
+    ended = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: ended.set())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check(named: str, *, as_json: bool) -> ExitCode:
+    from journaltrack.mirror import check, folder  # noqa: PLC0415 - completion
+
+    found = check.check(folder.opened(named))
+    code = ExitCode.OK if all(each.is_well for each in found) else ExitCode.PROBLEMS
+    if as_json:
+        replicas = [each.to_json() for each in found]
+        output.print_json({"mirror": named, "replicas": replicas, "exit_code": int(code)})
+        return code
+    columns = ("journal", "replica", "segments", "entries", "receipts", "size", "last segment")
+    rows = [
+        (
+            each.journal_id,
+            each.replica,
+            each.segments,
+            each.entries,
+            each.attestations,
+            output.size(each.size_bytes),
+            output.digest(each.last) if each.last else None,
+        )
+        for each in found
+    ]
+    tables.table("proved", columns, rows)
+    for each in found:
+        for what, numbers in (("missing", each.missing), ("damaged", each.damaged)):
+            if numbers:
+                some = ", ".join(map(str, numbers[:_LISTED_MAX]))
+                output.problem("error", f"{each.replica}: segments are {what}: {some}")
+        if each.artifacts_missing:
+            some = ", ".join(each.artifacts_missing[:_LISTED_MAX])
+            output.problem(
+                "warning", f"{each.replica}: artifacts are missing, or have other bytes: {some}"
+            )
+        for problem in each.problems:
+            output.problem("error", f"{each.replica}: {problem}")
+    if code is ExitCode.OK:
+        output.say("nothing is missing up to the last segment of each replica")
+    return code
+
+
+def _take_over(named: str, *, as_json: bool) -> ExitCode:
+    from journaltrack.mirror import copies, delivery, folder  # noqa: PLC0415 - completion
+
+    mirror = folder.opened(named)
+    doubts = {}
+    for copied in copies.extended(mirror.path):
+        if copied.folder is not None:
+            doubts[str(copied.folder)] = delivery.take_over(copied.folder, mirror)
+    if as_json:
+        output.print_json({"mirror": named, "in_doubt": doubts, "exit_code": int(ExitCode.OK)})
+        return ExitCode.OK
+    for journal, count in doubts.items():
+        output.say(f"{output.clean(journal)}: delivered from here now; {count} points in doubt")
+    return ExitCode.OK

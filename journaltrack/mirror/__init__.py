@@ -1,0 +1,1 @@
+"""Mirror a journal into a shared folder, segment by segment, and rebuild it from there."""

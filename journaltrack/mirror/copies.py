@@ -1,0 +1,186 @@
+"""Keep a copy of each journal of a mirror, to read and to deliver from.
+
+The copies are in ``mirrors/<mirror id>/<journal id>`` in ``paths.home()``. Each is a journal like
+any other, with the id of the one that it is a copy of. It is extended by what is new in the mirror
+whenever a command names that. A copy that was lost is made again.
+
+Invariant: a mirror's folder is only read. Must not know a remote.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from journaltrack.errors import EvidenceError, JournaltrackError
+from journaltrack.journal import first_steps
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import schema
+from journaltrack.mirror import folder as folders
+from journaltrack.mirror import segment as segments
+from journaltrack.mirror import state as states
+from journaltrack.mirror.folder import Mirror
+from journaltrack.mirror.segment import Segment
+from journaltrack.mirror.take import Replicated, Taker
+from journaltrack.util import paths
+from journaltrack.util.text import logfmt
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S: Final = 5.0
+"""Our choice: how long to wait for another process that extends the same copy."""
+
+
+@dataclass(slots=True)
+class Copied:
+    """The copy of one journal.
+
+    Attributes:
+        journal_id: The journal's.
+        folder: Of the copy; None: no segment of the journal is whole yet.
+        replicas: How far each replica was taken over.
+        problem: Why the copy was not extended, or not made; None: it was.
+    """
+
+    journal_id: str
+    folder: Path | None = None
+    replicas: list[Replicated] = field(default_factory=list)
+    problem: JournaltrackError | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what is missing in the copy, and why: one sentence each."""
+        found = []
+        for each in self.replicas:
+            upto = f"segment {each.number} of {each.newest}" if each.number else "no segment"
+            if each.problem is not None:
+                found.append(f"{each.name}: taken up to {upto}: {each.problem.message}")
+            elif each.waits is not None:
+                found.append(f"{each.name}: taken up to {upto}, waiting: {each.waits}")
+            found += [
+                f"{each.name}: the entries of the process {uuid} from number {place} on were "
+                "altered in the journal, and are not mirrored"
+                for uuid, place in each.halted.items()
+            ]
+        return found
+
+
+def extended(folder: Path) -> list[Copied]:
+    """Extend the copies of all journals of a mirror, and return them.
+
+    Args:
+        folder: The mirror's.
+
+    Raises:
+        MirrorError: The mirror can't be read.
+        JournalTooNewError, InvalidInputError: It is none, or a newer version made it.
+    """
+    mirror = folders.opened(folder)
+    return [_extended(mirror, journal_id) for journal_id in mirror.journals()]
+
+
+def keep_extended(folder: Path, every_s: float, ended: threading.Event) -> threading.Thread:
+    """Extend the copies of a mirror on a thread, until ``ended`` is set.
+
+    What is missing in them is logged once. While the mirror can't be read, it is tried again.
+
+    Args:
+        folder: The mirror's.
+        every_s: Seconds between two looks.
+        ended: Ends it.
+    """
+    told: set[str] = set()
+
+    def extend() -> None:
+        """Extend them, and log what changed."""
+        notes = []
+        try:
+            for copied in extended(folder):
+                problem = [] if copied.problem is None else [copied.problem.message]
+                notes += [*copied.notes, *problem]
+        except JournaltrackError as error:
+            notes = [error.message]
+        for note in notes:
+            if note not in told:
+                logger.warning(logfmt("mirror", folder=folder, text=note))
+        told.clear()
+        told.update(notes)
+
+    def run() -> None:
+        """Extend again and again."""
+        while not ended.is_set():
+            extend()
+            ended.wait(every_s)
+
+    thread = threading.Thread(target=run, name="journaltrack-mirror", daemon=True)
+    thread.start()
+    return thread
+
+
+def place_of(mirror: Mirror) -> Path:
+    """Return the folder of all copies of a mirror's journals."""
+    return paths.copies_of_mirrors() / mirror.id
+
+
+def _extended(mirror: Mirror, journal_id: str) -> Copied:
+    copied = Copied(journal_id)
+    place = place_of(mirror)
+    first_steps.make_folder(place)
+    folder = place / journal_id
+    try:
+        with states.alone(place, name=f".{journal_id}.lock", wait_s=_WAIT_S):
+            if not (folder / paths.DATABASE).exists() and not _made(mirror, journal_id, folder):
+                return copied
+        # One process at a time extends it. After a while, others read what is there.
+        with (
+            states.alone(folder, wait_s=_WAIT_S),
+            closing(Journal.open(folder, create=False)) as journal,
+        ):
+            copied.replicas = Taker(journal, mirror).take()
+    except JournaltrackError as error:
+        copied.problem = error
+    if (folder / paths.DATABASE).exists():
+        copied.folder = folder
+    return copied
+
+
+def _made(mirror: Mirror, journal_id: str, folder: Path) -> bool:
+    """Make an empty copy; return whether a whole segment says what the journal is."""
+    first = next(_whole(mirror, journal_id), None)
+    if first is None:
+        return False
+    beside = folder.with_name(f".{folder.name}.partial")
+    # A killed process left it.
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / paths.SPOOL).mkdir(mode=0o700, parents=True)
+    beside.chmod(0o700)
+    file = beside / paths.DATABASE
+    file.touch(mode=0o600)
+    _, created_at_ns, version, *_ = first.journal
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        schema.create(
+            connection, journal_id=journal_id, now_ns=int(created_at_ns), version=str(version)
+        )
+    beside.rename(folder)
+    paths.fsync(folder.parent)
+    return True
+
+
+def _whole(mirror: Mirror, journal_id: str) -> Iterator[Segment]:
+    for name in mirror.replicas(journal_id):
+        replica = mirror.replica(journal_id, name)
+        for number in replica.numbers():
+            data = replica.read(number, segments.BYTES_MAX)
+            try:
+                segment = segments.parse(data or b"", str(replica.file(number)))
+            except (segments.NotWholeError, EvidenceError):
+                continue
+            if segment.journal_id == journal_id:
+                yield segment

@@ -1,0 +1,348 @@
+"""Read and write the files of a mirror: a folder that several machines share.
+
+::
+
+    journaltrack-mirror.json                 what this folder is, and its id
+    <journal id>/<replica>/00000001.jsonl    a segment of a copy of that journal (a *replica*)
+    <journal id>/blobs/ab/ab12...            the bytes of artifacts, under their SHA-256
+
+A shared file system promises little: no locks, no mapped memory, stale listings, files that lose
+what was never synced. So this module needs nothing but whole files. Each is written under a hidden
+name, synced, and renamed; the folder is synced then. No file is changed afterwards.
+
+Invariants: only its replica writes into a replica's folder, and one process at a time (``ship``).
+Nothing is opened through a link. Rights follow the mirror's own folder: who may read that may read
+its files. Must not know what a segment says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from journaltrack.errors import InvalidInputError, JournalTooNewError, MirrorError, os_hint
+from journaltrack.journal import first_steps
+from journaltrack.journal.spool.copy import write_all
+from journaltrack.util import paths
+
+MARKER: Final = paths.MIRROR
+BLOBS: Final = "blobs"
+VERSION: Final = 1
+"""Of the folder's layout; a reader refuses a higher one."""
+_FORMAT: Final = "journaltrack mirror"
+_MARKER_BYTES_MAX: Final = 4096
+_SEGMENT: Final = re.compile(r"(\d{8,18})\.jsonl")
+_REPLICA: Final = re.compile(r"[\w.-]{0,80}-[0-9a-f]{16}", re.ASCII)
+_JOURNAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID: Final = _JOURNAL
+_READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATING: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A mirror's folder.
+
+    Attributes:
+        path: The folder.
+        id: Unique; the same on every machine that mounts it.
+    """
+
+    path: Path
+    id: str
+
+    def journals(self) -> list[str]:
+        """Return the ids of the journals that have segments here.
+
+        Raises:
+            MirrorError: The folder can't be read.
+        """
+        return sorted(name for name in names(self.path) if _JOURNAL.fullmatch(name))
+
+    def replicas(self, journal_id: str) -> list[str]:
+        """Return the copies of a journal that wrote segments.
+
+        Raises:
+            MirrorError: The folder can't be read.
+        """
+        return sorted(name for name in names(self.path / journal_id) if _REPLICA.fullmatch(name))
+
+    def blobs(self, journal_id: str) -> Path:
+        """Return the folder of a journal's artifacts. It is laid out as a spool."""
+        return self.path / journal_id / BLOBS
+
+    def replica(self, journal_id: str, name: str) -> Replica:
+        """Return the folder of one copy's segments, which need not be there yet."""
+        return Replica(self.path, self.path / journal_id / name)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The folder with the segments of one copy of a journal."""
+
+    mirror: Path
+    path: Path
+
+    def numbers(self, after: int = 0) -> list[int]:
+        """Return the numbers of the segments beyond ``after``, sorted. One listing.
+
+        Raises:
+            MirrorError: The folder can't be read.
+        """
+        found = (_SEGMENT.fullmatch(name) for name in names(self.path))
+        return sorted(number for each in found if each and (number := int(each[1])) > after)
+
+    def file(self, number: int) -> Path:
+        """Return the path of a segment."""
+        return self.path / f"{number:08d}.jsonl"
+
+    def read(self, number: int, bytes_max: int) -> bytes | None:
+        """Return a segment's bytes; None if it is not there, or is larger than ``bytes_max``.
+
+        Raises:
+            MirrorError: It can't be read.
+        """
+        with explained(self.file(number), "read"):
+            return content(self.file(number), bytes_max)
+
+    def write(self, number: int, data: bytes) -> None:
+        """Write a segment: it appears whole and on the disk, or not at all.
+
+        Raises:
+            MirrorError: It can't be written, or there is one with that number.
+        """
+        file = self.file(number)
+        with explained(file, "written"):
+            make_folder(self.path, self.mirror)
+            if os.path.lexists(file):
+                raise MirrorError(
+                    f"{file} is there already: another process mirrors the same copy; nothing was "
+                    "changed",
+                    hint="it goes on behind that one; mirror again",
+                )
+            write_whole(file, data, self.mirror)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left unfinished. Only the replica's writer calls it."""
+        for name in names(self.path):
+            if name.startswith(".") and name.endswith(".partial"):
+                with contextlib.suppress(OSError):
+                    (self.path / name).unlink()
+
+
+def opened(folder: str | os.PathLike[str], *, create: bool = False) -> Mirror:
+    """Return the mirror in a folder.
+
+    Args:
+        folder: The folder.
+        create: Make it one if it is missing or empty.
+
+    Raises:
+        InvalidInputError: It is no mirror. No changes were made.
+        JournalTooNewError: A newer version made it. No changes were made.
+        MirrorError: It can't be read, or made.
+    """
+    path = paths.expanded(folder).absolute()
+    marker = path / MARKER
+    with explained(marker, "read"):
+        data = content(marker, _MARKER_BYTES_MAX)
+    if data is None and create:
+        with explained(marker, "made"):
+            _make(path)
+            data = content(marker, _MARKER_BYTES_MAX)
+    if data is None:
+        raise InvalidInputError(
+            f"{path} is no mirror: it has no {MARKER}",
+            hint="`journaltrack mirror JOURNAL FOLDER` makes one of a new or an empty folder",
+        )
+    try:
+        members = json.loads(data)
+        version, mirror_id = members["version"], members["id"]
+        known = members["format"] == _FORMAT and bool(_UUID.fullmatch(mirror_id))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        known, version = False, None
+    if known and type(version) is int and version > VERSION:
+        raise JournalTooNewError(
+            f"a newer journaltrack made the mirror at {path}; no changes were made",
+            hint="upgrade: pip install -U journaltrack",
+        )
+    if not known or version != VERSION:
+        raise MirrorError(
+            f"{marker} does not say that {path} is a mirror; no changes were made",
+            hint="if it was damaged, name a new folder: journaltrack mirrors everything into it",
+        )
+    return Mirror(path, mirror_id)
+
+
+def _make(path: Path) -> None:
+    first_steps.make_folder(path)
+    others = [name for name in names(path) if not name.startswith(".")]
+    if others:
+        raise InvalidInputError(
+            f"{path} has other files in it ({others[0]}), and no {MARKER}; no changes were made",
+            hint="name a new folder for the mirror, or an empty one",
+        )
+    members = {"format": _FORMAT, "version": VERSION, "id": str(uuid.uuid4())}
+    data = json.dumps(members).encode() + b"\n"
+    # Of several processes that make it at once, the first one's counts.
+    put_new(path / MARKER, data, path)
+
+
+def put_new(file: Path, data: bytes, mirror: Path) -> bool:
+    """Write a file unless there is one of that name; of several processes, one succeeds.
+
+    A link is made by the server in one step, whatever this machine has cached. If its answer was
+    lost, the file's own content tells.
+
+    Args:
+        file: Its place.
+        data: Its content, which no other process writes.
+        mirror: The folder whose rights it gets.
+
+    Returns:
+        Whether the file is ours.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
+    try:
+        with created(partial, mirror) as descriptor:
+            write_all(descriptor, memoryview(data))
+        try:
+            os.link(partial, file)
+        except FileExistsError:
+            return content(file, len(data)) == data
+        except OSError:
+            # The file system has no links.
+            try:
+                with created(file, mirror) as descriptor:
+                    write_all(descriptor, memoryview(data))
+            except FileExistsError:
+                return False
+    finally:
+        partial.unlink(missing_ok=True)
+    paths.fsync(file.parent)
+    return True
+
+
+def write_whole(file: Path, data: bytes, mirror: Path) -> None:
+    """Write a file under a hidden name, sync it, and give it its name.
+
+    Args:
+        file: Its place.
+        data: Its content.
+        mirror: The folder whose rights it gets.
+
+    Raises:
+        OSError: It can't be written. Nothing has its name.
+    """
+    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
+    with (
+        paths.whole(file, partial, durable=False),
+        created(partial, mirror) as descriptor,
+    ):
+        write_all(descriptor, memoryview(data))
+    paths.fsync(file.parent)
+
+
+@contextlib.contextmanager
+def created(file: Path, mirror: Path) -> Iterator[int]:
+    """Create a file for the block, with the rights of the mirror's folder, and sync it.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    descriptor = os.open(file, _CREATING, 0o600)
+    try:
+        os.fchmod(descriptor, stat.S_IMODE(mirror.stat().st_mode) & 0o666)
+        yield descriptor
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def has_file(file: Path, size_bytes: int) -> bool:
+    """Return whether a regular file of that size is there."""
+    try:
+        status = file.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
+
+
+def make_folder(folder: Path, mirror: Path) -> None:
+    """Make a folder below the mirror's, and sync its name.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    if folder.is_dir():
+        return
+    if folder != mirror:
+        make_folder(folder.parent, mirror)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(stat.S_IMODE(mirror.stat().st_mode) & 0o2777)
+    paths.fsync(folder.parent)
+
+
+def names(folder: Path) -> list[str]:
+    """List a folder. One that is not there is empty: it may not be visible yet.
+
+    Raises:
+        MirrorError: It can't be read.
+    """
+    with explained(folder, "listed"):
+        try:
+            return os.listdir(folder)  # noqa: PTH208 - only names are needed
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def content(file: Path, bytes_max: int) -> bytes | None:
+    """Return a file's bytes; None if it is not there, is no file, or is larger.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    try:
+        descriptor = os.open(file, _READING)
+    except OSError as error:
+        # Nothing is there, or a link.
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return None
+        raise
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > bytes_max:
+            return None
+        return stream.read(bytes_max)
+
+
+@contextlib.contextmanager
+def explained(path: Path, what: str) -> Iterator[None]:
+    """Tell errors of the block's file system as errors of the mirror.
+
+    Args:
+        path: The file.
+        what: What can't be done with it.
+
+    Raises:
+        MirrorError: The block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MirrorError(
+            f"{path} can't be {what}: {error.strerror}; the journal has everything",
+            hint=os_hint(error) or "mirror again when the file system is back",
+        ) from error

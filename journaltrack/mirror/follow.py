@@ -1,0 +1,185 @@
+"""Mirror a journal once, or for as long as somebody writes to it.
+
+A look costs two ``stat`` calls on the journal's own disk. The bytes of artifacts are copied on a
+thread of their own, since segments must not wait for them. If the mirror can't be written, the next
+attempt comes after a growing, jittered delay. The journal has everything meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.errors import JournalNotFoundError, JournaltrackError, MirrorError
+from journaltrack.journal.journal import Journal
+from journaltrack.mirror import state as states
+from journaltrack.mirror.ship import Shipped, Shipper
+from journaltrack.mirror.take import Replicated, Taker
+from journaltrack.util import paths
+from journaltrack.util.text import logfmt
+
+if TYPE_CHECKING:
+    from journaltrack.mirror.folder import Mirror
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.5
+"""Our choice: with the look before it and the write behind it, an entry is mirrored within 2 s."""
+_LOOK_S: Final = 0.1
+_TAKE_EVERY_S: Final = 30.0
+"""Our choice: how often to look for receipts from where the journal is delivered."""
+_RETRY_FIRST_S: Final = 1.0
+_RETRY_MAX_S: Final = 30.0
+_WAIT_S: Final = 10.0
+"""Our choice: how long to wait for another process that mirrors the same copy."""
+
+
+class Follower:
+    """Mirror one journal.
+
+    Args:
+        journal: Its folder.
+        mirror: Where to.
+        interval_s: Seconds between two segments at least.
+
+    Attributes:
+        shipped: What was written so far.
+    """
+
+    def __init__(self, journal: Path, mirror: Mirror, interval_s: float = INTERVAL_S) -> None:
+        self.shipped = Shipped()
+        self._journal = journal
+        self._mirror = mirror
+        self._interval_s = interval_s
+        self._blobs: threading.Thread | None = None
+
+    def once(self) -> list[Replicated]:
+        """Write what is new, and take over what came back.
+
+        Returns:
+            How far other replicas were taken over.
+
+        Raises:
+            MirrorError: The mirror can't be written.
+            LeaseHeldError: Another process mirrors the journal.
+            JournalError: The journal can't be read, or written.
+        """
+        with closing(Shipper(self._journal, self._mirror)) as shipper:
+            with states.alone(self._journal, wait_s=_WAIT_S):
+                shipper.ship(self.shipped)
+                shipper.copy_blobs(self.shipped)
+            return self._take()
+
+    def run(self, ended: threading.Event) -> None:
+        """Write what is new whenever something is, and once more at the end.
+
+        Args:
+            ended: Is set when it is to end.
+
+        Raises:
+            JournalError: The last attempt failed.
+        """
+        while not ended.is_set():
+            # The journal is made later, or was removed.
+            with contextlib.suppress(JournalNotFoundError):
+                self._follow(ended)
+            ended.wait(_LOOK_S)
+        if self._looked()[0]:
+            self.once()
+
+    def _follow(self, ended: threading.Event) -> None:
+        """Follow one file, until it is another one."""
+        pauses = _Pauses()
+        with closing(Shipper(self._journal, self._mirror)) as shipper:
+            begun, seen = self._looked(), (0, 0, 0)
+            due = taken = 0.0
+            while not ended.wait(_LOOK_S):
+                now, looked = time.monotonic(), self._looked()
+                if looked[0] != begun[0]:
+                    return
+                if now < due:
+                    continue
+                try:
+                    if looked != seen:
+                        self._ship(shipper)
+                        seen, due = looked, now + self._interval_s
+                    if now - taken >= _TAKE_EVERY_S:
+                        self._take()
+                        taken = now
+                    pauses.end()
+                except JournaltrackError as error:
+                    due = time.monotonic() + pauses.next_s(error)
+            self._end_blobs()
+
+    def _ship(self, shipper: Shipper) -> None:
+        with states.alone(self._journal, wait_s=_WAIT_S):
+            shipper.ship(self.shipped)
+        if self._blobs is None or not self._blobs.is_alive():
+            self._blobs = threading.Thread(
+                target=self._copy_blobs, args=(shipper,), name="journaltrack-blobs", daemon=True
+            )
+            self._blobs.start()
+
+    def _copy_blobs(self, shipper: Shipper) -> None:
+        try:
+            shipper.copy_blobs(self.shipped)
+        except MirrorError as error:
+            # The next segment, or the end, tries again.
+            _log(error)
+
+    def _end_blobs(self) -> None:
+        if self._blobs is not None:
+            self._blobs.join()
+
+    def _take(self) -> list[Replicated]:
+        with (
+            states.alone(self._journal, wait_s=_WAIT_S),
+            closing(Journal.open(self._journal, create=False)) as journal,
+        ):
+            return Taker(journal, self._mirror).take()
+
+    def _looked(self) -> tuple[int, int, int]:
+        """Return inode of the database, and when it and its log were last written."""
+        file = self._journal / paths.DATABASE
+        try:
+            status = file.stat()
+        except OSError:
+            return 0, 0, 0
+        try:
+            log_ns = file.with_name(f"{file.name}-wal").stat().st_mtime_ns
+        except OSError:
+            log_ns = 0
+        return status.st_ino, status.st_mtime_ns, log_ns
+
+
+class _Pauses:
+    """Growing, jittered delays after failures, each told once."""
+
+    def __init__(self) -> None:
+        self._next_s = _RETRY_FIRST_S
+        self._told = ""
+
+    def next_s(self, error: JournaltrackError) -> float:
+        """Return how long to wait, and log an error that is not the last one."""
+        if error.message != self._told:
+            self._told = error.message
+            _log(error)
+        pause_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._next_s = min(2 * self._next_s, _RETRY_MAX_S)
+        return pause_s
+
+    def end(self) -> None:
+        """Note that it works."""
+        if self._told:
+            logger.info(logfmt("mirroring-again"))
+        self._next_s, self._told = _RETRY_FIRST_S, ""
+
+
+def _log(error: JournaltrackError) -> None:
+    logger.warning(logfmt("mirror-waits", error=error.message, hint=error.hint))

@@ -1,0 +1,482 @@
+"""Write what is new in a journal into a mirror, as segments.
+
+A mirror's own files say how far the journal was written: the last whole segment of its replica.
+So a process that was killed at any moment leaves nothing to repair. The next one lists the
+replica's folder and goes on behind that segment. A segment that was cut or changed there stays as
+it is: the next one continues the one before it, with everything since.
+
+Segments come first, since they are small and may be the only copy of what was logged. The bytes of
+artifacts follow. Everything is read from short snapshots: trackers append meanwhile. Changes
+nothing in the journal but ``mirror.json``.
+
+Invariants: an entry is mirrored only if the chain of its process leads to it. If it does not, the
+entry was altered, and nothing of that process is mirrored from there on. What came from other
+replicas is not written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack._version import __version__
+from journaltrack.errors import EvidenceError, JournalAlteredError, JournalOutdatedError
+from journaltrack.journal import view, vocabulary
+from journaltrack.journal.chain import (
+    COLUMNS,
+    FACTS,
+    Removed,
+    begin_of,
+    is_described,
+    removed_in,
+)
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import schema
+from journaltrack.journal.spool.copy import Copier, write_all
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.sqlite import files
+from journaltrack.journal.sqlite.errors import translated
+from journaltrack.mirror import folder as folders
+from journaltrack.mirror import segment as segments
+from journaltrack.mirror import state as states
+from journaltrack.mirror.segment import Blob, InDoubt, Link, Reached, Run, Segment
+from journaltrack.replay.plan.actions import PutMetrics
+from journaltrack.transfer.apply_source import Attested, WriterRow
+from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
+from journaltrack.util.intervals import as_text, extend, ranges_in
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.mirror.folder import Mirror
+
+SEGMENT_BYTES: Final = 4 << 20
+"""Our limit: a segment ends behind the entry that exceeds it."""
+_ROWS_MAX: Final = 50_000
+_ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e WHERE e.seq > ? ORDER BY e.seq LIMIT ?"
+_ATTESTATIONS: Final = (
+    "SELECT id, writer_id, writer_seq, body, digest FROM attestation WHERE id > ? ORDER BY id "
+    "LIMIT ?"
+)
+_WRITER: Final = f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer WHERE id = ?"
+_LAST: Final = (
+    "SELECT writer_seq, digest FROM entry WHERE writer_id = ? AND seq < ? ORDER BY seq DESC LIMIT 1"
+)
+_BLOB: Final = "SELECT size_bytes, spooled_at_ns FROM blob WHERE sha256 = ?"
+_IN_FLIGHT: Final = (
+    "SELECT id, entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ? "
+    "AND id > ? ORDER BY id LIMIT 1000"
+)
+UNSETTLED: Final = (
+    "SELECT w.uuid, e.writer_seq FROM entry e JOIN writer w ON w.id = e.writer_id "
+    "WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
+)
+_CREATING: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Shipped:
+    """What was written into a mirror.
+
+    Attributes:
+        segments, entries, attestations: How many.
+        segment_bytes: In the segments.
+        blobs, blob_bytes: Artifacts that were copied.
+        blobs_missing: Artifacts whose bytes are missing or damaged in the spool.
+        halted: By a process's uuid: the place of its first entry that was altered.
+    """
+
+    segments: int = 0
+    entries: int = 0
+    attestations: int = 0
+    segment_bytes: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+    blobs_missing: list[str] = field(default_factory=list)
+    halted: dict[str, int] = field(default_factory=dict)
+
+
+class Shipper:
+    """Write one journal's segments. The caller holds ``state.alone``.
+
+    Args:
+        journal: The journal's folder.
+        mirror: Where to.
+        segment_bytes: See ``SEGMENT_BYTES``.
+        clock_ns: Nanoseconds since the epoch.
+
+    Raises:
+        JournalError: The journal can't be read.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        mirror: Mirror,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        # Upgrades a journal of an older version, as every process that writes to it does.
+        Journal.open(journal, create=False).close()
+        self._mirror = mirror
+        self._segment_bytes = segment_bytes
+        self._clock_ns = clock_ns
+        self._journal = Journal.open(journal, create=False, read_only=True)
+        ((*facts, digest),) = self._journal.database.read(f"SELECT {FACTS}, digest FROM meta")
+        self._facts = (tuple(facts), digest)
+        self._state = states.load(journal, mirror.id)
+        self._replica: folders.Replica | None = None
+        # Of this replica: the last number in its folder, what the next segment continues, and how
+        # far the journal is written.
+        self._number = 0
+        self._previous: str | None = None
+        self._reached = Reached()
+        self._halted: dict[str, int] = {}
+        self._told: Mapping[str, int] = {}
+        # Below, by the id of a writer in the journal.
+        self._writers: dict[int, WriterRow] = {}
+        self._heads: dict[int, Link] = {}
+        self._described: set[int] = set()
+        self._names: dict[object, str] = {}
+        self._gaps: dict[str, Removed] | None = None
+        self._blobs: deque[tuple[str, int]] = deque()
+
+    @property
+    def number(self) -> int:
+        """Return the number of the replica's last segment."""
+        return self._number
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+    def ship(self, shipped: Shipped | None = None) -> Shipped:
+        """Write everything that is new, as segments.
+
+        Args:
+            shipped: Is counted on.
+
+        Raises:
+            JournalOutdatedError: Nothing attests what became of the journal's oldest entries.
+            MirrorError: The mirror can't be written. What was written counts, and the next call
+                goes on behind it.
+            JournalError: The journal can't be read.
+        """
+        shipped = Shipped() if shipped is None else shipped
+        journal_id, *_, attested_after_receipt, attested_after_ns = self._facts[0]
+        if attested_after_receipt or attested_after_ns:
+            raise JournalOutdatedError(
+                f"the journal {journal_id} has receipts of format 0001, which nothing attests; "
+                "nothing was mirrored",
+                hint=f"attest them: journaltrack merge {self._journal.path} --into NEW; "
+                "then mirror NEW",
+            )
+        # What was taken over since is not written again.
+        self._state = states.load(self._journal.path, self._mirror.id)
+        try:
+            if self._replica is None or self._replica.path.name != self._state.replica:
+                self._resume()
+            while (segment := self._next()) is not None:
+                self._write(segment, shipped)
+        except BaseException:
+            # Whether the last segment is there, the folder says.
+            self._replica = None
+            raise
+        shipped.halted = dict(self._halted)
+        return shipped
+
+    def copy_blobs(self, shipped: Shipped) -> None:
+        """Copy the bytes of artifacts that segments name, one after the other.
+
+        A thread of its own may do this while another one ships.
+
+        Raises:
+            MirrorError: The mirror can't be written. The next call tries again.
+        """
+        while self._blobs:
+            sha256, size_bytes = self._blobs[0]
+            self._copy_blob(sha256, size_bytes, shipped)
+            self._blobs.popleft()
+
+    # -- where it goes on -------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Find the last whole segment of this replica."""
+        journal = self._journal.path
+        if not self._state.replica:
+            self._state.replica = states.new_replica()
+            self._state.folder = str(self._mirror.path)
+            states.save(journal, self._mirror.id, self._state)
+        replica = self._mirror.replica(self._journal.journal_id, self._state.replica)
+        replica.sweep()
+        numbers = replica.numbers()
+        self._number = numbers[-1] if numbers else 0
+        last = next(self._whole(replica, reversed(numbers)), None)
+        self._previous = last.sha256 if last is not None else None
+        self._reached = last.reached if last is not None else Reached()
+        self._told = last.halted if last is not None else {}
+        self._halted = dict(self._told)
+        self._heads.clear()
+        self._described.clear()
+        self._replica = replica
+        self._blobs.clear()
+        self._blobs.extend(self._blobs_to_copy())
+
+    def _whole(self, replica: folders.Replica, numbers: Iterator[int]) -> Iterator[Segment]:
+        for number in numbers:
+            data = replica.read(number, segments.BYTES_MAX)
+            with contextlib.suppress(segments.NotWholeError, EvidenceError):
+                segment = segments.parse(data or b"", str(replica.file(number)))
+                if (segment.journal_id, segment.number) == (self._facts[0][0], number):
+                    yield segment
+
+    def _blobs_to_copy(self) -> list[tuple[str, int]]:
+        """Return the artifacts of segments before that the mirror does not have yet."""
+        spool = Spool(self._journal.path / paths.SPOOL)
+        there = Spool(self._mirror.blobs(self._journal.journal_id))
+        rows = self._journal.database.read(
+            "SELECT DISTINCT b.sha256, b.size_bytes FROM entry e JOIN blob b "
+            "ON b.sha256 = json_extract(e.payload, '$.sha256') "
+            "WHERE e.stream = 'upload' AND e.seq <= ? AND json_valid(e.payload)",
+            (self._reached.seq,),
+        )
+        return [
+            (sha256, size_bytes)
+            for sha256, size_bytes in rows
+            if is_digest(sha256) and spool.has(sha256) and not there.has(sha256)
+        ]
+
+    # -- a segment --------------------------------------------------------------------------------
+
+    def _next(self) -> Segment | None:
+        """Return the next segment; None if there is nothing new."""
+        database = self._journal.database
+        segment = Segment(
+            *self._facts,
+            self._state.replica,
+            self._number + 1,
+            self._previous,
+            self._reached,
+            self._clock_ns(),
+            f"journaltrack {__version__}",
+        )
+        runs: dict[int, Run] = {}
+        with view.snapshot(database), translated(database.path):
+            connection = database.connection
+            size = 0
+            seq, attestation, receipt = self._reached
+            for row in connection.execute(_ENTRIES, (seq, _ROWS_MAX)):
+                seq = row[0]
+                size += self._add_entry(segment, runs, row)
+                if size >= self._segment_bytes:
+                    break
+            else:
+                # Behind the entries that they are about.
+                for row in connection.execute(_ATTESTATIONS, (attestation, _ROWS_MAX)):
+                    attestation = row[0]
+                    size += self._add_attestation(segment, row)
+                    if size >= self._segment_bytes:
+                        break
+                receipt = self._add_in_flight(connection, segment, receipt)
+        if (seq, attestation, receipt) == self._reached:
+            return None
+        segment.reached = Reached(seq, attestation, receipt)
+        segment.halted = dict(self._halted)
+        segment.runs = list(runs.values())
+        return segment
+
+    def _write(self, segment: Segment, shipped: Shipped) -> None:
+        assert self._replica is not None  # noqa: S101 - ``ship`` has found it
+        # Where all that is new came from other replicas, there is nothing to write.
+        if segment.runs or segment.attestations or segment.in_doubt or self._halted != self._told:
+            data = segments.encode(segment)
+            self._replica.write(segment.number, data)
+            self._number, self._previous = segment.number, segment.sha256
+            self._told = segment.halted
+            shipped.segments += 1
+            shipped.segment_bytes += len(data)
+            shipped.entries += segment.entries
+            shipped.attestations += len(segment.attestations)
+            self._blobs.extend((b.sha256, b.size_bytes) for b in segment.blobs if b.is_there)
+        self._reached = segment.reached
+
+    def _add_entry(self, segment: Segment, runs: dict[int, Run], row: tuple[Any, ...]) -> int:
+        """Add an entry to its process's run; return how many bytes it takes."""
+        seq, writer_id, place, component_id, *columns, digest = row
+        writer = self._writer(writer_id)
+        if writer.uuid in self._state.foreign or writer.uuid in self._halted:
+            return 0
+        head = self._heads.get(writer_id) or self._head_before(writer_id, seq, writer)
+        gap = self._gap(writer.uuid, head, place)
+        before = head.digest if gap is None else gap[1]
+        line = _line(before, place, self._name(component_id), columns, digest)
+        expected = head.place + 1 if gap is None else gap[0] + 1
+        if line is None or place != expected:
+            self._halted[writer.uuid] = head.place + 1
+            return 0
+        run = runs.get(writer_id)
+        if run is None:
+            run = runs[writer_id] = Run(writer.uuid, head)
+            self._describe(segment, writer_id, writer)
+        if gap is not None:
+            run.removed.append((head.place + 1, gap[0], gap[1].hex()))
+        extend(run.seqs, seq, seq)
+        run.lines.append(line)
+        run.head = self._heads[writer_id] = Link(place, digest)
+        if columns[6] is not None and columns[0] == vocabulary.UPLOAD:
+            self._add_blob(segment, columns[6])
+        return len(line)
+
+    def _add_attestation(self, segment: Segment, row: tuple[Any, ...]) -> int:
+        """Add an attestation; return how many bytes it takes."""
+        number, writer_id, place, body, digest = row
+        writer = self._writer(writer_id)
+        if writer.uuid in self._state.foreign:
+            return 0
+        if type(place) is not int or not isinstance(body, str) or not isinstance(digest, bytes):
+            raise JournalAlteredError(
+                f"attestation {number} of the journal at {self._journal.path} is not one that "
+                "journaltrack made; nothing behind it is mirrored",
+                hint="`journaltrack check` says more",
+            )
+        self._describe(segment, writer_id, writer)
+        segment.attestations.append(Attested(writer.uuid, place, body, digest))
+        return len(body)
+
+    def _add_in_flight(self, connection: sqlite3.Connection, segment: Segment, last: int) -> int:
+        """Add what unanswered requests carry; return the last one's number.
+
+        If this node is lost, nobody can tell whether those points arrived. If the answer comes, its
+        attestation says so in a later segment.
+        """
+        rows = connection.execute(_IN_FLIGHT, (PutMetrics.action, last)).fetchall()
+        for receipt_id, entries, since_ns in rows:
+            last = receipt_id
+            places: dict[str, list[tuple[int, int]]] = {}
+            for interval in ranges_in(entries):
+                for uuid, place in connection.execute(UNSETTLED, interval):
+                    if uuid not in self._halted:
+                        extend(places.setdefault(uuid, []), place, place)
+            if places:
+                named = {uuid: as_text(runs) for uuid, runs in places.items()}
+                segment.in_doubt.append(InDoubt(named, since_ns))
+        return last
+
+    def _add_blob(self, segment: Segment, payload: str) -> None:
+        sha256 = str(view.detail_of(payload).get("sha256"))
+        if not is_digest(sha256) or any(blob.sha256 == sha256 for blob in segment.blobs):
+            return
+        for size_bytes, spooled_at_ns in self._journal.database.connection.execute(
+            _BLOB, (sha256,)
+        ).fetchall():
+            is_there = Spool(self._journal.path / paths.SPOOL).has(sha256)
+            segment.blobs.append(Blob(sha256, size_bytes, spooled_at_ns, is_there))
+
+    def _describe(self, segment: Segment, writer_id: int, writer: WriterRow) -> None:
+        if writer_id not in self._described:
+            self._described.add(writer_id)
+            segment.processes.append(writer)
+
+    # -- what the journal says, in a snapshot -----------------------------------------------------
+
+    def _writer(self, writer_id: int) -> WriterRow:
+        found = self._writers.get(writer_id)
+        if found is None:
+            row = self._journal.database.connection.execute(_WRITER, (writer_id,)).fetchone()
+            if row is None:
+                # What a writer that is not recorded appended can't be proved.
+                found = WriterRow((f"unknown-{writer_id}",), None)
+                self._halted.setdefault(found.uuid, 1)
+            else:
+                *columns, digest = row
+                found = WriterRow(tuple(columns), digest)
+                if not is_described(digest, columns):
+                    self._halted.setdefault(found.uuid, 1)
+            self._writers[writer_id] = found
+        return found
+
+    def _name(self, component_id: object) -> str:
+        found = self._names.get(component_id)
+        if found is None:
+            row = self._journal.database.connection.execute(
+                "SELECT name FROM component WHERE id = ?", (component_id,)
+            ).fetchone()
+            found = self._names[component_id] = str(row[0]) if row else ""
+        return found
+
+    def _head_before(self, writer_id: int, seq: int, writer: WriterRow) -> Link:
+        row = self._journal.database.connection.execute(_LAST, (writer_id, seq)).fetchone()
+        found = Link(*row) if row else Link(0, begin_of(writer.uuid, writer.digest))
+        self._heads[writer_id] = found
+        return found
+
+    def _gap(self, uuid: str, head: Link, place: int) -> tuple[int, bytes] | None:
+        """Return the last entry that was removed on the record before a place, and its digest."""
+        if type(place) is not int or place <= head.place + 1:
+            return None
+        if self._gaps is None:
+            self._gaps = removed_in(self._journal.database.connection)
+        digest = self._gaps[uuid].across(head.place + 1, place - 1) if uuid in self._gaps else None
+        return None if digest is None else (place - 1, digest)
+
+    # -- artifacts --------------------------------------------------------------------------------
+
+    def _copy_blob(self, sha256: str, size_bytes: int, shipped: Shipped) -> None:
+        """Copy one artifact. What is missing or damaged in the spool is left out."""
+        target = Spool(self._mirror.blobs(self._journal.journal_id)).path_of(sha256)
+        partial = target.with_name(f".{sha256}.partial")
+        try:
+            with (
+                files.opened_blob(
+                    Spool(self._journal.path / paths.SPOOL).path_of(sha256)
+                ) as source,
+                folders.explained(target, "written"),
+            ):
+                if folders.has_file(target, size_bytes):
+                    return
+                folders.make_folder(target.parent, self._mirror.path)
+                partial.unlink(missing_ok=True)
+                with folders.created(partial, self._mirror.path) as file, Copier() as copier:
+                    found = copier.copy(
+                        source, os.fstat(source).st_size, lambda view: write_all(file, view)
+                    )
+                if found == sha256:
+                    partial.replace(target)
+                    paths.fsync(target.parent)
+                    shipped.blobs += 1
+                    shipped.blob_bytes += size_bytes
+                    return
+                partial.unlink()
+        except (OSError, ValueError):
+            # The spool has no such file, or it can't be read.
+            pass
+        shipped.blobs_missing.append(sha256)
+
+
+def _line(
+    before: bytes, place: int, component: str, columns: Sequence[Any], digest: object
+) -> bytes | None:
+    """Return the canonical encoding of an entry; None if its digest is of something else.
+
+    SQLite keeps no sign of zero, the digest does: both are tried.
+    """
+    value = columns[3]
+    for same in (value, -0.0) if value == 0 else (value,):
+        try:
+            line = vocabulary.canonical(place, component, *columns[:3], same, *columns[4:])
+        # A column of a type that no entry has.
+        except (TypeError, ValueError, RecursionError):
+            return None
+        if hashlib.sha256(before + line).digest() == digest:
+            return line
+    return None

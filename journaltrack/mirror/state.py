@@ -1,0 +1,203 @@
+"""Remember what a journal has exchanged with a mirror: ``mirror.json`` in the journal's folder.
+
+The file is a convenience, and no evidence: a mirror's own files say how far each replica came.
+Without it, everything is read and compared again, and this copy of the journal writes into a new
+replica's folder. It names the database for which it was written: a copied folder is another
+replica.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from journaltrack.errors import JournalWriteError, LeaseHeldError, os_hint
+from journaltrack.util import paths
+from journaltrack.util.deadline import Deadline
+
+FILE: Final = paths.MIRRORED
+LOCK: Final = "mirror.lock"
+_HOST: Final = re.compile(r"[^\w.-]", re.ASCII)
+_HOST_CHARS: Final = 40
+_LOOK_S: Final = 0.05
+"""How often to look whether the lock is free."""
+_DIGESTS_MAX: Final = 256
+"""How many earlier segments a replica may go back to and begin anew from."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was taken over of another replica.
+
+    Attributes:
+        number: Of the last segment.
+        digests: The SHA-256 of the last segments, by their numbers.
+        noted: Segments whose attestations were not taken over: notes of what others took over.
+        processes: The uuids of processes that its segments describe.
+        artifacts: Of the next segment: how many bytes of its artifacts were there, and when that
+            last changed, seconds since 1970 by this machine's clock.
+    """
+
+    number: int = 0
+    digests: dict[int, str] = field(default_factory=dict)
+    noted: list[int] = field(default_factory=list)
+    processes: set[str] = field(default_factory=set)
+    artifacts: tuple[int, float] | None = None
+
+    def take(self, number: int, sha256: str, processes: Iterable[str]) -> None:
+        """Note that a segment was taken over."""
+        self.number = number
+        self.processes.update(processes)
+        self.digests[number] = sha256
+        self.artifacts = None
+        while len(self.digests) > _DIGESTS_MAX:
+            del self.digests[min(self.digests)]
+
+
+@dataclass(slots=True)
+class State:
+    """What one journal has exchanged with one mirror.
+
+    Attributes:
+        replica: The name under which this copy of the journal writes; "" if it does not.
+        seen: By name: the other replicas.
+        folder: Where the mirror is, on this machine.
+        last_seq, last_digest: The newest entry when ``heads`` was right, and its digest
+            (hexadecimal).
+        heads: By the process's uuid: place and digest (hexadecimal) of its last entry here.
+    """
+
+    replica: str = ""
+    folder: str = ""
+    seen: dict[str, Seen] = field(default_factory=dict)
+    last_seq: int = 0
+    last_digest: str = ""
+    heads: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def foreign(self) -> set[str]:
+        """Return the processes (their uuids) that came from other replicas."""
+        return set().union(*(seen.processes for seen in self.seen.values()))
+
+
+def load(journal: Path, mirror_id: str) -> State:
+    """Return what is known of one mirror. What can't be read is not known."""
+    return all_of(journal).get(mirror_id, State())
+
+
+def all_of(journal: Path) -> dict[str, State]:
+    """Return what is known of each mirror, by its id. What can't be read is not known."""
+    try:
+        members = json.loads((journal / FILE).read_bytes())
+        is_own = members["of"] == _identity(journal)
+        return {name: _state(each, is_own=is_own) for name, each in members["mirrors"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def save(journal: Path, mirror_id: str, state: State) -> None:
+    """Write what is known of one mirror.
+
+    Raises:
+        JournalWriteError: The journal's folder can't be written.
+    """
+    file = journal / FILE
+    mirrors = {name: asdict(each) for name, each in all_of(journal).items()}
+    mirrors[mirror_id] = asdict(state)
+    members = {"version": 1, "of": _identity(journal), "mirrors": mirrors}
+    try:
+        with paths.whole(file, durable=False) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text(json.dumps(members, default=sorted), encoding="utf-8")
+    except OSError as error:
+        raise JournalWriteError(
+            f"{file} can't be written: {error.strerror}; the journal itself is unchanged",
+            hint=os_hint(error),
+        ) from error
+
+
+def new_replica() -> str:
+    """Return a name for the segments of this copy. It names the machine, for people."""
+    return f"{_HOST.sub('-', socket.gethostname())[:_HOST_CHARS]}-{os.urandom(8).hex()}"
+
+
+@contextlib.contextmanager
+def alone(journal: Path, *, name: str = LOCK, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep other processes from doing the same with the journal. The kernel frees the lock.
+
+    Args:
+        journal: The folder with the lock's file.
+        name: Of that file.
+        wait_s: How long to wait for another process.
+
+    Raises:
+        LeaseHeldError: Another process does it now.
+        JournalWriteError: The journal's folder can't be written.
+    """
+    file = journal / name
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise JournalWriteError(
+            f"{file} can't be written: {error.strerror}", hint=os_hint(error)
+        ) from error
+    try:
+        deadline = Deadline(wait_s)
+        while not _locked(descriptor):
+            if deadline.over:
+                raise LeaseHeldError(
+                    f"another process mirrors the journal at {journal} now; no changes were made",
+                    hint="one process at a time: wait for it, or end it",
+                )
+            time.sleep(_LOOK_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # The file system has no locks. No segment is ever overwritten.
+        return True
+    return True
+
+
+def _state(found: dict[str, Any], *, is_own: bool) -> State:
+    return State(
+        str(found["replica"]) if is_own else "",
+        str(found["folder"]),
+        {name: _seen(each) for name, each in found["seen"].items()},
+        int(found["last_seq"]),
+        str(found["last_digest"]),
+        {uuid: (int(place), str(text)) for uuid, (place, text) in found["heads"].items()},
+    )
+
+
+def _seen(members: dict[str, Any]) -> Seen:
+    artifacts = members["artifacts"]
+    return Seen(
+        int(members["number"]),
+        {int(number): str(sha256) for number, sha256 in members["digests"].items()},
+        [int(number) for number in members["noted"]],
+        set(map(str, members["processes"])),
+        None if artifacts is None else (int(artifacts[0]), float(artifacts[1])),
+    )
+
+
+def _identity(journal: Path) -> list[Any]:
+    """Return what tells the journal's file from a copy of it."""
+    found = (journal / paths.DATABASE).stat()
+    return [socket.gethostname(), found.st_dev, found.st_ino]
