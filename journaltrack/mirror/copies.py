@@ -168,6 +168,8 @@ def _made(mirror: Mirror, journal_id: str, folder: Path) -> bool:
         schema.create(
             connection, journal_id=journal_id, now_ns=int(created_at_ns), version=str(version)
         )
+    # Chooses the log. A process that is killed meanwhile leaves something that can't be read.
+    Journal.open(beside, create=False).close()
     beside.rename(folder)
     paths.fsync(folder.parent)
     return True

@@ -1,0 +1,227 @@
+"""Mirroring and reading a mirror: killed before every change of a file, and on disks that fail."""
+
+from __future__ import annotations
+
+import errno
+import random
+import shutil
+from contextlib import closing
+
+import pytest
+
+from journaltrack.errors import LeaseHeldError, MirrorError
+from journaltrack.mirror import copies, delivery
+from journaltrack.mirror import folder as folders
+from journaltrack.mirror import segment as segments
+from journaltrack.mirror.check import check
+from journaltrack.mirror.ship import Shipper
+from journaltrack.remotes.memory import MemoryRemote
+from tests.builders import CREATION, add_artifact, opened
+from tests.copies import content, points, record, sound, states, sync
+from tests.faults import faulty_disk
+from tests.faults.disktrace import Killing, supported
+from tests.patience import scaled
+
+WHY_NOT = supported()
+KILLS = scaled(12)
+SHIP = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from journaltrack.mirror import folder
+from journaltrack.mirror.ship import Shipper
+mirror = folder.opened(sys.argv[2], create=True)
+with closing(Shipper(Path(sys.argv[1]), mirror, segment_bytes=600)) as shipper:
+    shipper.copy_blobs(shipper.ship())
+"""
+EXTEND = """
+import os, sys
+from pathlib import Path
+os.environ["JOURNALTRACK_HOME"] = sys.argv[2]
+from journaltrack.mirror import copies, take
+take._ROWS = 7
+for copied in copies.extended(Path(sys.argv[1])):
+    assert copied.problem is None and copied.notes == [], copied
+"""
+DELIVER = """
+import sys
+from pathlib import Path
+from journaltrack.mirror.delivery import delivering
+with delivering(Path(sys.argv[1])):
+    pass
+"""
+
+traced = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+def recorded(folder):
+    """A journal with an artifact and two processes' points."""
+    with opened(folder, {"run": [CREATION, *points(*range(12))]}) as journal:
+        add_artifact(journal, b"weights" * 1_000)
+    record(folder / "journal", *points(*range(12)), component="other")
+    return folder / "journal"
+
+
+def copy_in(home, mirror, monkeypatch):
+    """Extend the copy in a home; returns its folder."""
+    monkeypatch.setenv("JOURNALTRACK_HOME", str(home))
+    (copied,) = copies.extended(mirror)
+    assert (copied.problem, copied.notes) == (None, [])
+    return copied.folder
+
+
+@traced
+def test_a_writer_that_is_killed_leaves_whole_segments(tmp_path, monkeypatch):
+    """Killed before any of its changes of the mirror, it leaves nothing but whole segments. The
+    next one writes what is missing, no entry twice.
+    """
+    journal = recorded(tmp_path)
+    killing = Killing(SHIP, tmp_path)
+    shutil.copytree(journal, tmp_path / "reference")
+    changes = killing.changes(tmp_path / "mirror", tmp_path / "reference", tmp_path / "mirror")
+    assert changes > 20
+    for at in range(1, changes + 1):
+        mirror = tmp_path / f"mirror-{at}"
+        shutil.copytree(journal, tmp_path / f"journal-{at}")
+        source = tmp_path / f"journal-{at}"
+        assert killing.killed(mirror, source, mirror, at=at)
+        for path in mirror.rglob("*.jsonl"):
+            segments.parse(path.read_bytes(), path.name)
+        assert not killing.killed(mirror, source, mirror, at=None)
+        assert not list(mirror.rglob(".*.jsonl.*"))
+        (found,) = check(folders.opened(mirror))
+        assert found.is_well
+        assert found.entries == len(content(journal)), at
+        copy = copy_in(tmp_path / f"home-{at}", mirror, monkeypatch)
+        assert content(copy) == content(journal)
+        shutil.rmtree(mirror)
+
+
+@traced
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_a_reader_that_is_killed_goes_on(tmp_path, monkeypatch, is_delivered):
+    """Killed before any change of its copy, it goes on, with every entry once. Where the node had
+    delivered some, no copy that was left sends them again.
+    """
+    journal = recorded(tmp_path)
+    if is_delivered:
+        sync(journal, MemoryRemote())
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with closing(Shipper(journal, mirror, segment_bytes=600)) as shipper:
+        shipper.copy_blobs(shipper.ship())
+    killing = Killing(EXTEND, tmp_path)
+    changes = killing.changes(tmp_path / "reference", mirror.path, tmp_path / "reference")
+    for at in [*random.Random(1).sample(range(1, changes), KILLS - 1), changes]:
+        home = tmp_path / f"home-{at}"
+        assert killing.killed(home, mirror.path, home, at=at)
+        for copy in (home / "mirrors").glob("*/[0-9a-f]*/journal.db"):
+            found = content(copy.parent)
+            assert found.keys() <= content(journal).keys()
+        assert not killing.killed(home, mirror.path, home, at=None)
+        copy = copy_in(home, mirror.path, monkeypatch)
+        assert content(copy) == content(journal)
+        sound(copy)
+        shutil.rmtree(home)
+
+
+@traced
+def test_a_claim_survives_a_kill_and_nobody_else_has_it(tmp_path, monkeypatch):
+    """Killed before any change while it claims, writes its receipts and releases: it goes on, and
+    another copy delivers only after a release, never beside it.
+    """
+    journal = recorded(tmp_path)
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with closing(Shipper(journal, mirror)) as shipper:
+        shipper.copy_blobs(shipper.ship())
+    one = copy_in(tmp_path / "one", mirror.path, monkeypatch)
+    sync(one, MemoryRemote())
+    two = copy_in(tmp_path / "two", mirror.path, monkeypatch)
+    kept = tmp_path / "kept"
+    shutil.copytree(mirror.path, kept)
+    killing = Killing(DELIVER, tmp_path)
+    changes = killing.changes(mirror.path, one)
+    (journal_id,) = mirror.journals()
+    for at in range(1, changes + 1):
+        shutil.rmtree(mirror.path)
+        shutil.copytree(kept, mirror.path)
+        assert killing.killed(mirror.path, one, at=at)
+        claim = delivery.newest(mirror, journal_id)
+        if claim.number and claim.released is None:
+            with pytest.raises(LeaseHeldError), delivery.delivering(two):
+                pass
+        assert not killing.killed(mirror.path, one, at=None)
+        assert delivery.newest(mirror, journal_id).released is not None
+        assert copy_in(tmp_path / "two", mirror.path, monkeypatch) == two
+        assert states(two) == states(one)
+
+
+def refused(journal, folder, call, number):
+    """Write into a mirror whose file system fails, then into the same one when it works."""
+    mirror = folders.opened(folder, create=True)
+    with closing(Shipper(journal, mirror, segment_bytes=600)) as shipper:
+        shipper.copy_blobs(shipper.ship())
+        before = list(folder.rglob("[0-9]*.jsonl"))
+        record(journal, *points(*range(12)), component="later")
+        with pytest.raises(MirrorError) as caught:
+            faulty_disk.failing(shipper.ship, [call], number)
+        assert caught.value.hint
+        assert list(folder.rglob("[0-9]*.jsonl")) == before
+        shipper.copy_blobs(shipper.ship())
+    (found,) = check(mirror)
+    assert found.is_well
+    assert found.entries == len(content(journal))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["fsync", "write"])
+def test_a_failing_file_system_loses_nothing(tmp_path, number, call):
+    """When the shared file system fails, the writer says so, and nothing has a segment's name. The
+    next attempt writes everything.
+    """
+    faulty_disk.assert_in_child(refused, recorded(tmp_path), tmp_path / "mirror", call, number)
+
+
+def full(journal, disk):
+    """Write into a mirror on a disk without room, then with room."""
+    faulty_disk.small_disk(disk)
+    mirror = folders.opened(disk / "mirror", create=True)
+    with closing(Shipper(journal, mirror, segment_bytes=600)) as shipper:
+        ballast = faulty_disk.Ballast(disk, leave_bytes=6_000)
+        with pytest.raises(MirrorError, match="space") as caught:
+            shipper.copy_blobs(shipper.ship())
+        assert "free space" in caught.value.hint
+        for path in disk.rglob("[0-9]*.jsonl"):
+            segments.parse(path.read_bytes(), path.name)
+        ballast.drop()
+        shipper.copy_blobs(shipper.ship())
+    (found,) = check(mirror)
+    assert found.is_well
+    assert found.entries == len(content(journal))
+
+
+def test_a_full_file_system_loses_nothing(tmp_path):
+    """On a full shared disk, what has a name is whole. With room again, the rest is written."""
+    faulty_disk.assert_in_child(full, recorded(tmp_path), tmp_path / "disk")
+
+
+def test_a_reader_on_a_failing_file_system_keeps_what_it_has(tmp_path, monkeypatch):
+    """When the mirror can't be read, the copy stays as it is, and later goes on."""
+    journal = recorded(tmp_path)
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with closing(Shipper(journal, mirror)) as shipper:
+        shipper.copy_blobs(shipper.ship())
+    copy = copy_in(tmp_path / "home", mirror.path, monkeypatch)
+    record(journal, *points(1))
+    with closing(Shipper(journal, mirror)) as shipper:
+        shipper.ship()
+    before = content(copy)
+    place = mirror.path / mirror.journals()[0]
+    place.rename(tmp_path / "away")
+    place.symlink_to(place)
+    (copied,) = copies.extended(mirror.path)
+    assert isinstance(copied.problem, MirrorError)
+    assert content(copy) == before
+    place.unlink()
+    (tmp_path / "away").rename(place)
+    assert copy_in(tmp_path / "home", mirror.path, monkeypatch) == copy
+    assert content(copy) == content(journal)
