@@ -7,7 +7,6 @@ attempt comes after a growing, jittered delay. The journal has everything meanwh
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
@@ -16,7 +15,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.errors import JournalNotFoundError, JournaltrackError, MirrorError
+from journaltrack.errors import (
+    JournalError,
+    JournalNotFoundError,
+    JournalOutdatedError,
+    JournalTooNewError,
+    JournaltrackError,
+    MirrorError,
+    NotAJournalError,
+)
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import state as states
 from journaltrack.mirror.ship import Shipped, Shipper
@@ -83,19 +90,29 @@ class Follower:
             ended: Is set when it is to end.
 
         Raises:
-            JournalError: The last attempt failed.
+            JournalError: It can't be mirrored, or the last attempt failed.
         """
+        pauses = _Pauses()
         while not ended.is_set():
-            # The journal is made later, or was removed.
-            with contextlib.suppress(JournalNotFoundError):
-                self._follow(ended)
-            ended.wait(_LOOK_S)
+            ended.wait(self._followed(ended, pauses))
         if self._looked()[0]:
             self.once()
 
-    def _follow(self, ended: threading.Event) -> None:
+    def _followed(self, ended: threading.Event, pauses: _Pauses) -> float:
+        """Follow one file; return for how long not to try again."""
+        try:
+            self._follow(ended, pauses)
+        except JournalNotFoundError:
+            # It is made later, or was removed.
+            return _LOOK_S
+        except (NotAJournalError, JournalTooNewError, JournalOutdatedError):
+            raise
+        except JournalError as error:
+            return pauses.next_s(error)
+        return _LOOK_S
+
+    def _follow(self, ended: threading.Event, pauses: _Pauses) -> None:
         """Follow one file, until it is another one."""
-        pauses = _Pauses()
         with closing(Shipper(self._journal, self._mirror)) as shipper:
             begun, seen = self._looked(), (0, 0, 0)
             due = taken = 0.0
@@ -113,6 +130,8 @@ class Follower:
                         self._take()
                         taken = now
                     pauses.end()
+                except JournalOutdatedError:
+                    raise
                 except JournaltrackError as error:
                     due = time.monotonic() + pauses.next_s(error)
             self._end_blobs()

@@ -42,6 +42,7 @@ REQUIRED_VERSION: Final = "0.1.0"
 BYTES_MAX: Final = 256 << 20
 """Our limit for a file that somebody else may have made."""
 _FACTS: Final = tuple(FACTS.split(", "))
+_FACT_TYPES: Final = (str, int, str, str, int, int)
 _DIGEST_BYTES: Final = 32
 _TEXT: Final = (str, type(None))
 _INTEGER: Final = (int, type(None))
@@ -365,7 +366,7 @@ def _headed(line: bytes, where: str) -> Segment:
         )
     facts = tuple(members["journal"][name] for name in _FACTS)
     digest = bytes.fromhex(members["digest"])
-    if not describes(digest, facts):
+    if tuple(map(type, facts)) != _FACT_TYPES or not describes(digest, facts):
         raise forged(where, "what it says of its journal was changed")
     previous = members["previous"]
     if previous is not None and not is_digest(previous):

@@ -27,7 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack._version import __version__
-from journaltrack.errors import EvidenceError, JournalAlteredError, JournalOutdatedError
+from journaltrack.errors import (
+    EvidenceError,
+    JournalAlteredError,
+    JournalOutdatedError,
+    LeaseHeldError,
+)
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.chain import (
     COLUMNS,
@@ -47,6 +52,7 @@ from journaltrack.mirror import folder as folders
 from journaltrack.mirror import segment as segments
 from journaltrack.mirror import state as states
 from journaltrack.mirror.segment import Blob, InDoubt, Link, Reached, Run, Segment
+from journaltrack.replay.lease import lock_holder
 from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.transfer.apply_source import Attested, WriterRow
 from journaltrack.util import paths
@@ -168,6 +174,7 @@ class Shipper:
 
         Raises:
             JournalOutdatedError: Nothing attests what became of the journal's oldest entries.
+            LeaseHeldError: A pass has begun before the journal was mirrored.
             MirrorError: The mirror can't be written. What was written counts, and the next call
                 goes on behind it.
             JournalError: The journal can't be read.
@@ -214,6 +221,13 @@ class Shipper:
         """Find the last whole segment of this replica."""
         journal = self._journal.path
         if not self._state.replica:
+            # From now on, a pass looks who delivers (``delivery``). One that has begun does not.
+            if lock_holder(journal) is not None:
+                raise LeaseHeldError(
+                    f"another process delivers the journal at {journal} now, and does not know "
+                    "that it is mirrored; nothing was mirrored yet",
+                    hint="mirror again when that process is done",
+                )
             self._state.replica = states.new_replica()
             self._state.folder = str(self._mirror.path)
             states.save(journal, self._mirror.id, self._state)

@@ -43,6 +43,7 @@ class Seen:
         digests: The SHA-256 of the last segments, by their numbers.
         noted: Segments whose attestations were not taken over: notes of what others took over.
         processes: The uuids of processes that its segments describe.
+        halted: As its last segment says, see ``Segment``.
         artifacts: Of the next segment: how many bytes of its artifacts were there, and when that
             last changed, seconds since 1970 by this machine's clock.
     """
@@ -51,6 +52,7 @@ class Seen:
     digests: dict[int, str] = field(default_factory=dict)
     noted: list[int] = field(default_factory=list)
     processes: set[str] = field(default_factory=set)
+    halted: dict[str, int] = field(default_factory=dict)
     artifacts: tuple[int, float] | None = None
 
     def take(self, number: int, sha256: str, processes: Iterable[str]) -> None:
@@ -193,6 +195,7 @@ def _seen(members: dict[str, Any]) -> Seen:
         {int(number): str(sha256) for number, sha256 in members["digests"].items()},
         [int(number) for number in members["noted"]],
         set(map(str, members["processes"])),
+        {str(uuid): int(place) for uuid, place in members["halted"].items()},
         None if artifacts is None else (int(artifacts[0]), float(artifacts[1])),
     )
 

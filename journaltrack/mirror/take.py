@@ -167,7 +167,6 @@ class Taker:
         told.newest = numbers[-1] if numbers else seen.number
         try:
             for segment in self._continuing(told, replica, seen, numbers):
-                told.halted = segment.halted
                 self._await_artifacts(segment, seen)
                 if segment.attestations or segment.in_doubt:
                     told.entries += self._merge(replica, seen, segment)
@@ -175,6 +174,7 @@ class Taker:
                     told.entries += self._append(segment, str(replica.file(segment.number)))
                 uuids = [row.uuid for row in segment.processes]
                 seen.take(segment.number, segment.sha256, uuids)
+                seen.halted = dict(segment.halted)
                 self._save()
                 told.waits = None
         except _WaitingError as waiting:
@@ -185,7 +185,7 @@ class Taker:
             raise
         except JournaltrackError as error:
             told.problem = error
-        told.number = seen.number
+        told.number, told.halted = seen.number, seen.halted
 
     def _continuing(
         self, told: Replicated, replica: Replica, seen: Seen, numbers: Sequence[int]

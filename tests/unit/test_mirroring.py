@@ -290,8 +290,9 @@ def test_an_altered_entry_ends_its_process_and_no_other(tmp_path):
     assert shipped.halted == {uuid: 3}
     record(tmp_path / "journal", *points(6), component="c")
     assert mirrored(tmp_path / "journal", tmp_path / "mirror").halted == {uuid: 3}
-    copied = copy_of(tmp_path / "mirror")
-    assert any("were altered" in note for note in copied.notes)
+    for _ in range(2):
+        copied = copy_of(tmp_path / "mirror")
+        assert any("were altered" in note for note in copied.notes)
     values = [v for (v,) in read(copied.folder, "SELECT value FROM entry WHERE value IS NOT NULL")]
     assert values == [1, 4, 5, 6]
     sound(copied.folder)
@@ -328,6 +329,7 @@ def test_in_flight_is_in_doubt_where_the_node_is_lost(tmp_path):
     them twice. The answer, mirrored later, settles them.
     """
     record(tmp_path / "journal", *points(1, 2))
+    mirrored(tmp_path / "journal", tmp_path / "mirror")
     with closing(Journal.open(tmp_path / "journal")) as journal:
         lease = leases.acquire(journal.database)
         settlement = Settlement(journal.database, lease)
@@ -560,6 +562,12 @@ def edited(lines, member, change_it):
     return found
 
 
+def odd_facts(header):
+    """A journal that says nothing sensible of itself, with the right digest."""
+    header["journal"]["created_at_ns"] = "never"
+    header["digest"] = vocabulary.description_digest(*header["journal"].values()).hex()
+
+
 FORGERIES = {
     "a value": lambda ls: [line.replace(b"1.0,", b"2.0,") for line in ls],
     "an entry left out": lambda ls: [line for line in ls if not line.startswith(b"[2,")],
@@ -579,6 +587,7 @@ FORGERIES = {
     "no process": lambda ls: [line for line in ls if b'"process"' not in line],
     "another replica": lambda ls: edited(ls, "format", lambda m: m.update(replica="x-" + "0" * 16)),
     "another number": lambda ls: edited(ls, "format", lambda m: m.update(number=7)),
+    "odd facts": lambda ls: edited(ls, "format", odd_facts),
     "another journal": lambda ls: edited(
         ls, "format", lambda m: m["journal"].update(created_at_ns=1)
     ),
@@ -641,3 +650,44 @@ def test_links_in_a_mirror_lead_nowhere(tmp_path):
     segment.symlink_to(tmp_path / "segment")
     (found,) = check(folders.opened(tmp_path / "mirror"))
     assert found.damaged == [1]
+
+
+def test_a_pass_that_began_before_the_mirror_is_waited_for(tmp_path):
+    """A pass that does not know of the mirror would send what another machine sends, too: the
+    journal is mirrored when it has ended.
+    """
+    record(tmp_path / "journal", *points(1))
+    with closing(Journal.open(tmp_path / "journal")) as journal:
+        lease = leases.acquire(journal.database)
+        with pytest.raises(LeaseHeldError, match="does not know that it is mirrored"):
+            mirrored(tmp_path / "journal", tmp_path / "mirror")
+        lease.release()
+    assert mirrored(tmp_path / "journal", tmp_path / "mirror").entries == 2
+
+
+def test_one_process_at_a_time_mirrors_a_journal(tmp_path):
+    """While one holds the lock, another one says so and changes nothing."""
+    record(tmp_path / "journal", *points(1))
+    with (
+        state.alone(tmp_path / "journal"),
+        pytest.raises(LeaseHeldError, match="another process mirrors"),
+        state.alone(tmp_path / "journal"),
+    ):
+        pass
+
+
+def test_what_is_remembered_may_be_lost_or_damaged(tmp_path):
+    """Without ``mirror.json``, or with another text in it, everything is read and compared again,
+    in a new replica's name. Nothing comes twice.
+    """
+    record(tmp_path / "journal", *points(1, 2))
+    mirrored(tmp_path / "journal", tmp_path / "mirror")
+    copied = copy_of(tmp_path / "mirror").folder
+    for text in ("", "{}", "[]", '{"of": 1, "mirrors": {}}', "[" * 100_000):
+        for folder in (tmp_path / "journal", copied):
+            (folder / state.FILE).write_text(text)
+        record(tmp_path / "journal", *points(3))
+        mirrored(tmp_path / "journal", tmp_path / "mirror")
+        assert copy_of(tmp_path / "mirror").notes == []
+        assert content(copied) == content(tmp_path / "journal")
+    sound(copied)
