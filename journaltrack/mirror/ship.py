@@ -66,11 +66,10 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES: Final = 4 << 20
 """Our limit: a segment ends behind the entry that exceeds it."""
-_ROWS_MAX: Final = 50_000
-_ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e WHERE e.seq > ? ORDER BY e.seq LIMIT ?"
+_ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e WHERE e.seq > ? AND e.seq <= ? ORDER BY e.seq"
 _ATTESTATIONS: Final = (
-    "SELECT id, writer_id, writer_seq, body, digest FROM attestation WHERE id > ? ORDER BY id "
-    "LIMIT ?"
+    "SELECT id, writer_id, writer_seq, body, digest FROM attestation WHERE id > ? AND id <= ? "
+    "ORDER BY id"
 )
 _WRITER: Final = f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer WHERE id = ?"
 _LAST: Final = (
@@ -78,8 +77,8 @@ _LAST: Final = (
 )
 _BLOB: Final = "SELECT size_bytes, spooled_at_ns FROM blob WHERE sha256 = ?"
 _IN_FLIGHT: Final = (
-    "SELECT id, entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ? "
-    "AND id > ? ORDER BY id LIMIT 1000"
+    "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ? "
+    "AND id > ? AND id <= ? ORDER BY id"
 )
 UNSETTLED: Final = (
     "SELECT w.uuid, e.writer_seq FROM entry e JOIN writer w ON w.id = e.writer_id "
@@ -193,7 +192,9 @@ class Shipper:
         try:
             if self._replica is None or self._replica.path.name != self._state.replica:
                 self._resume()
-            while (segment := self._next()) is not None:
+            # Up to what was there: who logs all the time would make a segment of each entry.
+            last = self._newest()
+            while self._reached != last and (segment := self._next(last)) is not None:
                 self._write(segment, shipped)
         except BaseException:
             # Whether the last segment is there, the folder says.
@@ -272,8 +273,19 @@ class Shipper:
 
     # -- a segment --------------------------------------------------------------------------------
 
-    def _next(self) -> Segment | None:
-        """Return the next segment; None if there is nothing new."""
+    def _newest(self) -> Reached:
+        """Return the last row of each kind now."""
+        rows = self._journal.database.read(
+            "SELECT coalesce((SELECT max(seq) FROM entry), 0), "
+            "coalesce((SELECT max(id) FROM attestation), 0), "
+            "coalesce((SELECT max(id) FROM receipt WHERE finished_at_ns IS NULL), 0)"
+        )
+        return Reached(
+            *(max(new, known) for new, known in zip(rows[0], self._reached, strict=True))
+        )
+
+    def _next(self, last: Reached) -> Segment | None:
+        """Return the next segment; None if there is nothing new up to ``last``."""
         database = self._journal.database
         segment = Segment(
             *self._facts,
@@ -289,19 +301,21 @@ class Shipper:
             connection = database.connection
             size = 0
             seq, attestation, receipt = self._reached
-            for row in connection.execute(_ENTRIES, (seq, _ROWS_MAX)):
+            for row in connection.execute(_ENTRIES, (seq, last.seq)):
                 seq = row[0]
                 size += self._add_entry(segment, runs, row)
                 if size >= self._segment_bytes:
                     break
             else:
                 # Behind the entries that they are about.
-                for row in connection.execute(_ATTESTATIONS, (attestation, _ROWS_MAX)):
+                for row in connection.execute(_ATTESTATIONS, (attestation, last.attestation)):
                     attestation = row[0]
                     size += self._add_attestation(segment, row)
                     if size >= self._segment_bytes:
                         break
-                receipt = self._add_in_flight(connection, segment, receipt)
+                else:
+                    self._add_in_flight(connection, segment, receipt, last.receipt)
+                    receipt = last.receipt
         if (seq, attestation, receipt) == self._reached:
             return None
         segment.reached = Reached(seq, attestation, receipt)
@@ -367,15 +381,16 @@ class Shipper:
         segment.attestations.append(Attested(writer.uuid, place, body, digest))
         return len(body)
 
-    def _add_in_flight(self, connection: sqlite3.Connection, segment: Segment, last: int) -> int:
-        """Add what unanswered requests carry; return the last one's number.
+    def _add_in_flight(
+        self, connection: sqlite3.Connection, segment: Segment, after: int, last: int
+    ) -> None:
+        """Add what unanswered requests carry, from those with these numbers.
 
         If this node is lost, nobody can tell whether those points arrived. If the answer comes, its
         attestation says so in a later segment.
         """
-        rows = connection.execute(_IN_FLIGHT, (PutMetrics.action, last)).fetchall()
-        for receipt_id, entries, since_ns in rows:
-            last = receipt_id
+        rows = connection.execute(_IN_FLIGHT, (PutMetrics.action, after, last)).fetchall()
+        for entries, since_ns in rows:
             places: dict[str, list[tuple[int, int]]] = {}
             for interval in ranges_in(entries):
                 for uuid, place in connection.execute(UNSETTLED, interval):
@@ -384,7 +399,6 @@ class Shipper:
             if places:
                 named = {uuid: as_text(runs) for uuid, runs in places.items()}
                 segment.in_doubt.append(InDoubt(named, since_ns))
-        return last
 
     def _add_blob(self, segment: Segment, payload: str) -> None:
         sha256 = str(view.detail_of(payload).get("sha256"))

@@ -691,3 +691,22 @@ def test_what_is_remembered_may_be_lost_or_damaged(tmp_path):
         assert copy_of(tmp_path / "mirror").notes == []
         assert content(copied) == content(tmp_path / "journal")
     sound(copied)
+
+
+def test_who_logs_all_the_time_makes_no_segment_of_each_entry(tmp_path):
+    """Writing ends with what was there when it began: entries that come meanwhile wait for the
+    next time.
+    """
+    record(tmp_path / "journal", *points(1))
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with closing(Journal.open(tmp_path / "journal")) as journal:
+        component = journal.component("a")
+
+        def clock_ns():
+            """Another entry comes while a segment is made."""
+            journal.append(component, points(2))
+            journal.flush()
+            return 1
+
+        with closing(Shipper(tmp_path / "journal", mirror, clock_ns=clock_ns)) as shipper:
+            assert (shipper.ship().segments, shipper.ship().segments) == (1, 1)
