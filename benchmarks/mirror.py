@@ -41,11 +41,11 @@ def run(options: Run) -> list[Result]:
     what = f"{metrics:,} points"
     beside = (of("with", "p50_us"), of("without", "p50_us"))
     return [
-        compare("mirror", f"{what}: written", "entries/s", of("ours", "written_per_s")),
+        compare("mirror", f"{what}: written", "entries/s of CPU", of("ours", "written_per_s")),
         compare(
             "mirror",
             f"{what}: read and proved",
-            "entries/s",
+            "entries/s of CPU",
             of("ours", "read_per_s"),
             target=READ_PER_S_MIN,
             better="higher",
@@ -76,14 +76,14 @@ def ours(folder: str, metrics: int) -> Values:
     (place / "journal" / state.FILE).unlink(missing_ok=True)
     os.environ["JOURNALTRACK_HOME"] = str(place / "home")
     mirror = folders.opened(place / "mirror", create=True)
-    began = time.perf_counter()
+    began = time.process_time()
     shipper = Shipper(place / "journal", mirror)
     shipped = shipper.ship()
-    written_s = time.perf_counter() - began
+    written_s = time.process_time() - began
     shipper.close()
-    began = time.perf_counter()
+    began = time.process_time()
     (copied,) = copies.extended(mirror.path)
-    read_s = time.perf_counter() - began
+    read_s = time.process_time() - began
     assert copied.replicas[0].entries == metrics + 1, copied
     return {
         "written_per_s": metrics / written_s,

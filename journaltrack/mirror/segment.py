@@ -44,6 +44,8 @@ BYTES_MAX: Final = 256 << 20
 _FACTS: Final = tuple(FACTS.split(", "))
 _FACT_TYPES: Final = (str, int, str, str, int, int)
 _DIGEST_BYTES: Final = 32
+_PAGE: Final = 500
+"""Fewer than the 700 new objects after which Python's garbage collector runs."""
 _TEXT: Final = (str, type(None))
 _INTEGER: Final = (int, type(None))
 _SOUND: Final = frozenset(
@@ -248,7 +250,7 @@ def rows(run: Run, known: Link, where: str) -> Iterator[tuple[Any, ...]]:
     place, digest = run.after
     gaps = {first: Link(last, bytes.fromhex(text)) for first, last, text in run.removed}
     middles: dict[tuple[str, str], str] = {}
-    for entry, line in zip(_entries(run, where), run.lines, strict=True):
+    for entry, line in _entries(run, where):
         if place == known.place:
             _refuse_fork(run, known, digest, where)
         if place + 1 in gaps:
@@ -297,16 +299,17 @@ def _refuse_fork(run: Run, known: Link, digest: bytes, where: str) -> None:
         )
 
 
-def _entries(run: Run, where: str) -> list[list[Any]]:
-    try:
-        found: list[Any] = json.loads(
-            (b"[" + b",".join(run.lines) + b"]").decode(), parse_constant=_refused
-        )
-    except (ValueError, RecursionError) as error:
-        raise forged(where, f"its entries can't be read ({error})") from error
-    if len(found) != len(run.lines) or not all(type(each) is list for each in found):
-        raise forged(where, "one of its lines is not one entry")
-    return found
+def _entries(run: Run, where: str) -> Iterator[tuple[list[Any], bytes]]:
+    """Yield the entries of a run, each with its line."""
+    for start in range(0, len(run.lines), _PAGE):
+        lines = run.lines[start : start + _PAGE]
+        try:
+            found = json.loads((b"[" + b",".join(lines) + b"]").decode(), parse_constant=_refused)
+        except (ValueError, RecursionError) as error:
+            raise forged(where, f"its entries can't be read ({error})") from error
+        if len(found) != len(lines) or not all(type(each) is list for each in found):
+            raise forged(where, "one of its lines is not one entry")
+        yield from zip(found, lines, strict=True)
 
 
 def _refused(constant: str) -> Any:  # noqa: ANN401 - json's
