@@ -66,14 +66,13 @@ def run(options: Run) -> list[Result]:
 
 def ours(folder: str, metrics: int) -> Values:
     """Mirror a journal as a whole, and read it, imports done."""
-    from journaltrack.mirror import copies, state
-    from journaltrack.mirror import folder as folders
+    from journaltrack.mirror import copies, exchange, folders
     from journaltrack.mirror.ship import Shipper
 
     place = Path(folder)
     for name in ("mirror", "home"):
         shutil.rmtree(place / name, ignore_errors=True)
-    (place / "journal" / state.FILE).unlink(missing_ok=True)
+    (place / "journal" / exchange.FILE).unlink(missing_ok=True)
     os.environ["JOURNALTRACK_HOME"] = str(place / "home")
     mirror = folders.opened(place / "mirror", create=True)
     began = time.process_time()

@@ -130,8 +130,7 @@ def _copies_of(named: str) -> str | None:
     folder = paths.expanded(named)
     if not (folder / paths.MIRROR).is_file():
         return None
-    from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
-    from journaltrack.mirror import folder as folders  # noqa: PLC0415
+    from journaltrack.mirror import copies, folders  # noqa: PLC0415 - few name one
 
     found = copies.extended(folder)
     for copied in found:

@@ -13,6 +13,7 @@ import click
 
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli.journals import arguments_and_journals
 
 _LISTED_MAX: Final = 5
 
@@ -22,7 +23,12 @@ _LISTED_MAX: Final = 5
     "  journaltrack sync /shared/mirror\n"
     "  journaltrack mirror --check /shared/mirror"
 )
-@click.argument("named", metavar="[JOURNAL] FOLDER", nargs=-1, required=True, type=click.Path())
+@arguments_and_journals(
+    lambda arguments, options: {"named": (*options, *arguments)},
+    "The same as the argument.",
+    metavar="[JOURNAL] FOLDER",
+    type=click.Path(),
+)
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
 @click.option(
     "--interval",
@@ -75,8 +81,8 @@ def command(
 def _mirror(
     named: tuple[str, ...], *, follow: bool, interval: float | None, as_json: bool
 ) -> ExitCode:
-    from journaltrack.mirror import folder as folders  # noqa: PLC0415 - completion
-    from journaltrack.mirror.follow import INTERVAL_S, Follower  # noqa: PLC0415
+    from journaltrack.mirror import folders  # noqa: PLC0415 - completion
+    from journaltrack.mirror.follower import INTERVAL_S, Follower  # noqa: PLC0415
     from journaltrack.util import paths  # noqa: PLC0415
 
     journal = paths.journal_folder(named[0] if len(named) > 1 else None)
@@ -139,9 +145,9 @@ def _until_signal() -> Iterator[threading.Event]:
 
 
 def _check(named: str, *, as_json: bool) -> ExitCode:
-    from journaltrack.mirror import check, folder  # noqa: PLC0415 - completion
+    from journaltrack.mirror import check, folders  # noqa: PLC0415 - completion
 
-    found = check.check(folder.opened(named))
+    found = check.check(folders.opened(named))
     code = ExitCode.OK if all(each.is_well for each in found) else ExitCode.PROBLEMS
     if as_json:
         replicas = [each.to_json() for each in found]
@@ -179,9 +185,9 @@ def _check(named: str, *, as_json: bool) -> ExitCode:
 
 
 def _take_over(named: str, *, as_json: bool) -> ExitCode:
-    from journaltrack.mirror import copies, delivery, folder  # noqa: PLC0415 - completion
+    from journaltrack.mirror import copies, delivery, folders  # noqa: PLC0415 - completion
 
-    mirror = folder.opened(named)
+    mirror = folders.opened(named)
     doubts = {}
     for copied in copies.extended(mirror.path):
         if copied.folder is not None:

@@ -285,7 +285,7 @@ class _Service:
             return folder
         from journaltrack.journal.first_steps import make_folder  # noqa: PLC0415 - few name one
         from journaltrack.mirror import copies  # noqa: PLC0415
-        from journaltrack.mirror.folder import opened  # noqa: PLC0415
+        from journaltrack.mirror.folders import opened  # noqa: PLC0415
 
         place = copies.place_of(opened(folder))
         if place not in self._mirrors:

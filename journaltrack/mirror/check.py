@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.mirror import segment as segments
-from journaltrack.mirror.segment import Link, Segment
+from journaltrack.mirror import segments
+from journaltrack.mirror.segments import Link, Segment
 from journaltrack.transfer.apply_source import check_link, forged
 
 if TYPE_CHECKING:
-    from journaltrack.mirror.folder import Mirror, Replica
+    from journaltrack.mirror.folders import Mirror, Replica
     from journaltrack.transfer.apply_source import WriterRow
 
 

@@ -23,11 +23,9 @@ from journaltrack.errors import EvidenceError, JournaltrackError
 from journaltrack.journal import first_steps
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.mirror import folder as folders
-from journaltrack.mirror import segment as segments
-from journaltrack.mirror import state as states
-from journaltrack.mirror.folder import Mirror
-from journaltrack.mirror.segment import Segment
+from journaltrack.mirror import exchange, folders, segments
+from journaltrack.mirror.folders import Mirror
+from journaltrack.mirror.segments import Segment
 from journaltrack.mirror.take import Replicated, Taker
 from journaltrack.util import paths
 from journaltrack.util.text import logfmt
@@ -135,12 +133,12 @@ def _extended(mirror: Mirror, journal_id: str) -> Copied:
     first_steps.make_folder(place)
     folder = place / journal_id
     try:
-        with states.alone(place, name=f".{journal_id}.lock", wait_s=_WAIT_S):
+        with exchange.alone(place, name=f".{journal_id}.lock", wait_s=_WAIT_S):
             if not (folder / paths.DATABASE).exists() and not _made(mirror, journal_id, folder):
                 return copied
         # One process at a time extends it. After a while, others read what is there.
         with (
-            states.alone(folder, wait_s=_WAIT_S),
+            exchange.alone(folder, wait_s=_WAIT_S),
             closing(Journal.open(folder, create=False)) as journal,
         ):
             copied.replicas = Taker(journal, mirror).take()

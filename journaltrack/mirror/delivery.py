@@ -27,11 +27,10 @@ from typing import Any, Final
 
 from journaltrack.errors import JournaltrackError, LeaseHeldError, MirrorError
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import folder as folders
-from journaltrack.mirror import state as states
-from journaltrack.mirror.folder import Mirror
+from journaltrack.mirror import exchange, folders
+from journaltrack.mirror.exchange import State
+from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.ship import UNSETTLED, Shipper
-from journaltrack.mirror.state import State
 from journaltrack.mirror.take import make_empty
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
@@ -87,10 +86,10 @@ def delivering(journal: Path, *, stay: bool = False) -> Iterator[None]:
         yield
         return
     # Else one process could release the claim while another one of the same copy sends.
-    with states.alone(journal, name=LOCK):
+    with exchange.alone(journal, name=LOCK):
         held = []
         try:
-            for mirror_id, state in states.all_of(journal).items():
+            for mirror_id, state in exchange.all_of(journal).items():
                 mirror = _mirror_of(journal, mirror_id, state)
                 held.append((mirror, _claimed(journal, mirror)))
             yield
@@ -107,7 +106,7 @@ def take_over(journal: Path, mirror: Mirror) -> int:
     Raises:
         JournalError: The journal or the mirror can't be read or written.
     """
-    with states.alone(journal, name=LOCK):
+    with exchange.alone(journal, name=LOCK):
         claim = newest(mirror, _id_of(journal))
         state = _named(journal, mirror)
         if not claim.number or claim.released is not None or claim.replica == state.replica:
@@ -149,7 +148,7 @@ class _MaybeSent(JournalSource):
 
 def release(journal: Path) -> None:
     """Release the claims that ``delivering`` kept for a copy."""
-    for mirror_id, state in states.all_of(journal).items():
+    for mirror_id, state in exchange.all_of(journal).items():
         with _told(journal):
             mirror = _mirror_of(journal, mirror_id, state)
             claim = newest(mirror, _id_of(journal))
@@ -216,12 +215,12 @@ def _claimed(journal: Path, mirror: Mirror) -> int:
 
 def _named(journal: Path, mirror: Mirror) -> State:
     """Return what is known of the mirror, with a name for this copy."""
-    state = states.load(journal, mirror.id)
+    state = exchange.load(journal, mirror.id)
     if not state.replica:
-        with states.alone(journal, wait_s=_WAIT_S):
-            state = states.load(journal, mirror.id)
-            state.replica = state.replica or states.new_replica()
-            states.save(journal, mirror.id, state)
+        with exchange.alone(journal, wait_s=_WAIT_S):
+            state = exchange.load(journal, mirror.id)
+            state.replica = state.replica or exchange.new_replica()
+            exchange.save(journal, mirror.id, state)
     return state
 
 
@@ -250,7 +249,7 @@ def _held(journal: Path, mirror: Mirror, claim: Claim) -> LeaseHeldError:
 
 def _bring_back(journal: Path, mirror: Mirror, number: int, *, stay: bool) -> None:
     """Write what this copy attested into the mirror, then release the claim."""
-    with _told(journal), states.alone(journal, wait_s=_WAIT_S):
+    with _told(journal), exchange.alone(journal, wait_s=_WAIT_S):
         with closing(Shipper(journal, mirror)) as shipper:
             shipper.ship()
             segment = shipper.number

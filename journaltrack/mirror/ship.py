@@ -48,10 +48,8 @@ from journaltrack.journal.spool.copy import Copier, write_all
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.mirror import folder as folders
-from journaltrack.mirror import segment as segments
-from journaltrack.mirror import state as states
-from journaltrack.mirror.segment import Blob, InDoubt, Link, Reached, Run, Segment
+from journaltrack.mirror import exchange, folders, segments
+from journaltrack.mirror.segments import Blob, InDoubt, Link, Reached, Run, Segment
 from journaltrack.replay.lease import lock_holder
 from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.transfer.apply_source import Attested, WriterRow
@@ -62,7 +60,7 @@ from journaltrack.util.intervals import as_text, extend, ranges_in
 if TYPE_CHECKING:
     import sqlite3
 
-    from journaltrack.mirror.folder import Mirror
+    from journaltrack.mirror.folders import Mirror
 
 SEGMENT_BYTES: Final = 4 << 20
 """Our limit: a segment ends behind the entry that exceeds it."""
@@ -111,7 +109,7 @@ class Shipped:
 
 
 class Shipper:
-    """Write one journal's segments. The caller holds ``state.alone``.
+    """Write one journal's segments. The caller holds ``exchange.alone``.
 
     Args:
         journal: The journal's folder.
@@ -139,7 +137,7 @@ class Shipper:
         self._journal = Journal.open(journal, create=False, read_only=True)
         ((*facts, digest),) = self._journal.database.read(f"SELECT {FACTS}, digest FROM meta")
         self._facts = (tuple(facts), digest)
-        self._state = states.load(journal, mirror.id)
+        self._state = exchange.load(journal, mirror.id)
         self._replica: folders.Replica | None = None
         # Of this replica: the last number in its folder, what the next segment continues, and how
         # far the journal is written.
@@ -188,7 +186,7 @@ class Shipper:
                 "then mirror NEW",
             )
         # What was taken over since is not written again.
-        self._state = states.load(self._journal.path, self._mirror.id)
+        self._state = exchange.load(self._journal.path, self._mirror.id)
         try:
             if self._replica is None or self._replica.path.name != self._state.replica:
                 self._resume()
@@ -229,9 +227,9 @@ class Shipper:
                     "that it is mirrored; nothing was mirrored yet",
                     hint="mirror again when that process is done",
                 )
-            self._state.replica = states.new_replica()
+            self._state.replica = exchange.new_replica()
             self._state.folder = str(self._mirror.path)
-            states.save(journal, self._mirror.id, self._state)
+            exchange.save(journal, self._mirror.id, self._state)
         replica = self._mirror.replica(self._journal.journal_id, self._state.replica)
         replica.sweep()
         numbers = replica.numbers()

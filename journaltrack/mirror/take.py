@@ -32,10 +32,9 @@ from journaltrack.journal.chain import Removed
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.mirror import segment as segments
-from journaltrack.mirror import state as states
-from journaltrack.mirror.segment import Blob, Link, Run, Segment
-from journaltrack.mirror.state import Seen, State
+from journaltrack.mirror import exchange, segments
+from journaltrack.mirror.exchange import Seen, State
+from journaltrack.mirror.segments import Blob, Link, Run, Segment
 from journaltrack.transfer.apply_source import WriterRow, forged, said_by
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
@@ -43,7 +42,7 @@ from journaltrack.util import paths
 from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:
-    from journaltrack.mirror.folder import Mirror, Replica
+    from journaltrack.mirror.folders import Mirror, Replica
 
 ARTIFACTS_WAIT_S: Final = 60.0
 """Our choice: how long to wait for the bytes of a segment's artifacts while none arrives.
@@ -102,7 +101,7 @@ class Replicated:
 
 
 class Taker:
-    """Take over what other replicas wrote about one journal. The caller holds ``state.alone``.
+    """Take over what other replicas wrote about one journal. The caller holds ``exchange.alone``.
 
     Args:
         journal: Opened for writing.
@@ -127,7 +126,7 @@ class Taker:
             MirrorError: The mirror can't be read. What was taken over counts.
             JournalError: The journal can't be written.
         """
-        self._state = states.load(self._journal.path, self._mirror.id)
+        self._state = exchange.load(self._journal.path, self._mirror.id)
         self._find_heads()
         found = []
         for name in self._mirror.replicas(self._journal.journal_id):
@@ -157,7 +156,7 @@ class Taker:
         rows = self._journal.database.read(_AT, (state.last_seq,))
         state.last_digest = rows[0][0].hex() if rows else ""
         state.heads = {uuid: (link.place, link.digest.hex()) for uuid, link in self._heads.items()}
-        states.save(self._journal.path, self._mirror.id, state)
+        exchange.save(self._journal.path, self._mirror.id, state)
 
     # -- one replica ------------------------------------------------------------------------------
 

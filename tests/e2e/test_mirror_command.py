@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import ExitCode, main
-from journaltrack.mirror import folder as folders
+from journaltrack.mirror import folders
 from journaltrack.mirror.check import check
 from tests.copies import content, sound, states
 from tests.processes import ENVIRONMENT, arrived, points_of, record, sync_process
@@ -221,8 +221,12 @@ def test_wrong_usage_says_what_is_right(tmp_path):
     for arguments in (
         ["--check", "a", "b"],
         ["--check", "--take-over", "a"],
+        [],
         ["a", "b", "c"],
+        ["-j", "a", "b", "c"],
         ["a", "b", "--interval", "3"],
     ):
         run("mirror", *arguments, code=2)
     run("mirror", tmp_path / "none", tmp_path / "mirror", code=8)
+    record(tmp_path / "journal")
+    run("mirror", "-j", tmp_path / "journal", tmp_path / "mirror")

@@ -10,9 +10,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import LeaseHeldError, MirrorError
-from journaltrack.mirror import copies, delivery
-from journaltrack.mirror import folder as folders
-from journaltrack.mirror import segment as segments
+from journaltrack.mirror import copies, delivery, folders, segments
 from journaltrack.mirror.check import check
 from journaltrack.mirror.ship import Shipper
 from journaltrack.remotes.memory import MemoryRemote
@@ -28,9 +26,9 @@ SHIP = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from journaltrack.mirror import folder
+from journaltrack.mirror import folders
 from journaltrack.mirror.ship import Shipper
-mirror = folder.opened(sys.argv[2], create=True)
+mirror = folders.opened(sys.argv[2], create=True)
 with closing(Shipper(Path(sys.argv[1]), mirror, segment_bytes=600)) as shipper:
     shipper.copy_blobs(shipper.ship())
 """

@@ -22,11 +22,9 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import copies, delivery, state
-from journaltrack.mirror import folder as folders
-from journaltrack.mirror import segment as segments
+from journaltrack.mirror import copies, delivery, exchange, folders, segments
 from journaltrack.mirror.check import check
-from journaltrack.mirror.follow import Follower
+from journaltrack.mirror.follower import Follower
 from journaltrack.mirror.ship import Shipper
 from journaltrack.mirror.take import ARTIFACTS_WAIT_S, Taker
 from journaltrack.remotes.memory import MemoryRemote
@@ -402,7 +400,7 @@ def test_two_readers_do_not_deliver_the_same(tmp_path, monkeypatch):
     remote = MemoryRemote()
     with delivery.delivering(one, stay=True):
         sync(one, remote)
-    name = next(iter(state.all_of(one).values())).replica
+    name = next(iter(exchange.all_of(one).values())).replica
     with pytest.raises(LeaseHeldError, match=f"{name} delivers"), delivery.delivering(two):
         pass
     delivery.release(one)
@@ -669,9 +667,9 @@ def test_one_process_at_a_time_mirrors_a_journal(tmp_path):
     """While one holds the lock, another one says so and changes nothing."""
     record(tmp_path / "journal", *points(1))
     with (
-        state.alone(tmp_path / "journal"),
+        exchange.alone(tmp_path / "journal"),
         pytest.raises(LeaseHeldError, match="another process mirrors"),
-        state.alone(tmp_path / "journal"),
+        exchange.alone(tmp_path / "journal"),
     ):
         pass
 
@@ -685,7 +683,7 @@ def test_what_is_remembered_may_be_lost_or_damaged(tmp_path):
     copied = copy_of(tmp_path / "mirror").folder
     for text in ("", "{}", "[]", '{"of": 1, "mirrors": {}}', "[" * 100_000):
         for folder in (tmp_path / "journal", copied):
-            (folder / state.FILE).write_text(text)
+            (folder / exchange.FILE).write_text(text)
         record(tmp_path / "journal", *points(3))
         mirrored(tmp_path / "journal", tmp_path / "mirror")
         assert copy_of(tmp_path / "mirror").notes == []

@@ -25,14 +25,14 @@ from journaltrack.errors import (
     NotAJournalError,
 )
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import state as states
+from journaltrack.mirror import exchange
 from journaltrack.mirror.ship import Shipped, Shipper
 from journaltrack.mirror.take import Replicated, Taker
 from journaltrack.util import paths
 from journaltrack.util.text import logfmt
 
 if TYPE_CHECKING:
-    from journaltrack.mirror.folder import Mirror
+    from journaltrack.mirror.folders import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Follower:
             JournalError: The journal can't be read, or written.
         """
         with closing(Shipper(self._journal, self._mirror)) as shipper:
-            with states.alone(self._journal, wait_s=_WAIT_S):
+            with exchange.alone(self._journal, wait_s=_WAIT_S):
                 shipper.ship(self.shipped)
                 shipper.copy_blobs(self.shipped)
             return self._take()
@@ -137,7 +137,7 @@ class Follower:
             self._end_blobs()
 
     def _ship(self, shipper: Shipper) -> None:
-        with states.alone(self._journal, wait_s=_WAIT_S):
+        with exchange.alone(self._journal, wait_s=_WAIT_S):
             shipper.ship(self.shipped)
         if self._blobs is None or not self._blobs.is_alive():
             self._blobs = threading.Thread(
@@ -158,7 +158,7 @@ class Follower:
 
     def _take(self) -> list[Replicated]:
         with (
-            states.alone(self._journal, wait_s=_WAIT_S),
+            exchange.alone(self._journal, wait_s=_WAIT_S),
             closing(Journal.open(self._journal, create=False)) as journal,
         ):
             return Taker(journal, self._mirror).take()
