@@ -24,6 +24,7 @@ from journaltrack.journal import first_steps
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.mirror import exchange, folders, segments
+from journaltrack.mirror.exchange import State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.segments import Segment
 from journaltrack.mirror.take import Replicated, Taker
@@ -168,6 +169,8 @@ def _made(mirror: Mirror, journal_id: str, folder: Path) -> bool:
         )
     # Chooses the log. A process that is killed meanwhile leaves something that can't be read.
     Journal.open(beside, create=False).close()
+    # From its first entry on, a pass knows that others may deliver it (``delivery``).
+    exchange.save(beside, mirror.id, State(folder=str(mirror.path)))
     beside.rename(folder)
     paths.fsync(folder.parent)
     return True

@@ -149,7 +149,8 @@ class _MaybeSent(JournalSource):
 def release(journal: Path) -> None:
     """Release the claims that ``delivering`` kept for a copy."""
     for mirror_id, state in exchange.all_of(journal).items():
-        with _told(journal):
+        # Not while another process of this copy delivers.
+        with _told(journal), exchange.alone(journal, name=LOCK):
             mirror = _mirror_of(journal, mirror_id, state)
             claim = newest(mirror, _id_of(journal))
             if claim.replica == state.replica and claim.number and claim.released is None:

@@ -235,6 +235,11 @@ class Shipper:
         numbers = replica.numbers()
         self._number = numbers[-1] if numbers else 0
         last = next(self._whole(replica, reversed(numbers)), None)
+        if last is not None and self._was_put_back(last):
+            # It would write nothing until it has as many entries again.
+            self._state.replica = ""
+            self._resume()
+            return
         self._previous = last.sha256 if last is not None else None
         self._reached = last.reached if last is not None else Reached()
         self._told = last.halted if last is not None else {}
@@ -244,6 +249,22 @@ class Shipper:
         self._replica = replica
         self._blobs.clear()
         self._blobs.extend(self._blobs_to_copy())
+
+    def _was_put_back(self, last: Segment) -> bool:
+        """Return whether the journal is not what the last segment was written from.
+
+        Its file was put back to an earlier state, such as by a snapshot of the whole disk.
+        """
+        self._reached = Reached()
+        newest = self._newest()
+        if newest.seq < last.reached.seq or newest.attestation < last.reached.attestation:
+            return True
+        for run in last.runs:
+            sql = "SELECT digest FROM entry WHERE seq = ?"
+            for (digest,) in self._journal.database.read(sql, (run.seqs[-1][1],)):
+                if digest != run.head.digest:
+                    return True
+        return False
 
     def _whole(self, replica: folders.Replica, numbers: Iterator[int]) -> Iterator[Segment]:
         for number in numbers:

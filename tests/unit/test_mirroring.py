@@ -708,3 +708,39 @@ def test_who_logs_all_the_time_makes_no_segment_of_each_entry(tmp_path):
 
         with closing(Shipper(tmp_path / "journal", mirror, clock_ns=clock_ns)) as shipper:
             assert (shipper.ship().segments, shipper.ship().segments) == (1, 1)
+
+
+def test_a_journal_that_was_put_back_is_mirrored_anew(tmp_path):
+    """A file that a snapshot of the disk put back to an earlier state has other entries at the same
+    numbers: they are mirrored, in a new replica's name, and so is what was there before.
+    """
+    record(tmp_path / "journal", *points(1))
+    mirrored(tmp_path / "journal", tmp_path / "mirror")
+    earlier = (tmp_path / "journal" / "journal.db").read_bytes()
+    record(tmp_path / "journal", *points(2), component="lost")
+    lost = content(tmp_path / "journal")
+    mirrored(tmp_path / "journal", tmp_path / "mirror")
+    for more in (1, 4):
+        (tmp_path / "journal" / "journal.db").write_bytes(earlier)
+        record(tmp_path / "journal", *points(*range(more)), component=f"new-{more}")
+        mirrored(tmp_path / "journal", tmp_path / "mirror")
+        lost |= content(tmp_path / "journal")
+    copied = copy_of(tmp_path / "mirror")
+    assert copied.notes == []
+    assert content(copied.folder) == lost
+    sound(copied.folder)
+
+
+def test_a_copy_asks_who_delivers_from_its_first_entry_on(tmp_path):
+    """A reader that was killed right after it had made a copy leaves one that knows its mirror."""
+    record(tmp_path / "journal", *points(1))
+    mirrored(tmp_path / "journal", tmp_path / "mirror")
+    segment = replica_of(tmp_path / "mirror") / "00000001.jsonl"
+    whole = segment.read_bytes()
+    forged_by(segment, FORGERIES["a value"])
+    copied = copy_of(tmp_path / "mirror")
+    assert delivery.is_mirrored(copied.folder)
+    assert read(copied.folder, "SELECT count(*) FROM entry") == [(0,)]
+    segment.write_bytes(whole)
+    with delivery.delivering(copied.folder), pytest.raises(LeaseHeldError):
+        delivery.take_over(copied.folder, folders.opened(tmp_path / "mirror"))
