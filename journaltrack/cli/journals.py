@@ -33,11 +33,13 @@ class Journals:
 
     def __init__(self, named: Sequence[str]) -> None:
         self.typed = tuple(dict.fromkeys(named))
+        self.codes: list[ExitCode] = []
+        """Of what can't be taken from a mirror."""
 
     @functools.cached_property
     def named(self) -> tuple[str, ...]:
         """Return what was named, with the copies of its journals in place of a mirror."""
-        return in_place_of_mirrors(self.typed)
+        return in_place_of_mirrors(self.typed, self.codes)
 
     @property
     def mirrors(self) -> tuple[Path, ...]:
@@ -113,18 +115,25 @@ class Journals:
         )
 
 
-def in_place_of_mirrors(named: Sequence[str]) -> tuple[str, ...]:
+def in_place_of_mirrors(
+    named: Sequence[str], codes: list[ExitCode] | None = None
+) -> tuple[str, ...]:
     """Return what was named, with the folder of a mirror's copies in place of a mirror.
 
     The copies are extended first. What is missing in them is told.
 
+    Args:
+        named: Journals, folders of journals, and mirrors.
+        codes: Gets the exit codes of what contradicts itself, or can't be read.
+
     Raises:
         MirrorError: A mirror can't be read, or holds nothing yet.
     """
-    return tuple(_copies_of(each) or each for each in named)
+    codes = [] if codes is None else codes
+    return tuple(_copies_of(each, codes) or each for each in named)
 
 
-def _copies_of(named: str) -> str | None:
+def _copies_of(named: str, codes: list[ExitCode]) -> str | None:
     from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
 
     folder = paths.expanded(named)
@@ -138,6 +147,8 @@ def _copies_of(named: str) -> str | None:
             output.problem("note", f"{output.clean(named)}: {note}")
         if copied.problem is not None:
             report_error(copied.problem, verbose=common.is_verbose())
+            codes.append(exit_code_of(copied.problem))
+        codes += [exit_code_of(r.problem) for r in copied.replicas if r.problem is not None]
     if not any(copied.folder is not None for copied in found):
         raise MirrorError(
             f"the mirror at {folder} has no whole segment yet; nothing can be read from it",
@@ -242,7 +253,7 @@ def each(
         documents += _named_nowhere(unnamed)
     else:
         _tell_unnamed(unnamed, len(journals.folders))
-    code = final(worst(codes))
+    code = final(worst([*codes, *journals.codes]))
     if as_json in {"document", "list"}:
         output.print_json({"journals": documents, "exit_code": int(code)})
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,20 @@ def test_check_names_what_is_missing(tmp_path, mirror):
     said = json.loads(run("mirror", "--check", mirror, "--json", code=4))
     assert (said["replicas"][0]["missing"], said["replicas"][0]["damaged"]) == ([1], [2])
     assert "no whole segment" in run("status", mirror, code=8)
+
+
+def test_what_contradicts_itself_shows_in_the_exit_code(tmp_path, mirror):
+    """A segment of another journal is told with every answer, and its code is 8: what was proved
+    before is shown.
+    """
+    record(tmp_path / "other", component="other")
+    run("mirror", tmp_path / "other", tmp_path / "its mirror")
+    (alien,) = (tmp_path / "its mirror").rglob("*.jsonl")
+    (own,) = mirror.rglob("*.jsonl")
+    shutil.copy(alien, own.with_name("00000002.jsonl"))
+    said = run("check", mirror, code=8)
+    assert "the journal is well" in said
+    assert "of another journal or replica" in said
 
 
 def test_wrong_usage_says_what_is_right(tmp_path):
