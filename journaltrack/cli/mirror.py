@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,7 +13,11 @@ from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.cli.journals import arguments_and_journals
 
+if TYPE_CHECKING:
+    from journaltrack.mirror.follower import Follower
+
 _LISTED_MAX: Final = 5
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @click.command(
@@ -90,8 +92,7 @@ def _mirror(
     follower = Follower(journal, mirror, INTERVAL_S if interval is None else interval)
     replicas = []
     if follow:
-        with _until_signal() as ended:
-            follower.run(ended)
+        _follow(follower)
     else:
         replicas = follower.once()
     shipped = follower.shipped
@@ -129,19 +130,34 @@ def _mirror(
     return code
 
 
-@contextmanager
-def _until_signal() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM, SIGHUP and Ctrl-C set."""
+def _follow(follower: Follower) -> None:
+    """Run it on a thread until a signal comes.
+
+    ``sigwait`` takes the signal. A handler that sets an event may interrupt who waits for it, and
+    then both wait for ever.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     ended = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: ended.set())
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    }
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        """Follow, and wake the main thread at the end."""
+        try:
+            follower.run(ended)
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
+            failures.append(error)
+        finally:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    thread = threading.Thread(target=run, name="journaltrack-mirror", daemon=True)
+    thread.start()
+    signal.sigwait(_SIGNALS)
+    ended.set()
+    # A second Ctrl-C ends the process at once.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    thread.join()
+    for error in failures:
+        raise error
 
 
 def _check(named: str, *, as_json: bool) -> ExitCode:

@@ -196,12 +196,12 @@ def test_a_sigkilled_follower_loses_nothing(tmp_path):
 
 
 def await_handler(process):
-    """Wait until a process would end well on SIGTERM."""
+    """Wait until a process would end well on SIGTERM: it blocks it, and waits for it."""
     term = 1 << (signal.SIGTERM - 1)
-    caught = 0
-    while process.poll() is None and not caught & term:
+    blocked = 0
+    while process.poll() is None and not blocked & term:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
 
 
 def test_check_names_what_is_missing(tmp_path, mirror):
