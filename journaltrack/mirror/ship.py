@@ -80,7 +80,7 @@ _IN_FLIGHT: Final = (
 )
 UNSETTLED: Final = (
     "SELECT w.uuid, e.writer_seq FROM entry e JOIN writer w ON w.id = e.writer_id "
-    "WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+    "WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' AND e.kind <> 'local' "
     "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
 )
 _CREATING: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

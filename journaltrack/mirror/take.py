@@ -32,6 +32,7 @@ from journaltrack.journal.chain import Removed
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
 from journaltrack.mirror import exchange, segments
 from journaltrack.mirror.exchange import Seen, State
 from journaltrack.mirror.segments import Blob, Link, Run, Segment
@@ -63,12 +64,19 @@ _ATTESTED: Final = (
     "GROUP BY a.writer_id"
 )
 _WRITER: Final = f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer WHERE uuid = ?"
-_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_WRITER: Final = schema.insert_writer_sql()
 _INSERT_ENTRY: Final = schema.insert_sql("entry")
 _INSERT_ATTESTATION: Final = schema.insert_sql("attestation").replace(
     "INSERT", "INSERT OR IGNORE", 1
 )
 """Where a replica began anew, its attestations come again."""
+_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM entry"
+_INSERT_LOCAL: Final = (
+    "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) "
+    "VALUES (?, 'superseded', ?, ?)"
+)
+_KIND, _RECORDED = 3, 9
+"""Places in an entry that ``segments.rows`` gives."""
 _INSERT_BLOB: Final = "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)"
 
 
@@ -272,6 +280,7 @@ class Taker:
                 for uuid in dict.fromkeys(uuid for _, uuid, _ in page):
                     if uuid not in writers:
                         writers[uuid] = _writer_id(connection, described.get(uuid), uuid, where)
+                (above,) = connection.execute(_LAST_SEQ).fetchone()
                 try:
                     connection.executemany(
                         _INSERT_ENTRY,
@@ -282,6 +291,15 @@ class Taker:
                     )
                 except (OverflowError, UnicodeEncodeError) as error:
                     raise forged(where, f"an entry can't be recorded: {error}") from error
+                # Settled when it was recorded, as there: nothing of it is sent.
+                connection.executemany(
+                    _INSERT_LOCAL,
+                    [
+                        (seq, LOCAL_STAYS, entry[_RECORDED])
+                        for seq, (_, _, entry) in enumerate(page, above + 1)
+                        if entry[_KIND] == LOCAL
+                    ],
+                )
         self._heads.update(heads)
         return len(fresh)
 

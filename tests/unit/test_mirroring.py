@@ -744,3 +744,15 @@ def test_a_copy_asks_who_delivers_from_its_first_entry_on(tmp_path):
     segment.write_bytes(whole)
     with delivery.delivering(copied.folder), pytest.raises(LeaseHeldError):
         delivery.take_over(copied.folder, folders.opened(tmp_path / "mirror"))
+
+
+def test_a_local_point_stays_settled(tmp_path):
+    """A point that is never sent is settled in the copy, as it is in the journal; taking a lost
+    copy over does not put it in doubt.
+    """
+    record(tmp_path / "journal", *points(1), vocabulary.local_metric("system/cpu", 0.5, 1))
+    mirrored(tmp_path / "journal", tmp_path / "mirror")
+    copied = copy_of(tmp_path / "mirror")
+    assert content(copied.folder) == content(tmp_path / "journal")
+    assert states(copied.folder)["pending"] == 2
+    sound(copied.folder)
