@@ -146,8 +146,9 @@ _SHAPES: Final = {
 _BY_LENGTH: Final[dict[int, list[str]]] = {}
 for _name, (_length, _) in _SHAPES.items():
     _BY_LENGTH.setdefault(_length, []).append(_name)
-# Rows from before revision 0002 have no cells for the columns that it added.
-_BY_LENGTH.setdefault(10, []).append("writer")
+# Rows from before revisions 0002 and 0004 have no cells for the columns that they added.
+for _length in (10, 14):
+    _BY_LENGTH.setdefault(_length, []).append("writer")
 _BY_LENGTH.setdefault(5, []).append("meta")
 
 

@@ -67,6 +67,10 @@ def world(tmp_path_factory):
         ) as later:
             later.log_metric("validation:accuracy", 0.1 + 0.2, iteration_number=12)
         assert CliRunner().invoke(main, ["merge", "journal", "--into", "all"]).exit_code == 0
+        (folder / "their.csv").write_text("step,loss,model\n1,0.5,a\n2,0.25,a\n")
+        # A second time, both say that nothing is new: the test has each output twice.
+        for command in (case for case in CASES if case[0] in {"mirror", "import"}):
+            CliRunner().invoke(main, command)
         yield folder
 
 
@@ -108,6 +112,8 @@ CASES = [
     ["export", "journal", "-o", "metrics.csv", "--force"],
     ["bundle", "journal", "-o", "other.bundle", "--force"],
     ["bundle", "--check", "it.bundle"],
+    ["mirror", "journal", "mirror"],
+    ["import", "csv", "their.csv", "-j", "imported", "--name", "again"],
     ["merge", "journal", "--into", "all"],
     ["receipts", "export", "journal", "-o", "other.receipts", "--force"],
     ["receipts", "import", "it.receipts", "journal", "--dry-run"],
@@ -119,9 +125,9 @@ CASES = [
     ["prune", "--delivered-before", "0s", "--dry-run", "journal"],
     ["config"],
 ]
-ELSEWHERE = {"watch", "completion", "plot", "ui"}
+ELSEWHERE = {"watch", "completion", "plot", "ui", "run"}
 """Print log lines, one event a line, to be grepped; a program of the shell; a drawing; an
-address."""
+address; what another program prints."""
 
 
 def test_every_command_is_looked_at():
