@@ -25,6 +25,7 @@ from journaltrack.importers.source import (
     below,
     digest,
     found_at,
+    text_of,
 )
 from journaltrack.util import patterns
 
@@ -81,7 +82,7 @@ def find(
                 if others
                 else "name a CSV file, or a folder with some",
             )
-    runs = []
+    runs, base = [], root if root.is_dir() else root.parent
     for file in found:
         table = tables.Table(file, delimiter)
         first = table.first_or(left_out.append)
@@ -95,9 +96,10 @@ def find(
                 name=name,
                 id=name,
                 mark=digest(last, tables.first_mark(first)),
-                items=functools.partial(_items, table, columns),
+                items=functools.partial(_items, table, columns, base),
                 size_bytes=status.st_size,
                 untimed_ns=status.st_mtime_ns if columns.time is None else None,
+                is_guess=True,
             )
         )
     return Source(FORMAT, root, tuple(runs), tuple(left_out))
@@ -117,14 +119,16 @@ def _named(root: Path, file: Path) -> tuple[str, str]:
     return name if len(name) > len(last) else last, last
 
 
-def _items(table: tables.Table, columns: tables.Columns) -> Iterator[Item]:
+def _items(table: tables.Table, columns: tables.Columns, root: Path) -> Iterator[Item]:
     hparams = table.path.with_name(HPARAMS)
     if hparams.is_file():
         try:
-            found = yaml_text.load(hparams.read_text(encoding="utf-8"))
+            found = yaml_text.load(text_of(hparams, root))
         except (OSError, ValueError) as error:
             yield LeftOut("parameters", str(error), str(hparams), is_harm=True)
         else:
-            if isinstance(found, dict) and found:
+            if isinstance(found, dict):
                 yield Parameters(found)
+            elif found is not None:
+                yield LeftOut("parameters", "they have no names", str(hparams), is_harm=True)
     yield from tables.points(table.rows(), columns)

@@ -11,6 +11,7 @@ since this one last looked.
 from __future__ import annotations
 
 import bisect
+import copy
 import hashlib
 import itertools
 import json
@@ -78,6 +79,13 @@ class Known:
             self._digests.append(each)
             self._counts.append(sum(1 for _ in same))
         self._read_others(0)
+
+    def copy(self) -> Known:
+        """Return a copy to try out with ``is_new``. To it no point was pruned."""
+        twin = copy.copy(self)
+        twin._counts, twin._more = self._counts[:], self._more.copy()  # noqa: SLF001
+        twin._pruned = Counter()  # noqa: SLF001
+        return twin
 
     def has_content(self, name: str, sha256: str) -> bool:
         """Return whether the run has an artifact of that name and content."""

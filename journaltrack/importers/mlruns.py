@@ -33,6 +33,7 @@ from journaltrack.importers.source import (
     below,
     found_at,
     number_of,
+    text_of,
 )
 
 FORMAT: Final = "mlruns"
@@ -131,7 +132,7 @@ def _meta(folder: Path) -> dict[str, Any]:
         ValueError: It is no mapping in YAML.
         OSError: It can't be read.
     """
-    found = yaml_text.load(_read(folder / META))
+    found = yaml_text.load(_read(folder / META, folder))
     if not isinstance(found, dict):
         msg = "it is no mapping"
         raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
@@ -145,7 +146,7 @@ def _items(
     values = {}
     for file in _files(folder / "params", left_out):
         try:
-            values[_key(folder / "params", file)] = _number_or_text(_read(file))
+            values[_key(folder / "params", file)] = _number_or_text(_read(file, folder))
         except (OSError, ValueError) as error:  # noqa: PERF203 - one of many may be damaged
             left_out.append(LeftOut("parameter", str(error), file.name, is_harm=True))
     if values:
@@ -172,7 +173,7 @@ def _tags(folder: Path, experiment: dict[str, Any], left_out: list[LeftOut]) -> 
     for file in _files(folder / "tags", left_out):
         key = _key(folder / "tags", file)
         try:
-            text = _read(file)
+            text = _read(file, folder)
         except (OSError, ValueError) as error:
             yield LeftOut("tag", str(error), key, is_harm=True)
             continue
@@ -240,16 +241,13 @@ def _key(folder: Path, file: Path) -> str:
 
 def _tag(folder: Path, key: str) -> str | None:
     try:
-        return _read(folder / "tags" / key) or None
+        return _read(folder / "tags" / key, folder) or None
     except (OSError, ValueError):
         return None
 
 
-def _read(file: Path) -> str:
-    if file.stat().st_size > _TEXT_BYTES_MAX:
-        msg = f"it has more than {_TEXT_BYTES_MAX} bytes"
-        raise ValueError(msg)
-    return file.read_text(encoding="utf-8")
+def _read(file: Path, folder: Path) -> str:
+    return text_of(file, folder, _TEXT_BYTES_MAX)
 
 
 def _text_of(value: object) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from journaltrack.errors import InvalidInputError
+from journaltrack.errors import InvalidInputError, MissingExtraError, described
 from journaltrack.importers import tables
 from journaltrack.importers.source import (
     Content,
@@ -84,8 +84,11 @@ def find(
         found = [file for _, file in sorted(numbered.items())]
         try:
             run = _run(found, folder_of_files, step_multiplier)
-        except (OSError, ValueError, KeyError) as error:
-            why = f"it can't be read: {error}"
+        except MissingExtraError:
+            raise
+        # pyarrow raises anything for a damaged or crafted file.
+        except Exception as error:  # noqa: BLE001
+            why = f"it can't be read: {described(error)}"
             left_out.append(LeftOut("run", why, str(found[0]), is_harm=True))
             continue
         runs.append(run)
@@ -134,8 +137,10 @@ class _Reader:
                 for rows in tables.parquet(part):
                     for row in rows:
                         yield from self._row(row)
-            except (ValueError, KeyError, AttributeError) as error:
-                yield LeftOut("file", f"it can't be read: {error}", str(part), is_harm=True)
+            # As above. The parts after it are read.
+            except Exception as error:  # noqa: BLE001
+                why = f"it can't be read: {described(error)}"
+                yield LeftOut("file", why, str(part), is_harm=True)
             yield Read(part.stat().st_size)
         for path, lines in self.texts.items():
             yield Content("".join(lines).encode(), f"{path}.txt", "text/plain")

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import time
@@ -221,8 +222,11 @@ def import_source(
                 if on_progress is not None:
                     on_progress(Progress(min(before + read, total), total))
 
+            had = None if place.row is None else known.pop(place.row)
+            if run.is_guess:
+                place, had = names.settled(run, place, had, name, prefix)  # noqa: PLW2901
+                told.name, told.is_new = place.name, place.row is None
             row = names.create(run, place) if place.row is None else place.row
-            had = known.pop(row, None)
             target = Target(opened, row, place.name, told, run.untimed_ns, had)
             _record_run(target, run, status, progress)
             before += run.size_bytes
@@ -238,10 +242,27 @@ def _record_run(
         target.record(run.items(), on_read)
         if status is not None and not target.has_status:
             target.record([Status(status)])
-    except (OSError, EOFError, UnicodeError, RecursionError, MemoryError) as error:
+    except JournaltrackError:
+        raise
+    # A damaged or crafted file makes the libraries that read it raise anything. The other runs
+    # are read all the same.
+    except Exception as error:  # noqa: BLE001
         why = f"it can't be read to its end: {described(error)}"
         target.told.left_out.add(LeftOut("run", why, run.id, is_harm=True))
     target.told.missing = target.known.unmatched
+
+
+def _is_other(journal: Journal, run: SourceRun, place: _Place, known: Known) -> bool:
+    """Return whether a run of the journal is another one than that of the source.
+
+    It is, if each has points that the other lacks: a run that grows keeps those that it had.
+    """
+    told = ImportedRun(place.name, run.id)
+    trial = Target(journal, place.row or 0, place.name, told, run.untimed_ns, known.copy())
+    # The import itself tells of what can't be read.
+    with contextlib.suppress(Exception):
+        return trial.differs(run.items())
+    return False
 
 
 def _check_names(source: Source, name: str | None, prefix: str, status: str | None) -> None:
@@ -277,7 +298,8 @@ class _Names:
     """Find a name in the journal for each run.
 
     A run that was imported before keeps the name that it has. A new one gets its own name, made
-    valid. If another run has that, the end of its key is added.
+    valid. If another run has that, the end of its key is added. The same key is not the same run
+    where it is a guess: there the points decide.
     """
 
     def __init__(self, journal: Journal, format_name: str) -> None:
@@ -293,7 +315,11 @@ class _Names:
             self._keys[component_id] = self._keys.get(component_id) or _key_in(payload)
         # A component without an entry belongs to nobody: its creator was killed.
         self._taken = {name: row for name, row in self._taken.items() if row in self._keys}
-        self._named = {self._keys[row]: name for name, row in reversed(self._taken.items())}
+        self._named: dict[str | None, list[str]] = {}
+        for taken, row in self._taken.items():
+            self._named.setdefault(self._keys[row], []).append(taken)
+        # Runs that this import records into.
+        self._found: set[int] = set()
         self._seen: set[str] = set()
 
     def of(self, run: SourceRun, name: str | None, prefix: str) -> _Place:
@@ -310,21 +336,60 @@ class _Names:
         if name is not None:
             row = self._taken.get(name.lower())
             if row is not None and self._keys[row] != key:
-                raise InvalidInputError(
-                    f"the journal has a run {name.lower()} that was not imported from {run.id}; "
-                    "nothing was imported",
-                    hint="give another name",
-                )
+                raise _taken(name, run)
             return _Place(name.lower(), key, row)
         base = limits.suggested_name(f"{prefix}{run.name}").lower()
-        known = base if self._keys.get(self._taken.get(base, -1)) == key else self._named.get(key)
+        named = self._named.get(key, [])
+        known = base if base in named else next(iter(named), None)
+        row = -1 if known is None else self._taken[known]
+        if known is None or row < 0:
+            return self._new(base, key)
+        self._found.add(row)
+        return _Place(known, key, row)
+
+    def settled(
+        self, run: SourceRun, place: _Place, known: Known | None, name: str | None, prefix: str
+    ) -> tuple[_Place, Known | None]:
+        """Return where a run goes whose mark others may have: into the one that it continues.
+
+        Args:
+            run: The run.
+            place: Where it goes by its mark.
+            known: What the journal has there; None: the run is new.
+            name: As of ``import_source``.
+            prefix: As of ``import_source``.
+
+        Raises:
+            InvalidInputError: The journal has another run of the name that was asked for.
+        """
+        if known is not None and not _is_other(self._journal, run, place, known):
+            return place, known
+        if name is not None:
+            if known is not None:
+                raise _taken(name, run)
+            return place, None
+        key = digest(self._format, run.mark)
+        for other in [each for k in (key, digest(key, run.id)) for each in self._named.get(k, ())]:
+            row = self._taken[other]
+            if row >= 0 and row not in self._found:
+                found = _Place(other, place.key, row)
+                had = known_in(self._journal, {row: (other, run.untimed_ns is None)})[row]
+                if not _is_other(self._journal, run, found, had):
+                    self._found.add(row)
+                    return found, had
         if known is None:
-            room = limits.NAME_CHARS_MAX - _KEY_CHARS - 1
-            ended = f"{base[:room].rstrip('-')}-{key[:_KEY_CHARS]}"
-            known = next(each for each in (base, ended, f"run-{key}") if each not in self._taken)
-            self._taken[known] = -1
-        row = self._taken[known]
-        return _Place(known, key, None if row < 0 else row)
+            return place, None
+        return self._new(limits.suggested_name(f"{prefix}{run.name}").lower(), place.key), None
+
+    def _new(self, base: str, key: str) -> _Place:
+        """Return a place for a new run, under a name that is free."""
+        room = limits.NAME_CHARS_MAX - _KEY_CHARS - 1
+        ended = f"{base[:room].rstrip('-')}-{key[:_KEY_CHARS]}"
+        more = (f"run-{key}-{number}" for number in itertools.count(2))
+        names = itertools.chain((base, ended, f"run-{key}"), more)
+        name = next(each for each in names if each not in self._taken)
+        self._taken[name] = -1
+        return _Place(name, key, None)
 
     def create(self, run: SourceRun, place: _Place) -> int:
         """Record a new run, and return its id.
@@ -349,6 +414,14 @@ class _Names:
                     hint="import again",
                 )
         return row
+
+
+def _taken(name: str, run: SourceRun) -> InvalidInputError:
+    return InvalidInputError(
+        f"the journal has a run {name.lower()} that was not imported from {run.id}; "
+        "nothing was imported",
+        hint="give another name",
+    )
 
 
 def _key_in(payload: str | None) -> str | None:
@@ -439,6 +512,19 @@ class Target(RunLog):
                     self._state(item)
         finally:
             self._write_points()
+
+    def differs(self, items: Iterable[Item]) -> bool:
+        """Return whether journal and source both have points that the other lacks.
+
+        Records nothing. ``known`` is used up.
+        """
+        is_more = False
+        for item in items:
+            if type(item) is Point:
+                self._point(item)
+                is_more |= sum(map(self.known.is_new, self._points)) > 0
+                self._points.clear()
+        return is_more and self.known.unmatched > 0
 
     # -- points ------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ silently.
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import json
 import math
@@ -22,6 +23,8 @@ from journaltrack.errors import InvalidInputError
 _EXAMPLES_MAX: Final = 3
 READ_EVERY_BYTES: Final = 1 << 18
 """How often an importer says how much it has read."""
+TEXT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Ours: the largest description of a run that is read."""
 
 
 class Point(NamedTuple):
@@ -151,6 +154,7 @@ class SourceRun:
         size_bytes: How much there is to read.
         display_name: The name that people gave it.
         untimed_ns: The time of points without one. None: they have times.
+        is_guess: Whether another run may begin with the same records, and so have the same mark.
     """
 
     name: str
@@ -160,6 +164,7 @@ class SourceRun:
     size_bytes: int = 0
     display_name: str | None = None
     untimed_ns: int | None = None
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +234,40 @@ def below(root: Path, left_out: Callable[[LeftOut], object]) -> Iterator[Path]:
                 yield file
 
 
+def text_of(file: Path, root: Path, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """Return the text of a small file in UTF-8 that describes a run.
+
+    As with ``below``, a link is followed only to what is below the source, too.
+
+    Args:
+        file: The file.
+        root: The folder of the source.
+        bytes_max: The size from which on it is refused.
+
+    Raises:
+        ValueError: It is a link to a file elsewhere, too large, or no UTF-8.
+        OSError: It can't be read.
+    """
+    if not file.resolve().is_relative_to(root.resolve()):
+        msg = "it is a link to a file elsewhere"
+        raise ValueError(msg)
+    with file.open("rb") as stream:
+        content = stream.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        msg = f"it has more than {bytes_max} bytes"
+        raise ValueError(msg)
+    return content.decode()
+
+
 def number_of(text: object) -> float | None:
     """Return the number that a cell holds: also NaN and infinity; None for anything else."""
     if isinstance(text, bool):
         return float(text)
     if isinstance(text, (int, float)):
         return text
+    # Of Parquet.
+    if isinstance(text, decimal.Decimal):
+        return float(text)
     if not isinstance(text, str):
         return None
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, MissingExtraError
+from journaltrack.errors import InvalidInputError, JournaltrackError, MissingExtraError
 from journaltrack.importers.source import (
     READ_EVERY_BYTES,
     Item,
@@ -95,9 +95,10 @@ class Table:
                 yield from _json(self.path)
             else:
                 yield from self._csv()
-        except (ValueError, RecursionError, csv.Error) as error:
-            if isinstance(error, InvalidInputError):
-                raise
+        except (JournaltrackError, OSError):
+            raise
+        # pyarrow raises anything for a damaged or crafted file.
+        except Exception as error:  # noqa: BLE001
             why = f"it can't be read on from here: {error}"
             yield LeftOut("file", why, str(self.path), is_harm=True)
 

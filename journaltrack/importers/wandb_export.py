@@ -32,6 +32,7 @@ from journaltrack.importers.source import (
     below,
     digest,
     found_at,
+    text_of,
 )
 from journaltrack.util.text import text_or_none
 
@@ -99,7 +100,7 @@ def find(path: str | os.PathLike[str], *, step: str | None = None) -> Source:
 
 def _run(base: Path, table: tables.Table, first: tables.Row, step: str | None) -> SourceRun:
     file = table.path
-    described = _described(file.parent)
+    described = _described(file.parent, base)
     place = file.parent if _PART.fullmatch(file.stem) else file.with_suffix("")
     name = place.relative_to(base).as_posix() if place != base else place.name
     columns = table.columns(first, step if step is not None else _known(first, "_step"))
@@ -110,11 +111,12 @@ def _run(base: Path, table: tables.Table, first: tables.Row, step: str | None) -
         id=run_id or name,
         mark=run_id or digest(name, tables.first_mark(first)),
         items=functools.partial(
-            _items, table, tables.Columns(columns.step, columns.time, _SKIPPED), described
+            _items, base, table, tables.Columns(columns.step, columns.time, _SKIPPED), described
         ),
         size_bytes=status.st_size,
         display_name=text_or_none(described.get("display_name", described.get("name"))),
         untimed_ns=status.st_mtime_ns if columns.time is None else None,
+        is_guess=run_id is None,
     )
 
 
@@ -123,9 +125,9 @@ def _known(row: tables.Row, name: str) -> str | None:
 
 
 def _items(
-    table: tables.Table, columns: tables.Columns, described: dict[str, Any]
+    base: Path, table: tables.Table, columns: tables.Columns, described: dict[str, Any]
 ) -> Iterator[Item]:
-    yield from _config(table.path.parent, described.get("config"))
+    yield from _config(table.path.parent, base, described.get("config"))
     tags = described.get("tags")
     labels = {"tags": " ".join(map(str, tags)) if isinstance(tags, list) else None}
     for key in ("group", "job_type", "project", "entity"):
@@ -144,13 +146,13 @@ def _items(
         yield Status(primary, start, end if primary is not None else None)
 
 
-def _config(folder: Path, config: object) -> Iterator[Item]:
+def _config(folder: Path, base: Path, config: object) -> Iterator[Item]:
     """Yield the parameters: of the run's description, or of a file beside it."""
     for name in _CONFIGS:
         file = folder / name
         if file.is_file():
             try:
-                config = _loaded(file)
+                config = _loaded(file, base)
             except (OSError, ValueError, RecursionError) as error:
                 yield LeftOut("parameters", str(error), str(file), is_harm=True)
     if isinstance(config, dict):
@@ -168,25 +170,22 @@ def _is_wrapped(value: object) -> bool:
     return isinstance(value, dict) and "value" in value and value.keys() <= {"desc", "value"}
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def _described(folder: Path, base: Path) -> dict[str, Any]:
     """Return what the files beside a history say of its run; what can't be read says nothing."""
     found: dict[str, Any] = {}
     for name in _DESCRIPTIONS:
         file = folder / name
         if file.is_file():
             try:
-                described = _loaded(file)
+                described = _loaded(file, base)
             except (OSError, ValueError, RecursionError):
                 continue
             found = {**(described if isinstance(described, dict) else {}), **found}
     return found
 
 
-def _loaded(file: Path) -> Any:  # noqa: ANN401
-    if file.stat().st_size > tables.LINE_BYTES_MAX:
-        msg = f"it has more than {tables.LINE_BYTES_MAX} bytes"
-        raise ValueError(msg)
-    text = file.read_text(encoding="utf-8")
+def _loaded(file: Path, base: Path) -> Any:  # noqa: ANN401
+    text = text_of(file, base)
     return yaml_text.load(text) if file.suffix == ".yaml" else json.loads(text)
 
 
@@ -222,6 +221,7 @@ def _of_chart(table: tables.Table, first: tables.Row) -> list[SourceRun]:
             ),
             size_bytes=status.st_size,
             untimed_ns=None if times else status.st_mtime_ns,
+            is_guess=True,
         )
         for run, metrics in sorted(columns.items())
     ]

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 import journaltrack
@@ -134,11 +135,17 @@ def test_files_outside_of_the_store_are_never_taken(tmp_path, mlruns):
     (first / "artifacts" / "link").symlink_to(secret)
     (first / "params" / "link").symlink_to(secret)
     (first / "artifacts" / "folder").symlink_to(tmp_path)
+    name = first / "tags" / "mlflow.runName"
+    name.unlink(missing_ok=True)
+    name.symlink_to(secret)
+    meta = yaml.safe_load((first / "meta.yaml").read_text())
+    (first / "meta.yaml").write_text(yaml.safe_dump({**meta, "run_name": ""}))
     told = imported("mlruns", mlruns, tmp_path / "j")
     run = next(r for r in journaltrack.runs(tmp_path / "j") if r.name == FIRST)
     assert [each.name for each in run.artifacts] == ["model/m.txt"]
     assert "link" not in run.parameters
-    assert left_out(told)["file"] in {1, 2}
+    assert run.display_name != "password"
+    assert left_out(told)["file"] == 3
 
 
 def test_the_oldest_layout_has_no_steps_and_another_id(tmp_path):
@@ -282,3 +289,27 @@ def test_a_damaged_export_of_neptune_is_told(tmp_path):
     (tmp_path / "data" / "org_proj-12" / "RUN-9-1_part_0.parquet").write_bytes(b"PAR1 nothing")
     told = imported("neptune-export", tmp_path, tmp_path / "j")
     assert (told["exit_code"], told["points"]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "crafted",
+    [
+        {"step": "not a number"},
+        {"step": [1.0]},
+        {"float_value": [1.0]},
+        {"timestamp": ["x"]},
+        {"attribute_type": "file", "file_value": "path"},
+        {"attribute_type": "string_set", "string_set_value": [None, "a"], "attribute_path": "s"},
+    ],
+    ids=repr,
+)
+def test_columns_of_other_types_cost_no_other_run(tmp_path, crafted):
+    """A Parquet file may have any type in any column: its run is told, the others recorded."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    exported(tmp_path, [point("loss", 1, 1.0)])
+    exported(tmp_path, [point("loss", 1, 2.0)], run="A-other")
+    path = tmp_path / "data" / "org_proj-12" / "A-other_part_0.parquet"
+    row = parquet.read_table(path).to_pylist()[0] | {"run_id": "A-other"} | crafted
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist([row]), path)
+    told = imported("neptune-export", tmp_path, tmp_path / "j")
+    assert (told["exit_code"], told["runs"][-1]["points"]) == (4, 1)

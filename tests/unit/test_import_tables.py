@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 from collections import Counter
 
@@ -76,6 +77,67 @@ def test_lightning_s_folder_is_a_run_with_sparse_metrics_and_nested_parameters(t
     assert run.metrics("val_loss").values == [0.3]
     assert set(run.metrics("val_loss").times_ns) == {THEN_S * 10**9}
     assert run.parameters["lr"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("kind", "history", "description"),
+    [
+        ("csv", "metrics.csv", "hparams.yaml"),
+        ("wandb-export", "history.csv", "config.json"),
+        ("wandb-export", "history.csv", "config.yaml"),
+        ("wandb-export", "history.csv", "run.json"),
+    ],
+)
+def test_no_description_is_a_link_to_a_file_elsewhere(tmp_path, kind, history, description):
+    """A folder from somebody else has no secret of this machine recorded as parameters."""
+    secret = made(tmp_path, "secret", '{"id": "password", "config": {"key": "password"}}')
+    for name in ("a", "b"):
+        made(tmp_path / "runs" / name, history, f"_step,step,loss\n0,0,0.{len(name)}\n")
+    (tmp_path / "runs" / "a" / description).symlink_to(secret)
+    made(tmp_path / "runs", "shared", '{"id": "b", "lr": 3, "config": {"lr": 3}}')
+    (tmp_path / "runs" / "b" / description).symlink_to(tmp_path / "runs" / "shared")
+    imported(kind, tmp_path / "runs", tmp_path / "j")
+    told = journaltrack.runs(tmp_path / "j")
+    assert not any("password" in f"{run.name} {dict(run.parameters)}" for run in told)
+    assert [run.parameters["lr"] for run in told if "lr" in run.parameters] == [3]
+
+
+@pytest.mark.parametrize("content", ["- 1\n- 2\n", "word\n", "a: " + "x" * 9_000_000])
+def test_parameters_that_have_no_names_or_no_end_are_told(tmp_path, content):
+    """What stands beside a table is recorded, or told; it is never read without a bound."""
+    made(tmp_path / "run", "metrics.csv", "step,loss\n0,1\n")
+    made(tmp_path / "run", "hparams.yaml", content)
+    told = imported("csv", tmp_path / "run", tmp_path / "j")
+    assert (told["points"], harms(told)) == (1, {"parameters": 1})
+
+
+def test_runs_that_begin_alike_are_told_apart_by_how_they_go_on(tmp_path):
+    """A learning rate at step 0 is the same in many runs. Each is a run, and grows as itself."""
+
+    def folder(project, *losses):
+        rows = [f",{step + 1},{loss}\n" for step, loss in enumerate(losses)]
+        path = tmp_path / project / "lightning_logs" / "version_0"
+        made(path, "metrics.csv", "".join(["lr-Adam,step,loss\n0.001,0,\n", *rows]))
+        return path.parent
+
+    def found():
+        runs = journaltrack.runs(tmp_path / "j")
+        return sorted([*map(operator.attrgetter("values"), (r.metrics("loss") for r in runs))])
+
+    for project, loss in (("a", 1), ("b", 2), ("c", 3)):
+        imported("csv", folder(project, loss, 0.5), tmp_path / "j")
+    assert found() == [[1, 0.5], [2, 0.5], [3, 0.5]]
+    for project, loss in (("c", 3), ("b", 2), ("a", 1)):
+        told = imported("csv", folder(project, loss, 0.5, 0.1), tmp_path / "j")
+        assert (told["points"], told["known"], told["runs"][0]["is_new"]) == (1, 3, False)
+    assert found() == [[1, 0.5, 0.1], [2, 0.5, 0.1], [3, 0.5, 0.1]]
+    # An older copy of one of them adds nothing.
+    told = imported("csv", folder("old", 3, 0.5), tmp_path / "j")
+    assert (told["points"], len(journaltrack.runs(tmp_path / "j"))) == (0, 3)
+    # All of them at once are the same runs, and the copy beside its original is one more.
+    for new in (3, 0):
+        told = imported("csv", tmp_path, tmp_path / "j")
+        assert (told["points"], len(journaltrack.runs(tmp_path / "j"))) == (new, 4)
 
 
 def test_a_file_that_lightning_wrote_anew_with_more_columns_is_the_same_run(tmp_path):
@@ -274,6 +336,28 @@ def test_a_history_of_wandb_is_read_in_every_form(tmp_path, form):
     assert run.metrics("val.acc").times_ns == [1_700_000_001_500_000_000]
     assert run.metrics("val.acc").steps == [1]
     assert imported("wandb-export", tmp_path / "exported", tmp_path / "j")["points"] == 0
+
+
+def test_columns_of_parquet_of_any_type_are_numbers_or_told(tmp_path):
+    """Decimals are numbers, times of nanoseconds are times; spans and maps are left out."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    times = [THEN_S * 10**9 + 1, (THEN_S + 1) * 10**9]
+    table = pyarrow.table(
+        {
+            "_step": [0, 1],
+            "_timestamp": pyarrow.array(times, pyarrow.timestamp("ns", "UTC")),
+            "loss": pyarrow.array([1, 2], pyarrow.decimal128(5)),
+            "took": pyarrow.array([5, 6], pyarrow.duration("ns")),
+            "counts": pyarrow.array([[("a", 1)], None], pyarrow.map_("string", "int64")),
+        }
+    )
+    parquet.write_table(table, tmp_path / "history.parquet")
+    told = imported("wandb-export", tmp_path / "history.parquet", tmp_path / "j")
+    last = only(tmp_path / "j").metrics["loss"]
+    assert (last.points, last.min, last.max) == (2, 1.0, 2.0)
+    left_out = told["runs"][0]["left_out"]
+    assert {name for each in left_out for name in each["examples"]} == {"took", "counts"}
 
 
 def test_a_chart_of_wandb_has_a_run_in_each_column(tmp_path):
