@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import inspect
 import logging
 import os
@@ -157,7 +158,32 @@ class FrameworkRun:
         return name
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copy to another process, where the run is one that may exist."""
+        """Copy to another process, where the run is one that may exist.
+
+        No session can be copied there, and another one could be of another account: such a copy
+        does not deliver, as a copy of a tracker does not.
+        """
+        state = self._state()
+        if self._options.get("boto3_session") is not None:
+            state["_options"] |= {"boto3_session": None, "sync": "off"}
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy within the process, where all use one session."""
+        session = self._options.get("boto3_session")
+        memo[id(session)] = session
+        return self._twin(copy.deepcopy(self._state(), memo))
+
+    def __copy__(self) -> Self:
+        """Copy within the process, see ``__deepcopy__``."""
+        return self._twin(self._state())
+
+    def _twin(self, state: dict[str, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(state)
+        return twin
+
+    def _state(self) -> dict[str, Any]:
         state = {**vars(self), "_options": {**self._options, "resume": True}}
         del state["_lock"]
         return state
@@ -224,12 +250,13 @@ class FrameworkRun:
             timestamp: As of ``Tracker.log_metric``; None, or an impossible one: now.
         """
         tracker = self.tracker
-        epoch = self._epoch
-        if epoch in values:
-            if values[epoch] == self._last_epoch:
-                values = {name: value for name, value in values.items() if name != epoch}
-            else:
-                self._last_epoch = values[epoch]
+        if self._epoch in values:
+            epoch = validation.scalar(values[self._epoch])
+            # Anything else is compared in its own way, or not at all.
+            epoch = epoch if isinstance(epoch, (int, float, str)) else None
+            if epoch is not None and epoch == self._last_epoch:
+                values = {name: value for name, value in values.items() if name != self._epoch}
+            self._last_epoch = epoch
         left_out: dict[str, Exception] = {}
         if step is not None and not (type(step) is int and 0 <= step <= limits.STEP_MAX):
             step = _step(step, left_out)
@@ -282,7 +309,7 @@ class FrameworkRun:
                 try:
                     record({name: value})
                 except (InvalidInputError, InvalidTypeError) as refused:  # noqa: PERF203
-                    left_out[limits.shown(str(name))] = refused
+                    left_out[_shown(name)] = refused
         for what, why in left_out.items():
             self.leave_out(what, why)
 
@@ -398,6 +425,14 @@ class FrameworkRun:
         elif error is None and self.is_training:
             error = UnendedError("the process exited before training ended")
         self.end(error)
+
+
+def _shown(name: object) -> str:
+    try:
+        return limits.shown(str(name))
+    # A name that is no text may raise anything instead of telling its words.
+    except Exception:  # noqa: BLE001
+        return f"a name that is a {type(name).__name__}"
 
 
 def _made(kind: str, make: Callable[[], object]) -> object:

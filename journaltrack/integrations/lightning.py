@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept
 
-if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+_IS_OLD = "lightning.pytorch" not in sys.modules and (
+    "pytorch_lightning" in sys.modules or find_spec("lightning") is None
+)
+if _IS_OLD:
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.loggers.logger import rank_zero_experiment
     from pytorch_lightning.utilities import rank_zero_only

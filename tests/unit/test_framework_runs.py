@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
@@ -12,6 +13,8 @@ import types
 import warnings
 from pathlib import Path
 
+import boto3
+import numpy as np
 import pytest
 
 from journaltrack import JournaltrackWarning, Tracker
@@ -413,3 +416,52 @@ def test_nested_parameters_lose_only_what_is_refused(run, offline):
         run.log_parameters({"good": 1, "bad": loop})
     assert offline.run().parameters == {"model/layers": 2, "lr": 0.1, "good": 1}
     assert len(told) == 2
+
+
+class _Odd:
+    """What refuses to be compared or told."""
+
+    def __eq__(self, other):
+        raise RuntimeError("not to be compared")
+
+    __hash__ = object.__hash__
+
+    def __str__(self):
+        raise RuntimeError("not to be told")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), _Odd(), "x"], ids=["array", "odd", "text"])
+def test_an_epoch_that_is_no_number_ends_no_training(offline, run, value):
+    """It is left out with a warning; the other values of the step are recorded."""
+    with pytest.warns(JournaltrackWarning, match="'epoch' is left out"):
+        run.log_metrics({"epoch": value, "loss": 0.5}, 0)
+    run.log_metrics({"epoch": value, "loss": 0.5}, 1)
+    for epoch in (1, np.float32(1), np.array([1.0]), 2):
+        run.log_metrics({"epoch": epoch}, 3)
+    assert points(offline, "loss") == [(0, 0.5), (1, 0.5)]
+    assert points(offline, "epoch") == [(3, 1), (3, 2)]
+
+
+def test_a_name_that_raises_ends_no_training(offline, run):
+    """Parameters and metrics are left out one by one, whatever their names do."""
+    with pytest.warns(JournaltrackWarning, match="_Odd"):
+        run.log_parameters({_Odd(): 1, "lr": 0.1})
+    with pytest.warns(JournaltrackWarning, match="is not recorded"):
+        run.log_metrics({7: 1.0, "loss": 0.5}, 0)
+    assert offline.run("run").parameters == {"lr": 0.1}
+
+
+def test_a_copy_for_another_process_has_no_session_and_does_not_deliver(offline):
+    """A session can't be pickled: the copy records, and whoever has the session delivers."""
+    session = boto3.Session("AKIA", "secret", region_name="eu-west-1")
+    options = {"trial_component_name": "run", "sync": "background", "boto3_session": session}
+    run = FrameworkRun(None, {**options, "journal": offline.path})
+    there = pickle.loads(pickle.dumps(run))
+    there.log_metrics({"loss": 1.0}, 0)
+    assert there.tracker._settings.sync == "off"
+    for here in (copy.copy(run), copy.deepcopy(run)):
+        assert here._options["boto3_session"] is session
+        assert here._options["sync"] == "background"
+    assert points(offline, "loss") == [(0, 1.0)]
