@@ -10,6 +10,7 @@ changes with it.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -51,6 +52,7 @@ _CONFIGS: Final = ("config.json", "config.yaml")
 _DESCRIPTIONS: Final = ("run.json", "metadata.json", "wandb-metadata.json")
 _BESIDE: Final = {*_CONFIGS, *_DESCRIPTIONS, "summary.json", "wandb-summary.json"}
 _PART: Final = re.compile(r"(history|\d{4})")
+_NUMBER: Final = re.compile(r"\d{4}")
 """Names of files that say nothing: the run has the folder's name."""
 _OF_CHART: Final = re.compile(r"(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?")
 _CHART_STEPS: Final = {"step", "wall time", "relative time (process)", "relative time (wall)"}
@@ -83,7 +85,7 @@ def find(path: str | os.PathLike[str], *, step: str | None = None) -> Source:
         )
     base = root.parent if root.is_file() else root
     runs: list[SourceRun] = []
-    for file in histories:
+    for file, *more in _by_run(histories):
         table = tables.Table(file)
         first = table.first_or(left_out.append)
         if first is None:
@@ -94,12 +96,20 @@ def find(path: str | os.PathLike[str], *, step: str | None = None) -> Source:
         elif _is_chart(first):
             runs += _of_chart(table, first)
         else:
-            runs.append(_run(base, table, first, step))
+            runs.append(_run(base, [table, *map(tables.Table, more)], first, step))
     return Source(FORMAT, root, tuple(runs), tuple(left_out))
 
 
-def _run(base: Path, table: tables.Table, first: tables.Row, step: str | None) -> SourceRun:
-    file = table.path
+def _by_run(histories: list[Path]) -> list[list[Path]]:
+    """Return the files of each run. The artifact of a long history has many, with numbers."""
+    found: dict[Path, list[Path]] = {}
+    for file in sorted(histories):
+        found.setdefault(file.parent if _NUMBER.fullmatch(file.stem) else file, []).append(file)
+    return list(found.values())
+
+
+def _run(base: Path, parts: list[tables.Table], first: tables.Row, step: str | None) -> SourceRun:
+    table, file = parts[0], parts[0].path
     described = _described(file.parent, base)
     place = file.parent if _PART.fullmatch(file.stem) else file.with_suffix("")
     name = place.relative_to(base).as_posix() if place != base else place.name
@@ -111,9 +121,9 @@ def _run(base: Path, table: tables.Table, first: tables.Row, step: str | None) -
         id=run_id or name,
         mark=run_id or digest(name, tables.first_mark(first)),
         items=functools.partial(
-            _items, base, table, tables.Columns(columns.step, columns.time, _SKIPPED), described
+            _items, base, parts, tables.Columns(columns.step, columns.time, _SKIPPED), described
         ),
-        size_bytes=status.st_size,
+        size_bytes=sum(part.path.stat().st_size for part in parts),
         display_name=text_or_none(described.get("display_name", described.get("name"))),
         untimed_ns=status.st_mtime_ns if columns.time is None else None,
         is_guess=run_id is None,
@@ -125,9 +135,9 @@ def _known(row: tables.Row, name: str) -> str | None:
 
 
 def _items(
-    base: Path, table: tables.Table, columns: tables.Columns, described: dict[str, Any]
+    base: Path, parts: list[tables.Table], columns: tables.Columns, described: dict[str, Any]
 ) -> Iterator[Item]:
-    yield from _config(table.path.parent, base, described.get("config"))
+    yield from _config(parts[0].path.parent, base, described.get("config"))
     tags = described.get("tags")
     labels = {"tags": " ".join(map(str, tags)) if isinstance(tags, list) else None}
     for key in ("group", "job_type", "project", "entity"):
@@ -136,7 +146,8 @@ def _items(
         yield Tags(kept)
     if note := text_or_none(described.get("notes")):
         yield Note(note)
-    yield from tables.points(table.rows(), columns)
+    rows = itertools.chain.from_iterable(part.rows() for part in parts)
+    yield from tables.points(rows, columns)
     start, end = (
         tables.moment_ns(described.get(api, described.get(file)))
         for api, file in (("created_at", "startedAt"), ("heartbeat_at", "heartbeatAt"))

@@ -338,6 +338,23 @@ def test_a_history_of_wandb_is_read_in_every_form(tmp_path, form):
     assert imported("wandb-export", tmp_path / "exported", tmp_path / "j")["points"] == 0
 
 
+@pytest.mark.parametrize("description", [{}, {"id": "abc"}], ids=["nameless", "named"])
+def test_the_numbered_files_of_a_history_are_one_run(tmp_path, description):
+    """The artifact of a long history has several files: 0000.parquet, 0001.parquet, ..."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for part in range(3):
+        steps = [2 * part, 2 * part + 1]
+        table = pyarrow.table({"_step": steps, "_timestamp": [THEN_S, THEN_S + 1], "loss": steps})
+        (tmp_path / "run").mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / "run" / f"000{part}.parquet")
+    made(tmp_path / "run", "run.json", json.dumps(description))
+    for new in (6, 0):
+        told = imported("wandb-export", tmp_path / "run", tmp_path / "j")
+        assert (told["points"], len(told["runs"])) == (new, 1)
+    assert only(tmp_path / "j").metrics("loss").steps == [0, 1, 2, 3, 4, 5]
+
+
 def test_columns_of_parquet_of_any_type_are_numbers_or_told(tmp_path):
     """Decimals are numbers, times of nanoseconds are times; spans and maps are left out."""
     pyarrow = pytest.importorskip("pyarrow")
