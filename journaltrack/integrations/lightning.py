@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept
 
 _IS_OLD = "lightning.pytorch" not in sys.modules and (
-    "pytorch_lightning" in sys.modules or find_spec("lightning") is None
+    "pytorch_lightning" in sys.modules
+    or (find_spec("lightning") is None and find_spec("pytorch_lightning") is not None)
 )
 if _IS_OLD:
     from pytorch_lightning.loggers import Logger

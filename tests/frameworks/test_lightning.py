@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
+
+from tests.patience import FOREVER_S
 
 
 @pytest.fixture
@@ -142,3 +146,14 @@ def test_a_requeued_job_is_stopped_and_continued(train):
     train("resume")
     assert train.journal.run("run").status == "Completed"
     assert train.reported() <= train.recorded("epoch")
+
+
+def test_pytorch_lightning_alone_is_enough():
+    """The logger is one of the package that is installed, whichever is imported first."""
+    program = (
+        "import sys; sys.modules['lightning'] = None\n"
+        "from journaltrack.integrations.lightning import JournaltrackLogger\n"
+        "from pytorch_lightning.loggers import Logger\n"
+        "assert issubclass(JournaltrackLogger, Logger)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=FOREVER_S)
