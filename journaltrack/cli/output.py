@@ -330,10 +330,18 @@ def columns_of(text: str) -> int:
     )
 
 
-def cut_line(text: str, width: int) -> str:
-    """Cut a line with colours to a width in columns; colours take none."""
+def cut_line(text: str, width: int, *, from_begin: bool = False) -> str:
+    """Cut a line with colours to a width in columns; colours take none.
+
+    Args:
+        text: The line.
+        width: The columns.
+        from_begin: Keep the end of it; it has no colours then.
+    """
     if columns_of(text) <= width:
         return text
+    if from_begin:
+        return "…" + cut_line(text[::-1], width)[-2::-1]
     kept, place, room = [], 0, width - 1
     while place < len(text):
         colour = _COLOUR.match(text, place)

@@ -6,7 +6,8 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,7 +15,6 @@ import click
 from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
-from journaltrack.journal.vocabulary import SYSTEM
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.expression import Ask, Names
@@ -25,7 +25,7 @@ _METRICS_MAX: Final = 8
 """Ours: metrics and parameters that are columns by themselves."""
 _SPARK_COLUMNS: Final = 12
 _CELL_CHARS_MAX: Final = 24
-_NAME_CHARS_MAX: Final = 24
+"""Ours: of a text, before the room that is left is shared."""
 
 
 @click.command(
@@ -89,7 +89,7 @@ def command(
         elif not runs:
             output.say("no runs" if not (where or tags) else "no run matches")
         else:
-            _print(model, runs, sort, columns)
+            _print(model, runs, sort, columns, list(_tags(tags)))
     return viewing.code_of(codes)
 
 
@@ -133,79 +133,123 @@ def _asked(runs: Sequence[Run], columns: str) -> tuple[list[str], list[Ask]]:
     return names, [known.asked(name, " for a column") for name in names]
 
 
-def _print(model: ReadModel, runs: Runs, sort: str | None, columns: str | None) -> None:
+def _print(
+    model: ReadModel, runs: Runs, sort: str | None, columns: str | None, tags: Sequence[str]
+) -> None:
     from journaltrack.readmodel import expression  # noqa: PLC0415
 
     known = expression.Names.of(runs)
     sorted_by, descends = expression.sort_name(sort, known) if sort else (None, False)
+    left_out = 0
     if columns is None:
-        names, left_out = _by_default(runs, known, sorted_by)
+        names, by_importance, left_out = _by_default(runs, known, sorted_by, tags)
     else:
-        names, left_out = _asked(runs, columns)[0], 0
+        names = by_importance = _asked(runs, columns)[0]
     by_direction: Goal | None = "max" if descends else "min"
-    shown = [
-        _Column(name, runs, known, by_direction if name == sorted_by else None) for name in names
-    ]
-    if sorted_by in names and output.on_terminal():
-        shown.insert(names.index(sorted_by) + 1, _Sparks(model, runs, sorted_by, known))
-    titles, cells = ["run"], [[_name(label)] for label in viewing.labels(runs)]
-    right = [False]
-    for column in shown:
-        titles.append(column.title)
-        right.append(column.at_right)
-        for row, cell in zip(cells, column.cells, strict=True):
-            row.append(cell)
-    fitting = _fitting([titles, *cells])
+    of_names = {
+        name: _Column(name, runs, known, by_direction if name == sorted_by else None)
+        for name in names
+    }
+    sparks: dict[str, _Text] = {}
+    if sorted_by in of_names and output.on_terminal():
+        sparks[sorted_by] = _Sparks(model, runs, sorted_by, known)
+    label = _Text("run", viewing.labels(runs), end_tells=True)
+
+    def beside(names: Iterable[str]) -> list[_Text]:
+        """Return the columns of names, each with its curve."""
+        found = (each for name in names for each in (of_names[name], sparks.get(name)))
+        return [label, *(each for each in found if each is not None)]
+
+    fitting = _fitting(beside(by_importance))
+    shown = [each for each in beside(names) if each in fitting]
+    _widen(shown)
     lines = tables.aligned(
-        [[row[place] for place in fitting] for row in [titles, *cells]],
-        [right[place] for place in fitting],
+        list(zip(*([column.title, *column.cells()] for column in shown), strict=True)),
+        [column.at_right for column in shown],
         painted=True,
     )
     output.write("\n".join(lines))
-    left_out += len([title for title in titles if title]) - len(
-        [place for place in fitting if titles[place]]
-    )
+    left_out += len([name for name in names if of_names[name] not in shown])
     if left_out:
         output.say(
             f"hint: {output.plural(left_out, 'column')} left out; --columns chooses, --json and "
             "--csv have all",
             err=True,
         )
+    elif any(column.is_cut for column in shown):
+        output.say("hint: --json shows in full what is cut at …", err=True)
 
 
-def _by_default(runs: Sequence[Run], known: Names, sorted_by: str | None) -> tuple[list[str], int]:
-    """Return the columns to show when none are named, and how many more there are."""
-    first = ["status", "age", "duration"]
-    if sorted_by and sorted_by not in first:
-        first.append(sorted_by)
-    parameters = sorted(
-        name
-        for name in known.parameters
-        if len(runs) == 1 or len({run.parameters.get(name) for run in runs}) > 1
+def _by_default(
+    runs: Sequence[Run], known: Names, sorted_by: str | None, tags: Sequence[str]
+) -> tuple[list[str], list[str], int]:
+    """Choose the columns if none are named.
+
+    Returns:
+        The columns in order, the same columns by importance, and how many more there are.
+    """
+    from journaltrack.readmodel.model import telling  # noqa: PLC0415
+
+    chosen = telling(runs, _METRICS_MAX)
+    both = known.parameters & known.metrics
+    names_of = {name: f"params.{name}" if name in both else name for name in chosen.parameters}
+    asked = [f"tags.{tag}" for tag in tags]
+    other_tags = [f"tags.{tag}" for tag in sorted(known.tags) if f"tags.{tag}" not in asked]
+    note = ["note"] if any(run.note for run in runs) else []
+    first = ["status", "age", "duration", *([sorted_by] if sorted_by else []), *asked]
+    others = [*other_tags[:_METRICS_MAX], *note]
+    # In turn: a narrow terminal has room for some of each.
+    in_turn = itertools.chain.from_iterable(
+        itertools.zip_longest(names_of.values(), chosen.metrics)
     )
-    metrics = sorted(name for name in known.metrics if not name.startswith(SYSTEM))
-    tags = sorted(known.tags)
-    both = [name for name in (*parameters, *metrics) if name in known.parameters & known.metrics]
-    parameters_shown = [
-        f"params.{name}" if name in both else name for name in parameters[:_METRICS_MAX]
-    ]
-    others = [
-        # In turn: a narrow terminal has room for some of each.
-        *(
-            name
-            for pair in itertools.zip_longest(parameters_shown, metrics[:_METRICS_MAX])
-            for name in pair
-            if name is not None
-        ),
-        *(f"tags.{name}" for name in tags[:_METRICS_MAX]),
-        *(["note"] if any(run.note for run in runs) else []),
-    ]
-    left_out = sum(max(0, len(each) - _METRICS_MAX) for each in (parameters, metrics, tags))
-    return [*first, *(name for name in others if name not in first)], left_out
+    by_importance = dict.fromkeys([*first, *(name for name in in_turn if name), *others])
+    in_order = dict.fromkeys(
+        [
+            *first,
+            *(names_of[name] for name in sorted(names_of)),
+            *sorted(chosen.metrics),
+            *others,
+        ]
+    )
+    left_out = chosen.left_out + len(other_tags[_METRICS_MAX:])
+    return list(in_order), list(by_importance), left_out
 
 
-class _Column:
-    """A column of the list: its title, and a cell for each run."""
+class _Text:
+    """A column of texts, narrowed to what a readable cell has until there is room."""
+
+    def __init__(self, title: str, texts: Sequence[str], *, end_tells: bool = False) -> None:
+        """Args: the title, a cell per run, and whether the end of a text tells it from others."""
+        self.title, self.at_right, self._texts = output.clean(title), False, texts
+        self._end_tells = end_tells
+        self._marks: Sequence[str] = [""] * len(texts)
+        self.width: int | None = None
+        if output.on_terminal():
+            self.title = output.end_of(self.title, _CELL_CHARS_MAX)
+            self.width = _CELL_CHARS_MAX
+
+    @property
+    def columns(self) -> int:
+        """Return how many columns of the terminal it takes."""
+        return max(map(output.columns_of, [self.title, *self.cells()]))
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether a text is not whole."""
+        return any(self._cut(text) != text for text in self._texts)
+
+    def cells(self) -> list[str]:
+        """Return a cell per run."""
+        return [self._cut(text) + mark for text, mark in zip(self._texts, self._marks, strict=True)]
+
+    def _cut(self, text: str) -> str:
+        if self.width is None:
+            return text
+        return output.cut_line(text, self.width, from_begin=self._end_tells)
+
+
+class _Column(_Text):
+    """What the runs have by a name; the best value is marked."""
 
     def __init__(self, name: str, runs: Sequence[Run], known: Names, goal: Goal | None) -> None:
         values = [known.asked(name)(run) for run in runs]
@@ -213,35 +257,41 @@ class _Column:
         every = [value for value in values if isinstance(value, (int, float))]
         numbers = [value for value in every if not math.isnan(value)]
         best = None if goal is None or not numbers else (min if goal == "min" else max)(numbers)
-        self.title = output.clean(name)
+        texts = [output.cell(_shown(name, value)) for value in values]
+        if name == "journal" and output.on_terminal():
+            texts = _apart(texts)
+        super().__init__(name, texts, end_tells=name == "journal")
         self.at_right = len(every) == len([value for value in values if value is not None])
-        self.cells = [output.cell(_shown(name, value)) for value in values]
-        if output.on_terminal():
-            self.title = output.end_of(self.title, _CELL_CHARS_MAX)
-            self.cells = [output.cut(cell, _CELL_CHARS_MAX) for cell in self.cells]
         if best is not None and len(runs) > 1:
             mark = viewing.best_mark()
             # Every cell has the mark's place, so that digits stay aligned.
-            self.cells = [
-                cell + (mark if value == best else " " if self.at_right else "")
-                for cell, value in zip(self.cells, values, strict=True)
+            self._marks = [
+                mark if value == best else " " if self.at_right else "" for value in values
             ]
         self.at_right &= name not in {"age", "duration"}
 
 
-class _Sparks(_Column):
+class _Sparks(_Text):
     """The curve of a metric in a few characters, after its value."""
 
     def __init__(self, model: ReadModel, runs: Sequence[Run], name: str, known: Names) -> None:
-        self.title, self.at_right = "", False
         metric = _metric_of(name, known)
-        self.cells = []
+        cells = []
         for run in runs:
             summary = None if metric is None else run.metrics.get(metric)
             # A blank is a gap: few points get few columns, not gaps between them.
             columns = min(_SPARK_COLUMNS, summary.points) if summary else 0
             series = model.series(run, metric, columns=columns) if metric and columns else None
-            self.cells.append(viewing.sparkline(series, columns) if series else "")
+            cells.append(viewing.sparkline(series, columns) if series else "")
+        super().__init__("", cells)
+
+
+def _apart(journals: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all share."""
+    shared = os.path.commonpath(journals) if all(map(os.path.isabs, journals)) else ""
+    if len(set(journals)) == 1 or len(shared) <= 1:
+        return list(journals)
+    return [f"…{os.sep}{os.path.relpath(each, shared)}" for each in journals]
 
 
 def _metric_of(name: str, known: Names) -> str | None:
@@ -271,20 +321,27 @@ def _shown(name: str, value: object) -> object:
     return viewing.number(value)
 
 
-def _name(label: str) -> str:
-    return output.end_of(label, _NAME_CHARS_MAX) if output.on_terminal() else label
+def _fitting(columns: Sequence[_Text]) -> list[_Text]:
+    """Return the columns that fit: all of them in a pipe.
 
-
-def _fitting(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return the places of the columns that fit: all of them in a pipe."""
-    places = list(range(len(rows[0])))
+    Args:
+        columns: The most important first; the first one always fits.
+    """
     if not output.on_terminal():
-        return places
-    widths = [max(map(output.columns_of, column)) for column in zip(*rows, strict=True)]
-    room, kept = output.line_width() + len(output.SEPARATOR), []
-    for place in places:
-        needed = widths[place] + len(output.SEPARATOR)
+        return list(columns)
+    room, kept = output.line_width() - columns[0].columns, [columns[0]]
+    for column in columns[1:]:
+        needed = column.columns + len(output.SEPARATOR)
         if needed <= room:
             room -= needed
-            kept.append(place)
-    return kept or [0]
+            kept.append(column)
+    return kept
+
+
+def _widen(columns: Sequence[_Text]) -> None:
+    """Give the columns whose texts are cut what room there is, the first one first."""
+    for column in columns:
+        taken = sum(each.columns for each in columns) + len(output.SEPARATOR) * (len(columns) - 1)
+        room = output.line_width() - taken
+        if column.width is not None and room > 0 and column.is_cut:
+            column.width += room

@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, NothingMatchesError
+from journaltrack.journal.vocabulary import SYSTEM
 from journaltrack.readmodel import expression
 from journaltrack.readmodel.run import (
     AXES,
@@ -337,6 +339,59 @@ def compared(runs: Sequence[Run]) -> Comparison:
         tags,
         metrics,
     )
+
+
+class Telling(NamedTuple):
+    """Names that tell most about some runs.
+
+    Attributes:
+        parameters, metrics: Those first that most runs have, then by name. A caller that shows
+            them sorted has the same order whatever the filter.
+        left_out: How many more of both there are.
+    """
+
+    parameters: list[str]
+    metrics: list[str]
+    left_out: int
+
+
+def telling(runs: Sequence[Run], at_most: int) -> Telling:
+    """Choose the parameters and metrics that tell most about runs, for columns of a list.
+
+    Parameters are those that differ; of one run, all. If there are more than ``at_most``, only
+    those count that at least half of the runs have: one run with a thousand metrics hides nothing.
+    Metrics of the system are never among them.
+
+    Args:
+        runs: The runs of the list.
+        at_most: How many of each.
+    """
+    parameters = Counter(name for run in runs for name in run.parameters)
+    metrics = Counter(name for run in runs for name in run.metrics if not name.startswith(SYSTEM))
+    differing = {
+        name: having
+        for name, having in parameters.items()
+        if len(runs) == 1 or not _is_same(runs, name)
+    }
+    of_parameters = _commonest(differing, len(runs), at_most)
+    of_metrics = _commonest(metrics, len(runs), at_most)
+    left_out = len(differing) + len(metrics) - len(of_parameters) - len(of_metrics)
+    return Telling(of_parameters, of_metrics, left_out)
+
+
+def _commonest(having: Mapping[str, int], runs: int, at_most: int) -> list[str]:
+    names = sorted(having, key=lambda name: (-having[name], name))
+    if len(names) > at_most:
+        common = [name for name in names[:at_most] if 2 * having[name] >= runs]
+        return common or names[:at_most]
+    return names
+
+
+def _is_same(runs: Sequence[Run], parameter: str) -> bool:
+    first = runs[0].parameters.get(parameter)
+    is_nan = first != first  # noqa: PLR0124 - the test for NaN
+    values = (run.parameters.get(parameter) for run in runs)
+    return all(value == first or (is_nan and value != value) for value in values)  # noqa: PLR0124
 
 
 def _key(run: Run | str) -> str:
