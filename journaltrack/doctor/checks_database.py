@@ -24,6 +24,7 @@ from journaltrack.replay.lease import TTL_S
 from journaltrack.reports.proof.check import (
     ADVICE,
     anchor_problems,
+    anchors_fitting,
     bad_contents,
     database_problems,
     is_absent,
@@ -143,6 +144,10 @@ _TIMES_AT_ONCE: Final = 20_000
 _ALTERED: Final = (
     "first copy the whole journal, and compare it with a backup; "
     "`journaltrack sync` holds back what its chain does not prove, `--unproved` sends it"
+)
+_ANOTHER_ANCHOR: Final = (
+    "compare the journal ids, and name an anchor of this journal as it was kept: `journaltrack "
+    "report` writes one, and a sync puts them into S3"
 )
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
 
@@ -405,7 +410,8 @@ def check_chains(
         anchors: Documents by name to check the journal against, see ``reports.proof.check``.
     """
     problems, evidence = record_evidence(database)
-    problems += anchor_problems(database, anchors or {}, evidence.gaps)
+    documents = anchors or {}
+    problems += anchor_problems(database, documents, evidence.gaps)
     for problem in problems:
         whose = (
             f" (writer {problem.writer}, pid {problem.pid} on {problem.host})"
@@ -414,7 +420,11 @@ def check_chains(
         )
         # Derived tables are no evidence.
         check: Check = "records" if problem.kind == "record" else "chains"
-        yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
+        advice = _ANOTHER_ANCHOR if problem.kind == "anchor file" else _ALTERED
+        yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], advice)
+    for message in anchors_fitting(database, documents, problems, evidence.gaps):
+        meaning = "nobody changed or removed what the journal had when the anchor was made"
+        yield Finding("chains", "note", message, meaning)
 
 
 def check_clock(database: Database) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ ProblemKind: TypeAlias = Literal[
     "record",
     "blob",
     "anchor",
+    "anchor file",
 ]
 BODY_CHARS_MAX: Final = 64 << 20
 """Ours: of an attestation; a release of a million scattered entries has 10 MB."""
@@ -124,7 +125,8 @@ class ChainProblem:
             digest differ), "gap" (an entry is missing or out of place), "attestation" (the same of
             attestations), "receipt" and "delivery" (a record is not what was attested, or nothing
             attests it), "record" (what is derived contradicts what it is derived from), "blob",
-            "anchor".
+            "anchor" (the journal is behind one, or differs), "anchor file" (a document is no anchor
+            of this journal).
         message: What was found.
         writer: The process's unique id.
         host, pid: Of that process.

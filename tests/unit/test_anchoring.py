@@ -275,6 +275,11 @@ def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
     check = ["check", "--anchor", str(tmp_path / name), "-j", str(journal.path)]
     done = CliRunner().invoke(main, check)
     assert (done.exit_code, "the journal is well" in done.output) == (0, True), done.output
+    told = json.loads(content)
+    count = sum(number for number, _ in told["entries"].values())
+    chains = len(told["entries"]) + len(told["attestations"])
+    fits = f"fits: all {count} entries and {chains} chain"
+    assert fits in done.output
     last = journal.last_seq()
     changed(
         journal,
@@ -285,3 +290,34 @@ def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
     done = CliRunner().invoke(main, check)
     assert done.exit_code == 8
     assert "1 entries were removed from the end of a writer's chain" in done.output
+    assert "fits:" not in done.output
+
+
+@pytest.mark.parametrize("how", ["another journal", "altered", "no anchor"])
+def test_a_file_that_is_no_anchor_of_the_journal_is_told_as_such(journal, tmp_path, how):
+    """The journal's data is not under suspicion: the advice is about the file. It is no proof, so
+    the check fails. Another anchor that fits is told beside it.
+    """
+    documents = synced(journal, MemoryRemote())
+    ((name, content),) = documents.items()
+    good, bad = tmp_path / "good.json", tmp_path / name
+    good.write_bytes(content)
+    others = {
+        "another journal": content.replace(journal.journal_id.encode(), b"0" * 32),
+        "altered": content.replace(b'"number": 1', b'"number": 2').replace(
+            b'"number":1', b'"number":2'
+        ),
+        "no anchor": b"{}",
+    }
+    assert others[how] != content
+    if how == "another journal":
+        bad = tmp_path / "other.json"
+    bad.write_bytes(others[how])
+    options = ["--anchor", str(good), "--anchor", str(bad), "-j", str(journal.path)]
+    done = CliRunner().invoke(main, ["check", *options])
+    assert done.exit_code == 8
+    assert "nothing was compared with this file" in done.output
+    assert "name an anchor of this journal" in done.output
+    assert "missing from the end" not in done.output
+    assert "good.json' fits" in done.output
+    assert done.output.count(" fits: ") == 1

@@ -22,7 +22,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack import limits
@@ -80,6 +80,10 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
     "anchor": (
         "records that were there at a sync are missing from the end, or a chain was recomputed; "
         "or this copy is older than the one that was synced"
+    ),
+    "anchor file": (
+        "nothing was compared with this file, so it proves nothing about the journal; either the "
+        "file or the journal is not the one that you mean"
     ),
 }
 """What each kind of problem means for the data, and what helps."""
@@ -278,22 +282,9 @@ def anchor_problems(
     digests = {hashlib.sha256(content).hexdigest() for content in documents.values()}
     heads: dict[anchors.Kind, list[_Head]] = {"entries": [], "attestations": []}
     for name, content in sorted(documents.items()):
-        document, named = anchors.decode(content), anchors.NAME.fullmatch(name)
-        if document is None or (named and named[2] != hashlib.sha256(content).hexdigest()):
-            found.append(
-                ChainProblem(
-                    "anchor",
-                    f"the anchor {limits.shown(name)} was altered: it is not the document that "
-                    "was made",
-                )
-            )
-            continue
-        if document.journal_id != journal_id:
-            message = (
-                f"the anchor {limits.shown(name)} is of the journal "
-                f"{limits.shown(document.journal_id)}, not of this one"
-            )
-            found.append(ChainProblem("anchor", message))
+        document = _document(str(journal_id), name, content)
+        if isinstance(document, str):
+            found.append(ChainProblem("anchor file", document))
             continue
         if (
             document.previous is not None
@@ -312,6 +303,51 @@ def anchor_problems(
     found += _behind(database, "entries", "entry", heads["entries"], gaps or {})
     found += _behind(database, "attestations", "attestation", heads["attestations"], {})
     return found
+
+
+def _document(journal_id: str, name: str, content: bytes) -> anchors.HeadsDocument | str:
+    """Return what an anchor says, or why it says nothing about this journal."""
+    document = anchors.decode(content)
+    named = anchors.NAME.fullmatch(name.rpartition("/")[2])
+    if document is None or (named and named[2] != hashlib.sha256(content).hexdigest()):
+        return f"the anchor {limits.shown(name)} was altered: it is not the document that was made"
+    if document.journal_id != journal_id:
+        return (
+            f"the anchor {limits.shown(name)} is of the journal "
+            f"{limits.shown(document.journal_id)}, not of this one"
+        )
+    return document
+
+
+def anchors_fitting(
+    database: Database,
+    documents: Mapping[str, bytes],
+    problems: Iterable[ChainProblem],
+    gaps: Gaps,
+) -> Iterator[str]:
+    """Say of each anchor that fits how much of the journal it proves.
+
+    Args:
+        database: Of the journal, in a snapshot.
+        documents: As for ``anchor_problems``.
+        problems: Of the chains, and what ``anchor_problems`` found. An anchor fits if no chain
+            that it names has one.
+        gaps: What was removed on the record.
+    """
+    ((journal_id,),) = database.read("SELECT journal_id FROM meta")
+    broken = {problem.writer for problem in problems if problem.writer is not None}
+    for name, content in sorted(documents.items()):
+        document = _document(str(journal_id), name, content)
+        if isinstance(document, str) or broken & {*document.entries, *document.attestations}:
+            continue
+        entries = sum(number for number, _ in document.entries.values())
+        chains = len(document.entries) + len(document.attestations)
+        yield (
+            f"the anchor {limits.shown(name)} fits: all {entries} "
+            f"{'entry' if entries == 1 else 'entries'} and {chains} "
+            f"{'chain' if chains == 1 else 'chains'} that it names are here, unchanged"
+            + (", or were pruned on the record" if gaps.keys() & document.entries.keys() else "")
+        )
 
 
 def _behind(
