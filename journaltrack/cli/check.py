@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from journaltrack.verification.verifier import Checked, Repair, VerifyReport
 
 _STYLES: Final = {"problem": "red", "warning": "yellow"}
-_ALIKE_MAX: Final = 20
+_ALIKE_MAX: Final = 3
+"""Ours: findings that mean the same and are printed. A rebuild may break each writer's chain."""
 _ROWS_MAX: Final = 50
 _TELL_AFTER_S: Final = 2.0
 _TELL_EVERY_S: Final = 5.0
@@ -398,7 +399,7 @@ def _print_findings(alike: Sequence[Finding]) -> None:
         )
         output.say(text, style=_STYLES.get(finding.severity))
     if len(alike) > _ALIKE_MAX:
-        output.say(f"... and {len(alike) - _ALIKE_MAX} more; --json has them")
+        output.say(f"... and {len(alike) - _ALIKE_MAX} more like these; --json has them")
     output.say(f"  meaning: {output.clean(alike[0].meaning)}")
     if alike[0].advice:
         output.say(f"  advice: {output.clean(alike[0].advice)}")

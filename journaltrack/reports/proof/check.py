@@ -144,7 +144,10 @@ def database_problems(database: Database) -> Iterator[ChainProblem]:
     """Yield what SQLite's own check of pages and indexes reports."""
     for (line,) in database.read("PRAGMA integrity_check(20)"):
         if line != "ok":
-            yield ChainProblem("database", str(line))
+            # One row may have several lines, with a heading that says nothing.
+            for each in str(line).splitlines():
+                if each.strip() and not each.startswith("***"):
+                    yield ChainProblem("database", each)
 
 
 def references_without_blob(database: Database) -> Iterator[ChainProblem]:
