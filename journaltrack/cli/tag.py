@@ -19,8 +19,11 @@ from journaltrack.cli.exit_codes import ExitCode
 def command(names: Sequence[str], named: Sequence[str], *, as_json: bool) -> ExitCode:
     """Set tags of a RUN: the last value per KEY counts.
 
-    RUN is its name or display name. A run has at most 50 tags. A KEY has at most 128 characters, a
-    VALUE at most 256: letters, digits, spaces and _.:/=+-@. The next sync delivers them.
+    RUN is its name, its display name, or a shell pattern in quotes that fits one run. If it fits
+    several, nothing is recorded, and the error names them: tag each by itself.
+
+    A run has at most 50 tags. A KEY has at most 128 characters, a VALUE at most 256: letters,
+    digits, spaces and _.:/=+-@. The next sync delivers them.
     """
     run, *pairs = names or ("",)
     tags = dict(each.partition("=")[::2] for each in pairs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from journaltrack.readmodel.run import Run, Series
     from journaltrack.tracking.annotation import Annotated
 
+_JOURNALS_TOLD: Final = 5
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 
 
@@ -144,10 +146,22 @@ def annotated(
             raise unnamed or error from None
     if len(runs) > 1:
         raise NothingMatchesError(
-            f"{len(runs)} runs fit {limits.shown(name)}; nothing was recorded",
-            hint=f"name one of them: {patterns.some([run.name for run in runs])}",
+            f"{len(runs)} runs fit {limits.shown(name)}; nothing was recorded", hint=_one_of(runs)
         )
     return annotate(runs[0].name, tags=tags, note=note, journal=runs[0].journal)
+
+
+def _one_of(runs: Sequence[Run]) -> str:
+    """Return a hint that says how to name one of some runs: by its journal, if names recur."""
+    names = [run.name for run in reversed(runs)]
+    if len(set(names)) == len(names):
+        return f"name one of them: {patterns.some(names)}"
+    options = [f"-j {shlex.quote(run.journal)}" for run in runs[:_JOURNALS_TOLD]]
+    if len(set(names)) > 1:
+        pairs = zip(runs, options, strict=False)
+        options = [f"{run.name} {option}" for run, option in pairs]
+    more = f", and {len(runs) - len(options)} more" if len(runs) > len(options) else ""
+    return f"the name is in several journals; say which one: {', '.join(options)}{more}"
 
 
 def is_several(named: str) -> bool:

@@ -213,7 +213,9 @@ class ReadModel:
                 or (run.display_name and patterns.fits(run.display_name, pattern))
             ]
             if not matching:
-                names = [run.label for run in reversed(known)]
+                labels = [run.label for run in reversed(known)]
+                every = list(dict.fromkeys([*(run.name for run in reversed(known)), *labels]))
+                names = every if patterns.near(pattern, every) else list(dict.fromkeys(labels))
                 raise NothingMatchesError(
                     f"no run is called {limits.shown(pattern)}", hint=patterns.hint(pattern, names)
                 )

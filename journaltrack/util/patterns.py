@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import heapq
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 PERHAPS: Final = "perhaps "
 """Start of a hint that suggests a similar name."""
 _NEAR: Final = 0.6
+_RATHER_NEAR: Final = 0.4
+"""Ours: too little for "perhaps", and enough to be listed before what is unlike."""
+_PART_CHARS_MIN: Final = 3
+_OF_PART: Final = 0.8
+"""Ours: how similar a name is that has the text anywhere: "acc" may mean "val/accuracy"."""
 _NEAR_MAX: Final = 3
 _SHOWN_MAX: Final = 5
 _SHOWN_CHARS_MAX: Final = 80
@@ -45,10 +50,15 @@ def hint(wanted: str, names: Sequence[str]) -> str:
     """Return a hint for a name or pattern that matches none of ``names`` (the newest last)."""
     if not names:
         return "it has none at all"
-    meant = near(wanted, names)
+    ranked = _ranked(wanted, names, _RATHER_NEAR, _SHOWN_MAX)
+    meant = [name for score, name in ranked if score >= _NEAR]
     if meant:
-        return PERHAPS + " or ".join(map(_shown, meant))
-    return f"it has: {some(names)}"
+        return PERHAPS + " or ".join(map(_shown, meant[:_NEAR_MAX]))
+    similar = [name for _, name in ranked]
+    others = [name for name in names if name not in similar]
+    newest = others[max(0, len(others) - _SHOWN_MAX + len(similar)) :]
+    left_out = others[: len(others) - len(newest)]
+    return f"it has: {some([*left_out, *similar, *newest])}"
 
 
 def some(names: Sequence[str]) -> str:
@@ -64,38 +74,46 @@ def suggests(hint: str) -> bool:
 
 def near(wanted: str, names: Sequence[str]) -> list[str]:
     """Return the names that are spelled most like ``wanted``, the most similar first."""
+    return [name for _, name in _ranked(wanted, names, _NEAR, _NEAR_MAX)]
+
+
+def _ranked(wanted: str, names: Sequence[str], least: float, count: int) -> list[tuple[float, str]]:
+    """Return the names that are at least so similar, the most similar first, with how similar."""
     from difflib import SequenceMatcher  # noqa: PLC0415 - few names are misspelled
 
     literal = _compared(_WILD.sub("", wanted[:_WANTED_CHARS_MAX]))
     if not literal:
         return []
     matcher = SequenceMatcher(None, "", literal)
-    names = names[-_LOOKED_AT_MAX:]
+
+    def most_like(names: Iterable[str], count: int, *, exact: bool) -> list[tuple[float, str]]:
+        """Return the best of some names."""
+        found = ((_score(matcher, literal, name, least, exact=exact), name) for name in names)
+        return heapq.nlargest(count, (one for one in found if one[0] >= least))
+
     # An upper limit first, whose cost is linear: names of a foreign journal may be all alike.
-    likely = _most_like(names, _RATED_MAX, lambda name: _score(matcher, literal, name, exact=False))
-    return _most_like(likely, _NEAR_MAX, lambda name: _score(matcher, literal, name, exact=True))
-
-
-def _most_like(names: Iterable[str], count: int, score: Callable[[str], float]) -> list[str]:
-    found = ((score(name), name) for name in names)
-    return [name for _, name in heapq.nlargest(count, (one for one in found if one[0] >= _NEAR))]
+    likely = most_like(dict.fromkeys(names[-_LOOKED_AT_MAX:]), _RATED_MAX, exact=False)
+    return most_like((name for _, name in likely), count, exact=True)
 
 
 def _compared(name: str) -> str:
     return name[:_COMPARED_CHARS_MAX].lower()
 
 
-def _score(matcher: SequenceMatcher[str], literal: str, name: str, *, exact: bool) -> float:
+def _score(
+    matcher: SequenceMatcher[str], literal: str, name: str, least: float, *, exact: bool
+) -> float:
     """Return how similar a name is to a pattern's literal text, from 0 to 1, or an upper limit.
 
     Compare the whole name, its start and its end, since patterns often name a part.
     """
     name, length = _compared(name), len(literal)
-    best = 0.0
+    is_part = length >= _PART_CHARS_MIN and literal in name
+    best = _OF_PART if is_part else 0.0
     for part in {name, name[:length], name[max(0, len(name) - length) :]}:
         matcher.set_seq1(part)
         found = matcher.quick_ratio()
-        if exact and found >= _NEAR:
+        if exact and found >= least:
             found = matcher.ratio()
         best = max(best, found)
     return best

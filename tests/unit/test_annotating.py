@@ -263,3 +263,19 @@ def test_a_pattern_that_fits_several_runs_names_them(folder):
     code, told = call("note", "ru*", "text", "-j", folder)
     assert code == 2
     assert "2 runs fit" in told
+
+
+def test_a_name_in_several_journals_is_told_with_them(tmp_path):
+    """The hint names each journal with the option that chooses it, and the options work."""
+    for journal in ("a", "b c"):
+        for name in ("exp-1", "exp-2"):
+            with Tracker.create(trial_component_name=name, journal=tmp_path / journal, sync="off"):
+                pass
+    done = CliRunner().invoke(main, ["tag", "exp-1", "team=x", "-j", str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"-j '{tmp_path / 'b c'}', -j {tmp_path / 'a'}" in done.stderr
+    assert "exp-1, exp-1" not in done.stderr
+    done = CliRunner().invoke(main, ["tag", "exp-*", "team=x", "-j", str(tmp_path)])
+    assert f"exp-2 -j {tmp_path / 'a'}" in done.stderr
+    assert call("tag", "exp-1", "team=x", "-j", tmp_path / "b c")[0] == 0
+    assert not any(run.tags for run in journaltrack.runs(tmp_path / "a"))

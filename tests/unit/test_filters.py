@@ -263,6 +263,9 @@ def test_an_export_of_a_folder_is_one_file(folder, tmp_path):
         ),
         ("LOSS", ["loss"], "perhaps loss"),
         ("zzz", list("abcdefg"), "it has: c, d, e, f, g and 2 more"),
+        ("acc", ["val-accrual", *"bdefghi"], "perhaps val-accrual"),
+        ("wxyz", ["wx", *"bdefghi"], "perhaps wx"),
+        ("accuracy", ["valid-cur", *"bdefghi"], "it has: valid-cur, f, g, h, i and 3 more"),
     ],
 )
 def test_what_is_near_is_told(wanted, names, told):
