@@ -5,23 +5,24 @@ A comparison is a name, an operator and a value: ``=``, ``!=``, ``<``, ``<=``, `
 ``FIELDS``), then metrics (``loss`` is its last value; ``loss.min``, ``loss.max``, ``loss.points``,
 ``loss.step``), then parameters, then tags. ``params.NAME``, ``metrics.NAME`` and ``tags.NAME`` say
 which is meant; quotes let a name or value have any character. ``age`` and ``duration`` are compared
-with ``90s``, ``30min``, ``2h``, ``3d`` or seconds, ``started`` and ``ended`` with ``2026-11-03`` or
+with ``90s``, ``30min``, ``2h`` or ``3d``, ``started`` and ``ended`` with ``2026-11-03`` or
 ``2026-11-03T12:00``.
 
 A comparison with what a run does not have is false. A name that no run has is an error, since an
-empty answer would look like "none is so good". Nothing is evaluated by Python. Pure.
+empty answer would look like "none is so good". So is a value that can't be meant: a status that
+does not exist, a text where all runs have numbers. Nothing is evaluated by Python. Pure.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from journaltrack.errors import InvalidInputError, NothingMatchesError
-from journaltrack.readmodel.run import Run
+from journaltrack.readmodel.run import STATUSES, Run
 from journaltrack.util import patterns
 from journaltrack.util.text import epoch_s
 
@@ -81,9 +82,10 @@ class Names:
     metrics: frozenset[str]
     parameters: frozenset[str]
     tags: frozenset[str]
+    runs: Sequence[Run] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def of(cls, runs: Iterable[Run]) -> Names:
+    def of(cls, runs: Sequence[Run]) -> Names:
         """Return the names of all runs."""
         metrics: set[str] = set()
         parameters: set[str] = set()
@@ -92,7 +94,7 @@ class Names:
             metrics.update(run.metrics)
             parameters.update(run.parameters)
             tags.update(run.tags)
-        return cls(frozenset(metrics), frozenset(parameters), frozenset(tags))
+        return cls(frozenset(metrics), frozenset(parameters), frozenset(tags), runs)
 
     def all(self) -> list[str]:
         """Return all names, the fields first."""
@@ -254,8 +256,42 @@ class _Parser:
         operator = self._tokens[self._next].text
         self._next += 1
         value = self._operand("a value")
-        is_field = token.text in FIELDS
-        return _comparing(ask, operator, value, self._wanted(token, value), fold_case=is_field)
+        wanted = self._wanted(token, value)
+        if token.text == "status":
+            self._check_status(operator, value)
+        elif operator not in {"~", "!~"}:
+            self._check_kind(token, ask, operator, value, wanted)
+        return _comparing(ask, operator, value, wanted, fold_case=token.text in FIELDS)
+
+    def _check_status(self, operator: str, value: _Token) -> None:
+        """Refuse a status that no run can have: it would match nothing, or all."""
+        known = dict.fromkeys([*STATUSES, *(run.status for run in self._names.runs)])
+        if operator in _ORDERS:
+            self._fail("a status has no order: use =, !=, ~ or !~", value)
+        if operator in {"~", "!~"}:
+            is_known = any(patterns.fits(status, value.text) for status in known)
+        else:
+            is_known = value.text.lower() in known
+        if not is_known:
+            self._fail(f"a status is one of {', '.join(known)}", value)
+
+    def _check_kind(
+        self, name: _Token, ask: Ask, operator: str, value: _Token, wanted: float | None
+    ) -> None:
+        """Refuse to compare numbers with a text, or to order texts by a number."""
+        if wanted is None and _number(value.text) is not None:
+            # A quoted number: it is compared with what was recorded as a text, too.
+            return
+        if wanted is not None and operator not in _ORDERS:
+            return
+        values = [each for run in self._names.runs if (each := ask(run)) is not None]
+        if not values:
+            return
+        numbers = sum(_number(each) is not None for each in values)
+        if wanted is None and numbers == len(values):
+            self._fail(f"{name.text} has only numbers, and this is none", value)
+        if wanted is not None and numbers == 0:
+            self._fail(f"{name.text} has only texts, which no number orders", value)
 
     def _wanted(self, name: _Token, value: _Token) -> float | None:
         """Return the value as a number; None if it is a text."""
@@ -269,10 +305,11 @@ class _Parser:
             return None
         if name.text in _SPANS:
             period = _PERIOD.fullmatch(value.text)
-            number = float(period[1]) * _UNITS_S[period[2]] if period else _number(value.text)
-            if number is None:
-                self._fail(f"{name.text} is compared with 90s, 30min, 2h, 3d or seconds", value)
-            return number
+            if period:
+                return float(period[1]) * _UNITS_S[period[2]]
+            if _number(value.text) != 0:
+                self._fail(f"{name.text} needs a number with a unit: 90s, 30min, 2h, 3d", value)
+            return 0.0
         return _number(value.text)
 
     def _operand(self, what: str) -> _Token:

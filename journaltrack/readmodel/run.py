@@ -25,6 +25,11 @@ Goal: TypeAlias = Literal["min", "max"]
 AXES: Final[tuple[Axis, ...]] = ("step", "time", "relative")
 OVER: Final = frozenset({"completed", "failed", "stopped", "interrupted"})
 """The statuses of runs that are over."""
+STATUSES: Final = (
+    *("running", "completed", "failed", "stopped", "stopping"),
+    *("interrupted", "unknown", "created"),
+)
+"""What a run's status may be; a journal of a newer version may have others."""
 _HIGHER: Final = (
     *("acc", "auc", "f1", "precision", "recall", "score", "r2", "map", "ap", "bleu", "rouge"),
     *("iou", "dice", "reward", "return", "throughput", "accuracy", "sensitivity", "specificity"),
