@@ -108,7 +108,10 @@ def drawn(
         at = 1 - number / max(height - 1, 1)
         is_labelled = number in {0, height - 1} or number == height // 2
         label = f"{_unscaled(low + (high - low) * at, log_y):.4g}" if is_labelled else ""
-        if number == 0:
+        if low == high:
+            # A constant is in the middle, and has one label.
+            label = f"{_unscaled(low, log_y):.4g}" if number == height // 2 else ""
+        elif number == 0:
             label = f"{_unscaled(high, log_y):.4g}"
         lines.append(f"{label:>{_LABEL_CHARS}} {_BAR if viewing.can_draw(_BAR) else '|'}{row}")
     begin, end = x_label(_unscaled(left, log_x)), x_label(_unscaled(right, log_x))

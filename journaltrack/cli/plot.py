@@ -232,19 +232,36 @@ def _chosen(
             raise NothingMatchesError(
                 "these runs have no metrics", hint="`journaltrack runs` lists runs"
             )
+        if len(known) > _METRICS_MAX:
+            output.say(
+                f"hint: {output.plural(len(known) - _METRICS_MAX, 'metric')} left out; name the "
+                "metrics to draw, or a pattern such as 'val*'",
+                err=True,
+            )
         return chosen, known[:_METRICS_MAX]
     found: dict[str, None] = {}
     for name in wanted:
         fitting = [name] if name in known else [m for m in known if patterns.fits(m, name)]
         if not fitting:
-            labels = [run.label for run in model.runs()]
-            raise NothingMatchesError(
-                f"{limits.shown(name)} is neither a run nor a metric of "
-                f"{patterns.some([run.label for run in chosen])}",
-                hint=patterns.hint(name, [*labels, *known]),
-            )
+            raise _unknown(model, name, known, is_metric=name in metrics)
         found |= dict.fromkeys(fitting)
     return chosen, list(found)
+
+
+def _unknown(
+    model: ReadModel, name: str, known: Sequence[str], *, is_metric: bool
+) -> NothingMatchesError:
+    """Return the error of a name that is neither a run's nor a metric's of the chosen runs."""
+    from journaltrack.util import patterns  # noqa: PLC0415
+
+    of_metrics = f"metrics: {patterns.hint(name, known)}"
+    if is_metric:
+        return NothingMatchesError(f"no metric is called {limits.shown(name)}", hint=of_metrics)
+    labels = [run.label for run in reversed(model.runs())]
+    return NothingMatchesError(
+        f"{limits.shown(name)} is neither a run nor a metric",
+        hint=f"runs: {patterns.hint(name, labels)}; {of_metrics}",
+    )
 
 
 def _newest(model: ReadModel, metrics: Sequence[str]) -> list[Run]:

@@ -232,6 +232,37 @@ def test_any_values_are_drawn_or_explained(tmp_path, values, axes):
     assert "┤" in shown or "no finite value to draw" in shown
 
 
+def test_a_name_that_nothing_has_is_told_without_a_run_that_nobody_named(folder):
+    """Runs and metrics have hints of their own; with -m only metrics are meant."""
+    done = CliRunner().invoke(main, ["plot", "nobody", "train:loss", "-j", str(folder)])
+    assert done.exit_code == 2
+    assert "'nobody' is neither a run nor a metric\n" in done.stderr
+    assert re.search(r"hint: runs: .*deep.*; metrics: .*train:loss", done.stderr)
+    done = CliRunner().invoke(main, ["plot", "wide", "-m", "los", "-j", str(folder)])
+    assert "no metric is called 'los'" in done.stderr
+    assert "runs:" not in done.stderr
+
+
+def test_metrics_that_are_left_out_of_a_plot_are_counted(tmp_path):
+    """Four are drawn by default; a hint says how many more there are."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        for name in "abcdefg":
+            tracker.log_metric(name, 1.0, step=0)
+    done = CliRunner().invoke(main, ["plot", "run", "-j", str(tmp_path / "j")])
+    assert "3 metrics left out" in done.stderr
+    named = CliRunner().invoke(main, ["plot", "run", "a", "-j", str(tmp_path / "j")])
+    assert named.stderr == ""
+
+
+def test_a_constant_metric_has_one_label(tmp_path):
+    """And not the same one three times."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        for step in range(5):
+            tracker.log_metric("m", 0.0, step=step)
+    frame = [line for line in called("plot", "m", "-j", tmp_path / "j").splitlines() if "┤" in line]
+    assert [line.split("┤")[0].strip() for line in frame if line.split("┤")[0].strip()] == ["0"]
+
+
 def test_a_plot_as_json_has_the_curves(folder):
     """With gaps as null."""
     told = json.loads(called("plot", "wide", "train:loss", "-j", folder, "--json"))
