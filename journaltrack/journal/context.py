@@ -97,15 +97,17 @@ _KEYS: Final = frozenset(
     | {"master", "ssh", "service", "subscription", "storage", "auth", "shared"}
 )
 """What makes a key a secret, as in ``api_key``."""
-# Compiled when they are needed: that takes longer than all else here.
-_NAMED: Final = r"""([A-Za-z_][\w.+/~@-]*)["']?\s*[=:]"""
+# Compiled when they are needed: that takes longer than all else here. A search begins once in a
+# word: the interpreter's lock is held meanwhile, and a word may be a diff's whole megabyte.
+_NAMED: Final = r"""(?<![\w.+/~@-])([\w.+/~@-]+)["']?\s*[=:]"""
+_BEFORE_NAMES: Final = "0123456789.+/~@-"
 _TOKEN_BEGINNINGS: Final = (
     *("hf_", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "sk-", "npm_"),
     *("pypi-", "xoxa-", "xoxb-", "xoxe-", "xoxp-", "xoxr-", "xoxs-", "AKIA", "ASIA"),
 )
 """What tokens begin with that tell what they are."""
 _TOKENS: Final = rf"\b(?:{'|'.join(_TOKEN_BEGINNINGS)})[\w-]{{12,}}"
-_USER_INFO: Final = r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s\"'<>`@]+@"
+_USER_INFO: Final = r"(://)[^/\s\"'<>`@]+@"
 _CODE: Final = "[code]"
 _FLAGS_OF_PYTHON: Final = "bBdEhiIOPqRsSuvVx?"
 
@@ -195,7 +197,7 @@ class Guard:
         """
         text = text[:_LOOKED_AT_MAX]
         for found in re.finditer(_NAMED, text) if "=" in text or ":" in text else ():
-            if self.is_secret(found[1]):
+            if self.is_secret(found[1].lstrip(_BEFORE_NAMES)):
                 text = text[: found.end()] + REDACTED
                 break
         text = without_secrets(_without_known(text))

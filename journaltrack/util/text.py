@@ -31,7 +31,6 @@ _LOOKED_AT_MAX: Final = 16_384
 _WORDS_CHARS_MAX: Final = 120
 _SHOWN_CHARS_MAX: Final = 300
 _MARKUP: Final = re.compile(r"(?is)<(style|script)\b.*?(?:</\1\s*>|\Z)|<!--.*?-->|<[^>]*>?")
-_URL: Final = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 _END: Final = r"\s\"'<>`"
 _KINDS_OF_NAMES: Final = (
     r"x-amz-security-token|x-amz-signature|x-amz-credential",
@@ -42,10 +41,17 @@ _KINDS_OF_NAMES: Final = (
 _NAMES: Final = "|".join(_KINDS_OF_NAMES)
 _RULES: Final = (
     # User info of a URL. A password can contain any character but a slash.
-    (re.compile(rf"({_URL})[^/{_END}]*@"), rf"\1{REMOVED}@"),
-    # Query and fragment of a URL, or of the path that urllib3 names without its host.
-    (re.compile(rf"((?:{_URL}|(?<![\w.])/)[^?#{_END}]*[?])[^{_END}]+"), rf"\1{REMOVED}"),
-    (re.compile(rf"({_URL}[^#{_END}]*#)[^{_END}]+"), rf"\1{REMOVED}"),
+    (re.compile(rf"(://)[^/{_END}]*@"), rf"\1{REMOVED}@"),
+    # Query and fragment of a URL, or of the path that urllib3 names without its host. A search
+    # begins once in a word: else a long word, such as an image in base64, would take minutes.
+    (
+        re.compile(rf"(?<![^?#{_END}])(?=[^?#{_END}]*(?<![\w.])/)([^?#{_END}]*[?])[^{_END}]+"),
+        rf"\1{REMOVED}",
+    ),
+    (
+        re.compile(rf"(?<![^#{_END}])(?=[^#{_END}]*://)([^#{_END}]*#)[^{_END}]+"),
+        rf"\1{REMOVED}",
+    ),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REMOVED}"),
     (
         re.compile(rf"(?i)\b({_NAMES})([\"']?\s*[:=]\s*[\"']?)(?!\[)[^,;&)}}\]{_END}]+"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
 
 import pytest
@@ -359,3 +360,30 @@ def test_a_base_name_and_resume_still_need_a_name(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with pytest.raises(InvalidInputError, match="resume=True needs"):
         name_for(None, "base", resume=True)
+
+
+@pytest.mark.parametrize("word", ["a", "9", "a.", "-", "/", "key", "hf_", "://", "-/"])
+def test_a_diff_with_one_endless_word_is_looked_through_at_once(word):
+    """A megabyte without a space, such as an image in a notebook, takes no quadratic time.
+
+    It would take a quarter of an hour, in which training waits for the interpreter's lock.
+    """
+    diff = (word * (1_000_000 // len(word))).encode() + b"\n+url = 'https://ada:s3kr1t@host'\n"
+    assert b"s3kr1t" not in context.without_tokens(diff)
+
+
+@pytest.mark.parametrize("word", ["a", "a.", "-", "/", "key", "http://", "authorization", "-/"])
+def test_a_long_argument_is_cleaned_in_linear_time(word):
+    """Eight times the text takes no more than about eight times the time, not 64 times."""
+
+    def cost_ns(chars: int) -> int:
+        text = word * (chars // len(word)) + "!="
+        found = []
+        for _ in range(5):
+            began_ns = time.process_time_ns()
+            Guard().cleaned(text)
+            found.append(time.process_time_ns() - began_ns)
+        return min(found)
+
+    cost_ns(16_000)
+    assert cost_ns(16_000) < 28 * max(cost_ns(2_000), 100_000)
