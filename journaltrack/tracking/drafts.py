@@ -131,7 +131,7 @@ class _Known:
     def has(self, name: object, value: object) -> bool:
         """Return whether the component has exactly this value. Looks at plain types alone."""
         kind = type(value)
-        if kind not in _PLAIN or not isinstance(name, str) or name in self._said:
+        if kind not in _PLAIN or type(name) is not str or name in self._said:
             return False
         known, columns = self._plain.get(name, _NEVER)
         return type(known) is kind and known == value and self._last.get(name) == columns
@@ -547,6 +547,4 @@ class Drafter:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and not limits.text_problem(
-        name, "", limits.PARAMETER_KEY_CHARS_MAX
-    )
+    return type(name) is str and not limits.text_problem(name, "", limits.PARAMETER_KEY_CHARS_MAX)

@@ -21,10 +21,15 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date
 from pathlib import PurePath, PurePosixPath
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, InvalidTypeError, MissingExtraError
+from journaltrack.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    JournaltrackError,
+    MissingExtraError,
+)
 from journaltrack.tracking import shapes, validation
 from journaltrack.util.text import first_words
 
@@ -53,6 +58,10 @@ def figure(value: Any, name: object) -> Media:  # noqa: ANN401 - matplotlib's, p
         InvalidInputError: It can't be drawn in this form.
         InvalidTypeError: It is no figure.
     """
+    return cast("Media", made("the figure", lambda: _figure(value, name)))
+
+
+def _figure(value: Any, name: object) -> Media:  # noqa: ANN401 - matplotlib's, plotly's
     if callable(getattr(value, "to_plotly_json", None)):
         return _of_plotly(value, _named(name, ".json"))
     # An axes has a figure; seaborn's grids, too.
@@ -67,18 +76,18 @@ def figure(value: Any, name: object) -> Media:  # noqa: ANN401 - matplotlib's, p
     # Without the time of the call, the same figure is the same content.
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     target = io.BytesIO()
-    _made("the figure", lambda: drawn.savefig(target, format=form, metadata=dates))
+    made("the figure", lambda: drawn.savefig(target, format=form, metadata=dates))
     return _media(chosen, target.getvalue())
 
 
 def _of_plotly(value: Any, name: str) -> Media:  # noqa: ANN401 - plotly's
     form = _suffix(name)[1:]
     if form == "json":
-        content = _made("the figure", lambda: str(value.to_json()).encode())
+        content = made("the figure", lambda: str(value.to_json()).encode())
     elif form in {"html", "htm"}:
-        content = _made("the figure", lambda: str(value.to_html(include_plotlyjs=True)).encode())
+        content = made("the figure", lambda: str(value.to_html(include_plotlyjs=True)).encode())
     else:
-        content = _made("the figure", lambda: bytes(value.to_image(format=form)))
+        content = made("the figure", lambda: bytes(value.to_image(format=form)))
     return _media(name, content)
 
 
@@ -95,11 +104,15 @@ def image(value: Any, name: object) -> Media:  # noqa: ANN401 - Pillow's, arrays
         InvalidInputError: The array has another shape, or other values; Pillow refuses the form.
         InvalidTypeError: It is no image.
     """
+    return cast("Media", made("the image", lambda: _image(value, name)))
+
+
+def _image(value: Any, name: object) -> Media:  # noqa: ANN401 - Pillow's, arrays of any library
     chosen = _named(name, ".png")
     if callable(getattr(value, "save", None)) and hasattr(value, "mode"):
         form = {".jpg": "jpeg", ".tif": "tiff"}.get(_suffix(chosen), _suffix(chosen)[1:])
         target = io.BytesIO()
-        _made("the image", lambda: value.save(target, format=form))
+        made("the image", lambda: value.save(target, format=form))
         return _media(chosen, target.getvalue())
     if _suffix(chosen) != ".png":
         raise InvalidInputError(
@@ -115,10 +128,11 @@ def text(value: object, name: object) -> Media:
     Raises:
         InvalidTypeError: It is no text.
     """
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):
         raise InvalidTypeError(f"a text must be a str, not {type(value).__name__}; {_NOTHING}")
     chosen = _named(name, ".txt")
-    return _media(chosen, str.__str__(value).encode(errors="backslashreplace"), "text/plain")
+    plain = str.__str__(cast("str", value))
+    return _media(chosen, plain.encode(errors="backslashreplace"), "text/plain")
 
 
 def document(value: object, name: object) -> Media:
@@ -131,6 +145,10 @@ def document(value: object, name: object) -> Media:
         InvalidTypeError: It is no mapping, object or list.
         MissingExtraError: The name asks for YAML, and PyYAML is not installed.
     """
+    return cast("Media", made("the document", lambda: _document(value, name)))
+
+
+def _document(value: object, name: object) -> Media:
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     if shapes.members(value) is None and not is_list:
         raise InvalidTypeError(
@@ -160,6 +178,21 @@ def at_step(name: str, step: int | None) -> str:
     return f"{name.removesuffix(suffix)}/step-{step:06d}{suffix}"
 
 
+def made(what: str, make: Any) -> Any:  # noqa: ANN401
+    """Return what is made of foreign objects, which may fail with any exception.
+
+    Raises:
+        InvalidInputError: Making failed.
+    """
+    try:
+        return make()
+    except JournaltrackError:
+        raise
+    except Exception as error:
+        told = first_words(str(error)) or type(error).__name__
+        raise InvalidInputError(f"{what} can't be made: {told}; {_NOTHING}") from error
+
+
 def _media(name: str, content: bytes, otherwise: str = "application/octet-stream") -> Media:
     suffix = _suffix(name)
     guessed = _MEDIA_TYPES.get(suffix) or mimetypes.guess_type(f"x{suffix}")[0]
@@ -179,15 +212,6 @@ def _suffix(name: str) -> str:
     return suffix if suffix[1:].isalnum() and not suffix[1:].isdigit() else ""
 
 
-def _made(what: str, make: Any) -> Any:  # noqa: ANN401
-    """Return what another library makes, which may fail with any exception."""
-    try:
-        return make()
-    except Exception as error:
-        told = first_words(str(error)) or type(error).__name__
-        raise InvalidInputError(f"{what} can't be made: {told}; {_NOTHING}") from error
-
-
 # -- arrays ----------------------------------------------------------------------------------------
 
 
@@ -198,7 +222,7 @@ def _pixels(value: Any) -> Any:  # noqa: ANN401 - NumPy's
         raise InvalidTypeError(
             f"an image is Pillow's or an array, not {type(value).__name__}; {_NOTHING}"
         )
-    array = _made("the image", lambda: _array(value, is_torch=is_torch))
+    array = made("the image", lambda: _array(value, is_torch=is_torch))
     if array.ndim == 2:  # noqa: PLR2004 - without channels
         array = array[:, :, None]
     in_front = array.ndim == 3 and array.shape[0] in _CHANNELS  # noqa: PLR2004
@@ -278,7 +302,7 @@ def _plain(value: Any, above: frozenset[int]) -> Any:  # noqa: ANN401 - whatever
         return _number(float(value))
     members = shapes.members(value)
     if members is None and hasattr(value, "tolist"):
-        value = _made("the document", value.tolist)
+        value = made("the document", value.tolist)
     is_list = isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, (bytes, range))
     if members is None and not is_list:
         return _text(value)
@@ -302,7 +326,7 @@ def _number(number: float) -> float | str:
 def _text(value: object) -> str:
     if isinstance(value, (str, date, PurePath)):
         return value.isoformat() if isinstance(value, date) else str(value)
-    return str(_made("the document", lambda: str(value)))
+    return str(made("the document", lambda: str(value)))
 
 
 def rows_of(value: object) -> Mapping[str, list[Any]] | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from journaltrack import limits
 from journaltrack.journal import vocabulary
 from journaltrack.tracking import shapes, validation
 from journaltrack.tracking.drafts import Drafter
@@ -304,9 +305,14 @@ class RunLog:
             self._reopen()
         if step is not None:
             iteration_number = validation.one_step(iteration_number, step)
-        points = (
-            list(metrics.items()) if type(metrics) is dict else shapes.pairs(metrics, "metrics")
-        )
+        if type(metrics) is dict:
+            points = list(metrics.items())
+        else:
+            # A name need not even be hashable.
+            points = [
+                (validation.key(name, "metric name", limits.METRIC_NAME_CHARS_MAX), value)
+                for name, value in shapes.pairs(metrics, "metrics")
+            ]
         if self._metrics_writer is not self._journal_metrics:
             for name, value in points:
                 self._metrics_writer.log_metric(name, value, timestamp, iteration_number)
@@ -424,10 +430,11 @@ class RunLog:
         from journaltrack.tracking import charts, media  # noqa: PLC0415 - most runs have none
 
         named = charts.checked_title(title, "Table", time.time())
-        values = media.rows_of(values) or values
-        self._record_kept(
-            [self._drafter.chart(charts.table(named, values, data_frame), output_artifact)]
+        chart = media.made(
+            "the table",
+            lambda: charts.table(named, media.rows_of(values) or values, data_frame),
         )
+        self._record_kept([self._drafter.chart(chart, output_artifact)])
 
     def log_precision_recall(
         self,

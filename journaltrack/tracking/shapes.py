@@ -9,6 +9,7 @@ is imported. Pure.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -64,16 +65,19 @@ def pairs(value: object, what: str) -> _Members:
     known = members(value)
     if known is not None:
         return known
-    found: Any = None
+    given: list[Any] | None = None
     if not isinstance(value, (str, bytes, type)):
-        items = getattr(value, "items", None)
-        found = items() if callable(items) else value
-    if not isinstance(found, Iterable):
+        try:
+            items = getattr(value, "items", None)
+            found = items() if callable(items) else value
+            given = list(found) if isinstance(found, Iterable) else None
+        except Exception as error:
+            raise _unreadable(value, error) from error
+    if given is None:
         raise InvalidTypeError(
             f"{what} must be a mapping, not {type(value).__name__}; nothing was recorded",
             hint="a dict, an argparse.Namespace, a dataclass or (name, value) pairs",
         )
-    given = list(found)
     odd = next((each for each in given if not _is_pair(each)), None)
     if odd is not None:
         raise InvalidTypeError(
@@ -87,10 +91,27 @@ def members(value: object) -> _Members | None:
 
     A configuration of OmegaConf is a mapping. A member that can't be read, such as one of its
     missing ones, is an ``Unreadable``.
+
+    Raises:
+        InvalidInputError: It is one of these, and can't be read.
     """
+    # A foreign object may raise anything, also when it is asked for its class.
+    try:
+        return _members_of(value)
+    except Exception as error:
+        raise _unreadable(value, error) from error
+
+
+def _unreadable(value: object, error: Exception) -> InvalidInputError:
+    told = brief(error) or "no message"
+    text = f"a {type(value).__name__} can't be read: {type(error).__name__}: {told}"
+    return InvalidInputError(f"{text}; nothing was recorded")
+
+
+def _members_of(value: object) -> _Members | None:
     if isinstance(value, Mapping):
         try:
-            return list(value.items())
+            return [(name, member) for name, member in value.items()]
         # One bad member must not hide the others.
         except Exception:  # noqa: BLE001
             return [(name, _read(value.__getitem__, name)) for name in value]
@@ -115,7 +136,7 @@ def members(value: object) -> _Members | None:
 
 def named(parameters: object) -> list[Named]:
     """Return parameters by name, as they are: see ``pairs``."""
-    return [Named(name, value) for name, value in pairs(parameters, "parameters")]
+    return [Named(_name(name), value) for name, value in pairs(parameters, "parameters")]
 
 
 def flattened(parameters: object, separator: str = "/") -> list[Named]:
@@ -138,12 +159,12 @@ def flattened(parameters: object, separator: str = "/") -> list[Named]:
         raise InvalidTypeError(text)
     found: list[Named] = []
     for name, value in pairs(parameters, "parameters"):
-        inner = _nested(value) if isinstance(name, str) else None
-        if inner is None:
-            found.append(Named(name, value))
+        plain = _name(name)
+        inner = _nested(value) if type(plain) is str else None
+        if isinstance(inner, list):
+            _descend((str(plain),), inner, separator, {id(parameters), id(value)}, found)
         else:
-            path = (str.__str__(name),)
-            _descend(path, inner, separator, {id(parameters), id(value)}, found)
+            found.append(Named(plain, inner or value))
     if any(each.path for each in found):
         _refuse_twins(found)
     return found
@@ -161,8 +182,8 @@ def _descend(
     for key, value in inner:
         below = (*path, _text(key, path, separator))
         deeper = _nested(value)
-        if deeper is None:
-            found.append(Named(separator.join(below), value, below))
+        if not isinstance(deeper, list):
+            found.append(Named(separator.join(below), deeper or value, below))
             continue
         where = limits.shown(separator.join(below))
         if id(value) in above:
@@ -173,13 +194,24 @@ def _descend(
         _descend(below, deeper, separator, above | {id(value)}, found)
 
 
-def _nested(value: object) -> _Members | None:
-    return None if type(value) in _LEAVES else members(value)
+def _nested(value: object) -> _Members | Unreadable | None:
+    if type(value) in _LEAVES:
+        return None
+    try:
+        return members(value)
+    # One bad object must not hide the others.
+    except InvalidInputError as error:
+        return Unreadable(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+
+
+def _name(given: object) -> object:
+    """Return a text without the methods of its class. The check of names refuses anything else."""
+    return str.__str__(given) if issubclass(type(given), str) else given
 
 
 def _text(key: object, path: tuple[str, ...], separator: str) -> str:
     try:
-        return str.__str__(key) if isinstance(key, str) else str(key)
+        return str.__str__(key) if issubclass(type(key), str) else str(key)
     except Exception as error:
         where = limits.shown(separator.join(path))
         raise InvalidInputError(
@@ -190,8 +222,11 @@ def _text(key: object, path: tuple[str, ...], separator: str) -> str:
 
 def _refuse_twins(found: Iterable[Named]) -> None:
     """Refuse two values of one name: which of them counts could not be seen."""
-    known: dict[object, tuple[str, ...]] = {}
+    known: dict[str, tuple[str, ...]] = {}
     for name, _, path in found:
+        # The check of names refuses it.
+        if type(name) is not str:
+            continue
         if name in known and (path or known[name]):
             raise InvalidInputError(
                 f"two parameters would have the name {limits.shown(name)}; nothing was recorded",
@@ -210,11 +245,15 @@ def names_within(value: object) -> Iterator[str]:
         if id(each) in seen:
             continue
         seen[id(each)] = each
-        if isinstance(each, _MANY) and not isinstance(each, (str, bytes)):
-            left += itertools.islice(each, NAMES_MAX)
-        elif (inner := _nested(each)) is not None:
-            yield from (name for name, _ in inner if isinstance(name, str))
+        inner = _nested(each)
+        if isinstance(inner, list):
+            yield from (str.__str__(name) for name, _ in inner if issubclass(type(name), str))
             left += (member for _, member in inner)
+        # What can't be read has no names.
+        elif inner is None:
+            with contextlib.suppress(Exception):
+                if isinstance(each, _MANY) and not isinstance(each, (str, bytes)):
+                    left += itertools.islice(each, NAMES_MAX)
 
 
 def _is_pair(value: object) -> bool:

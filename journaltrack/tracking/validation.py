@@ -15,7 +15,16 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timezone
-from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, SupportsIndex, TypeAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Protocol,
+    SupportsFloat,
+    SupportsIndex,
+    TypeAlias,
+    cast,
+)
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError
@@ -115,12 +124,14 @@ def key(name: object, what: str, chars_max: int) -> str:
         InvalidTypeError: It is not a string.
         InvalidInputError: It is empty, too long, has a line break, or can't be encoded as UTF-8.
     """
-    if not isinstance(name, str):
+    # A foreign object may raise when it is asked for its class.
+    if not issubclass(type(name), str):
         raise InvalidTypeError(f"{what} must be a str, not {type(name).__name__}")
-    problem = limits.text_problem(name, f"{what} {limits.shown(name)}", chars_max)
+    plain = _plain(cast("str", name))
+    problem = limits.text_problem(plain, f"{what} {limits.shown(plain)}", chars_max)
     if problem:
         raise InvalidInputError(problem)
-    return _plain(name)
+    return plain
 
 
 def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
@@ -150,14 +161,15 @@ def metric_value(value: object) -> float | int:
     """
     if type(value) is float or type(value) is int:
         return value
-    value = _number_in(scalar(value))
-    if not _is_time(value):
-        if isinstance(value, numbers.Integral):
-            return int(value)
-        if isinstance(value, numbers.Real) or _is_decimal(value):
-            return _float(value)
-        # Each library has its own error for an array of several elements.
-        with contextlib.suppress(Exception):
+    # Each library has its own error for an array of several elements, and a foreign object may
+    # raise anything.
+    with contextlib.suppress(Exception):
+        value = _number_in(scalar(value))
+        if not _is_time(value):
+            if isinstance(value, numbers.Integral):
+                return int(value)
+            if isinstance(value, numbers.Real) or _is_decimal(value):
+                return _float(value)
             if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(
                 value, numbers.Complex
             ):
@@ -176,13 +188,14 @@ def parameter_value(value: object) -> str | float | int | None:
     """
     if value is None or type(value) is float or type(value) is int:
         return value
-    value = scalar(value)
-    if not isinstance(value, (str, bool)) and not _is_time(value):
-        if isinstance(value, numbers.Integral):
-            return int(value)
-        if isinstance(value, numbers.Real) or _is_decimal(value):
-            return _float(value)
+    # A foreign object may raise anything.
     try:
+        value = scalar(value)
+        if not isinstance(value, (str, bool)) and not _is_time(value):
+            if isinstance(value, numbers.Integral):
+                return int(value)
+            if isinstance(value, numbers.Real) or _is_decimal(value):
+                return _float(value)
         text = _plain(value if isinstance(value, str) else str(value))
     except Exception as error:
         raise InvalidInputError(

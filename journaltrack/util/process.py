@@ -21,6 +21,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 _RANKS: Final = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+_RANK_DIGITS: Final = 12
 # Fields of /proc/<pid>/stat after the command, see proc(5).
 _STATE_FIELD, _STARTED_FIELD = 0, 19
 # The process has ended, and its parent has not asked yet how.
@@ -33,7 +34,8 @@ def rank() -> str | None:
     It is a number, as the launcher says it (torchrun, MPI, Slurm).
     """
     told = (os.environ.get(name, "") for name in _RANKS)
-    found = next((each for each in told if each.isascii() and each.isdigit()), "0")
+    # What is longer is no rank, and Python may refuse to read it.
+    found = next((e for e in told if e.isascii() and e.isdigit() and len(e) <= _RANK_DIGITS), "0")
     return None if int(found) == 0 else str(int(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import enum
 import math
@@ -26,6 +27,7 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.tracking import shapes
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.transfer.merge import merge
+from journaltrack.util import process
 
 
 @dataclasses.dataclass
@@ -67,6 +69,60 @@ class Silent:
 
     def __repr__(self):
         raise RuntimeError("no")
+
+
+class Changing(Config):
+    """A mapping that another thread changes meanwhile."""
+
+    def __iter__(self):
+        yield from ("a", "b")
+        raise RuntimeError("mapping changed size during iteration")
+
+
+class Locked(dict):
+    """A mapping whose own methods all raise."""
+
+    def __iter__(self):
+        raise RuntimeError("no")
+
+    items = keys = __getitem__ = __iter__
+
+
+class Classless:
+    """It raises when it is asked for anything, even its class."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
+class Odd(float):
+    """A number that does not compare and has no text."""
+
+    def __float__(self):
+        raise RuntimeError("no")
+
+    is_integer = __eq__ = __repr__ = __float__
+    __hash__ = float.__hash__
+
+
+class Attributed:
+    """What attrs would never make."""
+
+    __attrs_attrs__ = (1, 2)
+
+
+@dataclasses.dataclass
+class Unset:
+    lr: float = 0.1
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
+HOSTILE = [
+    *(Changing(a=1, b=2), Locked(a=1), Classless(), Odd(1.5), Attributed(), Unset()),
+    *(Silent(), types.SimpleNamespace(x=Classless())),
+]
 
 
 def values(folder, kind="parameter"):
@@ -194,6 +250,45 @@ def test_a_value_that_can_not_be_read_is_left_out_and_the_others_recorded(tracke
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracker.log_parameters(given)
+
+
+@pytest.mark.filterwarnings("ignore::journaltrack.tracking.validation.JournaltrackWarning")
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_no_object_costs_the_others_whatever_it_raises(folder, number):
+    """Neither as a value, nested or in a list, nor in a pattern's search, nor as a metric."""
+    bad = HOSTILE[number]
+    with Tracker.create(journal=folder, sync="off", redact=["secret"]) as tracker:
+        tracker.log_parameters({"a": 1, "bad": bad, "in": {"bad": bad, "c": 3}, "l": [bad], "z": 2})
+        assert tracker.trial_component.parameters.items() >= {("a", 1.0), ("in/c", 3.0), ("z", 2.0)}
+        tracker.log_metrics({"m": 1.0, "bad": bad, "pair": (1.0, bad), "n": 2})
+    assert {("m", 1.0), ("n", 2.0)} <= set(values(folder, "metric"))
+
+
+@pytest.mark.filterwarnings("ignore::journaltrack.tracking.validation.JournaltrackWarning")
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_an_object_that_can_not_be_read_is_refused_with_our_error(folder, tracker, number):
+    """As the whole, as a name, as a figure, image, text, document or table."""
+    bad = HOSTILE[number]
+    calls = [
+        lambda: tracker.log_parameters([(bad, 1), ("nested", {"a": 1})]),
+        lambda: tracker.log_metrics([(bad, 1.0)]),
+        lambda: tracker.log_figure(bad, "f"),
+        lambda: tracker.log_image(bad, "i"),
+        lambda: tracker.log_text(bad, "t"),
+    ]
+    for call in calls:
+        with pytest.raises((InvalidInputError, InvalidTypeError)):
+            call()
+    assert values(folder) == values(folder, "metric") == values(folder, "upload") == []
+    for call in (
+        lambda: tracker.log_parameters(bad),
+        lambda: tracker.log_metrics(bad),
+        lambda: tracker.log_dict({"a": bad}, "d"),
+        lambda: tracker.log_table("t", [{"a": bad}]),
+        lambda: tracker.log_table("t", bad),
+    ):
+        with contextlib.suppress(InvalidInputError, InvalidTypeError):
+            call()
 
 
 def test_a_strict_tracker_records_nothing_of_a_call_with_a_bad_value(tmp_path):
@@ -423,3 +518,9 @@ def test_a_mean_with_its_deviation_makes_two_points(folder, tracker):
         ("auc", 0.8),
         ("auc-std", 0.5),
     ]
+
+
+def test_a_rank_of_thousands_of_digits_is_none(monkeypatch):
+    """Python refuses to read such a number; a launch ended with that error."""
+    monkeypatch.setenv("RANK", "9" * 5_000)
+    assert process.rank() is None
