@@ -80,6 +80,9 @@ class MetricSummary(NamedTuple):
         return {**members, "last_at": view.iso(last_ns)}
 
 
+_NOT_FINITE: Final = MetricSummary._fields.index("not_finite")
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """Points of one metric of one run, in the order of ``x``.
@@ -190,6 +193,12 @@ class Metrics(Mapping[str, MetricSummary]):
     def __repr__(self) -> str:
         """Return the names and last values."""
         return f"<{len(self)} metrics: {', '.join(map(repr, self))}>"
+
+    @property
+    def not_finite(self) -> dict[str, int]:
+        """Return how many values are NaN or infinite, of each metric that has some."""
+        counts = ((name, summary[_NOT_FINITE]) for name, summary in self._summaries.items())
+        return {name: count for name, count in counts if count}
 
     def __call__(self, name: str) -> Points:
         """Read all points of a metric.

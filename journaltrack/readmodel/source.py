@@ -483,11 +483,15 @@ class Source:
             database = journal.database
             with view.snapshot(database):
                 rows = database.read(
-                    "SELECT DISTINCT writer_id FROM entry WHERE component_id = ? "
-                    "AND stream <> 'metric' ORDER BY writer_id",
-                    (number,),
+                    "SELECT writer_id, MIN(kind IN (?, ?)) FROM entry WHERE component_id = ? "
+                    "AND stream <> 'metric' GROUP BY writer_id ORDER BY writer_id",
+                    (vocabulary.TAGS, vocabulary.NOTE, number),
                 )
-                found = [writers.writer(database, row[0]) for row in rows]
+                # Who only adds a note or a tag later tells nothing about where a run came from.
+                recorded = [writer_id for writer_id, only_notes in rows if not only_notes]
+                found = [
+                    writers.writer(database, each) for each in recorded or [row[0] for row in rows]
+                ]
         return [each for each in found if each is not None]
 
     @property

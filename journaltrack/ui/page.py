@@ -27,8 +27,10 @@ from journaltrack.ui.report import (
     code_of,
     commands,
     delivery_rows,
+    not_finite_text,
     number,
     packages_of_run,
+    printable_lines,
     span,
     told_of_diff,
     verdict,
@@ -99,7 +101,7 @@ def _text(value: object) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(text.encode(errors="replace").decode())
+    return html.escape(printable_lines(text))
 
 
 def _data(report: Report) -> list[dict[str, Any]]:
@@ -280,7 +282,7 @@ def _numbers(report: Report) -> str:
                 cells.append(None)
                 continue
             best = ' class="best"' if place in metric.best and len(metric.values) > 1 else ""
-            span = f"{_text(value.min)} … {_text(value.max)}"
+            span = f"{_text(value.min)} … {_text(value.max)}{not_finite_text(value)}"
             last = _text(view.to_json(value.last))
             cells.append(_Html(f"<span{best}>{last}</span><br><small>{span}</small>"))
         rows.append(cells)

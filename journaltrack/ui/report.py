@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from journaltrack._version import __version__
-from journaltrack.errors import JournaltrackError, NothingMatchesError
+from journaltrack.errors import JournaltrackError, NothingMatchesError, printable
 from journaltrack.journal import view
 from journaltrack.journal.context import facts_of, packages_of
 from journaltrack.journal.provenance import DIFF_BYTES_MAX
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from journaltrack.doctor import Examination
     from journaltrack.journal.writers import WriterRecord
     from journaltrack.readmodel.model import ReadModel
-    from journaltrack.readmodel.run import Comparison, Run, Series
+    from journaltrack.readmodel.run import Comparison, MetricSummary, Run, Series
     from journaltrack.readmodel.source import Source
     from journaltrack.reports.component import ComponentView
     from journaltrack.reports.report import AuditReport, ComponentAudit
@@ -202,6 +202,17 @@ def number(value: object) -> str:
     return "-" if value is None else six_digits(value)
 
 
+def metric_text(value: MetricSummary) -> str:
+    """Return the last value of a metric, its range, and how many values are no numbers."""
+    spread = "" if value.min is None else f" ({number(value.min)} … {number(value.max)})"
+    return f"{number(value.last)}{spread}{not_finite_text(value)}"
+
+
+def not_finite_text(value: MetricSummary) -> str:
+    """Return how many values of a metric are NaN or infinite; "" if none is."""
+    return f", {value.not_finite} of {value.points} not finite" if value.not_finite else ""
+
+
 def code_of(writer: WriterRecord) -> str:
     """Return which code a process ran: program, commit, and whether that was changed."""
     commit = f"commit {writer.git_commit}" if writer.git_commit else "no git commit"
@@ -270,7 +281,7 @@ def to_markdown(report: Report) -> str:
         ),
     )
     labels = [each.run.label for each in report.runs]
-    lines += ["## Metrics", "", "Last value; the best one is bold.", ""]
+    lines += ["## Metrics", "", "Last value (lowest … highest); the best one is bold.", ""]
     lines += _table(
         ("metric", *labels),
         (
@@ -279,9 +290,9 @@ def to_markdown(report: Report) -> str:
                 *(
                     None
                     if value is None
-                    else _Bold(number(value.last))
+                    else _Bold(metric_text(value))
                     if place in metric.best and len(labels) > 1
-                    else number(value.last)
+                    else metric_text(value)
                     for place, value in enumerate(metric.values)
                 ),
             )
@@ -381,10 +392,21 @@ def _cell(value: object) -> str:
     return f"**{text}**" if isinstance(value, _Bold) else text
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of some lines with everything escaped that is invisible or turns text around.
+
+    As in the terminal, see ``errors.printable``.
+    """
+    if text.isprintable():
+        return text
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in lines)
+
+
 def _md(value: object) -> str:
     """Return a text that Markdown shows as it is, on one line."""
-    text = " ".join(str("-" if value is None else value).split())
-    text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", text.encode(errors="replace").decode())
+    text = printable(" ".join(str("-" if value is None else value).split()))
+    text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
 
 
@@ -401,11 +423,11 @@ def _diff(diff: Diff) -> str:
 
 def _fenced(text: str, language: str) -> list[str]:
     """Return a text as a block that nothing in it ends."""
-    text = text.encode(errors="replace").decode()
+    text = printable_lines(text)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return [f"{fence}{language}", *text.removesuffix("\n").split("\n"), fence]
 
 
 def _code(text: str) -> str:
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
-    return f"{fence}{' '.join(text.split())}{fence}"
+    return f"{fence}{printable(' '.join(text.split()))}{fence}"

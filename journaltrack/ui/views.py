@@ -23,6 +23,7 @@ from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
 from journaltrack.journal.context import facts_of, packages_of
 from journaltrack.journal.sqlite import files
+from journaltrack.readmodel.model import telling
 
 if TYPE_CHECKING:
     from journaltrack.journal.writers import WriterRecord
@@ -38,7 +39,10 @@ RUNS_MAX: Final = 100
 """Our limit: runs in one chart or comparison."""
 _COLUMNS_MAX: Final = 4_000
 _NAMES_MAX: Final = 2_000
+_DEFAULT_COLUMNS: Final = 4
+"""Our choice: of parameters, and of metrics."""
 _CELL_CHARS: Final = 200
+_NOT_FINITE_MAX: Final = 10
 _PROBLEMS_MAX: Final = 200
 _PREVIEW_TEXT_BYTES: Final = 256 * 1024
 _PREVIEW_IMAGE_BYTES: Final = 16 * 1024 * 1024
@@ -67,7 +71,7 @@ def listed(
     parameters = list(dict.fromkeys(name for run in runs for name in run.parameters))
     metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
     shown = runs[:limit]
-    chosen = list(columns) or _telling(shown, parameters, metrics)
+    chosen = list(columns) or _default_columns(shown)
     return {
         "total": len(runs),
         "journals": len({run.journal for run in runs}),
@@ -79,28 +83,27 @@ def listed(
     }
 
 
-def _telling(runs: Sequence[Run], parameters: Sequence[str], metrics: Sequence[str]) -> list[str]:
-    """Choose columns: what differs between the runs, and what most of them have."""
-    differing = [
-        name
-        for name in parameters[:_NAMES_MAX]
-        if len({str(run.parameters.get(name)) for run in runs}) > 1
-    ]
+def _default_columns(runs: Sequence[Run]) -> list[str]:
+    chosen = telling(runs, _DEFAULT_COLUMNS)
     return [
         *("status", "started", "duration"),
-        *(f"p:{name}" for name in (differing or parameters)[:4]),
-        *(f"m:{name}" for name in metrics[:4]),
+        *(f"p:{name}" for name in sorted(chosen.parameters)),
+        *(f"m:{name}" for name in sorted(chosen.metrics)),
         *(["tags"] if any(run.tags for run in runs) else []),
         *(["note"] if any(run.note for run in runs) else []),
         "delivery",
-        *(["journal"] if len({run.journal for run in runs}) > 1 else []),
     ]
 
 
 def _row(run: Run, columns: Sequence[str]) -> Json:
     names = {kind: [c[2:] for c in columns if c.startswith(kind)] for kind in ("p:", "m:")}
+    not_finite = run.metrics.not_finite
     return {
         **_heading(run),
+        "not_finite": {
+            "points": sum(not_finite.values()),
+            "metrics": list(not_finite)[:_NOT_FINITE_MAX],
+        },
         "parameters": {
             name: _cut(view.to_json(run.parameters[name]))
             for name in names["p:"]

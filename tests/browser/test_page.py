@@ -84,6 +84,195 @@ def test_an_expression_filters_and_a_wrong_one_is_explained(window, view, tmp_pa
     expect(names(page)).to_have_count(6)
 
 
+def test_a_filter_that_is_not_applied_does_not_look_applied(window, view, tmp_path):
+    """What was typed says that it waits for Enter; rows of an older filter are told as such."""
+    page = window(view(runs(tmp_path / "journal")).url).page
+    expect(names(page)).to_have_count(6)
+    field = page.get_by_role("searchbox", name="Filter")
+    assert "Enter" in field.get_attribute("placeholder")
+    waiting = page.get_by_text("Enter applies this filter")
+    field.fill("lr < 0.2 and")
+    expect(waiting).to_be_visible()
+    field.press("Enter")
+    expect(page.get_by_text("This filter was not applied")).to_be_visible()
+    expect(waiting).to_have_count(0)
+    expect(page.locator(".stale tbody")).to_be_visible()
+    field.fill("lr < 0.2 and optimizer = sgd")
+    field.press("Enter")
+    expect(names(page)).to_have_text(["Run-5", "Run-1"])
+    expect(page.locator(".stale")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_arrow_tells_the_order_of_what_is_shown(window, view, tmp_path):
+    """Newest first is descending in the column of starts, and a click turns both round."""
+    page = window(view(runs(tmp_path / "journal", count=2)).url).page
+    expect(names(page)).to_have_text(["Run-1", "Run-0"])
+    heading = page.locator("th", has=page.get_by_role("button", name="started"))
+    for shown, order in ((["Run-1", "Run-0"], "descending"), (["Run-0", "Run-1"], "ascending")):
+        expect(names(page)).to_have_text(shown)
+        expect(heading).to_have_attribute("aria-sort", order)
+        expect(heading).to_contain_text("↓" if order == "descending" else "↑")
+        heading.get_by_role("button").click()
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    for link, order in (("age", "descending"), ("-age", "ascending")):
+        go(page, "runs", sort=link)
+        expect(heading).to_have_attribute("aria-sort", order)
+
+
+def test_runs_of_several_journals_name_their_journal(window, view, tmp_path):
+    """Below each name is what tells its journal from the others, on the screen at any width; side
+    by side, too, runs of the same name are told apart.
+    """
+    for name in ("alpha", "beta"):
+        runs(tmp_path / name / "journal", count=2)
+    page = window(view(tmp_path / "alpha", tmp_path / "beta").url).page
+    captions = page.locator("tbody th.name small")
+    expect(captions).to_have_text(["beta/journal"] * 2 + ["alpha/journal"] * 2)
+    answer = "async () => (await (await jt.get('runs', {})).json()).runs"
+    same = [run["key"] for run in page.evaluate(answer) if run["name"] == "run-0"]
+    go(page, "compare", run=same)
+    labels = curve(page, "loss").locator(".legend .label")
+    expect(labels).to_have_text(["Run-0 (beta/journal)", "Run-0 (alpha/journal)"])
+
+
+def test_a_diverged_run_is_told_in_the_table(window, view, tmp_path):
+    """Values that are no numbers are counted beside the status, whatever columns are shown."""
+    journal = runs(tmp_path / "journal", count=1)
+    awkward(journal)
+    page = window(view(journal).url).page
+    row = page.locator("tr", has=page.get_by_role("link", name="awkward"))
+    expect(row.locator(".chip.warn")).to_have_text("11 not finite")
+    expect(page.locator("tbody .chip", has_text="not finite")).to_have_count(1)
+
+
+def test_the_page_follows_the_address(window, view, tmp_path):
+    """Nothing of one run is seen at the address of another, nor at that of none."""
+    page = window(view(runs(tmp_path / "journal", count=4)).url).page
+    expect(names(page)).to_have_count(4)
+    known = keys(page)
+    for name in ("run-0", "run-1", "run-2"):
+        go(page, "run", run=known[name])
+        label = name.capitalize()
+        expect(page.locator("h1")).to_have_text(label)
+        expect(curve(page, "loss").locator(".legend .label")).to_have_text([label])
+    for gone in ("run", "compare"):
+        go(page, "run", run=known["run-3"])
+        expect(curve(page, "loss").locator(".legend .label")).to_have_text(["Run-3"])
+        go(page, gone, run="none")
+        expect(page.locator("[role=alert], .alert").first).to_be_visible()
+        expect(page.locator("main")).not_to_contain_text("Run-3")
+    for some in (["run-0", "run-1"], ["run-2", "run-3"], ["run-1"]):
+        go(page, "compare", run=[known[name] for name in some])
+        labels = [name.capitalize() for name in some]
+        expect(curve(page, "loss").locator(".legend .label")).to_have_text(labels)
+    go(page, "compare", run=[known["run-0"]], **{"from": "abc", "to": "1"})
+    expect(page.get_by_text("is not a number").first).to_be_visible()
+    expect(page.locator(".chart canvas")).to_have_count(0)
+
+
+def test_nothing_of_the_run_before_shows_while_the_next_one_loads(window, view, tmp_path):
+    """Until the answer is there, the page says that it loads, with no heading of another run."""
+    opened = window(view(runs(tmp_path / "journal", count=2)).url)
+    page = opened.page
+    expect(names(page)).to_have_count(2)
+    known = keys(page)
+    go(page, "run", run=known["run-0"])
+    expect(page.locator("h1")).to_have_text("Run-0")
+    held = []
+    page.route("**/api/run?*", lambda route: held.append(route))  # noqa: PLW0108
+    go(page, "run", run=known["run-1"])
+    expect(page.get_by_text("Loading…")).to_be_visible()
+    expect(page.locator("main")).not_to_contain_text("Run-0")
+    held.pop().continue_()
+    expect(page.locator("h1")).to_have_text("Run-1")
+
+
+def test_an_axis_of_time_is_in_24_hours_and_inside(window, view, tmp_path):
+    """Labels of any span are ISO's times and dates, none is cut at the edges of the drawing."""
+    page = window(view(runs(tmp_path / "journal", count=1)).url).page
+    texts, outside = page.evaluate(
+        """async () => {
+            const texts = [];
+            const outside = [];
+            const fill = CanvasRenderingContext2D.prototype.fillText;
+            CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...rest) {
+                const half = this.measureText(text).width / 2;
+                const begin = { left: 0, right: 2 * half, end: 2 * half }[this.textAlign] ?? half;
+                const { e, f } = this.getTransform();
+                texts.push(text);
+                const right = x + e + 2 * half - begin;
+                const below = y + f + 11 * devicePixelRatio * (this.textBaseline === "top" ? 1 : 0);
+                if (right > this.canvas.width || below > this.canvas.height) outside.push(text);
+                return fill.call(this, text, x, y, ...rest);
+            };
+            const place = document.body.appendChild(document.createElement("div"));
+            for (const span of [0.01, 1, 30, 600, 7200, 86400, 3 * 86400, 90 * 86400, 2e8]) {
+                for (let shift = 0; shift < 6; shift += 1) {
+                    const x = [1.79e9, 1.79e9 + span * (0.9 + shift / 40)];
+                    const series = [{ label: "x", colour: 0, x, y: [-1, 1] }];
+                    jt.draw(place, series, { kind: "time", width: 340, height: 200 });
+                    await new Promise((done) => requestAnimationFrame(done));
+                }
+            }
+            return [texts, outside];
+        }"""
+    )
+    times = [text for text in texts if ":" in text or re.fullmatch(r"\d{4}-.*", text)]
+    assert len(times) > 50
+    for text in times:
+        assert re.fullmatch(r"\d\d:\d\d(:\d\d(\.\d{3})?)?|\d{4}-\d\d-\d\d", text), text
+    assert not any(re.search("[ap]m", text, re.IGNORECASE) for text in texts)
+    assert outside == []
+
+
+def test_no_dot_lies_beyond_the_grid(window, view, tmp_path):
+    """The lines of a scatter plot begin below the lowest dot and end above the highest."""
+    page = window(view(runs(tmp_path / "journal", count=3)).url).page
+    expect(names(page)).to_have_count(3)
+    go(page, "compare", run=list(keys(page).values()), y="loss", p="lr")
+    plot = page.get_by_role("group", name="loss against lr")
+    expect(plot.locator("circle")).to_have_count(3)
+    lines, dots = (
+        plot.locator(shape).evaluate_all(f"all => all.map((e) => Number(e.getAttribute('{at}')))")
+        for shape, at in (("line.grid", "y1"), ("circle", "cy"))
+    )
+    assert min(lines) <= min(dots)
+    assert max(lines) >= max(dots)
+
+
+def test_characters_that_turn_or_hide_text_are_escaped_everywhere(window, view, tmp_path):
+    """A name can't look like another one: controls are shown as the terminal shows them, on each
+    page and in what is read aloud.
+    """
+    journal = tmp_path / "journal"
+    turned = "a\u202egnp.\u2066b\u200b"
+    for name in ("one", "two"):
+        with Tracker.create(trial_component_name=name, journal=journal, sync="off") as tracker:
+            tracker.log_parameter(turned, f"{name} {turned}")
+            tracker.log_metric(turned, 1.0, step=0)
+            tracker.set_note(f"line\n{turned}")
+            tracker.log_output(turned, f"s3://bucket/{turned}")
+    page = window(view(journal).url).page
+    expect(names(page)).to_have_count(2)
+    known = keys(page)
+    for route, values in (
+        ("runs", {}),
+        ("run", {"run": known["one"]}),
+        ("compare", {"run": list(known.values())}),
+    ):
+        go(page, route, **values)
+        expect(page.locator("main")).to_contain_text(r"a\u202egnp.\u2066b\u200b")
+        shown = page.evaluate(
+            "document.body.innerText + [...document.querySelectorAll('*')].map((e) =>"
+            " ['title', 'aria-label', 'alt'].map((n) => e.getAttribute(n)).join('')).join('')"
+        )
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b]", shown), route
+    go(page, "run", run=known["one"])
+    expect(page.locator(".note")).to_contain_text("line\n")
+    curve(page, turned)
+
+
 def test_columns_are_chosen_and_stay_in_the_link(window, view, tmp_path):
     """A column that is added or left out is so after a reload, too."""
     page = window(view(runs(tmp_path / "journal")).url).page

@@ -66,6 +66,32 @@ def test_a_report_prints(window, report, tmp_path):
     assert page.pdf().startswith(b"%PDF")
 
 
+def test_a_printed_report_keeps_colours_and_sizes(window, report, tmp_path):
+    """On paper the colours that tell curves apart are printed, and side notes are no larger than
+    what they belong to.
+    """
+    page = window(report(runs(tmp_path / "journal", count=2)), offline=True).page
+    page.emulate_media(media="print")
+    style = "e => [getComputedStyle(e).printColorAdjust, parseFloat(getComputedStyle(e).fontSize)]"
+    swatches = page.locator(".swatch").evaluate_all(f"all => all.map({style})")
+    assert swatches
+    assert {adjust for adjust, _ in swatches} == {"exact"}
+    larger = page.evaluate(
+        "[...document.querySelectorAll('td *, th *, dd *')].filter((e) =>"
+        " parseFloat(getComputedStyle(e).fontSize) >"
+        " parseFloat(getComputedStyle(e.parentElement).fontSize)).map((e) => e.outerHTML)"
+    )
+    assert larger == []
+
+
+def test_values_of_a_report_have_room_at_390_pixels(window, report, tmp_path):
+    """On a phone the values take most of the width, not their labels."""
+    page = window(report(runs(tmp_path / "journal", count=1)), offline=True, width=390).page
+    widths = page.locator("dl.facts dd").evaluate_all("all => all.map((e) => e.clientWidth)")
+    assert widths
+    assert min(widths) > 390 / 2
+
+
 def test_a_hostile_report_runs_nothing(window, report, tmp_path):
     """Names that try to run as scripts are texts in the report, too."""
     texts = hostile(tmp_path / "journal")

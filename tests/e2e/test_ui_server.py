@@ -293,6 +293,14 @@ def test_values_that_json_lacks_and_odd_steps_are_answered(view, tmp_path):
     assert viewing.json("/api/runs", sort="-extremes", col=["p:long", "m:extremes"])["total"] == 2
 
 
+def test_the_columns_are_those_that_most_runs_have(view, tmp_path):
+    """One run with a thousand metrics takes no column from the others."""
+    journal = runs(tmp_path / "journal", count=3, steps=2)
+    awkward(journal)
+    columns = view(journal).json("/api/runs")["columns"]
+    assert [each for each in columns if each.startswith("m:")] == ["m:accuracy", "m:loss"]
+
+
 def test_bad_questions_are_answered_with_what_is_wrong(view, tmp_path):
     """An expression, column, number, axis or run that does not exist gets a message."""
     viewing = view(runs(tmp_path / "journal", count=1))

@@ -78,6 +78,53 @@ def test_a_report_has_who_when_what_and_how_to_verify(tmp_path):
             assert wanted in text.replace("\\", ""), wanted
 
 
+def test_who_adds_a_note_later_did_not_record_the_run(tmp_path):
+    """Processes that only tag and note a run are no part of where it came from; its own is."""
+    journal = runs(tmp_path / "journal", count=1)
+    for command in (["tag", "run-0", "a=b"], ["note", "run-0", "seen"]):
+        subprocess.run(
+            [sys.executable, "-m", "journaltrack", *command, "-j", str(journal)],
+            check=True,
+            capture_output=True,
+        )
+    report = reported(journal)
+    assert [writer.program for writer in report.runs[0].writers] == [
+        report.runs[0].details.writers[0].program
+    ]
+    assert to_markdown(report).count("- by ") == 1
+    assert "seen" in to_markdown(report)
+
+
+def test_a_report_tells_range_and_what_is_no_number(tmp_path):
+    """The last value, the extremes and the count of NaN and infinities are in both formats."""
+    with journaltrack.Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
+        for step, value in enumerate((4.0, 1.0, 2.5)):
+            tracker.log_metric("loss", value, step=step)
+        with pytest.warns(journaltrack.JournaltrackWarning, match="NaN"):
+            tracker.log_metric("loss", float("nan"), step=3)
+    report = reported(tmp_path / "journal")
+    assert "nan (1 … 4), 1 of 4 not finite" in to_markdown(report)
+    assert "1 … 4, 1 of 4 not finite" in to_html(report)
+
+
+def test_characters_that_turn_text_are_escaped_in_both_formats(tmp_path):
+    """What is invisible or turns text around is shown as in the terminal; lines stay lines."""
+    with journaltrack.Tracker.create(
+        trial_component_name="run", journal=tmp_path / "journal", sync="off"
+    ) as tracker:
+        tracker.log_parameter("a\u202eb", "c\u2066d\x1b[31m")
+        tracker.set_note("one\n\ttwo \u200f")
+    report = reported(tmp_path / "journal")
+    page = to_html(report)
+    body = page[page.index("<body") : page.index("<script")]
+    for text in (body, to_markdown(report)):
+        assert not [each for each in text if not each.isprintable() and each not in "\n\t"]
+        assert "u202e" in text
+    assert "one\n\ttwo" in body
+
+
 def test_a_report_tells_hours_as_hours(tmp_path):
     """Nobody divides 19,800 seconds in their head."""
     begun = datetime(2026, 11, 3, tzinfo=timezone.utc)

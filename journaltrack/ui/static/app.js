@@ -33,13 +33,15 @@
     useEffect(() => {
       document.title = `${title} · journaltrack`;
     }, [title]);
+    // Another subject is another page: nothing of one run may be seen below the name of another.
+    const subject = JSON.stringify([page, params.getAll("run")]);
     const tab = (name, text, href) => html`<a href=${href} aria-current=${page === name || (name === "runs" && page === "run") ? "page" : undefined}>${text}</a>`;
     return html`<a class="skip" href="#main" onClick=${(e) => { e.preventDefault(); document.querySelector("main").focus(); }}>Skip to content</a>
       <header class="top"><a class="brand" href="#/runs">journaltrack</a>
         <nav aria-label="Pages">${tab("runs", "Runs", "#/runs")}${tab("compare", "Compare", page === "compare" ? location.hash : jt.href("compare", { run: params.getAll("sel") }))}${tab("delivery", "Delivery", "#/delivery")}</nav>
         <div class="end"><span class=${jt.live.connected ? "live" : "live off"} role="status">${jt.live.connected ? "live" : "not connected"}</span>
           <select aria-label="Theme" value=${theme()} onChange=${(e) => setTheme(e.target.value)}>${Object.entries(THEMES).map(([k, t]) => html`<option value=${k}>${t}</option>`)}</select></div></header>
-      <main tabindex="-1"><${Guard} key=${page}><${Page} /><//></main>`;
+      <main tabindex="-1"><${Guard} key=${subject}><${Page} /><//></main>`;
   };
 
   try {

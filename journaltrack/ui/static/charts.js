@@ -89,7 +89,7 @@
     to.fillRect(0, 0, canvas.width, canvas.height);
     to.fillStyle = jt.colour("--text");
     to.font = `600 ${14 * ratio}px system-ui, sans-serif`;
-    to.fillText(title, 12 * ratio, 22 * ratio);
+    to.fillText(jt.shown(title), 12 * ratio, 22 * ratio);
     to.drawImage(from, 0, head);
     to.font = `${12 * ratio}px system-ui, sans-serif`;
     series.forEach((s, i) => {
@@ -97,7 +97,7 @@
       to.fillStyle = jt.seriesColour(s.colour);
       to.fillRect(14 * ratio, y - 5 * ratio, 14 * ratio, 3 * ratio);
       to.fillStyle = jt.colour("--muted");
-      to.fillText(s.label, 36 * ratio, y);
+      to.fillText(jt.shown(s.label), 36 * ratio, y);
     });
     canvas.toBlob((blob) => save(blob, `${title.replace(/[^\w.-]+/g, "-")}.png`));
   };
@@ -116,13 +116,13 @@
     useEffect(() => setColumns(Math.max(200, Math.min(2000, Math.round(root.current.clientWidth * (devicePixelRatio || 1) / 200) * 100))), []);
     const query = { metric, run: runs.map((r) => r.key), x: kind, columns };
     if (range) [query.from, query.to] = range;
-    const { data, error } = jt.useData(near && columns ? "series" : null, query);
+    const { data, error, isOld } = jt.useData(near && columns ? "series" : null, query);
     const series = useMemo(
-      () => (data ? data.series.map((s) => {
+      () => (data && !(error && isOld) ? data.series.map((s) => {
         const place = runs.findIndex((r) => r.key === s.run);
         return { ...s, label: runs[place] ? runs[place].label : s.run, colour: colours[place] || 0 };
       }).filter((s) => s.points) : []),
-      [data, colours.join()],
+      [data, error && isOld, JSON.stringify([runs, colours])],
     );
     const drawable = series.some((s) => s.y.some((v) => v !== null));
     const bounds = series.length ? [Math.min(...series.map((s) => s.first)), Math.max(...series.map((s) => s.end))] : null;
@@ -182,8 +182,9 @@
       ${names.length > shown && html`<div><button onClick=${() => setShown(shown + CHARTS)}>Show ${Math.min(CHARTS, names.length - shown)} more of ${names.length} metrics</button></div>`}`;
   };
 
-  /** Places of values on an axis: numbers by size, other texts evenly. */
-  const axisOf = (name, values) => {
+  /** Places of values on an axis: numbers by size, other texts evenly. `marks`: from one round number
+      to another, about so many. */
+  const axisOf = (name, values, marks) => {
     const there = values.filter((v) => v !== null && v !== undefined);
     const numbers = there.length > 0 && there.every((v) => typeof v === "number");
     if (!numbers) {
@@ -191,9 +192,10 @@
       const at = (v) => (kinds.length < 2 ? 0.5 : kinds.indexOf(String(v)) / (kinds.length - 1));
       return { name, at, labels: kinds.slice(0, 12).map((k) => [k, at(k)]) };
     }
-    const low = Math.min(...there);
-    const high = Math.max(...there);
+    let low = Math.min(...there);
+    let high = Math.max(...there);
     const log = low > 0 && high / low >= 100;
+    if (marks && !log && high > low) [low, high] = jt.rounded(low, high, marks);
     const scale = (v) => (log ? Math.log(v) : v);
     const at = (v) => (high === low ? 0.5 : (scale(v) - scale(low)) / (scale(high) - scale(low)));
     return { name, at, low, high, log, labels: (high === low ? [low] : [low, high]).map((v) => [jt.number(v), at(v)]) };
@@ -231,17 +233,19 @@
     </svg></div>`;
   };
 
+  const MARKS = 4;
+
   /** A parameter against a metric, a dot per run. */
   jt.Scatter = ({ x, y, runs, colours }) => {
     const [width, height] = [560, 260];
-    const xs = axisOf(x.name, x.values);
-    const ys = axisOf(y.name, y.values);
+    const xs = axisOf(x.name, x.values, MARKS);
+    const ys = axisOf(y.name, y.values, MARKS);
     const px = (share) => 78 + share * (width - 104);
     const py = (share) => 26 + (1 - share) * (height - 74);
     const there = runs.map((run, n) => ({ run, n, x: x.values[n], y: y.values[n] }))
       .filter((d) => d.x !== null && d.x !== undefined && typeof d.y === "number");
     if (!there.length) return html`<p class="muted">No run has both values.</p>`;
-    const marks = (s) => (s.low === undefined || s.log ? s.labels : jt.ticks(s.low, s.high, 4).map((v) => [jt.number(v), s.at(v)]));
+    const marks = (s) => (s.low === undefined || s.log ? s.labels : jt.ticks(s.low, s.high, MARKS).map((v) => [jt.number(v), s.at(v)]));
     return html`<svg class="drawn" viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${y.name} against ${x.name}`}>
       ${marks(ys).map(([text, share]) => html`<g><line class="grid" x1="74" x2=${width - 20} y1=${py(share)} y2=${py(share)} />
         <text x="68" y=${py(share) + 4} text-anchor="end">${shortened(text, 9)}</text></g>`)}

@@ -8,6 +8,17 @@
   /** A member that the object itself has: names come from journals, and may be "constructor". */
   jt.own = (object, name) => (Object.prototype.hasOwnProperty.call(object, name) ? object[name] : undefined);
 
+  /**
+   * A foreign text as it may be seen, like in the terminal: what is invisible, or turns the text
+   * around, is escaped. Lines stay lines.
+   */
+  const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+  jt.shown = (text) => text.replace(/\r\n/g, "\n").replace(UNSEEN, (each) => {
+    const code = each.codePointAt(0);
+    const [mark, digits] = code < 256 ? ["x", 2] : code < 65536 ? ["u", 4] : ["U", 8];
+    return `\\${mark}${code.toString(16).padStart(digits, "0")}`;
+  });
+
   /** A number as people read it: six digits, no trailing zeros; texts stay as they are. */
   jt.number = (value) => {
     if (value === null || value === undefined) return "–";
@@ -15,6 +26,14 @@
     if (Number.isInteger(value) && Math.abs(value) < 1e15) return String(value);
     if (value !== 0 && Math.abs(value) < 1e-4) return String(Number(value.toPrecision(6)).toExponential());
     return String(Number(value.toPrecision(6)));
+  };
+
+  /** Paths without the folders that all of them share: what tells them apart. */
+  jt.tails = (paths) => {
+    const parts = paths.map((path) => path.split("/"));
+    let same = 0;
+    while (parts.length && parts.every((each) => each.length > same + 1 && each[same] === parts[0][same])) same += 1;
+    return parts.map((each) => each.slice(same).join("/"));
   };
 
   jt.count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many || one + "s"}`;
@@ -51,9 +70,7 @@
     if (!iso) return "–";
     const at = new Date(iso);
     if (Number.isNaN(at.getTime())) return String(iso);
-    const two = (n) => String(n).padStart(2, "0");
-    return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ` +
-      `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+    return `${dateOf(at)} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
   };
 
   jt.age = (iso) => {
@@ -85,18 +102,47 @@
     });
   };
 
+  const stepOf = (low, high, count) => {
+    const raw = (high - low) / count;
+    const power = 10 ** Math.floor(Math.log10(raw));
+    return [1, 2, 5, 10].find((each) => each * power >= raw) * power;
+  };
+
+  /** The round numbers around low and high, between which `ticks` finds about `count`. */
+  jt.rounded = (low, high, count) => {
+    const step = stepOf(low, high, count);
+    const [first, last] = [Math.floor(low / step) * step, Math.ceil(high / step) * step];
+    // Extremes have no round numbers around them.
+    return first <= low && last >= high && Number.isFinite(last - first) ? [first, last] : [low, high];
+  };
+
   /** Round numbers from low to high, about `count` of them. */
   jt.ticks = (low, high, count) => {
     if (!(high > low)) return [low];
-    const raw = (high - low) / count;
-    const power = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].find((each) => each * power >= raw) * power;
+    const step = stepOf(low, high, count);
     const first = Math.ceil(low / step);
     // By counting: where neighbours of a double are far, to add a step may change nothing.
     return Array.from({ length: 2 * count + 2 }, (_, i) => (first + i) * step)
       .filter((at) => at <= high + step / 1e6).map((at) => Number(at.toPrecision(12)));
   };
 
+  const two = (n) => String(n).padStart(2, "0");
+  const dateOf = (at) => `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+  /** Local times, 24 hours; the date is below the first one, and where it changes. */
+  const timeText = (u, splits, axis, space, step) => {
+    let before = null;
+    return splits.map((v) => {
+      if (v === null) return "";
+      const at = new Date(v * 1000);
+      const date = dateOf(at);
+      const below = date === before ? "" : `\n${date}`;
+      before = date;
+      if (step >= 86400) return date;
+      const seconds = step >= 60 ? "" : `:${two(at.getSeconds())}`;
+      const parts = step >= 1 ? "" : `.${String(at.getMilliseconds()).padStart(3, "0")}`;
+      return `${two(at.getHours())}:${two(at.getMinutes())}${seconds}${parts}${below}`;
+    });
+  };
   const axisText = (u, splits) => splits.map((v) => (v === null ? "" : jt.number(v)));
   const spanText = (u, splits) => splits.map((v) => (v === null ? "" : v < 0 ? "" : v < 10 ? `${jt.number(v)} s` : jt.duration(v)));
 
@@ -153,7 +199,8 @@
         width: options.width,
         height: options.height,
         legend: { show: false },
-        padding: [8, 10, 0, 0],
+        // A label is as wide to the right of its mark as to the left.
+        padding: [8, options.kind === "step" ? 22 : 42, 0, 0],
         cursor: {
           y: false,
           points: { size: 6 },
@@ -172,7 +219,7 @@
           y: { distr: options.logY ? 3 : 1 },
         },
         axes: [
-          { ...axis, values: time ? undefined : options.kind === "relative" ? spanText : axisText, size: 30, space: options.kind === "relative" ? 80 : 60 },
+          { ...axis, values: time ? timeText : options.kind === "relative" ? spanText : axisText, size: time ? 44 : 30, space: options.kind === "step" ? 60 : 90 },
           { ...axis, ...(options.logY ? {} : ofAnySize), values: axisText, size: (u, values) => Math.max(38, 12 + 6.5 * Math.max(0, ...(values || []).map((v) => v.length))) },
         ],
         series: lines,

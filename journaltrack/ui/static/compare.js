@@ -3,22 +3,22 @@
 (function () {
   const { html, useState } = htmPreact;
 
-  const Diff = ({ data, colours }) => {
+  const Diff = ({ data, labels, colours }) => {
     const [all, setAll] = useState(false);
     const shown = all ? data.parameters : data.parameters.filter((p) => p.differs);
     return html`<${jt.Panel} title="Parameters" flush end=${html`<label class="inline"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} />also those that agree</label>`}>
-      <div class="scroll"><table><caption class="unseen">Parameters of each run</caption><thead><tr><th scope="col">parameter</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`} title=${r.name}><span class="swatch"></span> ${jt.label(r)}</th>`)}</tr></thead>
+      <div class="scroll"><table><caption class="unseen">Parameters of each run</caption><thead><tr><th scope="col">parameter</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`} title=${r.name}><span class="swatch"></span> ${labels[i]}</th>`)}</tr></thead>
       <tbody>${shown.map((p) => html`<tr key=${p.name} class=${p.differs && all ? "differs" : ""}><th scope="row">${p.name}</th>${p.values.map((v) => html`<td class=${typeof v === "number" ? "" : "wide"}>${v === null ? html`<span class="muted">–</span>` : jt.number(v).slice(0, 300)}</td>`)}</tr>`)}</tbody></table>
       ${!shown.length && html`<div class="body muted">No parameter differs.</div>`}</div><//>`;
   };
 
   // A table of thousands of rows is slow to draw, and hardly read.
   const AT_FIRST = 200;
-  const Numbers = ({ data, colours }) => {
+  const Numbers = ({ data, labels, colours }) => {
     const [all, setAll] = useState(false);
     const shown = all ? data.metrics : data.metrics.slice(0, AT_FIRST);
     return html`<${jt.Panel} title="Metrics" flush><div class="scroll"><table class="sums"><caption class="unseen">Last value of each metric</caption>
-      <thead><tr><th scope="col">metric: last, min … max</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${jt.label(r)}</th>`)}</tr></thead>
+      <thead><tr><th scope="col">metric: last, min … max</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${labels[i]}</th>`)}</tr></thead>
       <tbody>${shown.map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)}<small>${jt.number(v.min)} … ${jt.number(v.max)}</small>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div>
       ${shown.length < data.metrics.length && html`<div class="body"><button onClick=${() => setAll(true)}>All ${data.metrics.length} metrics</button></div>`}<//>`;
   };
@@ -31,7 +31,8 @@
     if (!keys.length) return html`<div class="empty"><p>Select runs to compare.</p><a class="button" href="#/runs">Choose runs</a></div>`;
     if (!data) return error ? html`<${jt.Problem} error=${error} />` : html`<p class="muted" role="status">Loading…</p>`;
     const colours = data.runs.map((r) => keys.indexOf(r.key));
-    const runs = data.runs.map((r) => ({ key: r.key, label: jt.label(r) }));
+    const labels = jt.labels(data.runs);
+    const runs = data.runs.map((r, i) => ({ key: r.key, label: labels[i] }));
     const visible = runs.filter((r) => !hidden.includes(r.key));
     const names = data.metrics.map((m) => m.name);
     const asked = params.getAll("metric").filter((n) => names.includes(n));
@@ -51,7 +52,7 @@
         ${names.length > 4 && html`<input type="search" style=${{ width: "180px", marginLeft: "auto" }} aria-label="Find a metric" placeholder="Find a metric" value=${find} onInput=${(e) => jt.set({ find: e.target.value })} />`}</div>
       ${data.missing.length > 0 && html`<div class="alert mild">${jt.count(data.missing.length, "run is", "runs are")} not there any more: ${data.missing.join(", ")}</div>`}
       <${jt.Charts} level=${2} names=${shown} runs=${visible} colours=${visible.map((r) => keys.indexOf(r.key))} params=${params} height=${260} />
-      <${Diff} data=${data} colours=${colours} /><${Numbers} data=${data} colours=${colours} />
+      <${Diff} ...${{ data, labels, colours }} /><${Numbers} ...${{ data, labels, colours }} />
       ${target && html`<div class="two"><${jt.Panel} title="Parallel coordinates" end=${html`<${Pick} label="Metric" name="y" value=${target} options=${names} />`}>
           <${jt.Parallel} axes=${[...differing.slice(0, 8).map((p) => ({ name: p.name, values: p.values })), ofTarget]} runs=${runs} colours=${colours} /><//>
         <${jt.Panel} title="Parameter against metric" end=${against && html`<${Pick} label="Parameter" name="p" value=${against.name} options=${differing.map((p) => p.name)} />`}>

@@ -2,7 +2,23 @@
    ask again. */
 "use strict";
 (function () {
-  const { useEffect, useRef, useState } = htmPreact;
+  const { html, useEffect, useRef, useState } = htmPreact;
+
+  /* Every text that the page shows passes here, whoever wrote it: see `jt.shown`. What a component
+     or a link gets as a value stays as it is. */
+  const SAID = ["title", "aria-label", "alt"];
+  const passed = new WeakSet();
+  const shown = (made) => {
+    if (typeof made === "string") return jt.shown(made);
+    if (Array.isArray(made)) return made.map(shown);
+    if (!made || !made.props || passed.has(made)) return made;
+    passed.add(made);
+    const { type, props } = made;
+    if (props.children !== undefined) props.children = shown(props.children);
+    if (typeof type === "string") SAID.filter((name) => typeof props[name] === "string").forEach((name) => { props[name] = jt.shown(props[name]); });
+    return made;
+  };
+  htmPreact.html = (...template) => shown(html(...template));
 
   jt.token = new URLSearchParams(location.search).get("token") || "";
 
@@ -128,11 +144,12 @@
 
   /**
    * The answer to a request, asked again when its values or a journal change. The last answer stays
-   * until the next one is there. `path` null: nothing is asked.
+   * until the next one is there; `isOld` says that it answers other values than those of now.
+   * `path` null: nothing is asked.
    */
   jt.useData = (path, values) => {
     useTurns();
-    const [state, setState] = useState({ data: null, error: null });
+    const [state, setState] = useState({ data: null, of: null, error: null });
     const own = useRef({ busy: null, key: null, turn: -1 }).current;
     const key = path && `${path}?${queryOf(values || {})}`;
     const ask = () => {
@@ -148,12 +165,12 @@
         ({ data, turn }) => {
           if (control.signal.aborted) return;
           own.turn = turn;
-          setState({ data, error: null });
+          setState({ data, of: key, error: null });
         },
         (error) => {
           if (control.signal.aborted) return;
           own.turn = jt.live.turn;
-          setState((old) => ({ data: old.data, error }));
+          setState((old) => ({ ...old, error }));
         },
       ).finally(() => {
         if (own.busy !== control) return;
@@ -165,6 +182,6 @@
       if (path && (own.key !== key || own.turn < jt.live.turn)) ask();
     }, [key, jt.live.turn]);
     useEffect(() => () => own.busy && own.busy.abort(), []);
-    return state;
+    return { ...state, isOld: state.of !== key };
   };
 })();

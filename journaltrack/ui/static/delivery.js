@@ -23,7 +23,7 @@
         ["size", `${jt.bytes(s.sizes.database_bytes)} database, ${jt.bytes(s.sizes.spool_bytes)} artifacts`]]} />
       <div style=${{ display: "grid", gap: "10px", alignContent: "start" }}><h3>${journal.next.length ? "Next" : "Nothing to do"}</h3>
         ${journal.next.map((n) => html`<div><div class="muted">${n.why}</div><${jt.Command} text=${n.command} /></div>`)}</div></div>
-      ${journal.problems.length > 0 && html`<h3 style=${{ margin: "16px 0 6px" }}>Problems</h3><div class="scroll"><table><caption class="unseen">Entries with problems</caption><thead><tr><th scope="col">run</th><th scope="col">entries</th><th scope="col">state</th><th scope="col">reason</th></tr></thead>
+      ${journal.problems.length > 0 && html`<h3 style=${{ margin: "16px 0 6px" }}>Problems</h3><div class="scroll"><table class="stacked"><caption class="unseen">Entries with problems</caption><thead><tr><th scope="col">run</th><th scope="col">entries</th><th scope="col">state</th><th scope="col">reason</th></tr></thead>
         <tbody>${journal.problems.map((p) => html`<tr><td class="wide">${p.run}</td><td class="wide">${p.what}</td><td><span class=${`chip ${p.state === "quarantined" ? "bad" : "warn"}`}>${p.state}</span></td><td class="wide">${p.reason}</td></tr>`)}</tbody></table></div>`}<//>`;
   };
 

@@ -135,7 +135,7 @@
           ["in doubt", data.delivery.in_doubt], ["quarantined", data.delivery.quarantined], ["ARN", data.arn],
           ["audit", html`<${jt.Command} text=${data.audit} />`]]} />
           ${data.is_hearsay && html`<p class="muted">Some deliveries are known from others only; \`journaltrack check --remote\` asks AWS.</p>`}<//></div></div>
-      <${Panel} title="Artifacts" flush>${artifacts.length ? html`<div class="scroll"><table class="artifacts"><caption class="unseen">Artifacts</caption><tbody>${artifacts.map(([a, d]) => html`<${Artifact} key=${`${d} ${a.name}`} run=${key} artifact=${a} direction=${d} />`)}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>
+      <${Panel} title="Artifacts" flush>${artifacts.length ? html`<div class="scroll"><table class="stacked"><caption class="unseen">Artifacts</caption><tbody>${artifacts.map(([a, d]) => html`<${Artifact} key=${`${d} ${a.name}`} run=${key} artifact=${a} direction=${d} />`)}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>
       <${Timeline} events=${data.timeline} />`;
   };
 })();

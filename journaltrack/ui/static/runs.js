@@ -17,8 +17,8 @@
   };
 
   const FIXED = {
-    status: { title: "status", sort: "status", cell: (run) => html`<${jt.Status} status=${run.status} />` },
-    started: { title: "started", sort: "age", cell: (run) => html`<span title=${jt.moment(run.started)}>${jt.age(run.started)}</span>` },
+    status: { title: "status", sort: "status", cell: (run) => html`<${jt.Status} status=${run.status} />${run.not_finite.points > 0 && html` <span class="chip warn" title=${`NaN or infinite: ${run.not_finite.metrics.join(", ")}`}>${run.not_finite.points.toLocaleString("en")} not finite</span>`}` },
+    started: { title: "started", sort: "started", descends: true, cell: (run) => html`<span title=${jt.moment(run.started)}>${jt.age(run.started)}</span>` },
     duration: { title: "duration", cell: (run) => jt.duration(run.duration_s) },
     delivery: { title: "delivery", cell: (run) => html`<${jt.Delivery} delivery=${run.delivery} />` },
     tags: { title: "tags", cell: (run) => Object.entries(run.tags).map(([k, v]) => html`<span class="tag">${v ? `${k}=${v}` : k}</span>`) },
@@ -36,8 +36,9 @@
     if (!column.sort) return html`<th scope="col">${column.title}</th>`;
     const up = sort === column.sort || sort === column.title;
     const down = sort === `-${column.sort}` || sort === `-${column.title}`;
+    const next = up || (column.descends && !down) ? `-${column.sort}` : column.sort;
     return html`<th scope="col" aria-sort=${up ? "ascending" : down ? "descending" : undefined}>
-      ${column.kind && html`<small>${column.kind}</small>`}<button class="sort" title=${`Sort by ${column.title}`} onClick=${() => jt.set({ sort: down ? column.sort : up ? `-${column.sort}` : column.sort })}>
+      ${column.kind && html`<small>${column.kind}</small>`}<button class="sort" title=${`Sort by ${column.title}`} onClick=${() => jt.set({ sort: next })}>
         <span>${column.title}</span><span aria-hidden="true">${up ? "↑" : down ? "↓" : ""}</span></button></th>`;
   };
 
@@ -78,50 +79,72 @@
       .map((line) => line.map(cell).join(",")).join("\r\n");
   };
 
+  /** What tells runs apart whose labels are the same: the journal if there are several, or the name. */
+  const captionsOf = ({ runs, journals }) => {
+    const labels = runs.map(jt.label);
+    const placed = runs.map((run, i) => JSON.stringify([run.journal, labels[i]]));
+    const seen = new Map();
+    placed.forEach((place) => seen.set(place, (seen.get(place) || 0) + 1));
+    const files = [...new Set(runs.map((run) => run.journal))];
+    const tails = new Map(jt.tails(files).map((tail, i) => [files[i], tail]));
+    return runs.map((run, i) => [seen.get(placed[i]) > 1 && run.name !== labels[i] && run.name, journals > 1 && tails.get(run.journal)].filter(Boolean).join(" · "));
+  };
+  /** Labels of runs side by side, each of which is clear by itself. */
+  jt.labels = (runs) => {
+    const captions = captionsOf({ runs, journals: new Set(runs.map((run) => run.journal)).size });
+    const labels = runs.map(jt.label);
+    return labels.map((label, i) => (captions[i] && labels.indexOf(label) !== labels.lastIndexOf(label) ? `${label} (${captions[i]})` : label));
+  };
+
   jt.Runs = () => {
     const { params } = jt.useRoute();
     const where = params.get("where") || "";
-    const sort = params.get("sort") || "age";
+    const asked = params.get("sort") || "age";
+    // The youngest first: of the column that is shown, the latest first.
+    const sort = jt.own({ age: "-started", "-age": "started" }, asked) || asked;
     const limit = Number(params.get("limit")) || 200;
     const picked = params.getAll("sel");
-    const { data, error } = jt.useData("runs", { where, sort, limit, col: params.getAll("col") });
+    const chosen = params.getAll("col");
+    const { data, error, isOld } = jt.useData("runs", { where, sort, limit, col: chosen });
     const [text, setText] = useState(where);
     useEffect(() => setText(where), [where]);
     const wrong = Boolean(error && where);
-    const asked = params.getAll("col");
-    const shown = asked.length ? asked : data ? data.columns : [];
+    // Rows that answer another question must not look like the answer to this one.
+    const stale = Boolean(error && isOld);
+    const typed = text.trim() !== where;
+    const shown = chosen.length ? chosen : data ? data.columns : [];
     const columns = shown.map(columnOf);
     const toggle = (key) => jt.set({ sel: picked.includes(key) ? picked.filter((k) => k !== key) : [...picked, key] });
     const all = data && data.runs.slice(0, 50);
-    const alike = Object.create(null);
-    if (data) data.runs.forEach((run) => { alike[jt.label(run)] = (alike[jt.label(run)] || 0) + 1; });
+    const captions = data ? captionsOf(data) : [];
     const everything = data && all.length > 0 && all.every((r) => picked.includes(r.key));
     return html`
       <div class="row">
         <h1 class="unseen">Runs</h1>
         <form class="grow" role="search" onSubmit=${(e) => { e.preventDefault(); jt.set({ where: text.trim() }); }}>
-          <input type="search" id="filter" aria-label="Filter runs by an expression" placeholder="Filter: lr<0.1 and status=completed" value=${text}
-            spellcheck="false" autocomplete="off" aria-invalid=${wrong ? "true" : "false"} aria-describedby=${wrong ? "wrong" : undefined}
+          <input type="search" id="filter" aria-label="Filter runs by an expression" placeholder="Filter, then Enter: lr<0.1 and status=completed" value=${text}
+            spellcheck="false" autocomplete="off" aria-invalid=${wrong ? "true" : "false"} aria-describedby=${wrong ? "wrong" : "enter"}
             onInput=${(e) => { setText(e.target.value); if (!e.target.value) jt.set({ where: "" }); }} />
+          <span id="enter" role="status" class=${typed ? "muted" : "unseen"}>${typed ? "Enter applies this filter" : ""}</span>
         </form>
         ${data && html`<${Columns} data=${data} shown=${shown} />
           <button disabled=${!data.runs.length} onClick=${() => jt.save(new Blob([csvOf(data.runs, columns)], { type: "text/csv" }), "runs.csv")}>CSV</button>`}
         ${picked.length > 0 && html`<button onClick=${() => jt.set({ sel: [] })}>Clear</button>`}
         <button class="primary" disabled=${picked.length < 1} onClick=${() => { location.hash = jt.href("compare", { run: picked }); }}>Compare${picked.length ? ` ${picked.length}` : ""}</button>
       </div>
-      ${error && html`<div id="wrong"><${jt.Problem} error=${error} /></div>`}
+      ${error && html`<div id="wrong"><${jt.Problem} error=${error} />${stale && data && html`<p class="muted" style=${{ marginTop: "6px" }}>This filter was not applied. The rows below are those from before.</p>`}</div>`}
       ${data && data.problems.map((each) => html`<${jt.Problem} error=${each} />`)}
-      ${data && html`<div class="panel"><div class="scroll runs" tabindex="0" role="region" aria-label="Runs">
+      ${data && html`<div class=${`panel ${stale ? "stale" : ""}`}><div class="scroll runs" tabindex="0" role="region" aria-label="Runs">
         <table><caption class="unseen">${jt.count(data.total, "run")}</caption>
           <thead><tr><th class="pick"><input type="checkbox" aria-label="Select the first 50 runs" checked=${everything}
               onChange=${() => jt.set({ sel: everything ? [] : all.map((r) => r.key) })} /></th>
             <th class="name" scope="col" aria-sort=${sort === "name" ? "ascending" : sort === "-name" ? "descending" : undefined}><button class="sort" title="Sort by name" onClick=${() => jt.set({ sort: sort === "name" ? "-name" : "name" })}>
               <span>run</span><span aria-hidden="true">${sort === "name" ? "↑" : sort === "-name" ? "↓" : ""}</span></button></th>
             ${columns.map((c) => html`<${Heading} key=${c.name} column=${c} sort=${sort} />`)}</tr></thead>
-          <tbody>${data.runs.map((run) => html`<tr key=${run.key} aria-selected=${picked.includes(run.key)}>
+          <tbody>${data.runs.map((run, i) => html`<tr key=${run.key} aria-selected=${picked.includes(run.key)}>
             <td class="pick"><input type="checkbox" aria-label=${`Select ${run.name}`} checked=${picked.includes(run.key)} onChange=${() => toggle(run.key)} /></td>
             <th class="name" scope="row"><a href=${jt.href("run", { run: run.key })} title=${run.name}>${jt.label(run)}</a>
-              ${alike[jt.label(run)] > 1 && html`<small>${run.name}</small>`}</th>
+              ${captions[i] && html`<small title=${run.journal}>${captions[i]}</small>`}</th>
             ${columns.map((c) => html`<td key=${c.name} title=${c.kind && typeof jt.own(run.parameters, c.title) === "string" ? jt.own(run.parameters, c.title) : undefined}>${c.cell(run)}</td>`)}
           </tr>`)}</tbody></table>
         ${!data.runs.length && html`<div class="empty">${where ? html`<p>No run fits <code>${where}</code>.</p>` : html`<p>No runs yet.</p><p>They appear here as soon as a script calls <code>Tracker.create()</code>.</p>`}</div>`}
