@@ -109,6 +109,8 @@ def _unreadable(value: object, error: Exception) -> InvalidInputError:
 
 
 def _members_of(value: object) -> _Members | None:
+    if type(value) is dict:
+        return list(value.items())
     if isinstance(value, Mapping):
         try:
             return [(name, member) for name, member in value.items()]
@@ -159,8 +161,8 @@ def flattened(parameters: object, separator: str = "/") -> list[Named]:
         raise InvalidTypeError(text)
     found: list[Named] = []
     for name, value in pairs(parameters, "parameters"):
-        plain = _name(name)
-        inner = _nested(value) if type(plain) is str else None
+        plain = name if type(name) is str else _name(name)
+        inner = None if type(value) in _LEAVES or type(plain) is not str else _nested(value)
         if isinstance(inner, list):
             _descend((str(plain),), inner, separator, {id(parameters), id(value)}, found)
         else:
