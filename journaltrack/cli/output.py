@@ -167,11 +167,6 @@ def cut(value: object, chars_max: int = 300) -> str:
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
-def end_of(text: str, chars_max: int) -> str:
-    """Cut a long path to its end, which tells it from others."""
-    return text if len(text) <= chars_max else "…" + text[1 - chars_max :]
-
-
 def moment(time_ns: object) -> str:
     """Format nanoseconds since the epoch as UTC, to the second, in one word."""
     from journaltrack.journal.view import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
@@ -330,18 +325,12 @@ def columns_of(text: str) -> int:
     )
 
 
-def cut_line(text: str, width: int, *, from_begin: bool = False) -> str:
-    """Cut a line with colours to a width in columns; colours take none.
-
-    Args:
-        text: The line.
-        width: The columns.
-        from_begin: Keep the end of it; it has no colours then.
-    """
+def cut_line(text: str, width: int) -> str:
+    """Cut a line with colours to a width in columns; colours take none."""
     if columns_of(text) <= width:
         return text
-    if from_begin:
-        return "…" + cut_line(text[::-1], width)[-2::-1]
+    if text.isascii() and "\x1b" not in text:
+        return text[: max(0, width - 1)] + "…"
     kept, place, room = [], 0, width - 1
     while place < len(text):
         colour = _COLOUR.match(text, place)
@@ -354,6 +343,11 @@ def cut_line(text: str, width: int, *, from_begin: bool = False) -> str:
             kept.append(text[place])
         place += 1
     return "".join(kept) + "…"
+
+
+def end_of(text: str, width: int) -> str:
+    """Cut a long path, without colours, to its end, which tells it from others."""
+    return text if columns_of(text) <= width else "…" + cut_line(text[::-1], width)[-2::-1]
 
 
 def wrapped(text: str, width: int) -> list[str]:

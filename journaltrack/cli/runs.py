@@ -221,7 +221,7 @@ class _Text:
     def __init__(self, title: str, texts: Sequence[str], *, end_tells: bool = False) -> None:
         """Args: the title, a cell per run, and whether the end of a text tells it from others."""
         self.title, self.at_right, self._texts = output.clean(title), False, texts
-        self._end_tells = end_tells
+        self._cut = output.end_of if end_tells else output.cut_line
         self._marks: Sequence[str] = [""] * len(texts)
         self.width: int | None = None
         if output.on_terminal():
@@ -236,16 +236,14 @@ class _Text:
     @property
     def is_cut(self) -> bool:
         """Return whether a text is not whole."""
-        return any(self._cut(text) != text for text in self._texts)
+        width = self.width
+        return width is not None and any(output.columns_of(text) > width for text in self._texts)
 
     def cells(self) -> list[str]:
         """Return a cell per run."""
-        return [self._cut(text) + mark for text, mark in zip(self._texts, self._marks, strict=True)]
-
-    def _cut(self, text: str) -> str:
-        if self.width is None:
-            return text
-        return output.cut_line(text, self.width, from_begin=self._end_tells)
+        width = self.width
+        texts = self._texts if width is None else [self._cut(text, width) for text in self._texts]
+        return [text + mark for text, mark in zip(texts, self._marks, strict=True)]
 
 
 class _Column(_Text):
@@ -340,8 +338,13 @@ def _fitting(columns: Sequence[_Text]) -> list[_Text]:
 
 def _widen(columns: Sequence[_Text]) -> None:
     """Give the columns whose texts are cut what room there is, the first one first."""
-    for column in columns:
-        taken = sum(each.columns for each in columns) + len(output.SEPARATOR) * (len(columns) - 1)
-        room = output.line_width() - taken
-        if column.width is not None and room > 0 and column.is_cut:
+    cut = [column for column in columns if column.is_cut]
+    if not cut:
+        return
+    taken = sum(each.columns for each in columns) + len(output.SEPARATOR) * (len(columns) - 1)
+    room = output.line_width() - taken
+    for column in cut:
+        if column.width is not None and room > 0:
+            before = column.columns
             column.width += room
+            room -= column.columns - before

@@ -106,3 +106,11 @@ def test_journals_lose_their_common_beginning_and_not_their_end(tmp_path, monkey
     assert [line.split()[-1] for line in shown.splitlines()[1:3]] == ["…/node-2", "…/node-1"]
     alone = on_terminal(["runs", folder / "node-1", "--columns", "journal"], 80, monkeypatch)
     assert alone.splitlines()[1].endswith("runs/node-1")
+
+
+def test_a_title_of_wide_letters_keeps_its_end_in_the_width_of_a_cell(tmp_path, monkeypatch):
+    """A letter that takes two columns counts as two, so that values beside it have room."""
+    metric = "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 30 + "end"
+    recorded(tmp_path / "j", "run", metrics=[metric])
+    (title,) = titles([tmp_path / "j", "--columns", f'"{metric}"'], monkeypatch)[1:]
+    assert title == "…" + metric[-13:]
