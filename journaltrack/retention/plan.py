@@ -136,9 +136,9 @@ _KEEP: Final = (
         "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', "
         "'associate', 'disassociate', 'experiment', 'trial', 'tags', 'note', 'status', 'lineage')"
     ),
+    f"SELECT seq, 'in use' FROM entry WHERE stream = 'upload' AND name = '{DIFF_NAME}'",
     # The remote's values, then the last recorded ones, which may be refused or pending. A person
     # sees the latter, and a tracker continues from them.
-    f"SELECT seq, 'in use' FROM entry WHERE stream = 'upload' AND name = '{DIFF_NAME}'",
     "SELECT seq, 'in use' FROM field",
     _LAST_OF_KEY.format(""),
     _LAST_OF_KEY.format(f"AND {ARRIVED}"),
