@@ -34,8 +34,7 @@ def command(
     """Release the quarantined entries of each JOURNAL: the next sync sends them again.
 
     First remove the cause (see `journaltrack audit`). What AWS can never take, such as a metric of
-    NaN, stays
-    quarantined. A receipt records the release.
+    NaN, stays quarantined. A receipt records the release.
     """
     return each(
         journals,
