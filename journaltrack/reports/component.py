@@ -261,17 +261,7 @@ def show(
 
 
 def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentView:
-    fold = _Fold(origins=origins(journal.database.read))
-    for entry, state, reason in _state_entries(journal, row.id):
-        try:
-            _add(fold, entry, state)
-            if reason == IN_FILE or (state == "pending" and _is_for_file(entry)):
-                fold.in_file.add(entry.seq)
-            # These entries are never pruned.
-            if entry.kind in {CREATE, LOAD, STATUS}:
-                fold.writers[entry.writer_id] = None
-        except ValueError:  # noqa: PERF203 - one bad item must not hide the others
-            fold.unreadable.append(entry.seq)
+    fold = _folded(journal, row.id)
     locations = {
         (sha256, bucket or None, prefix or None): uri
         for sha256, bucket, prefix, uri in journal.database.read(
@@ -333,6 +323,21 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         ),
         writers=tuple(_writers(journal, fold)),
     )
+
+
+def _folded(journal: Journal, component_id: int) -> _Fold:
+    fold = _Fold(origins=origins(journal.database.read))
+    for entry, state, reason in _state_entries(journal, component_id):
+        try:
+            _add(fold, entry, state)
+            if reason == IN_FILE or (state == "pending" and _is_for_file(entry)):
+                fold.in_file.add(entry.seq)
+            # These entries are never pruned.
+            if entry.kind in {CREATE, LOAD, STATUS}:
+                fold.writers[entry.writer_id] = None
+        except ValueError:  # noqa: PERF203 - one bad item must not hide the others
+            fold.unreadable.append(entry.seq)
+    return fold
 
 
 def _is_for_file(entry: Entry) -> bool:
