@@ -308,8 +308,10 @@ class Source:
         with self._lock:
             state = self._runs[self._number(key)].state
         # Charts and git's diff are uploads alone.
-        known = {*state.get("sizes", ()), *(each.sha256 for each in self._artifacts(state))}
-        if sha256 not in known or not is_digest(sha256):
+        is_known = sha256 in state.get("sizes", ()) or any(
+            sha256 == each.sha256 for each in self._artifacts(state)
+        )
+        if not is_known or not is_digest(sha256):
             return None
         file = self.path / paths.SPOOL / sha256[:2] / sha256
         return file if file.is_file() and not file.is_symlink() else None

@@ -414,6 +414,14 @@ def _image_type(head: bytes) -> str | None:
     return next((kind for magic, kind in _IMAGES if head.startswith(magic)), None)
 
 
+def _named(model: ReadModel, key: str) -> Iterator[tuple[str | None, str]]:
+    """Yield digests and names of a run's artifacts, then those that only the journal tells."""
+    for artifact in model.run(key).artifacts:
+        yield artifact.sha256, artifact.name
+    for diff in model.details(key, metrics=False).diffs:
+        yield diff.sha256, diff.name
+
+
 def content(model: ReadModel, key: str, sha256: str) -> Content:
     """Return the content of an artifact of a run.
 
@@ -422,9 +430,7 @@ def content(model: ReadModel, key: str, sha256: str) -> Content:
     """
     file = model.artifact_file(key, sha256)
     if file is not None:
-        details = model.details(key, metrics=False)
-        artifacts = (*details.inputs, *details.outputs, *details.diffs)
-        name = next((each.name for each in artifacts if each.sha256 == sha256), sha256)
+        name = next((name for known, name in _named(model, key) if known == sha256), sha256)
         return Content(file, name)
     raise NothingMatchesError(
         "the content of this artifact is not in the journal",
