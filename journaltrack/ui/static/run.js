@@ -58,6 +58,9 @@
       ${open && html`<${Preview} run=${run} artifact=${artifact} />`}</div>`;
   };
 
+  const Packages = ({ packages }) => html`<details><summary>${jt.count(Object.keys(packages).length, "package")}</summary>
+    <div class="mono">${Object.entries(packages).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`;
+
   const Parameters = ({ parameters }) => {
     const [text, setText] = useState("");
     const [whole, setWhole] = useState(null);
@@ -126,8 +129,8 @@
           ["program", code.program && html`<code>${code.program}</code>`], ...(code.facts || []).map(([name, text]) => [name, html`<code>${text}</code>`]), ["commit", code.git_commit && html`<code>${code.git_commit}</code>${code.git_dirty ? " with uncommitted changes" : ""}`],
           ["user", code.user], ["host", code.host], ["process", code.pid], ["Python", code.python_version], ["journaltrack", code.package_version],
           ["git diff", diff && html`<${Diff} run=${key} artifact=${diff} />`],
-          ["installed", code.installed && Object.keys(code.installed).length > 0 && html`<details><summary>${jt.count(Object.keys(code.installed).length, "package")}</summary><div class="mono">${Object.entries(code.installed).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`],
-          ["imported", code.packages && html`<details><summary>${jt.count(Object.keys(code.packages).length, "package")}</summary><div class="mono">${Object.entries(code.packages).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`],
+          ["installed", code.installed && Object.keys(code.installed).length > 0 && html`<${Packages} packages=${code.installed} />`],
+          ["imported", code.packages && html`<${Packages} packages=${code.packages} />`],
           ["processes", data.writers.length > 1 ? jt.count(data.writers.length, "process", "processes") : null],
           ["trials", data.trials.map((t) => t.filter(Boolean).join(" / ")).join(", ")], ["journal", data.journal]]} /><//>
         <${Panel} title="Delivery" end=${html`<a href="#/delivery">Whole journal</a>`}><${Facts} rows=${[
