@@ -289,7 +289,7 @@ def _link_problem(
             "expected"
         )
         return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
-    if not follows(chain.digest, writer_seq, component, columns, digest):
+    if encoding(chain.digest, writer_seq, component, columns, digest) is None:
         message = (
             f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer "
             "recorded: its digest does not fit its content"
@@ -328,10 +328,10 @@ def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
     return True
 
 
-def follows(
+def encoding(
     before: bytes, writer_seq: int, component: object, columns: Sequence[Any], digest: object
-) -> bool:
-    """Return whether a digest is that of an entry after the one with the digest ``before``.
+) -> bytes | None:
+    """Return an entry's canonical encoding; None if its digest is of something else.
 
     SQLite keeps no sign of zero, the digest does: both are tried.
 
@@ -342,16 +342,14 @@ def follows(
         columns: Its columns from ``stream`` to ``recorded_at_ns``.
         digest: As it is recorded.
     """
-    stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns = columns
-    for same in (value, -0.0) if value == 0 else (value,):
-        draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)
-        try:
-            found = vocabulary.chain_next(before, writer_seq, component, draft, recorded_at_ns)  # type: ignore[arg-type]
-            if found == digest:
-                return True
-        except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
-            return False
-    return False
+    value = columns[3]
+    # A column may have a type that no entry has.
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
+        for same in (value, -0.0) if value == 0 else (value,):
+            line = vocabulary.canonical(writer_seq, component, *columns[:3], same, *columns[4:])  # type: ignore[arg-type]
+            if hashlib.sha256(before + line).digest() == digest:
+                return line
+    return None
 
 
 def read_body(body: object) -> dict[str, Any] | None:

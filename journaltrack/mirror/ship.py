@@ -17,11 +17,10 @@ replicas is not written again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +38,7 @@ from journaltrack.journal.chain import (
     FACTS,
     Removed,
     begin_of,
+    encoding,
     is_described,
     removed_in,
 )
@@ -83,7 +83,6 @@ UNSETTLED: Final = (
     "WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' AND e.kind <> 'local' "
     "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
 )
-_CREATING: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -366,7 +365,7 @@ class Shipper:
         head = self._heads.get(writer_id) or self._head_before(writer_id, seq, writer)
         gap = self._gap(writer.uuid, head, place)
         before = head.digest if gap is None else gap[1]
-        line = _line(before, place, self._name(component_id), columns, digest)
+        line = encoding(before, place, self._name(component_id), columns, digest)
         expected = head.place + 1 if gap is None else gap[0] + 1
         if line is None or place != expected:
             self._halted[writer.uuid] = head.place + 1
@@ -508,22 +507,3 @@ class Shipper:
             # The spool has no such file, or it can't be read.
             pass
         shipped.blobs_missing.append(sha256)
-
-
-def _line(
-    before: bytes, place: int, component: str, columns: Sequence[Any], digest: object
-) -> bytes | None:
-    """Return the canonical encoding of an entry; None if its digest is of something else.
-
-    SQLite keeps no sign of zero, the digest does: both are tried.
-    """
-    value = columns[3]
-    for same in (value, -0.0) if value == 0 else (value,):
-        try:
-            line = vocabulary.canonical(place, component, *columns[:3], same, *columns[4:])
-        # A column of a type that no entry has.
-        except (TypeError, ValueError, RecursionError):
-            return None
-        if hashlib.sha256(before + line).digest() == digest:
-            return line
-    return None
