@@ -137,6 +137,8 @@ class Shipper:
         ((*facts, digest),) = self._journal.database.read(f"SELECT {FACTS}, digest FROM meta")
         self._facts = (tuple(facts), digest)
         self._state = exchange.load(journal, mirror.id)
+        self._spool = Spool(self._journal.path / paths.SPOOL)
+        self._there = Spool(mirror.blobs(self._journal.journal_id))
         self._replica: folders.Replica | None = None
         # Of this replica: the last number in its folder, what the next segment continues, and how
         # far the journal is written.
@@ -190,7 +192,7 @@ class Shipper:
             if self._replica is None or self._replica.path.name != self._state.replica:
                 self._resume()
             # Up to what was there: who logs all the time would make a segment of each entry.
-            last = self._newest()
+            last = Reached(*map(max, self._newest(), self._reached))
             while self._reached != last and (segment := self._next(last)) is not None:
                 self._write(segment, shipped)
         except BaseException:
@@ -254,7 +256,6 @@ class Shipper:
 
         Its file was put back to an earlier state, such as by a snapshot of the whole disk.
         """
-        self._reached = Reached()
         newest = self._newest()
         if newest.seq < last.reached.seq or newest.attestation < last.reached.attestation:
             return True
@@ -275,8 +276,6 @@ class Shipper:
 
     def _blobs_to_copy(self) -> list[tuple[str, int]]:
         """Return the artifacts of segments before that the mirror does not have yet."""
-        spool = Spool(self._journal.path / paths.SPOOL)
-        there = Spool(self._mirror.blobs(self._journal.journal_id))
         rows = self._journal.database.read(
             "SELECT DISTINCT b.sha256, b.size_bytes FROM entry e JOIN blob b "
             "ON b.sha256 = json_extract(e.payload, '$.sha256') "
@@ -286,21 +285,19 @@ class Shipper:
         return [
             (sha256, size_bytes)
             for sha256, size_bytes in rows
-            if is_digest(sha256) and spool.has(sha256) and not there.has(sha256)
+            if is_digest(sha256) and self._spool.has(sha256) and not self._there.has(sha256)
         ]
 
     # -- a segment --------------------------------------------------------------------------------
 
     def _newest(self) -> Reached:
-        """Return the last row of each kind now."""
+        """Return the last row of each kind that there is now."""
         rows = self._journal.database.read(
             "SELECT coalesce((SELECT max(seq) FROM entry), 0), "
             "coalesce((SELECT max(id) FROM attestation), 0), "
             "coalesce((SELECT max(id) FROM receipt WHERE finished_at_ns IS NULL), 0)"
         )
-        return Reached(
-            *(max(new, known) for new, known in zip(rows[0], self._reached, strict=True))
-        )
+        return Reached(*rows[0])
 
     def _next(self, last: Reached) -> Segment | None:
         """Return the next segment; None if there is nothing new up to ``last``."""
@@ -315,13 +312,14 @@ class Shipper:
             f"journaltrack {__version__}",
         )
         runs: dict[int, Run] = {}
+        blobs: dict[str, Blob] = {}
         with view.snapshot(database), translated(database.path):
             connection = database.connection
             size = 0
             seq, attestation, receipt = self._reached
             for row in connection.execute(_ENTRIES, (seq, last.seq)):
                 seq = row[0]
-                size += self._add_entry(segment, runs, row)
+                size += self._add_entry(segment, runs, blobs, row)
                 if size >= self._segment_bytes:
                     break
             else:
@@ -338,7 +336,7 @@ class Shipper:
             return None
         segment.reached = Reached(seq, attestation, receipt)
         segment.halted = dict(self._halted)
-        segment.runs = list(runs.values())
+        segment.runs, segment.blobs = list(runs.values()), list(blobs.values())
         return segment
 
     def _write(self, segment: Segment, shipped: Shipped) -> None:
@@ -356,7 +354,13 @@ class Shipper:
             self._blobs.extend((b.sha256, b.size_bytes) for b in segment.blobs if b.is_there)
         self._reached = segment.reached
 
-    def _add_entry(self, segment: Segment, runs: dict[int, Run], row: tuple[Any, ...]) -> int:
+    def _add_entry(
+        self,
+        segment: Segment,
+        runs: dict[int, Run],
+        blobs: dict[str, Blob],
+        row: tuple[Any, ...],
+    ) -> int:
         """Add an entry to its process's run; return how many bytes it takes."""
         seq, writer_id, place, component_id, *columns, digest = row
         writer = self._writer(writer_id)
@@ -380,7 +384,7 @@ class Shipper:
         run.lines.append(line)
         run.head = self._heads[writer_id] = Link(place, digest)
         if columns[6] is not None and columns[0] == vocabulary.UPLOAD:
-            self._add_blob(segment, columns[6])
+            self._add_blob(blobs, columns[6])
         return len(line)
 
     def _add_attestation(self, segment: Segment, row: tuple[Any, ...]) -> int:
@@ -418,15 +422,14 @@ class Shipper:
                 named = {uuid: as_text(runs) for uuid, runs in places.items()}
                 segment.in_doubt.append(InDoubt(named, since_ns))
 
-    def _add_blob(self, segment: Segment, payload: str) -> None:
+    def _add_blob(self, blobs: dict[str, Blob], payload: str) -> None:
         sha256 = str(view.detail_of(payload).get("sha256"))
-        if not is_digest(sha256) or any(blob.sha256 == sha256 for blob in segment.blobs):
+        if not is_digest(sha256) or sha256 in blobs:
             return
-        for size_bytes, spooled_at_ns in self._journal.database.connection.execute(
-            _BLOB, (sha256,)
-        ).fetchall():
-            is_there = Spool(self._journal.path / paths.SPOOL).has(sha256)
-            segment.blobs.append(Blob(sha256, size_bytes, spooled_at_ns, is_there))
+        row = self._journal.database.connection.execute(_BLOB, (sha256,)).fetchone()
+        if row is not None:
+            size_bytes, spooled_at_ns = row
+            blobs[sha256] = Blob(sha256, size_bytes, spooled_at_ns, self._spool.has(sha256))
 
     def _describe(self, segment: Segment, writer_id: int, writer: WriterRow) -> None:
         if writer_id not in self._described:
@@ -479,13 +482,11 @@ class Shipper:
 
     def _copy_blob(self, sha256: str, size_bytes: int, shipped: Shipped) -> None:
         """Copy one artifact. What is missing or damaged in the spool is left out."""
-        target = Spool(self._mirror.blobs(self._journal.journal_id)).path_of(sha256)
+        target = self._there.path_of(sha256)
         partial = target.with_name(f".{sha256}.partial")
         try:
             with (
-                files.opened_blob(
-                    Spool(self._journal.path / paths.SPOOL).path_of(sha256)
-                ) as source,
+                files.opened_blob(self._spool.path_of(sha256)) as source,
                 folders.explained(target, "written"),
             ):
                 if folders.has_file(target, size_bytes):
