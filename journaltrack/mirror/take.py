@@ -261,15 +261,8 @@ class Taker:
     def _append(self, segment: Segment, where: str) -> int:
         """Prove the entries of a segment, and append what is new; return how many that is."""
         described = {row.uuid: row for row in segment.processes}
-        fresh: list[tuple[int, str, tuple[Any, ...]]] = []
         heads: dict[str, Link] = {}
-        for run in segment.runs:
-            known = _known(run, self._heads, described, where)
-            if run.head.place > known.place:
-                fresh += _numbered(run, known, where)
-                heads[run.uuid] = run.head
-        if len(segment.runs) > 1:
-            fresh.sort(key=itemgetter(0))
+        fresh = _fresh(segment, described, self._heads, heads, where)
         self._find_components({entry[1] for _, _, entry in fresh})
         blobs = [(b.sha256, b.size_bytes, b.spooled_at_ns) for b in segment.blobs]
         writers: dict[str, int] = {}
@@ -423,13 +416,7 @@ class _Stage:
         """Add what a segment says."""
         where = f"segment {segment.number} of {segment.replica}"
         described = {row.uuid: row for row in segment.processes}
-        fresh: list[tuple[int, str, tuple[Any, ...]]] = []
-        for run in segment.runs:
-            known = _known(run, self.heads, described, where)
-            if run.head.place > known.place:
-                fresh += _numbered(run, known, where)
-                self.heads[run.uuid] = run.head
-        for _, uuid, entry in sorted(fresh, key=itemgetter(0)):
+        for _, uuid, entry in _fresh(segment, described, self.heads, self.heads, where):
             columns = (self._writer(uuid, described, where), entry[0], self._component(entry[1]))
             self.connection.execute(_INSERT_ENTRY, (*columns, *entry[2:]))
         self.connection.executemany(_INSERT_BLOB, [blob[:3] for blob in segment.blobs])
@@ -458,6 +445,38 @@ class _Stage:
         return self.components[name]
 
 
+def _fresh(
+    segment: Segment,
+    described: Mapping[str, WriterRow],
+    heads: Mapping[str, Link],
+    moved: dict[str, Link],
+    where: str,
+) -> list[tuple[int, str, tuple[Any, ...]]]:
+    """Prove the entries of a segment; return what is new in the order in which it was recorded.
+
+    Args:
+        segment: The segment.
+        described: Its processes, by uuid.
+        heads: What is proved of each chain.
+        moved: Gets the new heads.
+        where: The file, for messages.
+
+    Returns:
+        Of each entry the number that it had there, its process and its columns.
+    """
+    fresh: list[tuple[int, str, tuple[Any, ...]]] = []
+    for run in segment.runs:
+        known = _known(run, heads, described, where)
+        if run.head.place > known.place:
+            seqs = (seq for first, last in run.seqs for seq in range(first, last + 1))
+            entries = zip(seqs, segments.rows(run, known, where), strict=True)
+            fresh += [(seq, run.uuid, entry) for seq, entry in entries if entry[0] > known.place]
+            moved[run.uuid] = run.head
+    if len(segment.runs) > 1:
+        fresh.sort(key=itemgetter(0))
+    return fresh
+
+
 def _known(
     run: Run, heads: Mapping[str, Link], described: Mapping[str, WriterRow], where: str
 ) -> Link:
@@ -478,13 +497,6 @@ def _known(
             f"{limits.shown(run.uuid)} are missing before it",
         )
     return known
-
-
-def _numbered(run: Run, known: Link, where: str) -> list[tuple[int, str, tuple[Any, ...]]]:
-    """Prove a run; return what is new of it, each with the number that it had there."""
-    seqs = (seq for first, last in run.seqs for seq in range(first, last + 1))
-    entries = zip(seqs, segments.rows(run, known, where), strict=True)
-    return [(seq, run.uuid, entry) for seq, entry in entries if entry[0] > known.place]
 
 
 def _writer_id(connection: sqlite3.Connection, row: WriterRow | None, uuid: str, where: str) -> int:
