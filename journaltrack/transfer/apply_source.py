@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, Typ
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
 from journaltrack.journal import vocabulary
+from journaltrack.journal.chain import is_described
 from journaltrack.journal.places import Places
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
@@ -32,8 +33,6 @@ _HEADS: Final = (
 )
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
 _INSERT_WRITER: Final = schema.insert_writer_sql()
-_SINCE_0002: Final = 9
-"""The place of the first column that format 0001 does not have."""
 
 
 class WriterRow(NamedTuple):
@@ -99,13 +98,7 @@ def check_writer(row: WriterRow, where: str) -> None:
     Raises:
         EvidenceError: It is not.
     """
-    if row.digest is None and all(column is None for column in row.columns[_SINCE_0002:]):
-        return
-    try:
-        right = vocabulary.writer_digest(*row.columns) == row.digest
-    except (TypeError, ValueError):
-        right = False
-    if not right:
+    if not is_described(row.digest, row.columns):
         raise forged(where, f"the process {limits.shown(row.uuid)} is not as it described itself")
 
 
