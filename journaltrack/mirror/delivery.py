@@ -62,6 +62,11 @@ class Claim:
     replica: str = ""
     released: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Return whether its maker may still deliver."""
+        return self.number > 0 and self.released is None
+
 
 def is_mirrored(journal: Path) -> bool:
     """Return whether a journal has a mirror, or is a copy made of one."""
@@ -109,7 +114,7 @@ def take_over(journal: Path, mirror: Mirror) -> int:
     with exchange.alone(journal, name=LOCK):
         claim = newest(mirror, _id_of(journal))
         state = _named(journal, mirror)
-        if not claim.number or claim.released is not None or claim.replica == state.replica:
+        if not claim.is_held or claim.replica == state.replica:
             return 0
         with (
             tempfile.TemporaryDirectory(prefix="journaltrack-") as place,
@@ -153,7 +158,7 @@ def release(journal: Path) -> None:
         with _told(journal), exchange.alone(journal, name=LOCK):
             mirror = _mirror_of(journal, mirror_id, state)
             claim = newest(mirror, _id_of(journal))
-            if claim.replica == state.replica and claim.number and claim.released is None:
+            if claim.is_held and claim.replica == state.replica:
                 _bring_back(journal, mirror, claim.number, stay=False)
 
 
@@ -198,10 +203,10 @@ def _claimed(journal: Path, mirror: Mirror) -> int:
     journal_id = _id_of(journal)
     state = _named(journal, mirror)
     claim = newest(mirror, journal_id)
-    if claim.number and claim.replica == state.replica and claim.released is None:
+    if claim.is_held:
+        if claim.replica != state.replica:
+            raise _held(journal, mirror, claim)
         return claim.number
-    if claim.number and claim.released is None:
-        raise _held(journal, mirror, claim)
     if claim.number and claim.replica != state.replica:
         seen = state.seen.get(claim.replica)
         if (claim.released or 0) > (seen.number if seen is not None else 0):

@@ -246,9 +246,8 @@ def write_whole(file: Path, data: bytes, mirror: Path) -> None:
     Raises:
         OSError: It can't be written. Nothing has its name.
     """
-    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
     with (
-        paths.whole(file, partial, durable=False),
+        paths.whole(file, durable=False) as partial,
         created(partial, mirror) as descriptor,
     ):
         write_all(descriptor, memoryview(data))
