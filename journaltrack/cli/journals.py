@@ -139,7 +139,7 @@ def _copies_of(named: str, codes: list[ExitCode]) -> str | None:
     folder = paths.expanded(named)
     if not (folder / paths.MIRROR).is_file():
         return None
-    from journaltrack.mirror import copies, folders  # noqa: PLC0415 - few name one
+    from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
 
     found = copies.extended(folder)
     for copied in found:
@@ -149,12 +149,13 @@ def _copies_of(named: str, codes: list[ExitCode]) -> str | None:
             report_error(copied.problem, verbose=common.is_verbose())
             codes.append(exit_code_of(copied.problem))
         codes += [exit_code_of(r.problem) for r in copied.replicas if r.problem is not None]
-    if not any(copied.folder is not None for copied in found):
+    made = [copied.folder for copied in found if copied.folder is not None]
+    if not made:
         raise MirrorError(
             f"the mirror at {folder} has no whole segment yet; nothing can be read from it",
             hint="`journaltrack mirror JOURNAL FOLDER` writes one; wait until it is visible here",
         )
-    return str(copies.place_of(folders.opened(folder)))
+    return str(made[0].parent)
 
 
 def arguments_and_journals(

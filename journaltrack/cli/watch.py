@@ -275,7 +275,7 @@ class _Service:
         ]
         # Resolve: one journal under two names would be opened by two passes of one process, whose
         # locks do not exclude each other.
-        return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
+        return list(dict.fromkeys(folder.resolve() for folder in named))
 
     def _in_place_of(self, folder: Path) -> Path:
         """Return the folder of a mirror's copies in place of a mirror, and keep them extended."""
