@@ -46,8 +46,7 @@ class Journals:
         """Return the mirrors among what was named."""
         from journaltrack.util import paths  # noqa: PLC0415 - as below
 
-        found = (paths.expanded(each) for each in self.typed)
-        return tuple(folder for folder in found if (folder / paths.MIRROR).is_file())
+        return tuple(filter(paths.is_mirror, map(paths.expanded, self.typed)))
 
     @functools.cached_property
     def _found(self) -> dict[str | None, bool]:
@@ -137,7 +136,7 @@ def _copies_of(named: str, codes: list[ExitCode]) -> str | None:
     from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
 
     folder = paths.expanded(named)
-    if not (folder / paths.MIRROR).is_file():
+    if not paths.is_mirror(folder):
         return None
     from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
 

@@ -281,7 +281,7 @@ class _Service:
         """Return the folder of a mirror's copies in place of a mirror, and keep them extended."""
         from journaltrack.util import paths  # noqa: PLC0415
 
-        if not (folder / paths.MIRROR).is_file():
+        if not paths.is_mirror(folder):
             return folder
         from journaltrack.journal.first_steps import make_folder  # noqa: PLC0415 - few name one
         from journaltrack.mirror import copies  # noqa: PLC0415

@@ -115,6 +115,11 @@ def home() -> Path:
     return Path(platformdirs.user_data_dir("journaltrack", appauthor=False))
 
 
+def is_mirror(folder: Path) -> bool:
+    """Return whether a folder says that it is a mirror."""
+    return (folder / MIRROR).is_file()
+
+
 def copies_of_mirrors() -> Path:
     """Return the folder of all copies of mirrored journals, links resolved.
 
