@@ -108,7 +108,7 @@ class Run:
         self.name = _name(launch)
         self.journal = paths.journal_folder(launch.journal).absolute()
         self.rank = process.rank()
-        self.system_s = system_seconds(launch.system_metrics)
+        self.system_s = system_seconds(launch.system_metrics, settings)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the command."""

@@ -496,14 +496,18 @@ def closing_on_error(journal: Journal, owned: bool) -> Iterator[None]:
         raise
 
 
-def system_seconds(wanted: bool | float | None) -> float:
+def system_seconds(wanted: bool | float | None, settings: Settings) -> float:
     """Return the seconds between two looks at the system; 0 for none.
+
+    Args:
+        wanted: See ``Tracker.create``.
+        settings: The tracker's.
 
     Raises:
         InvalidInputError: It is no possible number of seconds.
         InvalidTypeError: It is no number.
     """
-    configured_s = current().system.every_s
+    configured_s = settings.configuration.system.every_s
     if wanted is None or wanted is False:
         return 0.0 if wanted is False else configured_s
     from journaltrack.tracking import system  # noqa: PLC0415 - few runs want it

@@ -214,7 +214,6 @@ class Tracker(RunLog):
                 ``resume``, the journal has a component of that name.
             JournalError: The journal can't be opened.
         """
-        watching = (capture_output, system_seconds(system_metrics))
         settings = settings_of(
             artifact_bucket,
             artifact_prefix,
@@ -227,6 +226,7 @@ class Tracker(RunLog):
             redact,
             sigterm,
         )
+        watching = (capture_output, system_seconds(system_metrics, settings))
         mended = None
         if display_name is not None:
             display_name, mended = validation.display_name(display_name)
@@ -332,7 +332,6 @@ class Tracker(RunLog):
             InvalidInputError: (a ValueError) There is no name and no job, or the name is invalid.
             JournalError: The journal can't be opened.
         """
-        watching = (capture_output, system_seconds(system_metrics))
         settings = settings_of(
             artifact_bucket,
             artifact_prefix,
@@ -345,6 +344,7 @@ class Tracker(RunLog):
             redact,
             sigterm,
         )
+        watching = (capture_output, system_seconds(system_metrics, settings))
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
         opened, owned = open_journal(journal, settings, on_journal_error)
         with closing_on_error(opened, owned):
