@@ -62,6 +62,12 @@ class Kept(NamedTuple):
     drafts: list[Draft]
     notices: list[Notice]
 
+    def without_lineage(self) -> Kept:
+        """Return the same, without what is sent to SageMaker's lineage."""
+        return self._replace(
+            drafts=[draft for draft in self.drafts if draft.kind != vocabulary.LINEAGE]
+        )
+
 
 class KnownParameters:
     """Know what the journal has of a component's parameters, to record only what is new.
@@ -356,14 +362,13 @@ class Drafter:
         Raises:
             ArtifactError: As of ``file``, as all others.
         """
-        kept = self.file(direction, file_path, name, media_type)
+        kept = self.file(direction, file_path, name, media_type).without_lineage()
         file_name = Path(os.fsdecode(file_path)).name
         # A long one can't be a key.
         fits = limits.text_problem(file_name, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
         drafts = [
             draft._replace(name=file_name) if fits and draft.kind == vocabulary.UPLOAD else draft
             for draft in kept.drafts
-            if draft.kind != vocabulary.LINEAGE
         ]
         return kept._replace(drafts=drafts)
 
@@ -413,15 +418,14 @@ class Drafter:
         from journaltrack.tracking import charts  # noqa: PLC0415 - most runs have none
 
         content = charts.encode(chart)
-        spooled = self._spooler.spool_bytes(content)
-        title, blob = chart["title"], self._blob_ref(spooled.sha256)
+        title = chart["title"]
+        fits = limits.text_problem(title, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
+        name = f"{title if fits else limits.suggested_name(title)}.json"
+        blob, upload = self._spooled(name, content, "application/json")
         lineage = self._lineage(
             vocabulary.OUTPUT if output_artifact else vocabulary.INPUT, title, blob, chart["type"]
         )
-        fits = limits.text_problem(title, "", limits.ARTIFACT_KEY_CHARS_MAX) is None
-        name = f"{title if fits else limits.suggested_name(title)}.json"
-        upload = vocabulary.upload(name, blob, spooled.size_bytes, "application/json", name)
-        return Kept({spooled.sha256: content}, [upload, *lineage], [])
+        return Kept({blob.sha256: content}, [upload, *lineage], [])
 
     def upload(self, name: str, content: bytes, media_type: str) -> Kept:
         """Keep bytes that go to S3 and are no artifact of the run, and return their upload.
@@ -429,10 +433,8 @@ class Drafter:
         Raises:
             JournalWriteError: The journal's disk refuses them.
         """
-        spooled = self._spooler.spool_bytes(content)
-        blob = self._blob_ref(spooled.sha256)
-        upload = vocabulary.upload(name, blob, spooled.size_bytes, media_type, name)
-        return Kept({spooled.sha256: content}, [upload], [])
+        blob, upload = self._spooled(name, content, media_type)
+        return Kept({blob.sha256: content}, [upload], [])
 
     def media(self, media: Media, step: int | None) -> Kept:
         """Keep a content, and return its upload, its reference and its lineage.
@@ -447,13 +449,10 @@ class Drafter:
         from journaltrack.tracking.media import at_step  # noqa: PLC0415 - many runs have none
 
         key = validation.key(media.name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
-        named = at_step(key, step)
-        spooled = self._spooler.spool_bytes(media.content)
-        blob = self._blob_ref(spooled.sha256)
-        upload = vocabulary.upload(named, blob, spooled.size_bytes, media.media_type, named)
+        blob, upload = self._spooled(at_step(key, step), media.content, media.media_type)
         kept = self._recorded_as(upload, key, media.content, blob, media.media_type)
         # Lineage takes three requests a content.
-        return kept if step is None else kept._replace(drafts=kept.drafts[:2])
+        return kept if step is None else kept.without_lineage()
 
     def _recorded_as(
         self,
@@ -481,12 +480,8 @@ class Drafter:
         """
         rank = process.rank()
         name = "output.log" if rank is None else f"output-rank{rank}.log"
-        kept = self.upload(name, content, "text/plain")
-        ((sha256, _),) = kept.content.items()
-        kept = self._recorded_as(
-            kept.drafts[0], name, content, self._blob_ref(sha256), "text/plain"
-        )
-        return kept._replace(drafts=kept.drafts[:2])
+        blob, upload = self._spooled(name, content, "text/plain")
+        return self._recorded_as(upload, name, content, blob, "text/plain").without_lineage()
 
     def confirm(self, files: Sequence[Kept]) -> None:
         """Check that the spool has the contents of a recorded call; add missing ones again.
@@ -527,6 +522,12 @@ class Drafter:
         blob = self._blob_ref(spooled.sha256)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
         return self._recorded_as(upload, key, path, blob, media_type, direction, new)
+
+    def _spooled(self, name: str, content: bytes, media_type: str) -> tuple[BlobRef, Draft]:
+        """Keep bytes, and return what they are called and their upload under a name."""
+        spooled = self._spooler.spool_bytes(content)
+        blob = self._blob_ref(spooled.sha256)
+        return blob, vocabulary.upload(name, blob, spooled.size_bytes, media_type, name)
 
     def _blob_ref(self, sha256: str) -> BlobRef:
         return vocabulary.BlobRef(
