@@ -17,11 +17,11 @@ import math
 import mimetypes
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date
 from pathlib import PurePath, PurePosixPath
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from journaltrack import limits
 from journaltrack.errors import (
@@ -32,6 +32,8 @@ from journaltrack.errors import (
 )
 from journaltrack.tracking import shapes, validation
 from journaltrack.util.text import first_words
+
+T = TypeVar("T")
 
 _NOTHING: Final = "nothing was recorded"
 _CHANNELS: Final = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -58,7 +60,7 @@ def figure(value: Any, name: object) -> Media:  # noqa: ANN401 - matplotlib's, p
         InvalidInputError: It can't be drawn in this form.
         InvalidTypeError: It is no figure.
     """
-    return cast("Media", made("the figure", lambda: _figure(value, name)))
+    return made("the figure", lambda: _figure(value, name))
 
 
 def _figure(value: Any, name: object) -> Media:  # noqa: ANN401 - matplotlib's, plotly's
@@ -76,18 +78,18 @@ def _figure(value: Any, name: object) -> Media:  # noqa: ANN401 - matplotlib's, 
     # Without the time of the call, the same figure is the same content.
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     target = io.BytesIO()
-    made("the figure", lambda: drawn.savefig(target, format=form, metadata=dates))
+    drawn.savefig(target, format=form, metadata=dates)
     return _media(chosen, target.getvalue())
 
 
 def _of_plotly(value: Any, name: str) -> Media:  # noqa: ANN401 - plotly's
     form = _suffix(name)[1:]
     if form == "json":
-        content = made("the figure", lambda: str(value.to_json()).encode())
+        content = str(value.to_json()).encode()
     elif form in {"html", "htm"}:
-        content = made("the figure", lambda: str(value.to_html(include_plotlyjs=True)).encode())
+        content = str(value.to_html(include_plotlyjs=True)).encode()
     else:
-        content = made("the figure", lambda: bytes(value.to_image(format=form)))
+        content = bytes(value.to_image(format=form))
     return _media(name, content)
 
 
@@ -104,7 +106,7 @@ def image(value: Any, name: object) -> Media:  # noqa: ANN401 - Pillow's, arrays
         InvalidInputError: The array has another shape, or other values; Pillow refuses the form.
         InvalidTypeError: It is no image.
     """
-    return cast("Media", made("the image", lambda: _image(value, name)))
+    return made("the image", lambda: _image(value, name))
 
 
 def _image(value: Any, name: object) -> Media:  # noqa: ANN401 - Pillow's, arrays of any library
@@ -112,7 +114,7 @@ def _image(value: Any, name: object) -> Media:  # noqa: ANN401 - Pillow's, array
     if callable(getattr(value, "save", None)) and hasattr(value, "mode"):
         form = {".jpg": "jpeg", ".tif": "tiff"}.get(_suffix(chosen), _suffix(chosen)[1:])
         target = io.BytesIO()
-        made("the image", lambda: value.save(target, format=form))
+        value.save(target, format=form)
         return _media(chosen, target.getvalue())
     if _suffix(chosen) != ".png":
         raise InvalidInputError(
@@ -145,7 +147,7 @@ def document(value: object, name: object) -> Media:
         InvalidTypeError: It is no mapping, object or list.
         MissingExtraError: The name asks for YAML, and PyYAML is not installed.
     """
-    return cast("Media", made("the document", lambda: _document(value, name)))
+    return made("the document", lambda: _document(value, name))
 
 
 def _document(value: object, name: object) -> Media:
@@ -178,7 +180,7 @@ def at_step(name: str, step: int | None) -> str:
     return f"{name.removesuffix(suffix)}/step-{step:06d}{suffix}"
 
 
-def made(what: str, make: Any) -> Any:  # noqa: ANN401
+def made(what: str, make: Callable[[], T]) -> T:
     """Return what is made of foreign objects, which may fail with any exception.
 
     Raises:
@@ -222,7 +224,7 @@ def _pixels(value: Any) -> Any:  # noqa: ANN401 - NumPy's
         raise InvalidTypeError(
             f"an image is Pillow's or an array, not {type(value).__name__}; {_NOTHING}"
         )
-    array = made("the image", lambda: _array(value, is_torch=is_torch))
+    array = _array(value, is_torch=is_torch)
     if array.ndim == 2:  # noqa: PLR2004 - without channels
         array = array[:, :, None]
     in_front = array.ndim == 3 and array.shape[0] in _CHANNELS  # noqa: PLR2004
@@ -302,7 +304,7 @@ def _plain(value: Any, above: frozenset[int]) -> Any:  # noqa: ANN401 - whatever
         return _number(float(value))
     members = shapes.members(value)
     if members is None and hasattr(value, "tolist"):
-        value = made("the document", value.tolist)
+        value = value.tolist()
     is_list = isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, (bytes, range))
     if members is None and not is_list:
         return _text(value)
@@ -326,7 +328,7 @@ def _number(number: float) -> float | str:
 def _text(value: object) -> str:
     if isinstance(value, (str, date, PurePath)):
         return value.isoformat() if isinstance(value, date) else str(value)
-    return str(made("the document", lambda: str(value)))
+    return str(value)
 
 
 def rows_of(value: object) -> Mapping[str, list[Any]] | None:
