@@ -475,14 +475,21 @@ def open_journal(
     journal: str | os.PathLike[str] | Journal | None,
     settings: Settings,
     on_journal_error: OnJournalError,
+    *,
+    create: bool = True,
 ) -> tuple[Journal, bool]:
     """Return the journal to write to, and whether this call opened it."""
     provenance.ask(context=settings.configuration.context, redact=settings.redact)
     if isinstance(journal, Journal):
         return journal, False
-    return Journal.open(
-        journal, durability=settings.durability, on_journal_error=on_journal_error, appending=True
-    ), True
+    opened = Journal.open(
+        journal,
+        durability=settings.durability,
+        on_journal_error=on_journal_error,
+        create=create,
+        appending=True,
+    )
+    return opened, True
 
 
 @contextlib.contextmanager

@@ -454,8 +454,8 @@ class Tracker(RunLog):
             self._lineage_tracker,
         )
         settings = replace(self._settings, boto3_session=None, sagemaker_client=None, sync="off")
-        how = (os.fspath(self._journal.path), settings.durability, self._journal.on_journal_error)
-        return _elsewhere, (self.trial_component.trial_component_name, how, settings, *own)
+        how = (os.fspath(self._journal.path), settings, self._journal.on_journal_error)
+        return _elsewhere, (self.trial_component.trial_component_name, how, *own)
 
     def __str__(self) -> str:
         """Return the component's name, so that other libraries take the tracker for it."""
@@ -546,18 +546,14 @@ class Tracker(RunLog):
 
 def _elsewhere(
     name: str,
-    how: tuple[str, Durability, OnJournalError],
-    settings: Settings,
+    how: tuple[str, Settings, OnJournalError],
     metrics_writer: MetricsWriter | None,
     artifact_uploader: ArtifactUploader | None,
     lineage_artifact_tracker: LineageArtifactTracker | None,
 ) -> Tracker:
     """Rebuild a pickled tracker in the process that received it."""
-    path, durability, on_journal_error = how
-    provenance.ask(context=settings.configuration.context, redact=settings.redact)
-    journal = Journal.open(
-        path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True
-    )
+    path, settings, on_journal_error = how
+    journal, owned = open_journal(path, settings, on_journal_error, create=False)
     tracker = Tracker(
         TrialComponent(journal, journal.component(name), name),
         metrics_writer,
@@ -565,6 +561,6 @@ def _elsewhere(
         lineage_artifact_tracker,
         _settings=settings,
     )
-    tracker._owns_journal = True  # noqa: SLF001 - this module's own
+    tracker._owns_journal = owned  # noqa: SLF001 - this module's own
     tracker._delivery.leave_to_others()  # noqa: SLF001
     return tracker
