@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from journaltrack.journal.vocabulary import REDACTED
 from journaltrack.util import patterns
 from journaltrack.util.text import without_secrets
 
@@ -73,7 +74,6 @@ _NOTEBOOK_VARIABLE: Final = "JPY_SESSION_NAME"
 """Jupyter's server sets it for a kernel: the notebook's path."""
 _NOTEBOOK_NAME: Final = "__vsc_ipynb_file__"
 """VS Code sets it in the notebook's own namespace."""
-REDACTED: Final = "[redacted]"
 _TEXT_CHARS_MAX: Final = 2_000
 """Ours: of a variable, an argument, a path."""
 _LOOKED_AT_MAX: Final = 16_384

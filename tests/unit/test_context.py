@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import context
-from journaltrack.journal.context import REDACTED, Guard, facts_of, installed, text_of
+from journaltrack.journal.context import Guard, facts_of, installed, text_of
+from journaltrack.journal.vocabulary import REDACTED
 from journaltrack.tracking.settings import name_for, name_of_this_job
 
 SECRET = "s3kr1t-Value"
