@@ -106,7 +106,7 @@ class Run:
             if name is not None:
                 validation.entity_name(name, what)
         self.name = _name(launch)
-        self.journal = paths.journal_folder(launch.journal).absolute()
+        self.journal = paths.journal_folder(launch.journal)
         self.rank = process.rank()
         self.system_s = system_seconds(launch.system_metrics, settings)
 
