@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -485,6 +486,13 @@ def parameter_of(entry: Entry) -> str | float | None:
     if isinstance(exact, str) and exact in {"nan", "inf", "-inf"}:
         return float(exact)
     return str(detail.get("text", exact))
+
+
+def sent_parameter(value: str | float | None) -> str | float:
+    """Return a parameter as SageMaker has it: None, NaN and infinity as their text."""
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return value
+    return str(value)
 
 
 def artifact(

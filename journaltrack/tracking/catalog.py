@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import operator
 import os
 import re
@@ -329,17 +328,11 @@ def _services() -> Services:
     return Tracker.services
 
 
-def _value(parameter: str | float | None) -> dict[str, str | float]:
-    """Return a parameter as SageMaker has it: None, NaN and infinity as their text."""
-    if isinstance(parameter, (int, float)) and math.isfinite(parameter):
-        return {"NumberValue": parameter}
-    return {"StringValue": str(parameter)}
-
-
 def _shape(component: TrialComponent) -> dict[str, Any]:
     """Return a component of the journal as SageMaker would describe it."""
     status = component.status
     source = component.source
+    sent = {name: vocabulary.sent_parameter(each) for name, each in component.parameters.items()}
     return {
         "TrialComponentName": component.trial_component_name,
         "TrialComponentArn": component.trial_component_arn,
@@ -350,7 +343,10 @@ def _shape(component: TrialComponent) -> dict[str, Any]:
         "EndTime": component.end_time,
         "CreationTime": component.creation_time or _first_seen(component),
         "LastModifiedTime": component.last_modified_time or _last_entry(component),
-        "Parameters": {name: _value(each) for name, each in component.parameters.items()},
+        "Parameters": {
+            name: {"StringValue" if isinstance(each, str) else "NumberValue": each}
+            for name, each in sent.items()
+        },
         "InputArtifacts": {
             name: present(Value=each.value, MediaType=each.media_type)
             for name, each in component.input_artifacts.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from numbers import Number
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.compat.smexperiments import _base_types
 from journaltrack.errors import InvalidInputError
+from journaltrack.journal import vocabulary
 from journaltrack.tracking import trial_component
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class TrialComponent(trial_component.TrialComponent):
     def _own_parameters(self) -> dict[str, str | float | None]:
         """Return what the original would have sent: None, NaN and infinity as their text."""
         return {
-            name: value
-            if isinstance(value, str) or (value is not None and math.isfinite(value))
-            else str(value)
+            name: vocabulary.sent_parameter(value)
             for name, value in super()._own_parameters().items()
         }
 
