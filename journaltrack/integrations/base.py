@@ -88,6 +88,11 @@ def checkpoints_kept(wanted: object) -> str:
     return str(found)
 
 
+def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by names that begin with a prefix."""
+    return {f"{prefix}{name}": value for name, value in values.items()}
+
+
 class UnendedError(Exception):
     """Training began, and the process exits without an end of it."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from keras.callbacks import Callback
 
 from journaltrack.errors import InvalidInputError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,15 +89,13 @@ class JournaltrackCallback(Logs, Callback):
         """Record the values of a batch, if wanted."""
         step, self._batches = self._batches, self._batches + 1
         if self._records and self._every_batches and step % self._every_batches == 0:
-            self._run.log_metrics(
-                {f"batch_{name}": each for name, each in (logs or {}).items()}, step
-            )
+            self._run.log_metrics(prefixed("batch_", logs or {}), step)
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Record the values of an ``evaluate`` outside of ``fit``, and end the run again."""
         # Inside of ``fit`` they come at the end of the epoch.
         if not self._run.is_training and logs and is_rank_zero():
-            self._run.log_metrics({f"test_{name}": each for name, each in logs.items()})
+            self._run.log_metrics(prefixed("test_", logs))
             self._run.end()
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:

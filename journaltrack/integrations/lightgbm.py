@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from journaltrack.tracking.tracker import Tracker
@@ -80,4 +80,4 @@ class JournaltrackCallback(Logs):
     def _log_parameters(self, env: Any) -> None:
         rounds = env.end_iteration - env.begin_iteration
         given = {"num_iterations": rounds, **(env.params or {})}
-        self._run.log_parameters({f"{self._prefix}{name}": given[name] for name in given})
+        self._run.log_parameters(prefixed(self._prefix, given))

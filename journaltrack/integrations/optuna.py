@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
 from journaltrack.tracking import validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from types import TracebackType
 
     from journaltrack.tracking.tracker import Tracker
@@ -212,7 +212,7 @@ class JournaltrackCallback(Logs):
                 self._end_trial(trial)
             self._log_choices(trial)
             self._run.log_metrics(
-                _prefixed(self._prefix, self._points(trial)), trial.number, trial.datetime_complete
+                prefixed(self._prefix, self._points(trial)), trial.number, trial.datetime_complete
             )
             self._recorded.add(_key(trial))
 
@@ -278,7 +278,7 @@ class JournaltrackCallback(Logs):
             found |= dict(
                 zip((f"best/{n}" for n in self._objectives), best[0].values, strict=False)
             )
-        self._run.log_parameters(_prefixed(self._prefix, found))
+        self._run.log_parameters(prefixed(self._prefix, found))
         rows = [self._row(trial) for trial in trials]
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
@@ -289,11 +289,11 @@ class JournaltrackCallback(Logs):
             "number": trial.number,
             "state": trial.state.name,
             **dict(zip(self._objectives, trial.values or (), strict=False)),
-            **_prefixed("params/", trial.params),
+            **prefixed("params/", trial.params),
             "datetime_start": trial.datetime_start,
             "datetime_complete": trial.datetime_complete,
             "intermediate_values": json.dumps(trial.intermediate_values),
-            **_prefixed("user_attrs/", trial.user_attrs),
+            **prefixed("user_attrs/", trial.user_attrs),
         }
 
     # -- runs of trials --------------------------------------------------------------------
@@ -319,7 +319,7 @@ class JournaltrackCallback(Logs):
             run.log_metrics({"intermediate": value}, step, at)
         if trial.values is not None and trial.state.name == _COMPLETE:
             run.log_metrics(dict(zip(self._objectives, trial.values, strict=False)), None, at)
-        run.log_parameters(_prefixed("user_attrs/", trial.user_attrs))
+        run.log_parameters(prefixed("user_attrs/", trial.user_attrs))
         if trial.state.name == _PRUNED:
             run.hand_over(f"Optuna pruned the trial at step {trial.last_step}")
             tracker.close()
@@ -339,10 +339,6 @@ def _key(trial: Any) -> tuple[int, int]:
     """Return what tells a trial from another one of its number, of another study."""
     at = trial.datetime_complete
     return trial.number, 0 if at is None else validation.timestamp_ns(at)
-
-
-def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 def _choices(distribution: Any) -> list[Any] | None:

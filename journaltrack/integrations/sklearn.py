@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from journaltrack.errors import InvalidInputError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ class JournaltrackCallback(Logs):
             # A fit in an `except` block has that exception from the beginning.
             self._outer_error = sys.exc_info()[1]
             self._run.is_training = _is_outermost(context)
-            self._run.log_parameters(_prefixed(self._prefix, _settings(estimator)))
+            self._run.log_parameters(prefixed(self._prefix, _settings(estimator)))
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         """Note when a task begins."""
@@ -137,7 +137,7 @@ class JournaltrackCallback(Logs):
         began_at, name = self._began_at.pop(context, None), _task(context)
         if name and is_rank_zero():
             took = {} if began_at is None else {"duration_s": time.perf_counter() - began_at}
-            points = _prefixed(f"{self._prefix}{name}/", {**took, **values})
+            points = prefixed(f"{self._prefix}{name}/", {**took, **values})
             self._run.log_metrics(points, context.task_id)
 
 
@@ -206,10 +206,6 @@ def _task(context: Any) -> str:
     return "/".join(reversed(parts))
 
 
-def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}{name}": value for name, value in values.items()}
-
-
 def _settings(estimator: Any) -> dict[str, Any]:
     """Return an estimator's class and parameters; of estimators among them the class."""
     found: dict[str, Any] = {"estimator": type(estimator).__name__}
@@ -234,16 +230,16 @@ def _log_results(run: FrameworkRun, search: Any, prefix: str) -> None:
         "splits": getattr(search, "n_splits_", None),
         **_settings(search),
         # Of several scores without `refit` there is no best.
-        **_prefixed("best/", getattr(search, "best_params_", {})),
+        **prefixed("best/", getattr(search, "best_params_", {})),
     }
-    run.log_parameters(_prefixed(prefix, values))
+    run.log_parameters(prefixed(prefix, values))
     if best is not None:
         scores = {
             name: results[name][best]
             for name in results
             if name.startswith(("mean_", "std_")) and "time" not in name
         }
-        run.log_metrics(_prefixed(f"{prefix}best/", scores))
+        run.log_metrics(prefixed(f"{prefix}best/", scores))
     table = {name: _column(column) for name, column in results.items() if name != "params"}
     run.tracker.log_table(f"{prefix}cv_results", table)
 

@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,7 +97,7 @@ class SummaryWriter(Logs):
     ) -> None:
         """Record a point for each tag, named ``main_tag/tag``."""
         if self._is_here():
-            values = {f"{main_tag}/{tag}": value for tag, value in tag_scalar_dict.items()}
+            values = prefixed(f"{main_tag}/", tag_scalar_dict)
             self._run.log_metrics(values, global_step, walltime)
 
     def add_hparams(

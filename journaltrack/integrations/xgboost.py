@@ -19,7 +19,7 @@ import xgboost
 from xgboost.callback import TrainingCallback
 from xgboost.core import XGBoostError
 
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,7 +128,7 @@ class JournaltrackCallback(Logs, TrainingCallback):
             self._run.log_metrics(values, self._next_step)
 
     def _log_parameters(self, parameters: Mapping[str, Any]) -> None:
-        self._run.log_parameters({f"{self._prefix}{name}": parameters[name] for name in parameters})
+        self._run.log_parameters(prefixed(self._prefix, parameters))
 
 
 def _booster(model: Any) -> Any:
