@@ -10,7 +10,6 @@ is recorded at the end.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from xgboost.callback import TrainingCallback
 from xgboost.core import XGBoostError
 
 from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.tracking import validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -154,7 +154,7 @@ def _rounds(booster: Any) -> int:
 def _best(booster: Any) -> dict[str, Any]:
     """Return what early stopping found. A model has it as text."""
     texts = {name: booster.attr(name) for name in ("best_iteration", "best_score")}
-    return {name: _number(text) for name, text in texts.items() if text is not None}
+    return {name: validation.number_in(text) for name, text in texts.items() if text is not None}
 
 
 def _parameters(booster: Any) -> dict[str, Any]:
@@ -183,12 +183,5 @@ def _leaves(section: Mapping[str, Any], *, is_wanted: bool = False) -> Iterator[
 
 def _setting(text: str) -> Any:
     """Return a setting. XGBoost keeps 0.3 in 32 bits, and writes it as "0.300000012"."""
-    value = _number(text)
+    value = validation.number_in(text)
     return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-def _number(text: str) -> Any:
-    for read in (int, float):
-        with contextlib.suppress(ValueError):
-            return read(text)
-    return text

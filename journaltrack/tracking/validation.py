@@ -164,7 +164,7 @@ def metric_value(value: object) -> float | int:
     # Each library has its own error for an array of several elements, and a foreign object may
     # raise anything.
     with contextlib.suppress(Exception):
-        value = _number_in(scalar(value))
+        value = number_in(scalar(value))
         if not _is_time(value):
             if isinstance(value, numbers.Integral):
                 return int(value)
@@ -285,7 +285,7 @@ def timestamp_ns(value: object) -> int:
     elif _kind(value) == "M":
         nanoseconds = _of_datetime64(value)
     else:
-        value = _number_in(scalar(value))
+        value = number_in(scalar(value))
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_time(value):
             kind = type(value).__name__
             raise InvalidTypeError(
@@ -467,7 +467,7 @@ def brief(value: object) -> str:
 _BRIEF_CHARS_MAX: Final = 60
 
 
-def _number_in(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
+def number_in(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
     """Return the number that a text spells. Any other value is returned as it is."""
     if isinstance(value, str):
         # An integer keeps all its digits. int() also refuses more digits than Python converts.
