@@ -141,6 +141,11 @@ def suggested_name(name: str) -> str:
     return plain[:NAME_CHARS_MAX].rstrip("-") or "run"
 
 
+def with_end(name: str, end: str) -> str:
+    """Return a name that SageMaker allows with an end, for which the name is cut if need be."""
+    return name[: NAME_CHARS_MAX - len(end)].rstrip("-") + end
+
+
 def _ascii(name: str) -> str:
     decomposed = unicodedata.normalize("NFKD", name[: 4 * NAME_CHARS_MAX])
     return decomposed.encode("ascii", "ignore").decode()

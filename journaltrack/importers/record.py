@@ -383,8 +383,7 @@ class _Names:
 
     def _new(self, base: str, key: str) -> _Place:
         """Return a place for a new run, under a name that is free."""
-        room = limits.NAME_CHARS_MAX - _KEY_CHARS - 1
-        ended = f"{base[:room].rstrip('-')}-{key[:_KEY_CHARS]}"
+        ended = limits.with_end(base, f"-{key[:_KEY_CHARS]}")
         more = (f"run-{key}-{number}" for number in itertools.count(2))
         names = itertools.chain((base, ended, f"run-{key}"), more)
         name = next(each for each in names if each not in self._taken)

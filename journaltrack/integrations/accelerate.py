@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker, on_main_process
 
-from journaltrack import limits
-from journaltrack.integrations.base import FrameworkRun, Logs
+from journaltrack.integrations.base import FrameworkRun, Logs, with_base_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,9 +48,8 @@ class JournaltrackTracker(Logs, GeneralTracker):
         **options: Any,
     ) -> None:
         super().__init__()
-        named = {"trial_component_name", "base_trial_component_name"} & set(options)
-        if run_name and tracker is None and not named and not options.get("resume"):
-            options["base_trial_component_name"] = limits.suggested_name(run_name)
+        if run_name and tracker is None:
+            options = with_base_name(options, run_name)
         self._run = FrameworkRun(tracker, options)
 
     @on_main_process

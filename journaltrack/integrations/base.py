@@ -93,6 +93,23 @@ def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}{name}": value for name, value in values.items()}
 
 
+def with_name(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return arguments of ``Tracker.create`` for a run of this name instead of theirs."""
+    kept = {key: options[key] for key in options if key != "base_trial_component_name"}
+    return kept | {"trial_component_name": name}
+
+
+def with_base_name(options: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return arguments of ``Tracker.create`` whose run's name begins with a text.
+
+    A name that they have, or a run that they continue, comes first.
+    """
+    is_named = {"trial_component_name", "base_trial_component_name"} & options.keys()
+    if is_named or options.get("resume"):
+        return dict(options)
+    return {**options, "base_trial_component_name": limits.suggested_name(text)}
+
+
 class UnendedError(Exception):
     """Training began, and the process exits without an end of it."""
 

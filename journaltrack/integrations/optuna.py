@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed, with_name
 from journaltrack.tracking import validation
 
 if TYPE_CHECKING:
@@ -167,10 +167,10 @@ class JournaltrackCallback(Logs):
         name = study.user_attrs.get(RUN)
         if not self._is_named and not self._run.is_made:
             base = limits.suggested_name(study.study_name).lower()
-            options = {"base_trial_component_name": base, **self._options}
-            if name is not None:
-                del options["base_trial_component_name"]
-                options |= {"trial_component_name": name, "resume": True}
+            if name is None:
+                options = {"base_trial_component_name": base, **self._options}
+            else:
+                options = {**with_name(self._options, name), "resume": True}
             self._run = FrameworkRun(None, options)
         if name is None:
             try:
@@ -302,11 +302,9 @@ class JournaltrackCallback(Logs):
         """Return the run of a trial, which may be over already."""
         run = self._trial_runs.get(trial.number)
         if run is None:
-            suffix = f"-trial-{trial.number:05d}"
-            base = self._run.name[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-")
-            options = {**self._options, "trial_component_name": base + suffix, "resume": True}
-            options.pop("base_trial_component_name", None)
-            run = self._trial_runs[trial.number] = FrameworkRun(None, options)
+            name = limits.with_end(self._run.name, f"-trial-{trial.number:05d}")
+            run = FrameworkRun(None, {**with_name(self._options, name), "resume": True})
+            self._trial_runs[trial.number] = run
         return run
 
     def _end_trial(self, trial: Any) -> None:

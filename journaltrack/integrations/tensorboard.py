@@ -15,8 +15,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import limits
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.integrations.base import (
+    FrameworkRun,
+    Logs,
+    is_rank_zero,
+    prefixed,
+    with_base_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,9 +61,8 @@ class SummaryWriter(Logs):
         **options: Any,
     ) -> None:
         place = os.path.basename(os.fspath(log_dir).rstrip("/")) if log_dir else comment  # noqa: PTH119
-        named = {"trial_component_name", "base_trial_component_name"} & set(options)
-        if place.strip("-_. ") and tracker is None and not named and not options.get("resume"):
-            options["base_trial_component_name"] = limits.suggested_name(place)
+        if place.strip("-_. ") and tracker is None:
+            options = with_base_name(options, place)
         self._run = FrameworkRun(tracker, options)
         self._log_dir = os.fspath(log_dir) if log_dir else f"runs/{self._run.name}"
         self._records: bool | None = None

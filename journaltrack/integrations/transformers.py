@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from transformers import TrainerCallback
 
 from journaltrack import limits
-from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept
+from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, with_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,11 +146,8 @@ class JournaltrackCallback(Logs, TrainerCallback):
         """Begin a run for a trial of a search, and end the one before."""
         self._run.end()
         self._trials += 1
-        end = f"-{self._trials}"
-        name = f"{str(self._first)[: limits.NAME_CHARS_MAX - len(end)]}{end}"
-        options = {**self._options, "trial_component_name": name}
-        options.pop("base_trial_component_name", None)
-        self._run = FrameworkRun(None, options, epoch="train/epoch")
+        name = limits.with_end(str(self._first), f"-{self._trials}")
+        self._run = FrameworkRun(None, with_name(self._options, name), epoch="train/epoch")
 
     def _record(self, documents: Mapping[str, Any]) -> None:
         """Record documents as JSON artifacts."""

@@ -312,7 +312,7 @@ def name_for(
         else _lower(validation.entity_name(base, "base trial component name"))
     )
     suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
-    return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
+    return limits.with_end(base, suffix)
 
 
 def run_of_launch(*, resume: bool = True) -> str | None:
@@ -417,7 +417,7 @@ def name_of_this_job(environ: Mapping[str, str] = os.environ) -> str | None:
     if len(mended) > limits.NAME_CHARS_MAX:
         # Cut, but not to the name of another task.
         digest = hashlib.sha256(found.encode()).hexdigest()[:12]
-        mended = f"{mended[: limits.NAME_CHARS_MAX - 13].rstrip('-')}-{digest}"
+        mended = limits.with_end(mended, f"-{digest}")
     return mended or None
 
 
