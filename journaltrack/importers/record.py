@@ -59,6 +59,7 @@ from journaltrack.tracking.finish import FINAL_STATUSES
 from journaltrack.tracking.run_log import RunLog
 from journaltrack.tracking.settings import settings_of
 from journaltrack.tracking.trial_component import TrialComponent
+from journaltrack.tracking.writers import Notices
 from journaltrack.util import patterns
 from journaltrack.util.digest import digest_of
 
@@ -476,10 +477,7 @@ class Target(RunLog):
         self._untimed_ns = untimed_ns
         self._points: list[Draft] = []
         self._problems: dict[str, str | None] = {}
-        self._all = journal
-        # RunLog records and warns; here only what is lacking is recorded, and the summary tells.
-        self._journal = _Lacking(self._state_of)  # type: ignore[assignment]
-        self._notices = _Told(told)  # type: ignore[assignment]
+        self._notices = _Told(told)
         now_ns = time.time_ns()
         self._window_ns = (
             now_ns - limits.METRIC_AGE_MAX_S * 10**9,
@@ -565,7 +563,7 @@ class Target(RunLog):
         """Record in one transaction the drafts that the journal lacks, and return them."""
         known = self.known
         new = [draft for draft in drafts if known.is_new(draft)]
-        while new and not self._all.append_if(known.is_current, self._id, new):
+        while new and not self._journal.append_if(known.is_current, self._id, new):
             # Another process imports into the run, too.
             known.look_again()
             new = [draft for draft in new if known.is_new(draft)]
@@ -574,7 +572,8 @@ class Target(RunLog):
 
     # -- all else ----------------------------------------------------------------------------------
 
-    def _state_of(self, drafts: Sequence[Draft]) -> None:
+    def _write(self, drafts: Sequence[Draft]) -> None:
+        """Record what the journal lacks of it."""
         self.told.state += len(self._append_new(drafts))
 
     def _state(self, item: Item) -> None:
@@ -650,31 +649,17 @@ class Target(RunLog):
         self.told.left_out.add(LeftOut(what, why, example, is_harm=is_harm))
 
 
-class _Lacking:
-    """Stand for the journal where a tracker appends to it.
-
-    Args:
-        record: Records drafts that the journal lacks.
-    """
-
-    def __init__(self, record: Callable[[Sequence[Draft]], None]) -> None:
-        self._record = record
-
-    def append(self, _component_id: int, drafts: Sequence[Draft]) -> None:
-        """Record what the journal lacks."""
-        self._record(drafts)
-
-
-class _Told:
+class _Told(Notices):
     """Tell what a tracker would warn of in the summary."""
 
     def __init__(self, told: ImportedRun) -> None:
-        self._told = told
+        super().__init__()
+        self._noted = told.noted
 
-    def tell(self, drafts: Iterable[Draft], notices: Iterable[Notice] = ()) -> None:
+    def tell(self, drafts: Iterable[Draft], others: Iterable[Notice] = ()) -> None:
         """Count what is recorded, but can't be delivered."""
         for draft in drafts:
             if draft.undeliverable is not None:
-                self._told.noted.add(LeftOut(draft.kind, draft.undeliverable, draft.name or ""))
-        for notice in notices:
-            self._told.noted.add(LeftOut(notice.kind, notice.text, notice.name))
+                self._noted.add(LeftOut(draft.kind, draft.undeliverable, draft.name or ""))
+        for notice in others:
+            self._noted.add(LeftOut(notice.kind, notice.text, notice.name))

@@ -540,9 +540,13 @@ class RunLog:
                 else draft
                 for draft in checked
             ]
-            self._journal.append(self._id, recorded)
+            self._write(recorded)
         self._drafter.recorded(checked)
         return checked
+
+    def _write(self, drafts: Sequence[Draft]) -> None:
+        """Append drafts to the journal in one transaction."""
+        self._journal.append(self._id, drafts)
 
     def _record_kept(self, files: Sequence[Kept], notices: Sequence[Notice] = ()) -> None:
         """Record kept files in one transaction, then give the notices."""
