@@ -1,8 +1,8 @@
 """Say what an importer finds: runs, and a stream of items of each. Values only.
 
-An importer knows one format and no journal. The core (``record``) knows journals and no format. An
-item is one thing to record, or one thing that was left out, with the reason. Nothing is left out
-silently.
+An importer knows one format and no journal. The core (``record``, ``target``) knows journals and no
+format. An item is one thing to record, or one thing that was left out, with the reason. Nothing is
+left out silently.
 """
 
 from __future__ import annotations

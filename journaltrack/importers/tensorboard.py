@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import InvalidInputError, MissingExtraError
-from journaltrack.importers.record import ImportedRun, Target
 from journaltrack.importers.source import (
     READ_EVERY_BYTES,
     Content,
@@ -36,6 +35,7 @@ from journaltrack.importers.source import (
     digest,
     found_at,
 )
+from journaltrack.importers.target import ImportedRun, Target
 from journaltrack.journal.view import iso_seconds
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import journaltrack
 from journaltrack import Journal, Tracker
 from journaltrack.cli import main
 from journaltrack.errors import InvalidInputError
-from journaltrack.importers.record import BATCH, import_source
+from journaltrack.importers.record import import_source
 from journaltrack.importers.source import (
     Content,
     LeftOut,
@@ -32,6 +32,7 @@ from journaltrack.importers.source import (
     Status,
     Tags,
 )
+from journaltrack.importers.target import BATCH
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.retention.prune import prune
