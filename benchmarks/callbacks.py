@@ -8,13 +8,11 @@ that costs nothing, with its storage in SQLite.
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import Result, Run, Side, Values, compare, take_turns
+from benchmarks.measure import Result, Run, Side, Values, compare, own_folder, take_turns
 
 OPTIONS = {"trial_component_name": "run", "journal": "journal", "sync": "off"}
 CSV_ROW = "a flushed CSV row"
@@ -108,8 +106,7 @@ def xgboost(rounds: int, ours: bool) -> Values:
 
     from journaltrack.integrations.xgboost import JournaltrackCallback
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with own_folder():
         x, y = _data()
         sets = [library.DMatrix(x[:1000], y[:1000]), library.DMatrix(x[1000:], y[1000:])]
         rows = Rows()
@@ -132,7 +129,6 @@ def xgboost(rounds: int, ours: bool) -> Values:
             callbacks=[callback],
         )
         training_s = time.perf_counter() - began
-        os.chdir("/")
     return timed.values(training_s)
 
 
@@ -142,8 +138,7 @@ def lightgbm(rounds: int, ours: bool) -> Values:
 
     from journaltrack.integrations.lightgbm import JournaltrackCallback
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with own_folder():
         x, y = _data()
         train = library.Dataset(x[:1000], y[:1000], free_raw_data=False)
         rows = Rows()
@@ -167,7 +162,6 @@ def lightgbm(rounds: int, ours: bool) -> Values:
             callbacks=[timed],
         )
         training_s = time.perf_counter() - began
-        os.chdir("/")
     return timed.values(training_s)
 
 
@@ -178,8 +172,7 @@ def optuna(rounds: int, ours: bool) -> Values:
     from journaltrack.integrations.optuna import JournaltrackCallback
 
     library.logging.set_verbosity(library.logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with own_folder():
         sampler = library.samplers.RandomSampler(seed=0)
         study = library.create_study(storage="sqlite:///study.db", sampler=sampler)
 
@@ -192,6 +185,5 @@ def optuna(rounds: int, ours: bool) -> Values:
         began = time.perf_counter()
         study.optimize(objective, rounds, callbacks=[timed] if ours else [])
         training_s = time.perf_counter() - began
-        os.chdir("/")
     values = timed.values(training_s)
     return values if ours else {"call_us": training_s / rounds * 1e6, "share_percent": 100.0}

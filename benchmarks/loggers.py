@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.measure import Result, Run, Side, Values, compare, say, take_turns
+from benchmarks.measure import Result, Run, Side, Values, compare, own_folder, say, take_turns
 
 FRAMEWORKS = {
     "lightning": "CSVLogger",
@@ -57,8 +56,7 @@ def run(run: Run) -> list[Result]:
 
 def measure(framework: str, ours: bool, steps: int) -> Values:
     """Log so many steps; microseconds per step."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with own_folder():
         step = _SIDES[framework](ours)
         for number in range(10):
             step(number, {"loss": 1.0, "accuracy": 0.5, "rate": 0.1})
@@ -66,7 +64,6 @@ def measure(framework: str, ours: bool, steps: int) -> Values:
         for number in range(10, 10 + steps):
             step(number, {"loss": 1 / number, "accuracy": 1 - 1 / number, "rate": 0.1})
         took, cpu = time.perf_counter() - began, time.process_time() - busy
-        os.chdir("/")
     return {"step_us": took / steps * 1e6, "step_cpu_us": cpu / steps * 1e6}
 
 

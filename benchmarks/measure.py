@@ -16,6 +16,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -168,6 +169,17 @@ def compare(
         target,
         better,
     )
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[None]:
+    """Work in a new folder, which is removed at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir("/")
 
 
 def child(target: str, **arguments: Any) -> Values:
