@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
+from journaltrack.util import paths
 
 _EXAMPLES_MAX: Final = 3
 READ_EVERY_BYTES: Final = 1 << 18
@@ -196,7 +197,7 @@ def found_at(path: str | os.PathLike[str]) -> Path:
     Raises:
         InvalidInputError: Nothing is there.
     """
-    found = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - links stay as they are
+    found = Path(os.path.abspath(paths.expanded(path)))  # noqa: PTH100 - links stay as they are
     if not found.exists():
         raise InvalidInputError(
             f"there is nothing at {found}; nothing was imported", hint="check the path"
