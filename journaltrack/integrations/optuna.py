@@ -153,7 +153,7 @@ class JournaltrackCallback(Logs):
             ["value"] if many == 1 else [f"value-{number}" for number in range(many)]
         )
         self._recorded, self._best = self._read(), None
-        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        trials = _finished(study)
         # Of a run that the study knows, and this journal does not, another journal has the trials.
         is_elsewhere = known and not self._recorded
         for trial in trials:
@@ -192,12 +192,12 @@ class JournaltrackCallback(Logs):
         except JournalError:
             return set()
 
-    def _failed(self) -> list[Any]:
+    def _failed(self, trials: Iterable[Any]) -> list[Any]:
         """Return the failed trials of this block. Optuna calls no callback for one that raised."""
         self._recorded |= self._read()
         return [
             trial
-            for trial in self._study.get_trials(deepcopy=False)
+            for trial in trials
             if trial.state.name == _FAILED
             and trial.datetime_complete is not None
             and trial.datetime_complete >= self._since
@@ -258,9 +258,9 @@ class JournaltrackCallback(Logs):
         study = self._study
         if study is None:
             return
+        trials = _finished(study)
         if error is not None:
-            self._record(self._failed())
-        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+            self._record(self._failed(trials))
         if not trials:
             return
         # A study without a complete, feasible trial has no best one.
@@ -331,6 +331,11 @@ def _beside(tracker: Tracker) -> dict[str, Any]:
     """Return the arguments for runs beside that of a tracker."""
     settings = tracker._settings  # noqa: SLF001 - the package's own
     return {"journal": tracker.trial_component.journal, "sync": settings.sync}
+
+
+def _finished(study: Any) -> list[Any]:
+    """Return the trials of a study that are over."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
 def _key(trial: Any) -> tuple[int, int]:
