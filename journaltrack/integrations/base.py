@@ -36,6 +36,7 @@ from journaltrack.tracking.settings import name_for
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.trial_component import TrialComponentStatus
+from journaltrack.util import patterns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,12 @@ Checkpoints: TypeAlias = Literal["last", "best", "all"] | bool | None
 """Which checkpoints to record; True means "last", None and False mean none."""
 CHECKPOINT_FILES_MAX: Final = 40
 """Files that the checkpoints of one logger may have: SageMaker takes 60 outputs of a run."""
+_CALLED: Final = {
+    **dict.fromkeys(("name", "run_name", "run_id", "version", "id"), ("trial_component_name",)),
+    **dict.fromkeys(("project", "project_name", "experiment"), ("experiment_name",)),
+    **dict.fromkeys(("path", "dir", "save_dir", "log_dir"), ("journal",)),
+}
+"""What loggers of others call an argument of ``Tracker.create``."""
 _RANKS: Final = ("OMPI_COMM_WORLD_RANK", "LOCAL_RANK", "NODE_RANK")
 
 
@@ -167,9 +174,18 @@ class FrameworkRun:
         try:
             inspect.signature(Tracker.create).bind(**self._options)
         except TypeError as error:
+            known = [*inspect.signature(Tracker.create).parameters]
+            odd = [name for name in self._options if name not in known]
+            meant = dict.fromkeys(
+                f"{near}="
+                for name in odd
+                for near in _CALLED.get(name) or patterns.near(name, known)
+            )
             raise InvalidTypeError(
                 f"Tracker.create takes no such arguments: {error}; nothing was recorded",
-                hint="help(Tracker.create) has its arguments",
+                hint=f"{patterns.PERHAPS}{' or '.join(meant)}"
+                if meant
+                else "help(Tracker.create) has its arguments",
             ) from error
         given = self._options.get("trial_component_name")
         resume = bool(self._options.get("resume"))
@@ -267,11 +283,15 @@ class FrameworkRun:
 
         Args:
             values: Numbers by name; see ``Tracker.log_metrics``.
-            step: The framework's step: an integer, also as a float or a tensor. None, or one that
-                SageMaker can't take: the points have no step.
+            step: The framework's step, as of ``Tracker.log_metric``. None, or one that SageMaker
+                can't take, such as 1.5: the points have no step.
             timestamp: As of ``Tracker.log_metric``; None, or an impossible one: now.
         """
         tracker = self.tracker
+        if not callable(getattr(values, "items", None)):
+            error = InvalidTypeError(f"metrics must be a mapping, not {type(values).__name__}")
+            self._leave_out_all({"a call's metric": error})
+            return
         if self._epoch in values:
             epoch = validation.scalar(values[self._epoch])
             # Anything else is compared in its own way, or not at all.
@@ -303,8 +323,12 @@ class FrameworkRun:
             except InvalidInputError:
                 # One of them contains itself, or two have one name.
                 return shapes.pairs(parameters, "parameters")
+            except InvalidTypeError as error:
+                left_out["a call's parameter"] = error
+                return []
 
-        self._record(self.tracker.log_parameters, parameters, parts, {})
+        left_out: dict[str, Exception] = {}
+        self._record(self.tracker.log_parameters, parameters, parts, left_out)
 
     def _record(
         self,
@@ -332,8 +356,7 @@ class FrameworkRun:
                     record({name: value})
                 except (InvalidInputError, InvalidTypeError) as refused:  # noqa: PERF203
                     left_out[_shown(name)] = refused
-        for what, why in left_out.items():
-            self.leave_out(what, why)
+        self._leave_out_all(left_out)
 
     def log_media(
         self, kind: str, make: Callable[[], object], name: str, step: object = None
@@ -357,7 +380,13 @@ class FrameworkRun:
             if self._is_strict():
                 raise
             left_out[f"the {kind} {limits.shown(name)}"] = error
+        self._leave_out_all(left_out)
+
+    def _leave_out_all(self, left_out: Mapping[str, Exception]) -> None:
+        """Warn of what is not recorded; a strict tracker raises."""
         for what, why in left_out.items():
+            if self._is_strict():
+                raise why
             self.leave_out(what, why)
 
     def leave_out(self, what: str, why: Exception | str) -> None:
@@ -467,11 +496,9 @@ def _made(kind: str, make: Callable[[], object]) -> object:
 
 def _step(step: object, left_out: dict[str, Exception]) -> int | None:
     """Return a framework's step as a journal takes it; note why it is left out."""
-    found = validation.scalar(step)
     try:
-        # TensorBoard cuts a fraction, too.
-        return validation.step(int(found) if isinstance(found, float) else found)
-    except (JournaltrackError, ValueError, OverflowError) as error:
+        return validation.step(step)
+    except JournaltrackError as error:
         left_out["the step of points"] = error
         return None
 

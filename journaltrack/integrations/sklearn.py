@@ -50,7 +50,10 @@ def log_search(
     if not hasattr(search, "cv_results_"):
         raise InvalidInputError(
             f"{type(search).__name__} has no cv_results_; nothing was recorded",
-            hint="call fit first",
+            hint="call fit first"
+            if hasattr(search, "refit")
+            else "give a fitted search such as GridSearchCV; of any other estimator, use "
+            "Tracker.log_parameters(estimator.get_params())",
         )
     run = FrameworkRun(tracker, options)
     _log_results(run, search, prefix)
@@ -209,7 +212,9 @@ def _task(context: Any) -> str:
 def _settings(estimator: Any) -> dict[str, Any]:
     """Return an estimator's class and parameters; of estimators among them the class."""
     found: dict[str, Any] = {"estimator": type(estimator).__name__}
-    for name, value in estimator.get_params(deep=True).items():
+    # What has the attributes of a search need not be an estimator.
+    get = getattr(estimator, "get_params", dict)
+    for name, value in get(deep=True).items() if get is not dict else ():
         if hasattr(value, "get_params"):
             found[name] = type(value).__name__
         elif isinstance(value, float) and math.isnan(value):

@@ -88,7 +88,7 @@ class SummaryWriter(Logs):
         new_style: bool = False,
         double_precision: bool = False,
     ) -> None:
-        """Record a point. A step of a float is cut; ``walltime`` is its time in seconds."""
+        """Record a point. A step with a fraction is none; ``walltime`` is its time in seconds."""
         if self._is_here():
             self._run.log_metric(tag, scalar_value, global_step, walltime)
 
@@ -101,7 +101,9 @@ class SummaryWriter(Logs):
     ) -> None:
         """Record a point for each tag, named ``main_tag/tag``."""
         if self._is_here():
-            values = prefixed(f"{main_tag}/", tag_scalar_dict)
+            values = tag_scalar_dict
+            if callable(getattr(values, "items", None)):
+                values = prefixed(f"{main_tag}/", values)
             self._run.log_metrics(values, global_step, walltime)
 
     def add_hparams(
@@ -114,7 +116,8 @@ class SummaryWriter(Logs):
     ) -> None:
         """Record parameters and metrics of this run."""
         if self._is_here():
-            self._run.log_parameters(hparam_dict)
+            if hparam_dict is not None:
+                self._run.log_parameters(hparam_dict)
             if metric_dict:
                 self._run.log_metrics(metric_dict, global_step)
 

@@ -236,7 +236,10 @@ class Drafter:
             return vocabulary.redacted(vocabulary.PARAMETER, key)
         if isinstance(given.value, shapes.Unreadable):
             kind = type(given.value.error).__name__
-            raise InvalidInputError(f"it can't be read: {kind}; nothing was recorded")
+            why = (
+                "nobody has set it (???)" if given.value.is_missing else f"it can't be read: {kind}"
+            )
+            raise InvalidInputError(f"{why}; nothing was recorded")
         return vocabulary.parameter(key, validation.parameter_value(given.value))
 
     def _is_secret(self, key: str, given: shapes.Named, separator: str) -> bool:

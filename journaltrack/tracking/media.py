@@ -39,6 +39,8 @@ _NOTHING: Final = "nothing was recorded"
 _CHANNELS: Final = {1: 0, 2: 4, 3: 2, 4: 6}
 """PNG's colour types by channels: gray, gray and alpha, RGB, RGBA (ISO/IEC 15948, 11.2.2)."""
 _YAML: Final = frozenset({".yaml", ".yml"})
+_NO_DOCUMENTS: Final = frozenset({".toml", ".ini", ".cfg", ".xml", ".csv", ".tsv", ".html"})
+"""Suffixes of forms that a document is not written in."""
 _MEDIA_TYPES: Final = {".yaml": "text/yaml", ".yml": "text/yaml", ".md": "text/markdown"}
 """Those that ``mimetypes`` does not know everywhere."""
 
@@ -157,6 +159,11 @@ def _document(value: object, name: object) -> Media:
             f"a document must be a mapping or a list, not {type(value).__name__}; {_NOTHING}"
         )
     chosen = _named(name, ".json")
+    if _suffix(chosen) in _NO_DOCUMENTS:
+        raise InvalidInputError(
+            f"a document is written as JSON or YAML, not as {_suffix(chosen)}; {_NOTHING}",
+            hint="give a name that ends in .json or .yaml, or log_text(text, name)",
+        )
     plain = _plain(value, frozenset())
     if _suffix(chosen) not in _YAML:
         content = json.dumps(plain, indent=2, allow_nan=False) + "\n"
@@ -260,7 +267,11 @@ def _bytes(array: Any) -> Any:  # noqa: ANN401 - NumPy's
     if kind == "b":
         return array.astype("uint8") * 255
     most = 1 if kind == "f" else 255
-    # NaN fails both comparisons.
+    if kind == "f" and (array != array).any():  # noqa: PLR0124 - NaN
+        raise InvalidInputError(
+            f"the image has values that are NaN; {_NOTHING}",
+            hint="numpy.nan_to_num(image) makes them 0",
+        )
     if not (array.min() >= 0 and array.max() <= most):
         raise InvalidInputError(
             f"the image has values from {array.min()} to {array.max()}, and {array.dtype} is "
@@ -296,6 +307,10 @@ def _png(pixels: Any) -> bytes:  # noqa: ANN401 - NumPy's
 def _plain(value: Any, above: frozenset[int]) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Return a value as JSON has it."""
     value = validation.scalar(value)
+    if isinstance(value, shapes.Unreadable):
+        if value.is_missing:
+            return shapes.MISSING
+        raise value.error
     if value is None or isinstance(value, (bool, str)):
         return str.__str__(value) if isinstance(value, str) else value
     if isinstance(value, int):
@@ -316,7 +331,17 @@ def _plain(value: Any, above: frozenset[int]) -> Any:  # noqa: ANN401 - whatever
     above |= {id(value)}
     if members is not None:
         return {_text(name): _plain(member, above) for name, member in members}
-    return [_plain(member, above) for member in value]
+    return [_plain(member, above) for member in _listed(value)]
+
+
+def _listed(value: Any) -> list[Any]:  # noqa: ANN401 - a sequence, or a set
+    try:
+        return list(value)
+    # A list of OmegaConf can't be read whole if it lacks a value.
+    except Exception:
+        if not isinstance(value, Sequence):
+            raise
+        return [shapes.read(value.__getitem__, place) for place in range(len(value))]
 
 
 def _number(number: float) -> float | str:

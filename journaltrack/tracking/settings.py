@@ -302,8 +302,9 @@ def name_for(
         return of_job
     if resume:
         raise InvalidInputError(
-            "resume=True needs a trial_component_name, or a job",
-            hint="the next job finds the run by that name"
+            "resume=True needs a trial_component_name: this process runs in no job (Slurm, "
+            "SageMaker, ...) whose name could be the run's",
+            hint="the next process finds the run by that name"
             + (f"; {limits.shown(display_name)} is its display name" if display_name else ""),
         )
     base = (

@@ -29,6 +29,8 @@ NAMES_MAX: Final = 100_000
 """Ours: names that one call makes. Parts that are used again and again could make any number."""
 EMPTY: Final = "{}"
 """The value of a mapping without members: that it is there says something."""
+MISSING: Final = "???"
+"""How OmegaConf writes a value that nobody has set."""
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), list, tuple})
 """Types that are one value, and nearly all there are."""
 _MANY: Final = (Sequence, AbstractSet)
@@ -54,6 +56,11 @@ class Unreadable:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+    @property
+    def is_missing(self) -> bool:
+        """Return whether it is a value of OmegaConf that nobody has set."""
+        return type(self.error).__name__ == "MissingMandatoryValue"
 
 
 def pairs(value: object, what: str) -> _Members:
@@ -116,7 +123,7 @@ def _members_of(value: object) -> _Members | None:
             return [(name, member) for name, member in value.items()]
         # One bad member must not hide the others.
         except Exception:  # noqa: BLE001
-            return [(name, _read(value.__getitem__, name)) for name in value]
+            return [(name, read(value.__getitem__, name)) for name in value]
     if isinstance(value, type):
         return None
     # A caller that has a Namespace has imported argparse.
@@ -133,7 +140,7 @@ def _members_of(value: object) -> _Members | None:
             return None
         names = [each.name for each in attributes]
     get = functools.partial(getattr, value)
-    return [(name, _read(get, name)) for name in names if _has(value, name)]
+    return [(name, read(get, name)) for name in names if _has(value, name)]
 
 
 def named(parameters: object) -> list[Named]:
@@ -262,7 +269,8 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2  # noqa: PLR2004 - a pair
 
 
-def _read(get: Callable[[Any], Any], name: object) -> object:
+def read(get: Callable[[Any], Any], name: object) -> object:
+    """Return what a foreign object has under a name, or an ``Unreadable``."""
     try:
         return get(name)
     # A foreign object may raise anything.

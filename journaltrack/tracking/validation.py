@@ -174,7 +174,7 @@ def metric_value(value: object) -> float | int:
                 value, numbers.Complex
             ):
                 return float(value)
-    raise InvalidTypeError(f"a metric's value must be a number, not {type(value).__name__}")
+    raise InvalidTypeError(f"a metric's value must be a number, not {_form(value)}")
 
 
 def parameter_value(value: object) -> str | float | int | None:
@@ -232,25 +232,28 @@ def step(value: object) -> int | None:
     if value is None:
         return None
     if type(value) is not int:
-        value = scalar(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        given = scalar(value)
+        value = _integer(given)
+        if value is None:
             raise InvalidTypeError(
-                f"the step (iteration_number) must be an integer, not {type(value).__name__}"
+                f"the step (iteration_number) must be an integer, not {_form(given)}",
+                hint="count batches or epochs" if isinstance(given, float) else "",
             )
-        try:
-            value = int(operator.index(value))
-        except TypeError as error:
-            # An array of several elements.
-            raise InvalidTypeError(
-                f"the step (iteration_number) must be an integer, not {type(value).__name__}"
-            ) from error
     if not 0 <= value <= limits.STEP_MAX:
         raise InvalidInputError(
             f"the step (iteration_number) is {brief(value)}, not from 0 to {limits.STEP_MAX}"
         )
     return value
+
+
+def _integer(value: Any) -> int | None:  # noqa: ANN401 - whatever a caller has
+    # An array of several elements raises. So may a foreign object.
+    with contextlib.suppress(Exception):
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if not isinstance(value, bool):
+            return int(operator.index(value))
+    return None
 
 
 def one_step(iteration_number: SupportsIndex | None, other: SupportsIndex) -> SupportsIndex:
@@ -465,6 +468,21 @@ def brief(value: object) -> str:
 
 
 _BRIEF_CHARS_MAX: Final = 60
+
+
+def _form(value: object) -> str:
+    """Return what a value is that is no number: its type, and how many values it has."""
+    kind = type(value).__name__
+    # A foreign object may raise anything.
+    with contextlib.suppress(Exception):
+        if isinstance(value, float):
+            return f"{kind} {value}"
+        shape = getattr(value, "shape", None)
+        if isinstance(shape, tuple) and len(shape):
+            return f"{kind} of the shape {tuple(map(int, shape))}"
+        if isinstance(value, (list, tuple)):
+            return f"{kind} of {len(value)} values"
+    return kind
 
 
 def number_in(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has

@@ -352,6 +352,7 @@ class JournalMetricsWriter:
                 if strict:
                     raise
                 text = f"metric {limits.shown(name)} is left out: {error.message}"
+                text += "; a pair is a mean and its deviation" if type(given) is tuple else ""
                 left_out.append(Notice("no number", name, text))
                 continue
             for each, number in numbers:

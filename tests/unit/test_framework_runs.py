@@ -217,10 +217,10 @@ def test_a_strict_tracker_refuses(offline):
 
 
 @pytest.mark.parametrize(
-    ("given", "recorded"), [(3, 3), (3.0, 3), (3.7, 3), (None, None), ("3", None), (-1, None)]
+    ("given", "recorded"), [(3, 3), (3.0, 3), (3.7, None), (None, None), ("3", None), (-1, None)]
 )
 def test_steps_of_frameworks_become_steps(run, offline, given, recorded):
-    """Floats are cut, as TensorBoard does it; of a step that is none the point has no step."""
+    """Whole floats count; of what ``log_metric`` refuses as a step, the point has none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", JournaltrackWarning)
         run.log_metrics({"loss": 1.0}, given)
@@ -465,3 +465,29 @@ def test_a_copy_for_another_process_has_no_session_and_does_not_deliver(offline)
         assert here._options["boto3_session"] is session
         assert here._options["sync"] == "background"
     assert points(offline, "loss") == [(0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("run_name", "trial_component_name="),
+        ("project", "experiment_name="),
+        ("jurnal", "journal="),
+    ],
+)
+def test_arguments_of_other_loggers_have_a_hint(given, meant):
+    """The hint names the argument of ``Tracker.create`` that is meant."""
+    with pytest.raises(InvalidTypeError) as told:
+        FrameworkRun(None, {given: "x"})
+    assert meant in told.value.hint
+
+
+def test_a_strict_tracker_refuses_what_is_no_step_and_no_mapping(offline):
+    """What a logger leaves out with a warning raises, and nothing is recorded of the call."""
+    run = FrameworkRun(None, {**OPTIONS, "journal": offline.path, "strict": True})
+    with pytest.raises(InvalidTypeError, match=r"not float 1\.7"):
+        run.log_metrics({"a": 1.0}, 1.7)
+    with pytest.raises(InvalidTypeError, match="must be a mapping"):
+        run.log_metrics(5)
+    run.end()
+    assert offline.run().metrics == {}

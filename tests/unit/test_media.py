@@ -10,6 +10,7 @@ import struct
 import sys
 import types
 import zlib
+from collections import UserDict, UserList
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
+from journaltrack import JournaltrackWarning
 from journaltrack.errors import InvalidInputError, InvalidTypeError, MissingExtraError
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
@@ -204,6 +206,41 @@ def test_documents_and_texts(tracker):
     assert kept(tracker, "README.md") == (b"# Title", "text/markdown")
 
 
+class MissingMandatoryValue(Exception):  # noqa: N818 - its name
+    """As OmegaConf's."""
+
+
+def given(value):
+    """Return a value, or raise as OmegaConf does for one that nobody has set."""
+    if value == "???":
+        raise MissingMandatoryValue("Missing mandatory value")
+    return value
+
+
+class Rates(UserList):
+    """A list as OmegaConf's."""
+
+    def __getitem__(self, place):
+        return given(self.data[place])
+
+
+class Unset(UserDict):
+    """A mapping as OmegaConf's."""
+
+    def __getitem__(self, name):
+        return given(self.data[name])
+
+
+def test_a_value_that_nobody_has_set_costs_no_other(tracker):
+    """A document holds it as OmegaConf writes it; a parameter is left out, with the reason."""
+    tracker.log_dict({"rates": Rates(["???", 1]), "net": Unset(a="???", b=2)}, "config")
+    content, _ = kept(tracker, "config.json")
+    assert json.loads(content) == {"rates": ["???", 1], "net": {"a": "???", "b": 2}}
+    with pytest.warns(JournaltrackWarning, match="nobody has set it"):
+        tracker.log_parameters(Unset(a="???", b=2))
+    assert tracker.trial_component.parameters == {"b": 2.0}
+
+
 def circle():
     """A mapping that contains itself."""
     made = {}
@@ -231,6 +268,7 @@ def circle():
         (lambda t: t.log_image(np.zeros((2, 2)), "x.jpg"), InvalidInputError),
         (lambda t: t.log_text(b"x", "x"), InvalidTypeError),
         (lambda t: t.log_dict(3, "x"), InvalidTypeError),
+        (lambda t: t.log_dict({"a": 1}, "x.toml"), InvalidInputError),
         (lambda t: t.log_dict(circle(), "x"), InvalidInputError),
         (lambda t: t.log_table("t", [{"a": 1}, 3]), InvalidTypeError),
     ],

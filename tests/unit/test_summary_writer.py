@@ -60,10 +60,10 @@ def test_scalars_are_points_of_one_run(writer, offline):
 
 
 @pytest.mark.parametrize(
-    ("given", "step"), [(2.0, 2), (2.7, 2), (True, None), ("5", None), (-3, None)]
+    ("given", "step"), [(2.0, 2), (2.7, None), (True, None), ("5", None), (-3, None)]
 )
-def test_a_step_is_what_tensorboard_makes_of_it(writer, offline, given, step):
-    """A float is cut as in event files; what SageMaker takes no step of is left out."""
+def test_a_step_follows_the_rule_of_all_steps(writer, offline, given, step):
+    """A whole float counts; what ``log_metric`` refuses is left out, and told."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", JournaltrackWarning)
         writer.add_scalar("loss", 0.5, given)
@@ -254,3 +254,14 @@ def test_a_script_that_raises_is_failed(offline, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 1
     assert (offline.run("run").status, offline.run("run").message) == ("Failed", "boom")
+
+
+@pytest.mark.parametrize("given", [None, 5, "loss", [("a", 1)]])
+def test_what_is_no_mapping_ends_nothing(writer, offline, given):
+    """A call with something else than a mapping is left out, and the next one is recorded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JournaltrackWarning)
+        writer.add_scalars("acc", given, 1)
+        writer.add_hparams(given, given)
+    writer.add_scalars("acc", {"val": 0.5}, 2)
+    assert points(offline, "acc/val") == [(2, 0.5)]

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shlex
 import stat
 import struct
 import sys
@@ -175,7 +176,8 @@ def exposure(folder: Path) -> str | None:
         return None
     user = os.geteuid()
     what = None
-    if user != 0 and {of_folder.st_uid, of_database.st_uid} != {user}:
+    foreign = user != 0 and {of_folder.st_uid, of_database.st_uid} != {user}
+    if foreign:
         what = "belongs to another user, who can read and change it"
     elif of_folder.st_mode & _OTHERS_MAY_WRITE and not of_folder.st_mode & stat.S_ISVTX:
         what = "is in a folder that other users can write to: they can replace it"
@@ -185,7 +187,13 @@ def exposure(folder: Path) -> str | None:
         what = "can be read by other users"
     if what is None or paths.has_no_permissions(folder):
         return None
-    return f"the journal at {folder} {what}; make it yours alone: chmod -R go= {folder}"
+    # Only the owner can change permissions.
+    remedy = (
+        "use one of your own"
+        if foreign
+        else f"make it yours alone: chmod -R go= {shlex.quote(os.fspath(folder))}"
+    )
+    return f"the journal at {folder} {what}; {remedy}"
 
 
 @contextlib.contextmanager
