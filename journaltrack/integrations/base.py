@@ -290,7 +290,9 @@ class FrameworkRun:
         tracker = self.tracker
         if not callable(getattr(values, "items", None)):
             error = InvalidTypeError(f"metrics must be a mapping, not {type(values).__name__}")
-            self._leave_out_all({"a call's metric": error})
+            if self._is_strict():
+                raise error
+            self.leave_out("a call's metric", error)
             return
         if self._epoch in values:
             epoch = validation.scalar(values[self._epoch])
@@ -304,6 +306,8 @@ class FrameworkRun:
             step = _step(step, left_out)
         if timestamp is not None:
             timestamp = _moment(timestamp, left_out)
+        if left_out and self._is_strict():
+            raise left_out.popitem()[1]
         if values:
             log: Any = tracker.log_metrics
             self._record(
@@ -356,7 +360,8 @@ class FrameworkRun:
                     record({name: value})
                 except (InvalidInputError, InvalidTypeError) as refused:  # noqa: PERF203
                     left_out[_shown(name)] = refused
-        self._leave_out_all(left_out)
+        for what, why in left_out.items():
+            self.leave_out(what, why)
 
     def log_media(
         self, kind: str, make: Callable[[], object], name: str, step: object = None
@@ -373,6 +378,8 @@ class FrameworkRun:
         """
         left_out: dict[str, Exception] = {}
         known = None if step is None else _step(step, left_out)
+        if left_out and self._is_strict():
+            raise left_out.popitem()[1]
         log = getattr(self.tracker, f"log_{kind}")
         try:
             log(_made(kind, make), name, step=known)
@@ -380,13 +387,7 @@ class FrameworkRun:
             if self._is_strict():
                 raise
             left_out[f"the {kind} {limits.shown(name)}"] = error
-        self._leave_out_all(left_out)
-
-    def _leave_out_all(self, left_out: Mapping[str, Exception]) -> None:
-        """Warn of what is not recorded; a strict tracker raises."""
         for what, why in left_out.items():
-            if self._is_strict():
-                raise why
             self.leave_out(what, why)
 
     def leave_out(self, what: str, why: Exception | str) -> None:
