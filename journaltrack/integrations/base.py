@@ -39,6 +39,7 @@ from journaltrack.tracking.trial_component import TrialComponentStatus
 from journaltrack.util import patterns
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable
     from types import TracebackType
 
@@ -135,6 +136,8 @@ class FrameworkRun:
     Attributes:
         name: Of the run, known before it is made.
         is_training: Whether the framework is inside of a training that it will end.
+        conclude: Records, as the interpreter exits, what belongs to the end of a run that nobody
+            ended. It gets the exception that ended the program.
 
     Raises:
         InvalidInputError: Both were given, or a name has an impossible value.
@@ -159,6 +162,7 @@ class FrameworkRun:
         self._epoch = epoch
         self._last_epoch: object = None
         self.is_training = False
+        self.conclude: Callable[[BaseException | None], None] | None = None
         self._checkpoints: set[str] = set()
         self._set_up()
 
@@ -257,8 +261,9 @@ class FrameworkRun:
                 )
             if not self._in_progress:
                 if self._is_ours:
-                    self._began_in = os.getpid()
                     self._tracker.__enter__()
+                if self._is_ours or self.conclude is not None:
+                    self._began_in = os.getpid()
                     _in_progress.append(self)
                 self._in_progress = True
             return self._tracker
@@ -448,13 +453,20 @@ class FrameworkRun:
         kind = None if error is None else type(error)
         tracker.__exit__(kind, error, None if error is None else error.__traceback__)
 
-    def hand_over(self, message: str) -> None:
-        """Record that the run stops here for another process to continue it. Deliver nothing."""
+    def stop(self, message: str, at: dt.datetime | None = None) -> None:
+        """Record that the run is Stopped. Deliver nothing.
+
+        Args:
+            message: Why.
+            at: Its end; None: another process shall continue it.
+        """
         with self._lock:
             tracker = self._tracker
             self._leave()
         if tracker is not None and self._is_ours:
             tracker.trial_component.status = TrialComponentStatus("Stopped", message)
+            if at is not None:
+                tracker.trial_component.end_time = at
             tracker.flush()
 
     def _leave(self) -> None:
@@ -476,6 +488,8 @@ class FrameworkRun:
             error = TerminatedError()
         elif error is None and self.is_training:
             error = UnendedError("the process exited before training ended")
+        if self.conclude is not None:
+            self.conclude(error)
         self.end(error)
 
 

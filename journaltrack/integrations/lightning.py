@@ -137,7 +137,7 @@ class JournaltrackLogger(Logs, Logger):
         if path and status != "finished":
             self._record(path, f"{self._kept}{os.path.splitext(path)[1]}")  # noqa: PTH122 - text
         if status == "finished":
-            self._run.hand_over("Slurm requeued the job")
+            self._run.stop("Slurm requeued the job")
         elif status == "success":
             self._run.end()
         else:

@@ -56,7 +56,8 @@ class JournaltrackCallback(Logs):
 
     Use it as a ``with`` block: at the end of it, the table ``trials`` (with intermediate values and
     attributes) and the best trial are recorded. An exception makes the run Failed, and the trial
-    that raised it is recorded: Optuna does not call callbacks for it.
+    that raised it is recorded: Optuna does not call callbacks for it. Without a block, all that is
+    recorded when the process exits.
 
     Args:
         tracker: Record with this tracker, whose end is yours; None to make one.
@@ -65,7 +66,7 @@ class JournaltrackCallback(Logs):
             as Completed, Stopped (pruned) or Failed. Its name is that of the study's run and its
             number.
         options: Arguments of ``Tracker.create``. Without a name, the study's run is named after the
-            study, and a study that is loaded from a storage resumes it.
+            study, and a study that is loaded from a storage resumes it, whatever ``resume`` is.
     """
 
     def __init__(
@@ -76,8 +77,12 @@ class JournaltrackCallback(Logs):
         trial_runs: bool = False,
         **options: Any,
     ) -> None:
-        self._run = FrameworkRun(tracker, options)
+        # Without a name, `resume` is the study's affair: a study knows its run.
         self._is_named = tracker is not None or "trial_component_name" in options
+        if not self._is_named:
+            options.pop("resume", None)
+        self._run = FrameworkRun(tracker, options)
+        self._run.conclude = self._end_study
         self._options = options if tracker is None else _beside(tracker)
         self._prefix = prefix
         self._wants_trial_runs = trial_runs
@@ -126,12 +131,7 @@ class JournaltrackCallback(Logs):
     ) -> None:
         """Record the table and the best trial, end the run, and deliver."""
         try:
-            with self._lock:
-                if is_rank_zero():
-                    self._conclude(error)
-        # The storage may be what failed. That must not hide the exception that ended the block.
-        except Exception as failure:  # noqa: BLE001
-            self._run.leave_out("the end of the study", failure)
+            self._end_study(error)
         finally:
             for run in self._trial_runs.values():
                 run.end(error)
@@ -139,6 +139,16 @@ class JournaltrackCallback(Logs):
             super().__exit__(kind, error, traceback)
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _end_study(self, error: BaseException | None) -> None:
+        """Record the end of the study: of a block, or of the process without one."""
+        try:
+            with self._lock:
+                if is_rank_zero():
+                    self._conclude(error)
+        # The storage may be what failed. That must not hide the exception that ended the block.
+        except Exception as failure:  # noqa: BLE001
+            self._run.leave_out("the end of the study", failure)
 
     def _begin(self, study: Any) -> None:
         """Learn of a study, and record the trials that this run lacks."""
@@ -172,6 +182,7 @@ class JournaltrackCallback(Logs):
             else:
                 options = {**with_name(self._options, name), "resume": True}
             self._run = FrameworkRun(None, options)
+            self._run.conclude = self._end_study
         if name is None:
             try:
                 study.set_user_attr(RUN, self._run.name)
@@ -319,7 +330,7 @@ class JournaltrackCallback(Logs):
             run.log_metrics(dict(zip(self._objectives, trial.values, strict=False)), None, at)
         run.log_parameters(prefixed("user_attrs/", trial.user_attrs))
         if trial.state.name == _PRUNED:
-            run.hand_over(f"Optuna pruned the trial at step {trial.last_step}")
+            run.stop(f"Optuna pruned the trial at step {trial.last_step}", at)
             tracker.close()
         elif trial.state.name == _FAILED:
             run.end(TrialFailedError("the trial failed; Optuna's log has the exception"))

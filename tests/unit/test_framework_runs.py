@@ -140,7 +140,7 @@ def test_a_tracker_that_was_given_is_not_ended(offline):
         assert not tracker.closed
         assert offline.run().status == "InProgress"
         run.end(ValueError("boom"))
-        run.hand_over("requeued")
+        run.stop("requeued")
         assert offline.run().status == "InProgress"
         run.log_metrics({"loss": 0.5}, 1)
     assert offline.run().status == "Completed"
@@ -285,7 +285,7 @@ def test_which_checkpoints_is_checked():
 def test_a_requeued_run_is_stopped_and_continued(run, offline):
     """A run that another process will continue is Stopped, and nothing waits for a delivery."""
     run.log_metrics({"loss": 1.0}, 0)
-    run.hand_over("requeued")
+    run.stop("requeued")
     assert (offline.run().status, offline.run().message) == ("Stopped", "requeued")
     run.log_metrics({"loss": 0.5}, 1)
     assert offline.run().status == "InProgress"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ from sklearn.model_selection import (  # noqa: E402
 from sklearn.pipeline import Pipeline  # noqa: E402
 from sklearn.preprocessing import MinMaxScaler, StandardScaler  # noqa: E402
 
-from journaltrack import JournaltrackWarning, Tracker  # noqa: E402
+from journaltrack import Journal, JournaltrackWarning, Tracker  # noqa: E402
 from journaltrack.errors import InvalidInputError  # noqa: E402
 from journaltrack.integrations.optuna import JournaltrackCallback as StudyCallback  # noqa: E402
 from journaltrack.integrations.sklearn import (  # noqa: E402
@@ -33,6 +36,8 @@ from journaltrack.integrations.sklearn import (  # noqa: E402
     log_search,
 )
 from journaltrack.testing import OfflineJournal  # noqa: E402
+from journaltrack.tracking import validation  # noqa: E402
+from tests.processes import ENVIRONMENT  # noqa: E402
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(120, 4))
@@ -428,3 +433,63 @@ def test_choices_are_numbers_where_they_can_be(offline):
         assert found == wanted
     assert offline.run().parameters["choices/kind"] == "['a', None]"
     assert "choices/flag" not in offline.run().parameters
+
+
+def test_a_pruned_trial_has_an_end(offline):
+    """Its run is Stopped, at the time when Optuna pruned it."""
+    study = optuna.create_study()
+
+    def pruned(trial):
+        trial.report(1.0, 0)
+        raise optuna.TrialPruned
+
+    with StudyCallback(**options(offline), trial_runs=True) as callback:
+        study.optimize(pruned, 1, callbacks=[callback])
+    found = offline.run("run-trial-00000")
+    assert found.status == "Stopped"
+    with closing(Journal.open(offline.path, create=False, read_only=True)) as journal:
+        entries = [e for e in journal.entries() if e.component == "run-trial-00000"]
+    ends = [e.detail["end_ns"] for e in entries if e.kind == "status" and "end_ns" in e.detail]
+    assert ends == [validation.timestamp_ns(study.trials[0].datetime_complete)]
+
+
+def test_a_study_knows_what_to_resume(tmp_path, offline, monkeypatch):
+    """Without a name ``resume=True`` means the study's run, in a job and outside of one."""
+    for job in (None, "4711"):
+        if job is not None:
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+        study = optuna.create_study(
+            storage=f"sqlite:///{tmp_path}/study.db", study_name="bowl", load_if_exists=True
+        )
+        with StudyCallback(journal=offline.path, sync="off", resume=True) as callback:
+            study.optimize(objective, 2, callbacks=[callback])
+    (name,) = offline.runs()
+    assert name.startswith("bowl-")
+    assert sorted(values(offline, "state", name)) == [0, 1, 2, 3]
+
+
+def test_a_study_without_a_block_is_concluded_at_exit(offline, tmp_path):
+    """The table and the best trial are recorded, and a trial that raised, as with a block."""
+    code = (
+        "import optuna\n"
+        "from journaltrack.integrations.optuna import JournaltrackCallback\n"
+        f"callback = JournaltrackCallback(trial_component_name='run', journal={str(offline.path)!r}"
+        ", sync='off')\n"
+        "study = optuna.create_study()\n"
+        "study.optimize(lambda t: t.suggest_float('x', 0, 1) / (3 - t.number), 9,"
+        " callbacks=[callback])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ZeroDivisionError" in done.stderr
+    found = offline.run()
+    assert (found.status, found.message) == ("Failed", "float division by zero")
+    assert "best/x" in found.parameters
+    assert table(offline, "trials")["state"] == ["COMPLETE"] * 3 + ["FAIL"]
+    assert values(offline, "state")[3] == 3
