@@ -270,6 +270,12 @@ def _print(done: Imported) -> None:
         output.say(f"  and {len(done.runs) - len(shown)} more runs")
     _print_left_out("", done.left_out)
     for run in done.runs:
+        if run.has_other_name:
+            output.problem(
+                "note",
+                f"{run.asked_name}: the source is imported already, as {run.name}; no second run "
+                "was made",
+            )
         _print_left_out(f"{run.name}: ", run.left_out)
         _print_left_out(f"{run.name}: ", run.noted, "recorded, but not as SageMaker takes it: ")
         if run.missing and (run.points or run.is_new):

@@ -194,7 +194,9 @@ def _by_default(
     both = known.parameters & known.metrics
     names_of = {name: f"params.{name}" if name in both else name for name in chosen.parameters}
     asked = [f"tags.{tag}" for tag in tags]
-    other_tags = [f"tags.{tag}" for tag in sorted(known.tags) if f"tags.{tag}" not in asked]
+    # What an import notes of the source is for `show`.
+    telling_tags = sorted(tag for tag in known.tags if not tag.startswith("imported_"))
+    other_tags = [f"tags.{tag}" for tag in telling_tags if f"tags.{tag}" not in asked]
     note = ["note"] if any(run.note for run in runs) else []
     first = ["status", "age", "duration", *([sorted_by] if sorted_by else []), *asked]
     others = [*other_tags[:_METRICS_MAX], *note]

@@ -38,6 +38,8 @@ HPARAMS: Final = "hparams.yaml"
 _GENERIC: Final = {"metrics", "progress", "log", "logs", "history", "results", "training"}
 """Names of files that say nothing: the run has the folder's name."""
 _VERSION: Final = re.compile(r"version_\d+")
+_SUFFIXES: Final = {".csv", ".tsv", ".log", ".txt"}
+"""Of files that may be meant, if a folder has none of the usual name."""
 _DELIMITERS: Final = {"\\t": "\t", "tab": "\t"}
 
 
@@ -73,12 +75,12 @@ def find(
         there = list(below(root, left_out.append))
         found = [file for file in there if fnmatch.fnmatch(file.name, files)]
         if not found:
-            others = sorted(
-                file.relative_to(root).as_posix() for file in there if file.suffix == ".csv"
-            )
+            others = [file for file in there if file.suffix.lower() in _SUFFIXES]
+            names = [file.relative_to(root).as_posix() for file in others]
+            kinds = " or ".join(sorted({f"--files '*{file.suffix}'" for file in others}))
             raise InvalidInputError(
                 f"{root} has no file {files}; nothing was imported",
-                hint=f"it has {patterns.some(others)}: name one, or use --files '*.csv'"
+                hint=f"it has {patterns.some(sorted(names))}: name its path, or use {kinds}"
                 if others
                 else "name a CSV file, or a folder with some",
             )
@@ -125,10 +127,12 @@ def _items(table: tables.Table, columns: tables.Columns, root: Path) -> Iterator
         try:
             found = yaml_text.load(text_of(hparams, root))
         except (OSError, ValueError) as error:
-            yield LeftOut("parameters", str(error), str(hparams), is_harm=True)
+            why = f"no parameter of it is imported, since it can't be read: {error}"
+            yield LeftOut("description", why, str(hparams), is_harm=True)
         else:
             if isinstance(found, dict):
                 yield Parameters(found)
             elif found is not None:
-                yield LeftOut("parameters", "they have no names", str(hparams), is_harm=True)
+                why = "its parameters have no names"
+                yield LeftOut("description", why, str(hparams), is_harm=True)
     yield from tables.points(table.rows(), columns)

@@ -194,6 +194,16 @@ def known_in(journal: Journal, runs: Mapping[int, tuple[str, bool]]) -> dict[int
     return known
 
 
+def known_of_new(journal: Journal, component_id: int, name: str, *, is_timed: bool) -> Known:
+    """Return what a journal has of a run without an entry: nothing, unless somebody records now."""
+    last = journal.last_seq()
+    if journal.state_entries(component_id):
+        return known_in(journal, {component_id: (name, is_timed)})[component_id]
+    known = Known(journal, component_id, name, is_timed=is_timed)
+    known.start((), last)
+    return known
+
+
 def _digest(columns: Iterable[Any], *, is_timed: bool) -> int:
     """Return a number that stands for a point: 64 bits of a hash of what it says.
 

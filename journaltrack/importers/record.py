@@ -9,6 +9,7 @@ Invariant: a run that was not imported from this source is never touched.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import uuid
@@ -39,7 +40,9 @@ from journaltrack.util import patterns
 TAG_FORMAT: Final = "imported_from"
 TAG_ID: Final = "imported_id"
 TAG_KEY: Final = "imported_key"
-"""Tags of an imported run: the format, what the source calls it, and what identifies it."""
+TAG_PATH: Final = "imported_path"
+"""Tags of an imported run: the format, what the source calls it, what identifies it, and where the
+source was at the first import."""
 _KEY_CHARS: Final = 8
 """Characters of the key in the name of a run whose own name is taken."""
 
@@ -61,6 +64,13 @@ class Imported:
     runs: list[ImportedRun] = field(default_factory=list)
     left_out: LeftOuts = field(default_factory=LeftOuts)
 
+    def leave_out(self, run: ImportedRun) -> None:
+        """Move a run that has nothing to record to what was left out."""
+        self.runs.remove(run)
+        self.left_out.add(LeftOut("run", "it has nothing that can be recorded", run.id))
+        for (what, why, is_harm), (count, *examples) in run.left_out.counts.items():
+            self.left_out.add(LeftOut(what, why, "".join(examples[:1]), count, is_harm))
+
     @property
     def is_harm(self) -> bool:
         """Return whether a part of the source could not be read."""
@@ -80,6 +90,7 @@ class Imported:
                         "name": run.name,
                         "id": run.id,
                         "is_new": run.is_new,
+                        "already_imported": run.has_other_name,
                         "points": run.points,
                         "known": run.known,
                         "other_entries": run.state,
@@ -132,7 +143,7 @@ def import_source(
         done = Imported(source.format, str(source.path), str(opened.path))
         for each in source.left_out:
             done.left_out.add(each)
-        names = _Names(opened, source.format)
+        names = _Names(opened, source)
         placed = [(run, names.of(run, name, prefix)) for run in source.runs]
         known = known_in(
             opened,
@@ -144,7 +155,7 @@ def import_source(
         )
         total, before = sum(run.size_bytes for run in source.runs), 0
         for run, place in placed:
-            told = ImportedRun(place.name, run.id, is_new=place.row is None)
+            told = ImportedRun(place.name, run.id)
             done.runs.append(told)
 
             def progress(read: int, before: int = before) -> None:
@@ -153,12 +164,18 @@ def import_source(
                     on_progress(Progress(min(before + read, total), total))
 
             had = None if place.row is None else known.pop(place.row)
-            if run.is_guess:
+            has_other_name = name is not None and place.name != name.lower()
+            if run.is_guess or (has_other_name and had is not None):
                 place, had = names.settled(run, place, had, name, prefix)  # noqa: PLW2901
-                told.name, told.is_new = place.name, place.row is None
-            row = names.create(run, place) if place.row is None else place.row
-            target = Target(opened, row, place.name, told, run.untimed_ns, had)
+            told.name, told.asked_name = place.name, name
+            row, begin = place.row, None
+            if row is None:
+                row = opened.component(place.name)
+                begin = functools.partial(names.create, run, place._replace(row=row), told)
+            target = Target(opened, row, place.name, told, run.untimed_ns, had, begin)
             _record_run(target, run, status, progress)
+            if not target.is_begun:
+                done.leave_out(told)
             before += run.size_bytes
         opened.flush()
         return done
@@ -170,7 +187,8 @@ def _record_run(
     """Record one run. If it can't be read to its end, say so."""
     try:
         target.record(run.items(), on_read)
-        if status is not None and not target.has_status:
+        # A run without anything has no end, either.
+        if status is not None and not target.has_status and target.is_begun:
             target.record([Status(status)])
     except JournaltrackError:
         raise
@@ -232,9 +250,9 @@ class _Names:
     where it is a guess: there the points decide.
     """
 
-    def __init__(self, journal: Journal, format_name: str) -> None:
+    def __init__(self, journal: Journal, source: Source) -> None:
         self._journal = journal
-        self._format = format_name
+        self._source = source
         self._taken = {row.name.lower(): row.id for row in journal.components()}
         self._keys: dict[int, str | None] = {}
         sql = (
@@ -258,18 +276,15 @@ class _Names:
         Raises:
             InvalidInputError: The journal has another run of the name that was asked for.
         """
-        key = digest(self._format, run.mark)
+        key = digest(self._source.format, run.mark)
         # A copy beside it, which may have gone on in another way.
         while key in self._seen:
             key = digest(key, run.id)
         self._seen.add(key)
-        if name is not None:
-            row = self._taken.get(name.lower())
-            if row is not None and self._keys[row] != key:
-                raise _taken(name, run)
-            return _Place(name.lower(), key, row)
-        base = limits.suggested_name(f"{prefix}{run.name}").lower()
+        base = _base(run, name, prefix)
         named = self._named.get(key, [])
+        if name is not None and base in self._taken and base not in named:
+            raise _taken(name, run)
         known = base if base in named else next(iter(named), None)
         row = -1 if known is None else self._taken[known]
         if known is None or row < 0:
@@ -281,6 +296,8 @@ class _Names:
         self, run: SourceRun, place: _Place, known: Known | None, name: str | None, prefix: str
     ) -> tuple[_Place, Known | None]:
         """Return where a run goes whose mark others may have: into the one that it continues.
+
+        A name that was asked for counts if no run has the content already.
 
         Args:
             run: The run.
@@ -294,11 +311,7 @@ class _Names:
         """
         if known is not None and not _is_other(self._journal, run, place, known):
             return place, known
-        if name is not None:
-            if known is not None:
-                raise _taken(name, run)
-            return place, None
-        key = digest(self._format, run.mark)
+        key = digest(self._source.format, run.mark)
         for other in [each for k in (key, digest(key, run.id)) for each in self._named.get(k, ())]:
             row = self._taken[other]
             if row >= 0 and row not in self._found:
@@ -309,7 +322,9 @@ class _Names:
                     return found, had
         if known is None:
             return place, None
-        return self._new(limits.suggested_name(f"{prefix}{run.name}").lower(), place.key), None
+        if name is not None and place.name == name.lower():
+            raise _taken(name, run)
+        return self._new(_base(run, name, prefix), place.key), None
 
     def _new(self, base: str, key: str) -> _Place:
         """Return a place for a new run, under a name that is free."""
@@ -320,21 +335,27 @@ class _Names:
         self._taken[name] = -1
         return _Place(name, key, None)
 
-    def create(self, run: SourceRun, place: _Place) -> int:
-        """Record a new run, and return its id.
+    def create(self, run: SourceRun, place: _Place, told: ImportedRun) -> bool:
+        """Record a new run, and return whether it was not there yet.
 
         Raises:
             InvalidInputError: Another process has just created another run of that name.
         """
-        row = self._journal.component(place.name)
-        tags = {TAG_FORMAT: self._format, TAG_ID: tag_text(run.id), TAG_KEY: place.key}
+        row = place.row or 0
+        tags = {
+            TAG_FORMAT: self._source.format,
+            TAG_ID: tag_text(run.id),
+            TAG_KEY: place.key,
+            TAG_PATH: tag_text(str(self._source.path)),
+        }
         shown = run.display_name or run.id
         draft = vocabulary.create(
             owner=str(uuid.uuid4()),
             display_name=None if shown.lower() == place.name else limits.suggested_name(shown),
             tags={key: value for key, value in tags.items() if value},
         )
-        if not self._journal.append_first(row, [draft]):
+        told.is_new = self._journal.append_first(row, [draft])
+        if not told.is_new:
             entries = self._journal.state_entries(row)
             if place.key not in {_key_in(entry.payload) for entry in entries}:
                 raise InvalidInputError(
@@ -342,7 +363,12 @@ class _Names:
                     "before it stays",
                     hint="import again",
                 )
-        return row
+        return told.is_new
+
+
+def _base(run: SourceRun, name: str | None, prefix: str) -> str:
+    """Return the name that a run gets if no other run has it."""
+    return (limits.suggested_name(f"{prefix}{run.name}") if name is None else name).lower()
 
 
 def _taken(name: str, run: SourceRun) -> InvalidInputError:

@@ -28,7 +28,7 @@ from journaltrack.errors import (
     JournaltrackError,
     described,
 )
-from journaltrack.importers.known import Known, known_in
+from journaltrack.importers.known import Known, known_in, known_of_new
 from journaltrack.importers.source import (
     Content,
     File,
@@ -76,6 +76,7 @@ class ImportedRun:
         missing: Points that the journal has of it, but not the source.
         left_out: What was not recorded, and why.
         noted: What was recorded, but can't be delivered as it is, and why.
+        asked_name: The name that the caller wanted.
     """
 
     name: str
@@ -89,6 +90,12 @@ class ImportedRun:
     missing: int = 0
     left_out: LeftOuts = field(default_factory=LeftOuts)
     noted: LeftOuts = field(default_factory=LeftOuts)
+    asked_name: str | None = None
+
+    @property
+    def has_other_name(self) -> bool:
+        """Return whether it was imported before, under another name than the one asked for."""
+        return self.asked_name is not None and self.asked_name.lower() != self.name
 
     @property
     def is_changed(self) -> bool:
@@ -106,6 +113,7 @@ class Target(RunLog):
         told: Gets what was recorded and left out.
         untimed_ns: The time of points without one; None: the source has times.
         known: What the journal has of the run; None: read it.
+        begin: Creates the run, right before its first entry. None: the run is there.
     """
 
     def __init__(
@@ -116,6 +124,7 @@ class Target(RunLog):
         told: ImportedRun,
         untimed_ns: int | None = None,
         known: Known | None = None,
+        begin: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(
             TrialComponent(journal, component_id, name),
@@ -125,10 +134,13 @@ class Target(RunLog):
             None,
             None,
         )
-        if known is None:
+        if known is None and begin is not None:
+            known = known_of_new(journal, component_id, name, is_timed=untimed_ns is None)
+        elif known is None:
             runs = {component_id: (name, untimed_ns is None)}
             known = known_in(journal, runs)[component_id]
         self.told = told
+        self._begin = begin
         self.known = known
         self.has_status = False
         self._untimed_ns = untimed_ns
@@ -166,6 +178,11 @@ class Target(RunLog):
                     self._state(item)
         finally:
             self._write_points()
+
+    @property
+    def is_begun(self) -> bool:
+        """Return whether the run is in the journal."""
+        return self._begin is None
 
     def differs(self, items: Iterable[Item]) -> bool:
         """Return whether journal and source both have points that the other lacks.
@@ -220,6 +237,9 @@ class Target(RunLog):
         """Record in one transaction the drafts that the journal lacks, and return them."""
         known = self.known
         new = [draft for draft in drafts if known.is_new(draft)]
+        if new and self._begin is not None:
+            self._begin()
+            self._begin = None
         while new and not self._journal.append_if(known.is_current, self._id, new):
             # Another process imports into the run, too.
             known.look_again()

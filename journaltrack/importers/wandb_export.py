@@ -165,7 +165,7 @@ def _config(folder: Path, base: Path, config: object) -> Iterator[Item]:
             try:
                 config = _loaded(file, base)
             except (OSError, ValueError, RecursionError) as error:
-                yield LeftOut("parameters", str(error), str(file), is_harm=True)
+                yield LeftOut("description", str(error), str(file), is_harm=True)
     if isinstance(config, dict):
         values = {
             str(name): value["value"] if _is_wrapped(value) else value

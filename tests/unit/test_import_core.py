@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -200,6 +201,27 @@ def test_a_run_that_was_not_imported_is_never_touched(tmp_path):
         import_source(source(*points(2), mark="z"), tmp_path / "j", name="run")
     own = next(run for run in journaltrack.runs(tmp_path / "j") if run.name == "run")
     assert own.metrics["loss"].points == 1
+
+
+@pytest.mark.parametrize("is_guess", [False, True])
+def test_a_source_that_is_known_makes_no_second_run_whatever_name_is_asked_for(tmp_path, is_guess):
+    """It stays the run that it is, and gets what is new; another run of its own gets the name."""
+
+    def first(*items):
+        (run,) = source(*items).runs
+        return Source("test", Path("/x"), (dataclasses.replace(run, is_guess=is_guess),))
+
+    import_source(first(*points(5)), tmp_path / "j", name="first")
+    for count, new in ((5, 0), (8, 3), (8, 0)):
+        (told,) = import_source(first(*points(count)), tmp_path / "j", name="Second").runs
+        assert (told.name, told.points, told.is_new) == ("first", new, False)
+        assert told.has_other_name
+    # Both have points that the other lacks: somebody who says a name says that they are two.
+    (told,) = import_source(first(*points(7), *points(1, "acc")), tmp_path / "j", name="two").runs
+    assert (told.name, told.points, told.is_new) == ("two", 8, True)
+    (run, other) = sorted(journaltrack.runs(tmp_path / "j"), key=lambda run: run.name)
+    assert (run.name, run.metrics["loss"].points, other.metrics["loss"].points) == ("first", 8, 7)
+    assert run.tags["imported_path"] == "/x"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_parameters_that_have_no_names_or_no_end_are_told(tmp_path, content):
     made(tmp_path / "run", "metrics.csv", "step,loss\n0,1\n")
     made(tmp_path / "run", "hparams.yaml", content)
     told = imported("csv", tmp_path / "run", tmp_path / "j")
-    assert (told["points"], harms(told)) == (1, {"parameters": 1})
+    assert (told["points"], harms(told)) == (1, {"description": 1})
 
 
 def test_runs_that_begin_alike_are_told_apart_by_how_they_go_on(tmp_path):
@@ -258,8 +258,23 @@ def test_other_files_of_a_folder_are_suggested(tmp_path):
     made(tmp_path / "runs", "two.csv", "step,loss\n0,1\n")
     told = imported("csv", tmp_path / "runs", tmp_path / "j")
     assert "a/one.csv, two.csv" in told["error"]["hint"]
+    made(tmp_path / "keras", "training.log", "epoch;loss\n0;1\n")
+    told = imported("csv", tmp_path / "keras", tmp_path / "j")
+    assert "training.log" in told["error"]["hint"]
+    assert "'*.log'" in told["error"]["hint"]
     imported("csv", tmp_path / "runs", tmp_path / "j", "--files", "*.csv")
     assert {run.name for run in journaltrack.runs(tmp_path / "j")} == {"runs-a-one", "runs-two"}
+
+
+@pytest.mark.parametrize("rows", ["", ",\n", "x,y\n", "0,\n"])
+def test_a_table_without_a_number_makes_no_run(tmp_path, rows):
+    """It is told as left out, and the journal has no run that nothing is known of."""
+    path = made(tmp_path, "t.csv", f"step,loss\n{rows}")
+    told = imported("csv", path, tmp_path / "j", "--status", "Completed")
+    assert (told["runs"], told["left_out"][0]["what"]) == ([], "run")
+    assert journaltrack.runs(tmp_path / "j") == []
+    made(tmp_path, "t.csv", "step,loss\n0,1\n")
+    assert imported("csv", path, tmp_path / "j")["runs"][0]["is_new"]
 
 
 def test_names_are_the_user_s_to_give(tmp_path):
