@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from accelerate import tracking
-from accelerate.tracking import GeneralTracker, on_main_process
+from journaltrack.integrations.base import FrameworkRun, Logs, importing, with_base_name
 
-from journaltrack.integrations.base import FrameworkRun, Logs, with_base_name
+with importing("accelerate"):
+    from accelerate import tracking
+    from accelerate.tracking import GeneralTracker, on_main_process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

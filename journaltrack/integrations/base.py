@@ -40,7 +40,7 @@ from journaltrack.util import patterns
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -60,6 +60,28 @@ _CALLED: Final = {
 }
 """What loggers of others call an argument of ``Tracker.create``."""
 _RANKS: Final = ("OMPI_COMM_WORLD_RANK", "LOCAL_RANK", "NODE_RANK")
+
+
+@contextlib.contextmanager
+def importing(framework: str, package: str = "") -> Iterator[None]:
+    """Import a framework in this block. If it can't be, say what to install.
+
+    Args:
+        framework: What people call it.
+        package: What to install, if it has another name.
+
+    Raises:
+        MissingExtraError: (an ImportError) It can't be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(
+            f"this logger is for {framework}, which can't be imported here ({error}); nothing was "
+            "recorded, and no journal was changed",
+            hint=f"pip install {package or framework.lower()}, in the environment of "
+            f"{sys.executable}",
+        ) from error
 
 
 def is_rank_zero() -> bool:
@@ -161,6 +183,10 @@ class FrameworkRun:
             self.name = tracker.trial_component.trial_component_name
         self._epoch = epoch
         self._last_epoch: object = None
+        # Of this training and of the one before: where its steps began, and of which series.
+        self._first: tuple[int, frozenset[Any]] | None = None
+        self._before: tuple[int, frozenset[Any]] | None = None
+        self._last_step = 0
         self.is_training = False
         self.conclude: Callable[[BaseException | None], None] | None = None
         self._checkpoints: set[str] = set()
@@ -278,6 +304,9 @@ class FrameworkRun:
             # The quickest way of a tracker. What it refuses, the other way tells.
             with contextlib.suppress(InvalidInputError, InvalidTypeError):
                 self.tracker.log_metric(name, value, step=step)
+                self._last_step = step
+                if self._first is None:
+                    self._count_from(step, (name,))
                 return
         self.log_metrics({name: value}, step, timestamp)
 
@@ -300,12 +329,7 @@ class FrameworkRun:
             self.leave_out("a call's metric", error)
             return
         if self._epoch in values:
-            epoch = validation.scalar(values[self._epoch])
-            # Anything else is compared in its own way, or not at all.
-            epoch = epoch if isinstance(epoch, (int, float, str)) else None
-            if epoch is not None and epoch == self._last_epoch:
-                values = {name: value for name, value in values.items() if name != self._epoch}
-            self._last_epoch = epoch
+            values = self._with_new_epoch(values)
         left_out: dict[str, Exception] = {}
         if step is not None and not (type(step) is int and 0 <= step <= limits.STEP_MAX):
             step = _step(step, left_out)
@@ -321,6 +345,40 @@ class FrameworkRun:
                 lambda: list(values.items()),
                 left_out,
             )
+            if step is not None:
+                self._last_step = step
+                if self._first is None:
+                    self._count_from(step, values)
+
+    def _with_new_epoch(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return values without the epoch, unless it is another one than that of the last call."""
+        epoch = validation.scalar(values[self._epoch])
+        # Anything else is compared in its own way, or not at all.
+        epoch = epoch if isinstance(epoch, (int, float, str)) else None
+        if epoch is not None and epoch == self._last_epoch:
+            values = {name: value for name, value in values.items() if name != self._epoch}
+        self._last_epoch = epoch
+        return values
+
+    def _count_from(self, step: int, names: Iterable[Any]) -> None:
+        """Note where the steps of a training begin. Warn if they are those of the one before."""
+        self._first = step, frozenset(names) - {self._epoch}
+        if self._before is None:
+            return
+        first, series = self._before
+        if step <= first and series & self._first[1]:
+            writers.warn(
+                f"{self.name}: training counts from step {step} again, so its points mix with "
+                "those of the training before; give each training a logger and a run of its own, "
+                "or let it go on where the last one ended"
+            )
+
+    def begin_training(self) -> None:
+        """Note that what comes next is of another training: its steps may begin anew."""
+        first, self._first = self._first, None
+        # A single step is a test or a summary.
+        if first is not None and self._last_step > first[0]:
+            self._before = first
 
     def log_parameters(self, parameters: Parameters) -> None:
         """Record parameters, nested ones too. Those that did not change are not recorded again."""
@@ -405,33 +463,45 @@ class FrameworkRun:
     def log_checkpoint(self, path: str | os.PathLike[str], name: str) -> None:
         """Record a checkpoint, a file or a folder, with its bytes as they are now.
 
-        A file that is gone, or does not fit into the spool, is left out with a warning.
+        A file that is gone, or does not fit into the spool, is left out with a warning. So is a
+        folder with more files than a run may have, as a whole.
 
         Args:
             path: The file or folder.
             name: The artifact's name; a folder's files have theirs below it.
         """
         root = os.fspath(path)
+        files = {name: root}
         if os.path.isdir(root):  # noqa: PTH112 - never raises
-            files = [(file, f"{name}/{below}") for file, below in writers.below(root).found]
-        else:
-            files = [(root, name)]
-        for file, key in files:
-            known = key[-limits.ARTIFACT_KEY_CHARS_MAX :]
-            if known not in self._checkpoints and len(self._checkpoints) >= CHECKPOINT_FILES_MAX:
-                self.leave_out(
-                    "a checkpoint",
-                    f"{CHECKPOINT_FILES_MAX} files of checkpoints are recorded already",
-                )
-                return
             try:
-                self.tracker.log_artifact(file, name=known)
-            except (InvalidInputError, JournalFullError) as error:
+                below = writers.below(root)
+            except InvalidInputError as error:
+                self.leave_out(f"the checkpoint {limits.shown(name)}", error)
+                return
+            files = {f"{name}/{each}": file for file, each in below.found}
+            if below.left_out:
+                why = writers.told(root, below.left_out, len(files))
+                self.leave_out(f"a part of the checkpoint {limits.shown(name)}", why)
+        files = {key[-limits.ARTIFACT_KEY_CHARS_MAX :]: file for key, file in files.items()}
+        # A part of a checkpoint is none.
+        if len(self._checkpoints | files.keys()) > CHECKPOINT_FILES_MAX:
+            self.leave_out(
+                "a checkpoint",
+                f"{name} has {len(files)} files, and a run keeps at most {CHECKPOINT_FILES_MAX} "
+                f"files of checkpoints, of which it has {len(self._checkpoints)}; "
+                "log_artifacts(folder) records more",
+            )
+            return
+        for key, file in files.items():
+            try:
+                self.tracker.log_artifact(file, name=key)
+            # One file that is gone costs no other.
+            except (InvalidInputError, JournalFullError) as error:  # noqa: PERF203
                 if self._is_strict():
                     raise
-                self.leave_out(f"the checkpoint {limits.shown(known)}", error)
+                self.leave_out(f"the checkpoint {limits.shown(key)}", error)
             else:
-                self._checkpoints.add(known)
+                self._checkpoints.add(key)
 
     def _is_strict(self) -> bool:
         return self.tracker._settings.strict  # noqa: SLF001 - the package's own
@@ -471,6 +541,7 @@ class FrameworkRun:
 
     def _leave(self) -> None:
         self._in_progress = False
+        self.begin_training()
         with contextlib.suppress(ValueError):
             _in_progress.remove(self)
 

@@ -41,6 +41,7 @@ class JournaltrackCallback(Logs):
         """Record the evaluations of an iteration. True lets CatBoost go on."""
         if info.iteration == 1:
             self._seen.clear()
+            self._run.begin_training()
         values: dict[str, float] = {}
         for data, metrics in info.metrics.items():
             for metric, series in metrics.items():

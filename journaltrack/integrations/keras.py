@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras.callbacks import Callback
-
 from journaltrack.errors import InvalidInputError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun, Logs, importing, is_rank_zero, prefixed
+
+with importing("Keras"):
+    from keras.callbacks import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

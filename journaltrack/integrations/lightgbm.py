@@ -57,6 +57,8 @@ class JournaltrackCallback(Logs):
         """Record the evaluations of a round; of the first one, the parameters."""
         if env.iteration == env.begin_iteration:
             self._records = is_rank_zero()
+            # After early stopping nothing has ended the training before.
+            self._run.begin_training()
             if self._records:
                 self._log_parameters(env)
         if not self._records:

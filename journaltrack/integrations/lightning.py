@@ -14,20 +14,21 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept
+from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, importing
 
 _IS_OLD = "lightning.pytorch" not in sys.modules and (
     "pytorch_lightning" in sys.modules
     or (find_spec("lightning") is None and find_spec("pytorch_lightning") is not None)
 )
-if _IS_OLD:
-    from pytorch_lightning.loggers import Logger
-    from pytorch_lightning.loggers.logger import rank_zero_experiment
-    from pytorch_lightning.utilities import rank_zero_only
-else:
-    from lightning.pytorch.loggers import Logger
-    from lightning.pytorch.loggers.logger import rank_zero_experiment
-    from lightning.pytorch.utilities import rank_zero_only
+with importing("Lightning"):
+    if _IS_OLD:
+        from pytorch_lightning.loggers import Logger
+        from pytorch_lightning.loggers.logger import rank_zero_experiment
+        from pytorch_lightning.utilities import rank_zero_only
+    else:
+        from lightning.pytorch.loggers import Logger
+        from lightning.pytorch.loggers.logger import rank_zero_experiment
+        from lightning.pytorch.utilities import rank_zero_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,17 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from transformers import TrainerCallback
-
 from journaltrack import limits
-from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, with_name
+from journaltrack.integrations.base import (
+    FrameworkRun,
+    Logs,
+    checkpoints_kept,
+    importing,
+    with_name,
+)
+
+with importing("transformers"):
+    from transformers import TrainerCallback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xgboost
-from xgboost.callback import TrainingCallback
-from xgboost.core import XGBoostError
-
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun, Logs, importing, is_rank_zero, prefixed
 from journaltrack.tracking import validation
+
+with importing("XGBoost"):
+    import numpy as np
+    import xgboost
+    from xgboost.callback import TrainingCallback
+    from xgboost.core import XGBoostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,7 +16,10 @@ import pytest
 lightgbm = pytest.importorskip("lightgbm")
 xgboost = pytest.importorskip("xgboost")
 
-from journaltrack import Tracker  # noqa: E402 - after the frameworks, which may be missing
+from journaltrack import (  # noqa: E402 - after the frameworks, which may be missing
+    JournaltrackWarning,
+    Tracker,
+)
 from journaltrack.integrations import catboost as of_catboost  # noqa: E402
 from journaltrack.integrations import lightgbm as of_lightgbm  # noqa: E402
 from journaltrack.integrations import xgboost as of_xgboost  # noqa: E402
@@ -127,10 +130,11 @@ def test_a_model_that_is_trained_further_continues_the_steps(offline, module, tr
 
 @FRAMEWORKS
 def test_a_second_training_is_recorded_as_well(offline, module, train):
-    """A callback that is used again continues its run, and counts from 0 again."""
+    """A callback that is used again continues its run, counts from 0 again, and says so."""
     callback = module.JournaltrackCallback(**options(offline))
     _, first = train([callback])
-    _, second = train([callback], rounds=3)
+    with pytest.warns(JournaltrackWarning, match="counts from step 0 again"):
+        _, second = train([callback], rounds=3)
     wanted = {name: points + reported(second)[name] for name, points in reported(first).items()}
     assert series(offline) == wanted
     assert offline.run().status == "Completed"
@@ -430,9 +434,10 @@ def test_what_catboost_tells_is_recorded(offline):
             info = SimpleNamespace(iteration=number, metrics=metrics)
             # CatBoost stops at anything but True.
             assert callback.after_iteration(info) is True
-        callback.after_iteration(
-            SimpleNamespace(iteration=1, metrics={"learn": {"Logloss": [9.0]}})
-        )
+        with pytest.warns(JournaltrackWarning, match="counts from step 0 again"):
+            callback.after_iteration(
+                SimpleNamespace(iteration=1, metrics={"learn": {"Logloss": [9.0]}})
+            )
     assert series(offline) == {
         "learn/Logloss": [(0, 0.5), (2, 0.25), (0, 9.0)],
         "validation/AUC": [(2, 0.75)],

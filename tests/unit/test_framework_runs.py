@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import pickle
 import signal
@@ -18,7 +19,12 @@ import numpy as np
 import pytest
 
 from journaltrack import JournaltrackWarning, Tracker
-from journaltrack.errors import InvalidInputError, InvalidTypeError, UndeliverableError
+from journaltrack.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    MissingExtraError,
+    UndeliverableError,
+)
 from journaltrack.integrations import base
 from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, is_rank_zero
 from journaltrack.testing import OfflineJournal
@@ -261,8 +267,13 @@ def test_checkpoints_are_bounded_and_none_ends_training(run, offline, tmp_path, 
     run.log_checkpoint(folder / "a.bin", "checkpoints/" + "x" * 200)
     (folder / "a.bin").write_bytes(b"a again")
     run.log_checkpoint(folder, "checkpoints/last")
-    with pytest.warns(JournaltrackWarning, match="3 files"):
-        run.log_checkpoint(folder / "a.bin", "checkpoints/another")
+    (folder / "c.bin").symlink_to(tmp_path / "gone")
+    with pytest.warns(JournaltrackWarning, match="a part of the checkpoint .* No such file"):
+        run.log_checkpoint(folder, "checkpoints/last")
+    (folder / "c.bin").unlink()
+    # None of its two files: a part of a checkpoint is none.
+    with pytest.warns(JournaltrackWarning, match="has 2 files, and a run keeps at most 3"):
+        run.log_checkpoint(folder, "checkpoints/another")
     outputs = offline.run().outputs
     assert {"checkpoints/last/a.bin", "checkpoints/last/sub/b.bin"} < set(outputs)
     assert len(outputs) == 3
@@ -491,3 +502,41 @@ def test_a_strict_tracker_refuses_what_is_no_step_and_no_mapping(offline):
         run.log_metrics(5)
     run.end()
     assert offline.run().metrics == {}
+
+
+def restarted(run, first, second):
+    """What is told when a second training counts its steps from ``second``."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for step in range(first, first + 3):
+            run.log_metrics({"loss": 1.0, "epoch": 0}, step)
+        run.end()
+        run.log_metrics({"test_loss": 1.0, "epoch": 0}, 0)
+        run.end()
+        for step in range(second, second + 3):
+            run.log_metric("loss", 0.5, step)
+    return [str(each.message) for each in told]
+
+
+def test_a_second_training_that_counts_anew_is_told_once(run, offline):
+    """Its points are recorded, and the warning says that they mix with the first one's."""
+    (told,) = restarted(run, 1, 1)
+    assert "counts from step 1 again" in told
+    assert len(points(offline, "loss")) == 6
+
+
+@pytest.mark.parametrize("second", [4, 3, 2])
+def test_a_training_that_goes_on_is_not_told(run, second):
+    """Whether at the next step, or at a checkpoint before the last one; nor is a test."""
+    assert restarted(run, 1, second) == []
+
+
+@pytest.mark.parametrize("name", ["lightning", "transformers", "accelerate", "keras", "xgboost"])
+def test_a_missing_framework_says_what_to_install(name, monkeypatch):
+    """Importing its logger raises an ImportError with a hint, and what became of the data."""
+    for missing in (name, "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, f"journaltrack.integrations.{name}", raising=False)
+    with pytest.raises(MissingExtraError, match="nothing was recorded") as told:
+        importlib.import_module(f"journaltrack.integrations.{name}")
+    assert f"pip install {name}" in told.value.hint
