@@ -12,7 +12,8 @@ EVERY_S = 10.0
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    # What begins like an option before COMMAND is one of ours, or misspelt: it is never run.
+    context_settings={"allow_interspersed_args": False},
     epilog="\b\nExamples:\n  journaltrack run -- python train.py --epochs 10\n"
     "  journaltrack run --name digits-1 --sync off -- ./train.sh",
 )
