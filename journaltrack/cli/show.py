@@ -104,6 +104,7 @@ def _print(view: ComponentView) -> None:
         )
     for told in view.hearsay:
         output.say(output.hearsay_text(told))
+    _print_failure(view)
     if any(cut):
         output.say(
             "hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True
@@ -114,6 +115,20 @@ def _print(view: ComponentView) -> None:
             f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is "
             f"{view.unreadable[0]}",
         )
+
+
+def _print_failure(view: ComponentView) -> None:
+    """Print the end of a failed run's traceback and of its output."""
+    from journaltrack.reports.component import TAIL_LINES, output_tail  # noqa: PLC0415 - as above
+
+    if view.status.primary != "Failed":
+        return
+    traceback = "\n".join((view.status.traceback or "").rstrip().splitlines()[-TAIL_LINES:])
+    for title, text in (("traceback", traceback), ("end of output.log", output_tail(view))):
+        if text:
+            output.say(f"\n{title}")
+            for line in text.split("\n"):
+                output.say(f"  {output.clean(line)}")
 
 
 def _fields(view: ComponentView) -> list[tuple[str, object]]:

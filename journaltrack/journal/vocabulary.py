@@ -54,6 +54,8 @@ SYSTEM: Final = "system/"
 LOCAL_STAYS: Final = "a local metric stays in the journal: nothing of it is sent"
 """The reason of a local point's settlement. It is part of the journal's format."""
 
+OUTPUT_LOG: Final = "output.log"
+"""The output artifact with the end of what was printed; of other ranks ``output-rank1.log``."""
 PARAMETERS_FILE: Final = "parameters.json"
 """The output artifact with the parameters that SageMaker can't take."""
 PARAMETERS_FILES: Final = (PARAMETERS_FILE, f"journaltrack-{PARAMETERS_FILE}")

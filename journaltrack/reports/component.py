@@ -10,10 +10,12 @@ The module reads the journal. It prints nothing and changes nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.journal import groups, interruption, removed, view
@@ -42,6 +44,7 @@ from journaltrack.journal.vocabulary import (
     LINEAGE,
     LOAD,
     NOTE,
+    OUTPUT_LOG,
     PARAMETER,
     PARAMETERS_FILE,
     STATUS,
@@ -56,6 +59,8 @@ from journaltrack.journal.vocabulary import (
 )
 from journaltrack.journal.writers import WriterRecord, writer
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
+from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:
@@ -63,6 +68,13 @@ if TYPE_CHECKING:
 
 WRITERS_MAX: Final = 20
 """Our limit: processes that are told with a component."""
+TAIL_LINES: Final = 20
+"""Ours: lines at the end of the output that are told with a run that failed."""
+_TAIL_BYTES: Final = 65_536
+_TAIL_CHARS_MAX: Final = 500
+"""Ours: characters of one of those lines."""
+_ESCAPES: Final = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)"
+"""What a terminal does not show: colours, and titles of windows."""
 _PAGE_ENTRIES: Final = 10_000
 _IN_TURN: Final[Mapping[str, Callable[[Entry], object]]] = {
     TAGS: tags_of,
@@ -258,6 +270,45 @@ def show(
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         return _show(own, view.component(own, component), metrics=metrics)
+
+
+def output_tail(
+    view: ComponentView, lines: int = TAIL_LINES, *, name: str = OUTPUT_LOG
+) -> str | None:
+    """Return the last lines that a run printed, as a terminal shows them, without colours.
+
+    Of a line that was printed over, such as a progress bar, the last text counts.
+
+    Args:
+        view: The run.
+        lines: How many lines at most. Long ones are cut.
+        name: The artifact: that of another rank is ``output-rank1.log``.
+
+    Returns:
+        None if no output was recorded, or if this journal does not have its content.
+    """
+    kept = next((each.sha256 for each in view.outputs if each.name == name), None)
+    if kept is None or not is_digest(kept):
+        return None
+    file = Path(view.journal) / paths.SPOOL / kept[:2] / kept
+    try:
+        # The folder may be a stranger's: no link leads out of it, and no pipe is waited for.
+        if file.is_symlink() or not file.is_file():
+            return None
+        with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            end = stream.read(_TAIL_BYTES)
+    except OSError:
+        return None
+    whole = end.decode(errors="replace").replace("\r\n", "\n").rstrip()
+    plain = re.sub(_ESCAPES, "", whole, flags=re.DOTALL)
+    last = [each.rstrip("\r").rpartition("\r")[2] for each in plain.split("\n")][-lines:]
+    shown = ("".join(c for c in each if c.isprintable() or c == "\t") for each in last)
+    return "\n".join(
+        each if len(each) <= _TAIL_CHARS_MAX else each[: _TAIL_CHARS_MAX - 1] + "…"
+        for each in shown
+    )
 
 
 def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentView:

@@ -482,7 +482,8 @@ class Drafter:
             JournalWriteError: The journal's disk refuses it.
         """
         rank = process.rank()
-        name = "output.log" if rank is None else f"output-rank{rank}.log"
+        stem, dot, ending = vocabulary.OUTPUT_LOG.partition(".")
+        name = vocabulary.OUTPUT_LOG if rank is None else f"{stem}-rank{rank}{dot}{ending}"
         blob, upload = self._spooled(name, content, "text/plain")
         return self._recorded_as(upload, name, content, blob, "text/plain").without_lineage()
 

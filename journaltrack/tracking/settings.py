@@ -569,7 +569,8 @@ def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
 def final_status(error: BaseException | None) -> Draft:
     """Return the status at the end of a `with` block.
 
-    Only the journal gets the traceback.
+    The message begins with the exception's type: ``'lr'`` alone does not tell a ``KeyError``. Only
+    the journal gets the traceback.
 
     An exception may be of any class. Errors in its own methods do not prevent the status.
     """
@@ -577,22 +578,20 @@ def final_status(error: BaseException | None) -> Draft:
     if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     kind = _text_of(lambda: type(error).__name__) or "an exception"
-    message = limits.one_line(_text_of(lambda: _message_of(error)))
+    message = _text_of(lambda: str(error))
+    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
+        message = _text_of(lambda: str(error.code))
+    if not isinstance(error, TerminatedError):
+        message = f"{kind}: {message}" if message else kind
     text = _text_of(
         lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__))
     )
     return vocabulary.status(
         primary="Stopped" if _is_stop(error) else "Failed",
-        message=message or kind,
+        message=limits.one_line(message),
         end_ns=now_ns,
         traceback=text[-limits.TRACEBACK_CHARS_MAX :] or kind,
     )
-
-
-def _message_of(error: BaseException | None) -> str:
-    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
-        return f"SystemExit: {error.code}"
-    return str(error)
 
 
 def _is_success(code: object) -> bool:

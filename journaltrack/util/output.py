@@ -17,6 +17,7 @@ Invariant: the relay never makes a printing process wait, unless the reader of i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -115,8 +116,8 @@ class Relay:
         streams: list[tuple[int, int]] = []
         with contextlib.ExitStack() as theirs:
             for target in targets:
-                # Both streams of one terminal stay in the order in which they were written.
-                twin = next((each for each in self.ends if _is_same_terminal(each, target)), None)
+                # Both streams to one terminal or file stay in the order in which they were written.
+                twin = next((each for each in self.ends if _is_same(each, target)), None)
                 if twin is not None:
                     self.ends[target] = self.ends[twin]
                     continue
@@ -202,6 +203,8 @@ class Relay:
             self._process.wait(_REAP_S)
         # Somebody can still print. It is reaped when the next relay is left alone.
         _left[:] = [each for each in (*_left, self._process) if each.poll() is None]
+        atexit.unregister(_leave)
+        atexit.register(_leave)
 
     def _close(self) -> None:
         for each in (self._requests, self._answers, self._signals):
@@ -333,6 +336,13 @@ _left: list[subprocess.Popen[bytes]] = []
 """Relays that go on without us, until they have ended."""
 
 
+def _leave() -> None:
+    for each in _left:
+        # Else Popen would warn of a process that still runs, as it shall.
+        if each.poll() is None:
+            each.returncode = 0
+
+
 def _is_ready(descriptor: int, wait_s: float | None = None, event: int = select.POLLIN) -> bool:
     """Wait until a descriptor can be read or written, or has ended; return whether it did."""
     # One for each call: no two threads may use one. Unlike select, it takes any number.
@@ -345,12 +355,9 @@ def _is_terminal(target: int) -> bool:
     return target >= 0 and os.isatty(target)
 
 
-def _is_same_terminal(one: int, other: int) -> bool:
-    return (
-        _is_terminal(one)
-        and _is_terminal(other)
-        and os.path.samestat(os.fstat(one), os.fstat(other))
-    )
+def _is_same(one: int, other: int) -> bool:
+    """Return whether both lead to the same terminal, file or pipe."""
+    return min(one, other) >= 0 and os.path.samestat(os.fstat(one), os.fstat(other))
 
 
 def _pipe() -> tuple[int, int]:

@@ -179,7 +179,7 @@ def test_what_the_script_says_of_its_end_stays(folder):
     block = "from journaltrack import Tracker\nwith Tracker.create(resume=True):\n    "
     assert done(python(folder, block + 'raise ValueError("the loss is NaN")')).returncode == 1
     now = show(folder, "run").status
-    assert (now.primary, now.message) == ("Failed", "the loss is NaN")
+    assert (now.primary, now.message) == ("Failed", "ValueError: the loss is NaN")
     assert done(python(folder, block + "pass\nraise SystemExit(9)")).returncode == 9
     now = show(folder, "run").status
     assert (now.primary, now.message) == ("Failed", "exit code 9")
@@ -382,12 +382,18 @@ def test_a_launch_that_is_killed_takes_the_command_with_it(folder):
 
 
 def test_impossible_options_are_wrong_usage_before_anything_runs(folder, tmp_path):
-    """A name that can't be one, or a number of bytes that is too large: exit code 2, and the
-    command was not started.
+    """A name that can't be one, a number of bytes that is too large, a misspelt option, which is
+    told the right one: exit code 2, and the command was not started.
     """
-    for options in (("--name", "a_b"), ("--experiment", "x y"), ("--output-bytes", "-1")):
+    for options in (
+        ("--name", "a_b"),
+        ("--experiment", "x y"),
+        ("--output-bytes", "-1"),
+        ("--tensorbord", "board"),
+    ):
         ended = done(command(folder, "touch", str(tmp_path / "ran"), options=options))
         assert ended.returncode == 2, options
+    assert b"--tensorboard" in ended.stderr
     assert not (tmp_path / "ran").exists()
     assert not folder.exists()
 

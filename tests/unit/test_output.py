@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from journaltrack import Tracker
-from journaltrack.reports.component import show
+from journaltrack.cli import main
+from journaltrack.reports.component import output_tail, show
 from journaltrack.util import output
 from tests.patience import FOREVER_S
 
@@ -179,6 +181,91 @@ print("later")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"later\n", b"")
     assert recorded(tmp_path) is None
     assert [each.name for each in show(tmp_path, "run").metrics] == ["loss"]
+
+
+def test_streams_to_one_file_keep_their_order(tmp_path):
+    """With `2>&1` the file and the record have the lines in the order of their printing."""
+    words = ["out", "err"] * 50
+    program = "for n in range(50): os.write(1, b'out\\n'); os.write(2, b'err\\n')"
+    with (tmp_path / "log").open("wb") as log:
+        subprocess.run(
+            [sys.executable, "-c", BEGIN + program, str(tmp_path / "j")],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+            timeout=FOREVER_S,
+        )
+    assert (tmp_path / "log").read_text().split() == words
+    assert recorded(tmp_path / "j").decode().split() == words
+
+
+@pytest.fixture
+def printed(tmp_path):
+    """Records a text as what a run printed; returns what `show` knows of the run."""
+
+    def record(content):
+        with Tracker.create(
+            trial_component_name="run", journal=tmp_path, sync="off", resume=True
+        ) as tracker:
+            tracker.trial_component.recorder.output(content)
+        return show(tmp_path, "run")
+
+    return record
+
+
+def test_the_tail_is_what_a_terminal_would_show(printed):
+    """Without colours, titles, control characters and overwritten progress; cut in both ways."""
+    view = printed(
+        b"first\n\x1b]0;title\x07\x1b[31mred\x1b[0m\xff\r\n 1%\r99%\r100%\n\ttab\x00\x07\n"
+        + b"x" * 600
+        + b"\n\n"
+    )
+    wide = "x" * 499 + "…"
+    assert output_tail(view) == f"first\nred\N{REPLACEMENT CHARACTER}\n100%\n\ttab\n{wide}"
+    assert output_tail(view, 2) == f"\ttab\n{wide}"
+    huge = printed(b"".join(b"%d\n" % number for number in range(100_000)))
+    assert output_tail(huge, 2) == "99998\n99999"
+
+
+def test_no_tail_is_told_of_what_is_not_here(printed, tmp_path):
+    """No such artifact, no content, and a link or a pipe in a stranger's spool: None."""
+    view = printed(b"secret\n")
+    assert output_tail(view, name="output-rank1.log") is None
+    (kept,) = view.outputs
+    file = tmp_path / "spool" / kept.sha256[:2] / kept.sha256
+    file.chmod(0o600)
+    file.rename(tmp_path / "elsewhere")
+    assert output_tail(view) is None
+    file.symlink_to(tmp_path / "elsewhere")
+    assert output_tail(view) is None
+    file.unlink()
+    os.mkfifo(file)
+    assert output_tail(view) is None
+
+
+def test_show_tells_why_a_run_failed(tmp_path):
+    """The exception with its type, the end of its traceback, and the end of the output."""
+    tracker = Tracker.create(trial_component_name="run", journal=tmp_path, sync="off")
+    tracker.trial_component.recorder.output(b"epoch 0\n\x1b[31mepoch 1\n")
+    with pytest.raises(KeyError), tracker:
+        raise KeyError("lr")
+    told = CliRunner().invoke(main, ["show", "run", "-j", str(tmp_path)]).output
+    assert "Failed: KeyError: 'lr'" in told
+    assert "\ntraceback\n  Traceback (most recent call last):\n" in told
+    assert "\nend of output.log\n  epoch 0\n  epoch 1\n" in told
+
+
+def test_a_relay_that_is_still_needed_is_no_warning(tmp_path):
+    """A child that holds the output when the process ends: nothing is said of the relay."""
+    program = "os.posix_spawn('/bin/cat', ['cat'], os.environ); tracker.close()"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "always", "-c", BEGIN + program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.wait(FOREVER_S) == 0
+    assert process.communicate(timeout=FOREVER_S)[1] == b""
 
 
 def test_the_end_of_the_output_begins_with_a_line():

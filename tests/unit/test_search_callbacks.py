@@ -325,7 +325,7 @@ def test_a_first_trial_that_raises_makes_a_failed_run(offline):
 
     with pytest.raises(ValueError, match="boom"), StudyCallback(**options(offline)) as callback:
         study.optimize(failing, 3, callbacks=[callback])
-    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
+    assert (offline.run().status, offline.run().message) == ("Failed", "ValueError: boom")
 
 
 def test_an_objective_logs_into_the_run_of_its_trial(offline):
@@ -412,7 +412,7 @@ def test_a_storage_that_fails_at_the_end_hides_no_exception(offline):
         StudyCallback(**options(offline)) as callback,
     ):
         study.optimize(failing, 3, callbacks=[callback])
-    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
+    assert (offline.run().status, offline.run().message) == ("Failed", "ValueError: boom")
 
 
 def test_choices_are_numbers_where_they_can_be(offline):
