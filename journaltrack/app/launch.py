@@ -23,16 +23,25 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, JournaltrackError, described
+from journaltrack.errors import JournaltrackError, described
 from journaltrack.journal import vocabulary
-from journaltrack.tracking import validation
-from journaltrack.tracking.settings import name_for, run_of_launch, settings_of, system_seconds
+from journaltrack.journal.context import Guard
+from journaltrack.tracking import jobs, validation
+from journaltrack.tracking.settings import (
+    closing_on_error,
+    name_for,
+    open_journal,
+    run_of_launch,
+    settings_of,
+    system_seconds,
+)
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.util import paths, process
 from journaltrack.util.config import RUN_VARIABLE
@@ -40,11 +49,14 @@ from journaltrack.util.output import DRAIN_S, SIGNALS, TAIL_BYTES, Relay
 
 if TYPE_CHECKING:
     from journaltrack.importers.tensorboard import Follower
+    from journaltrack.journal.journal import Journal
 
 logger = logging.getLogger(__name__)
 
 _BEGIN_S: Final = 1.0
 """Ours: how long the command's start waits until the run's start is recorded."""
+_NAME_S: Final = 5.0
+"""Ours: how long it waits in a job, whose journal decides the run's name."""
 _KEEP_FIRST_S: Final = 60.0
 _KEEP_MAX_S: Final = 1_800.0
 """Ours: the output is recorded after a minute, two, four and so on, then every half hour."""
@@ -99,20 +111,31 @@ class Run:
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         settings = settings_of(sync=launch.sync)
-        self.deadline_s = settings.close_deadline_s
-        if launch.display_name is not None:
-            validation.display_name(launch.display_name)
+        self.settings = settings
+        self.display_name = launch.display_name and validation.display_name(launch.display_name)[0]
         for name, what in ((launch.experiment, "experiment name"), (launch.trial, "trial name")):
             if name is not None:
                 validation.entity_name(name, what)
-        self.name = _name(launch)
+        self.name, self.base = _name(launch)
+        self._naming = threading.Lock()
         self.journal = paths.journal_folder(launch.journal)
         self.rank = process.rank()
         self.system_s = system_seconds(launch.system_metrics, settings)
 
+    def named(self, name: str | None = None) -> str:
+        """Decide the run's name, once, and return it.
+
+        Args:
+            name: What to decide. None: a new one, because the journal has not told one in time.
+        """
+        with self._naming:
+            if self.name is None:
+                self.name = name or name_for(None, self.base, resume=False)
+            return self.name
+
     def environment(self) -> dict[str, str]:
-        """Return the environment of the command."""
-        own = {"JOURNALTRACK_JOURNAL": str(self.journal), RUN_VARIABLE: self.name}
+        """Return the environment of the command, without the run's name."""
+        own = {"JOURNALTRACK_JOURNAL": str(self.journal)}
         if self.launch.sync:
             own["JOURNALTRACK_SYNC"] = self.launch.sync
         # They are recorded here.
@@ -120,13 +143,16 @@ class Run:
             own["JOURNALTRACK_SYSTEM_EVERY_S"] = "0"
         return {**os.environ, **own}
 
-    def execute(self, tell: Callable[[str, str], None]) -> int:
+    def execute(
+        self, tell: Callable[[str, str], None], on_name: Callable[[str], None] = lambda _: None
+    ) -> int:
         """Run the command, and return its exit code, or 128 and the number of its signal.
 
         Afterwards this process still has all signals blocked: nothing replaces the exit code.
 
         Args:
             tell: Takes a message and a hint, about what could not be recorded.
+            on_name: Takes the run's name, before the command starts.
         """
         # ``sigwait`` must get also those that are ignored by default.
         for number in _QUIET:
@@ -136,12 +162,13 @@ class Run:
         child = _Child(self.launch.command, self.environment(), relay, mask)
         recorder = _Recorder(self, relay, tell)
         recorder.start()
-        recorder.began.wait(_BEGIN_S)
-        child.go(tell)
+        recorder.began.wait(_BEGIN_S if self.name else _NAME_S)
+        on_name(self.named())
+        child.go(self.named(), tell)
         _wait_for_end(child, relay)
         ended = child.ended()
         recorder.end(ended)
-        if not _wait_for(recorder, self.deadline_s + _END_S):
+        if not _wait_for(recorder, self.settings.close_deadline_s + _END_S):
             tell("the end of the run may not be recorded", "`journaltrack finish` records it")
         if relay is not None:
             relay.end()
@@ -156,20 +183,21 @@ class Run:
             return None
 
 
-def _name(launch: Launch) -> str:
-    """Return the run's name: the given one, that of a launch around this one, or a new one.
+def _name(launch: Launch) -> tuple[str | None, str]:
+    """Return the run's name, and what the names of such runs begin with.
 
-    A new one begins with the script's name. Where the job itself has a name for its run, a job that
-    is started again goes on with it.
+    The name is the given one, that of a launch around this one, or a new one, which begins with the
+    script's. In a job the journal decides: a job that is started again continues its runs. Then
+    there is no name yet.
     """
-    named = launch.name or run_of_launch()
-    if named is not None:
-        return name_for(named, None, resume=False)
-    with contextlib.suppress(InvalidInputError):
-        return name_for(None, None, resume=True)
     words = [word for word in launch.command if word.endswith((".py", ".sh", ".ipynb"))]
-    script = Path(words[0] if words else launch.command[0]).stem
-    return name_for(None, limits.suggested_name(script).lower(), resume=False)
+    script = limits.suggested_name(Path(words[0] if words else launch.command[0]).stem).lower()
+    named, job = launch.name or run_of_launch(), jobs.name_of_this_job()
+    if named is not None:
+        return name_for(named, None, resume=False), script
+    if job is not None:
+        return None, jobs.valid(f"{job}-{script}")
+    return name_for(None, script, resume=False), script
 
 
 def _changed_ns(file: Path) -> int:
@@ -263,8 +291,10 @@ class _Child:
                     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                 for number, end in (relay.ends if relay is not None else {}).items():
                     os.dup2(end, number)
+                name = os.read(gate, limits.NAME_CHARS_MAX)
                 # Whoever started it has died.
-                if os.read(gate, 1) and os.getppid() == parent:
+                if name and os.getppid() == parent:
+                    environment = {**environment, RUN_VARIABLE: name.decode()}
                     _become(command, environment, mask, failure)
             finally:
                 os._exit(_NOT_RUN)
@@ -273,10 +303,10 @@ class _Child:
         if relay is not None:
             relay.close_ends()
 
-    def go(self, tell: Callable[[str, str], None]) -> None:
-        """Start the command."""
+    def go(self, name: str, tell: Callable[[str, str], None]) -> None:
+        """Start the command, in the run of this name."""
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._gate, b"!")
+            os.write(self._gate, name.encode())
         os.close(self._gate)
         told = os.read(self._failure, 16)
         os.close(self._failure)
@@ -372,6 +402,9 @@ class _Recorder(threading.Thread):
         self._seen = 0
         self._began_ns = time.time_ns()
         self._follower: Follower | None = None
+        board = run.launch.tensorboard
+        self._board = board and str(Path(board).expanduser().absolute())
+        self._start = jobs.Start()
 
     def end(self, ended: Ended) -> None:
         """Record the end, and deliver. Returns at once."""
@@ -405,41 +438,77 @@ class _Recorder(threading.Thread):
 
     def _begin(self) -> None:
         run = self._run
-        launch = run.launch
-        self._tracker = tracker = Tracker.create(
-            launch.display_name,
-            trial_component_name=run.name,
-            resume=True,
-            experiment_name=launch.experiment,
-            trial_name=launch.trial,
-            journal=run.journal,
-            sync=launch.sync,
-            system_metrics=run.system_s or False,
-        )
+        journal, _ = open_journal(run.journal, run.settings, "buffer")
+        with closing_on_error(journal, owned=True):
+            self._create(journal)
+            self._tracker = tracker = Tracker.load(
+                run.named(),
+                journal=journal,
+                sync=run.launch.sync,
+                system_metrics=run.system_s or False,
+            )
         if run.rank is None:
             component = tracker.trial_component
             component.journal.append(
                 component.component_id,
                 [vocabulary.status(primary="InProgress", start_ns=self._began_ns)],
             )
-        if launch.tensorboard is not None:
+        if self._board is not None:
             self._guarded("event files are not imported", self._follow)
 
+    def _create(self, journal: Journal) -> None:
+        """Record the creation of the run, or that it is continued."""
+        run, launch = self._run, self._run.launch
+        there = () if self._board is None else Path(self._board).rglob("*tfevents*")
+        self._start = start = jobs.Start.of(
+            Guard(run.settings.redact).command(launch.command),
+            self._board,
+            # By the clock of their own disk.
+            max((_changed_ns(file) + 1 for file in there), default=0),
+        )
+        draft = vocabulary.create(
+            owner=str(uuid.uuid4()),
+            display_name=run.display_name,
+            resume=True,
+            launch=start.to_json(),
+        )
+        if run.name is None:
+            name, component_id = jobs.claim(journal, run.base, start, draft)
+        else:
+            name, component_id = run.name, journal.component(run.name)
+            journal.append(component_id, [draft])
+        if run.named(name) != name:
+            # That took too long: the command runs under another name.
+            component_id = journal.component(run.named())
+            journal.append(component_id, [draft])
+        if launch.experiment is not None or launch.trial is not None:
+            member = vocabulary.associate(experiment=launch.experiment, trial=launch.trial)
+            journal.append(component_id, [member])
+
     def _follow(self) -> None:
-        """Begin to import event files, but for those of earlier runs."""
+        """Begin to import the event files of this run, also of what it wrote before a kill."""
         from journaltrack.importers.tensorboard import Follower  # noqa: PLC0415 - an extra
 
         assert self._tracker is not None  # noqa: S101 - it was made
-        assert self._run.launch.tensorboard is not None  # noqa: S101 - it was asked for
-        there = Path(self._run.launch.tensorboard).expanduser().rglob("*tfevents*")
+        assert self._board is not None  # noqa: S101 - it was asked for
         component = self._tracker.trial_component
+        # Of the launches with this folder: each one's files were changed from its time on.
+        known = [*jobs.starts_in(component.journal), (component.component_id, self._start)]
+        launches = [
+            (each.since_ns, number) for number, each in known if each.board == self._start.board
+        ]
+
+        def is_ours(changed_ns: int) -> bool:
+            """Return whether the last launch before a file's change was one of this run."""
+            last = [number for since_ns, number in launches if since_ns <= changed_ns][-1:]
+            return last == [component.component_id]
+
         self._follower = Follower(
-            self._run.launch.tensorboard,
+            self._board,
             component.journal,
             component.component_id,
-            self._run.name,
-            # By the clock of their own disk.
-            since_ns=max((_changed_ns(file) + 1 for file in there), default=0),
+            self._run.named(),
+            is_ours=is_ours,
         )
 
     def _keep_output(self, wait_s: float = 0.0) -> None:
@@ -461,9 +530,21 @@ class _Recorder(threading.Thread):
         self._guarded("the output is not recorded", lambda: self._keep_output(DRAIN_S))
         if self._follower is not None:
             self._guarded("event files are not imported", self._follower.finish)
+            if self._run.rank is None:
+                self._tell_of_files(tracker, len(self._follower.files))
         if self._run.rank is None or ended.status == "Failed":
             self._record_end(tracker, ended)
         tracker.close()
+        tracker.trial_component.journal.close()
+
+    def _tell_of_files(self, tracker: Tracker, count: int) -> None:
+        """Record how many event files were found, and warn if there is none."""
+        tracker.log_parameter("run/event_files", count)
+        if not count:
+            self._tell(
+                f"{self._board} has no event files of this run: nothing was imported",
+                "give --tensorboard the folder that the command writes",
+            )
 
     def _record_end(self, tracker: Tracker, ended: Ended) -> None:
         tracker.log_parameter("run/exit_code", ended.code)

@@ -88,7 +88,11 @@ def command(
             tensorboard,
         )
     )
-    if output.on_terminal(err=True):
-        output.say(f"run {run.name} in {output.clean(run.journal)}", err=True)
-    code = run.execute(lambda message, hint: output.problem("warning", message, hint))
+
+    def on_name(name: str) -> None:
+        """Tell a person which run it is."""
+        if output.on_terminal(err=True):
+            output.say(f"run {name} in {output.clean(run.journal)}", err=True)
+
+    code = run.execute(lambda message, hint: output.problem("warning", message, hint), on_name)
     click.get_current_context().exit(code)

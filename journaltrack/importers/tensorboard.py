@@ -400,11 +400,12 @@ class Follower:
         journal: An open journal, for appending.
         component_id: The run's id, from ``Journal.component``.
         name: The run's name.
-        since_ns: Ignore event files that were last changed before this time, in nanoseconds since
-            the epoch: those of earlier runs.
+        is_ours: Returns whether an event file that was last changed at a time, in nanoseconds since
+            the epoch, is of this run. Others are left alone.
 
     Attributes:
         told: What was recorded and left out so far.
+        files: The event files that were found.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -417,11 +418,12 @@ class Follower:
         component_id: int,
         name: str,
         *,
-        since_ns: int = 0,
+        is_ours: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self._library = _Library()
         self._folder = Path(folder).expanduser().absolute()
-        self._since_ns = since_ns
+        self._is_ours = is_ours
+        self.files: set[Path] = set()
         self.told = ImportedRun(name, self._folder.name)
         self._target = Target(journal, component_id, name, self.told)
         self._readers: dict[Path, _RunReader] = {}
@@ -452,7 +454,8 @@ class Follower:
         """Return the readers of all folders, with the files that are new."""
         if self._folder.is_dir():
             for folder, files in _by_folder(self._folder, lambda _: None).items():
-                fresh = [file for file in files if file.stat().st_mtime_ns >= self._since_ns]
+                fresh = [file for file in files if self._is_ours(file.stat().st_mtime_ns)]
+                self.files.update(fresh)
                 relative = folder.relative_to(self._folder).as_posix()
                 if folder in self._readers:
                     self._readers[folder].add(fresh)

@@ -267,20 +267,33 @@ def detail_of(payload: object) -> dict[str, Any]:
 def origins(database: Database, component_id: int) -> tuple[str, ...]:
     """Return how a component came into this journal, in order.
 
-    Each is "created", "resumed", "loaded" or "job".
+    Each is "created", "loaded" or "job". After one of them, "resumed" means that a later process
+    continued it. A command's trackers do not continue the run that was launched for them, nor do
+    other ranks of one launch.
     """
     of_component = "component_id = ? AND stream <> 'metric' AND kind IN ('create', 'load')"
     rows = database.read(
         f"SELECT kind, payload FROM entry WHERE {of_component} ORDER BY seq",
         (component_id,),
     )
-    found = []
+    found: list[str] = []
+    launches: set[tuple[str, str]] = set()
     for kind, payload in rows:
         detail = detail_of(payload)
-        if kind == vocabulary.CREATE:
-            found.append("resumed" if detail.get("resume") else "created")
-        else:
+        launch = detail.get("launch")
+        start = rank = ""
+        if isinstance(launch, dict):
+            start, rank = f"{launch.get('job')} {launch.get('step')}", str(launch.get("rank"))
+        if kind != vocabulary.CREATE:
             found.append("job" if detail.get("job") else "loaded")
+        elif not found:
+            found.append("created")
+        elif not launches or (
+            start and ((start, rank) in launches or start not in {each for each, _ in launches})
+        ):
+            found.append("resumed")
+        if start:
+            launches.add((start, rank))
     return tuple(dict.fromkeys(found))
 
 

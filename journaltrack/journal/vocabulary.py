@@ -266,6 +266,7 @@ def create(
     tags: dict[str, str] | None = None,
     bucket: str | None = None,
     prefix: str | None = None,
+    launch: dict[str, Any] | None = None,
 ) -> Draft:
     """Draft the creation of the component.
 
@@ -277,6 +278,7 @@ def create(
         tags: Tags that the component gets when it is created.
         bucket: Where its artifacts go; None means the default.
         prefix: The beginning of their keys; None means the default.
+        launch: Which launch of ``journaltrack run`` records it, see ``tracking.jobs``. Never sent.
     """
     detail = {
         "owner": owner,
@@ -285,6 +287,7 @@ def create(
         "tags": tags or None,
         "bucket": bucket,
         "prefix": prefix,
+        "launch": launch or None,
     }
     return Draft(COMPONENT, CREATE, payload=encode(detail))
 

@@ -27,8 +27,9 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError, JournalNotF
 from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import origins
+from journaltrack.tracking.jobs import component_of
 from journaltrack.tracking.recording import moment
-from journaltrack.tracking.settings import component_of, replay_request, settings_of
+from journaltrack.tracking.settings import replay_request, settings_of
 from journaltrack.tracking.trial_component import (
     TrialComponent,
     TrialComponentStatus,

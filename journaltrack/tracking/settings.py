@@ -1,4 +1,4 @@
-"""Prepare a tracker's start and end: settings, names, jobs, journal, services, final status.
+"""Prepare a tracker's start and end: settings, names, journal, services, final status.
 
 These are the parts of ``tracker`` that need no tracker. Must not know the reconciler, boto3 or SQL.
 
@@ -11,12 +11,9 @@ unpickles it by its module.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
-import json
 import logging
 import os
-import re
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +32,7 @@ from journaltrack.errors import (
 from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation, writers
+from journaltrack.tracking.jobs import component_of, component_of_this_job, name_of_this_job
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.util.config import RUN_VARIABLE, Configuration, current
@@ -363,104 +361,6 @@ def name_to_load(
             hint="name the component, or use Tracker.create()",
         )
     return resolved, True
-
-
-PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
-
-
-def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
-    """Return the name of this job's component; None outside a SageMaker job.
-
-    SageMaker creates it shortly after the job starts.
-    """
-    job = job_of_this_process(processing_config)
-    return job and component_of(job[1], job[0])
-
-
-def job_of_this_process(
-    processing_config: Path = PROCESSING_JOB_CONFIG,
-) -> tuple[str, str] | None:
-    """Return the SageMaker job that this process runs in, as (kind, name); None outside of one.
-
-    The sources are the environment and the files that SageMaker gives to a job, as the original
-    library reads them (``smexperiments/_environment.py``).
-    """
-    for variable, kind in (("TRAINING_JOB_ARN", "training"), ("TRANSFORM_JOB_ARN", "transform")):
-        name = _name_in(os.environ.get(variable))
-        if name:
-            return kind, name
-    try:
-        config = json.loads(processing_config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    name = _name_in(config.get("ProcessingJobArn") if isinstance(config, dict) else None)
-    return ("processing", name) if name else None
-
-
-def component_of(job_name: str, kind: str) -> str:
-    """Return the name of the component that SageMaker creates for a job.
-
-    ``kind`` is "training", "processing" or "transform".
-    """
-    return f"{job_name}-aws-{kind}-job".lower()
-
-
-def name_of_this_job(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return a run's name that is the same whenever the scheduler starts this job again.
-
-    Ranks of one job have one name, tasks of an array one each. None outside of a job, and in one
-    that has no such name.
-    """
-    found = next(filter(None, (name(environ) for name in _NAMES_OF_JOBS)), None)
-    if found is None:
-        return None
-    mended = re.sub("[^a-z0-9]+", "-", found.lower()).strip("-")
-    if len(mended) > limits.NAME_CHARS_MAX:
-        # Cut, but not to the name of another task.
-        digest = hashlib.sha256(found.encode()).hexdigest()[:12]
-        mended = limits.with_end(mended, f"-{digest}")
-    return mended or None
-
-
-def _of_sagemaker(environ: Mapping[str, str]) -> str | None:
-    job = job_of_this_process()
-    return job[1] if job else environ.get("TRAINING_JOB_NAME")
-
-
-def _of_slurm(environ: Mapping[str, str]) -> str | None:
-    job, task = environ.get("SLURM_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
-    if task:
-        job = environ.get("SLURM_ARRAY_JOB_ID") or job
-    return job and f"slurm-{job}-{task}" if task else job and f"slurm-{job}"
-
-
-def _of_batch(environ: Mapping[str, str]) -> str | None:
-    # That of a task of an array, and of a node, ends with its number ("id:3").
-    job, task = environ.get("AWS_BATCH_JOB_ID"), environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
-    is_whole = not task or (job or "").endswith(f":{task}")
-    return job and (f"batch-{job}" if is_whole else f"batch-{job}-{task}")
-
-
-def _of_kubernetes(environ: Mapping[str, str]) -> str | None:
-    # A pod of an indexed job is called "JOB-INDEX", also the next one after a failure.
-    host, index = environ.get("HOSTNAME"), environ.get("JOB_COMPLETION_INDEX")
-    return host if host and index and host.endswith(f"-{index}") else None
-
-
-def _of_torchrun(environ: Mapping[str, str]) -> str | None:
-    # "none" is the default, and --standalone makes a random one at each start.
-    run = environ.get("TORCHELASTIC_RUN_ID")
-    is_random = run is None or run == "none" or _RANDOM_ID.fullmatch(run)
-    return None if is_random else f"torchrun-{run}"
-
-
-_RANDOM_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NAMES_OF_JOBS: Final = (_of_sagemaker, _of_slurm, _of_batch, _of_kubernetes, _of_torchrun)
-
-
-def _name_in(arn: object) -> str | None:
-    """Return the last part of ``arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME``."""
-    return arn.rpartition("/")[2] or None if isinstance(arn, str) and "/" in arn else None
 
 
 def _lower(name: str) -> str:

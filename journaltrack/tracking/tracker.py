@@ -26,6 +26,7 @@ from journaltrack.journal.fold import blob_of
 from journaltrack.journal.journal import Journal, OnJournalError
 from journaltrack.tracking import validation
 from journaltrack.tracking.delivery import Delivery, loaded, look_up
+from journaltrack.tracking.jobs import component_of_this_job
 from journaltrack.tracking.recording import Recorder
 from journaltrack.tracking.run_log import RunLog
 from journaltrack.tracking.settings import (
@@ -35,7 +36,6 @@ from journaltrack.tracking.settings import (
     attached,
     captured,
     closing_on_error,
-    component_of_this_job,
     final_status,
     name_for,
     name_to_load,

@@ -471,6 +471,42 @@ def test_a_signal_while_it_delivers_ends_the_launch_with_the_command_s_code(fold
     assert show(folder, "run").status.message == "exit code 3"
 
 
+def test_a_second_command_of_a_slurm_job_hides_no_failure(folder):
+    """Of two commands in one job the first one's failure stays a run of its own; when the job is
+    requeued, each continues its run, which is called continued from then on. A tracker finds the
+    run that was launched for it.
+    """
+    script = "from journaltrack import Tracker; print(Tracker.load(sync='off'))"
+    environment = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "0"}
+
+    def launched(*words, restart=None):
+        line = command(folder, *words)
+        del line[line.index("--name") : line.index("--name") + 2]
+        own = environment | ({"SLURM_RESTART_COUNT": restart} if restart else {})
+        return done(line, env=os.environ | own)
+
+    def runs():
+        with closing(Journal.open(folder, read_only=True)) as journal:
+            return {row.name: show(folder, row.name) for row in journal.runs()}
+
+    assert launched("false").returncode == 1
+    told = [launched(sys.executable, "-c", script).stdout for _ in range(2)]
+    python = Path(sys.executable).stem.replace(".", "-")
+    names = [f"slurm-4711-{python}", f"slurm-4711-{python}-2"]
+    assert [each.decode().strip() for each in told] == names
+    assert {name: (view.status.primary, view.origins) for name, view in runs().items()} == {
+        "slurm-4711-false": ("Failed", ("created",)),
+        **dict.fromkeys(names, ("Completed", ("created",))),
+    }
+    again = launched(sys.executable, "-c", script, restart="1").stdout
+    assert again.decode().strip() == names[0]
+    assert [view.origins for view in runs().values()] == [
+        ("created",),
+        ("created", "resumed"),
+        ("created",),
+    ]
+
+
 BOARD = """
 import sys
 from tensorboard.compat.proto.event_pb2 import Event
@@ -522,3 +558,38 @@ def test_event_files_of_tensorboard_are_imported_while_they_are_written(folder, 
     assert {name: each.points for name, each in found.items()} == {"loss": 3, "test/loss": 2}
     assert (found["loss"].last_value, found["loss"].last_step) == (2.0, 2)
     assert found["loss"].last_timestamp_ns == 1_000_000_002 * 10**9
+
+
+def test_points_that_a_kill_left_in_event_files_arrive_when_the_run_is_continued(folder, tmp_path):
+    """After SIGKILL of a launch that imported nothing yet, the next launch of the run imports what
+    was written before, but nothing of another run with the same folder. A folder without event
+    files is told.
+    """
+    pytest.importorskip("tensorboard")
+    board = tmp_path / "board"
+    options = ("--tensorboard", str(board))
+    program = f"{BOARD}\nwrite({str(board)!r}, range(3))\nprint('wrote', flush=True)\ninput()\n"
+    process = subprocess.Popen(
+        command(folder, sys.executable, "-c", program, options=options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    read_until(process.stdout.fileno(), b"wrote\n")
+    process.kill()
+    process.communicate(timeout=FOREVER_S)
+    assert show(folder, "run").metrics == ()
+    other = command(
+        folder, sys.executable, "-c", f"{BOARD}\nwrite({str(board)!r}, [7])", options=options
+    )
+    other[other.index("run", 4)] = "other"
+    assert done(other).stderr == b""
+    again = done(command(folder, "true", options=options))
+    assert (again.returncode, again.stderr) == (0, b"")
+    view = show(folder, "run")
+    assert [(each.name, each.points, each.last_step) for each in view.metrics] == [("loss", 3, 2)]
+    assert [(each.points, each.last_step) for each in show(folder, "other").metrics] == [(1, 7)]
+    assert {each.name: each.value for each in view.parameters}["run/event_files"] == 1
+    empty = done(command(folder, "true", options=("--tensorboard", str(tmp_path / "none"))))
+    assert b"has no event files of this run: nothing was imported" in empty.stderr
+    values = {each.name: each.value for each in show(folder, "run").parameters}
+    assert values["run/event_files"] == 0

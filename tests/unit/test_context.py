@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from journaltrack import limits
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import context
 from journaltrack.journal.context import Guard, facts_of, installed, text_of
 from journaltrack.journal.vocabulary import REDACTED
-from journaltrack.tracking.settings import name_for, name_of_this_job
+from journaltrack.tracking.jobs import name_of_this_job
+from journaltrack.tracking.settings import name_for
 
 SECRET = "s3kr1t-Value"
 MEMBERS = (
@@ -322,7 +324,8 @@ def test_tokens_and_passwords_leave_a_diff_and_nothing_else_does():
         ({"HOSTNAME": "digits-4", "JOB_COMPLETION_INDEX": "4"}, "digits-4"),
         ({"HOSTNAME": "digits-4-x8k2p", "JOB_COMPLETION_INDEX": "4"}, None),
         ({"HOSTNAME": "node7"}, None),
-        ({"TORCHELASTIC_RUN_ID": "My_Run.1", "RANK": "3"}, "torchrun-my-run-1"),
+        ({"TORCHELASTIC_RUN_ID": "my-run-1", "RANK": "3"}, "torchrun-my-run-1"),
+        ({"TORCHELASTIC_RUN_ID": "a--b"}, "torchrun-a--b"),
         ({"TORCHELASTIC_RUN_ID": "none"}, None),
         ({"TORCHELASTIC_RUN_ID": "0b5a6f4e-1234-4000-8000-000000000002"}, None),
         ({"SLURM_JOB_ID": "", "TRAINING_JOB_NAME": ""}, None),
@@ -354,6 +357,20 @@ def test_a_long_name_of_a_job_stays_its_own(monkeypatch):
         names.add(name_for(None, None, resume=True))
     assert len(names) == 2
     assert all(len(name) <= 120 for name in names)
+
+
+def test_no_two_jobs_share_a_name(monkeypatch):
+    """Ids that differ in case, in characters that SageMaker refuses, or in what is no ASCII give
+    different names that it accepts, the same each time.
+    """
+    ids = ["exp-1", "exp_1", "exp.1", "Exp-1", "exp-1-", "-exp-1", "exp 1", "日本", "é", "\udcff"]
+    names = []
+    for each in ids * 2:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", each)
+        names.append(name_of_this_job())
+    assert names[0] == "torchrun-exp-1"
+    assert len(set(names)) == len(ids)
+    assert all(limits.name_problem(each, "name") is None for each in names)
 
 
 def test_a_base_name_and_resume_still_need_a_name(monkeypatch):

@@ -13,13 +13,8 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError, RemoteError
 from journaltrack.tracking import validation
 from journaltrack.tracking.catalog import Source
 from journaltrack.tracking.delivery import loaded, look_up
-from journaltrack.tracking.settings import (
-    Settings,
-    asked,
-    job_of_this_process,
-    replay_request,
-    settings_of,
-)
+from journaltrack.tracking.jobs import job_of_this_process
+from journaltrack.tracking.settings import Settings, asked, replay_request, settings_of
 from journaltrack.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
