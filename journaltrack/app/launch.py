@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from journaltrack import limits
 from journaltrack.errors import JournaltrackError, described
-from journaltrack.journal import vocabulary
+from journaltrack.journal import provenance, vocabulary
 from journaltrack.journal.context import Guard
 from journaltrack.tracking import jobs, validation
 from journaltrack.tracking.settings import (
@@ -438,6 +438,8 @@ class _Recorder(threading.Thread):
 
     def _begin(self) -> None:
         run = self._run
+        # Its code, interpreter and packages, not those of this process.
+        provenance.launches(run.launch.command)
         journal, _ = open_journal(run.journal, run.settings, "buffer")
         with closing_on_error(journal, owned=True):
             self._create(journal)

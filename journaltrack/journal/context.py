@@ -19,11 +19,13 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
 from journaltrack.journal.vocabulary import REDACTED
-from journaltrack.util import patterns
+from journaltrack.util import patterns, process
 from journaltrack.util.text import without_secrets
 
 JOB_VARIABLES: Final = (
@@ -106,15 +108,87 @@ _TOKEN_BEGINNINGS: Final = (
     *("pypi-", "xoxa-", "xoxb-", "xoxe-", "xoxp-", "xoxr-", "xoxs-", "AKIA", "ASIA"),
 )
 """What tokens begin with that tell what they are."""
+_SECRET_FILES: Final = (
+    *(
+        ".env",
+        ".env.*",
+        "*.env",
+        "*.pem",
+        "*.key",
+        "*.p12",
+        "*.pfx",
+        "*.jks",
+        "*.keystore",
+        "*.ppk",
+    ),
+    *("*.kdbx", "*.gpg", "*.asc", "*.tfvars", "*.tfstate", "*.secret", "*.secrets", "*.token"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".pgpass", ".my.cnf"),
+    *(".htpasswd", ".npmrc", ".pypirc", ".git-credentials", ".dockercfg", ".dockerconfigjson"),
+    *("credentials", "credentials.*", "*credentials*.json", "secret", "secret.*", "secrets"),
+    *("secrets.*", "*service*account*.json", "kubeconfig*", "passwords*", "password.*", "token"),
+    *("token.txt", "*apikey*.txt", "*api_key*.txt"),
+)
+"""Names of files that hold secrets, as shell patterns."""
+_SCRIPTS: Final = (".py", ".sh", ".ipynb")
+_PYTHON: Final = r"(?:python|pypy)[0-9.]*[a-z]*"
+_NOT_IN_COMMIT: Final = {
+    "untracked": "git does not track it, so the commit does not have it",
+    "no commit": "it is in no commit of git",
+}
 _TOKENS: Final = rf"\b(?:{'|'.join(_TOKEN_BEGINNINGS)})[\w-]{{12,}}"
 _USER_INFO: Final = r"(://)[^/\s\"'<>`@]+@"
 _CODE: Final = "[code]"
 _FLAGS_OF_PYTHON: Final = "bBdEhiIOPqRsSuvVx?"
 
 
-def survey() -> dict[str, Any]:
-    """Read what may be slow: the installed packages, processor, memory and GPUs."""
-    packages, left_out = installed(sys.path)
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that this process launches.
+
+    Attributes:
+        file: The script, as far as the words tell.
+        interpreter: The Python that runs it; None if that is not known.
+        is_here: Whether that is of the same environment as this process's.
+        folders: Where the packages of another environment are.
+    """
+
+    file: Path | None
+    interpreter: str | None
+    is_here: bool
+    folders: tuple[str, ...]
+
+
+def command_of(words: Sequence[str]) -> Command:
+    """Find out what a command runs, by its words and files. Starts nothing."""
+    import shutil  # noqa: PLC0415 - few processes launch a command
+
+    program = shutil.which(words[0]) or ""
+    scripts = [word for word in words if word.endswith(_SCRIPTS) and os.path.isfile(word)]  # noqa: PTH113
+    is_python = re.fullmatch(_PYTHON, os.path.basename(program)) is not None  # noqa: PTH119
+    begin = "" if is_python else _head(program).partition("\n")[0]
+    # The path of a script with a "#!" line, unless it is on PATH, such as torchrun.
+    if begin.startswith("#!") and "/" in words[0]:
+        scripts.append(program)
+    interpreter = program if is_python else None
+    for word in begin.removeprefix("#!").split() if begin.startswith("#!") else ():
+        if re.fullmatch(_PYTHON, os.path.basename(word)):  # noqa: PTH119
+            interpreter = shutil.which(word)
+    folder = Path(interpreter).parent if interpreter else None
+    is_here = folder is not None and folder.resolve() == Path(process.executable()).parent.resolve()
+    places = sorted(folder.parent.glob("lib/python3*/site-packages")) if folder else []
+    return Command(
+        Path(scripts[0]) if scripts else None, interpreter, is_here, tuple(map(str, places))
+    )
+
+
+def survey(command: Command | None = None) -> dict[str, Any]:
+    """Read what may be slow: the installed packages, processor, memory and GPUs.
+
+    Args:
+        command: What this process launches: its environment counts.
+    """
+    folders = command.folders if command and not command.is_here else process.texts("path")
+    packages, left_out = installed(folders)
     return {
         "cpu": _cpu(),
         "memory": _memory(),
@@ -128,6 +202,7 @@ def text_of(
     surveyed: Mapping[str, Any],
     redact: Iterable[str],
     environ: Mapping[str, str] = os.environ,
+    command: Command | None = None,
 ) -> str:
     """Return the description as JSON.
 
@@ -135,6 +210,7 @@ def text_of(
         surveyed: From ``survey``; empty if that has not ended in time.
         redact: Shell patterns of names whose values are not recorded.
         environ: The process's environment.
+        command: What this process launches.
     """
     guard = Guard(redact)
     folder = None
@@ -147,7 +223,7 @@ def text_of(
         "command": guard.command(whole_command()),
         "folder": folder,
         "notebook": _notebook(guard, environ),
-        "python": {"implementation": sys.implementation.name, "executable": sys.executable},
+        "python": _python(command),
         "system": f"{uname.sysname} {uname.release} {uname.machine}",
         "job": job,
         **surveyed,
@@ -156,6 +232,15 @@ def text_of(
     text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
     # Arguments and paths need not be UTF-8.
     return text.encode(errors="replace").decode()
+
+
+def _python(command: Command | None) -> dict[str, str]:
+    """Return the interpreter: this process's, or that of the command that it launches."""
+    if command is None or command.is_here or command.interpreter is None:
+        told = {"implementation": sys.implementation.name, "executable": process.executable()}
+        is_known = command is None or command.interpreter is not None
+        return told if is_known else {**told, "of": "journaltrack run"}
+    return {"executable": command.interpreter}
 
 
 # -- secrets -------------------------------------------------------------------------------
@@ -249,12 +334,42 @@ def without_tokens(diff: bytes) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
+def without_secret_files(diff: bytes, patterns_too: Iterable[str] = ()) -> bytes:
+    """Return a diff without the changes of files whose names say that they hold secrets.
+
+    A line stands for each of them, which ``git apply`` skips.
+
+    Args:
+        diff: From git.
+        patterns_too: Shell patterns of names of more such files.
+    """
+    begin = b"diff --git "
+    if not diff.startswith(begin):
+        return diff
+    hidden = (*_SECRET_FILES, *patterns_too)
+    kept = []
+    # In a hunk, each line begins with another character.
+    for part in diff.removeprefix(begin).split(b"\n" + begin):
+        names = {
+            line[4:].split(b"\t")[0].strip(b'"').rpartition(b"/")[2].decode(errors="replace")
+            for line in part.partition(b"\n@@")[0].split(b"\n")
+            if line.startswith((b"--- ", b"+++ "))
+        }
+        found = sorted(name for name in names if any(patterns.fits(name, each) for each in hidden))
+        if found:
+            told = f"journaltrack left out {found[0]}: its name says that it holds secrets"
+            kept.append(told.encode() + (b"\n" if part.endswith(b"\n") else b""))
+        else:
+            kept.append(begin + part)
+    return b"\n".join(kept)
+
+
 def whole_command() -> list[str]:
     """Return the command line of this process, without the program of ``python -c``.
 
     That may be a script with anything in it.
     """
-    words = list(sys.orig_argv)
+    words = process.texts("orig_argv")
     place = 1
     while place < len(words) and words[place].startswith("-"):
         # Options of one letter may be joined, the last one with its operand: "-uc".
@@ -269,7 +384,7 @@ def whole_command() -> list[str]:
         has_operand = letters in {"W", "X", "-check-hash-based-pycs"}
         place += 2 if has_operand else 1
     # Python is embedded in another program.
-    return words or list(sys.argv)
+    return words or process.texts("argv")
 
 
 # -- what there is -------------------------------------------------------------------------
@@ -286,8 +401,8 @@ def installed(folders: Iterable[str]) -> tuple[dict[str, str], int]:
     """
     found: dict[str, str] = {}
     for folder in dict.fromkeys(list(folders)[:_FOLDERS_MAX]):
-        # Also an archive, which is no folder.
-        with contextlib.suppress(OSError):
+        # Also an archive, which is no folder, and what can't be a path.
+        with contextlib.suppress(OSError, ValueError):
             for entry in os.listdir(folder or "."):  # noqa: PTH208 - only names are needed
                 if entry.endswith(_METADATA) and not entry.startswith("~"):
                     stem = entry.rpartition(".")[0]
@@ -365,8 +480,11 @@ def groups(
 
 def _notebook(guard: Guard, environ: Mapping[str, str]) -> str | None:
     """Return the notebook that this process computes, as its editor tells it."""
-    main = getattr(sys.modules.get("__main__"), "__dict__", {})
-    for found in (main.get(_NOTEBOOK_NAME), environ.get(_NOTEBOOK_VARIABLE)):
+    named = None
+    # What stands in for the module may do anything.
+    with contextlib.suppress(Exception):
+        named = vars(sys.modules["__main__"]).get(_NOTEBOOK_NAME)
+    for found in (named, environ.get(_NOTEBOOK_VARIABLE)):
         if isinstance(found, str) and found:
             return guard.cleaned(found)
     return None
@@ -406,7 +524,8 @@ def facts_of(context: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         ("folder", context.get("folder")),
         ("notebook", context.get("notebook")),
         ("job", " ".join(f"{name}={value}" for name, value in _members(context, "job").items())),
-        ("interpreter", " ".join(map(str, _members(context, "python").values()))),
+        ("code", _told_code(_members(context, "code"))),
+        ("interpreter", _told_python(_members(context, "python"))),
         ("system", context.get("system")),
         ("processors", _told_cpu(_members(context, "cpu"))),
         ("memory", _told_memory(_members(context, "memory"))),
@@ -424,6 +543,20 @@ def packages_of(context: Mapping[str, Any] | None) -> dict[str, str]:
 def _members(context: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = context.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _told_code(code: Mapping[str, Any]) -> str:
+    reason = _NOT_IN_COMMIT.get(str(code.get("git")))
+    return f"{code.get('file')}: {reason}" if reason else ""
+
+
+def _told_python(python: Mapping[str, Any]) -> str:
+    told = " ".join(
+        str(python[name]) for name in ("implementation", "executable") if name in python
+    )
+    return (
+        f"{told} (that of {python['of']}: the command's is not known)" if "of" in python else told
+    )
 
 
 def _told_cpu(cpu: Mapping[str, Any]) -> str:

@@ -1,9 +1,13 @@
 """Describe a process that appends or reconciles, for its ``writer`` row.
 
 The commit is read from git's files. Only git itself knows whether the work tree has changes, and
-which. It is asked early (``ask``), while modules are imported and the journal is opened, so that
-the first append hardly waits for it. What the process runs in (``context``) is looked up meanwhile.
-What is not known after ``WAIT_S`` is left out.
+which, and whether it has the program. It is asked early (``ask``), while modules are imported and
+the journal is opened, so that the first append hardly waits for it. What the process runs in
+(``context``) is looked up meanwhile. What is not known after ``WAIT_S`` is left out.
+
+Of a process that launches a command, the command's code counts (``launches``).
+
+Invariant: nothing here raises, whatever a program puts into ``sys.argv`` and the like.
 """
 
 from __future__ import annotations
@@ -24,11 +28,15 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from journaltrack._version import __version__
 from journaltrack.journal.schema import schema
 from journaltrack.journal.vocabulary import chain_start, writer_digest
+from journaltrack.util import process
+
+if TYPE_CHECKING:
+    from journaltrack.journal.context import Command
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +54,10 @@ DIFF_NAME: Final = "git.diff"
 """The name under which a run has git's diff."""
 DIFF_BYTES_MAX: Final = 1_000_000
 """Our limit: the rest of a longer diff is cut off."""
+NO_COMMIT: Final = "no commit"
+"""No repository holds the program, or it has no commit."""
+UNTRACKED: Final = "untracked"
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 _PIECE_BYTES: Final = 1 << 16
 _STATUS: Final = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
 # One form whatever the user's configuration says; no program that it names.
@@ -98,25 +110,25 @@ def describe_process(
             process runs matters for its results.
         revision: The journal's schema.
     """
-    program = _program()
-    folder = _folder(program)
-    commit = git_commit(folder)
-    asked = _asked.get(folder) if commit and training else None
+    code = _code()
+    commit = git_commit(code.folder)
+    asked = _asked.get(code.folder) if commit and training else None
     is_dirty = None if asked is None else asked.answer(WAIT_S)
     columns = (
         str(uuid.uuid4()),
         _storable(socket.gethostname()),
         os.getpid(),
         _storable(user()),
-        _storable(_absolute(program)),
+        _storable(_absolute(_program())),
         now_ns,
         __version__,
         platform.python_version(),
         commit,
         None if is_dirty is None else int(is_dirty),
-        packages() if training else None,
+        # What this process imports says nothing about a command that it launches.
+        packages() if training and _wanted.command is None else None,
         journal_id,
-        _context() if training and revision not in schema.WITHOUT_CONTEXT else None,
+        _context(code, commit) if training and revision not in schema.WITHOUT_CONTEXT else None,
     )
     described = revision not in schema.UNDESCRIBED
     return WriterInfo(*columns, writer_digest(*columns) if described else chain_start(columns[0]))
@@ -125,10 +137,14 @@ def describe_process(
 def packages() -> str:
     """Return the versions of the imported packages that state one, as a JSON object."""
     versions: dict[str, str] = {}
-    for name, module in sorted(sys.modules.copy().items()):
-        # Not getattr: a module's own __getattr__ may warn, or import other modules.
+    modules = sys.modules.copy()
+    for name in sorted(each for each in modules if isinstance(each, str)):
         skipped = "." in name or name.startswith("_") or name in sys.stdlib_module_names
-        version = None if skipped else getattr(module, "__dict__", {}).get("__version__")
+        version = None
+        # Not getattr: a module's own __getattr__ may warn, or import other modules. What stands in
+        # for a module may do anything.
+        with contextlib.suppress(Exception):
+            version = None if skipped else vars(modules[name]).get("__version__")
         if (
             isinstance(version, str)
             and 0 < len(version) <= _VERSION_CHARS_MAX
@@ -152,20 +168,38 @@ def ask(*, context: bool = True, redact: Iterable[str] = ()) -> None:
         # Here and not on the thread: a child that is forked meanwhile could import nothing.
         from journaltrack.journal.context import survey  # noqa: PLC0415 - only to record
 
-        _wanted.survey = _Later(survey, "journaltrack-survey")
-    folder = _folder(_program())
-    if folder not in _asked and git_commit(folder):
-        _asked[folder] = _Later(lambda: _is_dirty(folder), "journaltrack-git")
+        command = _wanted.command
+        _wanted.survey = _Later(lambda: survey(command), "journaltrack-survey")
+    code = _code()
+    if code.folder not in _asked and git_commit(code.folder):
+        _asked[code.folder] = _Later(lambda: _is_dirty(code.folder), "journaltrack-git")
+        if code.file is not None and context:
+            file = code.file
+            _tracked[file] = _Later(lambda: _is_tracked(file), "journaltrack-tracked")
 
 
-def _context() -> str | None:
+def launches(command: Sequence[str]) -> None:
+    """Note that this process launches a command, whose code is what it describes."""
+    from journaltrack.journal.context import command_of  # noqa: PLC0415 - as above
+
+    _wanted.command = command_of(command)
+
+
+def _context(code: _Code, commit: str | None) -> str | None:
     """Return what this process runs in; None if that is not to be recorded."""
     survey = _wanted.survey
     if not _wanted.context or survey is None:
         return None
     from journaltrack.journal.context import text_of  # noqa: PLC0415 - as above
 
-    return text_of(survey.answer(WAIT_S) or {}, _wanted.redact)
+    surveyed: dict[str, Any] = survey.answer(WAIT_S) or {}
+    if code.file is not None:
+        tracked = _tracked.get(code.file)
+        is_tracked = None if tracked is None else tracked.answer(WAIT_S)
+        if commit is None or is_tracked is False:
+            state = NO_COMMIT if commit is None else UNTRACKED
+            surveyed = {**surveyed, "code": {"file": os.fspath(code.file), "git": state}}
+    return text_of(surveyed, _wanted.redact, command=_wanted.command)
 
 
 class Diffing:
@@ -179,7 +213,7 @@ class Diffing:
         self._take = take
         self._pid = os.getpid()
         self._is_over = False
-        folder = _folder(_program())
+        folder = _code().folder
         asked = _asked.get(folder)
         self._later = asked and _Later(lambda: self._run(folder, asked), "journaltrack-diff")
 
@@ -231,18 +265,23 @@ def _is_dirty(folder: Path) -> bool | None:
     return None if told is None else bool(told.strip())
 
 
+def _is_tracked(file: Path) -> bool | None:
+    told = _git(file.parent, ("--literal-pathspecs", "ls-files", "-z", "--", file.name), 1)
+    return None if told is None else bool(told)
+
+
 def _diff(folder: Path) -> bytes | None:
-    """Return git's diff of the tracked files, without what looks like a token."""
-    from journaltrack.journal.context import without_tokens  # noqa: PLC0415 - as above
+    """Return git's diff of the tracked files, without what looks like a secret."""
+    from journaltrack.journal.context import without_secret_files, without_tokens  # noqa: PLC0415
 
     told = _git(folder, _DIFF, DIFF_BYTES_MAX)
-    if told is None or len(told) <= DIFF_BYTES_MAX:
-        return told and without_tokens(told)
-    whole_lines = told[:DIFF_BYTES_MAX].rpartition(b"\n")[0]
-    return b"%b\njournaltrack cut this diff after %d bytes\n" % (
-        without_tokens(whole_lines),
-        DIFF_BYTES_MAX,
-    )
+    if told is None:
+        return None
+    is_cut = len(told) > DIFF_BYTES_MAX
+    lines = told[:DIFF_BYTES_MAX].rpartition(b"\n")[0] if is_cut else told
+    kept = without_tokens(without_secret_files(lines, _wanted.redact))
+    end = b"\njournaltrack cut this diff after %d bytes\n" % DIFF_BYTES_MAX
+    return kept + end if is_cut else kept
 
 
 def _git(folder: Path, arguments: Sequence[str], bytes_max: int) -> bytes | None:
@@ -285,28 +324,49 @@ class _Wanted:
     context: bool = False
     redact: dict[str, None] = field(default_factory=dict)
     survey: _Later[dict[str, Any]] | None = None
+    command: Command | None = None
 
 
 # A forked child inherits the answers.
 _wanted = _Wanted()
 _asked: dict[Path, _Later[bool | None]] = {}
+_tracked: dict[Path, _Later[bool | None]] = {}
 _diffs: dict[Path, bytes | None] = {}
 
 
 def _program() -> str:
-    return sys.argv[0] if sys.argv and sys.argv[0] not in {"", "-c"} else "(interactive)"
+    first = (*process.texts("argv")[:1], "")[0]
+    return first if first not in {"", "-c"} else "(interactive)"
 
 
-def _folder(program: str) -> Path:
-    """Return a folder of the work tree that holds the code."""
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """The code that this process runs, or its command: a folder of the work tree, and the file."""
+
+    folder: Path
+    file: Path | None = None
+
+
+def _code() -> _Code:
+    command = _wanted.command
     try:
-        folder = Path(program).parent
+        file = Path(_program()) if command is None else command.file
+        if file is not None and file.is_dir():
+            file /= "__main__.py"
         # A command of the environment, such as torchrun, says nothing about the code that it runs.
-        is_command = folder.resolve() == Path(sys.executable).parent.resolve()
-        return folder if os.path.exists(program) and not is_command else Path.cwd()  # noqa: PTH110
-    except OSError:
-        # The working folder was removed.
-        return Path()
+        if file is not None and file.is_file() and not _is_installed(file):
+            return _Code(file.parent, file.absolute())
+        return _Code(Path.cwd())
+    # The working folder was removed. No file can have that name.
+    except (OSError, ValueError):
+        return _Code(Path())
+
+
+def _is_installed(file: Path) -> bool:
+    own = process.executable()
+    return bool(own and file.parent.resolve() == Path(own).parent.resolve()) or not (
+        _INSTALLED.isdisjoint(file.absolute().parts)
+    )
 
 
 def _absolute(program: str) -> str:
@@ -314,8 +374,8 @@ def _absolute(program: str) -> str:
         # abspath keeps symbolic links.
         is_file = os.path.exists(program)  # noqa: PTH110
         return os.path.abspath(program) if is_file else program  # noqa: PTH100
-    except OSError:
-        # The working folder was removed.
+    # The working folder was removed. No file can have that name.
+    except (OSError, ValueError):
         return program
 
 
@@ -336,8 +396,8 @@ def git_commit(folder: Path) -> str | None:
             if not head.startswith("ref: "):
                 return _commit(head)
             return _branch_commit(common, git, head[5:])
-    except (OSError, UnicodeDecodeError):
-        # Training does not need the commit.
+    # Training does not need the commit. RuntimeError: links in a circle.
+    except (OSError, ValueError, RuntimeError):
         pass
     return None
 
@@ -366,7 +426,7 @@ def _storable(text: str) -> str:
 def user() -> str:
     """Return the name of the user of this process, or its number if it has no name."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # For example in a container.
+        return str(getpass.getuser())
+    # For example in a container.
+    except Exception:  # noqa: BLE001 - each Python raises something else
         return str(os.getuid())

@@ -13,15 +13,20 @@ Must not know what is locked or claimed, or what the calls do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
 _RANKS: Final = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _RANK_DIGITS: Final = 12
+_WORDS_MAX: Final = 100_000
+_WORD_CHARS_MAX: Final = 16_384
+"""Ours: texts of a list of ``sys`` that are looked at, and their characters."""
 # Fields of /proc/<pid>/stat after the command, see proc(5).
 _STATE_FIELD, _STARTED_FIELD = 0, 19
 # The process has ended, and its parent has not asked yet how.
@@ -83,6 +88,24 @@ def text_of(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
         return None
+
+
+def texts(name: str) -> list[str]:
+    """Return the texts in a list of ``sys``, such as ``argv``: programs put anything there."""
+    with contextlib.suppress(Exception):
+        # Not a subclass of str, whose methods may do anything.
+        return [
+            str.__str__(each)[:_WORD_CHARS_MAX]
+            for each in islice(getattr(sys, name), _WORDS_MAX)
+            if isinstance(each, str)
+        ]
+    return []
+
+
+def executable() -> str:
+    """Return the path of this process's interpreter; "" if none is known."""
+    found = getattr(sys, "executable", None)
+    return found if type(found) is str else ""
 
 
 def codes_of(*functions: Callable[..., Any]) -> frozenset[CodeType]:

@@ -290,6 +290,80 @@ def test_a_requeued_job_finds_its_run_without_a_name(tree, tmp_path):
     assert metrics == ["slurm-7", "slurm-7", "slurm-8-1"]
 
 
+def test_a_program_that_is_in_no_commit_is_told(tree, tmp_path):
+    """One that git does not track, and one outside of any repository; not one that was added."""
+    text = (tree / "train.py").read_text()
+    (tree / "new.py").write_text(text)
+    (tmp_path / "out.py").write_text(text)
+    train(tree, script="new.py")
+    train(tree, script="../out.py")
+    git(tree, "add", "new.py")
+    train(tree, script="new.py")
+    train(tree)
+    told = [each.get("code") for each in contexts(tmp_path / "journal")]
+    assert told == [
+        {"file": str(tree / "new.py"), "git": "untracked"},
+        {"file": str(tree / "../out.py"), "git": "no commit"},
+        None,
+        None,
+    ]
+    shown = call("show", "run", "-j", tmp_path / "journal")
+    assert "new.py: git does not track it, so the commit does not have it" in " ".join(
+        shown.split()
+    )
+
+
+def test_the_diff_leaves_out_files_that_hold_secrets(tree, tmp_path):
+    """What is left restores the other files."""
+    hidden = secrets.token_urlsafe(24)
+    for name in (".env", "server.pem"):
+        (tree / name).write_text("old\n")
+        git(tree, "add", name)
+    git(tree, "commit", "-q", "-m", "second")
+    for name in (".env", "server.pem", "train.py"):
+        with (tree / name).open("a") as file:
+            file.write(f"# {hidden}\n" if name != "train.py" else "# more\n")
+    train(tree)
+    (diff,) = diffs(tmp_path / "journal")
+    assert hidden.encode() not in diff
+    assert b"journaltrack left out .env" in diff
+    copy = tmp_path / "copy"
+    git(tmp_path, "clone", "-q", str(tree), str(copy))
+    (tmp_path / "git.diff").write_bytes(diff)
+    git(copy, "apply", str(tmp_path / "git.diff"))
+    assert (copy / "train.py").read_bytes() == (tree / "train.py").read_bytes()
+    assert (copy / ".env").read_text() == "old\n"
+
+
+def test_a_launch_describes_the_code_of_its_command(tree, tmp_path):
+    """Commit and interpreter are those of the script and of its Python, wherever it was started;
+    of a command whose Python is not known, it says whose it tells.
+    """
+    other = tmp_path / "venv"
+    (other / "bin").mkdir(parents=True)
+    (other / "bin" / "python").symlink_to(sys.executable)
+    (other / "lib" / "python3.99" / "site-packages" / "digits-9.9.dist-info").mkdir(parents=True)
+    (tree / "hello.py").write_text("print('hello')\n")
+    launch = [sys.executable, "-m", "journaltrack", "run", "--sync", "off", "--name", "run"]
+    for words in ([other / "bin" / "python", tree / "hello.py"], ["true"]):
+        subprocess.run(
+            [*launch, "-j", tmp_path / "journal", "--", *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+            timeout=FOREVER_S,
+        )
+    python, true = contexts(tmp_path / "journal")
+    assert python["python"] == {"executable": str(other / "bin" / "python")}
+    assert python["installed"] == {"digits": "9.9"}
+    assert python["code"] == {"file": str(tree / "hello.py"), "git": "untracked"}
+    assert true["python"]["of"] == "journaltrack run"
+    assert "installed" not in true
+    with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as database:
+        commits = [commit for (commit,) in database.execute("SELECT git_commit FROM writer")]
+    assert commits == [git(tree, "rev-parse", "HEAD").decode().strip(), None]
+
+
 def test_the_context_travels_with_the_journal(tree, tmp_path):
     """Through a bundle, a merge and a delivery with its receipts the rows stay as they were; all
     copies prove them, and the diff is delivered.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
-from journaltrack.journal import context
+from journaltrack.journal import context, provenance
 from journaltrack.journal.context import Guard, facts_of, installed, text_of
 from journaltrack.journal.vocabulary import REDACTED
 from journaltrack.tracking.jobs import name_of_this_job
@@ -298,6 +301,142 @@ def test_tokens_and_passwords_leave_a_diff_and_nothing_else_does():
     dirty = b"+u = 'postgres://ada:pw@host/db'\n+k = 'hf_abcdefghijklmnopqrst'\n\xff"
     wanted = b"+u = 'postgres://[redacted]@host/db'\n+k = '[redacted]'\n\xff"
     assert context.without_tokens(dirty) == wanted
+
+
+class _Raising:
+    """Raises at everything that can be asked of it."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    def __iter__(self):
+        raise RuntimeError
+
+    def __bool__(self):
+        raise RuntimeError
+
+
+class _Text(str):
+    """A text whose methods raise."""
+
+    __slots__ = ()
+
+    def __eq__(self, other):
+        raise RuntimeError
+
+    def __hash__(self):
+        raise RuntimeError
+
+    def endswith(self, *_):
+        raise RuntimeError
+
+    def __str__(self):
+        raise RuntimeError
+
+
+ODD = {
+    "None": lambda: None,
+    "a number": lambda: 3,
+    "a text": lambda: "train.py",
+    "nothing": list,
+    "empty": lambda: [""],
+    "no texts": lambda: [None, 3, b"x", object()],
+    "NUL": lambda: ["a\0b", "c\0"],
+    "huge": lambda: ["x" * 10**7],
+    "surrogates": lambda: ["\udcff\ud800", "-\udcff"],
+    "raising": _Raising,
+    "raising texts": lambda: [_Text("train.py"), _Raising()],
+    "endless": lambda: itertools.repeat("train.py"),
+}
+
+
+@pytest.mark.parametrize("which", ODD)
+@pytest.mark.parametrize("name", ["argv", "orig_argv", "executable", "path", "modules"])
+def test_what_programs_put_into_sys_hinders_nothing(name, which, monkeypatch):
+    """A process describes itself whatever `sys` holds; the row can be stored."""
+    odd = ODD[which]()
+    if name == "modules":
+        monkeypatch.setitem(sys.modules, "odd", odd)
+        monkeypatch.setitem(sys.modules, 7, odd)
+        monkeypatch.setitem(sys.modules, "__main__", odd)
+    with monkeypatch.context() as patch:
+        if name != "modules":
+            patch.setattr(sys, name, odd)
+        surveyed = context.survey()
+        provenance.ask(context=True)
+        found = provenance.describe_process(0, "journal")
+        text = text_of(surveyed, ())
+    assert isinstance(json.loads(text.encode())["python"], dict)
+    assert len(found.program.encode()) < 100_000
+    assert found.pid == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "interpreter"),
+    [
+        (["{bin}/python", "-u", "{tree}/train.py"], "{tree}/train.py", "{bin}/python"),
+        (["{bin}/python3.11", "-m", "train"], None, "{bin}/python3.11"),
+        (["bash", "{tree}/job.sh", "{tree}/train.py"], "{tree}/job.sh", None),
+        (["{tree}/run"], "{tree}/run", "{bin}/python"),
+        (["tool", "--nproc", "2", "{tree}/train.py"], "{tree}/train.py", "{bin}/python"),
+        (["true"], None, None),
+        (["/nowhere/python"], None, None),
+        (["\0"], None, None),
+    ],
+)
+def test_a_command_tells_its_script_and_its_interpreter(
+    words, file, interpreter, tmp_path, monkeypatch
+):
+    """By its words, by "#!", or not at all; a command on PATH is no script of the user's."""
+    places = {"bin": str(tmp_path / "bin"), "tree": str(tmp_path / "tree")}
+    for name in ("bin/python", "bin/python3.11", "bin/tool", "tree/run", "tree/train.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{places['bin']}/python\n" if "python" not in name else "\x7fELF")
+        path.chmod(0o755)
+    (tmp_path / "tree" / "job.sh").write_text("#!/bin/sh\n")
+    monkeypatch.setenv("PATH", f"{places['bin']}:{os.environ['PATH']}")
+    found = context.command_of([word.format(**places) for word in words])
+    assert found.file == (file and Path(file.format(**places)))
+    assert found.interpreter == (interpreter and interpreter.format(**places))
+    assert not found.is_here
+
+
+def test_the_changes_of_files_that_hold_secrets_leave_a_diff():
+    """By their names, which may be quoted or hold spaces; a line says so; patterns of `redact`
+    count, too. All else stays as it was.
+    """
+    files = {
+        "src/model.py": "",
+        ".env": SECRET,
+        "conf/.env.local": SECRET,
+        "keys/server.pem": SECRET,
+        "home/.ssh/id_rsa": SECRET,
+        ".aws/credentials": SECRET,
+        "with space/prod.env": SECRET,
+        "mine.dat": SECRET,
+        "src/environment.py": "",
+    }
+    parts = []
+    for name, secret in files.items():
+        tab = "\t" if " " in name else ""
+        parts.append(
+            f"diff --git a/{name} b/{name}\nindex 1..2 100644\n--- a/{name}{tab}\n+++ b/{name}{tab}\n"
+            f"@@ -1 +1 @@\n-x\n+{secret}y\n+++ b/.env\n"
+        )
+    quoted = '"b/gr\\303\\274n/.env"'
+    parts.append(
+        f"diff --git {quoted} {quoted}\n--- /dev/null\n+++ {quoted}\n@@ -0,0 +1 @@\n+{SECRET}\n"
+    )
+    diff = "".join(parts).encode()
+    found = context.without_secret_files(diff, ["mine*"])
+    assert SECRET.encode() not in found
+    assert found.count(b"journaltrack left out ") == 8
+    assert b"journaltrack left out id_rsa: its name says" in found
+    assert found.startswith(parts[0].encode())
+    assert parts[8].encode() in found
+    assert context.without_secret_files(parts[0].encode()) == parts[0].encode()
+    assert context.without_secret_files(b"") == b""
 
 
 # -- the run's name in a job -----------------------------------------------------------------
