@@ -74,6 +74,15 @@ def missing() -> str | None:
     )
 
 
+def _imported(name: str) -> Any:  # noqa: ANN401 - a module, or None
+    try:
+        return importlib.import_module(name)
+    # Not installed, or broken.
+    except Exception as error:  # noqa: BLE001 - what foreign code raises
+        logger.info("some system metrics can't be read: %s", error)
+        return None
+
+
 class SystemMetrics:
     """Record system metrics of a run, from ``start`` to ``stop``.
 
@@ -95,10 +104,16 @@ class SystemMetrics:
     def start(self) -> None:
         """Begin to look. Returns at once."""
         if self._thread is None:
+            # Not on the thread: a child that is forked meanwhile could import nothing.
+            found = ((name, _imported(name)) for name in (_MACHINE, _GPU))
+            libraries = {name: library for name, library in found if library is not None}
             self._ended = threading.Event()
             self._owner = os.getpid()
             self._thread = threading.Thread(
-                target=self._run, args=(self._ended,), name="journaltrack-system", daemon=True
+                target=self._run,
+                args=(self._ended, libraries),
+                name="journaltrack-system",
+                daemon=True,
             )
             _running.add(self)
             # Without it the run has no such metrics.
@@ -116,12 +131,14 @@ class SystemMetrics:
             if thread.ident is not None:
                 thread.join(_STOP_S)
 
-    def _run(self, ended: threading.Event) -> None:
+    def _run(self, ended: threading.Event, libraries: dict[str, Any]) -> None:
         sources: list[Callable[[], Values]] = []
-        for make in (lambda: _Machine(os.fspath(self._component.journal.path)), _Gpus):
+        folder = os.fspath(self._component.journal.path)
+        for name, library in libraries.items():
             try:
-                sources.append(make().look)
-            # Not installed, no GPU, a driver of another version.
+                made = _Gpus(library) if name == _GPU else _Machine(library, folder)
+                sources.append(made.look)
+            # No GPU, a driver of another version.
             except Exception as error:  # noqa: BLE001, PERF203 - what foreign code raises
                 logger.info("some system metrics can't be read: %s", error)
         while sources:
@@ -155,8 +172,8 @@ class SystemMetrics:
 class _Machine:
     """Processors, memory, disks and network, and the share of this process and its children."""
 
-    def __init__(self, folder: str) -> None:
-        self._psutil: Any = importlib.import_module(_MACHINE)
+    def __init__(self, psutil: Any, folder: str) -> None:  # noqa: ANN401 - optional
+        self._psutil = psutil
         self._folder = folder
         self._root = self._psutil.Process()
         self._processes: dict[int, Any] = {}
@@ -214,8 +231,8 @@ class _Machine:
 class _Gpus:
     """NVIDIA's GPUs of the machine."""
 
-    def __init__(self) -> None:
-        self._nvml: Any = importlib.import_module(_GPU)
+    def __init__(self, nvml: Any) -> None:  # noqa: ANN401 - optional
+        self._nvml = nvml
         self._nvml.nvmlInit()
         count = self._nvml.nvmlDeviceGetCount()
         self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(n) for n in range(count)]

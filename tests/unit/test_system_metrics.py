@@ -217,6 +217,26 @@ def test_the_thread_ends_with_the_tracker_and_begins_again_with_it(folder):
     tracker.close()
 
 
+def test_no_thread_imports_the_libraries(folder, monkeypatch):
+    """A child that is forked while a thread imports can't import that module: it is done before."""
+    importing = set()
+
+    class Finder:
+        """Notes who imports what, and finds nothing."""
+
+        def find_spec(self, name, path=None, target=None):
+            """Note it."""
+            if name.partition(".")[0] in {"psutil", "pynvml"}:
+                importing.add((name, threading.current_thread()))
+
+    for name in ("psutil", "pynvml"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    tracked(folder).close()
+    assert ("psutil", threading.main_thread()) in importing
+    assert {thread for _, thread in importing} == {threading.main_thread()}
+
+
 def test_libraries_that_fail_disturb_nothing(folder, monkeypatch):
     """A driver that raises anything at any call leaves the rest to be recorded."""
     broken = FakeNvml()
