@@ -31,8 +31,8 @@ from journaltrack.errors import (
     MissingExtraError,
     described,
 )
-from journaltrack.tracking import shapes, validation, writers
-from journaltrack.tracking.settings import name_for
+from journaltrack.tracking import shapes, sigterm, validation, writers
+from journaltrack.tracking.settings import is_success, name_for
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.trial_component import TrialComponentStatus
@@ -291,6 +291,7 @@ class FrameworkRun:
                 if self._is_ours or self.conclude is not None:
                     self._began_in = os.getpid()
                     _in_progress.append(self)
+                    sigterm.watch_exits()
                 self._in_progress = True
             return self._tracker
 
@@ -544,6 +545,8 @@ class FrameworkRun:
         self.begin_training()
         with contextlib.suppress(ValueError):
             _in_progress.remove(self)
+        if not _in_progress:
+            sigterm.ignore_exits()
 
     def end_at_exit(self) -> None:
         """End a run that nobody ended, as the interpreter exits.
@@ -557,7 +560,8 @@ class FrameworkRun:
         error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
         if self._tracker is not None and self._tracker.is_terminated:
             error = TerminatedError()
-        elif error is None and self.is_training:
+        error = error or sigterm.exit_error()
+        if self.is_training and (error is None or is_success(error)):
             error = UnendedError("the process exited before training ended")
         if self.conclude is not None:
             self.conclude(error)

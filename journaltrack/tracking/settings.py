@@ -475,7 +475,7 @@ def final_status(error: BaseException | None) -> Draft:
     An exception may be of any class. Errors in its own methods do not prevent the status.
     """
     now_ns = time.time_ns()
-    if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
+    if error is None or is_success(error):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     kind = _text_of(lambda: type(error).__name__) or "an exception"
     message = _text_of(lambda: str(error))
@@ -494,11 +494,12 @@ def final_status(error: BaseException | None) -> Draft:
     )
 
 
-def _is_success(code: object) -> bool:
-    """Return whether the interpreter exits with 0 for the code of a ``SystemExit``.
+def is_success(error: BaseException) -> bool:
+    """Return whether an exception is a ``SystemExit`` by which the interpreter exits with 0.
 
-    If the code is no integer, the interpreter prints it and exits with 1.
+    If its code is no integer, the interpreter prints it and exits with 1.
     """
+    code = error.code if isinstance(error, SystemExit) else error
     return code is None or (isinstance(code, int) and int(code) == 0)
 
 

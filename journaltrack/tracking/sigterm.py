@@ -1,5 +1,6 @@
-"""End a ``with`` block cleanly on SIGTERM: ``sigterm="stop"``.
+"""End a ``with`` block cleanly on SIGTERM, and tell of ``sys.exit``.
 
+SIGTERM ends a block if the tracker has ``sigterm="stop"``.
 Without it SIGTERM kills the process at once, and its run stays InProgress until a sync finds the
 process dead. Only the process that entered the block handles SIGTERM: a forked child does what it
 would do without us.
@@ -18,8 +19,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -153,6 +154,67 @@ class SigtermStops:
         elif self._former == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+class _ExitError(SystemExit):
+    """Raised by ``sys.exit``: a ``SystemExit`` that notes if it ends the interpreter.
+
+    CPython tells no ``atexit`` function the exit code. But it asks the exception for it, when
+    nothing has caught it: then no Python code calls. An exception that is caught is none of ours.
+    """
+
+    @property
+    def code(self) -> Any:  # noqa: ANN401 - what the program gave
+        """Return the exit code."""
+        if sys._getframe().f_back is None:  # noqa: SLF001 - the only way to know who asks
+            _exits[:] = [self]
+        return _CODE.__get__(self)
+
+    @code.setter
+    def code(self, code: object) -> None:
+        _CODE.__set__(self, code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as a plain one."""
+        return SystemExit, self.args
+
+
+_CODE: Final[Any] = vars(SystemExit)["code"]
+# It is a SystemExit in all that people read.
+_ExitError.__name__ = _ExitError.__qualname__ = "SystemExit"
+_ExitError.__module__ = "builtins"
+
+
+def _exit(*arguments: object) -> NoReturn:
+    try:
+        _original_exit(*arguments)
+    except SystemExit as error:
+        # Threads end quietly by this very class alone.
+        if type(error) is not SystemExit or threading.current_thread() != threading.main_thread():
+            raise
+        told = _ExitError(*error.args)
+    raise told
+
+
+_exits: list[_ExitError] = []
+_original_exit: Final[Callable[..., NoReturn]] = sys.exit
+
+
+def watch_exits() -> None:
+    """Let ``sys.exit`` tell how the process ends, unless somebody else has replaced it."""
+    if sys.exit is _original_exit:
+        sys.exit = _exit
+
+
+def ignore_exits() -> None:
+    """Let ``sys.exit`` be what it was."""
+    if sys.exit is _exit:
+        sys.exit = _original_exit
+
+
+def exit_error() -> BaseException | None:
+    """Return the exit that ends the interpreter, for ``atexit``; None if ``sys.exit`` did not."""
+    return next(iter(_exits), None)
 
 
 _installed: list[SigtermStops] = []

@@ -335,7 +335,29 @@ def test_threads_make_one_run(run, offline):
             "run.log_metrics({'a': 1.0}); run.is_training = True; sys.exit(3)",
             3,
             "Failed",
+            "SystemExit: 3",
+        ),
+        (
+            "run.log_metrics({'a': 1.0}); run.is_training = True; sys.exit(0)",
+            0,
+            "Failed",
             "UnendedError: the process exited before training ended",
+        ),
+        ("run.log_metrics({'a': 1.0}); sys.exit('no data')", 1, "Failed", "SystemExit: no data"),
+        ("run.log_metrics({'a': 1.0}); sys.exit()", 0, "Completed", None),
+        (
+            """run.log_metrics({'a': 1.0})
+import threading
+try:
+    sys.exit(4)
+except SystemExit as error:
+    assert (error.code, type(error).__name__) == (4, 'SystemExit')
+thread = threading.Thread(target=sys.exit, args=(5,))
+thread.start(); thread.join()
+""",
+            0,
+            "Completed",
+            None,
         ),
         ("run.log_metrics({'a': 1.0}); run.end(); run.tracker", 0, "Completed", None),
         ("run.log_metrics({'a': 1.0}); run.end(ValueError('x'))", 0, "Failed", "ValueError: x"),
@@ -346,7 +368,10 @@ def test_threads_make_one_run(run, offline):
             None,
         ),
     ],
-    ids=["end", "exception", "Ctrl-C", "unended", "sys.exit", "ended", "failed", "fork"],
+    ids=[
+        *("end", "exception", "Ctrl-C", "unended", "sys.exit", "exit in training", "exit by text"),
+        *("exit 0", "exit caught", "ended", "failed", "fork"),
+    ],
 )
 def test_a_run_that_nobody_ended_ends_with_the_process(
     offline, tmp_path, body, code, status, message
