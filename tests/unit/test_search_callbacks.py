@@ -489,7 +489,10 @@ def test_a_study_without_a_block_is_concluded_at_exit(offline, tmp_path):
     )
     assert "ZeroDivisionError" in done.stderr
     found = offline.run()
-    assert (found.status, found.message) == ("Failed", "float division by zero")
+    assert (found.status, found.message) == (
+        "Failed",
+        "ZeroDivisionError: float division by zero",
+    )
     assert "best/x" in found.parameters
     assert table(offline, "trials")["state"] == ["COMPLETE"] * 3 + ["FAIL"]
     assert values(offline, "state")[3] == 3
