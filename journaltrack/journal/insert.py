@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import limits
-from journaltrack.errors import JournalError, JournalWriteError, described
+from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError, described
 from journaltrack.journal import provenance, vocabulary, writers
 from journaltrack.journal.schema import check, schema
 from journaltrack.journal.sqlite.errors import REFUSED, is_about_values, translated
@@ -123,17 +123,25 @@ class Waiting(deque[Call]):
         """Add a call of this process.
 
         Raises:
+            InvalidInputError: The call alone has too many entries. It was not added.
             JournalWriteError: Too many entries wait. This call was not added.
         """
         self.follow_fork(generation)
-        if self.entries + len(call.drafts) > limits.BUFFERED_ENTRIES_MAX:
+        count, most = len(call.drafts), limits.BUFFERED_ENTRIES_MAX
+        if count > most:
+            raise InvalidInputError(
+                f"this call has {count} entries, and one call takes at most {most}; nothing of it "
+                "was recorded",
+                hint="record them in several calls; log_dict keeps any number in one file",
+            )
+        if self.entries + count > most:
             raise JournalWriteError(
                 f"this call was not recorded: {self.entries} entries wait in memory, the limit",
                 hint="free space on its disk, or end the process that locks it",
                 unwritten=self.entries,
             )
         self.append(call)
-        self.entries += len(call.drafts)
+        self.entries += count
 
     def first(self, count: int) -> tuple[Call, ...]:
         """Return the first calls, ``count`` at most."""

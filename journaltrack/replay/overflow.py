@@ -89,24 +89,37 @@ class Overflow:
             wanted |= {number for (number,) in self._journal.database.read(_HAVE_ONE, asked)}
         self._looked_at |= wanted
         sent = {entry.seq for entry in changed} - in_file
-        failed = set()
+        failed, recorded = set(), set()
         for component_id in sorted(wanted):
             try:
-                _keep(self._journal, component_id, in_file, sent)
+                if _keep(self._journal, component_id, in_file, sent):
+                    recorded.add(component_id)
             # A full disk; in a crafted journal, a link where the spool has a folder.
             except JournalError as error:  # noqa: PERF203 - one must not hold up the others
                 failed.add(component_id)
-                logger.warning(
-                    "the artifact %s can't be recorded; its parameters stay pending: %s",
-                    vocabulary.PARAMETERS_FILE,
-                    error,
-                )
+                _warn(error)
+        if recorded:
+            try:
+                # They must not wait in memory: what they hold counts as settled from now on.
+                self._journal.flush()
+            except JournalError as error:
+                failed |= recorded
+                _warn(error)
         return [
             each for each in settled if each.reason != IN_FILE or each.component_id not in failed
         ]
 
 
-def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]) -> None:
+def _warn(error: JournalError) -> None:
+    logger.warning(
+        "the artifact %s can't be recorded; its parameters stay pending: %s",
+        vocabulary.PARAMETERS_FILE,
+        error,
+    )
+
+
+def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]) -> bool:
+    """Append the artifact of a component, unless it has this content. Return whether it did."""
     known_origins = origins(journal.database.read)
     found = [e for e in journal.state_entries(component_id) if _is_readable(e)]
     places = [Place(e.seq, e.recorded_at_ns, known_origins.get(e.writer_id, 0)) for e in found]
@@ -114,10 +127,10 @@ def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]
     made = [e for e in state if e.kind == vocabulary.UPLOAD and e.detail.get("of") == "parameters"]
     kept = _kept(journal, component_id, state, in_file, sent)
     if not (made or kept):
-        return
+        return False
     content = json.dumps(kept, indent=1, allow_nan=False).encode()
     if made and made[-1].detail.get("sha256") == hashlib.sha256(content).hexdigest():
-        return
+        return False
     blob = Spool(journal.path / paths.SPOOL).add_bytes(content, journal.renew_blob)
     journal.add_blob(blob.sha256, blob.size_bytes)
     name, fits = _name(state, {e.detail.get("sha256") for e in made})
@@ -126,8 +139,7 @@ def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]
     if fits:
         drafts.append(vocabulary.artifact(vocabulary.OUTPUT, name, ref, "application/json"))
     journal.append(component_id, drafts)
-    # It must not wait in memory: what it holds counts as settled from now on.
-    journal.flush()
+    return True
 
 
 def _kept(

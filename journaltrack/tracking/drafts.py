@@ -52,6 +52,7 @@ _PARAMETERS: Final = (
 )
 _Columns: TypeAlias = tuple[Any, Any]
 _PLAIN: Final = frozenset({str, int, float, bool})
+_NewNames: TypeAlias = dict[str, set["str | None"]]
 _NEVER: Final = (None, (None, None))
 
 
@@ -234,7 +235,7 @@ class Drafter:
             self._valid.add(key)
         if self._settings.redact and self._is_secret(key, given, separator):
             return vocabulary.redacted(vocabulary.PARAMETER, key)
-        if isinstance(given.value, shapes.Unreadable):
+        if type(given.value) is shapes.Unreadable:
             kind = type(given.value.error).__name__
             why = (
                 "nobody has set it (???)" if given.value.is_missing else f"it can't be read: {kind}"
@@ -306,22 +307,22 @@ class Drafter:
 
     def limited(self, drafts: Iterable[Draft]) -> list[Draft]:
         """Mark those drafts undeliverable whose names are too many for the component."""
-        new: set[tuple[str, str | None]] = set()
+        new: _NewNames = {}
         return [self._within_limit(draft, new) for draft in drafts]
 
-    def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
+    def _within_limit(self, draft: Draft, new: _NewNames) -> Draft:
         """Mark a draft undeliverable if its name is one too many for the component.
 
-        ``new`` collects the new names of the same call.
+        ``new`` collects the new names of the same call, by kind.
         """
         if draft.kind not in vocabulary.KEYS_MAX or draft.undeliverable is not None:
             return draft
         keys_max, _ = vocabulary.KEYS_MAX[draft.kind]
-        keys = self._keys[draft.kind]
-        if draft.name in keys or (draft.kind, draft.name) in new:
+        keys, more = self._keys[draft.kind], new.setdefault(draft.kind, set())
+        if draft.name in keys or draft.name in more:
             return draft
-        if len(keys) + sum(kind == draft.kind for kind, _ in new) < keys_max:
-            new.add((draft.kind, draft.name))
+        if len(keys) + len(more) < keys_max:
+            more.add(draft.name)
             return draft
         return draft._replace(undeliverable=vocabulary.too_many(draft.kind))
 
@@ -351,7 +352,7 @@ class Drafter:
             InvalidInputError: AWS can never accept the name.
             JournalWriteError: The journal's disk refuses the file.
         """
-        return self._keep(direction, writers.given(file_path), name, media_type, set())
+        return self._keep(direction, writers.given(file_path), name, media_type, {})
 
     def file_of_run(
         self,
@@ -398,7 +399,7 @@ class Drafter:
             )
         files, left_out = writers.below(root)
         kept: list[Kept] = []
-        new: set[tuple[str, str | None]] = set()
+        new: _NewNames = {}
         for path, name in files:
             try:
                 kept.append(self._keep(direction, path, name, media_type, new))
@@ -465,11 +466,11 @@ class Drafter:
         blob: BlobRef,
         media_type: str | None,
         direction: Direction = vocabulary.OUTPUT,
-        new: set[tuple[str, str | None]] | None = None,
+        new: _NewNames | None = None,
     ) -> Kept:
         """Return the upload of a content with the reference that names it, and its lineage."""
         references, notices = self.reference(direction, key, blob, media_type)
-        reference = self._within_limit(references[0], set() if new is None else new)
+        reference = self._within_limit(references[0], {} if new is None else new)
         drafts = [upload._replace(undeliverable=reference.undeliverable), reference]
         if reference.undeliverable is None:
             drafts += self._lineage(direction, key, blob, media_type)
@@ -503,7 +504,7 @@ class Drafter:
         file_path: str,
         name: str | None,
         media_type: str | None,
-        new: set[tuple[str, str | None]],
+        new: _NewNames,
     ) -> Kept:
         """Keep one file. ``new`` collects the new names of the call, as for ``_within_limit``."""
         import mimetypes  # noqa: PLC0415 - many runs log no file

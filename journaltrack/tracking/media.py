@@ -307,7 +307,7 @@ def _png(pixels: Any) -> bytes:  # noqa: ANN401 - NumPy's
 def _plain(value: Any, above: frozenset[int]) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Return a value as JSON has it."""
     value = validation.scalar(value)
-    if isinstance(value, shapes.Unreadable):
+    if type(value) is shapes.Unreadable:
         if value.is_missing:
             return shapes.MISSING
         raise value.error

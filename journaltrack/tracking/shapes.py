@@ -167,7 +167,9 @@ def flattened(parameters: object, separator: str = "/") -> list[Named]:
         text = f"separator must be a text, not {brief(given)!r}; nothing was recorded"
         raise InvalidTypeError(text)
     found: list[Named] = []
-    for name, value in pairs(parameters, "parameters"):
+    outermost = pairs(parameters, "parameters")
+    _refuse_more(len(outermost))
+    for name, value in outermost:
         plain = name if type(name) is str else _name(name)
         inner = None if type(value) in _LEAVES or type(plain) is not str else _nested(value)
         if isinstance(inner, list):
@@ -183,9 +185,7 @@ def _descend(
     path: tuple[str, ...], inner: _Members, separator: str, above: set[int], found: list[Named]
 ) -> None:
     """Add what is nested below a path. ``above`` are the ids of the objects on the way."""
-    if len(found) > NAMES_MAX:
-        text = f"the parameters have more than {NAMES_MAX} names; nothing was recorded"
-        raise InvalidInputError(text, hint="log_dict(values, name) keeps them in a file")
+    _refuse_more(len(found))
     if not inner:
         found.append(Named(separator.join(path), EMPTY, path))
     for key, value in inner:
@@ -203,8 +203,15 @@ def _descend(
         _descend(below, deeper, separator, above | {id(value)}, found)
 
 
+def _refuse_more(count: int) -> None:
+    if count > NAMES_MAX:
+        text = f"the parameters have more than {NAMES_MAX} names; nothing was recorded"
+        raise InvalidInputError(text, hint="log_dict(values, name) keeps them in a file")
+
+
 def _nested(value: object) -> _Members | Unreadable | None:
-    if type(value) in _LEAVES:
+    # A text of another class may raise when it is asked for it.
+    if type(value) in _LEAVES or issubclass(type(value), str):
         return None
     try:
         return members(value)

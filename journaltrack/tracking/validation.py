@@ -206,11 +206,12 @@ def parameter_value(value: object) -> str | float | int | None:
 
 
 def long_text(text: str, what: str) -> str:
-    """Return a text that a journal accepts, whether or not SageMaker does.
+    """Return a text that a journal accepts, whether or not SageMaker does, as a plain ``str``.
 
     Raises:
         InvalidInputError: It is too long.
     """
+    text = _plain(text)
     count, most = len(text), limits.TEXT_CHARS_MAX
     if count > most:
         raise InvalidInputError(

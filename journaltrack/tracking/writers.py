@@ -292,6 +292,8 @@ class JournalMetricsWriter:
                 iteration_number is None
                 or (type(iteration_number) is int and 0 <= iteration_number <= limits.STEP_MAX)
             )
+            # A name of another class may raise when it is compared.
+            and type(metric_name) is str
             and metric_name in self._valid
         ):
             self._journal.append_metric(
@@ -310,7 +312,12 @@ class JournalMetricsWriter:
         if timestamp is None:
             valid, points = self._valid, []
             for name, value in metrics:
-                if type(value) is not float or value - value != 0 or name not in valid:
+                if (
+                    type(value) is not float
+                    or value - value != 0
+                    or type(name) is not str
+                    or name not in valid
+                ):
                     break
                 points.append((name, value))
             else:

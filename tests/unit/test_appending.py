@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import limits
-from journaltrack.errors import JournalWriteError
+from journaltrack.errors import InvalidInputError, JournalWriteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import Draft
@@ -91,6 +91,17 @@ def test_a_call_that_can_never_be_written_does_not_hold_up_what_waits(tmp_path, 
     assert values(tmp_path / "j") == [0.0, 1.0, 2.0]
     assert "left out" in caplog.text
     assert verify_chains(tmp_path / "j") == []
+
+
+def test_a_call_with_more_entries_than_one_takes_says_so(tmp_path, monkeypatch):
+    """It is the call that is too large, not the memory that is full: nothing of it is recorded."""
+    monkeypatch.setattr(limits, "BUFFERED_ENTRIES_MAX", 3)
+    with closing(Journal.open(tmp_path / "j")) as journal:
+        run = journal.component("run")
+        with pytest.raises(InvalidInputError, match="has 4 entries, and one call takes at most 3"):
+            journal.append(run, [vocabulary.metric("m", 1.0, 1, 1)] * 4)
+        journal.append(run, [vocabulary.metric("m", 2.0, 1, 1)] * 3)
+    assert values(tmp_path / "j") == [2.0] * 3
 
 
 @pytest.mark.slow

@@ -232,8 +232,9 @@ def test_what_contains_itself_or_is_too_deep_is_refused(folder, tracker):
     wide = {}
     for _ in range(shapes.DEPTH_MAX - 2):
         wide = {"x": wide, "y": wide}
-    with pytest.raises(InvalidInputError, match="names"):
-        tracker.log_parameters(wide)
+    for many in (wide, {str(number): 1 for number in range(shapes.NAMES_MAX + 1)}):
+        with pytest.raises(InvalidInputError, match="more than 100000 names"):
+            tracker.log_parameters(many)
     assert values(folder) == []
     part = {"c": 1}
     tracker.log_parameters({"a": part, "b": part})
@@ -524,3 +525,44 @@ def test_a_rank_of_thousands_of_digits_is_none(monkeypatch):
     """Python refuses to read such a number; a launch ended with that error."""
     monkeypatch.setenv("RANK", "9" * 5_000)
     assert process.rank() is None
+
+
+def raising(*_):
+    raise RuntimeError("hostile")
+
+
+class Lying(str):
+    """A text whose methods lie or raise."""
+
+    __slots__ = ()
+    __str__ = __eq__ = __hash__ = __len__ = encode = lower = strip = raising
+
+
+class Classless(str):
+    """A text that raises when it is asked for its class."""
+
+    __slots__ = ()
+    __class__ = property(raising)
+
+
+class Sealed(str):
+    """A text that raises for each attribute."""
+
+    __slots__ = ()
+    __getattribute__ = raising
+
+
+@pytest.mark.parametrize("kind", [Lying, Classless, Sealed])
+def test_a_text_of_any_class_is_its_characters(folder, tracker, kind):
+    """As a name and as a value, also of a name that is known already."""
+    for _ in range(2):
+        tracker.log_metric(kind("m"), 1.0)
+        tracker.log_metrics([(kind("m"), 2.0)])
+    tracker.log_parameter(kind("p"), kind("v"))
+    tracker.log_parameters([(kind("q"), kind("w")), ("n", 1)])
+    tracker.log_output(kind("o"), kind("s3://b/k"))
+    component = tracker.trial_component
+    assert component.output_artifacts["o"].value == "s3://b/k"
+    found = component.parameters
+    assert (found["p"], found["n"]) == ("v", 1.0)
+    assert type(next(iter(found))) is str
