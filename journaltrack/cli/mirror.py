@@ -169,12 +169,12 @@ def _check(named: str, *, as_json: bool) -> ExitCode:
         replicas = [each.to_json() for each in found]
         output.print_json({"mirror": named, "replicas": replicas, "exit_code": int(code)})
         return code
-    columns = ("journal", "replica", "segments", "entries", "receipts", "size", "last segment")
+    columns = ("journal", "replica", "files", "entries", "receipts", "size", "last segment")
     rows = [
         (
             each.journal_id,
             each.replica,
-            each.segments,
+            each.files,
             each.entries,
             each.attestations,
             output.size(each.size_bytes),

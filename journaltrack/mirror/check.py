@@ -6,8 +6,9 @@ up to there. What lies behind the last segment, only the journal knows. Changes 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import view, vocabulary
@@ -17,8 +18,11 @@ from journaltrack.mirror.segments import Link, Segment
 from journaltrack.transfer.apply_source import check_link, forged
 
 if TYPE_CHECKING:
-    from journaltrack.mirror.folders import Mirror, Replica
+    from journaltrack.mirror.folders import Mirror, Replica, Span
     from journaltrack.transfer.apply_source import WriterRow
+
+_MISSING_MAX: Final = 1_000
+"""Our choice: of a gap, so many numbers are named."""
 
 
 @dataclass(slots=True)
@@ -27,10 +31,11 @@ class Checked:
 
     Attributes:
         journal_id, replica: Which.
-        segments: How many are in the proved sequence.
+        segments: How many files are in the proved sequence.
         entries, attestations, size_bytes: In these.
+        files: How many segments are in the folder, with those that others stand for.
         heads: By the process's uuid: place and digest of the last entry that was proved.
-        last: The SHA-256 of the last segment.
+        last: The SHA-256 of the last segment, also where another one stands for it.
         made_at_ns: When that was written.
         missing, damaged: Segments that are missing, or not as they were written, and that no later
             one stands in for.
@@ -44,6 +49,7 @@ class Checked:
     entries: int = 0
     attestations: int = 0
     size_bytes: int = 0
+    files: int = 0
     heads: dict[str, Link] = field(default_factory=dict)
     last: str | None = None
     made_at_ns: int | None = None
@@ -70,11 +76,14 @@ def check(mirror: Mirror) -> list[Checked]:
     Raises:
         MirrorError: The mirror can't be read.
     """
-    return [
-        _Check(mirror, journal_id, mirror.replica(journal_id, name)).run()
-        for journal_id in mirror.journals()
-        for name in mirror.replicas(journal_id)
-    ]
+    found = []
+    for journal_id in mirror.journals():
+        for name in mirror.replicas(journal_id):
+            replica = mirror.replica(journal_id, name)
+            checked = _Check(mirror, journal_id, replica).run()
+            # Its writer may have joined segments meanwhile, and removed those that were listed.
+            found.append(checked if checked.is_well else _Check(mirror, journal_id, replica).run())
+    return found
 
 
 class _Check:
@@ -89,32 +98,42 @@ class _Check:
 
     def run(self) -> Checked:
         """Follow the replica from its first segment to its last."""
-        unused: list[int] = []
-        before = 0
-        for number in self._replica.numbers():
-            missing = list(range(before + 1, number))
-            before = number
-            segment = self._read(number)
-            if segment is None:
-                self._found.damaged.append(number)
-            elif segment.previous not in self._digests:
-                unused.append(number)
-            else:
-                # It continues what is before the gap: its writer saw the gap, too.
-                self._found.damaged.clear()
-                self._found.missing.clear()
-                missing.clear()
-                self._take(segment)
-            self._found.missing += missing
+        unused: list[Span] = []
+        before = taken = 0
+        beyond: Span | None = None
+        is_all = False
+        while not is_all:
+            listing = self._replica.listed(beyond=beyond)
+            is_all, self._found.files = listing.is_all, listing.files
+            for span in listing.spans:
+                beyond = span
+                if span.last <= taken:
+                    # Another one stands for it, and was taken.
+                    continue
+                missing = list(itertools.islice(range(before + 1, span.first), _MISSING_MAX))
+                before = max(before, span.last)
+                segment = self._read(span)
+                if segment is None:
+                    self._found.damaged.append(span.last)
+                elif segment.previous in self._digests or span.first <= taken:
+                    self._take(segment)
+                    taken = span.last
+                    # It continues what is before the gap: its writer saw the gap, too.
+                    missing, unused = [], [each for each in unused if each.last > taken]
+                    for gaps in (self._found.damaged, self._found.missing):
+                        gaps[:] = [number for number in gaps if number > taken]
+                else:
+                    unused.append(span)
+                self._found.missing += missing
         if unused:
             self._found.problems.append(
                 f"segment {unused[0]} continues one that is not there, as do {len(unused) - 1} more"
             )
         return self._found
 
-    def _read(self, number: int) -> Segment | None:
-        file = self._replica.file(number)
-        data = self._replica.read(number, segments.BYTES_MAX) or b""
+    def _read(self, span: Span) -> Segment | None:
+        file = self._replica.file(span)
+        data = self._replica.read(span, segments.BYTES_MAX) or b""
         try:
             segment = segments.parse(data, str(file))
         except segments.NotWholeError:
@@ -122,8 +141,8 @@ class _Check:
         except JournaltrackError as error:
             self._found.problems.append(error.message)
             return None
-        found = (segment.journal_id, segment.replica, segment.number)
-        if found != (self._found.journal_id, self._found.replica, number):
+        found = (segment.journal_id, segment.replica, segment.span)
+        if found != (self._found.journal_id, self._found.replica, span):
             self._found.problems.append(f"{file} is of another journal or replica")
             return None
         self._found.size_bytes += len(data)
@@ -131,7 +150,7 @@ class _Check:
 
     def _take(self, segment: Segment) -> None:
         found, where = self._found, f"segment {segment.number}"
-        self._digests.add(segment.sha256)
+        self._digests.add(segment.link)
         self._writers |= {row.uuid: row for row in segment.processes}
         try:
             self._follow(segment, where)
@@ -141,7 +160,7 @@ class _Check:
         self._looked |= fresh
         found.artifacts_missing += sorted(sha for sha in fresh if not self._blobs.verify(sha))
         found.segments += 1
-        found.last, found.made_at_ns = segment.sha256, segment.made_at_ns
+        found.last, found.made_at_ns = segment.link, segment.made_at_ns
 
     def _follow(self, segment: Segment, where: str) -> None:
         """Follow the chains along a segment."""

@@ -179,10 +179,10 @@ def _made(mirror: Mirror, journal_id: str, folder: Path) -> bool:
 def _whole(mirror: Mirror, journal_id: str) -> Iterator[Segment]:
     for name in mirror.replicas(journal_id):
         replica = mirror.replica(journal_id, name)
-        for number in replica.numbers():
-            data = replica.read(number, segments.BYTES_MAX)
+        for span in replica.listed().spans:
+            data = replica.read(span, segments.BYTES_MAX)
             try:
-                segment = segments.parse(data or b"", str(replica.file(number)))
+                segment = segments.parse(data or b"", str(replica.file(span)))
             except (segments.NotWholeError, EvidenceError):
                 continue
             if segment.journal_id == journal_id:

@@ -30,7 +30,7 @@ _HOST: Final = re.compile(r"[^\w.-]", re.ASCII)
 _HOST_CHARS: Final = 40
 _LOOK_S: Final = 0.05
 """How often to look whether the lock is free."""
-_DIGESTS_MAX: Final = 256
+DIGESTS_MAX: Final = 256
 """How many earlier segments a replica may go back to and begin anew from."""
 
 
@@ -61,7 +61,7 @@ class Seen:
         self.processes.update(processes)
         self.digests[number] = sha256
         self.artifacts = None
-        while len(self.digests) > _DIGESTS_MAX:
+        while len(self.digests) > DIGESTS_MAX:
             del self.digests[min(self.digests)]
 
 

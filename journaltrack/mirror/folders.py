@@ -4,11 +4,13 @@
 
     journaltrack-mirror.json                 what this folder is, and its id
     <journal id>/<replica>/00000001.jsonl    a segment of a copy of that journal (a *replica*)
+    <journal id>/<replica>/00000001-00000064.jsonl    one that stands for those
     <journal id>/blobs/ab/ab12...            the bytes of artifacts, under their SHA-256
 
 A shared file system promises little: no locks, no mapped memory, stale listings, files that lose
 what was never synced. So this module needs nothing but whole files. Each is written under a hidden
-name, synced, and renamed; the folder is synced then. No file is changed afterwards.
+name, synced, and renamed; the folder is synced then. No file is changed afterwards. A file is
+removed only long after another one stands for it.
 
 Invariants: only its replica writes into a replica's folder, and one process at a time (``ship``).
 Nothing is opened through a link. Rights follow the mirror's own folder: who may read that may read
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import json
 import os
 import re
@@ -27,7 +30,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from journaltrack.errors import InvalidInputError, JournalTooNewError, MirrorError, os_hint
 from journaltrack.journal import first_steps
@@ -40,7 +43,9 @@ VERSION: Final = 1
 """Of the folder's layout; a reader refuses a higher one."""
 _FORMAT: Final = "journaltrack mirror"
 _MARKER_BYTES_MAX: Final = 4096
-_SEGMENT: Final = re.compile(r"(\d{8,18})\.jsonl")
+LISTED_MAX: Final = 16_384
+"""Our choice: how many names of one listing are kept, 2 MB; a folder may have a million."""
+_SEGMENT: Final = re.compile(r"(\d{8,18})(?:-(\d{8,18}))?\.jsonl", re.ASCII)
 _REPLICA: Final = re.compile(r"[\w.-]{0,80}-[0-9a-f]{16}", re.ASCII)
 _JOURNAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID: Final = _JOURNAL
@@ -85,6 +90,38 @@ class Mirror:
         return Replica(self.path, self.path / journal_id / name)
 
 
+class Span(NamedTuple):
+    """The numbers that one file covers: one, or those of the segments that it stands for."""
+
+    first: int
+    last: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Return the key by which a reader goes through files: what stands for others first."""
+        return self.first, -self.last
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        return str(self.last) if self.first == self.last else f"{self.first} to {self.last}"
+
+
+class Listing(NamedTuple):
+    """One listing of a replica's folder.
+
+    Attributes:
+        spans: The first of its files, at most ``LISTED_MAX``, by ``Span.order``.
+        newest: The highest number in the folder.
+        files: How many files there are.
+        is_all: Whether ``spans`` has all that were asked for.
+    """
+
+    spans: list[Span]
+    newest: int
+    files: int
+    is_all: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
     """The folder with the segments of one copy of a journal."""
@@ -92,35 +129,76 @@ class Replica:
     mirror: Path
     path: Path
 
-    def numbers(self, after: int = 0) -> list[int]:
-        """Return the numbers of the segments beyond ``after``, sorted. One listing.
+    def listed(self, after: int = 0, beyond: Span | None = None) -> Listing:
+        """List the segments that reach beyond a number. Memory does not grow with the folder.
+
+        Args:
+            after: The number.
+            beyond: Leave out this file, and those before it in the order.
 
         Raises:
             MirrorError: The folder can't be read.
         """
-        found = (_SEGMENT.fullmatch(name) for name in names(self.path))
-        return sorted(number for each in found if each and (number := int(each[1])) > after)
+        newest = files = 0
 
-    def file(self, number: int) -> Path:
+        def asked() -> Iterator[Span]:
+            """Yield what is asked for, and look at everything."""
+            nonlocal newest, files
+            for span in self._spans():
+                files += 1
+                newest = max(newest, span.last)
+                if span.last > after and (beyond is None or span.order > beyond.order):
+                    yield span
+
+        found = heapq.nsmallest(LISTED_MAX + 1, asked(), key=lambda span: span.order)
+        return Listing(found[:LISTED_MAX], newest, files, len(found) <= LISTED_MAX)
+
+    def latest(self, most: int) -> list[Span]:
+        """Return the files with the highest numbers, what stands for others first.
+
+        Raises:
+            MirrorError: The folder can't be read.
+        """
+        return heapq.nlargest(most, self._spans(), key=lambda span: (span.last, -span.first))
+
+    def _spans(self) -> Iterator[Span]:
+        with explained(self.path, "listed"):
+            try:
+                entries = os.scandir(self.path)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            with entries:
+                for entry in entries:
+                    named = _SEGMENT.fullmatch(entry.name)
+                    if named is not None:
+                        first = int(named[1])
+                        last = int(named[2] or first)
+                        # One name for each file: no others are ours.
+                        if 0 < first <= last and self.file(Span(first, last)).name == entry.name:
+                            yield Span(first, last)
+
+    def file(self, span: Span) -> Path:
         """Return the path of a segment."""
-        return self.path / f"{number:08d}.jsonl"
+        first, last = span
+        name = f"{last:08d}" if first == last else f"{first:08d}-{last:08d}"
+        return self.path / f"{name}.jsonl"
 
-    def read(self, number: int, bytes_max: int) -> bytes | None:
+    def read(self, span: Span, bytes_max: int) -> bytes | None:
         """Return a segment's bytes; None if it is not there, or is larger than ``bytes_max``.
 
         Raises:
             MirrorError: It can't be read.
         """
-        with explained(self.file(number), "read"):
-            return content(self.file(number), bytes_max)
+        with explained(self.file(span), "read"):
+            return content(self.file(span), bytes_max)
 
-    def write(self, number: int, data: bytes) -> None:
+    def write(self, span: Span, data: bytes) -> None:
         """Write a segment: it appears whole and on the disk, or not at all.
 
         Raises:
             MirrorError: It can't be written, or there is one with that number.
         """
-        file = self.file(number)
+        file = self.file(span)
         with explained(file, "written"):
             make_folder(self.path, self.mirror)
             if os.path.lexists(file):
@@ -130,6 +208,15 @@ class Replica:
                     hint="it goes on behind that one; mirror again",
                 )
             write_whole(file, data, self.mirror)
+
+    def remove(self, span: Span) -> None:
+        """Remove a segment that another one stands for. Only the replica's writer calls it.
+
+        Raises:
+            MirrorError: It can't be removed.
+        """
+        with explained(self.file(span), "removed"):
+            self.file(span).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what a killed process left unfinished. Only the replica's writer calls it."""

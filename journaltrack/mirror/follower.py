@@ -65,6 +65,8 @@ class Follower:
         self._mirror = mirror
         self._interval_s = interval_s
         self._blobs: threading.Thread | None = None
+        self._joining = _Pauses()
+        self._join_at = 0.0
 
     def once(self) -> list[Replicated]:
         """Write what is new, and take over what came back.
@@ -81,6 +83,7 @@ class Follower:
             with exchange.alone(self._journal, wait_s=_WAIT_S):
                 shipper.ship(self.shipped)
                 shipper.copy_blobs(self.shipped)
+                self._join(shipper)
             return self._take()
 
     def run(self, ended: threading.Event) -> None:
@@ -139,11 +142,22 @@ class Follower:
     def _ship(self, shipper: Shipper) -> None:
         with exchange.alone(self._journal, wait_s=_WAIT_S):
             shipper.ship(self.shipped)
+            self._join(shipper)
         if self._blobs is None or not self._blobs.is_alive():
             self._blobs = threading.Thread(
                 target=self._copy_blobs, args=(shipper,), name="journaltrack-blobs", daemon=True
             )
             self._blobs.start()
+
+    def _join(self, shipper: Shipper) -> None:
+        """Join small segments. What fails there holds no new ones up."""
+        if time.monotonic() < self._join_at:
+            return
+        try:
+            shipper.join()
+            self._joining.end()
+        except MirrorError as error:
+            self._join_at = time.monotonic() + self._joining.next_s(error)
 
     def _copy_blobs(self, shipper: Shipper) -> None:
         try:

@@ -23,6 +23,7 @@ from journaltrack import limits
 from journaltrack.errors import EvidenceError, JournalTooNewError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import FACTS, describes
+from journaltrack.mirror.folders import Span
 from journaltrack.transfer.apply_source import Attested, WriterRow, forged
 from journaltrack.transfer.receipts import (
     attestation_in,
@@ -141,6 +142,8 @@ class Segment:
             entry is not what was recorded.
         processes: That wrote what is in it.
         sha256: Of all lines but the last, in hexadecimal; "" before it is encoded.
+        joins: The number of the first segment that it stands for, and the ``link`` of the last;
+            None: it stands for itself.
     """
 
     journal: tuple[Any, ...]
@@ -158,6 +161,17 @@ class Segment:
     attestations: list[Attested] = field(default_factory=list)
     in_doubt: list[InDoubt] = field(default_factory=list)
     sha256: str = ""
+    joins: tuple[int, str] | None = None
+
+    @property
+    def span(self) -> Span:
+        """Return the numbers that it covers."""
+        return Span(self.number if self.joins is None else self.joins[0], self.number)
+
+    @property
+    def link(self) -> str:
+        """Return what the segment behind it names as the one before."""
+        return self.sha256 if self.joins is None else self.joins[1]
 
     @property
     def journal_id(self) -> str:
@@ -334,7 +348,7 @@ def _members(line: bytes) -> dict[str, Any] | None:
 
 
 def _header(segment: Segment) -> dict[str, Any]:
-    return {
+    members: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "required_version": REQUIRED_VERSION,
@@ -348,6 +362,10 @@ def _header(segment: Segment) -> dict[str, Any]:
         "made_by": segment.made_by,
         "halted": dict(segment.halted),
     }
+    if segment.joins is not None:
+        first, sha256 = segment.joins
+        members["joins"] = {"first": first, "sha256": sha256}
+    return members
 
 
 def _headed(line: bytes, where: str) -> Segment:
@@ -375,7 +393,7 @@ def _headed(line: bytes, where: str) -> Segment:
     if previous is not None and not is_digest(previous):
         raise forged(where, "it does not say which segment it continues")
     halted = {str(uuid): _number(place) for uuid, place in members["halted"].items()}
-    return Segment(
+    segment = Segment(
         facts,
         digest,
         str(members["replica"]),
@@ -386,6 +404,12 @@ def _headed(line: bytes, where: str) -> Segment:
         str(members["made_by"]),
         halted,
     )
+    if "joins" in members:
+        first, sha256 = _number(members["joins"]["first"]), members["joins"]["sha256"]
+        if not is_digest(sha256) or not 0 < first < segment.number:
+            raise forged(where, "it does not say which segments it stands for")
+        segment.joins = first, sha256
+    return segment
 
 
 def _run_line(run: Run) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A mirror's own files say how far the journal was written: the last whole segment of its replica.
 So a process that was killed at any moment leaves nothing to repair. The next one lists the
 replica's folder and goes on behind that segment. A segment that was cut or changed there stays as
-it is: the next one continues the one before it, with everything since.
+it is: the next one continues the one before it, with everything since. Small segments are joined
+(``join``).
 
 Segments come first, since they are small and may be the only copy of what was logged. The bytes of
 artifacts follow. Everything is read from short snapshots: trackers append meanwhile. Changes
@@ -20,7 +21,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +50,7 @@ from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.mirror import exchange, folders, segments
+from journaltrack.mirror.join import Joiner
 from journaltrack.mirror.segments import Blob, InDoubt, Link, Reached, Run, Segment
 from journaltrack.replay.lease import lock_holder
 from journaltrack.replay.plan.actions import PutMetrics
@@ -64,6 +66,9 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES: Final = 4 << 20
 """Our limit: a segment ends behind the entry that exceeds it."""
+_PROVED_FILES: Final = 256
+_PROVED_BYTES: Final = 64 << 20
+"""Our choice: how far back a writer looks when it begins whether the server has lost a segment."""
 _ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e WHERE e.seq > ? AND e.seq <= ? ORDER BY e.seq"
 _ATTESTATIONS: Final = (
     "SELECT id, writer_id, writer_seq, body, digest FROM attestation WHERE id > ? AND id <= ? "
@@ -140,6 +145,8 @@ class Shipper:
         self._spool = Spool(self._journal.path / paths.SPOOL)
         self._there = Spool(mirror.blobs(self._journal.journal_id))
         self._replica: folders.Replica | None = None
+        self._joiner: Joiner | None = None
+        self._is_proved = False
         # Of this replica: the last number in its folder, what the next segment continues, and how
         # far the journal is written.
         self._number = 0
@@ -202,6 +209,15 @@ class Shipper:
         shipped.halted = dict(self._halted)
         return shipped
 
+    def join(self) -> None:
+        """Join small segments, where enough of them are there. ``ship`` has been called.
+
+        Raises:
+            MirrorError: The mirror can't be written. The next call tries again.
+        """
+        if self._joiner is not None:
+            self._joiner.join()
+
     def copy_blobs(self, shipped: Shipped) -> None:
         """Copy the bytes of artifacts that segments name, one after the other.
 
@@ -233,21 +249,22 @@ class Shipper:
             exchange.save(journal, self._mirror.id, self._state)
         replica = self._mirror.replica(self._journal.journal_id, self._state.replica)
         replica.sweep()
-        numbers = replica.numbers()
-        self._number = numbers[-1] if numbers else 0
-        last = next(self._whole(replica, reversed(numbers)), None)
+        listing = replica.listed()
+        self._number = listing.newest
+        last = self._last(replica)
         if last is not None and self._was_put_back(last):
             # It would write nothing until it has as many entries again.
             self._state.replica = ""
             self._resume()
             return
-        self._previous = last.sha256 if last is not None else None
+        self._previous = last.link if last is not None else None
         self._reached = last.reached if last is not None else Reached()
         self._told = last.halted if last is not None else {}
         self._halted = dict(self._told)
         self._heads.clear()
         self._described.clear()
         self._replica = replica
+        self._joiner = Joiner(replica, listing.spans)
         self._blobs.clear()
         self._blobs.extend(self._blobs_to_copy())
 
@@ -266,12 +283,46 @@ class Shipper:
                     return True
         return False
 
-    def _whole(self, replica: folders.Replica, numbers: Iterator[int]) -> Iterator[Segment]:
-        for number in numbers:
-            data = replica.read(number, segments.BYTES_MAX)
+    def _last(self, replica: folders.Replica) -> Segment | None:
+        """Return the segment behind which to go on; None: begin anew.
+
+        That is the last whole one. If the server lost one of those before, it is the one before
+        the loss, and what follows is written again.
+        """
+        latest = replica.latest(_PROVED_FILES)
+        last: Segment | None = None
+        chain: list[tuple[folders.Span, str, str | None]] = []
+        size_bytes = 0
+        for segment in self._whole(replica, latest):
+            last = last or segment
+            if self._is_proved or size_bytes > _PROVED_BYTES:
+                break
+            if not chain or segment.number < chain[-1][0].first:
+                chain.append((segment.span, segment.link, segment.previous))
+                size_bytes += sum(len(line) for run in segment.runs for line in run.lines)
+        if last is None or self._is_proved:
+            return last
+        is_all = len(latest) < _PROVED_FILES and size_bytes <= _PROVED_BYTES
+        self._is_proved = True
+        at = found = 0
+        while (previous := chain[at][2]) is not None and (is_all or at + 1 < len(chain)):
+            before = [place for place in range(at + 1, len(chain)) if chain[place][1] == previous]
+            if not before:
+                found = at + 1
+                if found == len(chain) or not is_all:
+                    return None
+            at = before[0] if before else found
+        # Readers that have taken more over do not know it any more.
+        if last.number - chain[found][0].last >= exchange.DIGESTS_MAX:
+            return None
+        return last if found == 0 else next(self._whole(replica, [chain[found][0]]), None)
+
+    def _whole(self, replica: folders.Replica, spans: Iterable[folders.Span]) -> Iterator[Segment]:
+        for span in spans:
+            data = replica.read(span, segments.BYTES_MAX)
             with contextlib.suppress(segments.NotWholeError, EvidenceError):
-                segment = segments.parse(data or b"", str(replica.file(number)))
-                if (segment.journal_id, segment.number) == (self._facts[0][0], number):
+                segment = segments.parse(data or b"", str(replica.file(span)))
+                if (segment.journal_id, segment.span) == (self._facts[0][0], span):
                     yield segment
 
     def _blobs_to_copy(self) -> list[tuple[str, int]]:
@@ -344,8 +395,10 @@ class Shipper:
         # Where all that is new came from other replicas, there is nothing to write.
         if segment.runs or segment.attestations or segment.in_doubt or self._halted != self._told:
             data = segments.encode(segment)
-            self._replica.write(segment.number, data)
+            self._replica.write(segment.span, data)
             self._number, self._previous = segment.number, segment.sha256
+            if self._joiner is not None:
+                self._joiner.wrote(segment, len(data))
             self._told = segment.halted
             shipped.segments += 1
             shipped.segment_bytes += len(data)

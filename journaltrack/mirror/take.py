@@ -6,7 +6,8 @@ delivers the journal. Segments that say what became of entries are merged as cop
 
 A segment is taken over after the one that it continues, so nothing is skipped. If that one is not
 there yet, or is cut or changed, this replica waits, and says for what. A later segment may continue
-the one before the gap: its writer saw the gap, too. Other replicas do not wait.
+the one before the gap: its writer saw the gap, too. Other replicas do not wait. Where one segment
+stands for others, it is read, since those may be removed at any time.
 
 Invariants: nothing unproved gets into the journal. A second call changes nothing, and completes one
 that was killed. Must not know a remote.
@@ -18,7 +19,7 @@ import contextlib
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -43,7 +44,7 @@ from journaltrack.util import paths
 from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:
-    from journaltrack.mirror.folders import Mirror, Replica
+    from journaltrack.mirror.folders import Mirror, Replica, Span
 
 ARTIFACTS_WAIT_S: Final = 60.0
 """Our choice: how long to wait for the bytes of a segment's artifacts while none arrives.
@@ -92,6 +93,7 @@ class Replicated:
         name: Of the replica.
         number: Its last segment that was taken over.
         newest: Its newest segment in the folder.
+        files: How many segments are in the folder.
         entries: How many new entries came.
         waits: Why not everything was taken over; None: everything was.
         problem: A segment that contradicts itself or this journal. Nothing more is taken of it.
@@ -102,6 +104,7 @@ class Replicated:
     name: str
     number: int = 0
     newest: int = 0
+    files: int = 0
     entries: int = 0
     waits: str | None = None
     problem: JournaltrackError | None = None
@@ -170,17 +173,15 @@ class Taker:
 
     def _take_from(self, told: Replicated, replica: Replica) -> None:
         seen = self._state.seen.setdefault(told.name, Seen())
-        numbers = replica.numbers(after=seen.number)
-        told.newest = numbers[-1] if numbers else seen.number
         try:
-            for segment in self._continuing(told, replica, seen, numbers):
+            for segment in self._continuing(told, replica, seen):
                 self._await_artifacts(segment, seen)
                 if segment.attestations or segment.in_doubt:
                     told.entries += self._merge(replica, seen, segment)
                 else:
-                    told.entries += self._append(segment, str(replica.file(segment.number)))
+                    told.entries += self._append(segment, str(replica.file(segment.span)))
                 uuids = [row.uuid for row in segment.processes]
-                seen.take(segment.number, segment.sha256, uuids)
+                seen.take(segment.number, segment.link, uuids)
                 seen.halted = dict(segment.halted)
                 self._save()
                 told.waits = None
@@ -194,39 +195,66 @@ class Taker:
             told.problem = error
         told.number, told.halted = seen.number, seen.halted
 
-    def _continuing(
-        self, told: Replicated, replica: Replica, seen: Seen, numbers: Sequence[int]
-    ) -> Iterator[Segment]:
+    def _continuing(self, told: Replicated, replica: Replica, seen: Seen) -> Iterator[Segment]:
         """Yield the segments that continue what was taken over, one after the other."""
+        before = -1
+        # Again, if one of them was not there any more: another one may stand for it by now.
+        while before < seen.number:
+            before = seen.number
+            listing = replica.listed(after=before)
+            told.newest, told.files = max(listing.newest, before), listing.files
+            yield from self._those_of(listing.spans, told, replica, seen)
+            if told.waits is None and listing.is_all:
+                break
+
+    def _those_of(
+        self, spans: Iterable[Span], told: Replicated, replica: Replica, seen: Seen
+    ) -> Iterator[Segment]:
         ahead = 0
-        for number in numbers:
-            segment, why = self._read(replica, number)
+        for span in spans:
+            if span.last <= seen.number:
+                continue
+            segment, why = self._read(replica, span)
             if segment is not None and (
-                segment.previous is None or segment.previous in seen.digests.values()
+                segment.previous is None
+                or segment.previous in seen.digests.values()
+                # It stands for one that was taken over, and so for what follows that.
+                or span.first <= seen.number
             ):
                 ahead = 0
                 yield segment
                 continue
             if told.waits is None:
-                told.waits = why or f"the segment before {number} is not there yet"
+                told.waits = why or f"the segment before {span} is not there yet"
             ahead += 1
             if ahead > _AHEAD_MAX:
                 break
 
-    def _read(self, replica: Replica, number: int) -> tuple[Segment | None, str | None]:
+    def _read(self, replica: Replica, span: Span) -> tuple[Segment | None, str | None]:
         """Return a segment, or why there is none."""
-        file = replica.file(number)
-        data = replica.read(number, segments.BYTES_MAX)
+        file = replica.file(span)
+        data = replica.read(span, segments.BYTES_MAX)
         if data is None:
-            return None, f"segment {number} is not there yet"
+            return None, f"segment {span} is not there yet"
         try:
             segment = segments.parse(data, str(file))
         except segments.NotWholeError as error:
-            return None, f"segment {number} is not whole: {error}"
-        found = (segment.journal_id, segment.replica, segment.number)
-        if found != (self._journal.journal_id, replica.path.name, number):
+            return None, f"segment {span} is not whole: {error}"
+        found = (segment.journal_id, segment.replica, segment.span)
+        if found != (self._journal.journal_id, replica.path.name, span):
             raise forged(str(file), "it is of another journal or replica, or has another number")
         return segment, None
+
+    def _noted(self, replica: Replica, seen: Seen, last: Segment) -> list[Segment]:
+        """Return the segments whose notes were not taken over, or what stands for them now."""
+        found: list[Segment] = []
+        for number in seen.noted:
+            if any(number in range(each.span.first, each.number + 1) for each in [last, *found]):
+                continue
+            spans = replica.listed(after=number - 1).spans
+            having = (self._read(replica, span)[0] for span in spans if span.first <= number)
+            found += [segment for segment in having if segment is not None][:1]
+        return found
 
     def _await_artifacts(self, segment: Segment, seen: Seen) -> None:
         """Take the artifacts over, or wait for their bytes while some arrive.
@@ -312,8 +340,7 @@ class Taker:
 
     def _merge(self, replica: Replica, seen: Seen, last: Segment) -> int:
         """Merge a segment, after those whose notes were not taken over; return its new entries."""
-        with_notes = [self._read(replica, number)[0] for number in seen.noted]
-        pending = [*(segment for segment in with_notes if segment is not None), last]
+        pending = [*self._noted(replica, seen, last), last]
         heads = dict(self._heads)
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
             _stage(Path(place, paths.DATABASE), pending, self._journal, heads)

@@ -49,6 +49,18 @@ with delivering(Path(sys.argv[1])):
     pass
 """
 
+JOIN = """
+import sys
+from pathlib import Path
+from journaltrack.mirror import folders, join
+join.FANIN, join.GRACE_S = 3, -1.0
+(place,) = {path.parent for path in Path(sys.argv[1]).rglob("*.jsonl")}
+replica = folders.Replica(Path(sys.argv[1]), place)
+joiner = join.Joiner(replica, replica.listed().spans)
+for _ in range(6):
+    joiner.join()
+"""
+
 traced = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
@@ -93,6 +105,45 @@ def test_a_writer_that_is_killed_leaves_whole_segments(tmp_path, monkeypatch):
         copy = copy_in(tmp_path / f"home-{at}", mirror, monkeypatch)
         assert content(copy) == content(journal)
         shutil.rmtree(mirror)
+
+
+@traced
+def test_a_writer_that_is_killed_while_it_joins_loses_nothing(tmp_path, monkeypatch):
+    """Killed before any of its changes while it joins segments and removes those that it joined,
+    the mirror is proved as before, by new readers and by one in the middle. The next one ends it.
+    """
+    journal = recorded(tmp_path)
+    kept = folders.opened(tmp_path / "kept", create=True)
+    with closing(Shipper(journal, kept, segment_bytes=300)) as shipper:
+        shipper.copy_blobs(shipper.ship())
+    (replica,) = {path.parent for path in kept.path.rglob("*.jsonl")}
+    part = folders.opened(tmp_path / "mirror", create=True)
+    shutil.copytree(kept.path, part.path, dirs_exist_ok=True)
+    place = part.path / replica.relative_to(kept.path)
+    for path in sorted(place.iterdir())[5:]:
+        path.unlink()
+    copy_in(tmp_path / "middle", part.path, monkeypatch)
+    killing = Killing(JOIN, tmp_path)
+    shutil.copytree(kept.path, tmp_path / "reference")
+    changes = killing.changes(tmp_path / "reference", tmp_path / "reference")
+    assert changes > 12
+    for at in sorted(random.Random(2).sample(range(1, changes + 1), KILLS // 2 + 1)):
+        shutil.rmtree(part.path)
+        shutil.copytree(kept.path, part.path)
+        assert killing.killed(part.path, part.path, at=at)
+        for home in ("middle", f"new-{at}"):
+            here = tmp_path / f"{home}-{at}"
+            if (tmp_path / home).exists():
+                shutil.copytree(tmp_path / home, here)
+            assert content(copy_in(here, part.path, monkeypatch)) == content(journal)
+        (found,) = check(part)
+        assert found.is_well
+        assert not killing.killed(part.path, part.path, at=None)
+        left = list(part.path.rglob("*.jsonl"))
+        assert len(left) < len(list(replica.iterdir()))
+        (found,) = check(part)
+        assert found.is_well
+        assert found.entries == len(content(journal))
 
 
 @traced
