@@ -376,8 +376,10 @@ def make_folder(folder: Path, mirror: Path) -> None:
         return
     if folder != mirror:
         make_folder(folder.parent, mirror)
-    folder.mkdir(exist_ok=True)
-    folder.chmod(stat.S_IMODE(mirror.stat().st_mode) & 0o2777)
+    # Another machine may have made it where this one does not see it yet.
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(stat.S_IMODE(mirror.stat().st_mode) & 0o2777)
     paths.fsync(folder.parent)
 
 
