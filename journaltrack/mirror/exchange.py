@@ -76,6 +76,8 @@ class State:
         last_seq, last_digest: The newest entry when ``heads`` was right, and its digest
             (hexadecimal).
         heads: By the process's uuid: place and digest (hexadecimal) of its last entry here.
+        number: The highest number that this copy gave a segment. No number is used twice: a reader
+            may have seen a segment that the server lost.
     """
 
     replica: str = ""
@@ -84,6 +86,7 @@ class State:
     last_seq: int = 0
     last_digest: str = ""
     heads: dict[str, tuple[int, str]] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def foreign(self) -> set[str]:
@@ -185,6 +188,7 @@ def _state(found: dict[str, Any], *, is_own: bool) -> State:
         int(found["last_seq"]),
         str(found["last_digest"]),
         {uuid: (int(place), str(text)) for uuid, (place, text) in found["heads"].items()},
+        int(found["number"]) if is_own else 0,
     )
 
 

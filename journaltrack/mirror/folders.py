@@ -71,7 +71,7 @@ class Mirror:
         Raises:
             MirrorError: The folder can't be read.
         """
-        return sorted(name for name in names(self.path) if _JOURNAL.fullmatch(name))
+        return sorted(name for name in folders_in(self.path) if _JOURNAL.fullmatch(name))
 
     def replicas(self, journal_id: str) -> list[str]:
         """Return the copies of a journal that wrote segments.
@@ -79,7 +79,8 @@ class Mirror:
         Raises:
             MirrorError: The folder can't be read.
         """
-        return sorted(name for name in names(self.path / journal_id) if _REPLICA.fullmatch(name))
+        found = folders_in(self.path / journal_id)
+        return sorted(name for name in found if _REPLICA.fullmatch(name))
 
     def blobs(self, journal_id: str) -> Path:
         """Return the folder of a journal's artifacts. It is laid out as a spool."""
@@ -128,6 +129,16 @@ class Replica:
 
     mirror: Path
     path: Path
+
+    @property
+    def is_there(self) -> bool:
+        """Return whether the folder is there: no link, and no file.
+
+        Raises:
+            MirrorError: Nobody can tell.
+        """
+        with explained(self.path, "read"):
+            return _is_folder(self.path)
 
     def listed(self, after: int = 0, beyond: Span | None = None) -> Listing:
         """List the segments that reach beyond a number. Memory does not grow with the folder.
@@ -219,7 +230,15 @@ class Replica:
             self.file(span).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what a killed process left unfinished. Only the replica's writer calls it."""
+        """Remove what a killed process left unfinished. Only the replica's writer calls it.
+
+        Raises:
+            MirrorError: The folder can't be read, or is behind a link.
+        """
+        for folder in (self.path.parent, self.path):
+            with explained(folder, "written"):
+                if os.path.lexists(folder) and not _is_folder(folder):
+                    raise NotADirectoryError(errno.ENOTDIR, "It is a link, or a file")
         for name in names(self.path):
             if name.startswith(".") and name.endswith(".partial"):
                 with contextlib.suppress(OSError):
@@ -372,15 +391,43 @@ def make_folder(folder: Path, mirror: Path) -> None:
     Raises:
         OSError: It can't be made.
     """
-    if folder.is_dir():
+    if folder == mirror or _is_folder(folder):
         return
-    if folder != mirror:
-        make_folder(folder.parent, mirror)
-    # Another machine may have made it where this one does not see it yet.
-    with contextlib.suppress(FileExistsError):
+    make_folder(folder.parent, mirror)
+    try:
         folder.mkdir()
         folder.chmod(stat.S_IMODE(mirror.stat().st_mode) & 0o2777)
+    except FileExistsError:
+        # Another machine may have made it where this one does not see it yet.
+        if os.path.lexists(folder) and not _is_folder(folder):
+            raise
     paths.fsync(folder.parent)
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a folder is there. A link is none: it may lead anywhere.
+
+    Raises:
+        OSError: Nobody can tell.
+    """
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, without links to some.
+
+    Raises:
+        MirrorError: It can't be read.
+    """
+    with explained(folder, "listed"):
+        try:
+            with os.scandir(folder) as entries:
+                return [each.name for each in entries if each.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def names(folder: Path) -> list[str]:
@@ -409,10 +456,11 @@ def content(file: Path, bytes_max: int) -> bytes | None:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
             return None
         raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > bytes_max:
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > bytes_max:
-            return None
         return stream.read(bytes_max)
 
 

@@ -31,7 +31,9 @@ from journaltrack.errors import (
     EvidenceError,
     JournalAlteredError,
     JournalOutdatedError,
+    JournalWriteError,
     LeaseHeldError,
+    MirrorError,
 )
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.chain import (
@@ -196,7 +198,12 @@ class Shipper:
         # What was taken over since is not written again.
         self._state = exchange.load(self._journal.path, self._mirror.id)
         try:
-            if self._replica is None or self._replica.path.name != self._state.replica:
+            if (
+                self._replica is None
+                or self._replica.path.name != self._state.replica
+                # Another process has written meanwhile.
+                or self._state.number > self._number
+            ):
                 self._resume()
             # Up to what was there: who logs all the time would make a segment of each entry.
             last = Reached(*map(max, self._newest(), self._reached))
@@ -244,13 +251,13 @@ class Shipper:
                     "that it is mirrored; nothing was mirrored yet",
                     hint="mirror again when that process is done",
                 )
-            self._state.replica = exchange.new_replica()
+            self._state.replica, self._state.number = exchange.new_replica(), 0
             self._state.folder = str(self._mirror.path)
             exchange.save(journal, self._mirror.id, self._state)
         replica = self._mirror.replica(self._journal.journal_id, self._state.replica)
         replica.sweep()
         listing = replica.listed()
-        self._number = listing.newest
+        self._number = max(listing.newest, self._state.number)
         last = self._last(replica)
         if last is not None and self._was_put_back(last):
             # It would write nothing until it has as many entries again.
@@ -395,8 +402,18 @@ class Shipper:
         # Where all that is new came from other replicas, there is nothing to write.
         if segment.runs or segment.attestations or segment.in_doubt or self._halted != self._told:
             data = segments.encode(segment)
+            # First: if this fails, a reader may see it nevertheless, and the next one be another.
+            self._number = self._state.number = segment.number
+            # A full disk here does not keep from the mirror what is recorded.
+            with contextlib.suppress(JournalWriteError):
+                exchange.save(self._journal.path, self._mirror.id, self._state)
+            if segment.previous is not None and not self._replica.is_there:
+                raise MirrorError(
+                    f"{self._replica.path} was removed; everything is written again",
+                    hint="mirror again; to stop that, end the process that mirrors the journal",
+                )
             self._replica.write(segment.span, data)
-            self._number, self._previous = segment.number, segment.sha256
+            self._previous = segment.sha256
             if self._joiner is not None:
                 self._joiner.wrote(segment, len(data))
             self._told = segment.halted

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack._version import __version__
-from journaltrack.errors import EvidenceError, JournaltrackError, LeaseHeldError, MirrorError
+from journaltrack.errors import EvidenceError, JournaltrackError, LeaseHeldError
 from journaltrack.journal.chain import Removed
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
@@ -153,7 +153,7 @@ class Taker:
         expected = [(bytes.fromhex(state.last_digest),)] if state.last_seq else []
         if read(_AT, (state.last_seq,)) != expected:
             # The journal was put back to an earlier state, or pruned.
-            self._state = state = State(state.replica, state.folder)
+            self._state = state = State(state.replica, state.folder, number=state.number)
         self._heads = {
             uuid: Link(place, bytes.fromhex(text)) for uuid, (place, text) in state.heads.items()
         }
@@ -189,9 +189,8 @@ class Taker:
             told.waits = str(waiting)
         except LeaseHeldError as error:
             told.waits = error.message
-        except MirrorError:
-            raise
         except JournaltrackError as error:
+            # Other replicas may be another user's, or on a server that works.
             told.problem = error
         told.number, told.halted = seen.number, seen.halted
 

@@ -251,26 +251,3 @@ def full(journal, disk):
 def test_a_full_file_system_loses_nothing(tmp_path):
     """On a full shared disk, what has a name is whole. With room again, the rest is written."""
     faulty_disk.assert_in_child(full, recorded(tmp_path), tmp_path / "disk")
-
-
-def test_a_reader_on_a_failing_file_system_keeps_what_it_has(tmp_path, monkeypatch):
-    """When the mirror can't be read, the copy stays as it is, and later goes on."""
-    journal = recorded(tmp_path)
-    mirror = folders.opened(tmp_path / "mirror", create=True)
-    with closing(Shipper(journal, mirror)) as shipper:
-        shipper.copy_blobs(shipper.ship())
-    copy = copy_in(tmp_path / "home", mirror.path, monkeypatch)
-    record(journal, *points(1))
-    with closing(Shipper(journal, mirror)) as shipper:
-        shipper.ship()
-    before = content(copy)
-    place = mirror.path / mirror.journals()[0]
-    place.rename(tmp_path / "away")
-    place.symlink_to(place)
-    (copied,) = copies.extended(mirror.path)
-    assert isinstance(copied.problem, MirrorError)
-    assert content(copy) == before
-    place.unlink()
-    (tmp_path / "away").rename(place)
-    assert copy_in(tmp_path / "home", mirror.path, monkeypatch) == copy
-    assert content(copy) == content(journal)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import threading
 from contextlib import closing
 
@@ -37,7 +38,8 @@ def copy_in(home, mirror):
     assert len(found) <= 1
     for each in found:
         assert each.problem is None or isinstance(each.problem, MirrorError), each.problem
-        assert all(replica.problem is None for replica in each.replicas), each
+        problems = [replica.problem for replica in each.replicas]
+        assert all(problem is None or isinstance(problem, MirrorError) for problem in problems)
     return found[0].folder if found else None
 
 
@@ -230,3 +232,54 @@ def test_a_server_that_loses_what_was_not_synced_loses_no_entry(tmp_path):
     name; what it was writing, it writes again.
     """
     faulty_disk.assert_in_child(silently, tmp_path)
+
+
+def unreadable(place):
+    """One of two replicas can't be read, at each operation and with each error."""
+    disk = SharedDisk(place / "node", place / "login")
+    mirror = folders.opened(place / "node" / "mirror", create=True)
+    for name in ("journal", "twin"):
+        if name == "twin":
+            shutil.copytree(place / "journal", place / "twin")
+        record(place / name, *points(1), component=name)
+        with closing(Shipper(place / name, mirror)) as shipper:
+            shipper.ship()
+    everything = content(place / "twin") | content(place / "journal")
+    for operation in READING:
+        for number in (errno.EIO, errno.ESTALE, errno.EACCES):
+            for after in range(3):
+                disk.set(faults=[Fault(operation, number, after=after)])
+                os.environ["JOURNALTRACK_HOME"] = str(place / f"{operation}-{number}-{after}")
+                try:
+                    found = copies.extended(place / "login" / "mirror")
+                except MirrorError:
+                    found = []
+                for copied in found:
+                    if copied.folder is not None:
+                        assert content(copied.folder).keys() <= everything.keys()
+                        assert len(copied.notes) == sum(
+                            each.waits is not None or each.problem is not None
+                            for each in copied.replicas
+                        )
+                disk.set(faults=[])
+                (copied,) = copies.extended(place / "login" / "mirror")
+                assert copied.notes == []
+                assert content(copied.folder) == everything
+    # Another user's files, for as long as nobody gives the right to read them.
+    replicas = mirror.replicas(mirror.journals()[0])
+    disk.set(faults=[Fault("open", errno.EACCES, after=2)])
+    os.environ["JOURNALTRACK_HOME"] = str(place / "others")
+    (copied,) = copies.extended(place / "login" / "mirror")
+    told = {each.name: each.problem for each in copied.replicas if each.problem is not None}
+    assert len(told) == 1
+    assert len(replicas) == 2
+    assert any("Permission denied" in note for note in copied.notes)
+    assert content(copied.folder)
+    disk.close()
+
+
+def test_a_reader_that_can_not_read_keeps_what_it_has_and_reads_the_rest(tmp_path):
+    """Whichever operation fails while a mirror is read, the copy holds nothing that is not proved,
+    and later everything. A replica that can't be read is told, and holds no other one up.
+    """
+    faulty_disk.assert_in_child(unreadable, tmp_path)
