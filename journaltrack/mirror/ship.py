@@ -33,7 +33,6 @@ from journaltrack.errors import (
     JournalOutdatedError,
     JournalWriteError,
     LeaseHeldError,
-    MirrorError,
 )
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.chain import (
@@ -171,7 +170,13 @@ class Shipper:
 
     def close(self) -> None:
         """Close the journal."""
+        self._let_go()
         self._journal.close()
+
+    def _let_go(self) -> None:
+        if self._replica is not None:
+            self._replica.close()
+        self._replica = self._joiner = None
 
     def ship(self, shipped: Shipped | None = None) -> Shipped:
         """Write everything that is new, as segments.
@@ -211,7 +216,7 @@ class Shipper:
                 self._write(segment, shipped)
         except BaseException:
             # Whether the last segment is there, the folder says.
-            self._replica = None
+            self._let_go()
             raise
         shipped.halted = dict(self._halted)
         return shipped
@@ -254,7 +259,9 @@ class Shipper:
             self._state.replica, self._state.number = exchange.new_replica(), 0
             self._state.folder = str(self._mirror.path)
             exchange.save(journal, self._mirror.id, self._state)
+        self._let_go()
         replica = self._mirror.replica(self._journal.journal_id, self._state.replica)
+        self._replica = replica
         replica.sweep()
         listing = replica.listed()
         self._number = max(listing.newest, self._state.number)
@@ -270,7 +277,6 @@ class Shipper:
         self._halted = dict(self._told)
         self._heads.clear()
         self._described.clear()
-        self._replica = replica
         self._joiner = Joiner(replica, listing.spans)
         self._blobs.clear()
         self._blobs.extend(self._blobs_to_copy())
@@ -407,11 +413,6 @@ class Shipper:
             # A full disk here does not keep from the mirror what is recorded.
             with contextlib.suppress(JournalWriteError):
                 exchange.save(self._journal.path, self._mirror.id, self._state)
-            if segment.previous is not None and not self._replica.is_there:
-                raise MirrorError(
-                    f"{self._replica.path} was removed; everything is written again",
-                    hint="mirror again; to stop that, end the process that mirrors the journal",
-                )
             self._replica.write(segment.span, data)
             self._previous = segment.sha256
             if self._joiner is not None:
