@@ -45,7 +45,13 @@ from journaltrack.tracking.settings import (
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.util import paths, process
 from journaltrack.util.config import RUN_VARIABLE
-from journaltrack.util.output import DRAIN_S, SIGNALS, TAIL_BYTES, Relay
+from journaltrack.util.output import (
+    DRAIN_S,
+    SIGNALS,
+    TAIL_BYTES,
+    Relay,
+    open_standard_streams,
+)
 
 if TYPE_CHECKING:
     from journaltrack.importers.tensorboard import Follower
@@ -154,9 +160,12 @@ class Run:
             tell: Takes a message and a hint, about what could not be recorded.
             on_name: Takes the run's name, before the command starts.
         """
+        open_standard_streams()
         # ``sigwait`` must get also those that are ignored by default.
         for number in _QUIET:
             signal.signal(number, lambda *_: None)
+        # As with nohup: the command ignores them, too.
+        stops = {each for each in _STOPS if signal.getsignal(each) is not signal.SIG_IGN}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS | {signal.SIGCHLD})
         relay = self._relay(tell)
         child = _Child(self.launch.command, self.environment(), relay, mask)
@@ -165,19 +174,18 @@ class Run:
         recorder.began.wait(_BEGIN_S if self.name else _NAME_S)
         on_name(self.named())
         child.go(self.named(), tell)
-        _wait_for_end(child, relay)
+        _wait_for_end(child, relay, stops)
         ended = child.ended()
         recorder.end(ended)
-        if not _wait_for(recorder, self.settings.close_deadline_s + _END_S):
+        if not _wait_for(recorder, stops, self.settings.close_deadline_s + _END_S):
             tell("the end of the run may not be recorded", "`journaltrack finish` records it")
         if relay is not None:
             relay.end()
         return ended.code
 
     def _relay(self, tell: Callable[[str, str], None]) -> Relay | None:
-        targets = [number for number in (1, 2) if self.launch.tail_bytes and _is_open(number)]
         try:
-            return Relay(targets, self.launch.tail_bytes)
+            return Relay((1, 2) if self.launch.tail_bytes else (), self.launch.tail_bytes)
         except OSError as error:
             tell(f"the output is not kept: {error}", "the command runs all the same")
             return None
@@ -206,14 +214,6 @@ def _changed_ns(file: Path) -> int:
     # It is gone.
     except OSError:
         return 0
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,12 +358,18 @@ def _become(
         os._exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUN)
 
 
-def _wait_for_end(child: _Child, relay: Relay | None) -> None:
-    """Pass signals on until the command has ended."""
+def _wait_for_end(child: _Child, relay: Relay | None, stops: set[signal.Signals]) -> None:
+    """Pass signals on until the command has ended.
+
+    Args:
+        child: The command.
+        relay: Its relay.
+        stops: Signals that ask it to end.
+    """
     stopping = False
     while child.code is None:
         number = signal.sigwait(SIGNALS | {signal.SIGCHLD})
-        if number in _STOPS:
+        if number in stops:
             child.asked = number
         if number == signal.SIGCHLD:
             child.look()
@@ -563,7 +569,7 @@ class _Recorder(threading.Thread):
             )
 
 
-def _wait_for(recorder: _Recorder, most_s: float) -> bool:
+def _wait_for(recorder: _Recorder, stops: set[signal.Signals], most_s: float) -> bool:
     """Wait until the end is recorded and delivered, or somebody asks this process to end.
 
     Returns:
@@ -572,6 +578,6 @@ def _wait_for(recorder: _Recorder, most_s: float) -> bool:
     until = time.monotonic() + most_s
     while recorder.is_alive() and time.monotonic() < until:
         recorder.join(_LOOK_S)
-        if signal.sigpending() & set(_STOPS):
+        if signal.sigpending() & stops:
             break
     return not recorder.is_alive()

@@ -49,6 +49,7 @@ _ANSWER_S: Final = 5.0
 _LOOK_S: Final = 0.002
 _REAP_S: Final = 0.1
 """Ours: how long to wait for the relay. It ends at once if nobody else can print."""
+_LAST_STANDARD: Final = 2
 _NOWHERE: Final = -1
 """Stands for a descriptor: what is printed there is kept, and written nowhere."""
 # How long to wait until all has passed, and whether the kept bytes are wanted.
@@ -128,11 +129,11 @@ class Relay:
                 if copy >= 0:
                     theirs.callback(os.close, copy)
                 streams.append((source, copy))
-            asked, self._requests = os.pipe()
+            asked, self._requests = _high(os.pipe())
             theirs.callback(os.close, asked)
-            self._answers, answers = os.pipe()
+            self._answers, answers = _high(os.pipe())
             theirs.callback(os.close, answers)
-            self._signals, signals = os.pipe()
+            self._signals, signals = _high(os.pipe())
             theirs.callback(os.close, signals)
             told = json.dumps([streams, asked, answers, signals, tail_bytes])
             passed = {asked, answers, signals, *(n for pair in streams for n in pair if n >= 0)}
@@ -360,9 +361,28 @@ def _is_same(one: int, other: int) -> bool:
     return min(one, other) >= 0 and os.path.samestat(os.fstat(one), os.fstat(other))
 
 
+def _high(pair: tuple[int, int]) -> tuple[int, int]:
+    """Return two new descriptors under numbers that no standard stream has.
+
+    Where standard streams are closed, theirs are given to whatever is opened next.
+    """
+    moved = [each if each > _LAST_STANDARD else _copy_of(each) for each in pair]
+    for each in {*pair} - {*moved}:
+        os.close(each)
+    return moved[0], moved[1]
+
+
+def open_standard_streams() -> None:
+    """Open the standard streams that are closed, to nowhere: nothing else gets their numbers."""
+    # Each time, the lowest number that is free.
+    while (number := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _LAST_STANDARD:
+        os.set_inheritable(number, True)
+    os.close(number)
+
+
 def _pipe() -> tuple[int, int]:
     """Return a pipe that holds much."""
-    source, end = os.pipe()
+    source, end = _high(os.pipe())
     # Elsewhere a pipe has the size that it has.
     with contextlib.suppress(OSError, AttributeError):
         fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -371,7 +391,7 @@ def _pipe() -> tuple[int, int]:
 
 def _terminal(target: int) -> tuple[int, int]:
     """Return a pseudo-terminal like a terminal, which changes nothing of what is written."""
-    source, end = os.openpty()
+    source, end = _high(os.openpty())
     with contextlib.suppress(termios.error):
         attributes = termios.tcgetattr(target)
         # The terminal itself adds the carriage returns.

@@ -328,6 +328,41 @@ def test_a_reader_that_is_gone_ends_the_command_as_ever(folder):
     assert show(folder, "run").status.message == "killed by SIGPIPE"
 
 
+@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "0<&-", "1>&- 2>&-"])
+def test_closed_streams_are_no_fault(folder, closed):
+    """Whichever of them the launch has not, the command runs, and its output is kept."""
+    program = "import os; os.write(1, b'out\\n'); os.write(2, b'err\\n'); os._exit(3)"
+    ended = done(["bash", "-c", f"{shlex.join(python(folder, program))} {closed}"])
+    assert ended.returncode == 3
+    assert ended.stdout == (b"out\n" if "1" not in closed else b"")
+    assert sorted(output_of(folder).split()) == [b"err", b"out"]
+
+
+def test_nohup_survives_a_hang_up(folder):
+    """Neither the launch nor the command ends, and a failure later is not taken for its effect;
+    other signals are passed on.
+    """
+    program = (
+        "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(4)); "
+        "print('ready', flush=True); [signal.pause() for _ in iter(int, 1)]"
+    )
+    process = subprocess.Popen(
+        ["nohup", *python(folder, program)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    read_until(process.stdout.fileno(), b"ready\n")
+    os.killpg(process.pid, signal.SIGHUP)
+    os.kill(process.pid, signal.SIGHUP)
+    os.kill(process.pid, signal.SIGUSR1)
+    assert process.wait(FOREVER_S) == 4
+    process.stdout.close()
+    now = show(folder, "run").status
+    assert (now.primary, now.message) == ("Failed", "exit code 4")
+
+
 def test_without_capture_the_command_has_our_streams(folder):
     """--output-bytes 0 puts nothing between, and records no output."""
     ended = done(command(folder, "echo", "x", options=("--output-bytes", "0")))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,20 @@ def test_streams_to_one_file_keep_their_order(tmp_path):
         )
     assert (tmp_path / "log").read_text().split() == words
     assert recorded(tmp_path / "j").decode().split() == words
+
+
+def test_a_process_without_stdin_keeps_its_output(tmp_path):
+    """The number of a closed stream is given to whatever is opened next: not to the relay."""
+    program = "print('x', flush=True); tracker.close()"
+    line = [sys.executable, "-c", BEGIN + program, str(tmp_path)]
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(line)} 0<&-"],
+        capture_output=True,
+        check=False,
+        timeout=FOREVER_S,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"x\n", b"")
+    assert recorded(tmp_path) == b"x\n"
 
 
 @pytest.fixture
