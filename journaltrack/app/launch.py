@@ -118,7 +118,9 @@ class Run:
         self.launch = launch
         settings = settings_of(sync=launch.sync)
         self.settings = settings
-        self.display_name = launch.display_name and validation.display_name(launch.display_name)[0]
+        self.display_name, self.mended = None, None
+        if launch.display_name is not None:
+            self.display_name, self.mended = validation.display_name(launch.display_name)
         for name, what in ((launch.experiment, "experiment name"), (launch.trial, "trial name")):
             if name is not None:
                 validation.entity_name(name, what)
@@ -208,12 +210,14 @@ def _name(launch: Launch) -> tuple[str | None, str]:
     return name_for(None, script, resume=False), script
 
 
-def _changed_ns(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    # It is gone.
-    except OSError:
-        return 0
+def _last_change_ns(folder: Path) -> int:
+    """Return a time after the last change of the event files that are there, by their disk."""
+    last_ns = 0
+    for file in folder.rglob("*tfevents*"):
+        # It may be gone.
+        with contextlib.suppress(OSError):
+            last_ns = max(last_ns, file.stat().st_mtime_ns + 1)
+    return last_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +415,7 @@ class _Recorder(threading.Thread):
         board = run.launch.tensorboard
         self._board = board and str(Path(board).expanduser().absolute())
         self._start = jobs.Start()
+        self._since_ns: int | None = None
 
     def end(self, ended: Ended) -> None:
         """Record the end, and deliver. Returns at once."""
@@ -444,6 +449,9 @@ class _Recorder(threading.Thread):
 
     def _begin(self) -> None:
         run = self._run
+        # First and once: soon the command writes, too.
+        if self._since_ns is None:
+            self._since_ns = 0 if self._board is None else _last_change_ns(Path(self._board))
         # Its code, interpreter and packages, not those of this process.
         provenance.launches(run.launch.command)
         journal, _ = open_journal(run.journal, run.settings, "buffer")
@@ -461,19 +469,16 @@ class _Recorder(threading.Thread):
                 component.component_id,
                 [vocabulary.status(primary="InProgress", start_ns=self._began_ns)],
             )
+        if run.mended is not None:
+            self._tell(run.mended, "to choose it yourself, give --display-name another one")
         if self._board is not None:
             self._guarded("event files are not imported", self._follow)
 
     def _create(self, journal: Journal) -> None:
         """Record the creation of the run, or that it is continued."""
         run, launch = self._run, self._run.launch
-        there = () if self._board is None else Path(self._board).rglob("*tfevents*")
-        self._start = start = jobs.Start.of(
-            Guard(run.settings.redact).command(launch.command),
-            self._board,
-            # By the clock of their own disk.
-            max((_changed_ns(file) + 1 for file in there), default=0),
-        )
+        words = Guard(run.settings.redact).command(launch.command)
+        self._start = start = jobs.Start.of(words, self._board, self._since_ns or 0)
         draft = vocabulary.create(
             owner=str(uuid.uuid4()),
             display_name=run.display_name,

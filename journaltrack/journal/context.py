@@ -152,10 +152,10 @@ class Command:
         folders: Where the packages of another environment are.
     """
 
-    file: Path | None
-    interpreter: str | None
-    is_here: bool
-    folders: tuple[str, ...]
+    file: Path | None = None
+    interpreter: str | None = None
+    is_here: bool = False
+    folders: tuple[str, ...] = ()
 
 
 def command_of(words: Sequence[str]) -> Command:

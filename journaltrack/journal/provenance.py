@@ -180,9 +180,12 @@ def ask(*, context: bool = True, redact: Iterable[str] = ()) -> None:
 
 def launches(command: Sequence[str]) -> None:
     """Note that this process launches a command, whose code is what it describes."""
-    from journaltrack.journal.context import command_of  # noqa: PLC0415 - as above
+    from journaltrack.journal.context import Command, command_of  # noqa: PLC0415 - as above
 
-    _wanted.command = command_of(command)
+    _wanted.command = Command()
+    # Links in a circle, a disk that fails.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        _wanted.command = command_of(command)
 
 
 def _context(code: _Code, commit: str | None) -> str | None:

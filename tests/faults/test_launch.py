@@ -628,3 +628,10 @@ def test_points_that_a_kill_left_in_event_files_arrive_when_the_run_is_continued
     assert b"has no event files of this run: nothing was imported" in empty.stderr
     values = {each.name: each.value for each in show(folder, "run").parameters}
     assert values["run/event_files"] == 0
+
+
+def test_a_display_name_that_is_mended_is_told(folder):
+    """Recorded as SageMaker takes it, with a warning."""
+    ended = done(command(folder, "true", options=("--display-name", "my run")))
+    assert b"recorded and sent as 'my-run'" in ended.stderr
+    assert show(folder, "run").display_name == "my-run"
