@@ -13,6 +13,7 @@ Invariant: nothing here raises, whatever a program puts into ``sys.argv`` and th
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import json
 import logging
@@ -171,9 +172,13 @@ def ask(*, context: bool = True, redact: Iterable[str] = ()) -> None:
         command = _wanted.command
         _wanted.survey = _Later(lambda: survey(command), "journaltrack-survey")
     code = _code()
-    if code.folder not in _asked and git_commit(code.folder):
-        _asked[code.folder] = _Later(lambda: _is_dirty(code.folder), "journaltrack-git")
-        if code.file is not None and context:
+    # Once for each folder, also for one without git: a script may create many runs.
+    if code.folder not in _asked:
+        is_tree = git_commit(code.folder) is not None
+        _asked[code.folder] = (
+            _Later(lambda: _is_dirty(code.folder), "journaltrack-git") if is_tree else None
+        )
+        if is_tree and code.file is not None and context:
             file = code.file
             _tracked[file] = _Later(lambda: _is_tracked(file), "journaltrack-tracked")
 
@@ -332,7 +337,7 @@ class _Wanted:
 
 # A forked child inherits the answers.
 _wanted = _Wanted()
-_asked: dict[Path, _Later[bool | None]] = {}
+_asked: dict[Path, _Later[bool | None] | None] = {}
 _tracked: dict[Path, _Later[bool | None]] = {}
 _diffs: dict[Path, bytes | None] = {}
 
@@ -354,15 +359,20 @@ def _code() -> _Code:
     command = _wanted.command
     try:
         file = Path(_program()) if command is None else command.file
-        if file is not None and file.is_dir():
-            file /= "__main__.py"
-        # A command of the environment, such as torchrun, says nothing about the code that it runs.
-        if file is not None and file.is_file() and not _is_installed(file):
-            return _Code(file.parent, file.absolute())
-        return _Code(Path.cwd())
+        return _code_seen_from(os.getcwd(), file)  # noqa: PTH109 - a text
     # The working folder was removed. No file can have that name.
     except (OSError, ValueError):
         return _Code(Path())
+
+
+@functools.cache
+def _code_seen_from(working: str, file: Path | None) -> _Code:
+    if file is not None and file.is_dir():
+        file /= "__main__.py"
+    # A command of the environment, such as torchrun, says nothing about the code that it runs.
+    if file is not None and file.is_file() and not _is_installed(file):
+        return _Code(file.parent, file.absolute())
+    return _Code(Path(working))
 
 
 def _is_installed(file: Path) -> bool:

@@ -466,8 +466,9 @@ def current() -> Configuration:
     with contextlib.suppress(OSError):
         found = None if file is None else file.stat()
         stamp = found and (found.st_mtime_ns, found.st_size, found.st_ino)
-    variables = sorted(item for item in os.environ.items() if item[0].startswith(_PREFIX))
-    key = (str(file), stamp, tuple(variables))
+    # By name first: to decode every value takes longer than all else here.
+    names = sorted(name for name in os.environ if name.startswith(_PREFIX))
+    key = (str(file), stamp, *((name, os.environ.get(name)) for name in names))
     if _current.get("key") != key:
         _current.update(configuration=load().configuration, key=key)
     known: Configuration = _current["configuration"]
