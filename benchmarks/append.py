@@ -202,15 +202,15 @@ def links(folder: str, calls: int) -> Values:
     return _timed(link, calls)
 
 
-def bare_batches(folder: str, calls: int) -> Values:
+def bare_batches(folder: str, calls: int, batch: int = BATCH) -> Values:
     """The floor of a batch: one transaction, ``executemany``."""
     connection = _connect(folder, "process")
     connection.execute(_TABLE)
-    rows = _rows(calls * BATCH + BATCH * _WARM_UP)
+    rows = _rows(calls * batch + batch * _WARM_UP)
 
     def write(i: int) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(_INSERT, rows[i * BATCH : (i + 1) * BATCH])
+        connection.executemany(_INSERT, rows[i * batch : (i + 1) * batch])
         connection.execute("COMMIT")
 
     return _timed(write, calls)

@@ -1,8 +1,8 @@
 """What a callback costs in a real training or search, beside what writes the least: a CSV row.
 
 Each side trains in a process of its own, with one callback whose calls are timed. XGBoost and
-LightGBM evaluate two sets by two metrics. Of Optuna the floor is what it does itself for a trial
-that costs nothing, with its storage in SQLite.
+LightGBM evaluate two sets by two metrics; SQLite's bare commit of four rows stands beside them. Of
+Optuna the floor is what it does itself for a trial that costs nothing, with its storage in SQLite.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import append
 from benchmarks.measure import Result, Run, Side, Values, compare, own_folder, take_turns
 
 OPTIONS = {"trial_component_name": "run", "journal": "journal", "sync": "off"}
 CSV_ROW = "a flushed CSV row"
+COMMIT = "a bare commit of 4 rows"
 SETS = ("train", "valid")
 
 
@@ -32,7 +34,9 @@ def run(run: Run) -> list[Result]:
             Side(name, f"benchmarks.callbacks:{framework}", {"rounds": count, "ours": ours})
             for name, ours in ((f"{framework}: journaltrack", True), (f"{framework}: floor", False))
         ]
-        ours, floor = take_turns(sides, run.rounds).values()
+        if framework != "optuna":
+            sides.append(Side(COMMIT, "benchmarks.callbacks:commit", {"rounds": count}))
+        ours, floor, *commits = take_turns(sides, run.rounds).values()
         results.append(
             compare(
                 "callbacks",
@@ -43,6 +47,17 @@ def run(run: Run) -> list[Result]:
                 floor_name="Optuna's own work" if framework == "optuna" else CSV_ROW,
             )
         )
+        results += [
+            compare(
+                "callbacks",
+                f"{framework}: callback per round, to what SQLite takes",
+                "µs",
+                [each["call_us"] for each in ours],
+                [each["call_us"] for each in commit],
+                floor_name=COMMIT,
+            )
+            for commit in commits
+        ]
         results.append(
             compare(
                 "callbacks",
@@ -90,6 +105,12 @@ class Rows:
         """Write a row that survives the process, as a point of the journal does."""
         self.writer.writerow([step, *values])
         self.file.flush()
+
+
+def commit(rounds: int) -> Values:
+    """What SQLite alone takes for the points of a round, with what the process must survive."""
+    with own_folder():
+        return {"call_us": 1e6 / append.bare_batches("bare", rounds, 4)["calls_per_s"]}
 
 
 def _data() -> tuple[Any, Any]:

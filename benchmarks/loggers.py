@@ -3,7 +3,8 @@
 Run with the frameworks' environment: ``.venv-frameworks/bin/python -m benchmarks loggers``. Each
 side makes the calls that its framework makes at a logged step, in a process of its own. Lightning
 and Keras have a CSV logger; transformers, accelerate and torch have their writer of TensorBoard.
-What is not installed is left out.
+SQLite's bare commit of the
+three rows stands beside each. What is not installed is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from benchmarks import append
 from benchmarks.measure import Result, Run, Side, Values, compare, own_folder, say, take_turns
 
 FRAMEWORKS = {
@@ -25,6 +27,7 @@ FRAMEWORKS = {
     "torch": "its SummaryWriter",
 }
 OPTIONS = {"trial_component_name": "run", "journal": "journal", "sync": "off"}
+COMMIT = "a bare commit of 3 rows"
 Step = Callable[[int, dict[str, float]], None]
 
 
@@ -44,14 +47,31 @@ def run(run: Run) -> list[Result]:
             )
             for name, ours in (("journaltrack", True), (floor, False))
         ]
-        found = take_turns(sides, run.rounds).values()
+        sides.append(Side(COMMIT, "benchmarks.loggers:commit", {"steps": steps}))
+        *found, commits = take_turns(sides, run.rounds).values()
         for figure, unit in (("step_us", "µs"), ("step_cpu_us", "µs of CPU")):
             ours, theirs = ([each[figure] for each in values] for values in found)
             what = f"{framework}: a logged step of 3 metrics"
             results.append(
                 compare("loggers", what, unit, ours, theirs, floor_name=floor, target=1.0)
             )
+        results.append(
+            compare(
+                "loggers",
+                f"{framework}: a logged step, to what SQLite takes",
+                "µs",
+                [each["step_us"] for each in found[0]],
+                [each["step_us"] for each in commits],
+                floor_name=COMMIT,
+            )
+        )
     return results
+
+
+def commit(steps: int) -> Values:
+    """What SQLite alone takes for three points in one transaction."""
+    with own_folder():
+        return {"step_us": 1e6 / append.bare_batches("bare", steps, 3)["calls_per_s"]}
 
 
 def measure(framework: str, ours: bool, steps: int) -> Values:
