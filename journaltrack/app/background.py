@@ -80,7 +80,7 @@ class Background:
         if (
             request.boto3_session is not None
             or request.sagemaker_client is not None
-            or not _can_have_child()
+            or not can_have_child()
         ):
             self._deliverer = _Thread(journal, request, replace(known, watch=watch))
         elif _delivered_by_parent.get(journal) != os.getppid():
@@ -105,7 +105,7 @@ class Background:
         return self
 
 
-def _can_have_child() -> bool:
+def can_have_child() -> bool:
     """Return whether ``sys.executable`` is a Python.
 
     A frozen program is itself the executable; an embedded interpreter has none.
@@ -113,21 +113,17 @@ def _can_have_child() -> bool:
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
+def command_of(*arguments: str) -> list[str]:
+    """Return what runs ``journaltrack`` with these arguments, found where this process found it."""
+    path = [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
+    return [sys.executable, "-c", _START.format(path=path), *arguments]
+
+
 class _Child:
     """Run ``journaltrack watch`` as a child process, and restart it if it ends early."""
 
     def __init__(self, journal: Path, configuration: Configuration) -> None:
-        path = [
-            os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))
-        ]
-        self._command = [
-            sys.executable,
-            "-c",
-            _START.format(path=path),
-            "watch",
-            "--child",
-            str(journal),
-        ]
+        self._command = command_of("watch", "--child", str(journal))
         self._configuration = json.dumps(config.as_overrides(configuration)).encode() + b"\n"
         self._ending = threading.Event()
         self._start()

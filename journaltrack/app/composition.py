@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journaltrack.app.background import Background
+    from journaltrack.app.mirroring import Mirroring
     from journaltrack.app.one_place import OnePlace
     from journaltrack.replay.lease import Lease
     from journaltrack.replay.pass_report import PassReport, Progress, Work
@@ -436,5 +437,24 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
     return make_room(journal, wanted_bytes)
 
 
-SERVICES: Final = Services(replay=replay, ask=_ask, background=_background, make_room=_make_room)
+def _mirror(journal: Path, mirror: Path, every_s: float) -> Mirroring:
+    from journaltrack.app import mirroring  # noqa: PLC0415 - mirrors are for those who want one
+
+    return mirroring.start(journal, mirror, every_s)
+
+
+def _fetch(journal: Path, mirror: Path, run: str, deadline: Deadline) -> None:
+    from journaltrack.mirror.copies import fetch  # noqa: PLC0415 - as above
+
+    fetch(journal, mirror, run, deadline)
+
+
+SERVICES: Final = Services(
+    replay=replay,
+    ask=_ask,
+    background=_background,
+    make_room=_make_room,
+    mirror=_mirror,
+    fetch=_fetch,
+)
 """The services that trackers call."""

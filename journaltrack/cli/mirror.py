@@ -14,6 +14,8 @@ from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.cli.journals import arguments_and_journals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.mirror.follower import Follower
 
 _LISTED_MAX: Final = 5
@@ -28,7 +30,7 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 @arguments_and_journals(
     lambda arguments, options: {"named": (*options, *arguments)},
     "The same as the argument.",
-    metavar="[JOURNAL] FOLDER",
+    metavar="[[JOURNAL] FOLDER]",
     type=click.Path(),
 )
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
@@ -50,10 +52,17 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     is_flag=True,
     help="Deliver from here what a lost machine delivered: its pending points are in doubt.",
 )
+@click.option(
+    "--child",
+    is_flag=True,
+    hidden=True,
+    help="For Tracker.create(mirror=...): ends when no process logs to JOURNAL any more.",
+)
 @common.common_options
 def command(
     named: tuple[str, ...],
     *,
+    child: bool,
     follow: bool,
     interval: float | None,
     checks: bool,
@@ -67,29 +76,50 @@ def command(
     check, export and ui read it. What was delivered there comes back into JOURNAL.
 
     FOLDER becomes a mirror if it is new or empty. Without JOURNAL, the default journal is
-    mirrored. You may interrupt and repeat this at any moment.
+    mirrored, without FOLDER into the configured mirror. You may interrupt and repeat this at any
+    moment.
     """
     if checks or takes_over:
         if len(named) != 1 or follow or interval is not None or (checks and takes_over):
             raise click.UsageError("--check and --take-over take FOLDER, and no other option")
         return (_check if checks else _take_over)(named[0], as_json=as_json)
-    if len(named) not in {1, 2}:
+    from journaltrack.util import config, paths  # noqa: PLC0415 - completion
+
+    known = config.current()
+    if len(named) > 2 or not (named or known.mirror):  # noqa: PLR2004 - JOURNAL FOLDER
         raise click.UsageError("name the journal and the folder: JOURNAL FOLDER")
-    if interval is not None and not follow:
+    if interval is not None and not (follow or child):
         raise click.UsageError("--interval needs --follow")
-    return _mirror(named, follow=follow, interval=interval, as_json=as_json)
+    interval = known.mirror_every_s if interval is None else interval
+    mirror = named[-1] if named else str(known.mirror)
+    journal = paths.journal_folder(
+        named[0] if len(named) > 1 else paths.default_journal(mirrored=True)
+    )
+    if child:
+        return _mirror_as_child(journal, paths.expanded(mirror).absolute(), interval)
+    return _mirror(journal, mirror, follow=follow, interval=interval, as_json=as_json)
 
 
-def _mirror(
-    named: tuple[str, ...], *, follow: bool, interval: float | None, as_json: bool
-) -> ExitCode:
+def _mirror_as_child(journal: Path, mirror: Path, interval: float) -> ExitCode:
+    """Mirror for ``Tracker.create(mirror=...)``, until nobody logs any more."""
+    from journaltrack.mirror.beside import mirror_beside  # noqa: PLC0415 - completion
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    failure = mirror_beside(
+        journal,
+        mirror,
+        interval,
+        lambda wait_s: signal.sigtimedwait(_SIGNALS, wait_s) is not None,
+    )
+    return ExitCode.OK if failure is None else ExitCode.JOURNAL
+
+
+def _mirror(journal: Path, named: str, *, follow: bool, interval: float, as_json: bool) -> ExitCode:
     from journaltrack.mirror import folders  # noqa: PLC0415 - completion
-    from journaltrack.mirror.follower import INTERVAL_S, Follower  # noqa: PLC0415
-    from journaltrack.util import paths  # noqa: PLC0415
+    from journaltrack.mirror.follower import Follower  # noqa: PLC0415
 
-    journal = paths.journal_folder(named[0] if len(named) > 1 else None)
-    mirror = folders.opened(named[-1], create=True)
-    follower = Follower(journal, mirror, INTERVAL_S if interval is None else interval)
+    mirror = folders.opened(named, create=True)
+    follower = Follower(journal, mirror, interval)
     replicas = []
     if follow:
         _follow(follower)

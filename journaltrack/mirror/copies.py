@@ -9,6 +9,7 @@ Invariant: a mirror's folder is only read. Must not know a remote.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import sqlite3
@@ -29,12 +30,16 @@ from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.segments import Segment
 from journaltrack.mirror.take import Replicated, Taker
 from journaltrack.util import paths
+from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import logfmt
 
 logger = logging.getLogger(__name__)
 
 _WAIT_S: Final = 5.0
 """Our choice: how long to wait for another process that extends the same copy."""
+_MISSING_WAIT_S: Final = 10.0
+"""Our choice: how long a run that is continued waits for segments that are not visible yet."""
+_LOOK_S: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -152,11 +157,93 @@ def _extended(mirror: Mirror, journal_id: str) -> Copied:
 
 def _made(mirror: Mirror, journal_id: str, folder: Path) -> bool:
     """Make an empty copy; return whether a whole segment says what the journal is."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    if not begin(mirror, journal_id, beside):
+        return False
+    beside.rename(folder)
+    paths.fsync(folder.parent)
+    return True
+
+
+def fetch(journal: Path, folder: Path, run: str, deadline: Deadline) -> bool:
+    """Make a journal that continues the one that knows a run in a mirror.
+
+    The new journal is one more replica: what it records is mirrored, and comes to all others. The
+    bytes of artifacts stay in the mirror. Processes that call this at once make one journal.
+
+    Args:
+        journal: The journal's folder. There is no journal yet.
+        folder: The mirror's.
+        run: The run's name.
+        deadline: Ends it. Then nothing was made, or what was found until then.
+
+    Returns:
+        Whether the journal is there now.
+
+    Raises:
+        MirrorError: The mirror can't be read.
+        JournalError: The journal can't be made.
+    """
+    if not paths.is_mirror(folder):
+        # No other machine has mirrored anything yet.
+        return False
+    mirror = folders.opened(folder)
+    first_steps.make_folder(journal.parent)
+    with exchange.alone(
+        journal.parent, name=f".{journal.name}.lock", wait_s=deadline.remaining_s()
+    ):
+        if (journal / paths.DATABASE).exists():
+            return True
+        for journal_id in reversed(mirror.journals_of(run)):
+            beside = journal.with_name(f".{journal.name}.partial")
+            if begin(mirror, journal_id, beside):
+                break
+        else:
+            return False
+        notes = _taken(beside, mirror, deadline)
+        if deadline.over:
+            # The caller has made another journal meanwhile.
+            return False
+        with contextlib.suppress(OSError):
+            # An empty folder that was made for the journal.
+            journal.rmdir()
+        beside.rename(journal)
+        paths.fsync(journal.parent)
+    told = f" It lacks: {'; '.join(notes)}" if notes else ""
+    logger.info("%s continues the journal of %s from the mirror at %s.", journal, run, folder)
+    if told:
+        logger.warning("the run %s continues from its mirror.%s", run, told)
+    return True
+
+
+def _taken(journal: Path, mirror: Mirror, deadline: Deadline) -> list[str]:
+    """Take over what a mirror has; wait a while for what is missing. Return what is."""
+    patience = Deadline(_MISSING_WAIT_S)
+    while True:
+        with closing(Journal.open(journal, create=False)) as opened:
+            copied = Copied(opened.journal_id)
+            copied.replicas = Taker(opened, mirror, bytes_too=False).take()
+        if not copied.notes or patience.over or not deadline.wait(_LOOK_S):
+            return copied.notes
+
+
+def begin(mirror: Mirror, journal_id: str, beside: Path) -> bool:
+    """Make an empty copy in a folder that gets its name when it is ready.
+
+    Args:
+        mirror: Where its journal is.
+        journal_id: The journal's.
+        beside: The folder. What a killed process left there is removed.
+
+    Returns:
+        Whether a whole segment says what the journal is. If not, nothing was made.
+
+    Raises:
+        MirrorError: The mirror can't be read.
+    """
     first = next(_whole(mirror, journal_id), None)
     if first is None:
         return False
-    beside = folder.with_name(f".{folder.name}.partial")
-    # A killed process left it.
     shutil.rmtree(beside, ignore_errors=True)
     (beside / paths.SPOOL).mkdir(mode=0o700, parents=True)
     beside.chmod(0o700)
@@ -171,8 +258,6 @@ def _made(mirror: Mirror, journal_id: str, folder: Path) -> bool:
     Journal.open(beside, create=False).close()
     # From its first entry on, a pass knows that others may deliver it (``delivery``).
     exchange.save(beside, mirror.id, State(folder=str(mirror.path)))
-    beside.rename(folder)
-    paths.fsync(folder.parent)
     return True
 
 

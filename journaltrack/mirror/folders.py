@@ -6,6 +6,7 @@
     <journal id>/<replica>/00000001.jsonl    a segment of a copy of that journal (a *replica*)
     <journal id>/<replica>/00000001-00000064.jsonl    one that stands for those
     <journal id>/blobs/ab/ab12...            the bytes of artifacts, under their SHA-256
+    runs/<SHA-256 of a run's name>/<journal id>    which journals have a run
 
 A shared file system promises little: no locks, no mapped memory, stale listings, files that lose
 what was never synced. So this module needs nothing but whole files. Each is written under a hidden
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import heapq
 import json
 import os
@@ -39,6 +41,7 @@ from journaltrack.util import paths
 
 MARKER: Final = paths.MIRROR
 BLOBS: Final = "blobs"
+RUNS: Final = "runs"
 VERSION: Final = 1
 """Of the folder's layout; a reader refuses a higher one."""
 _FORMAT: Final = "journaltrack mirror"
@@ -82,6 +85,39 @@ class Mirror:
         """
         found = folders_in(self.path / journal_id)
         return sorted(name for name in found if _REPLICA.fullmatch(name))
+
+    def runs(self, name: str) -> Path:
+        """Return the folder that has a file for each journal with this run."""
+        return self.path / RUNS / hashlib.sha256(name.lower().encode()).hexdigest()
+
+    def journals_of(self, name: str) -> list[str]:
+        """Return the ids of the journals with a run, the one that was written last at the end.
+
+        Raises:
+            MirrorError: The folder can't be read.
+        """
+        found = [each for each in names(self.runs(name)) if _JOURNAL.fullmatch(each)]
+        # By the file server's clock.
+        return sorted(found, key=self._written_ns)
+
+    def _written_ns(self, journal_id: str) -> int:
+        times = [0]
+        for each in self.replicas(journal_id):
+            with contextlib.suppress(OSError):
+                times.append((self.path / journal_id / each).stat().st_mtime_ns)
+        return max(times)
+
+    def note_run(self, name: str, journal_id: str) -> None:
+        """Note that a journal has a run, so that another machine finds it to continue.
+
+        Raises:
+            MirrorError: The mirror can't be written.
+        """
+        file = self.runs(name) / journal_id
+        with explained(file, "written"):
+            if not os.path.lexists(file):
+                make_folder(file.parent, self.path)
+                write_whole(file, b"", self.path)
 
     def blobs(self, journal_id: str) -> Path:
         """Return the folder of a journal's artifacts. It is laid out as a spool."""
@@ -421,7 +457,7 @@ def make_folder(folder: Path, mirror: Path) -> None:
     """Make a folder below the mirror's, and sync its name.
 
     Raises:
-        OSError: It can't be made.
+        OSError: It can't be made, or the mirror is gone.
     """
     if folder == mirror or _is_folder(folder):
         return

@@ -11,11 +11,13 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import (
+    InvalidInputError,
     JournalError,
     JournalNotFoundError,
     JournalOutdatedError,
@@ -25,7 +27,8 @@ from journaltrack.errors import (
     NotAJournalError,
 )
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import exchange
+from journaltrack.mirror import exchange, folders
+from journaltrack.mirror.beside import Told
 from journaltrack.mirror.ship import Shipped, Shipper
 from journaltrack.mirror.take import Replicated, Taker
 from journaltrack.util import paths
@@ -37,7 +40,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.5
-"""Our choice: with the look before it and the write behind it, an entry is mirrored within 2 s."""
+"""Our choice: with the look before it and the write behind it, an entry is mirrored within 2 s.
+
+Also the default of ``mirror_every_s``.
+"""
 _LOOK_S: Final = 0.1
 _TAKE_EVERY_S: Final = 30.0
 """Our choice: how often to look for receipts from where the journal is delivered."""
@@ -52,21 +58,37 @@ class Follower:
 
     Args:
         journal: Its folder.
-        mirror: Where to.
+        mirror: Where to: an open one, or its folder, which becomes one as soon as it can.
         interval_s: Seconds between two segments at least.
+        wanted: Returns something else when a segment is wanted at once.
+        tell: Is told whenever that changes: what ``wanted`` had returned before the last attempt,
+            whether all that was there then is mirrored, and why not.
 
     Attributes:
         shipped: What was written so far.
     """
 
-    def __init__(self, journal: Path, mirror: Mirror, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        journal: Path,
+        mirror: Mirror | Path,
+        interval_s: float = INTERVAL_S,
+        *,
+        wanted: Callable[[], int] = int,
+        tell: Callable[[Told], None] | None = None,
+    ) -> None:
         self.shipped = Shipped()
         self._journal = journal
-        self._mirror = mirror
+        self._to = mirror
         self._interval_s = interval_s
+        self._wanted = wanted
+        self._tell = tell
+        self._told: Told | None = None
+        self._asked = 0
         self._blobs: threading.Thread | None = None
         self._joining = _Pauses()
         self._join_at = 0.0
+        self._blobs_problem: JournaltrackError | None = None
 
     def once(self) -> list[Replicated]:
         """Write what is new, and take over what came back.
@@ -79,12 +101,32 @@ class Follower:
             LeaseHeldError: Another process mirrors the journal.
             JournalError: The journal can't be read, or written.
         """
-        with closing(Shipper(self._journal, self._mirror)) as shipper:
+        with closing(Shipper(self._journal, self._opened(again=True))) as shipper:
             with exchange.alone(self._journal, wait_s=_WAIT_S):
                 shipper.ship(self.shipped)
                 shipper.copy_blobs(self.shipped)
                 self._join(shipper)
             return self._take()
+
+    def _opened(self, *, again: bool = False) -> Mirror:
+        """Return the mirror.
+
+        Args:
+            again: Look what is there now: it may be another one, or an empty folder.
+
+        Raises:
+            MirrorError: It can't be read.
+            InvalidInputError: It is no mirror.
+        """
+        if isinstance(self._to, Path):
+            self._to = folders.opened(self._to, create=True)
+        elif again:
+            path = self._to.path
+            # Not made again: it may be on a file system that is not mounted now.
+            with folders.explained(path, "found"):
+                path.stat()
+            self._to = folders.opened(path, create=True)
+        return self._to
 
     def run(self, ended: threading.Event) -> None:
         """Write what is new whenever something is, and once more at the end.
@@ -97,12 +139,16 @@ class Follower:
         """
         pauses = _Pauses()
         while not ended.is_set():
-            ended.wait(self._followed(ended, pauses))
+            again = time.monotonic() + self._followed(ended, pauses)
+            while time.monotonic() < again and self._wanted() == self._asked:
+                if ended.wait(_LOOK_S):
+                    break
         if self._looked()[0]:
             self.once()
 
     def _followed(self, ended: threading.Event, pauses: _Pauses) -> float:
         """Follow one file; return for how long not to try again."""
+        self._asked = self._wanted()
         try:
             self._follow(ended, pauses)
         except JournalNotFoundError:
@@ -110,44 +156,62 @@ class Follower:
             return _LOOK_S
         except (NotAJournalError, JournalTooNewError, JournalOutdatedError):
             raise
-        except JournalError as error:
+        except (JournalError, InvalidInputError) as error:
+            self._say(is_whole=False, problem=error)
             return pauses.next_s(error)
         return _LOOK_S
 
     def _follow(self, ended: threading.Event, pauses: _Pauses) -> None:
-        """Follow one file, until it is another one."""
-        with closing(Shipper(self._journal, self._mirror)) as shipper:
-            begun, seen = self._looked(), (0, 0, 0)
-            due = taken = 0.0
-            while not ended.wait(_LOOK_S):
-                now, looked = time.monotonic(), self._looked()
-                if looked[0] != begun[0]:
-                    return
-                if now < due:
-                    continue
-                try:
-                    if looked != seen:
-                        self._ship(shipper)
-                        seen, due = looked, now + self._interval_s
-                    if now - taken >= _TAKE_EVERY_S:
-                        self._take()
-                        taken = now
-                    pauses.end()
-                except JournalOutdatedError:
-                    raise
-                except JournaltrackError as error:
-                    due = time.monotonic() + pauses.next_s(error)
-            self._end_blobs()
+        """Follow one file, until it is another one, or the mirror's folder fails.
+
+        Raises:
+            JournalError: The journal, or the mirror's folder, can't be used.
+            InvalidInputError: There is no mirror.
+        """
+        mirror = self._opened(again=True)
+        with closing(Shipper(self._journal, mirror)) as shipper:
+            begun, seen, answered = self._looked(), (0, 0, 0), -1
+            due = taken = blobs_due = 0.0
+            try:
+                while not ended.wait(_LOOK_S):
+                    self._asked = self._wanted()
+                    now, looked = time.monotonic(), self._looked()
+                    if looked[0] != begun[0]:
+                        return
+                    if now >= due or self._asked != answered:
+                        if looked != seen or self._asked != answered:
+                            self._ship(shipper)
+                            seen, answered, due = looked, self._asked, now + self._interval_s
+                        if now - taken >= _TAKE_EVERY_S:
+                            self._take()
+                            taken = now
+                        if self._blobs_problem is None:
+                            pauses.end()
+                    blobs_due = self._begin_blobs(shipper, blobs_due, pauses)
+                    self._say(is_whole=not shipper.has_blobs, problem=self._blobs_problem)
+            finally:
+                if self._blobs is not None:
+                    self._blobs.join()
 
     def _ship(self, shipper: Shipper) -> None:
         with exchange.alone(self._journal, wait_s=_WAIT_S):
             shipper.ship(self.shipped)
             self._join(shipper)
-        if self._blobs is None or not self._blobs.is_alive():
+
+    def _begin_blobs(self, shipper: Shipper, due: float, pauses: _Pauses) -> float:
+        """Copy artifacts on a thread of their own; return when to do that at the earliest."""
+        is_alive = self._blobs is not None and self._blobs.is_alive()
+        if is_alive or not shipper.has_blobs:
+            return due
+        if self._blobs is not None and self._blobs_problem is not None:
+            due = time.monotonic() + pauses.next_s(self._blobs_problem)
+            self._blobs = None
+        if time.monotonic() >= due:
             self._blobs = threading.Thread(
                 target=self._copy_blobs, args=(shipper,), name="journaltrack-blobs", daemon=True
             )
             self._blobs.start()
+        return due
 
     def _join(self, shipper: Shipper) -> None:
         """Join small segments. What fails there holds no new ones up."""
@@ -162,20 +226,24 @@ class Follower:
     def _copy_blobs(self, shipper: Shipper) -> None:
         try:
             shipper.copy_blobs(self.shipped)
+            self._blobs_problem = None
         except MirrorError as error:
-            # The next segment, or the end, tries again.
-            _log(error)
+            self._blobs_problem = error
 
-    def _end_blobs(self) -> None:
-        if self._blobs is not None:
-            self._blobs.join()
+    def _say(self, *, is_whole: bool, problem: JournaltrackError | None) -> None:
+        """Tell what came of the last attempt, if that is new."""
+        why = None if problem is None else problem.message
+        told = Told(self._asked, is_whole, why, None if problem is None else problem.hint)
+        if self._tell is not None and told != self._told:
+            self._told = told
+            self._tell(told)
 
     def _take(self) -> list[Replicated]:
         with (
             exchange.alone(self._journal, wait_s=_WAIT_S),
             closing(Journal.open(self._journal, create=False)) as journal,
         ):
-            return Taker(journal, self._mirror).take()
+            return Taker(journal, self._opened()).take()
 
     def _looked(self) -> tuple[int, int, int]:
         """Return inode of the database, and when it and its log were last written."""
@@ -202,7 +270,7 @@ class _Pauses:
         """Return how long to wait, and log an error that is not the last one."""
         if error.message != self._told:
             self._told = error.message
-            _log(error)
+            logger.warning(logfmt("mirror-waits", error=error.message, hint=error.hint))
         pause_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._next_s = min(2 * self._next_s, _RETRY_MAX_S)
         return pause_s
@@ -212,7 +280,3 @@ class _Pauses:
         if self._told:
             logger.info(logfmt("mirroring-again"))
         self._next_s, self._told = _RETRY_FIRST_S, ""
-
-
-def _log(error: JournaltrackError) -> None:
-    logger.warning(logfmt("mirror-waits", error=error.message, hint=error.hint))

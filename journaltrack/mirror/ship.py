@@ -33,6 +33,7 @@ from journaltrack.errors import (
     JournalOutdatedError,
     JournalWriteError,
     LeaseHeldError,
+    MirrorError,
 )
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.chain import (
@@ -162,11 +163,19 @@ class Shipper:
         self._names: dict[object, str] = {}
         self._gaps: dict[str, Removed] | None = None
         self._blobs: deque[tuple[str, int]] = deque()
+        # Names of runs in the next segment, and those that the mirror knows.
+        self._met: set[str] = set()
+        self._noted: set[str] = set()
 
     @property
     def number(self) -> int:
         """Return the number of the replica's last segment."""
         return self._number
+
+    @property
+    def has_blobs(self) -> bool:
+        """Return whether bytes of artifacts are still to be copied."""
+        return bool(self._blobs)
 
     def close(self) -> None:
         """Close the journal."""
@@ -248,6 +257,8 @@ class Shipper:
     def _resume(self) -> None:
         """Find the last whole segment of this replica."""
         journal = self._journal.path
+        if folders.opened(self._mirror.path).id != self._mirror.id:
+            raise MirrorError(f"{self._mirror.path} is another mirror now; mirror again")
         if not self._state.replica:
             # From now on, a pass looks who delivers (``delivery``). One that has begun does not.
             if lock_holder(journal) is not None:
@@ -278,6 +289,8 @@ class Shipper:
         self._heads.clear()
         self._described.clear()
         self._joiner = Joiner(replica, listing.spans)
+        self._met.clear()
+        self._noted.clear()
         self._blobs.clear()
         self._blobs.extend(self._blobs_to_copy())
 
@@ -408,6 +421,10 @@ class Shipper:
         # Where all that is new came from other replicas, there is nothing to write.
         if segment.runs or segment.attestations or segment.in_doubt or self._halted != self._told:
             data = segments.encode(segment)
+            # First, so that whoever finds the segment finds it by its run.
+            for name in self._met - self._noted:
+                self._mirror.note_run(name, self._journal.journal_id)
+                self._noted.add(name)
             # First: if this fails, a reader may see it nevertheless, and the next one be another.
             self._number = self._state.number = segment.number
             # A full disk here does not keep from the mirror what is recorded.
@@ -440,7 +457,8 @@ class Shipper:
         head = self._heads.get(writer_id) or self._head_before(writer_id, seq, writer)
         gap = self._gap(writer.uuid, head, place)
         before = head.digest if gap is None else gap[1]
-        line = encoding(before, place, self._name(component_id), columns, digest)
+        name = self._name(component_id)
+        line = encoding(before, place, name, columns, digest)
         expected = head.place + 1 if gap is None else gap[0] + 1
         if line is None or place != expected:
             self._halted[writer.uuid] = head.place + 1
@@ -453,6 +471,7 @@ class Shipper:
             run.removed.append((head.place + 1, gap[0], gap[1].hex()))
         extend(run.seqs, seq, seq)
         run.lines.append(line)
+        self._met.add(name)
         run.head = self._heads[writer_id] = Link(place, digest)
         if columns[6] is not None and columns[0] == vocabulary.UPLOAD:
             self._add_blob(blobs, columns[6])

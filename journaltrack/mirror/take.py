@@ -118,11 +118,18 @@ class Taker:
         journal: Opened for writing.
         mirror: Where from.
         clock: Seconds since 1970.
+        bytes_too: Wait for the bytes of artifacts, and take them over.
     """
 
     def __init__(
-        self, journal: Journal, mirror: Mirror, *, clock: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        mirror: Mirror,
+        *,
+        clock: Callable[[], float] = time.time,
+        bytes_too: bool = True,
     ) -> None:
+        self._bytes_too = bytes_too
         self._journal = journal
         self._mirror = mirror
         self._clock = clock
@@ -175,7 +182,8 @@ class Taker:
         seen = self._state.seen.setdefault(told.name, Seen())
         try:
             for segment in self._continuing(told, replica, seen):
-                self._await_artifacts(segment, seen)
+                if self._bytes_too:
+                    self._await_artifacts(segment, seen)
                 if segment.attestations or segment.in_doubt:
                     told.entries += self._merge(replica, seen, segment)
                 else:

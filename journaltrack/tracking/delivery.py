@@ -18,6 +18,7 @@ from journaltrack.journal import vocabulary
 from journaltrack.tracking.recording import held_of
 from journaltrack.tracking.settings import asked, replay_request
 from journaltrack.tracking.validation import Redaction
+from journaltrack.util.deadline import Deadline
 from journaltrack.util.guard import guarded
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from journaltrack.tracking.settings import (
         Ask,
         Background,
+        Mirroring,
         ReplayRequest,
         Services,
         Settings,
@@ -55,6 +57,7 @@ class Delivery:
         self._settings = settings
         self._services = services
         self._background: Background | None = None
+        self._mirroring: Mirroring | None = None
         self._pid = os.getpid()
 
     def is_here(self) -> bool:
@@ -67,7 +70,16 @@ class Delivery:
         self._pid = -1
 
     def begin(self) -> None:
-        """Begin to deliver beside training, if the settings say so."""
+        """Begin to mirror and to deliver beside training, if the settings say so."""
+        settings, mirror = self._settings, self._services().mirror
+        to = settings.mirror
+        if to is not None and mirror is not None and self.is_here() and self._mirroring is None:
+            every_s = settings.configuration.mirror_every_s
+            self._mirroring = guarded(
+                lambda: mirror(self._journal.path, to, every_s),
+                f"{self._name} is not mirrored; `journaltrack mirror {self._journal.path} {to}` "
+                "does that",
+            )
         start = self._services().background
         if self._settings.sync == "background" and start is not None and self.is_here():
             failure = f"{self._name} is not delivered in the background, but on close"
@@ -78,6 +90,7 @@ class Delivery:
         """Deliver what is pending, at the tracker's end."""
         if not self.is_here():
             return
+        self._finish_mirroring()
         background, self._background = self._background, None
         deliver = self._services().replay if self._settings.sync != "off" else None
         if background is not None:
@@ -85,6 +98,29 @@ class Delivery:
         how = "the next close or `journaltrack sync` delivers them"
         failure = f"{self._name} was not delivered on close; its entries stay in the journal, {how}"
         self._guarded(deliver, failure)
+
+    def _finish_mirroring(self) -> None:
+        """Wait until everything is mirrored, within the deadline of a close."""
+        mirroring, self._mirroring = self._mirroring, None
+        if mirroring is None:
+            return
+        deadline = Deadline(self._settings.close_deadline_s)
+        failure = f"{self._name} may not be mirrored completely"
+        problem = guarded(lambda: mirroring.finish(deadline), failure, deadline)
+        if problem is not None:
+            logger.warning(
+                "%s is not mirrored completely: %s; its entries stay in the journal, and "
+                "`journaltrack mirror %s %s` mirrors them",
+                self._name,
+                problem,
+                self._journal.path,
+                self._settings.mirror,
+            )
+
+    def flush(self) -> None:
+        """Mirror what is new at once, without waiting for it."""
+        if self._mirroring is not None and self.is_here():
+            self._mirroring.hurry()
 
     def save(self) -> None:
         """Deliver what is pending, while the tracker stays open."""

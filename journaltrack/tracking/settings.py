@@ -35,9 +35,10 @@ from journaltrack.tracking import validation, writers
 from journaltrack.tracking.jobs import component_of, component_of_this_job, name_of_this_job
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.trial_component import TrialComponent
+from journaltrack.util import paths
 from journaltrack.util.config import RUN_VARIABLE, Configuration, current
 from journaltrack.util.deadline import Deadline
-from journaltrack.util.guard import GRACE_S, outcome
+from journaltrack.util.guard import GRACE_S, guarded, outcome
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Durability
@@ -80,6 +81,22 @@ class Background(Protocol):
         ...
 
 
+class Mirroring(Protocol):
+    """A process beside training that mirrors a journal."""
+
+    def hurry(self) -> None:
+        """Mirror what is new at once. Does not wait."""
+        ...
+
+    def finish(self, deadline: Deadline) -> str | None:
+        """Wait until all that was recorded is mirrored.
+
+        Returns:
+            Why not everything is mirrored; None: it is.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Callables that need the network or the lease.
@@ -94,12 +111,17 @@ class Services:
         make_room: Removes delivered contents from the spool of the journal in a folder. It stops
             when that many bytes are free, or when nothing more can be removed. Returns how many
             bytes it freed.
+        mirror: Begins to mirror a journal into a folder, a segment every so many seconds.
+        fetch: Makes a missing journal as a copy of the one that knows a run in a mirror, if one
+            does, within the deadline.
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
     ask: Ask | None = None
     background: Callable[[ReplayRequest], Background] | None = None
     make_room: Callable[[Path, int], int] | None = None
+    mirror: Callable[[Path, Path, float], Mirroring] | None = None
+    fetch: Callable[[Path, Path, str, Deadline], None] | None = None
 
 
 def _later(service: str) -> Callable[..., Any]:
@@ -112,12 +134,18 @@ def _later(service: str) -> Callable[..., Any]:
 
 
 WIRED: Final = Services(
-    *(_later(service) for service in ("replay", "ask", "background", "make_room"))
+    *(
+        _later(service)
+        for service in ("replay", "ask", "background", "make_room", "mirror", "fetch")
+    )
 )
 """The services of the composition root."""
 
 
 logger = logging.getLogger(__name__)
+
+FETCH_S: Final = 60.0
+"""Our choice: how long a run that is continued waits for its journal from a mirror at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +166,7 @@ class Settings:
     redact: tuple[str, ...] = ()
     sigterm: str = "default"
     configuration: Configuration = field(default_factory=Configuration)
+    mirror: Path | None = None
 
 
 def settings_of(
@@ -151,6 +180,7 @@ def settings_of(
     durability: Durability | None = None,
     redact: Iterable[str] | None = None,
     sigterm: str | None = None,
+    mirror: str | os.PathLike[str] | None = None,
 ) -> Settings:
     """Check the settings. What is None comes from the configuration.
 
@@ -163,7 +193,13 @@ def settings_of(
         raise InvalidTypeError(
             f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT
         )
+    if not isinstance(mirror, (str, os.PathLike, type(None))):
+        raise InvalidTypeError(f"mirror must be a folder's path, not {type(mirror).__name__}")
+    mirror = known.mirror if mirror is None else mirror
     chosen = known.sync if sync is None else _SYNC_OF_BOOL[sync] if isinstance(sync, bool) else sync
+    if chosen is None:
+        # A mirror is for machines without a network: somebody else delivers.
+        chosen = "off" if mirror else "close"
     if chosen not in {"close", "background", "off"}:
         raise InvalidInputError(f"sync={limits.shown(chosen)} is not known", hint=_SYNC_HINT)
     close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
@@ -200,6 +236,7 @@ def settings_of(
         (*known.redact, *validation.patterns(redact)),
         sigterm,
         known,
+        paths.expanded(mirror).absolute() if mirror else None,
     )
 
 
@@ -378,11 +415,33 @@ def open_journal(
     on_journal_error: OnJournalError,
     *,
     create: bool = True,
+    resumed: tuple[Services, str] | None = None,
 ) -> tuple[Journal, bool]:
-    """Return the journal to write to, and whether this call opened it."""
+    """Return the journal to write to, and whether this call opened it.
+
+    Args:
+        journal: An open one, a folder, or None for the default one.
+        settings: The tracker's.
+        on_journal_error: See ``Journal.open``.
+        create: Make a missing journal.
+        resumed: The services, and the run that the caller continues. If there is no journal yet,
+            and the mirror knows the run, the journal continues that of the mirror.
+    """
     provenance.ask(context=settings.configuration.context, redact=settings.redact)
     if isinstance(journal, Journal):
         return journal, False
+    mirror = settings.mirror
+    if journal is None and mirror is not None:
+        journal = paths.default_journal(mirrored=True)
+    if resumed is not None and mirror is not None:
+        folder, fetch = paths.journal_folder(journal), resumed[0].fetch
+        if fetch is not None and not (folder / paths.DATABASE).exists():
+            deadline = Deadline(FETCH_S)
+            guarded(
+                lambda: fetch(folder, mirror, resumed[1], deadline),
+                f"{resumed[1]} is not continued from its mirror; it goes on in a new journal",
+                deadline,
+            )
     opened = Journal.open(
         journal,
         durability=settings.durability,

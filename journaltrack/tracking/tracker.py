@@ -163,6 +163,7 @@ class Tracker(RunLog):
         sigterm: str | None = None,
         capture_output: bool = False,
         system_metrics: bool | float | None = None,
+        mirror: str | os.PathLike[str] | None = None,
     ) -> Tracker:
         """Create a tracker for a new trial component, without network or credentials.
 
@@ -182,7 +183,8 @@ class Tracker(RunLog):
                 job's own, which is the same when the job starts again.
             base_trial_component_name: The beginning of a new, unique name.
             resume: Attach to the component of that name if it exists, in this journal or in
-                SageMaker. For a script that may not be the first of its run.
+                SageMaker. For a script that may not be the first of its run. With ``mirror``, a
+                journal that does not exist yet continues the one of the mirror that knows the run.
             experiment_name: Experiment that the component belongs to. The delivery creates it if it
                 is missing.
             trial_name: Trial that the component belongs to. If the experiment is named, the
@@ -208,6 +210,10 @@ class Tracker(RunLog):
                 records the last megabyte as the artifact ``output.log``.
             system_metrics: Record how busy machine, processes and GPUs are: every so many seconds,
                 with True every 10. Needs ``journaltrack[system]``. None: as configured.
+            mirror: Folder that machines share. A process beside this one writes what is logged into
+                it within 2 s, and another machine delivers it (docs/mirrors.md). Then ``sync`` is
+                "off" unless you say otherwise. ``close`` waits until everything is mirrored, as
+                long as ``close_deadline_s``. None: as configured.
 
         Raises:
             InvalidInputError: A name, tag or option has an impossible value. Or, without
@@ -225,6 +231,7 @@ class Tracker(RunLog):
             durability,
             redact,
             sigterm,
+            mirror,
         )
         watching = (capture_output, system_seconds(system_metrics, settings))
         mended = None
@@ -244,7 +251,8 @@ class Tracker(RunLog):
             resume=resume,
             display_name=display_name,
         )
-        opened, owned = open_journal(journal, settings, on_journal_error)
+        resumed = (cls.services, name) if resume else None
+        opened, owned = open_journal(journal, settings, on_journal_error, resumed=resumed)
         with closing_on_error(opened, owned):
             component_id = opened.component(name)
             owner = str(uuid.uuid4())
@@ -296,6 +304,7 @@ class Tracker(RunLog):
         sigterm: str | None = None,
         capture_output: bool = False,
         system_metrics: bool | float | None = None,
+        mirror: str | os.PathLike[str] | None = None,
     ) -> Tracker:
         """Create a tracker for a trial component that exists.
 
@@ -326,6 +335,8 @@ class Tracker(RunLog):
             sigterm: See ``create``.
             capture_output: See ``create``.
             system_metrics: See ``create``.
+            mirror: See ``create``. A journal that does not exist yet continues the one of the
+                mirror that knows the run.
 
         Raises:
             ComponentNotFoundError: (a ValueError) SageMaker has no such component.
@@ -343,10 +354,12 @@ class Tracker(RunLog):
             durability,
             redact,
             sigterm,
+            mirror,
         )
         watching = (capture_output, system_seconds(system_metrics, settings))
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
-        opened, owned = open_journal(journal, settings, on_journal_error)
+        resumed = (cls.services, name)
+        opened, owned = open_journal(journal, settings, on_journal_error, resumed=resumed)
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
@@ -370,10 +383,13 @@ class Tracker(RunLog):
     def flush(self) -> None:
         """Wait until everything logged is on the disk, where it survives a loss of power.
 
+        With a mirror, it is written there at once. This call does not wait for that.
+
         Raises:
             JournalWriteError: The journal refuses entries; ``unwritten`` of them wait in memory.
         """
         self._journal.flush()
+        self._delivery.flush()
 
     def close(self) -> None:
         """Flush the journal to the disk, then deliver within the deadline. Idempotent.

@@ -199,7 +199,21 @@ class Configuration:
         "the default journal's folder; none: journal in JOURNALTRACK_HOME, see below",
         path=True,
     )
-    sync: str = _text("close", "when a tracker delivers", choices=("close", "background", "off"))
+    mirror: str | None = _text(
+        None,
+        "folder that machines share, for all that is logged (docs/mirrors.md); none: no mirror",
+        path=True,
+    )
+    mirror_every_s: float = _number(
+        1.5,
+        "time between two segments of a mirror at least; half a second more may pass",
+        least=0.1,
+    )
+    sync: str | None = _text(
+        None,
+        "when a tracker delivers; none: close, or with a mirror off",
+        choices=("close", "background", "off"),
+    )
     durability: str = _text(
         "process",
         "what a returned call survives: a kill, or also a loss of power",

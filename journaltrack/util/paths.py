@@ -7,6 +7,7 @@ journal contains.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import logging
@@ -36,6 +37,9 @@ MIRROR: Final = "journaltrack-mirror.json"
 """The file that says that a folder is a mirror."""
 DEPTH_MAX: Final = 4
 """How deep to search for journals below a folder."""
+_JOBS: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+"""Variables that name a scheduler's job, for all its processes, and again when it is requeued."""
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 # Temporary default folders that a warning was logged for.
 _told: set[Path] = set()
@@ -143,16 +147,10 @@ def has_home(instead: str) -> bool:
 def _temporary_home() -> Path:
     hint = "set JOURNALTRACK_HOME, HOME or journal= to a folder that you can write"
     try:
-        folder = Path(tempfile.gettempdir()) / f"journaltrack-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        folder, _ = _private_folder(Path(tempfile.gettempdir()) / f"journaltrack-{os.getuid()}")
     except OSError as error:
         message = f"there is no home folder, and none can be made in its place: {error}"
         raise InvalidInputError(message, hint=hint) from error
-    # Everybody can create files in the parent, also under our name and before us.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        message = f"there is no home folder, and {folder} is not a folder of yours alone"
-        raise InvalidInputError(message, hint=hint)
     if folder not in _told:
         _told.add(folder)
         logger.warning(
@@ -212,18 +210,77 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise InvalidInputError(message, hint="write the whole path, or set HOME") from error
 
 
-def default_journal() -> Path:
+def default_journal(*, mirrored: bool = False) -> Path:
     """Return the journal to use when none is named.
 
-    It is the configured one (``JOURNALTRACK_JOURNAL``), else ``journal`` in ``home()``.
+    It is the configured one (``JOURNALTRACK_JOURNAL``), else ``journal`` in ``home()``. If that is
+    on a network file system, and the journal has a mirror, it is one on this machine's own disk.
+
+    Args:
+        mirrored: Whether the journal has a mirror, which need not be the configured one.
 
     Raises:
         InvalidInputError: The configuration is invalid, or see ``home``.
     """
     from journaltrack.util import config  # noqa: PLC0415 - only when none is named
 
-    named = config.current().journal
-    return expanded(named) if named else home() / "journal"
+    known = config.current()
+    if known.journal:
+        return expanded(known.journal)
+    folder = home() / "journal"
+    if not mirrored and not known.mirror:
+        return folder
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    kind = network_file_system(existing)
+    return folder if kind is None else _scratch_journal(folder, kind)
+
+
+def _scratch_journal(folder: Path, kind: str) -> Path:
+    """Return the journal of this job on a disk of this machine; ``folder`` if there is none.
+
+    All processes of a job on a machine get the same one.
+    """
+    job = next(filter(None, map(os.environ.get, _JOBS)), "")
+    for place in (os.environ.get("SLURM_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/dev/shm"):  # noqa: S108
+        if not place or not os.path.isabs(place) or not os.access(place, os.W_OK | os.X_OK):  # noqa: PTH117
+            continue
+        if network_file_system(Path(place)) is not None:
+            continue
+        try:
+            own, _ = _private_folder(Path(place, f"journaltrack-{os.getuid()}"))
+            found, is_new = _private_folder(own / (_NOT_IN_NAMES.sub("-", job)[:100] or "journal"))
+        except OSError as error:
+            logger.debug("%s can't hold the journal: %s", place, error)
+            continue
+        if is_new:
+            # By one process of the job: who makes the folder.
+            logger.warning(
+                "the journal is in %s, since %s is on a network file system (%s); the mirror has "
+                "what is logged, and this folder may go with the job",
+                found,
+                folder.parent,
+                kind,
+            )
+        return found / "journal"
+    return folder
+
+
+def _private_folder(folder: Path) -> tuple[Path, bool]:
+    """Make a folder for its owner alone; return it, and whether it is new.
+
+    Raises:
+        OSError: It can't be made, or is not a folder of this user alone.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        is_new = True
+    except FileExistsError:
+        is_new = False
+    found = folder.lstat()
+    # Everybody can create files in the parent, also under our name and before us.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(errno.EACCES, "it is not a folder of yours alone", str(folder))
+    return folder, is_new
 
 
 def journal_folder(named: str | os.PathLike[str] | None) -> Path:

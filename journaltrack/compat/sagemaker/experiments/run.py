@@ -194,7 +194,8 @@ class Run:
         shown, mended = None, None
         if experiment_display_name is not None:
             shown, mended = validation.display_name(experiment_display_name)
-        opened, owned = open_journal(journal, settings, "buffer")
+        resumed = (Tracker.services, name)
+        opened, owned = open_journal(journal, settings, "buffer", resumed=resumed)
         with closing_on_error(opened, owned):
             if self._loaded:
                 load_held(opened, name, settings)

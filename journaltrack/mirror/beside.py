@@ -1,0 +1,289 @@
+"""Mirror a journal beside training, in one process for all that log to it on this machine.
+
+Three files in the journal's folder, one set for each mirror, tie them together:
+
+- ``mirror-<id>.users``: every process that logs holds a shared lock on it. Its time of change asks
+  for a segment at once.
+- ``mirror-<id>.running``: the process that mirrors holds a lock on it, so there is one.
+- ``mirror-<id>.told``: how far that process is.
+
+The kernel frees a lock with its process, in whatever way that ends. So the process that mirrors
+outlives a trainer that was killed, mirrors the rest, and ends. Nothing of this reaches the shared
+file system, which may hang: who logs looks only at its own disk.
+
+Must not know a tracker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from journaltrack.errors import JournalError, JournaltrackError, LeaseHeldError
+from journaltrack.mirror import exchange
+from journaltrack.util import paths
+from journaltrack.util.deadline import Deadline
+
+_ID_CHARS: Final = 12
+_LOOK_S: Final = 0.25
+_LINGER_S: Final = 3.0
+"""Our choice: how long to wait for the next process that logs, such as a search's next trial."""
+_BEGIN_WAIT_S: Final = 2.0
+"""Who only looks whether a process mirrors holds its lock for a moment."""
+_GIVE_UP_S: Final = 600.0
+"""Our choice: how long to try to mirror the rest when nobody logs any more."""
+_HURRIED_S: Final = 20.0
+"""The same after SIGTERM. Schedulers kill 30 s after it."""
+_AGAIN_S: Final = 2.0
+_ENTER_S: Final = 5.0
+_TELL_BYTES_MAX: Final = 1 << 16
+
+
+class Told(NamedTuple):
+    """How far a follower is.
+
+    Attributes:
+        answered: What ``wanted`` had returned before its last attempt.
+        is_whole: Whether all that was there then is mirrored, with the bytes of artifacts.
+        problem, hint: Why not, if it is not just under way.
+    """
+
+    answered: int = 0
+    is_whole: bool = False
+    problem: str | None = None
+    hint: str | None = None
+
+
+class Post:
+    """The files between the process that mirrors a journal and those that log to it.
+
+    Args:
+        journal: The journal's folder.
+        mirror: The mirror's folder.
+    """
+
+    def __init__(self, journal: Path, mirror: Path) -> None:
+        name = hashlib.sha256(os.fsencode(mirror)).hexdigest()[:_ID_CHARS]
+        self.journal = journal
+        self._held = 0
+        self.running = f"mirror-{name}.running"
+        self._users = journal / f"mirror-{name}.users"
+        self._told = journal / f"mirror-{name}.told"
+
+    def enter(self) -> int:
+        """Note that this process logs, until it ends or closes the descriptor that this returns.
+
+        Raises:
+            OSError: The journal's folder can't be written.
+        """
+        descriptor = _opened(self._users)
+        deadline = Deadline(_ENTER_S)
+        # A process that ends holds it alone for a moment.
+        while not _locked(descriptor, fcntl.LOCK_SH) and deadline.wait(_LOOK_S / 10):
+            pass
+        return descriptor
+
+    def is_used(self) -> bool:
+        """Return whether a process that wants this mirror lives."""
+        descriptor = self.leave_alone()
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is None
+
+    def leave_alone(self) -> int | None:
+        """Keep others from entering until the descriptor is closed; None if somebody is in."""
+        try:
+            descriptor = _opened(self._users)
+        except OSError:
+            # With the journal's folder gone, nobody logs. -1 is nothing to close.
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if _locked(descriptor, fcntl.LOCK_EX):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def hold(self) -> None:
+        """Note that this process mirrors, under the lock."""
+        self._held = self._inode()
+
+    def is_held(self) -> bool:
+        """Return whether the lock is still that of this journal's folder.
+
+        The folder may have been removed, and made again by others.
+        """
+        return self._held == self._inode()
+
+    def _inode(self) -> int:
+        try:
+            return (self.journal / self.running).stat().st_ino
+        except OSError:
+            return 0
+
+    def is_running(self) -> bool:
+        """Return whether a process mirrors the journal."""
+        try:
+            descriptor = _opened(self.journal / self.running)
+        except OSError:
+            return False
+        try:
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def hurry(self) -> int:
+        """Ask for a segment at once.
+
+        Returns:
+            What ``Told.answered`` reaches after that.
+
+        Raises:
+            OSError: The journal's folder can't be written.
+        """
+        # Also if the clock was set back.
+        now_ns = max(time.time_ns(), self.wanted() + 1)
+        os.utime(self._users, ns=(now_ns, now_ns))
+        return self.wanted()
+
+    def wanted(self) -> int:
+        """Return when a segment was asked for."""
+        try:
+            return self._users.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def tell(self, told: Told) -> None:
+        """Write how far this process is."""
+        if not self.is_held():
+            return
+        # On a full disk, those who wait for it wait for their deadline.
+        with (
+            contextlib.suppress(OSError),
+            paths.whole(self._told, durable=False) as partial,
+        ):
+            partial.touch(mode=0o600)
+            partial.write_text(json.dumps(told), encoding="utf-8")
+
+    def told(self) -> Told:
+        """Return how far the process that mirrors is."""
+        try:
+            with self._told.open("rb") as stream:
+                answered, is_whole, problem, hint = json.loads(stream.read(_TELL_BYTES_MAX))
+            return Told(int(answered), bool(is_whole), problem, hint)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return Told()
+
+
+def mirror_beside(
+    journal: Path, mirror: Path, every_s: float, asked: Callable[[float], bool]
+) -> JournaltrackError | None:
+    """Mirror a journal for as long as processes log to it, unless another process does.
+
+    Args:
+        journal: The journal's folder.
+        mirror: The mirror's folder.
+        every_s: Seconds between two segments at least.
+        asked: Waits for so many seconds; returns whether this process is asked to end. It then ends
+            as soon as nobody logs any more.
+
+    Returns:
+        Why not everything is mirrored; None: it is.
+    """
+    post = Post(journal, mirror)
+    # A process that was killed did not say so.
+    with (
+        contextlib.suppress(LeaseHeldError),
+        exchange.alone(journal, name=post.running, wait_s=_BEGIN_WAIT_S),
+    ):
+        post.hold()
+        return _until_unused(post, mirror, every_s, asked)
+    return None
+
+
+def _until_unused(
+    post: Post, mirror: Path, every_s: float, asked: Callable[[float], bool]
+) -> JournaltrackError | None:
+    hurried = False
+    give_up = None
+    while True:
+        failure, hurried = _followed(post, mirror, every_s, asked, hurried=hurried)
+        if failure is not None:
+            post.tell(Told(post.wanted(), False, failure.message, failure.hint))
+        if not post.is_held():
+            return failure
+        give_up = give_up or time.monotonic() + (_HURRIED_S if hurried else _GIVE_UP_S)
+        may_end = failure is None or time.monotonic() > give_up
+        alone = post.leave_alone()
+        if alone is not None and may_end:
+            # Who comes now waits for the end of this process, and begins another one.
+            return failure
+        if alone is not None:
+            os.close(alone)
+        else:
+            give_up = None
+        if failure is not None:
+            hurried = asked(_AGAIN_S) or hurried
+
+
+def _followed(
+    post: Post, mirror: Path, every_s: float, asked: Callable[[float], bool], *, hurried: bool
+) -> tuple[JournaltrackError | None, bool]:
+    """Follow the journal until nobody logs any more.
+
+    Returns:
+        Why not everything is mirrored, and whether this process was asked to end.
+    """
+    # Not where a training begins.
+    from journaltrack.mirror.follower import Follower  # noqa: PLC0415
+
+    follower = Follower(post.journal, mirror, every_s, wanted=post.wanted, tell=post.tell)
+    ended = threading.Event()
+    failures: list[JournaltrackError] = []
+
+    def run() -> None:
+        """Follow, and keep what went wrong."""
+        try:
+            follower.run(ended)
+        except JournaltrackError as error:
+            failures.append(error)
+        except OSError as error:
+            failures.append(JournalError(f"the journal can't be mirrored: {error}"))
+
+    thread = threading.Thread(target=run, name="journaltrack-mirror", daemon=True)
+    thread.start()
+    used = time.monotonic()
+    while thread.is_alive():
+        if asked(_LOOK_S):
+            hurried = True
+            with contextlib.suppress(OSError):
+                post.hurry()
+        now = time.monotonic()
+        if not post.is_held():
+            break
+        if post.is_used():
+            used = now
+        elif hurried or now - used >= _LINGER_S:
+            break
+    ended.set()
+    thread.join()
+    return (failures[0] if failures else None), hurried
+
+
+def _opened(file: Path) -> int:
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks can't tell: there is nobody.
+        return not isinstance(error, BlockingIOError)
+    return True
