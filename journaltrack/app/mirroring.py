@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 1.0
 """Seconds between looks whether the process runs."""
-_START_FIRST_S: Final = 5.0
+_START_FIRST_S: Final = 2.0
 _START_MAX_S: Final = 60.0
 """Maximal seconds between starts of a process that ends at once."""
+_STARTS_MAX: Final = 3
 _POLL_S: Final = 0.02
 _ASK_AGAIN_S: Final = 1.0
 _DETACHED: Final = "import os; os.fork() and os._exit(0)\n"
@@ -97,13 +98,15 @@ class Mirroring:
     def _keep(self) -> None:
         """Start the process whenever it does not run, and tell what keeps it from its work."""
         pauses = Backoff(_START_FIRST_S, _START_MAX_S, random.random)
-        again = 0.0
+        again, starts = 0.0, 0
         while True:
             try:
                 if self._post.is_running():
                     pauses.reset()
+                    starts = 0
                 elif time.monotonic() >= again:
                     self._start()
+                    starts += 1
                     again = time.monotonic() + pauses.next_s()
             except OSError as error:
                 self._tell(f"no process can be started: {error.strerror}", None)
@@ -111,7 +114,11 @@ class Mirroring:
             if self._ended.wait(_LOOK_EVERY_S):
                 return
             told = self._post.told()
-            self._tell(told.problem, told.hint)
+            if starts > _STARTS_MAX:
+                hint = "`journaltrack mirror {} {}` says why".format(*self._key)
+                self._tell("the process that does it ends at once", hint)
+            else:
+                self._tell(told.problem, told.hint)
 
     def _tell(self, problem: str | None, hint: str | None) -> None:
         """Log a problem once, by the first process of a machine, and its end."""

@@ -206,8 +206,9 @@ class Configuration:
     )
     mirror_every_s: float = _number(
         1.5,
-        "time between two segments of a mirror at least; half a second more may pass",
+        "least time between segments of a mirror; an entry waits half a second more",
         least=0.1,
+        most=3600.0,
     )
     sync: str | None = _text(
         None,
