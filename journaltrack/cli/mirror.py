@@ -16,7 +16,8 @@ from journaltrack.cli.journals import arguments_and_journals
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journaltrack.mirror.follower import Follower
+    from journaltrack.mirror.folders import Mirror
+    from journaltrack.mirror.ship import Shipped
 
 _LISTED_MAX: Final = 5
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -119,13 +120,13 @@ def _mirror(journal: Path, named: str, *, follow: bool, interval: float, as_json
     from journaltrack.mirror.follower import Follower  # noqa: PLC0415
 
     mirror = folders.opened(named, create=True)
-    follower = Follower(journal, mirror, interval)
     replicas = []
     if follow:
-        _follow(follower)
+        shipped = _follow(journal, mirror, interval)
     else:
+        follower = Follower(journal, mirror, interval)
         replicas = follower.once()
-    shipped = follower.shipped
+        shipped = follower.shipped
     for each in replicas:
         if each.problem is not None:
             output.problem("warning", each.problem.message, each.problem.hint)
@@ -160,12 +161,17 @@ def _mirror(journal: Path, named: str, *, follow: bool, interval: float, as_json
     return code
 
 
-def _follow(follower: Follower) -> None:
-    """Run it on a thread until a signal comes.
+def _follow(journal: Path, mirror: Mirror, interval: float) -> Shipped:
+    """Follow a journal on a thread until a signal comes; return what was written.
 
     ``sigwait`` takes the signal. A handler that sets an event may interrupt who waits for it, and
     then both wait for ever.
     """
+    from journaltrack.mirror.beside import in_charge  # noqa: PLC0415 - completion
+    from journaltrack.mirror.follower import Follower  # noqa: PLC0415
+    from journaltrack.mirror.ship import Shipped  # noqa: PLC0415
+
+    shipped = Shipped()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     ended = threading.Event()
     failures: list[BaseException] = []
@@ -173,7 +179,10 @@ def _follow(follower: Follower) -> None:
     def run() -> None:
         """Follow, and wake the main thread at the end."""
         try:
-            follower.run(ended)
+            with in_charge(journal, mirror.path, ended) as post:
+                follower = Follower(journal, mirror, interval, wanted=post.wanted, tell=post.tell)
+                follower.shipped = shipped
+                follower.run(ended)
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread
             failures.append(error)
         finally:
@@ -188,6 +197,7 @@ def _follow(follower: Follower) -> None:
     thread.join()
     for error in failures:
         raise error
+    return shipped
 
 
 def _check(named: str, *, as_json: bool) -> ExitCode:

@@ -4,7 +4,8 @@ Three files in the journal's folder, one set for each mirror, tie them together:
 
 - ``mirror-<id>.users``: every process that logs holds a shared lock on it. Its time of change asks
   for a segment at once.
-- ``mirror-<id>.running``: the process that mirrors holds a lock on it, so there is one.
+- ``mirror-<id>.running``: the process that mirrors holds a lock on it, so there is one. It is
+  ``journaltrack mirror --follow``, if that runs, else one that a tracker starts.
 - ``mirror-<id>.told``: how far that process is.
 
 The kernel frees a lock with its process, in whatever way that ends. So the process that mirrors
@@ -23,7 +24,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -103,7 +104,7 @@ class Post:
         try:
             descriptor = _opened(self._users)
         except OSError:
-            # With the journal's folder gone, nobody logs. -1 is nothing to close.
+            # With the journal's folder gone, nobody logs.
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         if _locked(descriptor, fcntl.LOCK_EX):
             return descriptor
@@ -205,6 +206,30 @@ def mirror_beside(
         post.hold()
         return _until_unused(post, mirror, every_s, asked)
     return None
+
+
+@contextlib.contextmanager
+def in_charge(journal: Path, mirror: Path, ended: threading.Event) -> Iterator[Post]:
+    """Wait until the journal is there and no other process mirrors it, then be the one that does.
+
+    Args:
+        journal: The journal's folder.
+        mirror: The mirror's folder.
+        ended: Ends the waiting.
+
+    Yields:
+        What tells those that log how far it is.
+    """
+    post = Post(journal, mirror)
+    with contextlib.ExitStack() as stack:
+        while not ended.is_set():
+            if (journal / paths.DATABASE).exists():
+                with contextlib.suppress(LeaseHeldError):
+                    stack.enter_context(exchange.alone(journal, name=post.running))
+                    post.hold()
+                    break
+            ended.wait(_LOOK_S)
+        yield post
 
 
 def _until_unused(

@@ -359,3 +359,22 @@ def test_one_that_mirrors_by_hand_does_not_disturb(tmp_path, monkeypatch):
             Follower(journal, folders.opened(mirror, create=True)).once()
     assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
     assert sum(each.entries for each in check(folders.opened(mirror))) == len(content(journal))
+
+
+def test_a_follower_by_hand_takes_the_place_of_the_process_beside(tmp_path, monkeypatch):
+    """Where `journaltrack mirror --follow` runs, as a side-car does, trackers with the same mirror
+    start no process, and their closes wait for that one.
+    """
+    journal, mirror = tmp_path / "journal", tmp_path / "mirror"
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "journaltrack", "mirror", "--follow", journal, mirror],
+        stdout=subprocess.DEVNULL,
+    )
+    Journal.open(journal).close()
+    until(Post(journal, mirror).is_running)
+    with tracker(tmp_path) as run:
+        run.log_metric("loss", 1.0, iteration_number=1)
+    assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
+    assert mirrors(journal, mirror) == []
+    follower.terminate()
+    assert follower.wait() == 0
