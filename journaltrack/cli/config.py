@@ -135,9 +135,11 @@ def _journal(loaded: Loaded) -> tuple[str | None, str]:
     if named is not None:
         return str(paths.expanded(named)), loaded.origins["journal"]
     try:
-        return str(paths.home() / "journal"), "JOURNALTRACK_HOME" if os.environ.get(
-            "JOURNALTRACK_HOME"
-        ) else "default"
+        found = paths.own_journal(mirrored=loaded.configuration.mirror is not None)
+        if not found.is_relative_to(paths.home()):
+            return str(found), "mirror: the home is on a network file system"
+        origin = "JOURNALTRACK_HOME" if os.environ.get("JOURNALTRACK_HOME") else "default"
+        return str(found), origin
     except InvalidInputError:
         return None, "nothing: there is no home folder"
 

@@ -227,8 +227,17 @@ def default_journal(*, mirrored: bool = False) -> Path:
     known = config.current()
     if known.journal:
         return expanded(known.journal)
+    return own_journal(mirrored=mirrored or known.mirror is not None)
+
+
+def own_journal(*, mirrored: bool) -> Path:
+    """Return the journal to use when none is configured, see ``default_journal``.
+
+    Raises:
+        InvalidInputError: See ``home``.
+    """
     folder = home() / "journal"
-    if not mirrored and not known.mirror:
+    if not mirrored:
         return folder
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     kind = network_file_system(existing)

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main
-from journaltrack.errors import InvalidInputError
+from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.tracking.settings import settings_of
 from journaltrack.util import config
 from journaltrack.util.config import Configuration, load, settings, value_of
 
@@ -241,6 +242,27 @@ def test_a_tracker_takes_its_settings_from_the_file(write, tmp_path, monkeypatch
     )
     given._settings = tracker._settings
     given.close()
+
+
+def test_a_mirror_leaves_the_delivery_to_others_unless_asked(write, tmp_path, monkeypatch):
+    """With a mirror, from the file, a variable or an argument, a tracker delivers nothing by
+    itself; what ``sync`` says, comes first.
+    """
+    monkeypatch.setenv("JOURNALTRACK_CONFIG", str(write("mirror = 'shared'")))
+    assert (settings_of().sync, settings_of().mirror) == ("off", tmp_path / "shared")
+    assert settings_of(sync="close").sync == "close"
+    monkeypatch.setenv("JOURNALTRACK_MIRROR", str(tmp_path / "other"))
+    assert settings_of().mirror == tmp_path / "other"
+    assert settings_of(mirror=tmp_path / "given").mirror == tmp_path / "given"
+    monkeypatch.setenv("JOURNALTRACK_SYNC", "background")
+    assert settings_of().sync == "background"
+    monkeypatch.setenv("JOURNALTRACK_CONFIG", str(write("")))
+    for name in ("MIRROR", "SYNC"):
+        monkeypatch.delenv(f"JOURNALTRACK_{name}")
+    assert (settings_of().sync, settings_of().mirror) == ("close", None)
+    assert settings_of(mirror="m").sync == "off"
+    with pytest.raises(InvalidTypeError, match="mirror must be"):
+        settings_of(mirror=3)
 
 
 def test_the_command_says_what_is_in_force_and_from_where(write, monkeypatch):

@@ -170,3 +170,66 @@ def test_this_machine_agrees_with_stat(tmp_path):
     assert (real is None) == (
         stat.partition("/")[0] in {"ext2", "tmpfs", "xfs", "btrfs", "zfs", "overlayfs", "f2fs"}
     )
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """A machine whose home is on NFS, and which has one disk of its own."""
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JOURNALTRACK_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "none"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "disk"))
+    monkeypatch.setenv("SLURM_JOB_ID", "12/../3")
+    monkeypatch.setattr(
+        paths,
+        "network_file_system",
+        lambda folder: None if folder.is_relative_to(tmp_path / "disk") else "nfs4",
+    )
+    return tmp_path / "disk"
+
+
+def test_a_mirrored_journal_is_on_a_disk_of_the_machine(node, tmp_path, monkeypatch, caplog):
+    """All processes of a job get one, for their owner alone, and that is told once. Without a
+    mirror, on a local home, or where a journal is named, nothing is chosen.
+    """
+    found = paths.default_journal()
+    assert found == node / f"journaltrack-{os.getuid()}" / "12-3" / "journal"
+    assert paths.default_journal() == paths.default_journal(mirrored=True) == found
+    for folder in (found.parent, found.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert [str(found.parent) in each.getMessage() for each in caplog.records] == [True]
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert paths.default_journal() == found.parent.parent / "journal" / "journal"
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / "named"))
+    assert paths.default_journal() == tmp_path / "named"
+    monkeypatch.delenv("JOURNALTRACK_JOURNAL")
+    monkeypatch.delenv("JOURNALTRACK_MIRROR")
+    assert paths.default_journal() == tmp_path / "home" / "journal"
+    monkeypatch.setattr(paths, "network_file_system", lambda _folder: None)
+    assert paths.default_journal(mirrored=True) == tmp_path / "home" / "journal"
+
+
+@pytest.mark.parametrize("way", ["a link", "for all", "a file", "the job's", "for the group"])
+def test_a_folder_that_others_prepared_is_not_used(node, tmp_path, way):
+    """A link, a file or a folder that others may write, under the name that journaltrack would
+    choose, gets no journal: it stays where it was.
+    """
+    own = node / f"journaltrack-{os.getuid()}"
+    (tmp_path / "trap").mkdir(mode=0o700)
+    if way == "a link":
+        own.symlink_to(tmp_path / "trap")
+    elif way == "for all":
+        own.mkdir()
+        own.chmod(0o777)
+    elif way == "a file":
+        own.touch()
+    elif way == "the job's":
+        own.mkdir(mode=0o700)
+        (own / "12-3").symlink_to(tmp_path / "trap")
+    else:
+        own.mkdir(mode=0o700)
+        (own / "12-3").mkdir(mode=0o750)
+        (own / "12-3").chmod(0o750)
+    assert paths.default_journal() == tmp_path / "home" / "journal"
+    assert list((tmp_path / "trap").iterdir()) == []
