@@ -31,7 +31,7 @@ from journaltrack.mirror import exchange, folders
 from journaltrack.mirror.exchange import State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.ship import UNSETTLED, Shipper
-from journaltrack.mirror.take import make_empty
+from journaltrack.mirror.take import fetch_bytes, make_empty
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
 from journaltrack.util import paths
@@ -97,6 +97,8 @@ def delivering(journal: Path, *, stay: bool = False) -> Iterator[None]:
             for mirror_id, state in exchange.all_of(journal).items():
                 mirror = _mirror_of(journal, mirror_id, state)
                 held.append((mirror, _claimed(journal, mirror)))
+                with closing(Journal.open(journal, create=False, read_only=True)) as opened:
+                    fetch_bytes(opened, mirror)
             yield
         finally:
             for mirror, number in held:

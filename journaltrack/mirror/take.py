@@ -37,6 +37,7 @@ from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
 from journaltrack.mirror import exchange, segments
 from journaltrack.mirror.exchange import Seen, State
 from journaltrack.mirror.segments import Blob, Link, Run, Segment
+from journaltrack.replay.pass_report import missing_blobs
 from journaltrack.transfer.apply_source import WriterRow, forged, said_by
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
@@ -78,6 +79,7 @@ _INSERT_LOCAL: Final = (
 )
 _KIND, _RECORDED = 3, 9
 """Places in an entry that ``segments.rows`` gives."""
+_SIZE: Final = "SELECT size_bytes FROM blob WHERE sha256 = ?"
 _INSERT_BLOB: Final = "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)"
 
 
@@ -381,6 +383,20 @@ class Taker:
                         f"a receipt names entries of the process {limits.shown(uuid)} that are "
                         "not there yet"
                     )
+
+
+def fetch_bytes(journal: Journal, mirror: Mirror) -> None:
+    """Take over the bytes of artifacts that are to be uploaded from here, as far as they are there.
+
+    A journal that continues a run has none of them (``copies.fetch``).
+
+    Raises:
+        JournalError: The spool can't be written.
+    """
+    spool, there = Spool(journal.path / paths.SPOOL), mirror.blobs(journal.journal_id)
+    for sha256 in missing_blobs(journal):
+        for (size_bytes,) in journal.database.read(_SIZE, (sha256,)):
+            spool.take_over(there, sha256, size_bytes)
 
 
 class _Staged(JournalSource):

@@ -21,6 +21,8 @@ from journaltrack.util.digest import is_digest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from journaltrack.journal.journal import Journal
+
 _PENDING_UPLOADS: Final = f"SELECT e.payload {queries.PENDING} AND e.kind = 'upload'"
 _ERRORS: Final = ("halted", "uploads_halted", "lineage_halted", "failed")
 
@@ -69,20 +71,24 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
         unfinished = int(
             database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0]
         )
-        missing = None
-        if blobs:
-            # A broken digest, or a thing that is no file, can't arrive: a pass quarantines it.
-            found = {
-                str(view.detail_of(payload).get("sha256"))
-                for (payload,) in database.read_page(_PENDING_UPLOADS)
-            }
-            digests = filter(is_digest, found)
-            missing = sum(
-                not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest)
-                for digest in digests
-            )
+        missing = len(missing_blobs(own)) if blobs else None
         pending, interrupted = queries.pending_count(database), len(interruption.interrupted(own))
         return Work(position, pending, unfinished, missing, interrupted, own.journal_id)
+
+
+def missing_blobs(journal: Journal) -> list[str]:
+    """Return the digests of contents to upload that are not in the journal's spool."""
+    # A broken digest, or a thing that is no file, can't arrive: a pass quarantines it.
+    found = {
+        str(view.detail_of(payload).get("sha256"))
+        for (payload,) in journal.database.read_page(_PENDING_UPLOADS)
+    }
+    spool = journal.path / paths.SPOOL
+    return [
+        digest
+        for digest in filter(is_digest, found)
+        if not os.path.lexists(spool / digest[:2] / digest)
+    ]
 
 
 class Position(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import stat
 from contextlib import closing
@@ -32,6 +33,7 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.retention.prune import prune
+from journaltrack.util.deadline import Deadline
 from tests.builders import CREATION, add_artifact, opened
 from tests.copies import change, content, points, read, record, sound, states, sync
 from tests.golden import restore
@@ -44,6 +46,18 @@ def mirrored(journal, mirror, **options):
         shipped = shipper.ship()
         shipper.copy_blobs(shipped)
     return shipped
+
+
+def shipped(journal, mirror):
+    """The mirror, with all that is new in a journal."""
+    mirrored(journal, mirror)
+    return folders.opened(mirror)
+
+
+def id_of(journal):
+    """The id of a journal."""
+    ((found,),) = read(journal, "SELECT journal_id FROM meta")
+    return found
 
 
 def copy_of(mirror, *, home=None, monkeypatch=None):
@@ -756,3 +770,57 @@ def test_a_local_point_stays_settled(tmp_path):
     assert content(copied.folder) == content(tmp_path / "journal")
     assert states(copied.folder)["pending"] == 2
     sound(copied.folder)
+
+
+def test_a_continued_journal_has_bytes_of_artifacts_only_to_deliver_them(tmp_path):
+    """A run that is continued copies no checkpoints to its node. If that node delivers, it fetches
+    the bytes that are still to be uploaded, and nothing is quarantined.
+    """
+    with opened(tmp_path / "lost", {"run": [CREATION]}) as journal:
+        add_artifact(journal, b"weights" * 1_000)
+    mirror = shipped(tmp_path / "lost" / "journal", tmp_path / "mirror")
+    assert copies.fetch(tmp_path / "next", mirror.path, "RUN", Deadline(600))
+    assert content(tmp_path / "next") == content(tmp_path / "lost" / "journal")
+    assert list((tmp_path / "next" / "spool").rglob("*")) == []
+    remote = MemoryRemote()
+    with delivery.delivering(tmp_path / "next"):
+        sync(tmp_path / "next", remote)
+    assert set(states(tmp_path / "next")) == {"delivered"}
+
+
+def test_a_run_is_continued_with_what_is_visible(tmp_path, monkeypatch, caplog):
+    """A segment that stays away is waited for, a while; then the run goes on without it, says so,
+    and takes it over when it is there.
+    """
+    monkeypatch.setattr(copies, "_MISSING_WAIT_S", 0.01)
+    record(tmp_path / "journal", *points(0), component="run")
+    mirror = shipped(tmp_path / "journal", tmp_path / "mirror")
+    for value in (1, 2):
+        record(tmp_path / "journal", *points(value), component="run")
+        shipped(tmp_path / "journal", tmp_path / "mirror")
+    (second,) = mirror.path.glob("*/*/00000002.jsonl")
+    second.rename(tmp_path / "late")
+    assert copies.fetch(tmp_path / "next", mirror.path, "run", Deadline(600))
+    assert "the segment before 3 is not there yet" in caplog.text
+    assert content(tmp_path / "next").items() < content(tmp_path / "journal").items()
+    (tmp_path / "late").rename(second)
+    Follower(tmp_path / "next", mirror).once()
+    assert content(tmp_path / "next") == content(tmp_path / "journal")
+
+
+def test_of_several_journals_with_a_run_the_one_written_last_is_continued(tmp_path):
+    """By the file server's clock; without such a journal, or in time, nothing is made."""
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    for name in ("a", "b"):
+        record(tmp_path / name, component="run")
+        shipped(tmp_path / name, mirror.path)
+    os.utime(next(mirror.path.glob(f"{id_of(tmp_path / 'a')}/*-*")), (9e9, 9e9))
+    assert not copies.fetch(tmp_path / "none", mirror.path, "other", Deadline(600))
+    assert not copies.fetch(tmp_path / "none", mirror.path, "run", Deadline(0))
+    assert not copies.fetch(tmp_path / "none", tmp_path / "a", "run", Deadline(600))
+    assert not (tmp_path / "none").exists()
+    assert copies.fetch(tmp_path / "next", mirror.path, "run", Deadline(600))
+    assert id_of(tmp_path / "next") == id_of(tmp_path / "a")
+    record(tmp_path / "own", component="run")
+    assert copies.fetch(tmp_path / "own", mirror.path, "run", Deadline(600))
+    assert id_of(tmp_path / "own") not in mirror.journals()
