@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -93,26 +91,17 @@ def ours(folder: str, metrics: int) -> Values:
 
 
 def logging(folder: str, mirror: int) -> Values:
-    """Log for some seconds, beside a follower or alone; when was each entry mirrored?"""
+    """Log for some seconds, with a mirror or without one; when was each entry mirrored?"""
     from journaltrack import Tracker
 
     place = Path(folder)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    command = [
-        sys.executable,
-        "-m",
-        "journaltrack",
-        "mirror",
-        f"{place}/journal",
-        f"{place}/mirror",
-    ]
-    follower = (
-        subprocess.Popen([*command, "--follow"], stdout=subprocess.DEVNULL) if mirror else None
-    )
     waited = []
-    with Tracker.create(journal=place / "journal", sync="off") as tracker:
-        while follower is not None and not list(place.glob("mirror/*/*/[0-9]*.jsonl")):
+    with Tracker.create(
+        journal=place / "journal", sync="off", mirror=place / "mirror" if mirror else None
+    ) as tracker:
+        while mirror and not list(place.glob("mirror/*/*/[0-9]*.jsonl")):
             time.sleep(0.05)
         end = time.monotonic() + 6
         while time.monotonic() < end:
@@ -121,9 +110,7 @@ def logging(folder: str, mirror: int) -> Values:
             waited.append(time.perf_counter() - began)
             time.sleep(PAUSE_S)
     found: Values = {"p50_us": statistics.median(waited) * 1e6}
-    if follower is not None:
-        follower.terminate()
-        follower.wait()
+    if mirror:
         files = sorted(place.glob("mirror/*/*/[0-9]*.jsonl"))
         late = [
             file.stat().st_mtime - json.loads(line)[9] / 1e9

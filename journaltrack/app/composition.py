@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journaltrack.app.background import Background
-    from journaltrack.app.mirroring import Mirroring
+    from journaltrack.app.keeper import Keeper
     from journaltrack.app.one_place import OnePlace
     from journaltrack.replay.lease import Lease
     from journaltrack.replay.pass_report import PassReport, Progress, Work
@@ -437,10 +437,10 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
     return make_room(journal, wanted_bytes)
 
 
-def _mirror(journal: Path, mirror: Path, every_s: float) -> Mirroring:
-    from journaltrack.app import mirroring  # noqa: PLC0415 - mirrors are for those who want one
+def _mirror(journal: Path, mirror: Path, every_s: float) -> Keeper:
+    from journaltrack.app import keeper  # noqa: PLC0415 - mirrors are for those who want one
 
-    return mirroring.start(journal, mirror, every_s)
+    return keeper.start(journal, mirror, every_s)
 
 
 def _fetch(journal: Path, mirror: Path, run: str, deadline: Deadline) -> None:

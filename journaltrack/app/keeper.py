@@ -41,7 +41,7 @@ _ASK_AGAIN_S: Final = 1.0
 _DETACHED: Final = "import os; os.fork() and os._exit(0)\n"
 
 
-class Mirroring:
+class Keeper:
     """Keep one journal mirrored for as long as trackers of this process use it."""
 
     def __init__(self, journal: Path, mirror: Path, every_s: float) -> None:
@@ -54,7 +54,7 @@ class Mirroring:
         self._ended = threading.Event()
         self._told: str | None = None
         keep = self._keep if can_have_child() else self._run_here
-        threading.Thread(target=keep, name="journaltrack-mirroring", daemon=True).start()
+        threading.Thread(target=keep, name="journaltrack-keeper", daemon=True).start()
 
     def hurry(self) -> None:
         """Mirror what is new at once. Does not wait."""
@@ -159,13 +159,13 @@ class Mirroring:
             self._ended.wait(_LOOK_EVERY_S)
 
 
-_running: dict[tuple[Path, Path], Mirroring] = {}
+_running: dict[tuple[Path, Path], Keeper] = {}
 _guard = threading.RLock()
-_left_behind: list[Mirroring] = []
+_left_behind: list[Keeper] = []
 """In a forked process: what is the parent's. Its locks last as long as this process logs."""
 
 
-def start(journal: Path, mirror: Path, every_s: float) -> Mirroring:
+def start(journal: Path, mirror: Path, every_s: float) -> Keeper:
     """Mirror a journal beside this process until ``finish``.
 
     Trackers of one journal share it.
@@ -177,7 +177,7 @@ def start(journal: Path, mirror: Path, every_s: float) -> Mirroring:
     with _guard:
         found = _running.get(key)
         if found is None:
-            found = _running[key] = Mirroring(*key, every_s)
+            found = _running[key] = Keeper(*key, every_s)
         found.users += 1
     return found
 
