@@ -52,6 +52,8 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "limiter": limiter.run,
     "merge": merge.run,
     "mirror": mirror.run,
+    "mirror-delivered": mirror.run_delivered,
+    "mirror-cluster": mirror.run_cluster,
     "artifacts": artifacts.run,
     "uploads": uploads.run,
     "settle": settle.run,
@@ -92,6 +94,8 @@ NOT_IN_QUICK = frozenset(
         "ui-start",
         "loggers",
         "callbacks",
+        "mirror-delivered",
+        "mirror-cluster",
     }
 )
 """Large journals, long waits, or no target of their own: with --quick only where they are named."""
