@@ -59,6 +59,19 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     hidden=True,
     help="For Tracker.create(mirror=...): ends when no process logs to JOURNAL any more.",
 )
+@click.option(
+    "--prune",
+    "prunes",
+    is_flag=True,
+    help="Remove from FOLDER the journals that were delivered long ago; this machine keeps copies.",
+)
+@click.option(
+    "--delivered-before",
+    metavar="WHEN",
+    type=common.When(),
+    help="With --prune: every entry was delivered before: 30d (ago), 2026-11-03.",
+)
+@click.option("--dry-run", is_flag=True, help="With --prune: show what would go, and what stays.")
 @common.common_options
 def command(
     named: tuple[str, ...],
@@ -68,6 +81,9 @@ def command(
     interval: float | None,
     checks: bool,
     takes_over: bool,
+    prunes: bool,
+    delivered_before: int | None,
+    dry_run: bool,
     as_json: bool,
 ) -> ExitCode:
     """Write what is new in JOURNAL into FOLDER, which other machines share.
@@ -80,9 +96,15 @@ def command(
     mirrored, without FOLDER into the configured mirror. You may interrupt and repeat this at any
     moment.
     """
-    if checks or takes_over:
-        if len(named) != 1 or follow or interval is not None or (checks and takes_over):
-            raise click.UsageError("--check and --take-over take FOLDER, and no other option")
+    if prunes != (delivered_before is not None) or (dry_run and not prunes):
+        raise click.UsageError("--prune, --delivered-before and --dry-run go together")
+    if checks or takes_over or prunes:
+        if len(named) != 1 or follow or interval is not None or checks + takes_over + prunes > 1:
+            raise click.UsageError(
+                "--check, --take-over and --prune take FOLDER, and none of the others"
+            )
+        if delivered_before is not None:
+            return _prune(named[0], delivered_before, dry_run=dry_run, as_json=as_json)
         return (_check if checks else _take_over)(named[0], as_json=as_json)
     from journaltrack.util import config, paths  # noqa: PLC0415 - completion
 
@@ -201,13 +223,16 @@ def _follow(journal: Path, mirror: Mirror, interval: float) -> Shipped:
 
 
 def _check(named: str, *, as_json: bool) -> ExitCode:
-    from journaltrack.mirror import check, folders  # noqa: PLC0415 - completion
+    from journaltrack.mirror import check, folders, retention  # noqa: PLC0415 - completion
 
     found = check.check(folders.opened(named))
+    removed = retention.removed(folders.opened(named))
     code = ExitCode.OK if all(each.is_well for each in found) else ExitCode.PROBLEMS
     if as_json:
         replicas = [each.to_json() for each in found]
-        output.print_json({"mirror": named, "replicas": replicas, "exit_code": int(code)})
+        output.print_json(
+            {"mirror": named, "replicas": replicas, "removed": removed, "exit_code": int(code)}
+        )
         return code
     columns = ("journal", "replica", "files", "entries", "receipts", "size", "last segment")
     rows = [
@@ -235,9 +260,37 @@ def _check(named: str, *, as_json: bool) -> ExitCode:
             )
         for problem in each.problems:
             output.problem("error", f"{each.replica}: {problem}")
+    for journal_id, record in removed.items():
+        output.say(
+            f"{journal_id}: removed on the record at {output.moment(record.get('removed_at_ns'))}, "
+            "after it was delivered"
+        )
     if code is ExitCode.OK:
         output.say("nothing is missing up to the last segment of each replica")
     return code
+
+
+def _prune(named: str, before_ns: int, *, dry_run: bool, as_json: bool) -> ExitCode:
+    from journaltrack.journal import view  # noqa: PLC0415 - completion
+    from journaltrack.mirror import retention  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
+
+    found = retention.prune(paths.expanded(named), before_ns, dry_run=dry_run)
+    if as_json:
+        journals = [view.to_json(each) for each in found]
+        output.print_json({"mirror": named, "journals": journals, "exit_code": int(ExitCode.OK)})
+        return ExitCode.OK
+    for each in found:
+        what = (
+            f"stays: {each.why_not}"
+            if each.why_not is not None
+            else f"{'would be removed' if dry_run else 'removed'}; its copy is {each.copy}"
+        )
+        output.say(
+            f"{each.journal_id}: {output.plural(each.entries, 'entry')} in "
+            f"{output.plural(each.files, 'file')} ({output.size(each.size_bytes)}) {what}"
+        )
+    return ExitCode.OK
 
 
 def _take_over(named: str, *, as_json: bool) -> ExitCode:

@@ -35,7 +35,7 @@ from journaltrack.util.text import logfmt
 
 logger = logging.getLogger(__name__)
 
-_WAIT_S: Final = 5.0
+WAIT_S: Final = 5.0
 """Our choice: how long to wait for another process that extends the same copy."""
 _MISSING_WAIT_S: Final = 10.0
 """Our choice: how long a run that is continued waits for segments that are not visible yet."""
@@ -139,12 +139,12 @@ def _extended(mirror: Mirror, journal_id: str) -> Copied:
     first_steps.make_folder(place)
     folder = place / journal_id
     try:
-        with exchange.alone(place, name=f".{journal_id}.lock", wait_s=_WAIT_S):
+        with exchange.alone(place, name=f".{journal_id}.lock", wait_s=WAIT_S):
             if not (folder / paths.DATABASE).exists() and not _made(mirror, journal_id, folder):
                 return copied
         # One process at a time extends it. After a while, others read what is there.
         with (
-            exchange.alone(folder, wait_s=_WAIT_S),
+            exchange.alone(folder, wait_s=WAIT_S),
             closing(Journal.open(folder, create=False)) as journal,
         ):
             copied.replicas = Taker(journal, mirror).take()

@@ -98,7 +98,6 @@ class _Server:
         self.cached_s = 0
         self.room: int | None = None
         self.full = errno.ENOSPC
-        self.slow_s = 0.0
 
     # -- what the operations do -------------------------------------------------------------------
 
@@ -114,8 +113,6 @@ class _Server:
                 self.counts[name] += 1
             raise _RefusedError(errno.ENOSYS if name is None else errno.ENOLCK, "not here")
         self.counts[name] += 1
-        if self.slow_s:
-            time.sleep(self.slow_s)
         failing = self._failing(name)
         if failing is not None and not failing.is_done:
             raise _RefusedError(failing.number, name)
