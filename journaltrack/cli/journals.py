@@ -43,10 +43,11 @@ class Journals:
 
     @property
     def mirrors(self) -> tuple[Path, ...]:
-        """Return the mirrors among what was named."""
+        """Return the mirrors among what was named, and in it."""
         from journaltrack.util import paths  # noqa: PLC0415 - as below
 
-        return tuple(filter(paths.is_mirror, map(paths.expanded, self.typed)))
+        folders = map(paths.expanded, self.typed)
+        return tuple(mirror for folder in folders for mirror in paths.mirrors_in(folder))
 
     @functools.cached_property
     def _found(self) -> dict[str | None, bool]:
@@ -119,7 +120,8 @@ def in_place_of_mirrors(
 ) -> tuple[str, ...]:
     """Return what was named, with the folder of a mirror's copies in place of a mirror.
 
-    The copies are extended first. What is missing in them is told.
+    That of a mirror in a folder of journals comes beside the folder. The copies are extended first.
+    What is missing in them is told.
 
     Args:
         named: Journals, folders of journals, and mirrors.
@@ -129,15 +131,29 @@ def in_place_of_mirrors(
         MirrorError: A mirror can't be read, or holds nothing yet.
     """
     codes = [] if codes is None else codes
-    return tuple(_copies_of(each, codes) or each for each in named)
-
-
-def _copies_of(named: str, codes: list[ExitCode]) -> str | None:
     from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
 
+    found: list[str] = []
+    for each in named:
+        folder = paths.expanded(each)
+        mirrors = list(paths.mirrors_in(folder))
+        # What has no journals either is told as no journal.
+        if not mirrors or any(paths.journals_in(folder)):
+            found.append(each)
+        for path in mirrors:
+            try:
+                found.append(_copies_of(each if path == folder else str(path), codes))
+            except MirrorError as error:  # noqa: PERF203 - the others are answered for
+                if path == folder:
+                    raise
+                output.problem("note", error.message, error.hint)
+    return tuple(found)
+
+
+def _copies_of(named: str, codes: list[ExitCode]) -> str:
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
+
     folder = paths.expanded(named)
-    if not paths.is_mirror(folder):
-        return None
     from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
 
     found = copies.extended(folder)

@@ -80,7 +80,7 @@ def _is_journal(argument: str) -> bool:
     try:
         path = paths.expanded(argument)
         return path.is_file() or (
-            path.is_dir() and (paths.is_mirror(path) or any(paths.journals_in(path)))
+            path.is_dir() and (any(paths.mirrors_in(path)) or any(paths.journals_in(path)))
         )
     except (OSError, ValueError):
         return False

@@ -173,21 +173,32 @@ def cache_home() -> Path | None:
 def journals_in(folder: Path, depth: int = DEPTH_MAX) -> Iterator[Path]:
     """Yield the journals at and below a folder.
 
-    Skips hidden folders, links, and everything inside journals. Folders that can't be read, or
-    vanish meanwhile, count as empty.
+    Skips hidden folders, links, and everything inside journals and mirrors. Folders that can't be
+    read, or vanish meanwhile, count as empty.
     """
+    yield from _holders_of(DATABASE, folder, depth)
+
+
+def mirrors_in(folder: Path) -> Iterator[Path]:
+    """Yield the mirrors at and below a folder, as ``journals_in`` does journals."""
+    yield from _holders_of(MIRROR, folder, DEPTH_MAX)
+
+
+def _holders_of(name: str, folder: Path, depth: int) -> Iterator[Path]:
     try:
         with os.scandir(folder) as found:
             children = list(found)
     except OSError:
         return
-    if any(child.name == DATABASE for child in children):
-        yield folder
+    names = {child.name for child in children}
+    if names & {DATABASE, MIRROR}:
+        if name in names:
+            yield folder
         return
     if depth > 0:
         for child in sorted(children, key=lambda each: each.name):
             if not child.name.startswith(".") and _is_folder(child):
-                yield from journals_in(Path(child.path), depth - 1)
+                yield from _holders_of(name, Path(child.path), depth - 1)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

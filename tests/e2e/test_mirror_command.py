@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,21 @@ def test_every_reading_command_takes_a_mirror(tmp_path, mirror):
     assert (tmp_path / "points.csv").read_text().count("loss") == 5
     assert "loss" in run("show", "run", "-j", mirror)
     run("report", "run", "-j", mirror, "-o", tmp_path / "report.html")
+
+
+def test_a_folder_of_journals_may_have_a_mirror(tmp_path, mirror):
+    """In an inbox, a mirror's journals are answered for beside the others; one without segments is
+    told, and stops nothing.
+    """
+    inbox = tmp_path / "inbox"
+    record(inbox / "journal", component="other")
+    mirror.rename(inbox / "mirror")
+    folders.opened(inbox / "empty", create=True)
+    said = run("runs", inbox, "--json")
+    assert "has no whole segment yet" in said
+    assert {'"name": "other"', '"name": "run"'} <= set(re.findall('"name": "[a-z]+"', said))
+    (inbox / "journal" / "journal.db").unlink()
+    assert "run" in run("runs", inbox)
 
 
 def test_a_sync_of_a_mirror_delivers_and_tells_the_node(tmp_path, mirror, credentials):
