@@ -129,6 +129,9 @@ _SECRET_FILES: Final = (
     *("token.txt", "*apikey*.txt", "*api_key*.txt"),
 )
 """Names of files that hold secrets, as shell patterns."""
+_SECRET_FOLDERS: Final = frozenset(
+    {".ssh", ".aws", ".gnupg", ".kube", ".docker", ".secrets", "secrets", "credentials"}
+)
 _SCRIPTS: Final = (".py", ".sh", ".ipynb")
 _PYTHON: Final = r"(?:python|pypy)[0-9.]*[a-z]*"
 _NOT_IN_COMMIT: Final = {
@@ -163,7 +166,7 @@ def command_of(words: Sequence[str]) -> Command:
     import shutil  # noqa: PLC0415 - few processes launch a command
 
     program = shutil.which(words[0]) or ""
-    scripts = [word for word in words if word.endswith(_SCRIPTS) and os.path.isfile(word)]  # noqa: PTH113
+    scripts = [word for word in words if word.endswith(_SCRIPTS) and Path(word).is_file()]
     is_python = re.fullmatch(_PYTHON, os.path.basename(program)) is not None  # noqa: PTH119
     begin = "" if is_python else _head(program).partition("\n")[0]
     # The path of a script with a "#!" line, unless it is on PATH, such as torchrun.
@@ -175,7 +178,7 @@ def command_of(words: Sequence[str]) -> Command:
             interpreter = shutil.which(word)
     folder = Path(interpreter).parent if interpreter else None
     is_here = folder is not None and folder.resolve() == Path(process.executable()).parent.resolve()
-    places = sorted(folder.parent.glob("lib/python3*/site-packages")) if folder else []
+    places = sorted(folder.parent.glob("lib/python3*/*-packages")) if folder else []
     return Command(
         Path(scripts[0]) if scripts else None, interpreter, is_here, tuple(map(str, places))
     )
@@ -334,34 +337,37 @@ def without_tokens(diff: bytes) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def without_secret_files(diff: bytes, patterns_too: Iterable[str] = ()) -> bytes:
-    """Return a diff without the changes of files whose names say that they hold secrets.
+def without_secret_files(diff: bytes) -> bytes:
+    """Return git's diff without the changes of files whose names say that they hold secrets.
 
     A line stands for each of them, which ``git apply`` skips.
-
-    Args:
-        diff: From git.
-        patterns_too: Shell patterns of names of more such files.
     """
     begin = b"diff --git "
     if not diff.startswith(begin):
         return diff
-    hidden = (*_SECRET_FILES, *patterns_too)
     kept = []
     # In a hunk, each line begins with another character.
     for part in diff.removeprefix(begin).split(b"\n" + begin):
-        names = {
-            line[4:].split(b"\t")[0].strip(b'"').rpartition(b"/")[2].decode(errors="replace")
+        paths = {
+            line[4:].split(b"\t")[0].strip(b'"').decode(errors="replace")
             for line in part.partition(b"\n@@")[0].split(b"\n")
             if line.startswith((b"--- ", b"+++ "))
         }
-        found = sorted(name for name in names if any(patterns.fits(name, each) for each in hidden))
+        found = sorted(filter(_is_secret_file, paths))
         if found:
-            told = f"journaltrack left out {found[0]}: its name says that it holds secrets"
+            name = found[0].partition("/")[2]
+            told = f"journaltrack left out {name}: its name says that it holds secrets"
             kept.append(told.encode() + (b"\n" if part.endswith(b"\n") else b""))
         else:
             kept.append(begin + part)
     return b"\n".join(kept)
+
+
+def _is_secret_file(path: str) -> bool:
+    *folders, name = path.lower().split("/")
+    return not _SECRET_FOLDERS.isdisjoint(folders) or any(
+        patterns.fits(name, pattern) for pattern in _SECRET_FILES
+    )
 
 
 def whole_command() -> list[str]:

@@ -287,7 +287,7 @@ def _diff(folder: Path) -> bytes | None:
         return None
     is_cut = len(told) > DIFF_BYTES_MAX
     lines = told[:DIFF_BYTES_MAX].rpartition(b"\n")[0] if is_cut else told
-    kept = without_tokens(without_secret_files(lines, _wanted.redact))
+    kept = without_tokens(without_secret_files(lines))
     end = b"\njournaltrack cut this diff after %d bytes\n" % DIFF_BYTES_MAX
     return kept + end if is_cut else kept
 

@@ -251,8 +251,12 @@ def claim(journal: Journal, base: str, start: Start, draft: Draft) -> tuple[str,
     while True:
         name = _run_of(journal, base, start)
         component_id = journal.component(name)
-        # Another process may have launched meanwhile.
-        if journal.append_if(lambda: _run_of(journal, base, start) == name, component_id, [draft]):  # noqa: B023
+
+        def is_so(name: str = name) -> bool:
+            """Return whether no other process has launched meanwhile."""
+            return _run_of(journal, base, start) == name
+
+        if journal.append_if(is_so, component_id, [draft]):
             return name, component_id
 
 
