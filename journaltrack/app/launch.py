@@ -44,7 +44,7 @@ from journaltrack.tracking.settings import (
 )
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.util import paths, process
-from journaltrack.util.config import RUN_VARIABLE
+from journaltrack.util.config import RUN_JOB_VARIABLE, RUN_VARIABLE
 from journaltrack.util.output import (
     DRAIN_S,
     SIGNALS,
@@ -143,7 +143,8 @@ class Run:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the command, without the run's name."""
-        own = {"JOURNALTRACK_JOURNAL": str(self.journal)}
+        job = os.environ.get("SLURM_JOB_ID", "")
+        own = {"JOURNALTRACK_JOURNAL": str(self.journal), RUN_JOB_VARIABLE: job}
         if self.launch.sync:
             own["JOURNALTRACK_SYNC"] = self.launch.sync
         # They are recorded here.

@@ -36,7 +36,7 @@ from journaltrack.tracking.jobs import component_of, component_of_this_job, name
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.util import paths
-from journaltrack.util.config import RUN_VARIABLE, Configuration, current
+from journaltrack.util.config import RUN_JOB_VARIABLE, RUN_VARIABLE, Configuration, current
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.guard import GRACE_S, guarded, outcome
 
@@ -362,6 +362,10 @@ def run_of_launch(*, resume: bool = True) -> str | None:
         InvalidInputError: Somebody else set the variable, to what can't be a name.
     """
     name = os.environ.get(RUN_VARIABLE)
+    of_job, job = os.environ.get(RUN_JOB_VARIABLE), os.environ.get("SLURM_JOB_ID")
+    # ``sbatch`` hands the environment on: a job that the command submits is another one.
+    if of_job and job and of_job != job:
+        return None
     if not name or (not resume and _created.get(name) == os.getpid()):
         return None
     if not resume:

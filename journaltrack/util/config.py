@@ -44,7 +44,9 @@ ANCHORS: Final = "journaltrack-anchors"
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 RUN_VARIABLE: Final = "JOURNALTRACK_RUN"
 """Names the run of a script that ``journaltrack run`` started."""
-_OTHER_VARIABLES: Final = (CONFIG_VARIABLE, RUN_VARIABLE, "JOURNALTRACK_HOME")
+RUN_JOB_VARIABLE: Final = "JOURNALTRACK_RUN_JOB"
+"""Tells in which Slurm job that was."""
+_OTHER_VARIABLES: Final = (CONFIG_VARIABLE, RUN_VARIABLE, RUN_JOB_VARIABLE, "JOURNALTRACK_HOME")
 """Variables that stand for no key."""
 _PREFIX: Final = "JOURNALTRACK_"
 _LISTED: Final = "`journaltrack config --json` lists all variables"

@@ -172,6 +172,19 @@ def test_the_variable_wins_over_a_job_s_run(folder, monkeypatch):
     assert str(Tracker.load(journal=folder, sync="off")) == "job-aws-training-job"
 
 
+def test_a_job_that_the_command_submits_is_no_part_of_its_run(folder):
+    """`sbatch` hands the environment on: in the other job the run's name does not count, in a step
+    of the same job it does.
+    """
+    script = "from journaltrack import Tracker; print(Tracker.create(resume=True, sync='off'))"
+    step = shlex.join([sys.executable, "-c", script])
+    ended = done(
+        command(folder, "sh", "-c", f"SLURM_STEP_ID=0 {step}; SLURM_JOB_ID=2 {step}"),
+        env=os.environ | {"SLURM_JOB_ID": "1"},
+    )
+    assert ended.stdout.decode().split() == ["run", "slurm-2"]
+
+
 def test_what_the_script_says_of_its_end_stays(folder):
     """The message of the script's exception is not replaced by an exit code, but a run that was
     called Completed before the script failed is Failed.
