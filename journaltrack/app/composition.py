@@ -71,6 +71,8 @@ def run_pass(
         JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
         LeaseHeldError: Another process holds the journal's lease, or another copy of a mirrored
             journal delivers it.
+        LeaseLostError: Another process took the lease over, or may have taken over the delivery of
+            a mirrored journal. What was sent is recorded.
         JournalError: The journal, or its mirror, can't be read or written.
     """
     from journaltrack.journal.filter import check_buckets  # noqa: PLC0415
@@ -82,15 +84,17 @@ def run_pass(
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
     check_size(folder, connection.allow)
     with contextlib.ExitStack() as stack:
+        left_s = None
         if (folder / paths.MIRRORED).exists():
             from journaltrack.mirror.delivery import delivering  # noqa: PLC0415 - few are
 
-            stack.enter_context(delivering(folder, stay=stay))
+            claim = delivering(folder, stay=stay, claim_s=options.claim_s)
+            left_s = stack.enter_context(claim)
         opened = stack.enter_context(contextlib.closing(Journal.open(journal, create=False)))
         matching(opened, options.component)
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
-        gate = Gate(deadline or Deadline())
+        gate = Gate(deadline or Deadline(), left_s)
         with retrying(connection, gate, options.concurrency) as remote:
             reconciler = Reconciler(
                 opened,

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from journaltrack.errors import JournalWriteError, LeaseHeldError, os_hint
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 from journaltrack.util.deadline import Deadline
 
 FILE: Final = paths.MIRRORED
@@ -32,6 +32,30 @@ _LOOK_S: Final = 0.05
 """How often to look whether the lock is free."""
 DIGESTS_MAX: Final = 256
 """How many earlier segments a replica may go back to and begin anew from."""
+
+
+class Since(NamedTuple):
+    """Since when this machine sees something unchanged.
+
+    Attributes:
+        of: What: a claim's number, or what a sign of life says.
+        boot: The id of the machine's boot.
+        at_s: Seconds since that boot; a suspended machine's time counts.
+    """
+
+    of: int | str
+    boot: str
+    at_s: float
+
+    @classmethod
+    def now(cls, of: int | str) -> Since:
+        """Return that it is seen since now."""
+        return cls(of, process.boot() or "", process.since_boot_s())
+
+    def passed_s(self) -> float | None:
+        """Return how long that is ago; None: nobody can tell, since the machine was booted."""
+        passed_s = process.since_boot_s() - self.at_s
+        return passed_s if self.boot == (process.boot() or "") and passed_s >= 0 else None
 
 
 @dataclass(slots=True)
@@ -46,6 +70,7 @@ class Seen:
         halted: As its last segment says, see ``Segment``.
         artifacts: Of the next segment: how many bytes of its artifacts were there, and when that
             last changed, seconds since 1970 by this machine's clock.
+        life: Its last sign of life (``silence``).
     """
 
     number: int = 0
@@ -54,6 +79,7 @@ class Seen:
     processes: set[str] = field(default_factory=set)
     halted: dict[str, int] = field(default_factory=dict)
     artifacts: tuple[int, float] | None = None
+    life: Since | None = None
 
     def take(self, number: int, sha256: str, processes: Iterable[str]) -> None:
         """Note that a segment was taken over."""
@@ -78,6 +104,7 @@ class State:
         heads: By the process's uuid: place and digest (hexadecimal) of its last entry here.
         number: The highest number that this copy gave a segment. No number is used twice: a reader
             may have seen a segment that the server lost.
+        claim: Another copy's claim that is waited for (``delivery``).
     """
 
     replica: str = ""
@@ -87,6 +114,7 @@ class State:
     last_digest: str = ""
     heads: dict[str, tuple[int, str]] = field(default_factory=dict)
     number: int = 0
+    claim: Since | None = None
 
     @property
     def foreign(self) -> set[str]:
@@ -189,6 +217,7 @@ def _state(found: dict[str, Any], *, is_own: bool) -> State:
         str(found["last_digest"]),
         {uuid: (int(place), str(text)) for uuid, (place, text) in found["heads"].items()},
         int(found["number"]) if is_own else 0,
+        _since(found.get("claim")),
     )
 
 
@@ -201,7 +230,15 @@ def _seen(members: dict[str, Any]) -> Seen:
         set(map(str, members["processes"])),
         {str(uuid): int(place) for uuid, place in members["halted"].items()},
         None if artifacts is None else (int(artifacts[0]), float(artifacts[1])),
+        _since(members.get("life")),
     )
+
+
+def _since(members: Any) -> Since | None:  # noqa: ANN401 - of JSON
+    if members is None:
+        return None
+    of, boot, at_s = members
+    return Since(of if isinstance(of, int) else str(of), str(boot), float(at_s))
 
 
 def _identity(journal: Path) -> list[Any]:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 TTL_S: Final = 60.0
 """Seconds without renewal after which a holder on another machine counts as gone."""
+CLAIM_S: Final = 600.0
+"""Our choice: how long a claim on a mirrored journal holds without a renewal, in seconds."""
 
 # POSIX locks do not exclude threads of one process: this set does.
 _held: set[tuple[int, str]] = set()
@@ -70,16 +72,24 @@ class Gate(Deadline):
 
     Args:
         outer: The caller's deadline. Several passes may share it.
+        left_s: Returns for how many seconds this pass alone may send; None: there is no limit.
+            Unlike a deadline's, the time may become longer.
     """
 
-    def __init__(self, outer: Deadline) -> None:
+    def __init__(self, outer: Deadline, left_s: Callable[[], float] | None = None) -> None:
         super().__init__(outer=outer)
+        self._left_s = left_s
         self._of_thread = threading.local()
 
     @classmethod
     def within(cls, deadline: Deadline | None) -> Gate:
         """Return the gate inside a deadline. A gate is returned as it is."""
         return deadline if isinstance(deadline, cls) else cls(deadline or Deadline())
+
+    def remaining_s(self) -> float:
+        """Return the seconds left. See ``Deadline.remaining_s``."""
+        left_s = super().remaining_s()
+        return left_s if self._left_s is None else min(left_s, self._left_s())
 
     def carry(self, ticket: Ticket) -> None:
         """Make the calling thread work for this ticket from now on."""

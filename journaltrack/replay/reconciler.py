@@ -52,7 +52,7 @@ from journaltrack.replay.dispatch import (
 from journaltrack.replay.evidence import ahead, anchors, in_doubt, readback, taken
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
-from journaltrack.replay.lease import Gate, Lease, acquire
+from journaltrack.replay.lease import CLAIM_S, Gate, Lease, acquire
 from journaltrack.replay.overflow import Overflow
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.replay.plan import planner
@@ -203,6 +203,8 @@ class Options:
         unproved: Send also what processes recorded whose chain of digests does not hold.
         wait_for_lease: While another process holds the lease, wait until the deadline, or until
             nothing wanted is left to deliver.
+        claim_s: Of a mirrored journal: after how many seconds without a renewal another machine
+            may deliver it in place of this one.
     """
 
     component: str | None = None
@@ -219,6 +221,7 @@ class Options:
     even_if_behind: bool = False
     unproved: bool = False
     wait_for_lease: bool = False
+    claim_s: float = CLAIM_S
 
     def wants_component(self, name: str) -> bool:
         """Return whether the pass is about this component.

@@ -251,6 +251,17 @@ class Configuration:
     end_interrupted: bool = _switch(
         "whether a sync marks runs of dead processes as Stopped", default=True
     )
+    claim_s: float = _number(
+        600.0,
+        "how long a mirrored journal's delivery may be out of touch before another machine's",
+        least=1.0,
+        most=604_800.0,
+    )
+    silent_after_s: float = _number(
+        600.0,
+        "how long a mirrored node may be silent before its runs end as Stopped; 0: for ever",
+        zero=True,
+    )
     sigterm: str = _text(
         "default",
         "what SIGTERM does in a tracker's `with` block: the usual, or end the run",
@@ -321,7 +332,10 @@ class Configuration:
             watching: Whether a watcher makes the pass. Watchers anchor less often, since they make
                 a pass after every write.
         """
-        names = ("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted")
+        names = (
+            *("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted"),
+            "claim_s",
+        )
         options = {name: getattr(self, name) for name in names}
         options["anchor_prefix"] = self.prefix_of_anchors()
         return {**options, "anchor_every_s": WATCHING_ANCHOR_EVERY_S if watching else 0.0}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -47,6 +48,12 @@ def rank() -> str | None:
 def boot() -> str | None:
     """Return an id of this machine's boot, or None if the system has none."""
     return text_of("/proc/sys/kernel/random/boot_id")
+
+
+def since_boot_s() -> float:
+    """Return monotonic seconds that also count while the machine is suspended."""
+    # macOS's CLOCK_MONOTONIC does, and it has no other name there.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def started(pid: int) -> str | None:
