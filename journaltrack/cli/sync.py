@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.reconciler import Options
     from journaltrack.reports.status import JournalStatus
+    from journaltrack.util.config import Configuration
 
 _HELD_MAX: Final = 10
 _CONCURRENCY_MAX: Final = 256
@@ -164,6 +165,8 @@ def command(
         connection=connection.with_buckets(dict(buckets)),
         one_place=OnePlace() if len(journals.folders) > 1 and not even_if_behind else None,
     )
+    if not dry_run:
+        _end_silent(journals, known)
     with common.stopping(run), output.going_on() as lost:
         code = each(
             journals,
@@ -173,6 +176,27 @@ def command(
             final=run.code,
         )
     return worst([code, *map(told_unheard, lost[:1])])
+
+
+def _end_silent(journals: Journals, known: Configuration) -> None:
+    """Record of runs on nodes that went silent that they stopped."""
+    for path in journals.mirrors:
+        from journaltrack.mirror import copies, folders  # noqa: PLC0415 - few name one
+
+        mirror = folders.opened(path)
+        for settled in copies.settle(
+            mirror, copies.extended(path), known.silent_after_s, known.claim_s
+        ):
+            for name in settled.ended:
+                output.problem(
+                    "note",
+                    f"{output.clean(name)}: its node went silent. It is recorded as Stopped; if "
+                    "the node comes back, its own status counts again",
+                )
+            for name in settled.again:
+                output.problem(
+                    "note", f"{output.clean(name)} was not over: its own status counts again"
+                )
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:

@@ -267,22 +267,21 @@ class _Service:
     def _roots(self) -> list[Path]:
         from journaltrack.util import paths  # noqa: PLC0415
 
-        named = [
-            self._in_place_of(paths.expanded(each))
-            for each in self._folders
+        named: list[Path] = []
+        for each in (
+            self._folders
             or self._configuration.watch.folders
             or (self._configuration.journal or paths.default_journal(),)
-        ]
+        ):
+            folder = paths.expanded(each)
+            named += [] if paths.is_mirror(folder) else [folder]
+            named += map(self._copies_of, paths.mirrors_in(folder))
         # Resolve: one journal under two names would be opened by two passes of one process, whose
         # locks do not exclude each other.
         return list(dict.fromkeys(folder.resolve() for folder in named))
 
-    def _in_place_of(self, folder: Path) -> Path:
-        """Return the folder of a mirror's copies in place of a mirror, and keep them extended."""
-        from journaltrack.util import paths  # noqa: PLC0415
-
-        if not paths.is_mirror(folder):
-            return folder
+    def _copies_of(self, folder: Path) -> Path:
+        """Return the folder of a mirror's copies, and keep them extended."""
         from journaltrack.journal.first_steps import make_folder  # noqa: PLC0415 - few name one
         from journaltrack.mirror import copies  # noqa: PLC0415
         from journaltrack.mirror.folders import opened  # noqa: PLC0415
@@ -290,7 +289,15 @@ class _Service:
         place = copies.place_of(opened(folder))
         if place not in self._mirrors:
             make_folder(place)
-            self._mirrors[place] = copies.keep_extended(folder, _MIRROR_EVERY_S, self._ended)
+
+            def delivers() -> copies.Delivering:
+                """Return what the configuration says by now."""
+                known = self._configuration
+                return copies.Delivering(known.silent_after_s, known.claim_s)
+
+            self._mirrors[place] = copies.keep_extended(
+                folder, _MIRROR_EVERY_S, self._ended, delivers
+            )
         return place
 
     def _leave_mirrors(self) -> None:

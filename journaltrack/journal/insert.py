@@ -195,6 +195,7 @@ class Inserter:
         writer_id: The writer's id; 0 until it is recorded, with its first entries.
         writer: Describes this process; None before its first append.
         generation: The process that the writer is, see ``Database.generation``.
+        host: What the writer has in place of this machine's name; None: nothing.
         names: Names of components, by id.
         metric_texts: By component and name: what the encodings of all points of a metric share.
     """
@@ -212,6 +213,7 @@ class Inserter:
         self.writer_id = 0
         self.writer: provenance.WriterInfo | None = None
         self.generation = -1
+        self.host: str | None = None
         self.names: dict[int, str] = {}
         self.metric_texts: dict[tuple[int, str], str] = {}
         self._database = database
@@ -234,7 +236,9 @@ class Inserter:
     def start(self) -> None:
         """Make this process a writer: at its first append, and in a forked child."""
         now_ns = min([self._clock_ns(), *(call.at_ns for call in self._waiting.first(1))])
-        info = provenance.describe_process(now_ns, self._journal_id, revision=self._revision)
+        info = provenance.describe_process(
+            now_ns, self._journal_id, revision=self._revision, host=self.host
+        )
         self.writer = info
         self.writer_id = 0
         self.head = (0, info.digest)

@@ -102,6 +102,7 @@ class Journal(Appender):
         appending: bool = False,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         clock_ns: Callable[[], int] = time.time_ns,
+        host: str | None = None,
     ) -> Journal:
         """Open a journal. Create a missing one, and upgrade an older one after a backup.
 
@@ -119,6 +120,8 @@ class Journal(Appender):
                 (no room for the backup) is used as it is.
             busy_timeout_s: How long to wait for another process's transaction, in seconds.
             clock_ns: Returns nanoseconds since the epoch.
+            host: What is recorded in place of this machine's name. Entries of one name are in the
+                order of the journal, those of several in the order of their times.
 
         Raises:
             InvalidInputError: ``durability`` or ``on_journal_error`` is unknown.
@@ -147,15 +150,17 @@ class Journal(Appender):
                 revision = first_steps.bring_up_to_date(
                     database, clock_ns, create=create, appending=appending
                 )
-                return cls(
+                opened = cls(
                     database,
                     on_journal_error=on_journal_error,
                     clock_ns=clock_ns,
                     revision=revision,
                 )
+                opened._inserter.host = host
             except BaseException:
                 database.close()
                 raise
+            return opened
 
     def __fspath__(self) -> str:
         """Return the journal's folder, so that an open journal is also a path."""
@@ -307,17 +312,30 @@ class Journal(Appender):
     def last_status(self, component_id: int) -> LastStatus | None:
         """Return the last status that was set for the component, or None.
 
+        One that was recorded for a silent node does not hide what that node recorded later.
         The time grows with the component's calls since then, without metrics.
         """
         of_component = "e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status'"
         sql = f"{SELECT_ENTRY}WHERE {of_component} ORDER BY e.seq DESC LIMIT ?"
+        said: Entry | None = None
+        silence: Entry | None = None
         for entry in map(
             vocabulary.entry_of, self.database.read(sql, (component_id, _STATUSES_MAX))
         ):
-            primary = vocabulary.primary_status(entry)
-            if primary is not None:
-                return LastStatus(entry.seq, entry.writer_id, primary)
-        return None
+            if vocabulary.primary_status(entry) is None:
+                continue
+            if vocabulary.silence_of(entry) is None:
+                said = entry
+                break
+            # Recorded for a silent node, by a reader of its mirror: the last one counts.
+            silence = silence or entry
+        if silence is not None:
+            repeats = (vocabulary.silence_of(silence) or {}).get("again")
+            if said is None or (not repeats and said.recorded_at_ns < silence.recorded_at_ns):
+                said = silence
+        if said is None:
+            return None
+        return LastStatus(said.seq, said.writer_id, vocabulary.primary_status(said) or "")
 
     def last_seq(self) -> int:
         """Return the newest entry's ``seq``; 0 if there is none."""

@@ -100,7 +100,12 @@ class WriterInfo:
 
 
 def describe_process(
-    now_ns: int, journal_id: str, *, training: bool = True, revision: str = schema.HEAD
+    now_ns: int,
+    journal_id: str,
+    *,
+    training: bool = True,
+    revision: str = schema.HEAD,
+    host: str | None = None,
 ) -> WriterInfo:
     """Describe this process.
 
@@ -110,6 +115,7 @@ def describe_process(
         training: Also record whether the work tree has changes, and the imported packages: what the
             process runs matters for its results.
         revision: The journal's schema.
+        host: What stands in place of this machine's name.
     """
     code = _code()
     commit = git_commit(code.folder)
@@ -117,7 +123,7 @@ def describe_process(
     is_dirty = None if asked is None else asked.answer(WAIT_S)
     columns = (
         str(uuid.uuid4()),
-        _storable(socket.gethostname()),
+        _storable(socket.gethostname() if host is None else host),
         os.getpid(),
         _storable(user()),
         _storable(_absolute(_program())),

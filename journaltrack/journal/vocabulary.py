@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -428,10 +428,11 @@ def status(
     start_ns: int | None = None,
     end_ns: int | None = None,
     traceback: str | None = None,
+    silence: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Draft a status and times. None changes nothing.
 
-    ``traceback`` stays in the journal and is never sent.
+    ``traceback`` and ``silence`` stay in the journal and are never sent.
     """
     detail = {
         "primary": primary,
@@ -439,8 +440,22 @@ def status(
         "start_ns": start_ns,
         "end_ns": end_ns,
         "traceback": traceback,
+        "silence": silence,
     }
     return Draft(COMPONENT, STATUS, payload=encode(detail))
+
+
+def silence_of(entry: Entry) -> dict[str, Any] | None:
+    """Return what a reader of a mirror knew of a silent node when it recorded this status for it.
+
+    None: the run's own process recorded it, or a person. ``upto`` has the places of the run's
+    processes. ``again``: the node is back, and this repeats its own status.
+    """
+    try:
+        found = entry.detail.get("silence")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def primary_status(entry: Entry) -> str | None:

@@ -4,7 +4,8 @@ The copies are in ``mirrors/<mirror id>/<journal id>`` in ``paths.home()``. Each
 any other, with the id of the one that it is a copy of. It is extended by what is new in the mirror
 whenever a command names that. A copy that was lost is made again.
 
-Invariant: a mirror's folder is only read. Must not know a remote.
+Invariant: of a mirror, nothing but claims and receipts is written (``delivery``). Must not know a
+remote.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +25,20 @@ from journaltrack.errors import EvidenceError, JournaltrackError
 from journaltrack.journal import first_steps
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.mirror import exchange, folders, segments
+from journaltrack.mirror import delivery, exchange, folders, segments, silence
 from journaltrack.mirror.exchange import State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.segments import Segment
+from journaltrack.mirror.silence import Settled
 from journaltrack.mirror.take import Replicated, Taker
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import logfmt
 
 logger = logging.getLogger(__name__)
 
+_SETTLE_S: Final = 30.0
+"""Our choice: how often to look for nodes that went silent."""
 WAIT_S: Final = 5.0
 """Our choice: how long to wait for another process that extends the same copy."""
 _MISSING_WAIT_S: Final = 10.0
@@ -76,21 +80,129 @@ class Copied:
         return found
 
 
-def extended(folder: Path) -> list[Copied]:
+def extended(folder: Path, looked: set[str] | None = None) -> list[Copied]:
     """Extend the copies of all journals of a mirror, and return them.
 
     Args:
         folder: The mirror's.
+        looked: Of who looks again and again: ids of the journals whose copies it has extended, and
+            that are opened only if there are new segments. Is added to.
 
     Raises:
         MirrorError: The mirror can't be read.
         JournalTooNewError, InvalidInputError: It is none, or a newer version made it.
     """
     mirror = folders.opened(folder)
-    return [_extended(mirror, journal_id) for journal_id in mirror.journals()]
+    found = []
+    for journal_id in mirror.journals():
+        copied = _unchanged(mirror, journal_id) if looked and journal_id in looked else None
+        if copied is None:
+            copied = _extended(mirror, journal_id)
+            if looked is not None and copied.problem is None and copied.folder is not None:
+                looked.add(journal_id)
+        found.append(copied)
+    return found
 
 
-def keep_extended(folder: Path, every_s: float, ended: threading.Event) -> threading.Thread:
+def _unchanged(mirror: Mirror, journal_id: str) -> Copied | None:
+    """Return a copy for which nothing is new in the mirror; None: something may be."""
+    folder = place_of(mirror) / journal_id
+    state = exchange.load(folder, mirror.id)
+    replicas = []
+    for name in mirror.replicas(journal_id):
+        if name != state.replica:
+            seen = state.seen.get(name)
+            if seen is None or mirror.replica(journal_id, name).listed(seen.number).spans:
+                return None
+            replicas.append(Replicated(name, seen.number, seen.number, halted=seen.halted))
+    return Copied(journal_id, folder, replicas) if (folder / paths.DATABASE).exists() else None
+
+
+def settle(
+    mirror: Mirror, copied: Sequence[Copied], after_s: float, claim_s: float, *, stay: bool = False
+) -> list[Settled]:
+    """End the runs of silent nodes in copies that were just extended (``silence.settle``).
+
+    What fails is logged, and the other copies go on.
+    """
+    done = []
+    for each in copied:
+        if each.folder is not None:
+            waiting = {r.name for r in each.replicas if r.waits is not None}
+            try:
+                done.append(
+                    silence.settle(
+                        each.folder, mirror, after_s, waiting, stay=stay, claim_s=claim_s
+                    )
+                )
+            except JournaltrackError as error:
+                logger.warning(logfmt("mirror", folder=mirror.path, text=error.message))
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class Delivering:
+    """What who delivers the copies of a mirror does beside that.
+
+    Attributes:
+        silent_after_s: See ``silence.settle``.
+        claim_s: See ``delivery.delivering``.
+    """
+
+    silent_after_s: float
+    claim_s: float
+
+
+class _Keeper:
+    """Extend the copies of a mirror, again and again.
+
+    Args:
+        folder: The mirror's.
+        delivers: See ``keep_extended``.
+    """
+
+    def __init__(self, folder: Path, delivers: Callable[[], Delivering] | None) -> None:
+        self._folder = folder
+        self._delivers = delivers
+        self._looked: set[str] = set()
+        self._told: set[str] = set()
+        self._settled_s = float("-inf")
+
+    def look(self) -> None:
+        """Extend them, and log what changed."""
+        notes: list[str] = []
+        try:
+            found = extended(self._folder, self._looked)
+            for copied in found:
+                problem = [] if copied.problem is None else [copied.problem.message]
+                notes += [*copied.notes, *problem]
+            if self._delivers is not None:
+                self._tend(found, self._delivers())
+        except JournaltrackError as error:
+            notes.append(error.message)
+        for note in notes:
+            if note not in self._told:
+                logger.warning(logfmt("mirror", folder=self._folder, text=note))
+        self._told = set(notes)
+
+    def _tend(self, found: Sequence[Copied], settings: Delivering) -> None:
+        """Renew claims, and end the runs of silent nodes."""
+        for copied in found:
+            if copied.folder is not None:
+                delivery.tend(copied.folder)
+        now_s = process.since_boot_s()
+        if now_s - self._settled_s >= min(_SETTLE_S, settings.silent_after_s / 8 or _SETTLE_S):
+            self._settled_s = now_s
+            mirror = folders.opened(self._folder)
+            settle(mirror, found, settings.silent_after_s, settings.claim_s, stay=True)
+
+
+def keep_extended(
+    folder: Path,
+    every_s: float,
+    ended: threading.Event,
+    delivers: Callable[[], Delivering] | None = None,
+) -> threading.Thread:
     """Extend the copies of a mirror on a thread, until ``ended`` is set.
 
     What is missing in them is logged once. While the mirror can't be read, it is tried again.
@@ -99,28 +211,14 @@ def keep_extended(folder: Path, every_s: float, ended: threading.Event) -> threa
         folder: The mirror's.
         every_s: Seconds between two looks.
         ended: Ends it.
+        delivers: Of a watcher: returns what it does for nodes. Its claims are renewed, then.
     """
-    told: set[str] = set()
-
-    def extend() -> None:
-        """Extend them, and log what changed."""
-        notes = []
-        try:
-            for copied in extended(folder):
-                problem = [] if copied.problem is None else [copied.problem.message]
-                notes += [*copied.notes, *problem]
-        except JournaltrackError as error:
-            notes = [error.message]
-        for note in notes:
-            if note not in told:
-                logger.warning(logfmt("mirror", folder=folder, text=note))
-        told.clear()
-        told.update(notes)
+    keeper = _Keeper(folder, delivers)
 
     def run() -> None:
         """Extend again and again."""
         while not ended.is_set():
-            extend()
+            keeper.look()
             ended.wait(every_s)
 
     thread = threading.Thread(target=run, name="journaltrack-mirror", daemon=True)

@@ -444,6 +444,35 @@ def created(file: Path, mirror: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def replaced(file: Path, data: bytes, mirror: Path) -> None:
+    """Write a small file whole, in place of the one before. It need not survive a crash.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    with (
+        paths.whole(file, durable=False) as partial,
+        created(partial, mirror) as descriptor,
+    ):
+        write_all(descriptor, memoryview(data))
+
+
+def now_ns(folder: Path, mirror: Path) -> int:
+    """Return what time it is for the file system: that of a file that was written there now.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    partial = folder / f".{os.urandom(8).hex()}.partial"
+    try:
+        with created(partial, mirror) as descriptor:
+            write_all(descriptor, memoryview(b"now"))
+            os.fsync(descriptor)
+            return os.fstat(descriptor).st_mtime_ns
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def has_file(file: Path, size_bytes: int) -> bool:
     """Return whether a regular file of that size is there."""
     try:

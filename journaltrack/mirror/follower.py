@@ -26,12 +26,13 @@ from journaltrack.errors import (
     MirrorError,
     NotAJournalError,
 )
+from journaltrack.journal import interruption, writers
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import exchange, folders
 from journaltrack.mirror.beside import Told
 from journaltrack.mirror.ship import Shipped, Shipper
 from journaltrack.mirror.take import Replicated, Taker
-from journaltrack.util import paths
+from journaltrack.util import config, paths
 from journaltrack.util.text import logfmt
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ Also the default of ``mirror_every_s``.
 _LOOK_S: Final = 0.1
 _TAKE_EVERY_S: Final = 30.0
 """Our choice: how often to look for receipts from where the journal is delivered."""
+_EARLY: Final = 0.9
+"""The part of a heartbeat's time after which the next one is written."""
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 _WAIT_S: Final = 10.0
@@ -60,6 +63,7 @@ class Follower:
         journal: Its folder.
         mirror: Where to: an open one, or its folder, which becomes one as soon as it can.
         interval_s: Seconds between two segments at least.
+        heartbeat_s: Seconds between two heartbeats, at most; None: as it is configured.
         wanted: Returns something else when a segment is wanted at once.
         tell: Is told whenever that changes: what ``wanted`` had returned before the last attempt,
             whether all that was there then is mirrored, and why not.
@@ -73,6 +77,7 @@ class Follower:
         journal: Path,
         mirror: Mirror | Path,
         interval_s: float = INTERVAL_S,
+        heartbeat_s: float | None = None,
         *,
         wanted: Callable[[], int] = int,
         tell: Callable[[Told], None] | None = None,
@@ -81,6 +86,7 @@ class Follower:
         self._journal = journal
         self._to = mirror
         self._interval_s = interval_s
+        self._heartbeat_s = heartbeat_s or config.current().mirror_heartbeat_s
         self._wanted = wanted
         self._tell = tell
         self._told: Told | None = None
@@ -101,9 +107,14 @@ class Follower:
             LeaseHeldError: Another process mirrors the journal.
             JournalError: The journal can't be read, or written.
         """
+        return self._once(None)
+
+    def _once(self, every_s: float | None) -> list[Replicated]:
+        self._end_interrupted()
         with closing(Shipper(self._journal, self._opened(again=True))) as shipper:
             with exchange.alone(self._journal, wait_s=_WAIT_S):
                 shipper.ship(self.shipped)
+                shipper.beat(every_s)
                 shipper.copy_blobs(self.shipped)
                 self._join(shipper)
             return self._take()
@@ -144,7 +155,8 @@ class Follower:
                 if ended.wait(_LOOK_S):
                     break
         if self._looked()[0]:
-            self.once()
+            # Who still writes is not mirrored any more: if nobody else mirrors, that is silence.
+            self._once(self._heartbeat_s if self._is_written() else None)
 
     def _followed(self, ended: threading.Event, pauses: _Pauses) -> float:
         """Follow one file; return for how long not to try again."""
@@ -171,7 +183,7 @@ class Follower:
         mirror = self._opened(again=True)
         with closing(Shipper(self._journal, mirror)) as shipper:
             begun, seen, answered = self._looked(), (0, 0, 0), -1
-            due = taken = blobs_due = 0.0
+            due = taken = blobs_due = beaten = 0.0
             try:
                 while not ended.wait(_LOOK_S):
                     self._asked = self._wanted()
@@ -182,8 +194,12 @@ class Follower:
                         if looked != seen or self._asked != answered:
                             self._ship(shipper)
                             seen, answered, due = looked, self._asked, now + self._interval_s
+                        if now - beaten >= _EARLY * self._heartbeat_s:
+                            shipper.beat(self._heartbeat_s)
+                            beaten = now
                         if now - taken >= _TAKE_EVERY_S:
                             self._take()
+                            self._end_interrupted()
                             taken = now
                         if self._blobs_problem is None:
                             pauses.end()
@@ -237,6 +253,24 @@ class Follower:
         if self._tell is not None and told != self._told:
             self._told = told
             self._tell(told)
+
+    def _end_interrupted(self) -> None:
+        """Record of runs whose processes are proven dead that they stopped: only here can that be.
+
+        What is there is mirrored in any case.
+        """
+        if not writers.dead(self._journal) or not config.current().end_interrupted:
+            return
+        try:
+            with closing(Journal.open(self._journal, create=False)) as journal:
+                interruption.end(journal, lambda _: True)
+        except JournaltrackError as error:
+            logger.warning(logfmt("interrupted-runs-stay", error=error.message, hint=error.hint))
+
+    def _is_written(self) -> bool:
+        """Return whether a process may still write into the journal."""
+        found = writers.look(self._journal)
+        return any(file.alive is not False and not file.copied for file in found)
 
     def _take(self) -> list[Replicated]:
         with (

@@ -51,7 +51,7 @@ from journaltrack.journal.spool.copy import Copier, write_all
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.mirror import exchange, folders, segments
+from journaltrack.mirror import exchange, folders, heartbeat, segments
 from journaltrack.mirror.join import Joiner
 from journaltrack.mirror.segments import Blob, InDoubt, Link, Reached, Run, Segment
 from journaltrack.replay.lease import lock_holder
@@ -176,6 +176,18 @@ class Shipper:
     def has_blobs(self) -> bool:
         """Return whether bytes of artifacts are still to be copied."""
         return bool(self._blobs)
+
+    def beat(self, every_s: float | None) -> None:
+        """Show that the journal is mirrored, once anything was.
+
+        Args:
+            every_s: When the next call comes at the latest; None: none is promised.
+
+        Raises:
+            MirrorError: The mirror can't be written.
+        """
+        if self._replica is not None:
+            heartbeat.beat(self._replica, self._number, self._clock_ns(), every_s)
 
     def close(self) -> None:
         """Close the journal."""

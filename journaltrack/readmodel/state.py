@@ -61,7 +61,9 @@ def folded(
         (
             [entry.seq, entry.writer_id]
             for entry in reversed(known)
-            if entry.kind == vocabulary.STATUS and vocabulary.primary_status(entry) is not None
+            if entry.kind == vocabulary.STATUS
+            and vocabulary.primary_status(entry) is not None
+            and vocabulary.silence_of(entry) is None
         ),
         None,
     )

@@ -212,6 +212,9 @@ class Configuration:
         least=0.1,
         most=3600.0,
     )
+    mirror_heartbeat_s: float = _number(
+        30.0, "how often whoever writes a mirror shows that the node lives", least=0.1, most=3600.0
+    )
     sync: str | None = _text(
         None,
         "when a tracker delivers; none: close, or with a mirror off",

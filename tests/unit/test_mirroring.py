@@ -385,6 +385,29 @@ def test_receipts_come_back_to_the_node(tmp_path):
     assert content(copy_of(tmp_path / "mirror").folder) == content(tmp_path / "journal")
 
 
+def test_what_came_back_may_leave_the_node(tmp_path):
+    """What the copy says it delivered can be pruned on the node, by who trusts it; both mirror on
+    from there.
+    """
+    record(tmp_path / "journal", *points(*range(50)))
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    Follower(tmp_path / "journal", mirror).once()
+    copied = copy_of(mirror.path)
+    remote = MemoryRemote()
+    with delivery.delivering(copied.folder):
+        sync(copied.folder, remote)
+    Follower(tmp_path / "journal", mirror).once()
+    before = {"ask": None, "delivered_before_ns": 2**62}
+    assert prune(tmp_path / "journal", **before).entries == 0
+    assert prune(tmp_path / "journal", trust=["all"], **before).entries > 40
+    record(tmp_path / "journal", *points(100))
+    Follower(tmp_path / "journal", mirror).once()
+    copied = copy_of(mirror.path)
+    assert states(copied.folder) == {"delivered": 51, "pending": 2}
+    for journal in (copied.folder, tmp_path / "journal"):
+        sound(journal)
+
+
 def test_notes_of_what_was_taken_over_do_not_go_to_and_fro(tmp_path):
     """Node and copy, mirrored again and again, come to an end: nothing new is written."""
     record(tmp_path / "journal", *points(1, 2, 3))
