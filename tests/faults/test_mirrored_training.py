@@ -14,7 +14,11 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from journaltrack import Tracker
+from journaltrack.cli import main
+from journaltrack.compat.sagemaker import Run
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import copies, folders
 from journaltrack.mirror.beside import Post
@@ -378,3 +382,37 @@ def test_a_follower_by_hand_takes_the_place_of_the_process_beside(tmp_path, monk
     assert mirrors(journal, mirror) == []
     follower.terminate()
     assert follower.wait() == 0
+
+
+def test_a_shared_folder_that_hangs_delays_a_close_by_its_deadline_alone(tmp_path, caplog):
+    """The process beside is stopped, as by a file server that does not answer: calls and flushes
+    return, and a close warns behind its deadline. Afterwards everything is mirrored.
+    """
+    journal, mirror = tmp_path / "journal", tmp_path / "mirror"
+    run = tracker(tmp_path, close_deadline_s=0.2)
+    answered(journal, mirror)
+    (pid,) = until(lambda: mirrors(journal, mirror))
+    os.kill(pid, signal.SIGSTOP)
+    run.log_metric("loss", 1.0, iteration_number=1)
+    run.flush()
+    run.close()
+    assert "the time of close_deadline_s was over" in caplog.text
+    assert f"journaltrack mirror {journal} {mirror}" in caplog.text
+    os.kill(pid, signal.SIGCONT)
+    alone(journal, mirror)
+    assert sum(each.entries for each in check(folders.opened(mirror))) == len(content(journal))
+
+
+def test_every_front_door_mirrors_what_the_configuration_says(tmp_path, monkeypatch):
+    """SageMaker's ``Run``, `journaltrack run`, and a tracker of one's own, by a variable alone."""
+    journal, mirror = tmp_path / "journal", tmp_path / "mirror"
+    monkeypatch.setenv("JOURNALTRACK_MIRROR", str(mirror))
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(journal))
+    monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", str(FOREVER_S))
+    with Run(experiment_name="experiment", run_name="one") as run:
+        run.log_metric("loss", 1.0, step=1)
+    script = "from journaltrack import Tracker; Tracker.create().log_metric('loss', 2.0)"
+    done = CliRunner().invoke(main, ["run", "--name", "two", "--", sys.executable, "-c", script])
+    assert done.exit_code == 0, done.output
+    assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
+    assert losses(journal) == [1.0, 2.0]
