@@ -115,9 +115,13 @@ class Mirror:
         """
         file = self.runs(name) / journal_id
         with explained(file, "written"):
-            if not os.path.lexists(file):
-                make_folder(file.parent, self.path)
-                write_whole(file, b"", self.path)
+            if os.path.lexists(file):
+                return
+            make_folder(file.parent, self.path)
+            # Empty, so it is whole at once. Another replica may have made it.
+            with contextlib.suppress(FileExistsError), created(file, self.path):
+                pass
+            paths.fsync(file.parent)
 
     def blobs(self, journal_id: str) -> Path:
         """Return the folder of a journal's artifacts. It is laid out as a spool."""

@@ -41,6 +41,14 @@ take._ROWS = 7
 for copied in copies.extended(Path(sys.argv[1])):
     assert copied.problem is None and copied.notes == [], copied
 """
+FETCH = """
+import sys
+from pathlib import Path
+from journaltrack.mirror import copies, take
+from journaltrack.util.deadline import Deadline
+take._ROWS = 7
+assert copies.fetch(Path(sys.argv[1]), Path(sys.argv[2]), "run", Deadline(600))
+"""
 DELIVER = """
 import sys
 from pathlib import Path
@@ -144,6 +152,34 @@ def test_a_writer_that_is_killed_while_it_joins_loses_nothing(tmp_path, monkeypa
         (found,) = check(part)
         assert found.is_well
         assert found.entries == len(content(journal))
+
+
+@traced
+def test_a_run_whose_continuing_is_killed_continues_the_next_time(tmp_path):
+    """Killed before any of its changes, a node that fetches the journal of a run has that journal
+    as a whole, or none. The next start has it, and can go on with it.
+    """
+    journal = tmp_path / "journal"
+    for component in ("run", "other"):
+        record(journal, *points(*range(12)), component=component)
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with closing(Shipper(journal, mirror, segment_bytes=600)) as shipper:
+        shipper.ship()
+    killing = Killing(FETCH, tmp_path)
+    (tmp_path / "reference").mkdir()
+    reference = tmp_path / "reference"
+    changes = killing.changes(reference, reference / "journal", mirror.path)
+    assert changes > 20
+    for at in sorted(random.Random(3).sample(range(1, changes + 1), KILLS)):
+        node = tmp_path / f"node-{at}"
+        node.mkdir()
+        assert killing.killed(node, node / "journal", mirror.path, at=at)
+        if (node / "journal" / "journal.db").exists():
+            assert content(node / "journal") == content(journal)
+        assert not killing.killed(node, node / "journal", mirror.path, at=None)
+        assert content(node / "journal") == content(journal)
+        sound(node / "journal")
+        record(node / "journal", *points(1), component="run")
 
 
 @traced
