@@ -59,7 +59,10 @@ def test_a_killed_training_is_resumed_with_every_value(train):
 
 @pytest.mark.parametrize(
     ("mode", "status", "message"),
-    [("raise", "Failed", "training went wrong"), ("interrupt", "Stopped", "KeyboardInterrupt")],
+    [
+        ("raise", "Failed", "ValueError: training went wrong"),
+        ("interrupt", "Stopped", "KeyboardInterrupt"),
+    ],
 )
 def test_an_exception_is_the_status(train, mode, status, message):
     """A fit that raises makes the run Failed with the message; Ctrl-C makes it Stopped."""
