@@ -437,12 +437,12 @@ def _timed(call: Callable[[int], object], calls: int) -> Values:
     for i in range(_WARM_UP):
         call(i)
     samples = array("q", bytes(8 * calls))
-    started = clock()
+    started, busy = clock(), time.process_time_ns()
     for i in range(calls):
         before = clock()
         call(i + _WARM_UP)
         samples[i] = clock() - before
-    took = clock() - started
+    took, cpu = clock() - started, time.process_time_ns() - busy
     ordered = sorted(samples)
     with contextlib.suppress(IndexError):
         return {
@@ -451,5 +451,6 @@ def _timed(call: Callable[[int], object], calls: int) -> Values:
             "p999_us": ordered[int(calls * 0.999)] / 1e3,
             "max_ms": ordered[-1] / 1e6,
             "calls_per_s": calls / (took / 1e9),
+            "cpu_us": cpu / calls / 1e3,
         }
     return {}
