@@ -47,6 +47,7 @@ COMMANDS = {
     "check": "Check a journal, or with --remote what SageMaker and S3 hold; repair.",
     "runs": "List runs: filter, sort, and see their parameters and metrics.",
     "show": "Show a run's parameters, artifacts and metrics, offline.",
+    "get": "Copy artifacts of a run out of its journal.",
     "compare": "Compare runs: what differs, metrics side by side.",
     "plot": "Draw metrics in the terminal, of several runs, and live.",
     "ui": "Show runs in a browser, offline and live.",
@@ -76,6 +77,7 @@ _CALLED_ELSEWHERE = {
     **dict.fromkeys(("list", "ls"), "runs"),
     "diff": "compare",
     "chart": "plot",
+    **dict.fromkeys(("download", "artifacts", "fetch"), "get"),
 }
 """Map names that other tools and older versions use to our command."""
 

@@ -281,12 +281,11 @@ def problem(word: str, message: object, hint: str = "") -> None:
 
 
 def line_width(*, err: bool = False) -> int:
-    """Return the width of the terminal, or ``PLAIN_WIDTH``."""
-    return (
-        max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns)
-        if on_terminal(err=err)
-        else PLAIN_WIDTH
-    )
+    """Return the width of the terminal; elsewhere that of COLUMNS, or ``PLAIN_WIDTH``."""
+    if on_terminal(err=err):
+        return max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns)
+    told = os.environ.get("COLUMNS", "")
+    return max(_WIDTH_MIN, int(told)) if told.isdecimal() and int(told) else PLAIN_WIDTH
 
 
 def on_terminal(*, err: bool = False) -> bool:

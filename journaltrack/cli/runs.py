@@ -160,7 +160,10 @@ def _print(
         found = (each for name in names for each in (of_names[name], sparks.get(name)))
         return [label, *(each for each in found if each is not None)]
 
-    fitting = _fitting(beside(by_importance))
+    # What was asked for is shown, whatever its width.
+    is_own_choice = columns is not None and not output.on_terminal()
+    chosen = beside(by_importance)
+    fitting = chosen if is_own_choice else _fitting(chosen)
     shown = [each for each in beside(names) if each in fitting]
     _widen(shown)
     lines = tables.aligned(
@@ -322,16 +325,16 @@ def _shown(name: str, value: object) -> object:
 
 
 def _fitting(columns: Sequence[_Text]) -> list[_Text]:
-    """Return the columns that fit: all of them in a pipe.
+    """Return the columns that fit. In a pipe, cells are whole, and count as if they were cut.
 
     Args:
         columns: The most important first; the first one always fits.
     """
-    if not output.on_terminal():
-        return list(columns)
-    room, kept = output.line_width() - columns[0].columns, [columns[0]]
+    at_most = None if output.on_terminal() else _CELL_CHARS_MAX
+    room = output.line_width() - min(columns[0].columns, at_most or columns[0].columns)
+    kept = [columns[0]]
     for column in columns[1:]:
-        needed = column.columns + len(output.SEPARATOR)
+        needed = min(column.columns, at_most or column.columns) + len(output.SEPARATOR)
         if needed <= room:
             room -= needed
             kept.append(column)

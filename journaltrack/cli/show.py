@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from journaltrack.cli import audit_entries, common, output, tables, viewing
+from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import NothingMatchesError
-from journaltrack.journal.context import facts_of, packages_of
+from journaltrack.journal.context import packages_of
 
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
@@ -70,32 +71,29 @@ def _views(
             raise unnamed or error from None
 
 
-_LINEAGE = ("name", "type", "direction", "state", "title")
-
-
 def _print(view: ComponentView) -> None:
-    width = output.line_width()
+    """Print a run; in a pipe, nothing is cut."""
+    width = output.line_width() if output.on_terminal() else None
     rows = _fields(view)
     label = max(len(name) for name, _ in rows) + 2
-    tables.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
+    lines = [line for name, value in rows for line in _wrapped(name, value, width, label)]
+    tables.fields(lines)
+    _print_failure(view)
     parameters = [(p.name, output.number(p.value), p.place) for p in view.parameters]
     cut = [tables.table("parameters", ("name", "value", "state"), parameters, width)]
-    for title, artifacts in (
-        ("inputs", view.inputs),
-        ("outputs", view.outputs),
-        ("git diffs", view.diffs),
-    ):
-        columns = ("name", "media type", "size", "state", "value")
-        cut.append(
-            tables.table(title, columns, [_artifact(artifact) for artifact in artifacts], width)
-        )
-    lineage = [
-        (each.name, each.artifact_type, each.direction, each.state, each.title)
-        for each in view.lineage
-    ]
-    cut.append(tables.table("lineage", _LINEAGE, lineage, width))
-    shown, metrics = _metrics(view.metrics, width)
-    cut.append(tables.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
+    artifacts = list(_artifacts(view.artifacts))
+    if artifacts:
+        # What no artifact has is no column.
+        kept = [
+            place
+            for place, name in enumerate(_ARTIFACTS)
+            if name in {"name", "state"} or any(row[place] not in (None, "") for row in artifacts)
+        ]
+        shown = [tuple(row[place] for place in kept) for row in artifacts]
+        columns = [_ARTIFACTS[place] for place in kept]
+        cut.append(tables.table("artifacts", columns, shown, width))
+    names, metrics = _metrics(view.metrics, width)
+    cut.append(tables.table("metrics", names, metrics, width, frozenset(names) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)
     if gone:
         output.say(
@@ -118,17 +116,23 @@ def _print(view: ComponentView) -> None:
 
 
 def _print_failure(view: ComponentView) -> None:
-    """Print the end of a failed run's traceback and of its output."""
-    from journaltrack.reports.component import TAIL_LINES, output_tail  # noqa: PLC0415 - as above
+    """Print the end of a failed run's traceback, and of what it printed."""
+    from journaltrack.readmodel.artifacts import (  # noqa: PLC0415 - completion
+        TAIL_LINES,
+        of_view,
+        output_tail,
+    )
 
-    if view.status.primary != "Failed":
+    is_bad = view.status.primary == "Failed" or (view.run and view.run.state == "interrupted")
+    if not is_bad:
         return
-    traceback = "\n".join((view.status.traceback or "").rstrip().splitlines()[-TAIL_LINES:])
-    for title, text in (("traceback", traceback), ("end of output.log", output_tail(view))):
-        if text:
-            output.say(f"\n{title}")
-            for line in text.split("\n"):
-                output.say(f"  {output.clean(line)}")
+    traceback = (view.status.traceback or "").rstrip().splitlines()[-TAIL_LINES:]
+    printed = output_tail([of_view(each, view.journal) for each in view.artifacts])
+    for title, lines in (("traceback", traceback), ("end of output.log", printed)):
+        if lines:
+            output.say(title, style="bold")
+            for line in lines:
+                output.say(f"{output.SEPARATOR}{output.clean(line)}")
 
 
 def _fields(view: ComponentView) -> list[tuple[str, object]]:
@@ -137,7 +141,7 @@ def _fields(view: ComponentView) -> list[tuple[str, object]]:
         f"{trial or '(default trial)'} of {experiment or '(its experiment)'}"
         for experiment, trial in view.trials
     )
-    rows: list[tuple[str, object]] = [
+    known: list[tuple[str, object]] = [
         ("component", view.name),
         ("display name", view.display_name),
         ("journal", view.journal),
@@ -147,6 +151,8 @@ def _fields(view: ComponentView) -> list[tuple[str, object]]:
         ("started", output.moment(status.start_ns)),
         ("ended", output.moment(status.end_ns)),
     ]
+    # Without a display name, and before a sync, there is nothing to say.
+    rows = [(name, value) for name, value in known if value not in (None, "", "-")]
     if status.start_ns is not None and status.end_ns is not None:
         rows.append(("duration", viewing.span((status.end_ns - status.start_ns) / 1e9)))
     if view.run is not None:
@@ -162,31 +168,30 @@ def _fields(view: ComponentView) -> list[tuple[str, object]]:
 
 
 def _recorded_by(view: ComponentView) -> list[tuple[str, object]]:
-    """Return who recorded the run first, with which code, and where."""
-    if not view.writers:
-        return []
-    first = view.writers[0]
-    others = len(view.writers) - 1
-    more = f"; and {output.plural(others, 'process', 'processes')} more" if others else ""
-    installed = len(packages_of(first.context))
-    return [
-        ("recorded by", f"{first.user}@{first.host}, pid {first.pid}{more}"),
-        *([("commit", audit_entries.commit(first, 100))] if first.git_commit else []),
-        *facts_of(first.context),
-        *([("packages", f"{installed} installed; --json lists them")] if installed else []),
+    """Return who recorded the run, with which code, and where."""
+    from journaltrack.reports.processes import told  # noqa: PLC0415 - completion
+
+    rows: list[tuple[str, object]] = [
+        *told(view.writers, imported_from=view.imported_from, is_import=view.is_import)
     ]
+    installed = len(packages_of(view.writers[-1].context)) if view.writers else 0
+    if installed and not view.is_import:
+        # Before what tells of earlier processes.
+        place = next((i for i, row in enumerate(rows) if row[0] == "before"), len(rows))
+        rows.insert(place, ("packages", f"{installed} installed; --json lists them"))
+    return rows
 
 
-def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
-    """Wrap a field into lines of at most ``width`` characters."""
-    if name in _WHOLE or value is None:
+def _wrapped(name: str, value: object, width: int | None, label: int) -> list[tuple[str, object]]:
+    """Wrap a field into lines of at most ``width`` characters, with its label."""
+    if name in _WHOLE or value is None or width is None:
         return [(name, value)]
-    lines = textwrap.wrap(output.cell(value), width, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(output.cell(value), width - label, break_on_hyphens=False) or [""]
     return [(name, lines[0]), *(("", line) for line in lines[1:])]
 
 
 def _metrics(
-    metrics: Sequence[MetricView], width: int
+    metrics: Sequence[MetricView], width: int | None
 ) -> tuple[Sequence[str], list[tuple[object, ...]]]:
     """Return columns and rows that fit.
 
@@ -204,7 +209,6 @@ def _metrics(
         rows.append((m.name, m.points, m.not_finite, *numbers, output.moment(m.last_timestamp_ns)))
     empty = frozenset() if any(m.not_finite for m in metrics) else frozenset({"not finite"})
     for left_out, are_short in (
-        (frozenset(), False),
         (empty, False),
         (empty, True),
         (empty | {"at"}, True),
@@ -219,7 +223,7 @@ def _metrics(
             for row in rows
         ]
         cells = [[output.cell(value) for value in row] for row in chosen]
-        if tables.fitted(names, cells, width) == cells:
+        if width is None or tables.fitted(names, cells, width) == cells:
             break
     return names, chosen
 
@@ -238,9 +242,25 @@ def _short(number: object) -> object:
     return f"{value:.5g}" if math.isfinite(value) else number
 
 
-def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
-    value = artifact.value or (
-        f"sha256 {output.digest(artifact.sha256)}, not uploaded yet" if artifact.sha256 else None
-    )
-    size = output.size(artifact.size_bytes) if artifact.size_bytes is not None else None
-    return (artifact.name, artifact.media_type, size, artifact.state, value)
+_ARTIFACTS: Final = ("name", "type", "size", "steps", "sha256", "state", "value")
+
+
+def _artifacts(artifacts: Sequence[ArtifactView]) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each artifact; the contents of its steps share one."""
+    for _, group in itertools.groupby(
+        artifacts, lambda each: (each.name, each.direction, each.step is None)
+    ):
+        of_steps = list(group)
+        for each in of_steps if of_steps[-1].step is None else of_steps[-1:]:
+            steps = [one.step for one in of_steps if one.step is not None]
+            told = f"{steps[0]} to {steps[-1]} ({len(steps)})" if len(steps) > 1 else each.step
+            kind = each.kind or each.media_type
+            yield (
+                each.name,
+                f"{kind or ''} (input)".strip() if each.direction == "input" else kind,
+                None if each.size_bytes is None else output.size(each.size_bytes),
+                told,
+                each.sha256 and output.digest(each.sha256),
+                each.state,
+                each.value,
+            )

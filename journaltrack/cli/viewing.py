@@ -146,12 +146,12 @@ def annotated(
             raise unnamed or error from None
     if len(runs) > 1:
         raise NothingMatchesError(
-            f"{len(runs)} runs fit {limits.shown(name)}; nothing was recorded", hint=_one_of(runs)
+            f"{len(runs)} runs fit {limits.shown(name)}; nothing was recorded", hint=one_of(runs)
         )
     return annotate(runs[0].name, tags=tags, note=note, journal=runs[0].journal)
 
 
-def _one_of(runs: Sequence[Run]) -> str:
+def one_of(runs: Sequence[Run]) -> str:
     """Return a hint that says how to name one of some runs: by its journal, if names recur."""
     names = [run.name for run in reversed(runs)]
     if len(set(names)) == len(names):

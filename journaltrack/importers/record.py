@@ -32,17 +32,15 @@ from journaltrack.importers.target import ImportedRun, Target
 from journaltrack.journal import provenance, view, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.pass_report import Progress
+from journaltrack.reports.processes import IMPORTED_FROM, IMPORTED_ID, IMPORTED_PATH
 from journaltrack.tracking import validation
 from journaltrack.tracking.finish import FINAL_STATUSES
 from journaltrack.tracking.settings import settings_of
 from journaltrack.util import patterns
 
-TAG_FORMAT: Final = "imported_from"
-TAG_ID: Final = "imported_id"
 TAG_KEY: Final = "imported_key"
-TAG_PATH: Final = "imported_path"
-"""Tags of an imported run: the format, what the source calls it, what identifies it, and where the
-source was at the first import."""
+"""The tag of an imported run that identifies it. ``reports.processes`` has those that tell where
+it is from."""
 _KEY_CHARS: Final = 8
 """Characters of the key in the name of a run whose own name is taken."""
 
@@ -343,10 +341,10 @@ class _Names:
         """
         row = place.row or 0
         tags = {
-            TAG_FORMAT: self._source.format,
-            TAG_ID: tag_text(run.id),
+            IMPORTED_FROM: self._source.format,
+            IMPORTED_ID: tag_text(run.id),
             TAG_KEY: place.key,
-            TAG_PATH: tag_text(str(self._source.path)),
+            IMPORTED_PATH: tag_text(str(self._source.path)),
         }
         shown = run.display_name or run.id
         draft = vocabulary.create(

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from journaltrack.errors import JournaltrackError
-    from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
 OPEN_MAX: Final = 32
@@ -274,16 +273,6 @@ class ReadModel:
         """
         key = _key(run)
         return self._source(key).details(key, metrics=metrics)
-
-    def writers(self, run: Run | str) -> list[WriterRecord]:
-        """Return the processes that recorded more of a run than points, the first one first."""
-        key = _key(run)
-        return self._source(key).writers(key)
-
-    def artifact_file(self, run: Run | str, sha256: str) -> Path | None:
-        """Return the file in the spool with a content of a run; None if it is not there."""
-        key = _key(run)
-        return self._source(key).artifact_file(key, sha256)
 
     def close(self) -> None:
         """Close the journals and caches. Idempotent."""

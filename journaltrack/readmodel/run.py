@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from journaltrack.errors import JournaltrackError, MissingExtraError, NothingMatchesError
+from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
+from journaltrack.readmodel.artifacts import Artifact, pandas
 from journaltrack.util import patterns
 
 Axis: TypeAlias = Literal["step", "time", "relative"]
@@ -25,6 +26,8 @@ Goal: TypeAlias = Literal["min", "max"]
 AXES: Final[tuple[Axis, ...]] = ("step", "time", "relative")
 OVER: Final = frozenset({"completed", "failed", "stopped", "interrupted"})
 """The statuses of runs that are over."""
+BADLY_ENDED: Final = frozenset({"failed", "interrupted"})
+"""The statuses of runs of which the end of the output is shown."""
 STATUSES: Final = (
     *("running", "completed", "failed", "stopped", "stopping"),
     *("interrupted", "unknown", "created"),
@@ -147,12 +150,12 @@ class Points:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = _pandas()
-        return pandas.DataFrame(
+        pd = pandas()
+        return pd.DataFrame(
             {
-                "step": pandas.array(self.steps, dtype="Int64"),
+                "step": pd.array(self.steps, dtype="Int64"),
                 "value": self.values,
-                "time": pandas.to_datetime(self.times_ns, utc=True),
+                "time": pd.to_datetime(self.times_ns, utc=True),
             }
         )
 
@@ -229,26 +232,6 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
-    """An input or output of a run.
-
-    Attributes:
-        direction: "input" or "output".
-        value: A text or URI; None for a logged file.
-        sha256, size_bytes: Of a logged file.
-        file: Where the content is in the journal's spool; None if it is not there (any more).
-    """
-
-    name: str
-    direction: str
-    value: str | None = None
-    media_type: str | None = None
-    sha256: str | None = None
-    size_bytes: int | None = None
-    file: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Event:
     """One entry on a run's timeline: everything recorded that is no point of a metric.
 
@@ -286,6 +269,8 @@ class Run:
         last_entry_ns: When its last entry was recorded.
         seen_ns: When the journal was read: age and duration refer to it.
         parameters: Texts and numbers by name.
+        artifacts: Its inputs and outputs, charts, each step of what was logged with steps, and
+            git's diffs.
         experiments: The (experiment, trial) pairs that it belongs to.
     """
 
@@ -340,6 +325,27 @@ class Run:
         """Return when it ended, as an aware datetime."""
         return _moment(self.ended_ns)
 
+    def artifact(self, name: str, step: int | None = None) -> Artifact:
+        """Return an artifact by its name: ``run.artifact("confusion.json").table()``.
+
+        Args:
+            name: As the script named it.
+            step: The step that it belongs to; None: the last one.
+
+        Raises:
+            NothingMatchesError: The run has no such artifact.
+        """
+        found = [each for each in self.artifacts if each.name == name]
+        if step is not None:
+            found = [each for each in found if each.step == step]
+        if not found:
+            at_step = "" if step is None else f" of step {step}"
+            raise NothingMatchesError(
+                f"the run has no artifact {name!r}{at_step}",
+                hint=patterns.hint(name, list(dict.fromkeys(each.name for each in self.artifacts))),
+            )
+        return found[-1]
+
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes; times become ISO 8601 text."""
         return {
@@ -359,7 +365,7 @@ class Run:
             "note": self.note,
             "metrics": {name: summary.to_json() for name, summary in self.metrics.items()},
             "delivery": view.to_json(self.delivery),
-            "artifacts": view.to_json(self.artifacts),
+            "artifacts": [each.to_json() for each in self.artifacts],
             "experiments": [list(pair) for pair in self.experiments],
         }
 
@@ -410,7 +416,7 @@ class Runs(list[Run]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return _pandas().DataFrame([row(run) for run in self])
+        return pandas().DataFrame([row(run) for run in self])
 
     def _repr_html_(self) -> str:
         """Show the runs in a notebook."""
@@ -520,13 +526,3 @@ def _moment(time_ns: int | None) -> dt.datetime | None:
         return dt.datetime.fromtimestamp(time_ns / 1e9, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):
         return None
-
-
-def _pandas() -> Any:  # noqa: ANN401 - pandas is optional
-    try:
-        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError(
-            "to_pandas needs pandas, which is not installed", hint="pip install pandas"
-        ) from error
-    return pd

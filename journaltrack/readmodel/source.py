@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
-from journaltrack.journal import interruption, view, vocabulary, writers
+from journaltrack.journal import interruption, view, vocabulary
+from journaltrack.journal.contents import Content
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal, LastStatus
 from journaltrack.journal.queries import (
@@ -30,10 +31,10 @@ from journaltrack.journal.queries import (
     UNSETTLED,
 )
 from journaltrack.readmodel import series
+from journaltrack.readmodel.artifacts import Artifact
 from journaltrack.readmodel.cache import UNUSABLE, Cache, Folded
 from journaltrack.readmodel.expression import plain
 from journaltrack.readmodel.run import (
-    Artifact,
     Axis,
     Delivery,
     Event,
@@ -48,7 +49,6 @@ from journaltrack.util import paths, patterns
 from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
-    from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
 T = TypeVar("T")
@@ -299,22 +299,20 @@ class Source:
         )
 
     def _artifacts(self, state: dict[str, Any]) -> Iterator[Artifact]:
-        sizes = state.get("sizes", {})
-        for name, direction, value, media_type, sha256 in state["artifacts"].values():
-            yield Artifact(name, direction, value, media_type, sha256, sizes.get(sha256))
-
-    def artifact_file(self, key: str, sha256: str) -> Path | None:
-        """Return the file in the spool with a content of a run; None if it is not there."""
-        with self._lock:
-            state = self._runs[self._number(key)].state
-        # Charts and git's diff are uploads alone.
-        is_known = sha256 in state.get("sizes", ()) or any(
-            sha256 == each.sha256 for each in self._artifacts(state)
-        )
-        if not is_known or not is_digest(sha256):
-            return None
-        file = self.path / paths.SPOOL / sha256[:2] / sha256
-        return file if file.is_file() and not file.is_symlink() else None
+        spool = str(self.path / paths.SPOOL)
+        for each in itertools.starmap(Content, state["artifacts"]):
+            is_read = each.sha256 is None or is_digest(each.sha256)
+            yield Artifact(
+                each.name,
+                each.direction,
+                each.value,
+                each.media_type,
+                each.sha256 if is_read else None,
+                each.size_bytes,
+                each.kind,
+                each.step,
+                spool,
+            )
 
     def _points(self, number: int, name: str) -> Points:
         if self._closed:
@@ -477,24 +475,6 @@ class Source:
         run = self.run(key)
         with self._awake() as journal:
             return component.show(journal, run.name, metrics=metrics)
-
-    def writers(self, key: str) -> list[WriterRecord]:
-        """Return the processes that recorded a run, see ``ReadModel.writers``."""
-        number = self._number(key)
-        with self._awake() as journal:
-            database = journal.database
-            with view.snapshot(database):
-                rows = database.read(
-                    "SELECT writer_id, MIN(kind IN (?, ?)) FROM entry WHERE component_id = ? "
-                    "AND stream <> 'metric' GROUP BY writer_id ORDER BY writer_id",
-                    (vocabulary.TAGS, vocabulary.NOTE, number),
-                )
-                # Who only adds a note or a tag later tells nothing about where a run came from.
-                recorded = [writer_id for writer_id, only_notes in rows if not only_notes]
-                found = [
-                    writers.writer(database, each) for each in recorded or [row[0] for row in rows]
-                ]
-        return [each for each in found if each is not None]
 
     @property
     def folder(self) -> Path:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from journaltrack.journal import fold, groups, vocabulary
-from journaltrack.journal.fold import Artifact, PendingArtifact, Place, Status
+from journaltrack.journal import contents, fold, groups, vocabulary
+from journaltrack.journal.fold import Place, Status
 from journaltrack.journal.vocabulary import Entry
 from journaltrack.util.text import text_or_none
 
 TEXT_CHARS_MAX: Final = 20_000
 """Ours: longer texts are cut. SageMaker takes 2,500 characters, and ``show`` has all of them."""
-_DIRECTIONS = {vocabulary.INPUT: "input", vocabulary.OUTPUT: "output"}
 
 
 def folded(
@@ -37,11 +36,12 @@ def folded(
         "parameters": {},
         "tags": {},
         "note": None,
-        "artifacts": {},
         "first_ns": min((e.recorded_at_ns for e in known if e.recorded_at_ns), default=None),
     }
     status: Any = Status()
-    for entry in fold.in_order(known, places):
+    in_order = fold.in_order(known, places)
+    state["artifacts"] = contents.contents(in_order)
+    for entry in in_order:
         try:
             if entry.kind == vocabulary.STATUS:
                 status = fold.merge_status(status, fold.value_of(entry))
@@ -88,16 +88,3 @@ def _add(state: dict[str, Any], entry: Entry) -> None:
         if isinstance(value, str) and len(value) > TEXT_CHARS_MAX:
             value = value[: TEXT_CHARS_MAX - 1] + "…"
         state["parameters"][str(entry.name)] = value
-    elif entry.kind == vocabulary.UPLOAD:
-        size = detail.get("size")
-        if isinstance(size, int):
-            state.setdefault("sizes", {})[fold.blob_of(entry).sha256] = size
-    elif entry.kind in _DIRECTIONS:
-        direction, value = _DIRECTIONS[entry.kind], fold.value_of(entry)
-        state["artifacts"][f"{direction} {entry.name}"] = [
-            str(entry.name),
-            direction,
-            value.value if isinstance(value, Artifact) else None,
-            text_or_none(detail.get("media_type")),
-            value.blob.sha256 if isinstance(value, PendingArtifact) else None,
-        ]

@@ -10,15 +10,12 @@ The module reads the journal. It prints nothing and changes nothing.
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from journaltrack.journal import groups, interruption, removed, view
+from journaltrack.journal import contents, groups, interruption, removed, view
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -42,9 +39,7 @@ from journaltrack.journal.vocabulary import (
     DISASSOCIATE,
     IN_FILE,
     LINEAGE,
-    LOAD,
     NOTE,
-    OUTPUT_LOG,
     PARAMETER,
     PARAMETERS_FILE,
     STATUS,
@@ -58,23 +53,13 @@ from journaltrack.journal.vocabulary import (
     undeliverable,
 )
 from journaltrack.journal.writers import WriterRecord, writer
+from journaltrack.reports.processes import Recorders
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
-from journaltrack.util import paths
-from journaltrack.util.digest import is_digest
 from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
 
-WRITERS_MAX: Final = 20
-"""Our limit: processes that are told with a component."""
-TAIL_LINES: Final = 20
-"""Ours: lines at the end of the output that are told with a run that failed."""
-_TAIL_BYTES: Final = 65_536
-_TAIL_CHARS_MAX: Final = 500
-"""Ours: characters of one of those lines."""
-_ESCAPES: Final = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)"
-"""What a terminal does not show: colours, and titles of windows."""
 _PAGE_ENTRIES: Final = 10_000
 _IN_TURN: Final[Mapping[str, Callable[[Entry], object]]] = {
     TAGS: tags_of,
@@ -113,6 +98,7 @@ class ArtifactView:
     Attributes:
         value: Its text, or its URI once it is uploaded.
         sha256, size_bytes: Of a logged file.
+        direction, kind, step, writer_id: See ``journal.contents``; only in ``artifacts``.
     """
 
     name: str
@@ -122,6 +108,10 @@ class ArtifactView:
     size_bytes: int | None
     state: State | None
     recorded_at_ns: int
+    direction: str | None = None
+    kind: str | None = None
+    step: int | None = None
+    writer_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +178,12 @@ class ComponentView:
         hearsay: What of it counts as delivered only because others say so.
         unreadable: The ``seq`` of entries that can't be read.
         diffs: Git's diffs, each once.
-        writers: The processes that created, loaded, began or ended it, ``WRITERS_MAX`` at most.
+        artifacts: All that the run has: inputs and outputs, charts, each step of what was logged
+            with steps, and git's diffs.
+        writers: The processes that recorded it, see ``processes``, the newest last.
+        imported_from: The format and name of the source that it was imported from. None: it was
+            recorded here.
+        is_import: Whether ``writers`` only copied it: their code is not the run's.
     """
 
     name: str
@@ -211,6 +206,9 @@ class ComponentView:
     note: str | None = None
     diffs: tuple[ArtifactView, ...] = ()
     writers: tuple[WriterRecord, ...] = ()
+    imported_from: str | None = None
+    is_import: bool = False
+    artifacts: tuple[ArtifactView, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -243,7 +241,9 @@ class _Fold:
     in_turn: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     sizes: dict[str, int] = field(default_factory=dict)
     diffs: dict[str, tuple[Entry, State | None]] = field(default_factory=dict)
-    writers: dict[int, None] = field(default_factory=dict)
+    recorders: Recorders = field(default_factory=Recorders)
+    # Of the kinds that tell of artifacts, with their states.
+    contents: list[tuple[Entry, State | None]] = field(default_factory=list)
     origins: Mapping[int, int] = field(default_factory=dict)
     statuses: list[_Called] = field(default_factory=list)
     last: dict[tuple[str, str], _Called] = field(default_factory=dict)
@@ -272,45 +272,6 @@ def show(
         return _show(own, view.component(own, component), metrics=metrics)
 
 
-def output_tail(
-    view: ComponentView, lines: int = TAIL_LINES, *, name: str = OUTPUT_LOG
-) -> str | None:
-    """Return the last lines that a run printed, as a terminal shows them, without colours.
-
-    Of a line that was printed over, such as a progress bar, the last text counts.
-
-    Args:
-        view: The run.
-        lines: How many lines at most. Long ones are cut.
-        name: The artifact: that of another rank is ``output-rank1.log``.
-
-    Returns:
-        None if no output was recorded, or if this journal does not have its content.
-    """
-    kept = next((each.sha256 for each in view.outputs if each.name == name), None)
-    if kept is None or not is_digest(kept):
-        return None
-    file = Path(view.journal) / paths.SPOOL / kept[:2] / kept
-    try:
-        # The folder may be a stranger's: no link leads out of it, and no pipe is waited for.
-        if file.is_symlink() or not file.is_file():
-            return None
-        with file.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - _TAIL_BYTES))
-            end = stream.read(_TAIL_BYTES)
-    except OSError:
-        return None
-    whole = end.decode(errors="replace").replace("\r\n", "\n").rstrip()
-    plain = re.sub(_ESCAPES, "", whole, flags=re.DOTALL)
-    last = [each.rstrip("\r").rpartition("\r")[2] for each in plain.split("\n")][-lines:]
-    shown = ("".join(c for c in each if c.isprintable() or c == "\t") for each in last)
-    return "\n".join(
-        each if len(each) <= _TAIL_CHARS_MAX else each[: _TAIL_CHARS_MAX - 1] + "…"
-        for each in shown
-    )
-
-
 def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentView:
     fold = _folded(journal, row.id)
     locations = {
@@ -337,6 +298,7 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         else:
             artifacts[field_map].append(_artifact(entry, value, state, locations, fold.sizes))
     now, traceback = _status(fold.statuses)
+    writers = fold.recorders.records(lambda each: writer(journal.database, each))
     return ComponentView(
         name=row.name,
         journal=str(journal.path),
@@ -372,7 +334,10 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
             _artifact(entry, PendingArtifact(blob_of(entry)), state, locations, fold.sizes)
             for entry, state in fold.diffs.values()
         ),
-        writers=tuple(_writers(journal, fold)),
+        writers=writers,
+        imported_from=fold.recorders.imported_from,
+        is_import=fold.recorders.is_import(writers),
+        artifacts=tuple(_artifacts(fold, locations)),
     )
 
 
@@ -383,9 +348,9 @@ def _folded(journal: Journal, component_id: int) -> _Fold:
             _add(fold, entry, state)
             if reason == IN_FILE or (state == "pending" and _is_for_file(entry)):
                 fold.in_file.add(entry.seq)
-            # These entries are never pruned.
-            if entry.kind in {CREATE, LOAD, STATUS}:
-                fold.writers[entry.writer_id] = None
+            fold.recorders.add(entry)
+            if entry.kind in contents.KINDS:
+                fold.contents.append((entry, state))
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             fold.unreadable.append(entry.seq)
     return fold
@@ -393,11 +358,6 @@ def _folded(journal: Journal, component_id: int) -> _Fold:
 
 def _is_for_file(entry: Entry) -> bool:
     return is_for_file(entry) and undeliverable(entry) is not None
-
-
-def _writers(journal: Journal, fold: _Fold) -> Iterator[WriterRecord]:
-    found = (writer(journal.database, each) for each in fold.writers)
-    yield from islice(filter(None, found), WRITERS_MAX)
 
 
 def _state_entries(
@@ -500,6 +460,31 @@ def _artifact(
         )
     text = value.value if isinstance(value, Artifact) else None
     return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
+
+
+def _artifacts(
+    fold: _Fold, locations: dict[tuple[str, str | None, str | None], str]
+) -> Iterator[ArtifactView]:
+    entries = [entry for entry, _ in fold.contents]
+    states = {entry.seq: (entry, state) for entry, state in fold.contents}
+    places = [Place(e.seq, e.recorded_at_ns, fold.origins.get(e.writer_id, 0)) for e in entries]
+    for each in contents.contents(in_order(entries, places)):
+        entry, state = states[each.seq]
+        blob = None if each.sha256 is None else blob_of(entry)
+        uri = blob and locations.get((blob.sha256, blob.bucket, blob.prefix))
+        yield ArtifactView(
+            each.name,
+            uri or each.value,
+            each.media_type,
+            each.sha256,
+            each.size_bytes,
+            state,
+            entry.recorded_at_ns,
+            each.direction,
+            each.kind,
+            each.step,
+            each.writer_id,
+        )
 
 
 def _lineage(

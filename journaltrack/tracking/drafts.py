@@ -450,7 +450,7 @@ class Drafter:
             InvalidInputError: AWS can never accept the name.
             JournalWriteError: The journal's disk refuses it.
         """
-        from journaltrack.tracking.media import at_step  # noqa: PLC0415 - many runs have none
+        from journaltrack.journal.contents import at_step  # noqa: PLC0415 - many runs have none
 
         key = validation.key(media.name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
         blob, upload = self._spooled(at_step(key, step), media.content, media.media_type)

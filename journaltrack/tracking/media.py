@@ -179,14 +179,6 @@ def _document(value: object, name: object) -> Media:
     return _media(chosen, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
 
-def at_step(name: str, step: int | None) -> str:
-    """Return the name of a content of one step: ``loss.png`` is ``loss/step-000012.png``."""
-    if step is None:
-        return name
-    suffix = PurePosixPath(name).suffix
-    return f"{name.removesuffix(suffix)}/step-{step:06d}{suffix}"
-
-
 def made(what: str, make: Callable[[], T]) -> T:
     """Return what is made of foreign objects, which may fail with any exception.
 

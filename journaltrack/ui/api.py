@@ -8,6 +8,7 @@ is answered.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import threading
@@ -32,6 +33,7 @@ from journaltrack.ui import views
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from journaltrack.readmodel.artifacts import Artifact
     from journaltrack.readmodel.model import ReadModel
 
 _SANDBOX: Final = {"Content-Security-Policy": "default-src 'none'; sandbox"}
@@ -192,24 +194,28 @@ class Api:
 
     def artifact(self, request: Request) -> Response:
         """Send a logged file, to be saved."""
-        content = self._content(request)
-        headers = {
-            **_SANDBOX,
-            **_attached(content.name.rpartition("/")[2]),
-            "Content-Length": str(content.size_bytes()),
-        }
-        media_type = "application/octet-stream"
-        return StreamingResponse(content.chunks(), headers=headers, media_type=media_type)
+        found = self._artifact(request)
+        # What is altered or a link is told before anything is sent, if it is small.
+        chunks = found.chunks()
+        first = next(chunks, b"")
+        headers = {**_SANDBOX, **_attached(found.name.rpartition("/")[2])}
+        file = found.file
+        if file is not None:
+            headers["Content-Length"] = str(file.stat().st_size)
+        content = itertools.chain([first], chunks)
+        return StreamingResponse(content, headers=headers, media_type="application/octet-stream")
 
     def preview(self, request: Request) -> Response:
-        """Send what the page can show of a logged file."""
-        kind, media_type, shown = self._content(request).preview()
-        headers = {**_SANDBOX, "X-Journaltrack-Preview": kind}
-        return Response(shown, headers=headers, media_type=media_type)
+        """Send what the page can show of a logged file: an image's bytes, or data."""
+        shown, told = views.preview(self._artifact(request))
+        if shown.kind != "image":
+            return _Compact(told, headers=_SANDBOX)
+        headers = {**_SANDBOX, "X-Journaltrack-Preview": shown.kind}
+        return Response(shown.image, headers=headers, media_type=shown.media_type)
 
-    def _content(self, request: Request) -> views.Content:
+    def _artifact(self, request: Request) -> Artifact:
         query = request.query_params
-        return views.content(self._follower.model, query.get("run", ""), query.get("sha256", ""))
+        return views.artifact(self._follower.model, query.get("run", ""), query.get("sha256", ""))
 
     async def events(self, _request: Request) -> Response:
         """Send an event whenever a journal changes."""

@@ -17,27 +17,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import view
-from journaltrack.journal.context import facts_of
 from journaltrack.ui.report import (
     DELIVERY,
     Report,
     ReportedJournal,
     ReportedRun,
     anchor_name,
-    code_of,
     commands,
     delivery_rows,
+    kind_of,
+    named,
     not_finite_text,
     number,
     packages_of_run,
     printable_lines,
+    recorded_by,
+    rows_left_out,
     span,
     told_of_diff,
     verdict,
 )
 
 if TYPE_CHECKING:
+    from journaltrack.readmodel.artifacts import Preview
     from journaltrack.readmodel.run import Series
+    from journaltrack.reports.component import ArtifactView, ParameterView
 
 _STATIC: Final = Path(__file__).with_name("static")
 _STYLES: Final = ("vendor/uPlot.min.css", "style.css")
@@ -50,6 +54,8 @@ _CHARS_MAX: Final = 20_000
 _BRIEF_CHARS: Final = 60
 _SHORT_CHARS: Final = 24
 """Cells up to this length are not folded."""
+_UNFOLDED: Final = 40
+"""Ours: more parameters are folded."""
 _SMALLEST: Final = 1e-300
 """A power of ten below this is 0 as a double."""
 
@@ -173,7 +179,7 @@ def _summary(report: Report) -> str:
             _Html(f'<span class="chip">{_text(each.run.status)}</span>'),
             view.iso_seconds(each.run.started_ns),
             span(each.run),
-            ", ".join(dict.fromkeys(str(writer.user) for writer in each.writers)),
+            ", ".join(dict.fromkeys(str(writer.user) for writer in each.details.writers)),
             *(_brief(each.run.parameters.get(name)) for name in differing),
         )
         for place, each in enumerate(report.runs)
@@ -315,12 +321,7 @@ def _run(each: ReportedRun) -> str:
         ("ARN", details.arn),
         ("journal", run.journal),
     ]
-    for writer in each.writers[:20]:
-        who = f"{writer.user} on {writer.host}, process {writer.pid}"
-        what = f"{code_of(writer)}, Python {writer.python_version}"
-        when = view.iso_seconds(writer.started_at_ns)
-        facts.append(("recorded by", f"{who}, started {when}: {what}"))
-        facts += facts_of(writer.context)
+    facts += recorded_by(each)
     if packages:
         listed = "<br>".join(_text(f"{name}=={version}") for name, version in packages.items())
         told = f"<details><summary>{len(packages)} packages</summary>{listed}</details>"
@@ -331,26 +332,61 @@ def _run(each: ReportedRun) -> str:
         facts.append(("git diff", _Html(told if shown else _text(told_of_diff(diff)))))
     if traceback:
         facts.append(("traceback", _Html(f"<pre>{_text(traceback)}</pre>")))
-    parameters = ((one.name, one.value, one.place) for one in details.parameters)
-    artifacts = (
-        (
-            one.name,
-            direction,
-            one.size_bytes,
-            _Html(f"<code>{_text(one.sha256)}</code>") if one.sha256 else None,
-            one.value,
-            one.state,
-        )
-        for direction, artifacts in (("input", details.inputs), ("output", details.outputs))
-        for one in artifacts
-    )
+    if each.output:
+        printed = _escaped("\n".join(each.output))
+        facts.append(("last lines of the output", _Html(f"<pre>{printed}</pre>")))
     return _section(
         f"Run {run.label}",
         _facts(facts)
-        + _table(("parameter", "value", "state"), parameters)
-        + _table(("artifact", "direction", "bytes", "SHA-256", "value", "state"), artifacts)
+        + _parameters(details.parameters)
+        + _artifacts(each)
         + _table(DELIVERY, delivery_rows(each))
         + _problems(each),
+    )
+
+
+def _parameters(parameters: Sequence[ParameterView]) -> str:
+    table = _table(
+        ("parameter", "value", "state"), ((one.name, one.value, one.place) for one in parameters)
+    )
+    if len(parameters) <= _UNFOLDED:
+        return table
+    return f'<details class="body"><summary>{len(parameters)} parameters</summary>{table}</details>'
+
+
+def _artifacts(each: ReportedRun) -> str:
+    """Return the artifacts as a table, and below it what is shown of them."""
+    rows = (
+        (
+            named(one.view),
+            kind_of(one.view),
+            one.view.size_bytes,
+            _Html(f"<code>{_text(one.view.sha256)}</code>") if one.view.sha256 else None,
+            one.view.value,
+            one.view.state,
+        )
+        for one in each.artifacts
+    )
+    heads = ("artifact", "type", "bytes", "SHA-256", "value", "state")
+    shown = "".join(
+        f"<details open><summary>{_text(named(one.view))}</summary>"
+        f"{_preview(one.view, one.preview)}</details>"
+        for one in each.artifacts
+        if one.preview is not None
+    )
+    return _table(heads, rows) + (f'<div class="body previews">{shown}</div>' if shown else "")
+
+
+def _preview(artifact: ArtifactView, preview: Preview) -> str:
+    if preview.kind == "image":
+        content = base64.b64encode(preview.image).decode()
+        source = f"data:{preview.media_type};base64,{content}"
+        return f'<img alt="{_text(named(artifact))}" src="{source}">'
+    if preview.table is None:
+        return f"<pre>{_escaped(preview.text)}</pre>"
+    more = rows_left_out(preview.table)
+    return _table(preview.table.columns, preview.table.rows) + (
+        f"<p class=muted>{_text(more)}</p>" if more else ""
     )
 
 

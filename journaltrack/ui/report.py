@@ -8,10 +8,10 @@ changes nothing. Names and values are foreign text: each format escapes them.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,20 +20,22 @@ from typing import TYPE_CHECKING, Final
 from journaltrack._version import __version__
 from journaltrack.errors import JournaltrackError, NothingMatchesError, printable
 from journaltrack.journal import view
-from journaltrack.journal.context import facts_of, packages_of
-from journaltrack.journal.provenance import DIFF_BYTES_MAX
-from journaltrack.journal.sqlite import files
+from journaltrack.journal.context import packages_of
+from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.journal.vocabulary import PARAMETERS_FILE
+from journaltrack.readmodel.artifacts import output_tail
+from journaltrack.readmodel.run import BADLY_ENDED
 from journaltrack.replay.evidence import anchors
+from journaltrack.reports.processes import told
 from journaltrack.util.text import duration, six_digits
 
 if TYPE_CHECKING:
     from journaltrack.doctor import Examination
-    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.readmodel.artifacts import Artifact, Preview, Table
     from journaltrack.readmodel.model import ReadModel
     from journaltrack.readmodel.run import Comparison, MetricSummary, Run, Series
     from journaltrack.readmodel.source import Source
-    from journaltrack.reports.component import ComponentView
+    from journaltrack.reports.component import ArtifactView, ComponentView
     from journaltrack.reports.report import AuditReport, ComponentAudit
 
 CURVES_MAX: Final = 100
@@ -44,6 +46,15 @@ COLUMNS: Final = 500
 DIFF_CHARS_MAX: Final = 200_000
 """Our limit: characters of git's diff that a report shows."""
 _DIFFS_MAX: Final = 5
+PREVIEWS_BYTES_MAX: Final = 8_000_000
+"""Our limit: what a report holds of artifacts."""
+_IMAGE_BYTES_MAX: Final = 2_000_000
+_ROWS_MAX: Final = 50
+_MARKDOWN_ROWS: Final = 10
+_MARKDOWN_COLUMNS: Final = 12
+_TEXT_CHARS_MAX: Final = 10_000
+_STEPS_MAX: Final = 6
+"""Ours: of an artifact with steps, so many are shown."""
 _MARKDOWN_DIFF_CHARS: Final = 20_000
 """Our limit: a pull request takes 65,536 characters."""
 
@@ -69,13 +80,18 @@ class ReportedJournal:
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """A run: what it is, who recorded it, and what became of each kind of entry."""
+    """A run: what it is, who recorded it, and what became of each kind of entry.
+
+    Attributes:
+        output: The last lines that it printed, if it ended badly.
+    """
 
     run: Run
     details: ComponentView
-    writers: tuple[WriterRecord, ...]
     audit: ComponentAudit | None
     diffs: tuple[Diff, ...] = ()
+    artifacts: tuple[ReportedArtifact, ...] = ()
+    output: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,19 @@ class Diff:
     text: str | None
     chars: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedArtifact:
+    """An artifact.
+
+    Attributes:
+        view: What it is.
+        preview: What is shown of it; None if nothing is.
+    """
+
+    view: ArtifactView
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +165,10 @@ def gather(model: ReadModel, runs: Sequence[Run]) -> Report:
     sources = [source for source in model.sources if str(source.path) in named]
     journals = {str(source.path): _journal(source, now_ns) for source in sources}
     comparison = model.compare(runs)
+    room = _Room()
     return Report(
         now_ns,
-        tuple(_reported(model, run, journals[run.journal].audit) for run in runs),
+        tuple(_reported(model, run, journals[run.journal].audit, room) for run in runs),
         comparison,
         {name: _curves(model, runs, name) for name in list(comparison.metrics)[:CURVES_MAX]},
         tuple(journals.values()),
@@ -161,30 +191,68 @@ def _journal(source: Source, now_ns: int) -> ReportedJournal:
     return ReportedJournal(path, audited, examined, document)
 
 
-def _reported(model: ReadModel, run: Run, audited: AuditReport | None) -> ReportedRun:
+def _reported(model: ReadModel, run: Run, audited: AuditReport | None, room: _Room) -> ReportedRun:
     components = audited.components if audited else ()
     details = model.details(run, metrics=False)
+    files: dict[str | None, Artifact] = {
+        each.sha256: each for each in run.artifacts if each.sha256 is not None
+    }
     return ReportedRun(
         run,
         details,
-        tuple(model.writers(run)),
         next((each for each in components if each.name == run.name), None),
-        tuple(islice(_diffs(model, run, details), _DIFFS_MAX)),
+        tuple(islice(_diffs(details, files), _DIFFS_MAX)),
+        tuple(_artifacts(details, files, room)),
+        tuple(output_tail(run.artifacts)) if run.status in BADLY_ENDED else (),
     )
 
 
-def _diffs(model: ReadModel, run: Run, details: ComponentView) -> Iterator[Diff]:
-    for file in details.diffs:
-        if file.sha256 is not None:
-            found = model.artifact_file(run, file.sha256)
+def _diffs(details: ComponentView, files: Mapping[str | None, Artifact]) -> Iterator[Diff]:
+    for each in details.artifacts:
+        if each.name == DIFF_NAME and each.sha256 is not None:
             content = b""
             # It may be pruned meanwhile, or be no file of ours.
-            with contextlib.suppress(OSError, ValueError):
-                if found is not None:
-                    with files.opened_blob(found) as descriptor:
-                        content = os.read(descriptor, DIFF_BYTES_MAX * 2)
+            with contextlib.suppress(JournaltrackError, KeyError):
+                content = files[each.sha256].read()
             text = content.decode(errors="replace")
-            yield Diff(text[:DIFF_CHARS_MAX] or None, len(text), file.sha256)
+            yield Diff(text[:DIFF_CHARS_MAX] or None, len(text), each.sha256)
+
+
+class _Room:
+    """How much a report may still hold of artifacts."""
+
+    def __init__(self) -> None:
+        self._left = PREVIEWS_BYTES_MAX
+
+    def taken(self, preview: Preview) -> bool:
+        """Take the room that a preview needs. Return whether there was enough."""
+        cells = preview.table.rows if preview.table else ()
+        size = len(preview.image) + len(preview.text) + sum(len(str(row)) for row in cells)
+        fits = len(preview.image) <= _IMAGE_BYTES_MAX and size <= self._left
+        self._left -= size if fits else 0
+        return fits
+
+
+def _artifacts(
+    details: ComponentView, files: Mapping[str | None, Artifact], room: _Room
+) -> Iterator[ReportedArtifact]:
+    of_name: dict[str, list[ArtifactView]] = defaultdict(list)
+    for each in details.artifacts:
+        if each.name != DIFF_NAME:
+            of_name[each.name].append(each)
+    for group in of_name.values():
+        # Of many steps, those that are evenly apart, with the first and the last.
+        count = min(len(group), _STEPS_MAX)
+        places = {round(i * (len(group) - 1) / max(1, count - 1)) for i in range(count)}
+        for place, each in enumerate(group):
+            preview = None
+            with contextlib.suppress(JournaltrackError, KeyError):
+                if place in places:
+                    preview = files[each.sha256].preview(_ROWS_MAX)
+            if preview is not None and preview.kind == "text":
+                preview = preview._replace(text=preview.text[:_TEXT_CHARS_MAX])
+            is_shown = preview is not None and preview.kind != "none" and room.taken(preview)
+            yield ReportedArtifact(each, preview if is_shown else None)
 
 
 def _curves(model: ReadModel, runs: Sequence[Run], metric: str) -> tuple[Series, ...]:
@@ -213,11 +281,10 @@ def not_finite_text(value: MetricSummary) -> str:
     return f", {value.not_finite} of {value.points} not finite" if value.not_finite else ""
 
 
-def code_of(writer: WriterRecord) -> str:
-    """Return which code a process ran: program, commit, and whether that was changed."""
-    commit = f"commit {writer.git_commit}" if writer.git_commit else "no git commit"
-    changed = {True: ", with uncommitted changes", False: "", None: ""}[writer.git_dirty]
-    return f"{writer.program or 'unknown program'}, {commit}{changed}"
+def recorded_by(each: ReportedRun) -> list[tuple[str, str]]:
+    """Return who recorded a run, with which code: see ``processes.told``."""
+    details = each.details
+    return told(details.writers, imported_from=details.imported_from, is_import=details.is_import)
 
 
 def told_of_diff(diff: Diff, chars_max: int = DIFF_CHARS_MAX) -> str:
@@ -316,9 +383,7 @@ def _run(each: ReportedRun) -> list[str]:
     run = each.run
     lines = [f"## {_md(run.label)}", ""]
     lines += [f"- name: {_md(run.name)}"] if run.name != run.label else []
-    for writer in each.writers[:5]:
-        lines.append(f"- by {_md(writer.user)} on {_md(writer.host)}: {_md(code_of(writer))}")
-        lines += [f"  - {label}: {_md(text)}" for label, text in facts_of(writer.context)]
+    lines += [f"- {label}: {_md(text)}" for label, text in recorded_by(each)]
     lines += [f"- note: {_md(run.note)}"] if run.note else []
     lines += (
         [f"- tags: {_md(', '.join(f'{k}={v}' for k, v in run.tags.items()))}"] if run.tags else []
@@ -327,27 +392,78 @@ def _run(each: ReportedRun) -> list[str]:
     if packages:
         listed = _md(", ".join(f"{name}=={version}" for name, version in packages.items()))
         lines += ["", _details(f"{len(packages)} packages", [listed])]
+    lines += _failure(each)
     for diff in each.diffs:
         lines += ["", _diff(diff)]
     in_file = {one.name for one in each.details.parameters if one.in_file}
-    told = (
+    values = (
         (f"{k} (in {PARAMETERS_FILE})" if k in in_file else k, v) for k, v in run.parameters.items()
     )
-    lines += ["", *_table(("parameter", "value"), told)]
+    lines += ["", *_table(("parameter", "value"), values)]
     lines += _table(
-        ("artifact", "bytes", "SHA-256 or value", "state"),
+        ("artifact", "type", "bytes", "SHA-256 or value", "state"),
         (
-            (one.name, one.size_bytes, one.sha256 or one.value, one.state)
-            for one in (*each.details.inputs, *each.details.outputs)
+            (
+                named(one.view),
+                kind_of(one.view),
+                one.view.size_bytes,
+                one.view.sha256 or one.view.value,
+                one.view.state,
+            )
+            for one in each.artifacts
         ),
     )
+    for one in each.artifacts:
+        if one.preview is not None and one.preview.table is not None:
+            lines += [_details(named(one.view), _table_lines(one.preview.table)), ""]
     return lines + _table(DELIVERY, delivery_rows(each))
 
 
+def _failure(each: ReportedRun) -> list[str]:
+    """Return how a run failed: its message, the traceback, and what it printed last."""
+    status = each.details.status
+    lines = ["", f"> {_md(status.message)}"] if status.message else []
+    for title, text in (
+        ("traceback", status.traceback),
+        ("last lines of the output", "\n".join(each.output)),
+    ):
+        if text:
+            lines += ["", _details(title, _fenced(text[-_TEXT_CHARS_MAX:], "text"))]
+    return lines
+
+
+def named(artifact: ArtifactView) -> str:
+    """Return an artifact's name, with its step."""
+    return artifact.name if artifact.step is None else f"{artifact.name} (step {artifact.step})"
+
+
+def kind_of(artifact: ArtifactView) -> str | None:
+    """Return what an artifact is: a chart's type, or the media type."""
+    kind = artifact.kind or artifact.media_type
+    return f"{kind or ''} (input)".strip() if artifact.direction == "input" else kind
+
+
+def rows_left_out(table: Table) -> str:
+    """Return how many rows are not shown; "" if all are."""
+    if table.more is None:
+        return "… more rows"
+    return f"… {table.more} more rows" if table.more else ""
+
+
+def _table_lines(table: Table) -> list[str]:
+    shown = _table(
+        [str(name) for name in table.columns[:_MARKDOWN_COLUMNS]],
+        [row[:_MARKDOWN_COLUMNS] for row in table.rows[:_MARKDOWN_ROWS]],
+    )
+    left = None if table.more is None else table.more + max(0, len(table.rows) - _MARKDOWN_ROWS)
+    return [*shown, rows_left_out(table._replace(more=left))]
+
+
 def packages_of_run(each: ReportedRun) -> Mapping[str, str]:
-    """Return the packages of the first process that tells them: all installed, else imported."""
-    told = (packages_of(writer.context) or writer.packages for writer in each.writers)
-    return next(filter(None, told), {})
+    """Return the packages of the newest process that tells them: all installed, else imported."""
+    writers = () if each.details.is_import else reversed(each.details.writers)
+    found = (packages_of(writer.context) or writer.packages for writer in writers)
+    return next(filter(None, found), {})
 
 
 DELIVERY: Final = ("kind", "entries", "delivered", "pending", "in doubt", "quarantined")

@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
-from journaltrack.journal.context import facts_of, packages_of
-from journaltrack.journal.sqlite import files
+from journaltrack.journal.context import packages_of
+from journaltrack.journal.provenance import DIFF_NAME
+from journaltrack.readmodel.artifacts import output_tail
 from journaltrack.readmodel.model import telling
+from journaltrack.readmodel.run import BADLY_ENDED
+from journaltrack.reports.processes import told
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.journal.writers import WriterRecord
+    from journaltrack.readmodel.artifacts import Artifact, Preview
     from journaltrack.readmodel.model import ReadModel
     from journaltrack.readmodel.run import Axis, Run
     from journaltrack.readmodel.source import Source
+    from journaltrack.reports.component import ComponentView
     from journaltrack.reports.entries import AuditedEntry
     from journaltrack.reports.status import JournalStatus
 
@@ -44,15 +48,8 @@ _DEFAULT_COLUMNS: Final = 4
 _CELL_CHARS: Final = 200
 _NOT_FINITE_MAX: Final = 10
 _PROBLEMS_MAX: Final = 200
-_PREVIEW_TEXT_BYTES: Final = 256 * 1024
-_PREVIEW_IMAGE_BYTES: Final = 16 * 1024 * 1024
-_IMAGES: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
-"""Images by their first bytes. SVG is shown as text: it may hold a script."""
+_STEPS_MAX: Final = 1_000
+"""Our limit: contents of steps of one artifact in one answer."""
 
 
 def listed(
@@ -142,35 +139,56 @@ def run(model: ReadModel, key: str) -> Json:
     """Return everything of one run but its points."""
     found = model.run(key)
     details = model.details(found, metrics=False)
-    told: Json = details.to_json()
-    for artifact in (*told["inputs"], *told["outputs"], *told["diffs"]):
-        sha256 = artifact["sha256"]
-        artifact["here"] = bool(sha256 and model.artifact_file(found, sha256))
+    view_json: Json = details.to_json()
     return {
         **_heading(found),
         "message": found.message,
         "traceback": details.status.traceback,
-        "parameters": told["parameters"],
-        "inputs": told["inputs"],
-        "outputs": told["outputs"],
-        "diffs": told["diffs"],
-        "trials": told["trials"],
+        "parameters": view_json["parameters"],
+        "artifacts": list(_artifacts(found, details)),
+        "output": output_tail(found.artifacts) if found.status in BADLY_ENDED else [],
+        "trials": view_json["trials"],
         "arn": details.arn,
         "is_hearsay": bool(details.hearsay),
         "metrics": [{"name": name, **summary.to_json()} for name, summary in found.metrics.items()],
-        "writers": [_writer(each) for each in model.writers(found)],
+        "recorded": told(
+            details.writers, imported_from=details.imported_from, is_import=details.is_import
+        ),
+        "packages": {} if details.is_import else _packages(details.writers),
         "timeline": [view.to_json(event) for event in model.timeline(found)],
         "unreadable": len(details.unreadable),
         "audit": shlex.join(["journaltrack", "audit", found.journal, "--component", found.name]),
     }
 
 
-def _writer(writer: WriterRecord) -> Json:
-    return {
-        **view.to_json(replace(writer, context=None)),
-        "facts": facts_of(writer.context),
-        "installed": packages_of(writer.context),
-    }
+def _artifacts(found: Run, details: ComponentView) -> Iterator[Json]:
+    """Yield what the run has, by name: with the contents of its steps, the latest ones."""
+    files = {each.sha256: each.file is not None for each in found.artifacts}
+    newest = details.writers[-1].id if details.writers else None
+    groups = groupby(details.artifacts, lambda each: (each.name, each.direction))
+    for _, group in groups:
+        of_steps = list(group)
+        # Git's diffs have one name, and no steps.
+        for each in of_steps[-1:] if of_steps[-1].step is not None else of_steps:
+            is_diff = each.name == DIFF_NAME
+            yield {
+                **view.to_json(each),
+                "here": files.get(each.sha256, False),
+                "is_newest_diff": is_diff and each.writer_id == newest,
+                "steps": [
+                    {"step": one.step, "sha256": one.sha256, "size_bytes": one.size_bytes}
+                    for one in of_steps[-_STEPS_MAX:]
+                    if one.step is not None
+                ],
+            }
+
+
+def _packages(writers: Sequence[WriterRecord]) -> Json:
+    """Return the packages of the newest process: all installed, and those that it imported."""
+    if not writers:
+        return {}
+    newest = writers[-1]
+    return {"installed": packages_of(newest.context), "imported": dict(newest.packages or {})}
 
 
 def compare(model: ReadModel, keys: Sequence[str]) -> Json:
@@ -361,78 +379,24 @@ def _error(error: Exception) -> Json:
     return {"message": str(error), "hint": ""}
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A logged file's content, to be read from the journal's spool."""
-
-    file: Path
-    name: str
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the content; a link or special file in its place is an error.
-
-        Raises:
-            OSError, ValueError: It is gone, or no regular file.
-        """
-        with files.opened_blob(self.file) as descriptor:
-            while piece := os.read(descriptor, 1 << 18):
-                yield piece
-
-    def size_bytes(self) -> int:
-        """Return its size; raise as ``chunks``."""
-        with files.opened_blob(self.file) as descriptor:
-            return os.fstat(descriptor).st_size
-
-    def preview(self) -> tuple[str, str, bytes]:
-        """Return how to show it, its media type and the bytes to show.
-
-        "image", "json" or "text"; "none" if it is neither.
-        """
-        with files.opened_blob(self.file) as descriptor:
-            size = os.fstat(descriptor).st_size
-            head = os.pread(descriptor, _PREVIEW_TEXT_BYTES, 0)
-            media_type = _image_type(head)
-            if media_type and size <= _PREVIEW_IMAGE_BYTES:
-                return "image", media_type, os.pread(descriptor, _PREVIEW_IMAGE_BYTES, 0)
-        # The cut may go through a character.
-        text = head.decode("utf-8", "replace").rstrip("\ufffd") if b"\0" not in head else ""
-        if "\ufffd" in text or (head and not text):
-            return "none", "text/plain", b""
-        if size <= len(head):
-            try:
-                return "json", "text/plain", json.dumps(json.loads(text)).encode()
-            except (ValueError, RecursionError):
-                pass
-        else:
-            text += f"\n… {size - len(head)} more bytes"
-        return "text", "text/plain", text.encode()
-
-
-def _image_type(head: bytes) -> str | None:
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for magic, kind in _IMAGES if head.startswith(magic)), None)
-
-
-def _named(model: ReadModel, key: str) -> Iterator[tuple[str | None, str]]:
-    """Yield digests and names of a run's artifacts, then those that only the journal tells."""
-    for artifact in model.run(key).artifacts:
-        yield artifact.sha256, artifact.name
-    for diff in model.details(key, metrics=False).diffs:
-        yield diff.sha256, diff.name
-
-
-def content(model: ReadModel, key: str, sha256: str) -> Content:
-    """Return the content of an artifact of a run.
+def artifact(model: ReadModel, key: str, sha256: str) -> Artifact:
+    """Return the artifact of a run that has a content.
 
     Raises:
-        NothingMatchesError: The run has no such artifact, or its content is not in the journal.
+        NothingMatchesError: The run has none, or its content is not in the journal.
     """
-    file = model.artifact_file(key, sha256)
-    if file is not None:
-        name = next((name for known, name in _named(model, key) if known == sha256), sha256)
-        return Content(file, name)
+    for each in model.run(key).artifacts:
+        if sha256 and each.sha256 == sha256 and each.file is not None:
+            return each
     raise NothingMatchesError(
         "the content of this artifact is not in the journal",
         hint="it was pruned or never copied here; SageMaker's S3 bucket may have it",
     )
+
+
+def preview(found: Artifact) -> tuple[Preview, Json]:
+    """Return what can be shown of an artifact, and the same for JSON, without an image's bytes."""
+    shown = found.preview()
+    table = shown.table
+    told = {"kind": shown.kind, "text": shown.text}
+    return shown, told if table is None else {**told, **table._asdict()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -546,6 +548,55 @@ def test_artifacts_are_previewed_and_saved(window, view, tmp_path):
             row.get_by_role("link", name="Download").click()
         assert saved.value.suggested_filename == name
         assert Path(saved.value.path()).read_bytes() == content
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tables_and_steps_can_be_looked_at(window, view, tmp_path, width):
+    """A table has rows and columns at any width, a slider shows each step, hundreds of parameters
+    are folded and found, and a run that failed tells what it printed last.
+    """
+    journal = tmp_path / "journal"
+    with (
+        warnings.catch_warnings(),
+        contextlib.suppress(KeyError),
+        Tracker.create(trial_component_name="run", journal=journal, sync="off") as tracker,
+    ):
+        warnings.simplefilter("ignore")
+        tracker.log_parameters({f"p{number:03}": number for number in range(400)})
+        tracker.log_table("scores", {"label": ["a", "b"] * 150, "hits": list(range(300))})
+        for step in (0, 10, 20):
+            tracker.log_text(f"sample of {step}", "sample.txt", step=step)
+        tracker.log_text("\x1b[31mloss is nan\x1b[0m", "output.log")
+        raise KeyError("lr")
+    page = window(view(journal).url, width=width).page
+    expect(names(page)).to_have_count(1)
+    go(page, "run", run=keys(page)["run"])
+    page.get_by_text("Last lines of the output").click()
+    expect(page.get_by_text("loss is nan", exact=True)).to_be_visible()
+    parameters = page.get_by_role("region", name="Parameters")
+    expect(parameters.get_by_role("row")).to_have_count(25)
+    parameters.get_by_role("searchbox").fill("p399")
+    expect(parameters.get_by_role("row")).to_have_count(1)
+    parameters.get_by_role("searchbox").fill("")
+    parameters.get_by_role("button", name="All 400 parameters").click()
+    expect(parameters.get_by_role("row")).to_have_count(400)
+    table = page.locator("tr", has=page.get_by_role("rowheader", name="scores.json"))
+    table.get_by_role("button", name="Preview").click()
+    shown = table.get_by_role("table")
+    expect(shown.get_by_role("columnheader")).to_have_text(["label", "hits"])
+    expect(shown.get_by_role("cell")).to_have_count(400)
+    cells = [shown.get_by_role("cell").nth(number).bounding_box() for number in (0, 1)]
+    assert cells[0]["y"] == cells[1]["y"]
+    expect(table).to_contain_text("100 more rows")
+    sample = page.locator("tr", has=page.get_by_role("rowheader", name="sample.txt"))
+    sample.get_by_role("slider").press("ArrowLeft")
+    expect(sample.get_by_role("region")).to_have_text("sample of 10")
+    sample.get_by_role("slider").press("Home")
+    expect(sample.get_by_role("region")).to_have_text("sample of 0")
+    with page.expect_download() as saved:
+        sample.get_by_role("link", name="Download").click()
+    assert Path(saved.value.path()).read_text() == "sample of 0"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_charts_and_tables_are_saved(window, view, tmp_path):

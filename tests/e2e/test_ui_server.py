@@ -143,7 +143,7 @@ def test_an_artifact_is_sent_to_be_saved_and_never_to_be_shown(view, tmp_path):
     viewing = view(runs(tmp_path / "journal", count=1).parent)
     hostile(tmp_path / "journal")
     key = key_of(viewing, "hostile")
-    outputs = viewing.json("/api/run", run=key)["outputs"]
+    outputs = [a for a in viewing.json("/api/run", run=key)["artifacts"] if a["sha256"]]
     assert {each["name"] for each in outputs} >= {"page.html", "picture.svg"}
     for each in outputs:
         sent = viewing.ask("/api/artifact", run=key, sha256=each["sha256"])
@@ -153,8 +153,8 @@ def test_an_artifact_is_sent_to_be_saved_and_never_to_be_shown(view, tmp_path):
         assert "sandbox" in sent.getheader("Content-Security-Policy")
         assert len(sent.body) == each["size_bytes"] == int(sent.getheader("Content-Length"))
         shown = viewing.ask("/api/preview", run=key, sha256=each["sha256"])
-        assert shown.getheader("Content-Type") == "text/plain; charset=utf-8"
-        assert shown.getheader("X-Journaltrack-Preview") == "text"
+        assert shown.getheader("Content-Type") == "application/json"
+        assert json.loads(shown.body)["kind"] == "text"
         assert "sandbox" in shown.getheader("Content-Security-Policy")
 
 
@@ -168,7 +168,7 @@ def test_no_file_but_an_artifact_of_the_run_is_read(view, tmp_path):
             tracker.log_artifact(tmp_path / "file")
     viewing = view(journal)
     one, two = (
-        viewing.json("/api/run", run=key_of(viewing, name))["outputs"][0]["sha256"]
+        viewing.json("/api/run", run=key_of(viewing, name))["artifacts"][0]["sha256"]
         for name in ("one", "two")
     )
     key = key_of(viewing, "one")
@@ -202,7 +202,7 @@ def test_looking_changes_nothing_in_the_journal(view, tmp_path):
     before = content()
     viewing = view(journal)
     key = key_of(viewing, "run-0")
-    sha256 = viewing.json("/api/run", run=key)["outputs"][0]["sha256"]
+    sha256 = viewing.json("/api/run", run=key)["artifacts"][0]["sha256"]
     for name in QUESTIONS:
         assert viewing.ask(f"/api/{name}", run=key, metric="loss", sha256=sha256).status == 200
     assert viewing.end()[0] == 0

@@ -24,6 +24,8 @@ from journaltrack.readmodel import model as readmodel
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.ui import views
+from journaltrack.ui.page import to_html
+from journaltrack.ui.report import gather, to_markdown
 from tests import independent_verifier
 from tests.patience import FOREVER_S
 
@@ -59,7 +61,7 @@ def train(tree, *arguments, env=None, script="train.py"):
     """Run the script to its end, with git's diff recorded unless ``env`` says otherwise."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "JOURNALTRACK_GIT_DIFF": "on", **(env or {})}
     done = subprocess.run(
-        [sys.executable, str(tree / script), *arguments],
+        [sys.executable, str(tree / script), *map(str, arguments)],
         cwd=tree,
         env=environ,
         capture_output=True,
@@ -448,6 +450,77 @@ def test_each_view_says_which_code_ran_where(tree, tmp_path):
     assert [each["name"] for each in as_json["show"]["diffs"]] == ["git.diff"]
 
 
+def test_the_newest_process_is_told_and_how_earlier_ones_differ(tree, tmp_path):
+    """A resumed run has the commit that it ran last in every view, and what was another one before;
+    who only tags, notes, ends or delivers it later changes nothing of that.
+    """
+    journal = tmp_path / "journal"
+    commits = []
+    for number in (1, 2):
+        (tree / "model.py").write_text(f"layers = {number + 2}\n")
+        git(tree, "commit", "-q", "-a", "-m", f"change {number}")
+        commits.append(git(tree, "rev-parse", "HEAD").decode().strip())
+        train(tree, "--number", number)
+    first, last = commits
+    call("tag", "run", "a=b", "-j", journal)
+    call("note", "run", "seen", "-j", journal)
+    call("finish", "run", "--status", "failed", "--force", "-j", journal)
+    with closing(Journal.open(journal)) as opened:
+        assert Reconciler(opened, MemoryRemote(), options=Options()).run().pending == 0
+    texts = {
+        "show": call("show", "run", "-j", journal),
+        "md": call("report", "run", "-j", journal, "--format", "md").replace("\\", ""),
+    }
+    with readmodel.open([journal], cache=False) as model:
+        model.refresh()
+        found = model.find(["run"])
+        texts["html"] = to_html(gather(model, found))
+        rows = views.run(model, found[0].key)["recorded"]
+    texts["page"] = "\n".join(f"{label} {text}" for label, text in rows)
+    for name, text in texts.items():
+        assert "the newest of 2 processes" in text, name
+        assert last in text, name
+        assert f"commit {first[:12]}" in text, name
+        assert "--number 2" in text, name
+        assert "--number 1" not in text, name
+    as_json = json.loads(call("show", "run", "-j", journal, "--json"))
+    assert [each["git_commit"] for each in as_json["writers"]] == commits
+
+
+def test_an_import_is_not_told_as_the_runs_own_process(tree, tmp_path, monkeypatch):
+    """A run from elsewhere has neither commit, command nor packages of the import; once a process
+    resumes it, it has those of that process.
+    """
+    monkeypatch.chdir(tree)
+    source = tmp_path / "run"
+    source.mkdir()
+    (source / "metrics.csv").write_text("step,loss\n1,2\n2,1\n")
+    journal = tmp_path / "journal"
+    call("import", "csv", source, "-j", journal)
+
+    def told():
+        with readmodel.open([journal], cache=False) as model:
+            model.refresh()
+            (run,) = model.find(["run"])
+            report = gather(model, [run])
+            data = views.run(model, run.key)
+            return dict(data["recorded"]), data["packages"], to_html(report), to_markdown(report)
+
+    rows, packages, *reports = told()
+    assert rows["imported from"] == "csv, run"
+    assert set(rows) == {"imported from", "imported by"}
+    assert packages == {}
+    shown = call("show", "run", "-j", journal)
+    assert "imported from  csv, run" in shown
+    for text in (shown, *reports):
+        assert " packages" not in text
+        assert "interpreter" not in text
+    train(tree, "--number", 1)
+    rows, packages, *_ = told()
+    assert (rows["imported from"], "--number 1" in rows["command"]) == ("csv, run", True)
+    assert packages["installed"]["boto3"]
+
+
 def test_the_page_has_facts_packages_and_the_diff(tree, tmp_path):
     """What the run's page gets: facts, installed packages, and the diff as a file to preview and
     to save; another run's file is refused.
@@ -462,18 +535,17 @@ def test_the_page_has_facts_packages_and_the_diff(tree, tmp_path):
         model.refresh()
         run, other = model.find(["run"])[0], model.find(["other"])[0]
         data = views.run(model, run.key)
-        (writer,) = data["writers"]
-        assert dict(writer["facts"])["folder"] == str(tree)
-        assert writer["installed"]["boto3"]
-        (file,) = data["diffs"]
-        assert (file["name"], file["here"]) == ("git.diff", True)
-        content = views.content(model, run.key, file["sha256"])
-        assert content.name == "git.diff"
-        kind, _, shown = content.preview()
-        assert (kind, b"+layers = 3" in shown) == ("text", True)
-        assert model.artifact_file(other, file["sha256"]) is None
+        assert dict(map(tuple, data["recorded"]))["folder"] == str(tree)
+        assert data["packages"]["installed"]["boto3"]
+        (file,) = data["artifacts"]
+        assert (file["name"], file["here"], file["is_newest_diff"]) == ("git.diff", True, True)
+        content = views.artifact(model, run.key, file["sha256"])
+        shown = content.preview()
+        assert (shown.kind, "+layers = 3" in shown.text) == ("text", True)
+        with pytest.raises(journaltrack.errors.NothingMatchesError):
+            views.artifact(model, other.key, file["sha256"])
         (tmp_path / "journal" / "spool" / file["sha256"][:2] / file["sha256"]).unlink()
-        assert views.run(model, run.key)["diffs"][0]["here"] is False
+        assert views.run(model, run.key)["artifacts"][0]["here"] is False
     text = call("report", "run", "-j", tmp_path / "journal", "--format", "md")
     assert f"SHA-256 {file['sha256']}: its content is not in the journal" in text
 

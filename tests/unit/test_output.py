@@ -4,6 +4,7 @@ recorded.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shlex
@@ -16,7 +17,8 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main
-from journaltrack.reports.component import output_tail, show
+from journaltrack.readmodel.artifacts import of_view, output_tail
+from journaltrack.reports.component import show
 from journaltrack.util import output
 from tests.patience import FOREVER_S
 
@@ -228,6 +230,11 @@ def printed(tmp_path):
     return record
 
 
+def tail(view, *count):
+    """The last lines that are told of a run."""
+    return output_tail([of_view(each, view.journal) for each in view.artifacts], *count)
+
+
 def test_the_tail_is_what_a_terminal_would_show(printed):
     """Without colours, titles, control characters and overwritten progress; cut in both ways."""
     view = printed(
@@ -236,26 +243,32 @@ def test_the_tail_is_what_a_terminal_would_show(printed):
         + b"\n\n"
     )
     wide = "x" * 499 + "…"
-    assert output_tail(view) == f"first\nred\N{REPLACEMENT CHARACTER}\n100%\n\ttab\n{wide}"
-    assert output_tail(view, 2) == f"\ttab\n{wide}"
+    assert tail(view) == ["first", "red\N{REPLACEMENT CHARACTER}", "100%", "\ttab", wide]
+    assert tail(view, 2) == ["\ttab", wide]
     huge = printed(b"".join(b"%d\n" % number for number in range(100_000)))
-    assert output_tail(huge, 2) == "99998\n99999"
+    assert tail(huge, 2) == ["99998", "99999"]
 
 
 def test_no_tail_is_told_of_what_is_not_here(printed, tmp_path):
-    """No such artifact, no content, and a link or a pipe in a stranger's spool: None."""
+    """No such artifact, no content, and a link or a pipe in a stranger's spool: nothing."""
     view = printed(b"secret\n")
-    assert output_tail(view, name="output-rank1.log") is None
     (kept,) = view.outputs
+    assert tail(dataclasses.replace(view, artifacts=())) == []
+    assert tail(view) == ["secret"]
     file = tmp_path / "spool" / kept.sha256[:2] / kept.sha256
     file.chmod(0o600)
     file.rename(tmp_path / "elsewhere")
-    assert output_tail(view) is None
+    assert tail(view) == []
     file.symlink_to(tmp_path / "elsewhere")
-    assert output_tail(view) is None
+    assert tail(view) == []
     file.unlink()
     os.mkfifo(file)
-    assert output_tail(view) is None
+    assert tail(view) == []
+    file.unlink()
+    file.parent.rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / file.name)
+    file.parent.symlink_to(tmp_path)
+    assert tail(view) == []
 
 
 def test_show_tells_why_a_run_failed(tmp_path):

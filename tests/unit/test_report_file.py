@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
@@ -15,8 +16,10 @@ from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
 import pytest
+from click.testing import CliRunner
 
 import journaltrack
+from journaltrack.cli import main
 from journaltrack.readmodel import model as readmodel
 from journaltrack.ui.page import to_html
 from journaltrack.ui.report import anchor_name, gather, to_markdown, verdict
@@ -66,7 +69,7 @@ def test_a_report_has_who_when_what_and_how_to_verify(tmp_path):
     with journaltrack.Tracker.load("run-0", journal=journal, sync="off") as tracker:
         tracker.log_artifact(tmp_path / "weights")
     report = reported(journal)
-    writer = report.runs[0].writers[0]
+    writer = report.runs[0].details.writers[-1]
     sha256 = hashlib.sha256(b"weights").hexdigest()
     for text in map(html.unescape, (to_html(report), to_markdown(report))):
         for wanted in (
@@ -87,12 +90,10 @@ def test_who_adds_a_note_later_did_not_record_the_run(tmp_path):
             check=True,
             capture_output=True,
         )
-    report = reported(journal)
-    assert [writer.program for writer in report.runs[0].writers] == [
-        report.runs[0].details.writers[0].program
-    ]
-    assert to_markdown(report).count("- by ") == 1
-    assert "seen" in to_markdown(report)
+    text = to_markdown(reported(journal))
+    assert text.count("- recorded by: ") == 1
+    assert "processes" not in text
+    assert "seen" in text
 
 
 def test_a_report_tells_range_and_what_is_no_number(tmp_path):
@@ -264,3 +265,70 @@ def test_a_report_needs_no_server(tmp_path):
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_report_shows_artifacts_and_runs_none(tmp_path):
+    """Images inline, tables as tables, texts without colours, some steps of many; what is a page or
+    a drawing with a script is text. Everything is bounded, and the rest is counted.
+    """
+    journal = tmp_path / "journal"
+    image = b"\x89PNG\r\n\x1a\n"
+    with journaltrack.Tracker.create(
+        trial_component_name="run", journal=journal, sync="off"
+    ) as tracker:
+        tracker.log_table("scores", {"label": ["<b>a</b>"] * 60, "hits": list(range(60))})
+        for step in range(20):
+            tracker.log_text(f"step {step} \x1b[31mred\x1b[0m", "sample.txt", step=step)
+        for name, content in (
+            ("plot.png", image + b"\0" * 100),
+            ("large.png", image + b"\0" * 2_000_001),
+            ("page.html", b"<script>window.pwned=1</script>"),
+            ("drawing.svg", b'<svg onload="window.pwned=1"/>'),
+        ):
+            (tmp_path / name).write_bytes(content)
+            tracker.log_artifact(tmp_path / name)
+    report = reported(journal)
+    page, text = to_html(report), to_markdown(report)
+    elements = Tags(page).elements
+    sources = [attributes["src"] for tag, attributes in elements if tag == "img"]
+    plot = base64.b64encode(image + b"\0" * 100).decode()
+    assert sources == [f"data:image/png;base64,{plot}"]
+    assert len([tag for tag, _ in elements if tag == "script"]) == 4
+    for shown in ("&lt;script&gt;window.pwned=1", "&lt;svg onload=", "&lt;b&gt;a&lt;/b&gt;"):
+        assert shown in page
+    assert "… 10 more rows" in page
+    assert "… 50 more rows" in text
+    assert [n for n in range(20) if f"step {n} red" in page] == [0, 4, 8, 11, 15, 19]
+    assert "sample.txt (step 7)" in page
+    assert "large.png" in page
+    assert "\x1b" not in page + text
+
+
+def test_a_report_tells_why_a_run_failed(tmp_path):
+    """Message, traceback and the end of what it printed are in both formats; of a run that ended
+    well, the output is one of its artifacts.
+    """
+    for name in ("bad", "good"):
+        with (
+            contextlib.suppress(KeyError),
+            journaltrack.Tracker.create(
+                trial_component_name=name, journal=tmp_path / "journal", sync="off"
+            ) as tracker,
+        ):
+            lines = "".join(f"line {number}\n" for number in range(100))
+            tracker.log_text(f"{lines}\x1b[1mloss\x1b[0m is nan\n", "output.log")
+            if name == "bad":
+                raise KeyError("lr")
+    for text in (
+        to_html(reported(tmp_path / "journal", "bad")),
+        to_markdown(reported(tmp_path / "journal", "bad")).replace("\\", ""),
+    ):
+        flat = html.unescape(text)
+        assert 'raise KeyError("lr")' in flat
+        assert "loss is nan" in flat
+        assert "last lines of the output" in flat
+    assert "last lines of the output" not in to_html(reported(tmp_path / "journal", "good"))
+    shown = CliRunner().invoke(main, ["show", "bad", "-j", str(tmp_path / "journal")]).stdout
+    assert 'raise KeyError("lr")' in shown
+    assert shown.index("traceback") < shown.index("end of the output") < shown.index("loss is nan")
+    assert "line 79\n" not in shown

@@ -1,4 +1,4 @@
-"""`show` fits a line of 80 characters, whatever was recorded; what is cut is whole elsewhere."""
+"""`show` fits a terminal of 80 columns, whatever was recorded; what is cut is whole elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main, output
+from tests.unit.test_terminal import on_terminal
 
 LONG = "a long text " * 200
 
@@ -46,15 +47,29 @@ def show(journal, *more):
     return done
 
 
-def test_no_line_is_longer_than_80(journal):
+def test_no_line_of_a_terminal_is_longer_than_80(journal, monkeypatch):
     """But for the path of the journal, which is to be copied; a hint says where the rest is."""
-    done = show(journal)
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("journal ")]
+    shown = on_terminal(["show", "run", "-j", journal], 80, monkeypatch)
+    lines = [line for line in shown.splitlines() if not line.startswith("journal ")]
+    # A path may have no place to break.
+    lines = [line for line in lines if "/" not in line.split()[-1]]
     assert max(map(len, lines)) <= output.PLAIN_WIDTH
     assert any(line.split()[:1] == ["lr"] and line.split()[1] == "0.1" for line in lines)
-    assert "-1.2346e-100" in done.stdout, "a number is rounded, and never cut in the middle"
-    assert "1.0000e+400" in done.stdout
-    assert "--json" in done.stderr
+    assert "-1.2346e-100" in shown, "a number is rounded, and never cut in the middle"
+    assert "1.0000e+400" in shown
+    assert "--json" in shown
+
+
+def test_a_pipe_gets_everything_on_one_line_each(journal):
+    """Nothing is cut, wrapped or rounded: one line is one thing to grep for."""
+    done = show(journal)
+    assert (LONG.strip() in done.stdout, "…" in done.stdout, done.stderr) == (True, False, "")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert "s3://bucket/" + "part/" * 200 in rows["data"]
+    assert "model-" * 20 in rows
+    assert "n" * 300 in rows
+    assert "-1.2345678901234567e-100" in rows["loss"]
+    assert str(10**400) in rows["huge"]
 
 
 def test_what_is_cut_is_whole_in_json_and_in_audit(journal):
@@ -79,5 +94,5 @@ def test_what_fits_is_whole(tmp_path):
         tracker.log_metric("loss", 0.5, iteration_number=1)
     done = show(tmp_path / "j")
     assert repr(0.12345678901234567) in done.stdout
-    assert "not finite" in done.stdout
+    assert "not finite" not in done.stdout
     assert done.stderr == ""

@@ -14,22 +14,27 @@
   const PROBLEMS = ["in doubt", "quarantined"];
   const State = ({ state }) => html`<span class=${`chip ${jt.own(STATES, state) || ""}`}>${state || "unknown"}</span>`;
 
-  /** A part of an artifact's content: an image, JSON or text. Nothing of it is ever run. */
+  const Rows = ({ columns, rows, more }) => {
+    const kinds = columns.map((_, i) => (rows.every((row) => row[i] === null || typeof row[i] === "number") ? "number" : ""));
+    return html`<div class="scroll"><table><thead><tr>${columns.map((c, i) => html`<th scope="col" class=${kinds[i]}>${c}</th>`)}</tr></thead>
+    <tbody>${rows.map((row) => html`<tr>${row.map((v, i) => html`<td class=${kinds[i] || "wide"}>${jt.number(v)}</td>`)}</tr>`)}</tbody></table></div>
+    ${more !== 0 && html`<p class="muted">${more === null ? "There are more rows" : `${jt.count(more, "more row")}`}: download it, or <code>journaltrack get</code> it.</p>`}`;
+  };
+
+  /** A part of an artifact's content: an image, a table, JSON or text. Nothing of it is ever run. */
   const Preview = ({ run, artifact }) => {
     const [shown, setShown] = useState(null);
     useEffect(() => {
       let url = null;
       let gone = false;
       jt.get("preview", { run, sha256: artifact.sha256 }).then(async (response) => {
-        const kind = response.headers.get("X-Journaltrack-Preview");
-        if (kind === "image") {
+        if (response.headers.get("X-Journaltrack-Preview") === "image") {
           url = URL.createObjectURL(await response.blob());
           if (!gone) setShown(html`<img src=${url} alt=${artifact.name} />`);
-        } else {
-          let text = await response.text();
-          if (kind === "json") text = JSON.stringify(JSON.parse(text), null, 2);
-          if (!gone) setShown(kind === "none" ? html`<p class="muted">No preview of this kind of file.</p>` : html`<pre>${text}</pre>`);
+          return;
         }
+        const told = await response.json();
+        if (!gone) setShown(told.kind === "none" ? html`<p class="muted">No preview of this kind of file.</p>` : told.kind === "table" ? html`<${Rows} ...${told} />` : html`<pre>${told.text}</pre>`);
       }).catch((error) => gone || setShown(html`<p>${error.message}</p>`));
       return () => {
         gone = true;
@@ -39,14 +44,21 @@
     return html`<div class="preview" tabindex="0" role="region" aria-label=${`Preview of ${artifact.name}`}>${shown || "Loading…"}</div>`;
   };
 
-  const Artifact = ({ run, artifact, direction }) => {
+  const Artifact = ({ run, artifact }) => {
     const [open, setOpen] = useState(false);
-    const file = `api/artifact?${new URLSearchParams({ token: jt.token, run, sha256: artifact.sha256 || "" })}`;
-    return html`<tr><th scope="row" class="wide">${artifact.name}<div class="muted">${direction}</div></th>
+    const [chosen, setChosen] = useState(null);
+    const { steps } = artifact;
+    // The last one, until somebody chooses: new ones arrive while the run trains.
+    const place = chosen === null ? steps.length - 1 : Math.min(chosen, steps.length - 1);
+    const at = steps.length ? { ...artifact, ...steps[place] } : artifact;
+    const file = `api/artifact?${new URLSearchParams({ token: jt.token, run, sha256: at.sha256 || "" })}`;
+    return html`<tr><th scope="row" class="wide">${artifact.name}<div class="muted">${[artifact.kind || artifact.media_type, artifact.direction].filter(Boolean).join(" · ")}</div></th>
       <td class="wide">${artifact.value && html`<div>${artifact.value}</div>`}
-        ${artifact.sha256 && html`<code class="muted" title=${artifact.sha256}>sha256 ${artifact.sha256.slice(0, 16)}…</code>`}
-        ${open && html`<${Preview} run=${run} artifact=${artifact} />`}</td>
-      <td class="number">${artifact.size_bytes === null ? "" : jt.bytes(artifact.size_bytes)}</td>
+        ${at.sha256 && html`<code class="muted" title=${at.sha256}>sha256 ${at.sha256.slice(0, 16)}…</code>`}
+        ${steps.length > 1 && html`<label class="inline"><span class="muted">step</span><input type="range" min="0" max=${steps.length - 1} value=${place} aria-label=${`Step of ${artifact.name}`} aria-valuetext=${`step ${at.step}`}
+          onInput=${(e) => { setChosen(Number(e.target.value)); setOpen(true); }} /><span>${at.step} (${place + 1} of ${steps.length})</span></label>`}
+        ${open && html`<${Preview} run=${run} artifact=${at} />`}</td>
+      <td class="number">${at.size_bytes === null ? "" : jt.bytes(at.size_bytes)}</td>
       <td><${State} state=${artifact.state} /></td>
       <td>${artifact.here && html`<div class="row"><button aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "Close" : "Preview"}</button>
         <a class="button" href=${file} download>Download</a></div>`}</td></tr>`;
@@ -61,18 +73,23 @@
   const Packages = ({ packages }) => html`<details><summary>${jt.count(Object.keys(packages).length, "package")}</summary>
     <div class="mono">${Object.entries(packages).map(([n, v]) => html`<div>${n}==${v}</div>`)}</div></details>`;
 
+  // Nobody reads hundreds of rows: the search finds one.
+  const PARAMETERS = 25;
   const Parameters = ({ parameters }) => {
     const [text, setText] = useState("");
     const [whole, setWhole] = useState(null);
+    const [all, setAll] = useState(false);
     const fitting = parameters.filter((p) => p.name.toLowerCase().includes(text.toLowerCase()));
+    const shown = all ? fitting : fitting.slice(0, PARAMETERS);
     return html`<${Panel} title="Parameters" flush end=${parameters.length > 8 && html`<input type="search" aria-label="Find a parameter" placeholder="Find" value=${text} onInput=${(e) => setText(e.target.value)} />`}>
-      ${parameters.length ? html`<div class="scroll"><table><caption class="unseen">Parameters</caption><tbody>${fitting.map((p) => {
+      ${parameters.length ? html`<div class="scroll"><table><caption class="unseen">Parameters</caption><tbody>${shown.map((p) => {
         const value = jt.number(p.value);
         const long = value.length > 200 && whole !== p.name;
         return html`<tr key=${p.name}><th scope="row" class="wide">${p.name}</th>
           <td class="wide">${long ? `${value.slice(0, 200)}…` : value}${long && html` <button class="quiet" onClick=${() => setWhole(p.name)}>All ${value.length} characters</button>`}</td>
           <td>${p.in_file ? "in parameters.json" : html`<${State} state=${p.state} />`}</td></tr>`;
-      })}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>`;
+      })}</tbody></table></div>
+      ${shown.length < fitting.length && html`<div class="body"><button onClick=${() => setAll(true)}>All ${fitting.length} parameters</button></div>`}` : html`<div class="body muted">None were logged.</div>`}<//>`;
   };
 
   const Curves = ({ run, data, params }) => {
@@ -113,32 +130,29 @@
     const { data, error } = jt.useData(key ? "run" : null, { run: key });
     if (!key) return html`<div class="empty">No run was named. <a href="#/runs">All runs</a></div>`;
     if (!data) return error ? html`<${jt.Problem} error=${error} />` : html`<p class="muted" role="status">Loading…</p>`;
-    const artifacts = [...data.inputs.map((a) => [a, "input"]), ...data.outputs.map((a) => [a, "output"]), ...data.diffs.map((a) => [a, "diff"])];
-    const diff = data.diffs.find((a) => a.here);
-    const code = data.writers[0] || {};
+    const { artifacts } = data;
+    const diff = artifacts.find((a) => a.is_newest_diff && a.here);
     return html`${error && html`<${jt.Problem} error=${error} />`}
       <div class="row apart"><div style=${{ minWidth: 0 }}><div class="row"><h1>${jt.label(data)}</h1><${jt.Status} status=${data.status} /></div>
         <div class="muted">${data.display_name && data.display_name !== data.name ? `${data.name} · ` : ""}started ${jt.moment(data.started)} · ${jt.duration(data.duration_s)}</div></div>
         <a class="button" href=${jt.href("compare", { run: [key] })}>Compare…</a></div>
       ${data.message && html`<div class="alert mild"><strong>${data.message}</strong>${data.traceback && html`<details><summary>Traceback</summary><pre>${data.traceback}</pre></details>`}</div>`}
+      ${data.output.length > 0 && html`<div class="alert mild"><details><summary>Last lines of the output</summary><pre>${data.output.join("\n")}</pre></details></div>`}
       ${(Object.keys(data.tags).length > 0 || data.note) && html`<div>${Object.entries(data.tags).map(([k, v]) => html`<span class="tag">${v ? `${k}=${v}` : k}</span>`)}${data.note && html`<p class="note">${data.note}</p>`}</div>`}
       <${Curves} run=${key} data=${data} params=${params} />
       <div class="two"><${Parameters} parameters=${data.parameters} />
         <div style=${{ display: "grid", gap: "20px", minWidth: 0 }}>
         <${Panel} title="Provenance"><${Facts} rows=${[
-          ["program", code.program && html`<code>${code.program}</code>`], ...(code.facts || []).map(([name, text]) => [name, html`<code>${text}</code>`]), ["commit", code.git_commit && html`<code>${code.git_commit}</code>${code.git_dirty ? " with uncommitted changes" : ""}`],
-          ["user", code.user], ["host", code.host], ["process", code.pid], ["Python", code.python_version], ["journaltrack", code.package_version],
+          ...data.recorded.map(([name, text]) => [name, html`<code>${text}</code>`]),
           ["git diff", diff && html`<${Diff} run=${key} artifact=${diff} />`],
-          ["installed", code.installed && Object.keys(code.installed).length > 0 && html`<${Packages} packages=${code.installed} />`],
-          ["imported", code.packages && html`<${Packages} packages=${code.packages} />`],
-          ["processes", data.writers.length > 1 ? jt.count(data.writers.length, "process", "processes") : null],
+          ...Object.entries(data.packages).filter(([, found]) => Object.keys(found).length > 0).map(([name, found]) => [name, html`<${Packages} packages=${found} />`]),
           ["trials", data.trials.map((t) => t.filter(Boolean).join(" / ")).join(", ")], ["journal", data.journal]]} /><//>
         <${Panel} title="Delivery" end=${html`<a href="#/delivery">Whole journal</a>`}><${Facts} rows=${[
           ["entries", data.delivery.entries], ["delivered", data.delivery.delivered], ["pending", data.delivery.pending],
           ["in doubt", data.delivery.in_doubt], ["quarantined", data.delivery.quarantined], ["ARN", data.arn],
           ["audit", html`<${jt.Command} text=${data.audit} />`]]} />
           ${data.is_hearsay && html`<p class="muted">Some deliveries are known from others only; \`journaltrack check --remote\` asks AWS.</p>`}<//></div></div>
-      <${Panel} title="Artifacts" flush>${artifacts.length ? html`<div class="scroll"><table class="stacked"><caption class="unseen">Artifacts</caption><tbody>${artifacts.map(([a, d]) => html`<${Artifact} key=${`${d} ${a.name}`} run=${key} artifact=${a} direction=${d} />`)}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>
+      <${Panel} title="Artifacts" flush>${artifacts.length ? html`<div class="scroll"><table class="stacked"><caption class="unseen">Artifacts</caption><tbody>${artifacts.map((a) => html`<${Artifact} key=${`${a.direction} ${a.name} ${a.steps.length ? "" : a.sha256}`} run=${key} artifact=${a} />`)}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>
       <${Timeline} events=${data.timeline} />`;
   };
 })();
