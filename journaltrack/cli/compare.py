@@ -11,7 +11,7 @@ from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.readmodel.run import ComparedMetric, Comparison
+    from journaltrack.readmodel.run import ComparedMetric, Comparison, Goal
 
 _RUNS_BY_DEFAULT: Final = 2
 _CELL_CHARS_MAX: Final = 24
@@ -31,8 +31,8 @@ def command(
     """Compare runs: parameters that differ, and metrics with the best value marked.
 
     A RUN is a name, a display name, or a shell pattern in quotes; without one, the two newest runs
-    are compared. The mark is on the lowest or highest last value, as the metric's name tells (loss,
-    accuracy). The command changes nothing and contacts nobody.
+    are compared. The mark is on the lowest or highest value, the last one and of all (loss.min), as
+    the metric's name tells (loss, accuracy). The command changes nothing and contacts nobody.
     """
     codes: list[ExitCode] = []
     with viewing.looking_at(named, codes) as model:
@@ -116,6 +116,9 @@ def _rows(
             yield [output.cell(f"tag {name}"), *(_cut(output.cell(tags[p])) for p in places)]
     for name, metric in compared.metrics.items():
         yield [output.cell(name), *_metric(metric, places)]
+        goal = metric.goal
+        if goal and any(each and each.best(goal) != each.last for each in metric.values):
+            yield [output.cell(f"{name}.{goal}"), *_extreme(metric, goal, places)]
 
 
 def _metric(metric: ComparedMetric, places: Sequence[int]) -> Iterator[str]:
@@ -124,6 +127,16 @@ def _metric(metric: ComparedMetric, places: Sequence[int]) -> Iterator[str]:
         summary = metric.values[place]
         is_best = place in metric.best and len(metric.values) > 1
         yield output.cell(summary and viewing.number(summary.last)) + (mark if is_best else " ")
+
+
+def _extreme(metric: ComparedMetric, goal: Goal, places: Sequence[int]) -> Iterator[str]:
+    mark = viewing.best_mark()
+    for place in places:
+        summary = metric.values[place]
+        is_best = place in metric.best_ever and len(metric.values) > 1
+        yield output.cell(summary and viewing.number(summary.best(goal))) + (
+            mark if is_best else " "
+        )
 
 
 def _cut(text: str) -> str:

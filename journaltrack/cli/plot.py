@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 from collections.abc import Sequence
@@ -141,6 +142,10 @@ class _Plot:
                 for (label, _), each in zip(having, series, strict=True)
             ]
             found.append(output.painted(output.clean(metric), "bold"))
+            beyond = self._beyond(series)
+            if beyond:
+                found.append(beyond)
+                continue
             found += canvas.drawn(
                 curves,
                 width=width,
@@ -151,6 +156,16 @@ class _Plot:
             )
             found += canvas.legend(curves, [_said(run, metric) for _, run in having])
         return [output.cut_line(line, width) for line in found]
+
+    def _beyond(self, series: Sequence[Series]) -> str:
+        """Say where the points are if none is in the range that was asked for; else ""."""
+        ends = [each for one in series for each in (one.first, one.last) if each is not None]
+        low = -math.inf if self._lo is None else self._lo
+        high = math.inf if self._hi is None else self._hi
+        if not ends or (max(ends) >= low and min(ends) <= high):
+            return ""
+        first, last = self._x_label(min(ends)), self._x_label(max(ends))
+        return f"  no point in this range: the points are from {first} to {last}"
 
     def _x_label(self, x: float) -> str:
         if self._axis == "time":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -33,6 +34,7 @@ _STDOUT = "-"
     type=click.Choice(("html", "md")),
     help="The format.  [default: by the file's name, else html]",
 )
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @common.common_options
 def command(
     names: Sequence[str],
@@ -40,6 +42,7 @@ def command(
     *,
     target: str | None,
     form: str | None,
+    force: bool,
     as_json: bool,
 ) -> ExitCode:
     """Write each RUN into one file that opens anywhere, without a network.
@@ -58,7 +61,12 @@ def command(
         raise click.UsageError("--json needs stdout for itself: name a file with -o")
     codes: list[ExitCode] = []
     with viewing.looking_at(named, codes) as model:
-        report = gather(model, model.find(names))
+        runs = model.find(names)
+        # Before a large journal is read.
+        file = None
+        for run in () if target == _STDOUT else runs:
+            file = paths.file_target(target, Path(run.journal), force=force)
+        report = gather(model, runs)
     if form == "md":
         text = to_markdown(report)
     else:
@@ -66,16 +74,15 @@ def command(
 
         text = to_html(report)
     code = viewing.code_of(codes)
-    if target == _STDOUT:
+    if file is None:
         output.write(text.rstrip("\n"))
         return code
-    file = paths.expanded(target).absolute()
-    with paths.whole(file, durable=False) as partial:
+    with paths.whole(file, durable=False, force=force) as partial:
         partial.write_text(text, encoding="utf-8")
     size = file.stat().st_size
     if as_json:
-        runs = [each.run.name for each in report.runs]
-        told = {"file": str(file), "format": form, "size_bytes": size, "runs": runs}
+        written = [each.run.name for each in report.runs]
+        told = {"file": str(file), "format": form, "size_bytes": size, "runs": written}
         output.print_json({**told, "exit_code": int(code)})
     else:
         count = output.plural(len(report.runs), "run")

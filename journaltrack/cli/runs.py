@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -15,6 +17,7 @@ import click
 from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
+from journaltrack.errors import JournalNotFoundError, NothingMatchesError
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.expression import Ask, Names
@@ -80,7 +83,7 @@ def command(
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other")
     codes: list[ExitCode] = []
-    with viewing.looking_at(journals.named, codes) as model:
+    with _told_of_runs(journals), viewing.looking_at(journals.named, codes) as model:
         runs = model.runs(where=where, sort=sort, tags=_tags(tags), limit=limit)
         if as_json:
             output.print_json(runs.to_json())
@@ -91,6 +94,27 @@ def command(
         else:
             _print(model, runs, sort, columns, list(_tags(tags)))
     return viewing.code_of(codes)
+
+
+@contextlib.contextmanager
+def _told_of_runs(journals: Journals) -> Iterator[None]:
+    """Suggest `show` if what was named as a journal is the name of a run."""
+    try:
+        yield
+    except JournalNotFoundError as error:
+        (name, *others) = journals.typed or ("",)
+        if others or "/" in name:
+            raise
+        with viewing.looking_at((), []) as model:
+            try:
+                known = [run.name for run in model.find([name])]
+            except NothingMatchesError:
+                raise error from None
+        if not known:
+            raise
+        raise JournalNotFoundError(
+            error.message, hint=f"{name} is a run: `journaltrack show {shlex.quote(name)}`"
+        ) from None
 
 
 def _tags(given: Sequence[str]) -> Mapping[str, str | None]:
@@ -105,7 +129,7 @@ def _print_csv(runs: Runs, columns: str | None) -> None:
     from journaltrack.readmodel.run import row  # noqa: PLC0415
 
     if columns is None:
-        rows = [row(run) for run in runs]
+        rows = [row(run, extremes=True) for run in runs]
     else:
         names, asked = _asked(runs, columns)
         rows = [

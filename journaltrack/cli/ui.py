@@ -50,6 +50,8 @@ def command(journals: Journals, *, port: int, no_browser: bool, as_json: bool) -
 
     from journaltrack.ui import server  # noqa: PLC0415
 
+    for path in journals.typed:
+        _warn_of(path)
     with server.listening(port) as listener:
         token = secrets.token_urlsafe(24)
         number = listener.getsockname()[1]
@@ -75,6 +77,24 @@ def command(journals: Journals, *, port: int, no_browser: bool, as_json: bool) -
         finally:
             ended.set()
     return ExitCode.OK
+
+
+def _warn_of(named: str) -> None:
+    """Say that something named has no journal: a table without a run looks like one that has none.
+
+    One may still be made, so the page is shown.
+    """
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
+
+    path = paths.expanded(named)
+    if not path.exists():
+        output.problem("warning", f"there is no journal at {path}", "check the path")
+    elif path.is_dir() and not (paths.is_mirror(path) or any(paths.journals_in(path))):
+        output.problem(
+            "warning",
+            f"{path} has no journal in it",
+            f"check the path; journals are searched for {paths.DEPTH_MAX} folders deep",
+        )
 
 
 def _has_screen() -> bool:

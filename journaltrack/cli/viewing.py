@@ -10,7 +10,6 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
@@ -234,16 +233,7 @@ def share(value: float, low: float, high: float) -> float:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """Return a short name for each run, which tells it from the others.
+    """Return a short name for each run, see ``readmodel.model.labels``, to be printed."""
+    from journaltrack.readmodel import model as readmodel  # noqa: PLC0415 - completion
 
-    A display name that several share is followed by the end of the name.
-    """
-    shown = [run.label for run in runs]
-    names = [
-        label if shown.count(label) == 1 or run.display_name is None else f"{label} {run.name[-8:]}"
-        for label, run in zip(shown, runs, strict=True)
-    ]
-    several = {run.journal for run in runs}
-    if len(set(names)) < len(names) and len(several) > 1:
-        names = [f"{name} {Path(run.journal).name}" for name, run in zip(names, runs, strict=True)]
-    return [output.clean(name) for name in names]
+    return [output.clean(label) for label in readmodel.labels(runs)]

@@ -12,7 +12,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import itertools
 import json
 import os
 import re
@@ -412,12 +411,6 @@ def _cell(value: Any) -> Any:  # noqa: ANN401 - of JSON
     text = value if isinstance(value, str) else json.dumps(value)
     text = plain(text)
     return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
-
-
-def named(artifacts: Sequence[Artifact]) -> Iterator[tuple[str, list[Artifact]]]:
-    """Yield artifacts by name and direction: those of several steps together."""
-    for (name, _), group in itertools.groupby(artifacts, lambda a: (a.name, a.direction)):
-        yield name, list(group)
 
 
 def pandas() -> Any:  # noqa: ANN401 - pandas is optional

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -29,6 +30,7 @@ from journaltrack.readmodel.run import (
     ComparedMetric,
     Comparison,
     Event,
+    Goal,
     Run,
     Runs,
     Series,
@@ -312,17 +314,9 @@ def compared(runs: Sequence[Run]) -> Comparison:
     for name in sorted({name for run in runs for name in run.metrics}):
         values = tuple(run.metrics.get(name) for run in runs)
         goal = goal_of(name)
-        last = [
-            None if each is None or each.last is None or not math.isfinite(each.last) else each.last
-            for each in values
-        ]
-        finite = [each for each in last if each is not None]
-        best = None if goal is None or not finite else (min if goal == "min" else max)(finite)
-        metrics[name] = ComparedMetric(
-            values,
-            goal,
-            tuple(i for i, each in enumerate(last) if each is not None and each == best),
-        )
+        last = [each and each.last for each in values]
+        ever = [each.best(goal) if each and goal else None for each in values]
+        metrics[name] = ComparedMetric(values, goal, _best(last, goal), _best(ever, goal))
     return Comparison(
         tuple(runs),
         parameters,
@@ -330,6 +324,15 @@ def compared(runs: Sequence[Run]) -> Comparison:
         tags,
         metrics,
     )
+
+
+def _best(values: Sequence[float | None], goal: Goal | None) -> tuple[int, ...]:
+    """Return the places of the lowest or highest finite value."""
+    finite = [each for each in values if each is not None and math.isfinite(each)]
+    if goal is None or not finite:
+        return ()
+    best = (min if goal == "min" else max)(finite)
+    return tuple(place for place, each in enumerate(values) if each == best)
 
 
 class Telling(NamedTuple):
@@ -368,6 +371,44 @@ def telling(runs: Sequence[Run], at_most: int) -> Telling:
     of_metrics = _commonest(metrics, len(runs), at_most)
     left_out = len(differing) + len(metrics) - len(of_parameters) - len(of_metrics)
     return Telling(of_parameters, of_metrics, left_out)
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Return a short name for each run, which tells it from the others.
+
+    A label that several share is followed by what differs in their names, or else in the paths of
+    their journals.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        places[run.label].append(place)
+    found = [run.label for run in runs]
+    for label, group in places.items():
+        if len(group) == 1:
+            continue
+        names = _differing([runs[place].name for place in group])
+        journals = _differing([runs[place].journal for place in group])
+        for place, name, journal in zip(group, names, journals, strict=True):
+            is_clear = bool(name) and names.count(name) == 1
+            told = name if is_clear else " ".join(filter(None, (name, journal)))
+            found[place] = f"{label} ({told})" if told else label
+    return found
+
+
+def _differing(names: Sequence[str]) -> list[str]:
+    """Return the parts of names that are not the same in all; "" if none differs."""
+    if len(set(names)) == 1:
+        return [""] * len(names)
+    # A part with what separates it from the next one.
+    parts = [re.findall(r"[^-_./: ]*[-_./: ]?", name)[:-1] for name in names]
+    shortest = min(map(len, parts)) - 1
+    first = 0
+    while first < shortest and len({each[first] for each in parts}) == 1:
+        first += 1
+    last = 0
+    while last < shortest - first and len({each[-1 - last] for each in parts}) == 1:
+        last += 1
+    return ["".join(each[first : len(each) - last]).rstrip("-_./: ") or "" for each in parts]
 
 
 def _commonest(having: Mapping[str, int], runs: int, at_most: int) -> list[str]:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, SupportsIndex, TypeAlias, overload
 
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.journal import view
@@ -33,6 +33,8 @@ STATUSES: Final = (
     *("interrupted", "unknown", "created"),
 )
 """What a run's status may be; a journal of a newer version may have others."""
+_SHOWN: Final = 20
+"""Ours: runs in a list's text."""
 _HIGHER: Final = (
     *("acc", "auc", "f1", "precision", "recall", "score", "r2", "map", "ap", "bleu", "rouge"),
     *("iou", "dice", "reward", "return", "throughput", "accuracy", "sensitivity", "specificity"),
@@ -177,6 +179,10 @@ class Metrics(Mapping[str, MetricSummary]):
 
     def __getitem__(self, name: str) -> MetricSummary:
         """Return what a metric adds up to."""
+        if name not in self._summaries:
+            raise _UnknownError(
+                f"the run has no metric {name!r}; {patterns.hint(str(name), list(self))}"
+            )
         summary = MetricSummary(*self._summaries[name])
         # SQLite keeps NaN as NULL.
         return summary if summary.last is not None else summary._replace(last=math.nan)
@@ -406,6 +412,34 @@ class Runs(list[Run]):
         super().__init__(runs)
         self.problems = tuple(problems)
 
+    @overload
+    def __getitem__(self, place: SupportsIndex | str, /) -> Run: ...
+
+    @overload
+    def __getitem__(self, place: slice, /) -> list[Run]: ...
+
+    def __getitem__(self, place: SupportsIndex | str | slice, /) -> Run | list[Run]:
+        """Return a run by its place, its name or its display name; of several, the first.
+
+        Raises:
+            KeyError: No run has the name.
+        """
+        if not isinstance(place, str):
+            return super().__getitem__(place)
+        for names in ([run.name for run in self], [run.display_name for run in self]):
+            if place in names:
+                return super().__getitem__(names.index(place))
+        hint = patterns.hint(place, [run.label for run in reversed(self)])
+        raise _UnknownError(f"no run is called {place!r}; {hint}")
+
+    def __repr__(self) -> str:
+        """Return a line per run: all that a run has would fill pages."""
+        lines = [
+            f"  {run.label}: {run.status}, {len(run.metrics)} metrics" for run in self[:_SHOWN]
+        ]
+        more = [f"  … {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return "\n".join([f"<{len(self)} runs", *lines, *more]) + ">"
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return what ``json.dumps`` takes."""
         return [run.to_json() for run in self]
@@ -413,10 +447,17 @@ class Runs(list[Run]):
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is optional
         """Return a pandas DataFrame: a row per run, columns for parameters and last values.
 
+        ``started`` and ``ended`` are times in UTC.
+
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return pandas().DataFrame([row(run) for run in self])
+        pd = pandas()
+        frame = pd.DataFrame([row(run) for run in self])
+        for name in ("started", "ended"):
+            times = [getattr(run, name) for run in self]
+            frame[name] = pd.Series(pd.to_datetime(times, utc=True), index=frame.index)
+        return frame
 
     def _repr_html_(self) -> str:
         """Show the runs in a notebook."""
@@ -425,8 +466,28 @@ class Runs(list[Run]):
         return html_rows([row(run) for run in self])
 
 
-def row(run: Run) -> dict[str, Any]:
-    """Return a run as one flat row: ``params.NAME``, ``metrics.NAME`` and ``tags.NAME``."""
+class _UnknownError(KeyError):
+    """A name that nothing has; the text is shown as it is written."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def row(run: Run, *, extremes: bool = False) -> dict[str, Any]:
+    """Return a run as one flat row: ``params.NAME``, ``metrics.NAME`` and ``tags.NAME``.
+
+    Args:
+        run: The run.
+        extremes: Also ``metrics.NAME.min`` and ``metrics.NAME.max``.
+    """
+    metrics: dict[str, Any] = {}
+    for name, summary in run.metrics.items():
+        metrics[f"metrics.{name}"] = summary.last
+        if extremes:
+            metrics[f"metrics.{name}.min"], metrics[f"metrics.{name}.max"] = (
+                summary.min,
+                summary.max,
+            )
     return {
         "name": run.name,
         "display_name": run.display_name,
@@ -435,7 +496,7 @@ def row(run: Run) -> dict[str, Any]:
         "ended": view.iso(run.ended_ns),
         "duration_s": run.duration_s,
         **{f"params.{name}": value for name, value in run.parameters.items()},
-        **{f"metrics.{name}": summary.last for name, summary in run.metrics.items()},
+        **metrics,
         **{f"tags.{name}": value for name, value in run.tags.items()},
         "note": run.note,
         "journal": run.journal,
@@ -449,11 +510,13 @@ class ComparedMetric(NamedTuple):
         values: A summary per run, None where a run lacks the metric.
         goal: Whether low or high values are good; None if the name does not tell.
         best: Places of the runs with the best last value.
+        best_ever: Places of the runs with the best value of all.
     """
 
     values: tuple[MetricSummary | None, ...]
     goal: Goal | None
     best: tuple[int, ...]
+    best_ever: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,6 +557,7 @@ class Comparison:
                 name: {
                     "goal": metric.goal,
                     "best": list(metric.best),
+                    "best_ever": list(metric.best_ever),
                     "values": [each and each.to_json() for each in metric.values],
                 }
                 for name, metric in self.metrics.items()

@@ -118,7 +118,7 @@ def _data(report: Report) -> list[dict[str, Any]]:
             "metric": metric,
             "series": [
                 {
-                    "label": report.runs[places[series.run]].run.label,
+                    "label": report.runs[places[series.run]].label,
                     "colour": places[series.run],
                     "x": [_short(x) for x in series.x],
                     "y": [None if y is None else _short(y) for y in series.y],
@@ -168,14 +168,21 @@ def _html(value: object) -> str:
 
 
 def _swatch(place: int, label: str) -> _Html:
-    return _Html(f'<span class="swatch c{place % _COLOURS}"></span> {_text(label)}')
+    shown = f'<span class="swatch c{place % _COLOURS}"></span>{_key(place)} {_text(label)}'
+    return _Html(shown)
+
+
+def _key(place: int) -> str:
+    """Return a piece of a run's curve: on paper without colours, the dashes tell whose it is."""
+    path = f'<path class="line c{place % _COLOURS}" d="M0,3L28,3"/>'
+    return f'<svg class="drawn key" viewBox="0 0 28 6" aria-hidden="true">{path}</svg>'
 
 
 def _summary(report: Report) -> str:
     differing = report.comparison.differing[:12]
     rows = (
         (
-            _swatch(place, each.run.label),
+            _swatch(place, each.label),
             _Html(f'<span class="chip">{_text(each.run.status)}</span>'),
             view.iso_seconds(each.run.started_ns),
             span(each.run),
@@ -196,13 +203,13 @@ def _brief(value: object) -> object:
 
 def _charts(report: Report) -> str:
     places = {each.run.key: place for place, each in enumerate(report.runs)}
-    labels = [each.run.label for each in report.runs]
+    labels = [each.label for each in report.runs]
     drawn = []
     for place_of_metric, (metric, curves) in enumerate(report.curves.items()):
         lines = [(places[series.run], series) for series in curves]
         values = report.comparison.metrics[metric].values
         legend = "".join(
-            f'<li class="c{place % _COLOURS}"><span class="swatch"></span>'
+            f'<li class="c{place % _COLOURS}"><span class="swatch"></span>{_key(place)}'
             f'<span class="label">{_text(labels[place])}</span>'
             f"<span>{_text(view.to_json(value.last))}</span></li>"
             for place, value in ((place, values[place]) for place, _ in lines)
@@ -292,7 +299,7 @@ def _numbers(report: Report) -> str:
             last = _text(view.to_json(value.last))
             cells.append(_Html(f"<span{best}>{last}</span><br><small>{span}</small>"))
         rows.append(cells)
-    labels = [each.run.label for each in report.runs]
+    labels = [each.label for each in report.runs]
     return _section("Metrics", _table(("metric: last, min … max", *labels), rows))
 
 
@@ -336,7 +343,7 @@ def _run(each: ReportedRun) -> str:
         printed = _escaped("\n".join(each.output))
         facts.append(("last lines of the output", _Html(f"<pre>{printed}</pre>")))
     return _section(
-        f"Run {run.label}",
+        f"Run {each.label}",
         _facts(facts)
         + _parameters(details.parameters)
         + _artifacts(each)

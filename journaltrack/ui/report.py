@@ -24,6 +24,7 @@ from journaltrack.journal.context import packages_of
 from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.journal.vocabulary import PARAMETERS_FILE
 from journaltrack.readmodel.artifacts import output_tail
+from journaltrack.readmodel.model import labels
 from journaltrack.readmodel.run import BADLY_ENDED
 from journaltrack.replay.evidence import anchors
 from journaltrack.reports.processes import told
@@ -83,9 +84,11 @@ class ReportedRun:
     """A run: what it is, who recorded it, and what became of each kind of entry.
 
     Attributes:
+        label: A name that tells it from the others.
         output: The last lines that it printed, if it ended badly.
     """
 
+    label: str
     run: Run
     details: ComponentView
     audit: ComponentAudit | None
@@ -144,7 +147,7 @@ class Report:
     def title(self) -> str:
         """Return what it is about, in a few words."""
         if len(self.runs) == 1:
-            return self.runs[0].run.label
+            return self.runs[0].label
         return f"{len(self.runs)} runs"
 
     @property
@@ -168,7 +171,10 @@ def gather(model: ReadModel, runs: Sequence[Run]) -> Report:
     room = _Room()
     return Report(
         now_ns,
-        tuple(_reported(model, run, journals[run.journal].audit, room) for run in runs),
+        tuple(
+            _reported(model, label, run, journals[run.journal].audit, room)
+            for label, run in zip(labels(runs), runs, strict=True)
+        ),
         comparison,
         {name: _curves(model, runs, name) for name in list(comparison.metrics)[:CURVES_MAX]},
         tuple(journals.values()),
@@ -191,13 +197,16 @@ def _journal(source: Source, now_ns: int) -> ReportedJournal:
     return ReportedJournal(path, audited, examined, document)
 
 
-def _reported(model: ReadModel, run: Run, audited: AuditReport | None, room: _Room) -> ReportedRun:
+def _reported(
+    model: ReadModel, label: str, run: Run, audited: AuditReport | None, room: _Room
+) -> ReportedRun:
     components = audited.components if audited else ()
     details = model.details(run, metrics=False)
     files: dict[str | None, Artifact] = {
         each.sha256: each for each in run.artifacts if each.sha256 is not None
     }
     return ReportedRun(
+        label,
         run,
         details,
         next((each for each in components if each.name == run.name), None),
@@ -335,7 +344,7 @@ def to_markdown(report: Report) -> str:
         heads,
         (
             (
-                each.run.label,
+                each.label,
                 each.run.status,
                 view.iso_seconds(each.run.started_ns),
                 span(each.run),
@@ -347,10 +356,10 @@ def to_markdown(report: Report) -> str:
             for each in report.runs
         ),
     )
-    labels = [each.run.label for each in report.runs]
+    named_runs = [each.label for each in report.runs]
     lines += ["## Metrics", "", "Last value (lowest … highest); the best one is bold.", ""]
     lines += _table(
-        ("metric", *labels),
+        ("metric", *named_runs),
         (
             (
                 name,
@@ -358,7 +367,7 @@ def to_markdown(report: Report) -> str:
                     None
                     if value is None
                     else _Bold(metric_text(value))
-                    if place in metric.best and len(labels) > 1
+                    if place in metric.best and len(named_runs) > 1
                     else metric_text(value)
                     for place, value in enumerate(metric.values)
                 ),
@@ -373,16 +382,16 @@ def to_markdown(report: Report) -> str:
         lines += ["To verify:", ""]
         lines += [f"- {what}: {_code(command)}" for what, command in commands(journal)]
         if journal.document is not None:
-            lines += ["", f"{_code(anchor_name(journal))} is this text, without a line end:", ""]
-            lines += ["```json", journal.document.decode(), "```"]
+            text = ["```json", journal.document.decode(), "```"]
+            lines += ["", _details(f"{anchor_name(journal)}: this text, without a line end", text)]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _run(each: ReportedRun) -> list[str]:
     run = each.run
-    lines = [f"## {_md(run.label)}", ""]
-    lines += [f"- name: {_md(run.name)}"] if run.name != run.label else []
+    lines = [f"## {_md(each.label)}", ""]
+    lines += [f"- name: {_md(run.name)}"] if run.name != each.label else []
     lines += [f"- {label}: {_md(text)}" for label, text in recorded_by(each)]
     lines += [f"- note: {_md(run.note)}"] if run.note else []
     lines += (

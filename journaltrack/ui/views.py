@@ -21,7 +21,7 @@ from journaltrack.journal import view
 from journaltrack.journal.context import packages_of
 from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.readmodel.artifacts import output_tail
-from journaltrack.readmodel.model import telling
+from journaltrack.readmodel.model import labels, telling
 from journaltrack.readmodel.run import BADLY_ENDED
 from journaltrack.reports.processes import told
 
@@ -205,7 +205,10 @@ def compare(model: ReadModel, keys: Sequence[str]) -> Json:
     comparison = model.compare(found)
     differing = set(comparison.differing)
     return {
-        "runs": [_heading(each) for each in comparison.runs],
+        "runs": [
+            {**_heading(each), "label": label}
+            for each, label in zip(comparison.runs, labels(comparison.runs), strict=True)
+        ],
         "missing": missing,
         "parameters": [
             {"name": name, "values": view.to_json(values), "differs": name in differing}
@@ -216,6 +219,7 @@ def compare(model: ReadModel, keys: Sequence[str]) -> Json:
                 "name": name,
                 "goal": metric.goal,
                 "best": list(metric.best),
+                "best_ever": list(metric.best_ever),
                 "runs": [None if each is None else each.to_json() for each in metric.values],
             }
             for name, metric in comparison.metrics.items()

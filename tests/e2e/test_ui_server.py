@@ -392,3 +392,17 @@ def test_a_port_that_is_taken_is_told(view, tmp_path):
     assert done.returncode == 2
     assert str(viewing.port) in done.stderr
     assert done.stdout == ""
+
+
+def test_a_path_without_a_journal_is_warned_of(tmp_path):
+    """An empty table of runs would look like a journal without any; the page is served all the
+    same, since a script may make the journal later.
+    """
+    (tmp_path / "empty").mkdir()
+    viewing = Viewing(tmp_path / "gone", tmp_path / "empty", runs(tmp_path / "j", count=1))
+    assert viewing.ask("/").status == 200
+    code, errors = viewing.end()
+    assert code == 0
+    assert f"there is no journal at {tmp_path / 'gone'}" in errors
+    assert f"{tmp_path / 'empty'} has no journal in it" in errors
+    assert errors.count("warning") == 2

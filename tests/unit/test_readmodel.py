@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.readmodel import model as readmodel
 from journaltrack.readmodel.cache import BLOCK_POINTS, Cache
-from journaltrack.readmodel.run import MetricSummary, Points, goal_of
+from journaltrack.readmodel.model import labels
+from journaltrack.readmodel.run import MetricSummary, Points, Runs, goal_of
 from journaltrack.readmodel.series import Part, thinned, within
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
@@ -60,6 +62,14 @@ def recorded(folder, values, name="loss", run="run", steps=None):
                 )
             ],
         )
+
+
+@contextmanager
+def open_model(folder):
+    """A model that has read a journal, without a cache in a file."""
+    with readmodel.open([folder], cache=False) as model:
+        model.refresh()
+        yield model
 
 
 def only(folder, **how):
@@ -883,3 +893,70 @@ def test_a_summary_knows_the_best_for_each_goal():
     summary = MetricSummary(1.0, 2, 0.5, 3.0, 9, 4, 6)
     assert (summary.best("min"), summary.best_step("min")) == (0.5, 4)
     assert (summary.best("max"), summary.best_step("max")) == (3.0, 6)
+
+
+def test_a_list_of_runs_is_asked_by_name_and_prints_briefly(three):
+    """By name or display name, else with what is near; a text has a line per run."""
+    with open_model(three) as model:
+        found = model.runs()
+    assert found[found[0].name] is found[0]
+    assert [run.name for run in found[:2]] == [run.name for run in list(found)[:2]]
+    with pytest.raises(KeyError, match="no run is called 'nobody'; it has: "):
+        found["nobody"]
+    with pytest.raises(KeyError, match="the run has no metric 'los'; perhaps "):
+        found["wide"].metrics["los"]
+    text = repr(found)
+    assert text.count("\n") == 3
+    assert len(text) < 300
+    assert all(run.label in text for run in found)
+    many = Runs(list(found) * 100)
+    assert (repr(many).count("\n"), "280 more" in repr(many)) == (21, True)
+
+
+def test_times_of_a_data_frame_are_times(three):
+    """In UTC, also where a run has no end; an empty list has the columns, too."""
+    pandas = pytest.importorskip("pandas")
+    with open_model(three) as model:
+        found = model.runs()
+    frame = Runs([*found[:1], dataclasses.replace(found[1], ended_ns=None)]).to_pandas()
+    for name in ("started", "ended"):
+        assert isinstance(frame[name].dtype, pandas.DatetimeTZDtype)
+    assert frame["ended"].isna().tolist() == [False, True]
+    assert frame["started"][0].to_pydatetime() == found[0].started
+    assert Runs().to_pandas().empty
+
+
+@pytest.mark.parametrize(
+    ("names", "journals", "shown"),
+    [
+        (["digits-1", "digits-2"], ["j", "j"], ["x (1)", "x (2)"]),
+        (["a", "a-1"], ["j", "j"], ["x (a)", "x (a-1)"]),
+        (
+            ["trialcomponent-2026-11-26-101500-aaaa", "trialcomponent-2026-11-26-113000-bbbb"],
+            ["j", "j"],
+            ["x (101500-aaaa)", "x (113000-bbbb)"],
+        ),
+        (["lr-0.1-seed", "lr-0.2-seed"], ["j", "j"], ["x (1)", "x (2)"]),
+        (["run", "run"], ["/data/a/journal", "/data/b/journal"], ["x (a)", "x (b)"]),
+        (["run", "run"], ["j", "j"], ["x", "x"]),
+    ],
+)
+def test_runs_of_one_display_name_are_told_apart(three, names, journals, shown):
+    """By what differs in their names, or in their journals; a run alone keeps its label."""
+    with open_model(three) as model:
+        first = model.runs()[0]
+    runs = [
+        dataclasses.replace(first, name=name, display_name="x", journal=journal)
+        for name, journal in zip(names, journals, strict=True)
+    ]
+    other = dataclasses.replace(first, name="y-1", display_name=None)
+    assert labels([*runs, other]) == [*shown, "y-1"]
+
+
+def test_comparing_tells_the_best_of_all_values(tmp_path):
+    """A run that was best once and got worse has the mark there, and not on its last value."""
+    for name, values in (("a", [3.0, 0.5, 2.0]), ("b", [3.0, 2.0, 1.0])):
+        recorded(tmp_path / "j", values, run=name)
+    with open_model(tmp_path / "j") as model:
+        compared = model.compare(model.find(["a", "b"]))
+    assert (compared.metrics["loss"].best, compared.metrics["loss"].best_ever) == ((1,), (0,))

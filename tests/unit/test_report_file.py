@@ -332,3 +332,32 @@ def test_a_report_tells_why_a_run_failed(tmp_path):
     assert 'raise KeyError("lr")' in shown
     assert shown.index("traceback") < shown.index("end of the output") < shown.index("loss is nan")
     assert "line 79\n" not in shown
+
+
+def test_a_report_replaces_no_file_unless_forced(tmp_path):
+    """What is there stays as it is, before anything is read; a journal's folder takes none."""
+    journal = runs(tmp_path / "journal", count=1)
+    file = tmp_path / "report.html"
+    file.write_text("mine")
+
+    def report(*options):
+        return CliRunner().invoke(main, ["report", "-j", str(journal), *map(str, options)])
+
+    done = report("-o", file)
+    assert (done.exit_code, "--force" in done.stderr, file.read_text()) == (2, True, "mine")
+    assert report("-o", file, "--force").exit_code == 0
+    assert file.read_text().startswith("<!doctype html>")
+    assert report("-o", journal / "report.html").exit_code == 2
+
+
+def test_runs_of_one_display_name_are_told_apart_in_a_report(tmp_path):
+    """In the table, the curves' legends and the headings of both formats."""
+    for number in (1, 2):
+        with journaltrack.Tracker.create(
+            "Digits", trial_component_name=f"digits-{number}", journal=tmp_path / "j", sync="off"
+        ) as tracker:
+            tracker.log_metric("loss", number, step=0)
+    report = reported(tmp_path / "j")
+    for text in (to_html(report), to_markdown(report)):
+        assert text.count("Digits (1)") >= 3
+        assert text.count("Digits (2)") >= 3

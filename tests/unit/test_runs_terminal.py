@@ -406,3 +406,80 @@ def test_a_path_is_a_journal_and_a_metric_may_have_a_slash(folder, monkeypatch):
     assert (done.exit_code, "there is no journal" in done.stderr) == (8, True)
     assert "val/accuracy" in called("plot", "wide", "val/accuracy", "journal")
     assert json.loads(called("show", "./journal", "--json"))["name"] == "run-2"
+
+
+def test_a_pipe_gets_whole_names_and_the_columns_that_fit(tmp_path, monkeypatch):
+    """No cell is cut, columns are chosen as for a terminal of COLUMNS, and those that were asked
+    for are all there.
+    """
+    journal = tmp_path / "j"
+    with Tracker.create(
+        trial_component_name="run-" + "x" * 80, journal=journal, sync="off"
+    ) as tracker:
+        tracker.log_parameters({f"parameter-{n}": f"value-{n}" * 10 for n in range(8)})
+        tracker.log_metrics({f"metric-{n}": n / 7 for n in range(8)}, step=1)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    done = CliRunner().invoke(main, ["runs", str(journal)])
+    title, row = done.stdout.splitlines()
+    assert row.startswith("run-" + "x" * 80 + " ")
+    assert title.split()[:4] == ["run", "status", "age", "duration"]
+    assert len(title.split()) < 8
+    assert "columns left out" in done.stderr
+    monkeypatch.setenv("COLUMNS", "600")
+    assert len(called("runs", journal).splitlines()[0].split()) == 4 + 16
+    monkeypatch.setenv("COLUMNS", "40")
+    chosen = called("runs", journal, "--columns", "parameter-1,parameter-2,metric-3")
+    assert chosen.splitlines()[0].split()[1:] == ["parameter-1", "parameter-2", "metric-3"]
+    assert "value-2" * 10 in chosen
+
+
+def test_the_best_of_all_values_is_compared_too(tmp_path):
+    """Where it is not the last one: marked for the run that had it."""
+    for name, values in (("one", (3.0, 0.5, 2.0)), ("two", (3.0, 2.0, 1.0))):
+        with Tracker.create(
+            trial_component_name=name, journal=tmp_path / "j", sync="off"
+        ) as tracker:
+            for step, value in enumerate(values):
+                tracker.log_metrics({"loss": value, "acc": step}, step=step)
+    lines = {
+        line.split()[0]: line.split()[1:]
+        for line in called("compare", "one", "two", "-j", tmp_path / "j").splitlines()
+    }
+    assert (lines["loss"], lines["loss.min"]) == (["2", "1★"], ["0.5★", "1"])
+    assert "acc.max" not in lines
+
+
+def test_a_range_without_points_is_told_and_draws_nothing(folder, monkeypatch):
+    """Not as one dot; the range that has points is named."""
+    for options in (["--from", "1000"], ["--to", "-1"]):
+        shown = on_terminal(["plot", "wide", "train:loss", *options, "-j", folder], 80, monkeypatch)
+        assert "no point in this range: the points are from 0 to 199" in shown
+        assert not BRAILLE.search(shown)
+    assert BRAILLE.search(called("plot", "wide", "train:loss", "--from", "150", "-j", folder))
+
+
+def test_a_run_in_a_journals_place_is_answered_with_show(tmp_path, monkeypatch):
+    """Of a name that no run has, nothing is suggested."""
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / "j"))
+    with Tracker.create("Digits", trial_component_name="digits-1", sync="off"):
+        pass
+    for name in ("digits-1", "Digits"):
+        done = CliRunner().invoke(main, ["runs", name])
+        assert (done.exit_code, f"`journaltrack show {name}`" in done.stderr) == (8, True)
+    done = CliRunner().invoke(main, ["runs", "other"])
+    assert (done.exit_code, "`journaltrack show" in done.stderr) == (8, False)
+
+
+def test_csv_has_the_extremes(folder):
+    """Beside the last values."""
+    (first, *_) = csv.DictReader(io.StringIO(called("runs", folder, "--csv", "--sort", "name")))
+    assert float(first["metrics.train:loss.max"]) == 1.0
+    assert float(first["metrics.train:loss.min"]) == float(first["metrics.train:loss"])
+
+
+def test_show_has_no_row_that_says_nothing(folder):
+    """Before a sync, and without a display name."""
+    shown = called("show", "run-2", "-j", folder)
+    labels = {line.split("  ")[0] for line in shown.splitlines()}
+    assert labels.isdisjoint({"arn", "display name"})
+    assert {"component", "status", "started"} <= labels

@@ -19,7 +19,7 @@
     const shown = all ? data.metrics : data.metrics.slice(0, AT_FIRST);
     return html`<${jt.Panel} title="Metrics" flush><div class="scroll"><table class="sums"><caption class="unseen">Last value of each metric</caption>
       <thead><tr><th scope="col">metric: last, min … max</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`}><span class="swatch"></span> ${labels[i]}</th>`)}</tr></thead>
-      <tbody>${shown.map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)}<small>${jt.number(v.min)} … ${jt.number(v.max)}</small>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div>
+      <tbody>${shown.map((m) => html`<tr key=${m.name}><th scope="row">${m.name}</th>${m.runs.map((v, i) => html`<td class=${m.best.includes(i) && m.runs.length > 1 ? "best" : ""}>${v ? html`${jt.number(v.last)}<small class=${m.best_ever.includes(i) && m.runs.length > 1 ? "best" : ""}>${jt.number(v.min)} … ${jt.number(v.max)}</small>` : html`<span class="muted">–</span>`}</td>`)}</tr>`)}</tbody></table></div>
       ${shown.length < data.metrics.length && html`<div class="body"><button onClick=${() => setAll(true)}>All ${data.metrics.length} metrics</button></div>`}<//>`;
   };
 
@@ -31,7 +31,7 @@
     if (!keys.length) return html`<div class="empty"><p>Select runs to compare.</p><a class="button" href="#/runs">Choose runs</a></div>`;
     if (!data) return error ? html`<${jt.Problem} error=${error} />` : html`<p class="muted" role="status">Loading…</p>`;
     const colours = data.runs.map((r) => keys.indexOf(r.key));
-    const labels = jt.labels(data.runs);
+    const labels = data.runs.map((r) => r.label);
     const runs = data.runs.map((r, i) => ({ key: r.key, label: labels[i] }));
     const visible = runs.filter((r) => !hidden.includes(r.key));
     const names = data.metrics.map((m) => m.name);

@@ -89,13 +89,6 @@
     const tails = new Map(jt.tails(files).map((tail, i) => [files[i], tail]));
     return runs.map((run, i) => [seen.get(placed[i]) > 1 && run.name !== labels[i] && run.name, journals > 1 && tails.get(run.journal)].filter(Boolean).join(" · "));
   };
-  /** Labels of runs side by side, each of which is clear by itself. */
-  jt.labels = (runs) => {
-    const captions = captionsOf({ runs, journals: new Set(runs.map((run) => run.journal)).size });
-    const labels = runs.map(jt.label);
-    return labels.map((label, i) => (captions[i] && labels.indexOf(label) !== labels.lastIndexOf(label) ? `${label} (${captions[i]})` : label));
-  };
-
   jt.Runs = () => {
     const { params } = jt.useRoute();
     const where = params.get("where") || "";
