@@ -15,6 +15,7 @@ from journaltrack.journal.sqlite.connection import Durability
 from journaltrack.journal.sqlite.copies import Footprint
 from journaltrack.journal.view import ErrorRecord, State, When
 from journaltrack.journal.writers import WriterRecord
+from journaltrack.readmodel.artifacts import Artifact, Table
 from journaltrack.readmodel.run import MetricSummary, Points, Run, Runs
 from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import Unfinished
@@ -67,6 +68,7 @@ __all__ = [
     "Anchor",
     "AnchorsReport",
     "Archive",
+    "Artifact",
     "ArtifactUploader",
     "AuditReport",
     "Bundle",
@@ -123,6 +125,7 @@ __all__ = [
     "Sizes",
     "State",
     "States",
+    "Table",
     "TableName",
     "TrialComponentArtifact",
     "TrialComponentMetricSummary",

@@ -117,7 +117,9 @@ def _rows(
     for name, metric in compared.metrics.items():
         yield [output.cell(name), *_metric(metric, places)]
         goal = metric.goal
-        if goal and any(each and each.best(goal) != each.last for each in metric.values):
+        if goal and any(
+            each and each.best(goal) not in {None, each.last} for each in metric.values
+        ):
             yield [output.cell(f"{name}.{goal}"), *_extreme(metric, goal, places)]
 
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from journaltrack.errors import JournaltrackError
     from journaltrack.reports.component import ComponentView
 
+_NAME_CHARS: Final = 24
+"""Ours: longer names are told apart by what differs in them."""
 OPEN_MAX: Final = 32
 """Ours: journals that stay open. Each takes up to eight file descriptors, of 1,024 by default."""
 AnyPath: TypeAlias = "str | os.PathLike[str]"
@@ -376,8 +378,8 @@ def telling(runs: Sequence[Run], at_most: int) -> Telling:
 def labels(runs: Sequence[Run]) -> list[str]:
     """Return a short name for each run, which tells it from the others.
 
-    A label that several share is followed by what differs in their names, or else in the paths of
-    their journals.
+    A label that several share is followed by the name, or by what differs in long names, or else
+    in the paths of their journals.
     """
     places: dict[str, list[int]] = defaultdict(list)
     for place, run in enumerate(runs):
@@ -388,6 +390,9 @@ def labels(runs: Sequence[Run]) -> list[str]:
             continue
         names = _differing([runs[place].name for place in group])
         journals = _differing([runs[place].journal for place in group])
+        if any(names):
+            whole = [runs[place].name for place in group]
+            names = whole if max(map(len, whole)) <= _NAME_CHARS else names
         for place, name, journal in zip(group, names, journals, strict=True):
             is_clear = bool(name) and names.count(name) == 1
             told = name if is_clear else " ".join(filter(None, (name, journal)))

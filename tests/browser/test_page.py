@@ -135,7 +135,7 @@ def test_runs_of_several_journals_name_their_journal(window, view, tmp_path):
     same = [run["key"] for run in page.evaluate(answer) if run["name"] == "run-0"]
     go(page, "compare", run=same)
     labels = curve(page, "loss").locator(".legend .label")
-    expect(labels).to_have_text(["Run-0 (beta/journal)", "Run-0 (alpha/journal)"])
+    expect(labels).to_have_text(["Run-0 (beta)", "Run-0 (alpha)"])
 
 
 def test_a_diverged_run_is_told_in_the_table(window, view, tmp_path):

@@ -929,14 +929,18 @@ def test_times_of_a_data_frame_are_times(three):
 @pytest.mark.parametrize(
     ("names", "journals", "shown"),
     [
-        (["digits-1", "digits-2"], ["j", "j"], ["x (1)", "x (2)"]),
+        (["digits-1", "digits-2"], ["j", "j"], ["x (digits-1)", "x (digits-2)"]),
         (["a", "a-1"], ["j", "j"], ["x (a)", "x (a-1)"]),
         (
             ["trialcomponent-2026-11-26-101500-aaaa", "trialcomponent-2026-11-26-113000-bbbb"],
             ["j", "j"],
             ["x (101500-aaaa)", "x (113000-bbbb)"],
         ),
-        (["lr-0.1-seed", "lr-0.2-seed"], ["j", "j"], ["x (1)", "x (2)"]),
+        (
+            ["learning-rate-0.1-and-a-seed", "learning-rate-0.2-and-a-seed"],
+            ["j", "j"],
+            ["x (1)", "x (2)"],
+        ),
         (["run", "run"], ["/data/a/journal", "/data/b/journal"], ["x (a)", "x (b)"]),
         (["run", "run"], ["j", "j"], ["x", "x"]),
     ],

@@ -359,5 +359,5 @@ def test_runs_of_one_display_name_are_told_apart_in_a_report(tmp_path):
             tracker.log_metric("loss", number, step=0)
     report = reported(tmp_path / "j")
     for text in (to_html(report), to_markdown(report)):
-        assert text.count("Digits (1)") >= 3
-        assert text.count("Digits (2)") >= 3
+        assert text.count("Digits (digits-1)") >= 3
+        assert text.count("Digits (digits-2)") >= 3
