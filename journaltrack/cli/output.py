@@ -280,12 +280,12 @@ def problem(word: str, message: object, hint: str = "") -> None:
         say(f"hint: {clean(hint)}", err=True)
 
 
-def line_width(*, err: bool = False) -> int:
-    """Return the width of the terminal; elsewhere that of COLUMNS, or ``PLAIN_WIDTH``."""
+def line_width(*, err: bool = False, otherwise: int = PLAIN_WIDTH) -> int:
+    """Return the width of the terminal; elsewhere that of COLUMNS, or ``otherwise``."""
     if on_terminal(err=err):
         return max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns)
     told = os.environ.get("COLUMNS", "")
-    return max(_WIDTH_MIN, int(told)) if told.isdecimal() and int(told) else PLAIN_WIDTH
+    return max(_WIDTH_MIN, int(told)) if told.isdecimal() and int(told) else otherwise
 
 
 def on_terminal(*, err: bool = False) -> bool:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _METRICS_MAX: Final = 8
 """Ours: metrics and parameters that are columns by themselves."""
 _SPARK_COLUMNS: Final = 12
+_PIPE_WIDTH: Final = 120
+"""Ours: of the columns that are chosen for a pipe, unless COLUMNS says another."""
 _CELL_CHARS_MAX: Final = 24
 """Ours: of a text, before the room that is left is shared."""
 
@@ -355,7 +357,8 @@ def _fitting(columns: Sequence[_Text]) -> list[_Text]:
         columns: The most important first; the first one always fits.
     """
     at_most = None if output.on_terminal() else _CELL_CHARS_MAX
-    room = output.line_width() - min(columns[0].columns, at_most or columns[0].columns)
+    first = columns[0].columns if at_most is None else min(columns[0].columns, at_most)
+    room = output.line_width(otherwise=_PIPE_WIDTH) - first
     kept = [columns[0]]
     for column in columns[1:]:
         needed = min(column.columns, at_most or column.columns) + len(output.SEPARATOR)
