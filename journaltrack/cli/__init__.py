@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -80,6 +81,17 @@ _CALLED_ELSEWHERE = {
     **dict.fromkeys(("download", "artifacts", "fetch"), "get"),
 }
 """Map names that other tools and older versions use to our command."""
+
+
+_OPTIONS_ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("--filter", "--query", "--search"), "--where"),
+    **dict.fromkeys(("--order-by", "--sort-by", "--order"), "--sort"),
+    **dict.fromkeys(("--out", "--out-file", "--file", "--dest", "--path"), "--output"),
+    **dict.fromkeys(("--overwrite", "--clobber"), "--force"),
+    **dict.fromkeys(("--max", "--top", "--head"), "--limit"),
+    **dict.fromkeys(("--run", "--run-name"), "--name"),
+}
+"""Map options of other tools to ours."""
 
 
 class LazyGroup(click.Group):
@@ -171,11 +183,24 @@ class LazyGroup(click.Group):
         return result
 
 
+def _unknown_option(error: click.NoSuchOption, ctx: click.Context) -> click.NoSuchOption:
+    """Return the error of an unknown option, with what may have been meant."""
+    name = error.option_name
+    known = [each for param in ctx.command.params for each in param.opts]
+    elsewhere = [each for each in (_OPTIONS_ELSEWHERE.get(name),) if each in known]
+    meant = elsewhere or error.possibilities or patterns.near(name, known)
+    # click keeps only those of its possibilities that are spelled like it.
+    hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+    return click.NoSuchOption(name, f"No such option {clean(name)!r}.{hint}", ctx=ctx)
+
+
 def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.Exit:
     """Report wrong usage and return the exit.
 
     If stderr can't be written, the exit code tells.
     """
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        error = _unknown_option(error, error.ctx)
     try:
         if as_json:
             print_json_line(

@@ -224,7 +224,12 @@ def _by_default(
     names_of = {name: f"params.{name}" if name in both else name for name in chosen.parameters}
     asked = [f"tags.{tag}" for tag in tags]
     # What an import notes of the source is for `show`.
-    telling_tags = sorted(tag for tag in known.tags if not tag.startswith("imported_"))
+    telling_tags = sorted(
+        tag
+        for tag in known.tags
+        if not tag.startswith("imported_")
+        and (len(runs) == 1 or len({run.tags.get(tag) for run in runs}) > 1)
+    )
     other_tags = [f"tags.{tag}" for tag in telling_tags if f"tags.{tag}" not in asked]
     note = ["note"] if any(run.note for run in runs) else []
     first = ["status", "age", "duration", *([sorted_by] if sorted_by else []), *asked]

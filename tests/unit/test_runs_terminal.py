@@ -483,3 +483,20 @@ def test_show_has_no_row_that_says_nothing(folder):
     labels = {line.split("  ")[0] for line in shown.splitlines()}
     assert labels.isdisjoint({"arn", "display name"})
     assert {"component", "status", "started"} <= labels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["runs", "--filter", "lr<1"], "--where"),
+        (["runs", "--order-by", "lr"], "--sort"),
+        (["runs", "--colums", "lr"], "--columns"),
+        (["report", "x", "--overwrite"], "--force"),
+        (["get", "x", "--out", "y"], "--output"),
+    ],
+)
+def test_an_option_of_another_tool_is_answered_with_ours(arguments, meant):
+    """And one that is misspelt with what is near."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert f"'{meant}'" in done.stderr
