@@ -78,9 +78,12 @@ def _told_apart(arguments: Sequence[str], *, other_names: bool) -> tuple[list[st
 def _is_journal(argument: str) -> bool:
     try:
         path = paths.expanded(argument)
-        return path.is_file() or (
-            path.is_dir() and (any(paths.mirrors_in(path)) or any(paths.journals_in(path)))
-        )
+        if path.is_file():
+            # A file may be called as a run, such as the one that a report of it was written into.
+            with path.open("rb") as stream:
+                begin = stream.read(len(paths.BUNDLE_MANIFEST))
+            return path.suffix == ".bundle" or begin == paths.BUNDLE_MANIFEST.encode()
+        return path.is_dir() and (any(paths.mirrors_in(path)) or any(paths.journals_in(path)))
     except (OSError, ValueError):
         return False
 

@@ -21,6 +21,7 @@ import warnings
 import pytest
 from click.testing import CliRunner
 
+import journaltrack
 from journaltrack import Tracker
 from journaltrack.cli import main
 from tests.patience import FOREVER_S
@@ -500,3 +501,20 @@ def test_an_option_of_another_tool_is_answered_with_ours(arguments, meant):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2
     assert f"'{meant}'" in done.stderr
+
+
+def test_a_file_that_is_called_as_a_run_is_no_journal(tmp_path, monkeypatch):
+    """Beside the scripts of a working folder, a run's name names the run; a bundle is one whatever
+    it is called.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", "j")
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("mine")
+        with Tracker.create(trial_component_name=name, sync="off") as tracker:
+            tracker.log_metric("loss", 1.0, step=0)
+    assert "one  " in called("compare", "one", "two")
+    assert called("show", "one", "two").count("component  ") == 2
+    journaltrack.bundle("j", to="carried")
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", "other")
+    assert called("show", "one", "carried").count("component  ") == 1
