@@ -117,15 +117,15 @@ def _print(view: ComponentView) -> None:
 
 def _print_failure(view: ComponentView) -> None:
     """Print the end of a failed run's traceback, and of what it printed."""
+    is_bad = view.status.primary == "Failed" or (view.run and view.run.state == "interrupted")
+    if not is_bad:
+        return
     from journaltrack.readmodel.artifacts import (  # noqa: PLC0415 - completion
         TAIL_LINES,
         of_view,
         output_tail,
     )
 
-    is_bad = view.status.primary == "Failed" or (view.run and view.run.state == "interrupted")
-    if not is_bad:
-        return
     traceback = (view.status.traceback or "").rstrip().splitlines()[-TAIL_LINES:]
     printed = output_tail([of_view(each, view.journal) for each in view.artifacts])
     for title, lines in (("traceback", traceback), ("end of output.log", printed)):
