@@ -127,7 +127,8 @@ class Session:
         offline = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "JOURNALTRACK_", "COVERAGE", "PYTEST"))
+            # xdist says how wide its terminal is.
+            if not name.startswith(("AWS_", "JOURNALTRACK_", "COVERAGE", "PYTEST", "COLUMNS"))
         }
         self.offline = offline | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
