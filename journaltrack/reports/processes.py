@@ -104,6 +104,10 @@ def differences(newest: WriterRecord, earlier: WriterRecord) -> str:
         before = ask(earlier)
         if before != ask(newest):
             found.append(f"{label} {before or 'unknown'}")
+    code = dict(facts_of(earlier.context)).get("code")
+    if code and code != dict(facts_of(newest.context)).get("code"):
+        # What is no part of its commit can't be had from there.
+        found.append(code)
     packages = _changed(_packages(earlier), _packages(newest))
     return "; ".join([*found, *([packages] if packages else [])])
 
