@@ -48,7 +48,7 @@ _FORMAT: Final = "journaltrack mirror"
 _MARKER_BYTES_MAX: Final = 4096
 LISTED_MAX: Final = 16_384
 """Our choice: how many names of one listing are kept, 2 MB; a folder may have a million."""
-_SEGMENT: Final = re.compile(r"(\d{8,18})(?:-(\d{8,18}))?\.jsonl", re.ASCII)
+_SEGMENT: Final = re.compile(r"(\d{8}|[1-9]\d{8,17})(?:-(\d{8}|[1-9]\d{8,17}))?\.jsonl", re.ASCII)
 _REPLICA: Final = re.compile(r"[\w.-]{0,80}-[0-9a-f]{16}", re.ASCII)
 _JOURNAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID: Final = _JOURNAL
@@ -234,10 +234,8 @@ class Replica:
                 for entry in entries:
                     named = _SEGMENT.fullmatch(entry.name)
                     if named is not None:
-                        first = int(named[1])
-                        last = int(named[2] or first)
-                        # One name for each file: no others are ours.
-                        if 0 < first <= last and self.file(Span(first, last)).name == entry.name:
+                        first, last = int(named[1]), int(named[2] or named[1])
+                        if 0 < first < last or (first > 0 and named[2] is None):
                             yield Span(first, last)
 
     def file(self, span: Span) -> Path:

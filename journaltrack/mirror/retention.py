@@ -1,10 +1,10 @@
 """Remove from a mirror the journals that were delivered long ago, on the record.
 
-A journal leaves a mirror as a whole: its segments and the bytes of its artifacts. Here, this
-machine's copy must have all that is in the mirror, proved, and each entry must have been delivered
-before the given time. The copy stays, and is a journal like any other. In the mirror stay the
-claims, so that nobody who comes back sends anything again, and a *record*: up to which entry of
-each process, and which segment of each replica, the mirror had everything.
+A journal leaves a mirror as a whole: its segments, the bytes of its artifacts, the names of its
+runs. Here, this machine's copy must have all that is in the mirror, proved, and each entry must
+have been delivered before the given time. The copy stays, and is a journal like any other. In the
+mirror stay the claims, so that nobody who comes back sends anything again, and a *record*: up to
+which entry of each process, and which segment of each replica, the mirror had everything.
 
 A node that comes back writes its journal again, under numbers that no reader has seen. A process
 that was killed is completed by the next one. Must not know a remote.
@@ -184,6 +184,14 @@ def _complete(mirror: Mirror, journal_id: str) -> None:
     """Remove what is out of sight, and artifacts that no segment names any more."""
     if not mirror.replicas(journal_id):
         _take_away(mirror, journal_id, folders.BLOBS, None)
+        # Nobody continues a run from here any more.
+        runs = mirror.path / folders.RUNS
+        for name in folders.folders_in(runs):
+            with folders.explained(runs / name, "removed"):
+                (runs / name / journal_id).unlink(missing_ok=True)
+                # Another journal has a run of that name, or a node makes it now.
+                with contextlib.suppress(OSError):
+                    (runs / name).rmdir()
     place = mirror.path / journal_id
     with folders.explained(place, "removed"):
         for hidden in place.glob(".*.partial"):

@@ -95,7 +95,6 @@ class Replicated:
         name: Of the replica.
         number: Its last segment that was taken over.
         newest: Its newest segment in the folder.
-        files: How many segments are in the folder.
         entries: How many new entries came.
         waits: Why not everything was taken over; None: everything was.
         problem: A segment that contradicts itself or this journal. Nothing more is taken of it.
@@ -106,7 +105,6 @@ class Replicated:
     name: str
     number: int = 0
     newest: int = 0
-    files: int = 0
     entries: int = 0
     waits: str | None = None
     problem: JournaltrackError | None = None
@@ -211,7 +209,7 @@ class Taker:
         while before < seen.number:
             before = seen.number
             listing = replica.listed(after=before)
-            told.newest, told.files = max(listing.newest, before), listing.files
+            told.newest = max(listing.newest, before)
             yield from self._those_of(listing.spans, told, replica, seen)
             if told.waits is None and listing.is_all:
                 break
