@@ -42,7 +42,7 @@ from journaltrack.transfer.apply_source import WriterRow, forged, said_by
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
 from journaltrack.util import paths
-from journaltrack.util.intervals import ranges_in
+from journaltrack.util.intervals import SEQ_MAX, ranges_in
 
 if TYPE_CHECKING:
     from journaltrack.mirror.folders import Mirror, Replica, Span
@@ -147,12 +147,31 @@ class Taker:
         self._state = exchange.load(self._journal.path, self._mirror.id)
         self._find_heads()
         found = []
-        for name in self._mirror.replicas(self._journal.journal_id):
-            if name != self._state.replica:
-                told = Replicated(name)
-                found.append(told)
-                self._take_from(told, self._mirror.replica(self._journal.journal_id, name))
-        return found
+        for name in self._in_turn():
+            told = Replicated(name)
+            found.append(told)
+            self._take_from(told, self._mirror.replica(self._journal.journal_id, name))
+        return sorted(found, key=lambda each: each.name)
+
+    def _in_turn(self) -> list[str]:
+        """Return the other replicas, those first that began first.
+
+        What is recorded last counts in many ways. Where a run goes on on another node, that is what
+        the other node has.
+        """
+        journal_id, state = self._journal.journal_id, self._state
+        names = [name for name in self._mirror.replicas(journal_id) if name != state.replica]
+        new = [name for name in names if name not in state.seen or not state.seen[name].number]
+        began = dict.fromkeys(names, 0)
+        for name in new if len(new) > 1 else ():
+            replica = self._mirror.replica(journal_id, name)
+            began[name] = SEQ_MAX
+            # Told where it is taken over.
+            with contextlib.suppress(JournaltrackError):
+                for span in replica.listed().spans[:1]:
+                    segment, _ = self._read(replica, span)
+                    began[name] = SEQ_MAX if segment is None else segment.made_at_ns
+        return sorted(names, key=lambda name: began[name])
 
     def _find_heads(self) -> None:
         """Find the last entry of each process: those of the last time, and what came since."""

@@ -126,6 +126,26 @@ def test_writers_that_take_turns_keep_their_order(tmp_path):
     sound(copied.folder)
 
 
+@pytest.mark.parametrize("machine", ["0", "z"])
+def test_what_continues_a_run_comes_behind_it(tmp_path, monkeypatch, machine):
+    """Of several nodes that are new to a copy, the one that began first comes first, whatever the
+    names of their folders are: the last value of a run is what it logged last.
+    """
+    record(tmp_path / "one", *points(1))
+    mirrored(tmp_path / "one", tmp_path / "mirror")
+    shutil.copytree(copy_of(tmp_path / "mirror").folder, tmp_path / "two")
+    mirror = folders.opened(tmp_path / "mirror")
+    state = exchange.load(tmp_path / "two", mirror.id)
+    state.replica = f"{machine}-0123456789abcdef"
+    exchange.save(tmp_path / "two", mirror.id, state)
+    record(tmp_path / "two", *points(2))
+    assert mirrored(tmp_path / "two", tmp_path / "mirror").entries == 2
+    copied = copy_of(tmp_path / "mirror", home=tmp_path / "new", monkeypatch=monkeypatch)
+    assert len(copied.replicas) == 2
+    values = "SELECT value FROM entry WHERE value IS NOT NULL ORDER BY seq"
+    assert read(copied.folder, values) == [(1.0,), (2.0,)]
+
+
 def test_an_entry_is_proved_with_sha256_alone(tmp_path):
     """Whoever knows the digest before a run needs no journaltrack: each line is what the next
     digest is of.
