@@ -16,6 +16,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.mirror import copies, folders
 from journaltrack.mirror.follower import Follower
+from journaltrack.reports import component
 from journaltrack.util import paths
 from tests.copies import sound
 from tests.processes import ENVIRONMENT, arrived, points_of
@@ -133,3 +134,21 @@ def test_a_lost_node_and_a_suspended_reader(tmp_path, watch, started, monkeypatc
     command = [sys.executable, "-m", "journaltrack", "runs", str(mirror), "--json"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert {each["name"]: each["status"] for each in told}["lost"] == "stopped"
+
+
+def test_a_killed_process_is_told_by_whoever_mirrors(tmp_path, started):
+    """A training is killed, and its node lives: only there that can be proven. What mirrors the
+    journal next records that the run stopped, and the reader has it.
+    """
+    trainer = start(started, "-c", TRAIN, tmp_path / "node")
+    assert trainer.stdout.readline() == "logged\n"
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    told = []
+    for _ in range(2):
+        Follower(tmp_path / "node", mirror).once()
+        (copied,) = copies.extended(mirror.path)
+        found = component.show(copied.folder, "lost").status
+        told.append((found.primary, (found.message or "").partition(":")[0]))
+        trainer.kill()
+        trainer.wait()
+    assert told == [("InProgress", ""), ("Stopped", "interrupted")]
