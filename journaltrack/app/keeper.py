@@ -155,7 +155,7 @@ class Keeper:
         """Mirror on this thread, where no child is possible."""
         journal, mirror = self._key
         while not self._ended.is_set():
-            mirror_beside(journal, mirror, self._every_s, self._ended.wait)
+            mirror_beside(journal, mirror, self._every_s, self._ended)
             self._ended.wait(_LOOK_EVERY_S)
 
 

@@ -128,12 +128,15 @@ def _mirror_as_child(journal: Path, mirror: Path, interval: float) -> ExitCode:
     from journaltrack.mirror.beside import mirror_beside  # noqa: PLC0415 - completion
 
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    failure = mirror_beside(
-        journal,
-        mirror,
-        interval,
-        lambda wait_s: signal.sigtimedwait(_SIGNALS, wait_s) is not None,
-    )
+    asked = threading.Event()
+
+    def await_signal() -> None:
+        """Note the first signal. Later ones change nothing."""
+        signal.sigwait(_SIGNALS)
+        asked.set()
+
+    threading.Thread(target=await_signal, name="journaltrack-signal", daemon=True).start()
+    failure = mirror_beside(journal, mirror, interval, asked)
     return ExitCode.OK if failure is None else ExitCode.JOURNAL
 
 

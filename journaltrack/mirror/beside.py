@@ -24,7 +24,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -183,7 +183,7 @@ class Post:
 
 
 def mirror_beside(
-    journal: Path, mirror: Path, every_s: float, asked: Callable[[float], bool]
+    journal: Path, mirror: Path, every_s: float, asked: threading.Event
 ) -> JournaltrackError | None:
     """Mirror a journal for as long as processes log to it, unless another process does.
 
@@ -191,21 +191,22 @@ def mirror_beside(
         journal: The journal's folder.
         mirror: The mirror's folder.
         every_s: Seconds between two segments at least.
-        asked: Waits for so many seconds; returns whether this process is asked to end. It then ends
-            as soon as nobody logs any more.
+        asked: Is set when this process is asked to end. It then ends as soon as nobody logs any
+            more.
 
     Returns:
         Why not everything is mirrored; None: it is.
     """
     post = Post(journal, mirror)
-    # A process that was killed did not say so.
-    with (
-        contextlib.suppress(LeaseHeldError),
-        exchange.alone(journal, name=post.running, wait_s=_BEGIN_WAIT_S),
-    ):
+    with contextlib.ExitStack() as stack:
+        # At the very end: who comes meanwhile waits, and begins another process.
+        unused = stack.enter_context(contextlib.ExitStack())
+        try:
+            stack.enter_context(exchange.alone(journal, name=post.running, wait_s=_BEGIN_WAIT_S))
+        except LeaseHeldError:
+            return None
         post.hold()
-        return _until_unused(post, mirror, every_s, asked)
-    return None
+        return _until_unused(post, mirror, every_s, asked, unused)
 
 
 @contextlib.contextmanager
@@ -233,38 +234,37 @@ def in_charge(journal: Path, mirror: Path, ended: threading.Event) -> Iterator[P
 
 
 def _until_unused(
-    post: Post, mirror: Path, every_s: float, asked: Callable[[float], bool]
+    post: Post,
+    mirror: Path,
+    every_s: float,
+    asked: threading.Event,
+    unused: contextlib.ExitStack,
 ) -> JournaltrackError | None:
-    hurried = False
-    give_up = None
+    """Follow until nobody logs any more, and keep others from entering until ``unused`` closes."""
+    since = None
     while True:
-        failure, hurried = _followed(post, mirror, every_s, asked, hurried=hurried)
+        failure = _followed(post, mirror, every_s, asked)
         if failure is not None:
             post.tell(Told(post.wanted(), False, failure.message, failure.hint))
         if not post.is_held():
             return failure
-        give_up = give_up or time.monotonic() + (_HURRIED_S if hurried else _GIVE_UP_S)
-        may_end = failure is None or time.monotonic() > give_up
+        now = time.monotonic()
         alone = post.leave_alone()
-        if alone is not None and may_end:
-            # Who comes now waits for the end of this process, and begins another one.
-            return failure
+        since = None if alone is None else since or now
         if alone is not None:
+            patience_s = _HURRIED_S if asked.is_set() else _GIVE_UP_S
+            if failure is None or now - (since or now) > patience_s:
+                unused.callback(os.close, alone)
+                return failure
             os.close(alone)
-        else:
-            give_up = None
         if failure is not None:
-            hurried = asked(_AGAIN_S) or hurried
+            _wait(asked, _AGAIN_S)
 
 
 def _followed(
-    post: Post, mirror: Path, every_s: float, asked: Callable[[float], bool], *, hurried: bool
-) -> tuple[JournaltrackError | None, bool]:
-    """Follow the journal until nobody logs any more.
-
-    Returns:
-        Why not everything is mirrored, and whether this process was asked to end.
-    """
+    post: Post, mirror: Path, every_s: float, asked: threading.Event
+) -> JournaltrackError | None:
+    """Follow the journal until nobody logs any more; return why not everything is mirrored."""
     # Not where a training begins.
     from journaltrack.mirror.follower import Follower  # noqa: PLC0415
 
@@ -285,8 +285,7 @@ def _followed(
     thread.start()
     used = time.monotonic()
     while thread.is_alive():
-        if asked(_LOOK_S):
-            hurried = True
+        if _wait(asked, _LOOK_S):
             with contextlib.suppress(OSError):
                 post.hurry()
         now = time.monotonic()
@@ -294,11 +293,19 @@ def _followed(
             break
         if post.is_used():
             used = now
-        elif hurried or now - used >= _LINGER_S:
+        elif asked.is_set() or now - used >= _LINGER_S:
             break
     ended.set()
     thread.join()
-    return (failures[0] if failures else None), hurried
+    return failures[0] if failures else None
+
+
+def _wait(asked: threading.Event, seconds: float) -> bool:
+    """Wait for so long; return at once, and whether, it was asked meanwhile."""
+    if asked.is_set():
+        threading.Event().wait(seconds)
+        return False
+    return asked.wait(seconds)
 
 
 def _opened(file: Path) -> int:

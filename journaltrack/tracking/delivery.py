@@ -123,7 +123,8 @@ class Delivery:
             self._mirroring.hurry()
 
     def save(self) -> None:
-        """Deliver what is pending, while the tracker stays open."""
+        """Mirror and deliver what is pending, while the tracker stays open."""
+        self.flush()
         if self.is_here() and self._settings.sync != "off":
             failure = f"{self._name} was not saved; its entries stay in the journal"
             self._guarded(self._services().replay, failure)

@@ -14,10 +14,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from click.testing import CliRunner
-
 from journaltrack import Tracker
-from journaltrack.cli import main
 from journaltrack.compat.sagemaker import Run
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import copies, folders
@@ -412,7 +409,19 @@ def test_every_front_door_mirrors_what_the_configuration_says(tmp_path, monkeypa
     with Run(experiment_name="experiment", run_name="one") as run:
         run.log_metric("loss", 1.0, step=1)
     script = "from journaltrack import Tracker; Tracker.create().log_metric('loss', 2.0)"
-    done = CliRunner().invoke(main, ["run", "--name", "two", "--", sys.executable, "-c", script])
-    assert done.exit_code == 0, done.output
+    command = [sys.executable, "-m", "journaltrack", "run", "--name", "two", "--"]
+    subprocess.run([*command, sys.executable, "-c", script], check=True)
     assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
     assert losses(journal) == [1.0, 2.0]
+
+
+def test_where_no_child_is_possible_a_thread_mirrors(tmp_path, monkeypatch):
+    """As in a frozen program: the same promises, and the journal can be opened again and again."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    journal, mirror = tmp_path / "journal", tmp_path / "mirror"
+    for step in range(3):
+        with tracker(tmp_path, resume=True) as run:
+            run.log_metric("loss", float(step), iteration_number=step)
+        assert mirrors(journal, mirror) == []
+    assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
+    until(lambda: not Post(journal, mirror).is_running())
