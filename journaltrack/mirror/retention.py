@@ -26,6 +26,7 @@ from journaltrack._version import __version__
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import ARRIVED
 from journaltrack.mirror import copies, delivery, exchange, folders
+from journaltrack.util.intervals import SEQ_MAX
 
 if TYPE_CHECKING:
     from journaltrack.mirror.copies import Copied
@@ -115,7 +116,8 @@ def _why_not(mirror: Mirror, copied: Copied, before_ns: int) -> tuple[str | None
     if copied.folder is None:
         return "no segment of it is whole", 0
     with closing(Journal.open(copied.folder, create=False, read_only=True)) as journal:
-        rows = journal.database.read(_STAYING, (before_ns,))
+        # Whoever names the year 2500 means all: SQLite's integers end before that.
+        rows = journal.database.read(_STAYING, (min(before_ns, SEQ_MAX),))
         ((pending, problems, later, entries),) = rows
     if copied.problem is not None or copied.notes:
         return "this machine's copy does not have all of it", entries

@@ -262,6 +262,10 @@ def test_wrong_usage_says_what_is_right(tmp_path):
         ["a", "b", "c"],
         ["-j", "a", "b", "c"],
         ["a", "b", "--interval", "3"],
+        ["--prune", "a"],
+        ["--prune", "--delivered-before", "1d", "a", "b"],
+        ["--prune", "--delivered-before", "1d", "--check", "a"],
+        ["--dry-run", "a", "b"],
     ):
         run("mirror", *arguments, code=2)
     run("mirror", tmp_path / "none", tmp_path / "mirror", code=8)

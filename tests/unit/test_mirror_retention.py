@@ -71,6 +71,10 @@ def test_what_was_delivered_leaves_the_mirror_on_the_record(place, monkeypatch):
     (told,) = retention.prune(place / "mirror", SEQ_MAX, dry_run=True)
     # Two segments, an artifact and a heartbeat.
     assert (told.why_not, told.files) == (None, 4)
+    arguments = ["mirror", "--prune", "--delivered-before", "2500-01-01", "--dry-run"]
+    said = CliRunner().invoke(main, [*arguments, str(place / "mirror")])
+    assert "in 4 files" in said.output, said.output
+    assert "would be removed; its copy is" in said.output
     assert left(place / "mirror") == files
     (done,) = retention.prune(place / "mirror", SEQ_MAX)
     assert done == told
