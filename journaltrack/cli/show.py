@@ -102,7 +102,6 @@ def _print(view: ComponentView) -> None:
         )
     for told in view.hearsay:
         output.say(output.hearsay_text(told))
-    _print_failure(view)
     if any(cut):
         output.say(
             "hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True
