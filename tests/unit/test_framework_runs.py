@@ -423,6 +423,10 @@ def test_only_rank_zero_of_a_job_records(monkeypatch):
     assert decided(RANK="0")
 
 
+THREADS_START_AT_EXIT = not (3, 12) <= sys.version_info < (3, 12, 2)
+"""CPython's gh-113964. Where none does, the next sync delivers."""
+
+
 @pytest.mark.slow
 def test_a_run_that_nobody_ended_is_delivered_at_exit(offline, tmp_path):
     """As the interpreter exits, the run is ended and delivered within the deadline."""
@@ -434,9 +438,10 @@ def test_a_run_that_nobody_ended_is_delivered_at_exit(offline, tmp_path):
         )
         environment = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url}
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
-        component = sim.components["run"]
-        assert component.status == {"PrimaryStatus": "Failed", "Message": "ValueError: boom"}
-        assert [(each.step, each.value) for each in component.metrics] == [(1, 0.5)]
+        if THREADS_START_AT_EXIT:
+            component = sim.components["run"]
+            assert component.status == {"PrimaryStatus": "Failed", "Message": "ValueError: boom"}
+            assert [(each.step, each.value) for each in component.metrics] == [(1, 0.5)]
     assert offline.run("run").status == "Failed"
 
 
