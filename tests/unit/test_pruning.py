@@ -186,12 +186,16 @@ def views(folder):
             view,
             metrics=tuple(replace(m, removed=0) for m in view.metrics),
             **{
-                part: tuple(sorted(getattr(view, part), key=lambda each: each.name))
-                for part in ("parameters", "inputs", "outputs")
+                part: tuple(sorted(getattr(view, part), key=_named))
+                for part in ("parameters", "inputs", "outputs", "artifacts")
             },
         )
         for name, view in found.items()
     }
+
+
+def _named(each):
+    return each.name, getattr(each, "step", None) or 0, getattr(each, "sha256", None) or ""
 
 
 def planned_from(folder):
