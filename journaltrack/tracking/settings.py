@@ -532,8 +532,7 @@ def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
 def final_status(error: BaseException | None) -> Draft:
     """Return the status at the end of a `with` block.
 
-    The message begins with the exception's type: ``'lr'`` alone does not tell a ``KeyError``. Only
-    the journal gets the traceback.
+    Only the journal gets the traceback.
 
     An exception may be of any class. Errors in its own methods do not prevent the status.
     """
@@ -541,20 +540,22 @@ def final_status(error: BaseException | None) -> Draft:
     if error is None or is_success(error):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     kind = _text_of(lambda: type(error).__name__) or "an exception"
-    message = _text_of(lambda: str(error))
-    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
-        message = _text_of(lambda: str(error.code))
-    if not isinstance(error, TerminatedError):
-        message = f"{kind}: {message}" if message else kind
+    message = limits.one_line(_text_of(lambda: _message_of(error)))
     text = _text_of(
         lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__))
     )
     return vocabulary.status(
         primary="Stopped" if _is_stop(error) else "Failed",
-        message=limits.one_line(message),
+        message=message or kind,
         end_ns=now_ns,
         traceback=text[-limits.TRACEBACK_CHARS_MAX :] or kind,
     )
+
+
+def _message_of(error: BaseException) -> str:
+    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
+        return f"SystemExit: {error.code}"
+    return str(error)
 
 
 def is_success(error: BaseException) -> bool:

@@ -154,7 +154,7 @@ def test_the_trial_that_raised_is_recorded(optimize):
     optimize("raise", code=1)
     (run,) = optimize.journal.runs()
     found = optimize.journal.run(run)
-    assert (found.status, found.message) == ("Failed", "RuntimeError: the search went wrong")
+    assert (found.status, found.message) == ("Failed", "the search went wrong")
     assert {point.step: point.value for point in found.metrics["state"]}[6] == 3
     optimize("search")
     same_trials(optimize)
@@ -224,7 +224,7 @@ def test_a_search_that_raises_is_failed(search):
     """scikit-learn tells callbacks of the end, and the exception is on its way then."""
     search("raise", code=1)
     found = search.journal.run("run")
-    assert (found.status, found.message) == ("Failed", "ValueError: the search went wrong")
+    assert (found.status, found.message) == ("Failed", "the search went wrong")
 
 
 def test_a_second_search_continues_the_run(search):

@@ -76,9 +76,9 @@ def test_a_killed_training_is_resumed_with_every_value(train):
 @pytest.mark.parametrize(
     ("mode", "code", "message"),
     [
-        ("raise", 1, "ValueError: training went wrong"),
+        ("raise", 1, "training went wrong"),
         ("caught", 3, "SystemExit: 3"),
-        ("block", 3, "ValueError: training went wrong"),
+        ("block", 3, "training went wrong"),
     ],
 )
 def test_an_exception_is_the_status_though_nobody_tells_of_it(train, mode, code, message):

@@ -53,7 +53,7 @@ def test_an_exception_is_the_status_that_is_delivered(train):
     assert sent == reported == train.recorded()
     assert component.status == {
         "PrimaryStatus": "Failed",
-        "Message": "ValueError: training went wrong",
+        "Message": "training went wrong",
     }
     train("train")
     assert train.journal.run("run").status == "Completed"

@@ -278,7 +278,8 @@ def test_show_tells_why_a_run_failed(tmp_path):
     with pytest.raises(KeyError), tracker:
         raise KeyError("lr")
     told = CliRunner().invoke(main, ["show", "run", "-j", str(tmp_path)]).output
-    assert "Failed: KeyError: 'lr'" in told
+    assert "Failed: 'lr'" in told
+    assert "\n  KeyError: 'lr'\n" in told
     assert "\ntraceback\n  Traceback (most recent call last):\n" in told
     assert "\nend of output.log\n  epoch 0\n  epoch 1\n" in told
 

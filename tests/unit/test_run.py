@@ -437,10 +437,10 @@ def test_the_end_of_a_run_is_that_of_its_own_block_not_of_a_thread_that_outlives
         thread.start()
         entered.wait()
         raise ArithmeticError("diverged")
-    assert vars_of(run) == ("Failed", "ArithmeticError: diverged")
+    assert vars_of(run) == ("Failed", "diverged")
     over.set()
     thread.join()
-    assert vars_of(run) == ("Failed", "ArithmeticError: diverged")
+    assert vars_of(run) == ("Failed", "diverged")
     assert run._trial_component.parameters == {"late": 1.0}
     with run:
         pass
@@ -556,7 +556,7 @@ def test_an_exception_is_the_runs_failure_and_leaves_the_block():
         raise ArithmeticError("diverged\n" * 300)
     primary, message = vars_of(run)
     assert primary == "Failed"
-    assert message.startswith("ArithmeticError: diverged diverged")
+    assert message.startswith("diverged diverged")
     assert len(message) == 1024
     with Run("e", "next"):
         pass

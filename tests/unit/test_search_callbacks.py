@@ -325,7 +325,7 @@ def test_a_first_trial_that_raises_makes_a_failed_run(offline):
 
     with pytest.raises(ValueError, match="boom"), StudyCallback(**options(offline)) as callback:
         study.optimize(failing, 3, callbacks=[callback])
-    assert (offline.run().status, offline.run().message) == ("Failed", "ValueError: boom")
+    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
 
 
 def test_an_objective_logs_into_the_run_of_its_trial(offline):
@@ -412,7 +412,7 @@ def test_a_storage_that_fails_at_the_end_hides_no_exception(offline):
         StudyCallback(**options(offline)) as callback,
     ):
         study.optimize(failing, 3, callbacks=[callback])
-    assert (offline.run().status, offline.run().message) == ("Failed", "ValueError: boom")
+    assert (offline.run().status, offline.run().message) == ("Failed", "boom")
 
 
 def test_choices_are_numbers_where_they_can_be(offline):
@@ -491,7 +491,7 @@ def test_a_study_without_a_block_is_concluded_at_exit(offline, tmp_path):
     found = offline.run()
     assert (found.status, found.message) == (
         "Failed",
-        "ZeroDivisionError: float division by zero",
+        "float division by zero",
     )
     assert "best/x" in found.parameters
     assert table(offline, "trials")["state"] == ["COMPLETE"] * 3 + ["FAIL"]

@@ -44,7 +44,7 @@ from tests.simulator import HttpError, simulator
 
 BLOCK_ENDS = [
     (None, "Completed", None),
-    (ValueError("bad\ndata"), "Failed", "ValueError: bad data"),
+    (ValueError("bad\ndata"), "Failed", "bad data"),
     (SystemExit(0), "Completed", None),
     (SystemExit(3), "Failed", "SystemExit: 3"),
     (KeyboardInterrupt(), "Stopped", "KeyboardInterrupt"),

@@ -355,17 +355,17 @@ def test_with_sets_status_and_times(tracker):
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (RuntimeError("line one\nline two"), "Failed", "RuntimeError: line one line two"),
-        (KeyError("x"), "Failed", "KeyError: 'x'"),
-        (RuntimeError("x" * 5_000), "Failed", "RuntimeError: " + "x" * 1_009 + "…"),
+        (RuntimeError("line one\nline two"), "Failed", "line one line two"),
+        (KeyError("x"), "Failed", "'x'"),
+        (RuntimeError("x" * 5_000), "Failed", "x" * 1_023 + "…"),
         (KeyboardInterrupt(), "Stopped", "KeyboardInterrupt"),
         (SystemExit(0), "Completed", None),
         (SystemExit(3), "Failed", "SystemExit: 3"),
     ],
 )
 def test_an_exception_in_the_block_is_the_status(folder, tracker, error, status, message):
-    """The exception passes through; its type and text, made acceptable to AWS, are the status
-    message; the traceback is journaled.
+    """The exception passes through; its text, made acceptable to AWS, is the status message; the
+    traceback is journaled.
     """
     with pytest.raises(type(error)), tracker:
         raise error

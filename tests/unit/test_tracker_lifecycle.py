@@ -56,7 +56,7 @@ def test_a_failing_close_does_not_hide_the_users_exception(tracker):
         broken,
     ):
         raise KeyError("mine")
-    assert tracker.trial_component.status.message == "KeyError: 'mine'"
+    assert tracker.trial_component.status.message == "'mine'"
 
 
 def test_a_failing_close_is_raised_when_nothing_else_is(tracker):
@@ -141,8 +141,8 @@ def test_a_text_that_is_none_ends_the_run(tracker):
 
     for text, message in (
         (3, "OddError"),
-        ("a\ud800b\0", "OddError: a?b"),
-        ("line\n" * 1_000_000, "OddError: line line"),
+        ("a\ud800b\0", "a?b"),
+        ("line\n" * 1_000_000, "line line"),
     ):
         with pytest.raises(OddError), tracker:
             raise OddError(text)
@@ -175,7 +175,7 @@ class OddCode:
         (0, "Completed", None),
         (False, "Completed", None),
         (1, "Failed", "SystemExit: 1"),
-        ("", "Failed", "SystemExit"),
+        ("", "Failed", "SystemExit:"),
         ("bye", "Failed", "SystemExit: bye"),
         (0.0, "Failed", "SystemExit: 0.0"),
         (np.zeros(2), "Failed", "SystemExit: [0. 0.]"),
