@@ -199,7 +199,7 @@ class _Thread:
         self._connection = Connection.of(request)
         self._of_a_pass = configuration.of_a_pass(watching=True)
         self._watcher = Watcher(
-            [journal],
+            lambda: [journal],
             self._deliver,
             lambda: probe(self._connection),
             configuration.watch,

@@ -17,7 +17,7 @@ import click
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
-from journaltrack.errors import InvalidInputError
+from journaltrack.errors import InvalidInputError, JournaltrackError
 from journaltrack.util.text import fields_of, logfmt
 
 if TYPE_CHECKING:
@@ -161,8 +161,10 @@ class _Service:
         self._rate_limit = RateLimit(self._configuration.requests_per_s)
         self._one_place = OnePlace()
         self._failure: BaseException | None = None
-        # By the folder of the copies: the thread that extends them.
+        # By the mirror's folder: the thread that extends the copies.
         self._mirrors: dict[Path, threading.Thread] = {}
+        # By the folder of the copies: the mirror's. That may be another mirror's by now.
+        self._copies: dict[Path, Path] = {}
         self._ended = threading.Event()
 
     @property
@@ -180,8 +182,10 @@ class _Service:
         # Block the signals before any thread starts: ``sigwait`` below takes them, not a handler
         # in the middle of something.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # Here, a mirror that can't be read is an error of the command.
+        self._find_mirrors()
         watcher = Watcher(
-            self._roots(),
+            self._roots,
             self._deliver,
             self._probe,
             settings,
@@ -192,7 +196,7 @@ class _Service:
         logger.info(
             logfmt(
                 "watching",
-                folders=",".join(map(str, self._roots())),
+                folders=",".join(map(str, self._named())),
                 pid=os.getpid(),
                 configuration=self._loaded.path,
             )
@@ -246,12 +250,12 @@ class _Service:
                 logger.error(told)  # noqa: TRY400
                 continue
             self._rate_limit.change(self._configuration.requests_per_s)
-            watcher.reconfigure(self._roots(), self._configuration.watch)
+            watcher.reconfigure(self._configuration.watch)
             logger.info(
                 logfmt(
                     "configuration-read",
                     configuration=self._loaded.path,
-                    folders=",".join(map(str, self._roots())),
+                    folders=",".join(map(str, self._named())),
                 )
             )
             self._tell_missing()
@@ -264,51 +268,72 @@ class _Service:
             return config.load(os.devnull, environ={}, overrides=self._overrides)
         return config.load(self._config_file, overrides=self._overrides)
 
-    def _roots(self) -> list[Path]:
+    def _named(self) -> list[Path]:
+        """Return the folders that the user names, else the default journal's."""
         from journaltrack.util import paths  # noqa: PLC0415
 
-        named: list[Path] = []
-        for each in (
-            self._folders
-            or self._configuration.watch.folders
-            or (self._configuration.journal or paths.default_journal(),)
-        ):
-            folder = paths.expanded(each)
-            named += [] if paths.is_mirror(folder) else [folder]
-            named += map(self._copies_of, paths.mirrors_in(folder))
+        named = self._folders or self._configuration.watch.folders
+        default = self._configuration.journal or paths.default_journal()
+        return [paths.expanded(each) for each in named or (default,)]
+
+    def _roots(self) -> list[Path]:
+        """Return the folders to watch now: those of the copies in the place of a mirror.
+
+        A mirror may appear at any time, and be away for a while.
+        """
+        try:
+            self._find_mirrors()
+        except JournaltrackError as error:
+            # Told again and again by the thread of a mirror that was there before.
+            logger.debug(logfmt("mirror", text=error.message))
+        # The watcher's thread alone asks, and finds mirrors.
+        found: list[Path] = []
+        for folder in self._named():
+            found += [] if folder in self._mirrors else [folder]
+            found += [c for c, mirror in self._copies.items() if mirror.is_relative_to(folder)]
         # Resolve: one journal under two names would be opened by two passes of one process, whose
         # locks do not exclude each other.
-        return list(dict.fromkeys(folder.resolve() for folder in named))
+        return list(dict.fromkeys(folder.resolve() for folder in found))
 
-    def _copies_of(self, folder: Path) -> Path:
-        """Return the folder of a mirror's copies, and keep them extended."""
+    def _find_mirrors(self) -> None:
+        """Begin to keep the copies of all mirrors extended that are there now."""
+        from journaltrack.util import paths  # noqa: PLC0415
+
+        for folder in self._named():
+            for mirror in paths.mirrors_in(folder):
+                self._begin_mirror(mirror)
+
+    def _begin_mirror(self, folder: Path) -> None:
         from journaltrack.journal.first_steps import make_folder  # noqa: PLC0415 - few name one
         from journaltrack.mirror import copies  # noqa: PLC0415
         from journaltrack.mirror.folders import opened  # noqa: PLC0415
 
         place = copies.place_of(opened(folder))
-        if place not in self._mirrors:
+        if place not in self._copies:
             make_folder(place)
+            self._copies[place] = folder
+            logger.info(logfmt("mirror-found", folder=folder, copies=place))
+        if folder not in self._mirrors:
 
             def delivers() -> copies.Delivering:
                 """Return what the configuration says by now."""
                 known = self._configuration
                 return copies.Delivering(known.silent_after_s, known.claim_s)
 
-            self._mirrors[place] = copies.keep_extended(
+            self._mirrors[folder] = copies.keep_extended(
                 folder, _MIRROR_EVERY_S, self._ended, delivers
             )
-        return place
 
     def _leave_mirrors(self) -> None:
         """Let other machines deliver what this watcher delivered."""
         from journaltrack.util import paths  # noqa: PLC0415
 
         self._ended.set()
-        for place, thread in self._mirrors.items():
+        for thread in self._mirrors.values():
+            thread.join()
+        for place in self._copies:
             from journaltrack.mirror.delivery import release  # noqa: PLC0415 - few name one
 
-            thread.join()
             for journal in paths.journals_in(place):
                 release(journal)
 
@@ -319,7 +344,7 @@ class _Service:
         """
         from journaltrack.util import patterns  # noqa: PLC0415 - as above
 
-        for root in self._roots():
+        for root in self._named():
             if root.exists():
                 continue
             parent = root.parent

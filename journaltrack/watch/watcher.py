@@ -76,7 +76,8 @@ class Watcher:
     """Deliver what is written into journals below some folders.
 
     Args:
-        roots: Folders of journals, or journals. A missing one may appear later.
+        roots: Returns folders of journals, or journals; asked at every poll. A missing one may
+            appear later.
         deliver: Looks at a journal and makes a pass if one is due. Raises only ``JournalError``.
             Runs on several threads.
         probe: Sends one cheap request. Returns None if the endpoint answers and accepts the
@@ -93,7 +94,7 @@ class Watcher:
 
     def __init__(
         self,
-        roots: Sequence[Path],
+        roots: Callable[[], Sequence[Path]],
         deliver: Callable[[DeliveryRequest], Delivery],
         probe: Callable[[], RemoteError | None],
         settings: WatchConfiguration,
@@ -108,7 +109,8 @@ class Watcher:
         self.journals: dict[Path, WatchedJournal] = {}
         self.gate = Gate(settings.probe_first_s, settings.probe_max_s, chance)
         self.settings = settings
-        self._roots = list(roots)
+        self._find_roots = roots
+        self._roots: list[Path] = []
         self._deliver = deliver
         self._probe = probe
         self._tell = tell
@@ -121,7 +123,7 @@ class Watcher:
         self._events = events(self._wake.set)
         self._pool = DaemonPool(settings.journals_at_a_time + 1, "journaltrack-watch")
         self._probing: Future[RemoteError | None] | None = None
-        self._next: tuple[Sequence[Path], WatchConfiguration] | None = None
+        self._next: WatchConfiguration | None = None
         self._parents: set[Path] = set()
         self._poll_at = float("-inf")
         self._told: tuple[float, object] = (float("-inf"), None)
@@ -139,9 +141,9 @@ class Watcher:
         self._poll_at = float("-inf")
         self._wake.set()
 
-    def reconfigure(self, roots: Sequence[Path], settings: WatchConfiguration) -> None:
-        """Change the folders and settings. The number of journals at a time stays."""
-        self._next = (roots, settings)
+    def reconfigure(self, settings: WatchConfiguration) -> None:
+        """Change the settings, and ask for the roots. The number of journals at a time stays."""
+        self._next = settings
         self.wake()
 
     # -- the loop --
@@ -160,7 +162,7 @@ class Watcher:
         """Do what is due. Return the seconds until the next step, unless woken earlier."""
         now = self._clock()
         if self._next is not None:
-            self._adopt(*self._next)
+            self._adopt(self._next)
         self._collect(now)
         happened = self._events.taken()
         # A folder or journal came or went beside the known journals.
@@ -178,6 +180,7 @@ class Watcher:
 
     def _poll(self, now: float) -> None:
         """Look at all journals, with or without events."""
+        self._roots = list(self._find_roots())
         found: set[Path] = set()
         for root in self._roots:
             found.update(paths.journals_in(root))
@@ -385,13 +388,12 @@ class Watcher:
         future.add_done_callback(lambda _: self._wake.set())
         return future
 
-    def _adopt(self, roots: Sequence[Path], settings: WatchConfiguration) -> None:
+    def _adopt(self, settings: WatchConfiguration) -> None:
         self._next = None
         self.settings = settings
         self.gate.pace(settings.probe_first_s, settings.probe_max_s)
         for journal in self.journals.values():
             journal.retry.pace(settings.retry_first_s, settings.retry_max_s)
-        self._roots = list(roots)
 
     def _next_step(self, now: float) -> float:
         """Return when the next thing is due that no event announces."""

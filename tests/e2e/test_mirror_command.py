@@ -104,26 +104,23 @@ def test_a_sync_of_a_mirror_delivers_and_tells_the_node(tmp_path, mirror, creden
 
 
 def test_a_training_is_delivered_from_elsewhere_while_it_runs(tmp_path, watch):
-    """A trainer logs, a process beside it mirrors, a watcher with another home delivers: each
-    point once, artifacts too, and the node hears of it. Each ends well on SIGTERM.
+    """A watcher with another home waits for a mirror. A trainer logs, a process beside it mirrors:
+    each point is delivered once, artifacts too, and the node hears of it. Each ends well on
+    SIGTERM. Another mirror in the place of the first one is delivered as well.
     """
     artifact = tmp_path / "model.bin"
     artifact.write_bytes(b"weights")
-    follower = mirroring(tmp_path / "journal", tmp_path / "mirror")
+    mirror = tmp_path / "mirror"
     with simulator() as sim:
+        watcher = watch(
+            mirror, sim.endpoint_url, env={"JOURNALTRACK_HOME": str(tmp_path / "login")}
+        )
+        watcher.wait_for("event=folder-missing")
+        follower = mirroring(tmp_path / "journal", mirror)
         with Tracker.create(
             trial_component_name="run", journal=tmp_path / "journal", sync="off"
         ) as tracker:
             tracker.log_metric("loss", 0.0, iteration_number=0)
-            wait = subprocess.run(
-                [sys.executable, "-c", WAIT, str(tmp_path / "mirror")], check=True, timeout=300
-            )
-            assert wait.returncode == 0
-            watcher = watch(
-                tmp_path / "mirror",
-                sim.endpoint_url,
-                env={"JOURNALTRACK_HOME": str(tmp_path / "login")},
-            )
             arrived(sim, 1)
             for step in range(1, 20):
                 tracker.log_metric("loss", float(step), iteration_number=step)
@@ -137,12 +134,17 @@ def test_a_training_is_delivered_from_elsewhere_while_it_runs(tmp_path, watch):
             300,
         )
         assert points_of(sim) == Counter(range(20))
-        assert watcher.end() == 0
         code, said = ended(follower)
         assert code == 0, said
+        (found, *_) = check(folders.opened(mirror))
+        assert found.is_well
+        mirror.rename(tmp_path / "former")
+        record(tmp_path / "other", component="other")
+        run("mirror", tmp_path / "other", mirror)
+        assert sim.wait_until(lambda sim: "other" in sim.components, 300)
+        assert watcher.end() == 0
+    run("mirror", tmp_path / "journal", tmp_path / "former")
     assert states(tmp_path / "journal") == {"delivered": len(content(tmp_path / "journal"))}
-    (found, *_) = check(folders.opened(tmp_path / "mirror"))
-    assert found.is_well
     sound(tmp_path / "journal")
 
 

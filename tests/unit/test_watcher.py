@@ -82,8 +82,9 @@ class World:
         self.events = Events()
         self.told = []
         self.steps = 0
+        self.roots = list(roots)
         self.watcher = Watcher(
-            list(roots),
+            lambda: self.roots,
             self.deliver,
             self.probe,
             settings,
@@ -560,7 +561,8 @@ def test_other_folders_and_delays_can_be_chosen_while_it_runs(tmp_path, journal)
     world = World(journal.parent)
     world.run(20)
     log(tmp_path / "new" / "b")
-    world.watcher.reconfigure([tmp_path / "new"], replace(SETTINGS, poll_s=1.0))
+    world.roots = [tmp_path / "new"]
+    world.watcher.reconfigure(replace(SETTINGS, poll_s=1.0))
     world.run(20)
     assert set(world.watcher.journals) == {tmp_path / "new" / "b"}
     assert look(tmp_path / "new" / "b").pending == 0

@@ -39,7 +39,7 @@ def clock_ns():
 def watcher(tmp_path):
     """A watcher that knows two journals, one of them with a quote and a line break in its name."""
     made = Watcher(
-        [tmp_path],
+        lambda: [tmp_path],
         lambda _: Delivery(0),
         lambda: None,
         WatchConfiguration(),
