@@ -154,6 +154,7 @@ def _overview(journals: Journals, *, component: str | None, as_json: bool) -> Ex
         journals,
         lambda path: _report(path, component, as_json=as_json, apart=journals.is_later(path)),
         as_json="document" if as_json else None,
+        verdict="all delivered",
     )
 
 

@@ -169,6 +169,7 @@ def command(
             ),
             as_json="document" if as_json else None,
             has_ended=lambda: run.signal,
+            verdict="all well",
         )
 
 

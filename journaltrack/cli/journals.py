@@ -232,6 +232,7 @@ def each(
     as_json: Form,
     has_ended: Callable[[], object] = lambda: False,
     final: Callable[[ExitCode], ExitCode] = lambda code: code,
+    verdict: str | None = None,
 ) -> ExitCode:
     """Answer for every journal in turn; a problem with one does not stop the others.
 
@@ -244,20 +245,26 @@ def each(
         as_json: The JSON that it prints; "list": a list even for a single journal.
         has_ended: Returns whether to leave out the remaining journals.
         final: Maps the worst exit code to the one to return.
+        verdict: What exit code 0 says of a journal, such as "all delivered". Of several, a last
+            line tells it of all, since the last one's own would be read so.
     """
     if not journals.are_several and as_json != "list":
         return final(answer(journals.folders[0]))
     codes: list[ExitCode] = []
     unnamed: list[NothingMatchesError] = []
     documents: list[dict[str, Any]] = []
+    others = list(journals.folders)
     for journal in journals.folders:
         if codes and has_ended():
             break
         try:
             with output.collected(common.path_of(journal), documents):
                 codes.append(answer(journal))
+            if codes[-1] is ExitCode.OK:
+                others.remove(journal)
         except NothingMatchesError as error:
             unnamed.append(error)
+            others.remove(journal)
         except (JournaltrackError, OSError) as error:
             codes.append(exit_code_of(error))
             documents.append(
@@ -275,7 +282,33 @@ def each(
     else:
         for document in documents if as_json else ():
             output.print_json_line(document)
+    asked = len(journals.folders) - len(unnamed)
+    _tell_verdict(None if as_json else verdict, others, asked, whole=not journals.codes)
     return code
+
+
+def _tell_verdict(
+    verdict: str | None, others: Sequence[str | None], asked: int, *, whole: bool
+) -> None:
+    """Say whether a verdict holds of all journals, and name those of which it does not.
+
+    Args:
+        verdict: See ``each``; None: say nothing.
+        others: Those of which it does not hold, or that were not reached.
+        asked: How many there are.
+        whole: Whether all that their mirrors have could be taken.
+    """
+    if verdict is None or asked == 1:
+        return
+    output.say()
+    if others:
+        output.say(f"not {verdict}: {len(others)} of {asked} journals")
+        for journal in others:
+            output.say(f"  {output.clean(common.path_of(journal))}")
+    elif whole:
+        output.say(f"{verdict}: {asked} journals")
+    else:
+        output.say(f"{verdict} that could be read: {asked} journals; see the notes above")
 
 
 def _tell_unnamed(errors: Sequence[NothingMatchesError], journals: int) -> None:

@@ -96,19 +96,25 @@ def command(
     mirrored, without FOLDER into the configured mirror. You may interrupt and repeat this at any
     moment.
     """
-    if prunes != (delivered_before is not None) or (dry_run and not prunes):
-        raise click.UsageError("--prune, --delivered-before and --dry-run go together")
+    if not prunes:
+        common.refuse_without(
+            "--prune", {"--delivered-before": delivered_before, "--dry-run": dry_run}
+        )
+    elif delivered_before is None:
+        raise click.UsageError("give --delivered-before WHEN; nothing was removed")
+    from journaltrack.util import config, paths  # noqa: PLC0415 - completion
+
+    known = config.current()
     if checks or takes_over or prunes:
-        if len(named) != 1 or follow or interval is not None or checks + takes_over + prunes > 1:
+        folder = named[0] if named else known.mirror
+        alone = follow or interval is not None or checks + takes_over + prunes > 1
+        if folder is None or len(named) > 1 or alone:
             raise click.UsageError(
                 "--check, --take-over and --prune take FOLDER, and none of the others"
             )
         if delivered_before is not None:
-            return _prune(named[0], delivered_before, dry_run=dry_run, as_json=as_json)
-        return (_check if checks else _take_over)(named[0], as_json=as_json)
-    from journaltrack.util import config, paths  # noqa: PLC0415 - completion
-
-    known = config.current()
+            return _prune(folder, delivered_before, dry_run=dry_run, as_json=as_json)
+        return (_check if checks else _take_over)(folder, as_json=as_json)
     if len(named) > 2 or not (named or known.mirror):  # noqa: PLR2004 - JOURNAL FOLDER
         raise click.UsageError("name the journal and the folder: JOURNAL FOLDER")
     if interval is not None and not (follow or child):

@@ -174,6 +174,7 @@ def command(
             as_json="list" if as_json else None,
             has_ended=lambda: run.signal,
             final=run.code,
+            verdict=None if dry_run else "all delivered",
         )
     return worst([code, *map(told_unheard, lost[:1])])
 

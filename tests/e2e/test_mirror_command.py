@@ -241,6 +241,13 @@ def test_check_names_what_is_missing(tmp_path, mirror):
     assert "no whole segment" in run("status", mirror, code=8)
 
 
+def test_a_configured_mirror_need_not_be_named(tmp_path, mirror, monkeypatch):
+    """What looks after a mirror takes the configured one, where it delivers, too."""
+    monkeypatch.setenv("JOURNALTRACK_MIRROR", str(mirror))
+    assert "nothing is missing" in run("mirror", "--check")
+    assert "8 entries are not delivered yet" in run("mirror", "--prune", "--delivered-before", "1d")
+
+
 def test_what_contradicts_itself_shows_in_the_exit_code(tmp_path, mirror):
     """A segment of another journal is told with every answer, and its code is 8: what was proved
     before is shown.
@@ -264,12 +271,14 @@ def test_wrong_usage_says_what_is_right(tmp_path):
         ["a", "b", "c"],
         ["-j", "a", "b", "c"],
         ["a", "b", "--interval", "3"],
-        ["--prune", "a"],
+        ["--check"],
+        ["--delivered-before", "1d", "a"],
         ["--prune", "--delivered-before", "1d", "a", "b"],
         ["--prune", "--delivered-before", "1d", "--check", "a"],
         ["--dry-run", "a", "b"],
     ):
         run("mirror", *arguments, code=2)
+    assert "give --delivered-before WHEN" in run("mirror", "--prune", "a", code=2)
     run("mirror", tmp_path / "none", tmp_path / "mirror", code=8)
     record(tmp_path / "journal")
     run("mirror", "-j", tmp_path / "journal", tmp_path / "mirror")

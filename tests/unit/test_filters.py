@@ -231,6 +231,29 @@ def test_one_damaged_journal_keeps_no_other(folder):
     assert whole["totals"]["entries"] == 6
 
 
+def test_the_last_lines_about_several_journals_are_about_all(folder, credentials):
+    """Who reads the end alone does not take the last journal for all: it counts the journals, and
+    names those that are not well. A journal without what a filter names does not count.
+    """
+
+    def last(*arguments):
+        return run(*arguments).stdout.split("\n\n")[-1].splitlines()
+
+    assert last("audit", folder) == [
+        "not all delivered: 2 of 2 journals",
+        *(f"  {folder / name}" for name in ("digits-1", "digits-2")),
+    ]
+    with simulator() as sim:
+        assert last("sync", folder, "--endpoint-url", sim.endpoint_url) == [
+            "all delivered: 2 journals"
+        ]
+    assert last("audit", folder) == ["all delivered: 2 journals"]
+    assert last("audit", folder, "--component", "digits-1")[-1].startswith("all delivered: 6 ent")
+    assert last("check", folder) == ["all well: 2 journals"]
+    (folder / "digits-1" / "journal.db").write_bytes(b"no database" * 500)
+    assert last("check", folder) == ["not all well: 1 of 2 journals", f"  {folder / 'digits-1'}"]
+
+
 def test_an_export_of_a_folder_is_one_file(folder, tmp_path):
     """Rows of all journals, told apart by journal_id; a journal that can't be read leaves no
     file.
