@@ -56,10 +56,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
     if file.exists():
         return
     if not create:
-        raise JournalNotFoundError(
-            f"there is no journal at {folder}",
-            hint="check the path; a training script's first Tracker.create() makes the journal",
-        )
+        raise JournalNotFoundError(f"there is no journal at {folder}", hint=_where_else())
     own = unusable(file)
     if own is not None:
         raise own
@@ -78,6 +75,18 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
             f"no journal can be made at {folder}: {error.strerror}",
             hint="set JOURNALTRACK_HOME or journal= to a folder that you can write to",
         ) from error
+
+
+def _where_else() -> str:
+    """Return what to do where a journal is missing."""
+    from journaltrack.util import config  # noqa: PLC0415 - for this hint alone
+
+    mirror = None
+    with contextlib.suppress(InvalidInputError):
+        mirror = config.current().mirror
+    if mirror is not None and paths.is_mirror(paths.expanded(mirror)):
+        return f"to see what machines have mirrored, name the mirror in its place: {mirror}"
+    return "check the path; a training script's first Tracker.create() makes the journal"
 
 
 def _check_name(folder: Path) -> None:

@@ -242,8 +242,12 @@ def test_check_names_what_is_missing(tmp_path, mirror):
 
 
 def test_a_configured_mirror_need_not_be_named(tmp_path, mirror, monkeypatch):
-    """What looks after a mirror takes the configured one, where it delivers, too."""
+    """What looks after a mirror takes the configured one. Where there is no journal of one's own,
+    as on a login node, other commands say how to name it.
+    """
     monkeypatch.setenv("JOURNALTRACK_MIRROR", str(mirror))
+    for command in ("runs", "status", "sync", "audit"):
+        assert f"name the mirror in its place: {mirror}" in run(command, code=8)
     assert "nothing is missing" in run("mirror", "--check")
     assert "8 entries are not delivered yet" in run("mirror", "--prune", "--delivered-before", "1d")
 
