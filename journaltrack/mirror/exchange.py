@@ -71,6 +71,8 @@ class Seen:
         artifacts: Of the next segment: how many bytes of its artifacts were there, and when that
             last changed, seconds since 1970 by this machine's clock.
         life: Its last sign of life (``silence``).
+        beat: Its last heartbeat. Of the first one that was seen, nobody can tell the age.
+        every_s: When the next one was to come at the latest; None: none was promised.
     """
 
     number: int = 0
@@ -80,6 +82,8 @@ class Seen:
     halted: dict[str, int] = field(default_factory=dict)
     artifacts: tuple[int, float] | None = None
     life: Since | None = None
+    beat: Since | None = None
+    every_s: float | None = None
 
     def take(self, number: int, sha256: str, processes: Iterable[str]) -> None:
         """Note that a segment was taken over."""
@@ -231,6 +235,8 @@ def _seen(members: dict[str, Any]) -> Seen:
         {str(uuid): int(place) for uuid, place in members["halted"].items()},
         None if artifacts is None else (int(artifacts[0]), float(artifacts[1])),
         _since(members.get("life")),
+        _since(members.get("beat")),
+        None if members.get("every_s") is None else float(members["every_s"]),
     )
 
 

@@ -23,7 +23,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.mirror import folders
+from journaltrack.mirror import exchange, folders
 from journaltrack.mirror.exchange import Since
 from journaltrack.util import paths, process
 
@@ -116,11 +116,15 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
         if data is None or members is None:
             continue
         # A new segment shows it as well.
-        token = f"{hashlib.sha256(data).hexdigest()[:_TOKEN_CHARS]} {seen.number}"
+        digest = hashlib.sha256(data).hexdigest()[:_TOKEN_CHARS]
+        token = f"{digest} {seen.number}"
         silent_s = None if seen.life is None or seen.life.of != token else seen.life.passed_s()
         if silent_s is None:
             seen.life, silent_s = Since.now(token), 0.0
         at_ns, every_s = members
+        if seen.beat is None or seen.beat.of != digest:
+            seen.beat = Since(digest, "", 0.0) if seen.beat is None else Since.now(digest)
+        seen.every_s = every_s
         if every_s is not None:
             # Who can't write there may have lost touch with it.
             with folders.explained(place, "written"):
@@ -128,6 +132,22 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
             if kind is None or kind in _SERVERS_TIME:
                 silent_s = max(silent_s, _age_s(file, now_ns))
         found.append(Life(name, at_ns, every_s, silent_s))
+    return found
+
+
+def living(copy: Path) -> set[str]:
+    """Return the processes (their uuids) on nodes that live, as far as a copy knows.
+
+    Of such a node this machine has seen a new heartbeat, and the next ones are not overdue. Whoever
+    delivers looks for them (``look``); without that, none is known to live. Nothing is written, and
+    the mirror is not asked.
+    """
+    found: set[str] = set()
+    for state in exchange.all_of(copy).values():
+        for seen in state.seen.values():
+            ago_s = None if seen.beat is None else seen.beat.passed_s()
+            if ago_s is not None and ago_s < _MISSED * (seen.every_s or 0.0):
+                found |= seen.processes
     return found
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
-from journaltrack.journal import interruption, view, vocabulary
+from journaltrack.journal import interruption, view, vocabulary, writers
 from journaltrack.journal.contents import Content
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal, LastStatus
@@ -230,12 +230,23 @@ class Source:
         return tuple(found.items())
 
     def _now_states(self, journal: Journal) -> dict[int, str]:
+        """Return the state of each run in progress; one on a node that mirrors and lives runs."""
         begun = {
             number: LastStatus(run.state["begun_by"][0], run.state["begun_by"][1], _IN_PROGRESS)
             for number, run in self._runs.items()
             if run.state["status"][0] == _IN_PROGRESS and run.state["begun_by"]
         }
-        return dict(interruption.states(journal, begun))
+        found: dict[int, str] = dict(interruption.states(journal, begun))
+        unknown = [number for number, state in found.items() if state == "unknown"]
+        if unknown:
+            from journaltrack.mirror import heartbeat  # noqa: PLC0415 - few have a mirror
+
+            living = heartbeat.living(journal.path)
+            for number in unknown:
+                writer = writers.writer(journal.database, begun[number].writer_id)
+                if writer is not None and writer.uuid in living:
+                    found[number] = "running"
+        return found
 
     # -- reading -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker
+from journaltrack import Tracker, runs
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import copies, delivery, exchange, folders, heartbeat
@@ -112,6 +112,40 @@ def test_a_silent_node_s_run_is_stopped_once(tmp_path):
     assert remote.components["run"].status.primary == "Stopped"
     # The node's journal, the lost one, is what was mirrored.
     assert len(content(folder)) == 5
+
+
+def test_a_run_on_a_node_that_lives_is_running(tmp_path, monkeypatch):
+    """Where a mirror is delivered, runs in progress are running as soon as a new heartbeat of their
+    node was seen, until some are overdue. A first heartbeat may be an old one, and proves nothing;
+    a node that ended in order promises none.
+    """
+    node = Node(tmp_path)
+    now_s = process.since_boot_s()
+    monkeypatch.setattr(process, "since_boot_s", lambda: now_s)
+
+    def state():
+        return [run.status for run in runs(copy_in(node.mirror))]
+
+    node.log(*points(1))
+    node.ship()
+    assert settled(node.mirror) == ([], [])
+    assert settled(node.mirror) == ([], [])
+    assert state() == ["unknown"]
+    node.ship()
+    assert settled(node.mirror) == ([], [])
+    assert state() == ["running"]
+    now_s += 89.0
+    assert state() == ["running"]
+    now_s += 2.0
+    assert state() == ["unknown"]
+    assert settled(node.mirror) == ([], [])
+    assert state() == ["unknown"]
+    node.ship()
+    assert settled(node.mirror) == ([], [])
+    assert state() == ["running"]
+    node.ship(every_s=None)
+    assert settled(node.mirror) == ([], [])
+    assert state() == ["unknown"]
 
 
 @pytest.mark.parametrize("skew_ns", [0, HOUR_NS, -HOUR_NS])
