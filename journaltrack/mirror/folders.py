@@ -42,6 +42,8 @@ from journaltrack.util import paths
 MARKER: Final = paths.MIRROR
 BLOBS: Final = "blobs"
 RUNS: Final = "runs"
+RECORD: Final = "removed.json"
+"""In the folder of a journal that was removed after it was delivered (``retention``)."""
 VERSION: Final = 1
 """Of the folder's layout; a reader refuses a higher one."""
 _FORMAT: Final = "journaltrack mirror"
@@ -85,6 +87,14 @@ class Mirror:
         """
         found = folders_in(self.path / journal_id)
         return sorted(name for name in found if _REPLICA.fullmatch(name))
+
+    def is_removed(self, journal_id: str) -> bool:
+        """Return whether a journal was removed on the record, and nobody has written it again.
+
+        Raises:
+            MirrorError: The folder can't be read.
+        """
+        return (self.path / journal_id / RECORD).exists() and not self.replicas(journal_id)
 
     def runs(self, name: str) -> Path:
         """Return the folder that has a file for each journal with this run."""

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from journaltrack.mirror.copies import Copied
     from journaltrack.mirror.folders import Mirror
 
-RECORD: Final = "removed.json"
 _FORMAT: Final = "journaltrack removed from mirror"
 _BYTES_MAX: Final = 16 << 20
 _STAYING: Final = (
@@ -79,7 +78,7 @@ def prune(folder: Path, delivered_before_ns: int, *, dry_run: bool = False) -> l
     found = []
     for copied in copies.extended(mirror.path):
         place = mirror.path / copied.journal_id
-        if not dry_run and (place / RECORD).exists():
+        if not dry_run and (place / folders.RECORD).exists():
             _complete(mirror, copied.journal_id)
         if not mirror.replicas(copied.journal_id):
             continue
@@ -101,7 +100,7 @@ def removed(mirror: Mirror) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for journal_id in mirror.journals():
-        file = mirror.path / journal_id / RECORD
+        file = mirror.path / journal_id / folders.RECORD
         with folders.explained(file, "read"):
             data = folders.content(file, _BYTES_MAX)
         with contextlib.suppress(ValueError, RecursionError):
@@ -160,9 +159,9 @@ def _remove(mirror: Mirror, copied: Copied) -> None:
         "replicas": replicas,
         "heads": {uuid: list(link) for uuid, link in state.heads.items()},
     }
-    with folders.explained(place / RECORD, "written"):
+    with folders.explained(place / folders.RECORD, "written"):
         data = json.dumps(members).encode() + b"\n"
-        folders.write_whole(place / RECORD, data, mirror.path)
+        folders.write_whole(place / folders.RECORD, data, mirror.path)
     for name in replicas:
         _take_away(mirror, copied.journal_id, name, taken[name])
     _complete(mirror, copied.journal_id)

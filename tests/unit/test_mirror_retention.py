@@ -159,6 +159,29 @@ def test_a_node_that_comes_back_sends_nothing_again(place, monkeypatch):
     sound(copied)
 
 
+def test_a_pass_with_nothing_to_send_writes_no_removed_journal_again(place, monkeypatch):
+    """A watcher and each sync look at the copies of removed journals, too. Nothing but claims comes
+    into the mirror by that, and a new reader finds no journal there. The receipts go with a pass
+    after the node came back.
+    """
+    copied = extended(place / "mirror", place / "home", monkeypatch).folder
+    retention.prune(place / "mirror", SEQ_MAX)
+    with delivery.delivering(copied):
+        sync(copied, MemoryRemote())
+    assert not any(name.endswith(".jsonl") for name in left(place / "mirror"))
+    assert retention.prune(place / "mirror", SEQ_MAX) == []
+    assert extended(place / "mirror", place / "new", monkeypatch).folder is None
+    record(place / "journal", *points(7))
+    ship(place / "journal", place / "mirror")
+    assert extended(place / "mirror", place / "home", monkeypatch).notes == []
+    with delivery.delivering(copied):
+        assert sync(copied, MemoryRemote()).pending == 0
+    new = extended(place / "mirror", place / "new", monkeypatch)
+    assert (new.notes, states(new.folder)) == ([], states(copied))
+    ship(place / "journal", place / "mirror")
+    assert states(place / "journal") == states(copied)
+
+
 def test_what_its_writer_wrote_meanwhile_is_put_back(place, monkeypatch):
     """A segment that came after this machine looked stays, with those before it."""
     extend = copies.extended
