@@ -161,11 +161,14 @@ def _close_unneeded() -> None:
     ours = {descriptor.number for descriptor in _pool}
     in_use = set()
     try:
+        names = {_name_of(number) for number in ours}
+        is_linked = any(os.fstat(number).st_nlink > 1 for number in ours)
         # listdir, because it is fast: this runs at every close of a journal.
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-            if int(name) not in ours:
-                # The listing's own descriptor is closed by now.
-                with contextlib.suppress(OSError):
+            # The listing's own descriptor is closed by now.
+            with contextlib.suppress(OSError):
+                # What else is open may be on a file server that hangs: only its name is asked for.
+                if int(name) not in ours and (is_linked or _name_of(int(name)) in names):
                     in_use.add(_identity(os.fstat(int(name))))
     except OSError:
         # Without /proc nobody can tell what is in use.
@@ -173,6 +176,11 @@ def _close_unneeded() -> None:
     for descriptor in [d for d in _pool if d.file not in in_use]:
         _pool.remove(descriptor)
         os.close(descriptor.number)
+
+
+def _name_of(number: int) -> str:
+    """Return the name of an open file. The kernel knows it: no file system is asked."""
+    return os.readlink(f"/proc/self/fd/{number}").rpartition("/")[2]  # noqa: PTH115 - fast
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
