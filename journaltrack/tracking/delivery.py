@@ -4,7 +4,7 @@ Nothing here reaches a network by itself: ``Services`` do. Every call of one goe
 within a deadline. Must not know the tracker, the reconciler, boto3 or SQL.
 
 Invariant: only the process that made the tracker delivers. A forked child and a process that
-unpickled it leave that to it.
+unpickled it leave that to it. What they log is mirrored for as long as they live.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Delivery:
         """Begin to mirror and to deliver beside training, if the settings say so."""
         settings, mirror = self._settings, self._services().mirror
         to = settings.mirror
-        if to is not None and mirror is not None and self.is_here() and self._mirroring is None:
+        # In every process that logs: it may outlive the one that made the tracker.
+        if to is not None and mirror is not None and self._mirroring is None:
             every_s = settings.configuration.mirror_every_s
             self._mirroring = guarded(
                 lambda: mirror(self._journal.path, to, every_s),
@@ -119,7 +120,7 @@ class Delivery:
 
     def flush(self) -> None:
         """Mirror what is new at once, without waiting for it."""
-        if self._mirroring is not None and self.is_here():
+        if self._mirroring is not None:
             self._mirroring.hurry()
 
     def save(self) -> None:

@@ -579,4 +579,5 @@ def _elsewhere(
     )
     tracker._owns_journal = owned  # noqa: SLF001 - this module's own
     tracker._delivery.leave_to_others()  # noqa: SLF001
+    tracker._delivery.begin()  # noqa: SLF001
     return tracker

@@ -320,6 +320,43 @@ def test_a_forked_child_logs_into_the_same_mirror(tmp_path, monkeypatch):
     assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
 
 
+UNPICKLED = """
+import pickle, sys
+with open(sys.argv[1], "rb") as stream:
+    tracker = pickle.load(stream)
+print("ready", flush=True)
+sys.stdin.read()
+tracker.log_metric("loss", 1000.0, iteration_number=1000)
+"""
+
+
+def test_a_process_that_got_the_tracker_logs_into_the_same_mirror(tmp_path, monkeypatch):
+    """What a spawned worker logs is mirrored, also what it logs after the process that made the
+    tracker was killed: who mirrors waits for the worker.
+    """
+    journal, mirror = tmp_path / "journal", tmp_path / "mirror"
+    pickled = tmp_path / "pickled"
+    code = TRAIN.replace("first = ", f"import pickle; Path({str(pickled)!r}).write_bytes("
+                         "pickle.dumps(tracker)); first = ")  # fmt: skip
+    monkeypatch.setattr(sys.modules[__name__], "TRAIN", code)
+    parent = training(journal, mirror)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", UNPICKLED, str(pickled)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout.readline() == "ready\n"
+    parent.kill()
+    parent.communicate()
+    assert Post(journal, mirror).is_used()
+    worker.communicate()
+    assert worker.returncode == 0
+    alone(journal, mirror)
+    assert 1000.0 in losses(journal)
+    assert read(mirror, tmp_path / "home", monkeypatch) == content(journal)
+
+
 def test_sigterm_to_the_process_beside_waits_for_the_last_word_of_the_trainer(
     tmp_path, monkeypatch
 ):
