@@ -26,12 +26,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from journaltrack.errors import JournalError, JournaltrackError, LeaseHeldError
+from journaltrack.errors import JournalError, JournaltrackError, LeaseHeldError, MirrorError
 from journaltrack.mirror import exchange
 from journaltrack.util import paths
 from journaltrack.util.deadline import Deadline
+
+if TYPE_CHECKING:
+    from journaltrack.mirror.follower import Follower
 
 _ID_CHARS: Final = 12
 _LOOK_S: Final = 0.25
@@ -46,6 +49,10 @@ _HURRIED_S: Final = 20.0
 _AGAIN_S: Final = 2.0
 _ENTER_S: Final = 5.0
 _TELL_BYTES_MAX: Final = 1 << 16
+
+
+class _HangsError(Exception):
+    """The mirror's file system does not answer, and nobody logs any more."""
 
 
 class Told(NamedTuple):
@@ -206,7 +213,14 @@ def mirror_beside(
         except LeaseHeldError:
             return None
         post.hold()
-        return _until_unused(post, mirror, every_s, asked, unused)
+        try:
+            return _until_unused(post, mirror, every_s, asked, unused)
+        except _HangsError:
+            # Its thread ends with the process, or when the file system answers.
+            return MirrorError(
+                f"the file system of {mirror} does not answer; the journal has everything",
+                hint=f"when it is back: journaltrack mirror {journal} {mirror}",
+            )
 
 
 @contextlib.contextmanager
@@ -252,8 +266,7 @@ def _until_unused(
         alone = post.leave_alone()
         since = None if alone is None else since or now
         if alone is not None:
-            patience_s = _HURRIED_S if asked.is_set() else _GIVE_UP_S
-            if failure is None or now - (since or now) > patience_s:
+            if failure is None or now - (since or now) > _patience_s(asked):
                 unused.callback(os.close, alone)
                 return failure
             os.close(alone)
@@ -296,8 +309,30 @@ def _followed(
         elif asked.is_set() or now - used >= _LINGER_S:
             break
     ended.set()
-    thread.join()
+    _end(thread, follower, post, asked)
     return failures[0] if failures else None
+
+
+def _end(thread: threading.Thread, follower: Follower, post: Post, asked: threading.Event) -> None:
+    """Wait for a follower's last segment, unless its file system hangs.
+
+    Raises:
+        _HangsError: For a long time nothing was written, and nobody logs any more.
+    """
+    moved, used = -1, time.monotonic()
+    while thread.is_alive():
+        _wait(asked, _LOOK_S)
+        before, moved = moved, follower.shipped.moved_bytes
+        # A large artifact may take its time.
+        if moved != before or (post.is_held() and post.is_used()):
+            used = time.monotonic()
+        elif time.monotonic() - used > _patience_s(asked):
+            raise _HangsError
+
+
+def _patience_s(asked: threading.Event) -> float:
+    """Return how long to go on when nobody logs any more."""
+    return _HURRIED_S if asked.is_set() else _GIVE_UP_S
 
 
 def _wait(asked: threading.Event, seconds: float) -> bool:

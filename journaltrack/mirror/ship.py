@@ -99,7 +99,7 @@ class Shipped:
     Attributes:
         segments, entries, attestations: How many.
         segment_bytes: In the segments.
-        blobs, blob_bytes: Artifacts that were copied.
+        blobs, blob_bytes: Artifacts that were copied. The bytes grow while one is copied.
         blobs_missing: Artifacts whose bytes are missing or damaged in the spool.
         halted: By a process's uuid: the place of its first entry that was altered.
     """
@@ -112,6 +112,11 @@ class Shipped:
     blob_bytes: int = 0
     blobs_missing: list[str] = field(default_factory=list)
     halted: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Return what grows for as long as the mirror's file system takes anything."""
+        return self.segment_bytes + self.blob_bytes
 
 
 class Shipper:
@@ -586,6 +591,13 @@ class Shipper:
         """Copy one artifact. What is missing or damaged in the spool is left out."""
         target = self._there.path_of(sha256)
         partial = target.with_name(f".{sha256}.partial")
+        before, is_copied = shipped.blob_bytes, False
+
+        def write(file: int, data: memoryview) -> None:
+            """Write a part, and count it: who waits sees that it goes on."""
+            write_all(file, data)
+            shipped.blob_bytes += len(data)
+
         try:
             with (
                 files.opened_blob(self._spool.path_of(sha256)) as source,
@@ -597,16 +609,19 @@ class Shipper:
                 partial.unlink(missing_ok=True)
                 with folders.created(partial, self._mirror.path) as file, Copier() as copier:
                     found = copier.copy(
-                        source, os.fstat(source).st_size, lambda view: write_all(file, view)
+                        source, os.fstat(source).st_size, lambda view: write(file, view)
                     )
                 if found == sha256:
                     partial.replace(target)
                     paths.fsync(target.parent)
                     shipped.blobs += 1
-                    shipped.blob_bytes += size_bytes
+                    is_copied = True
                     return
                 partial.unlink()
         except (OSError, ValueError):
             # The spool has no such file, or it can't be read.
             pass
+        finally:
+            if not is_copied:
+                shipped.blob_bytes = before
         shipped.blobs_missing.append(sha256)

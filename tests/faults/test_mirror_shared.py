@@ -15,7 +15,7 @@ import pytest
 
 from journaltrack.errors import LeaseHeldError, MirrorError
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import copies, delivery, folders, join
+from journaltrack.mirror import beside, copies, delivery, folders, join
 from journaltrack.mirror.check import check
 from journaltrack.mirror.follower import Follower
 from journaltrack.mirror.ship import Shipper
@@ -201,6 +201,60 @@ def test_a_server_that_hangs_holds_no_call_up(tmp_path):
     answers again, they are mirrored.
     """
     faulty_disk.assert_in_child(hung, tmp_path)
+
+
+def open_on(place):
+    """A program has a file open on a server that does not answer, and uses a journal elsewhere."""
+    disk = SharedDisk(place / "node")
+    with (place / "node" / "data").open("wb", buffering=0):
+        disk.set(is_paused=True)
+        record(place / "journal", *points(0))
+        record(place / "journal", *points(1))
+        disk.set(is_paused=False)
+    disk.close()
+
+
+def test_a_file_that_is_open_on_a_hanging_server_delays_no_journal(tmp_path):
+    """Closing a journal asks no file system about other files that the process has open."""
+    faulty_disk.assert_in_child(open_on, tmp_path)
+
+
+def never(place):
+    """The server never answers again, and nobody logs any more."""
+    disk = SharedDisk(place / "node")
+    journal, mirror = place / "journal", place / "node" / "mirror"
+    record(journal, *points(0))
+    asked = threading.Event()
+    beside._HURRIED_S = 0.0
+    users = beside.Post(journal, mirror).enter()
+    found = []
+
+    def mirrored():
+        """Mirror beside somebody who logs."""
+        found.append(beside.mirror_beside(journal, mirror, 0.1, asked))
+
+    thread = threading.Thread(target=mirrored)
+    thread.start()
+    post = beside.Post(journal, mirror)
+    wanted = post.hurry()
+    while post.told().answered < wanted:
+        assert thread.is_alive()
+    disk.set(is_paused=True)
+    record(journal, *points(1))
+    os.close(users)
+    asked.set()
+    thread.join(FOREVER_S)
+    assert not thread.is_alive()
+    assert "does not answer" in found[0].message
+    assert not post.is_running()
+    disk.close()
+
+
+def test_who_mirrors_ends_though_the_server_never_answers(tmp_path):
+    """When a job ends while its file server hangs, no process stays behind: who mirrors gives up
+    some time after SIGTERM, or after the last one that logged.
+    """
+    faulty_disk.assert_in_child(never, tmp_path)
 
 
 def silently(place):
