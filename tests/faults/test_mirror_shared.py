@@ -321,7 +321,7 @@ def unreadable(place):
                 assert content(copied.folder) == everything
     # Another user's files, for as long as nobody gives the right to read them.
     replicas = mirror.replicas(mirror.journals()[0])
-    disk.set(faults=[Fault("open", errno.EACCES, after=2)])
+    disk.set(faults=[Fault("open", errno.EACCES, after=4)])
     os.environ["JOURNALTRACK_HOME"] = str(place / "others")
     (copied,) = copies.extended(place / "login" / "mirror")
     told = {each.name: each.problem for each in copied.replicas if each.problem is not None}
