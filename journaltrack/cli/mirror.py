@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from dataclasses import asdict
@@ -23,6 +24,16 @@ _LISTED_MAX: Final = 5
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
+class _Place(click.Path):
+    """A path that is not looked at: it may be on a file server that hangs or refuses for now."""
+
+    def convert(
+        self, value: str | os.PathLike[str], _: click.Parameter | None, __: click.Context | None
+    ) -> str | os.PathLike[str]:
+        """Return it as it is."""
+        return value
+
+
 @click.command(
     epilog="\b\nExamples:\n  journaltrack mirror /tmp/run/journal /shared/mirror --follow\n"
     "  journaltrack sync /shared/mirror\n"
@@ -32,7 +43,7 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     lambda arguments, options: {"named": (*options, *arguments)},
     "The same as the argument.",
     metavar="[[JOURNAL] FOLDER]",
-    type=click.Path(),
+    type=_Place(),
 )
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
 @click.option(

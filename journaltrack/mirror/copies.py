@@ -282,7 +282,9 @@ def fetch(journal: Path, folder: Path, run: str, deadline: Deadline) -> bool:
         MirrorError: The mirror can't be read.
         JournalError: The journal can't be made.
     """
-    if not paths.is_mirror(folder):
+    with folders.explained(folder, "read"):
+        is_mirror = paths.is_mirror(folder)
+    if not is_mirror:
         # No other machine has mirrored anything yet.
         return False
     mirror = folders.opened(folder)

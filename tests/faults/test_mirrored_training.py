@@ -23,6 +23,7 @@ from journaltrack.mirror.check import check
 from journaltrack.mirror.follower import Follower
 from tests.copies import content, sound
 from tests.faults import faulty_disk
+from tests.faults.shared_disk import SharedDisk
 from tests.patience import FOREVER_S, scaled
 
 TRAIN = """
@@ -435,6 +436,30 @@ def test_a_shared_folder_that_hangs_delays_a_close_by_its_deadline_alone(tmp_pat
     os.kill(pid, signal.SIGCONT)
     alone(journal, mirror)
     assert sum(each.entries for each in check(folders.opened(mirror))) == len(content(journal))
+
+
+def hung_at_the_start(place):
+    """A training begins while the file server does not answer."""
+    disk = SharedDisk(place / "node")
+    disk.set(is_paused=True)
+    journal, mirror = place / "journal", place / "node" / "mirror"
+    run = Tracker.create(
+        trial_component_name="run", journal=journal, mirror=mirror, close_deadline_s=0.1
+    )
+    until(Post(journal, mirror).is_running)
+    assert len(mirrors(journal, mirror)) == 1
+    run.close()
+    disk.set(is_paused=False)
+    alone(journal, mirror)
+    assert sum(each.entries for each in check(folders.opened(mirror))) == len(content(journal))
+    disk.close()
+
+
+def test_one_process_waits_for_a_folder_that_hangs_from_the_start(tmp_path):
+    """The process beside takes its place before it looks at the folder, so that nobody starts
+    another one, and another one, while that hangs.
+    """
+    faulty_disk.assert_in_child(hung_at_the_start, tmp_path)
 
 
 def test_every_front_door_mirrors_what_the_configuration_says(tmp_path, monkeypatch):
