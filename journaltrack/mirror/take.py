@@ -146,12 +146,22 @@ class Taker:
         """
         self._state = exchange.load(self._journal.path, self._mirror.id)
         self._find_heads()
-        found = []
-        for name in self._in_turn():
-            told = Replicated(name)
-            found.append(told)
-            self._take_from(told, self._mirror.replica(self._journal.journal_id, name))
-        return sorted(found, key=lambda each: each.name)
+        found = {name: Replicated(name) for name in self._in_turn()}
+        turn = list(found.values())
+        # Receipts of one replica may name entries of another one, and those may come behind them.
+        while turn:
+            before = self._numbers()
+            for told in turn:
+                told.waits = None
+                self._take_from(told, self._mirror.replica(self._journal.journal_id, told.name))
+            turn = [told for told in turn if told.waits is not None and told.problem is None]
+            if self._numbers() == before:
+                break
+        return sorted(found.values(), key=lambda each: each.name)
+
+    def _numbers(self) -> list[int]:
+        """Return how far each replica was taken over."""
+        return [seen.number for seen in self._state.seen.values()]
 
     def _in_turn(self) -> list[str]:
         """Return the other replicas, those first that began first.

@@ -23,7 +23,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import copies, delivery, exchange, folders, segments
+from journaltrack.mirror import copies, delivery, exchange, folders, join, segments
 from journaltrack.mirror.check import check
 from journaltrack.mirror.follower import Follower
 from journaltrack.mirror.ship import Shipper
@@ -144,6 +144,29 @@ def test_what_continues_a_run_comes_behind_it(tmp_path, monkeypatch, machine):
     assert len(copied.replicas) == 2
     values = "SELECT value FROM entry WHERE value IS NOT NULL ORDER BY seq"
     assert read(copied.folder, values) == [(1.0,), (2.0,)]
+
+
+def test_receipts_that_come_before_what_they_name_are_taken_at_once(tmp_path, monkeypatch):
+    """The machine that delivers began before the node's first file was joined: a new reader has all
+    of both at its first look.
+    """
+    journal, mirror = tmp_path / "journal", tmp_path / "mirror"
+    monkeypatch.setattr(join, "FANIN", 2)
+    record(journal, *points(1))
+    mirrored(journal, mirror)
+    delivered = copy_of(mirror).folder
+    with delivery.delivering(delivered):
+        sync(delivered, MemoryRemote())
+    record(journal, *points(2))
+    with closing(Shipper(journal, folders.opened(mirror))) as shipper:
+        shipper.ship()
+        shipper.join()
+    (whole,) = mirror.rglob("00000001-00000002.jsonl")
+    for number in (1, 2):
+        (whole.parent / f"{number:08d}.jsonl").unlink()
+    copied = copy_of(mirror, home=tmp_path / "new", monkeypatch=monkeypatch)
+    assert copied.notes == []
+    assert content(copied.folder).keys() == content(journal).keys()
 
 
 def test_an_entry_is_proved_with_sha256_alone(tmp_path):
