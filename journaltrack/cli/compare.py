@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from journaltrack.readmodel.run import ComparedMetric, Comparison, Goal
 
 _RUNS_BY_DEFAULT: Final = 2
+_PACKAGES_SHOWN: Final = 5
 _CELL_CHARS_MAX: Final = 24
 _CELL_CHARS_MIN: Final = 9
 
@@ -28,7 +29,7 @@ _CELL_CHARS_MIN: Final = 9
 def command(
     names: Sequence[str], named: Sequence[str], *, show_all: bool, as_json: bool
 ) -> ExitCode:
-    """Compare runs: parameters that differ, and metrics with the best value marked.
+    """Compare runs: code and parameters that differ, and metrics with the best value marked.
 
     A RUN is a name, a display name, or a shell pattern in quotes; without one, the two newest runs
     are compared. The mark is on the lowest or highest value, the last one and of all (loss.min), as
@@ -52,6 +53,10 @@ def _print(compared: Comparison, *, show_all: bool) -> None:
         if number:
             output.say()
         _print_group(compared, names, group, show_all=show_all)
+    more = len(compared.packages) - _PACKAGES_SHOWN
+    if more > 0 and not show_all:
+        differ = "package differs" if more == 1 else "packages differ"
+        output.say(f"{more:,} more {differ}; --all shows them")
     same = len(compared.parameters) - len(compared.differing)
     if same and not show_all:
         output.say(
@@ -104,6 +109,13 @@ def _rows(
     yield ["run", *(_cut(names[place]) for place in places)]
     yield ["status", *(run.status for run in runs)]
     yield ["duration", *(output.cell(viewing.span(run.duration_s)) for run in runs)]
+    packages = list(compared.packages)[: None if show_all else _PACKAGES_SHOWN]
+    code = {
+        **compared.code,
+        **{f"package {name}": compared.packages[name] for name in packages},
+    }
+    for name, texts in code.items():
+        yield [output.cell(name), *(_cut(output.cell(texts[place])) for place in places)]
     shown = compared.parameters if show_all else compared.differing
     for name in shown:
         values = compared.parameters[name]

@@ -17,11 +17,13 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, NothingMatchesError
+from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.journal.vocabulary import SYSTEM
 from journaltrack.readmodel import expression
 from journaltrack.readmodel.run import (
@@ -37,6 +39,7 @@ from journaltrack.readmodel.run import (
     goal_of,
 )
 from journaltrack.readmodel.source import Source
+from journaltrack.reports import processes
 from journaltrack.util import paths, patterns
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from journaltrack.errors import JournaltrackError
+    from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
 _NAME_CHARS: Final = 24
@@ -260,8 +264,10 @@ class ReadModel:
         return self._source(key).series(key, metric, columns, x, lo, hi)
 
     def compare(self, runs: Sequence[Run | str]) -> Comparison:
-        """Compare runs: which parameters differ, metrics side by side."""
-        return compared([run if isinstance(run, Run) else self.run(run) for run in runs])
+        """Compare runs: which parameters and which code differ, metrics side by side."""
+        found = [run if isinstance(run, Run) else self.run(run) for run in runs]
+        code, packages = processes.compared([self._newest(run) for run in found])
+        return replace(compared(found), code=code, packages=packages)
 
     def timeline(self, run: Run | str, *, limit: int = 1_000, after_seq: int = 0) -> list[Event]:
         """Return what was recorded of a run besides metrics, in order."""
@@ -282,6 +288,18 @@ class ReadModel:
         """Close the journals and caches. Idempotent."""
         for source in self.sources:
             source.close()
+
+    def _newest(self, run: Run) -> tuple[WriterRecord | None, str | None]:
+        """Return the process that recorded a run last, and the digest of its changes to a commit.
+
+        An import's code is not the run's.
+        """
+        details = self.details(run, metrics=False)
+        if details.is_import or not details.writers:
+            return None, None
+        newest = details.writers[-1]
+        diffs = (each for each in details.artifacts if each.name == DIFF_NAME)
+        return newest, next((each.sha256 for each in diffs if each.writer_id == newest.id), None)
 
     def _source(self, key: str) -> Source:
         for source in self.sources:

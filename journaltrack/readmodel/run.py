@@ -529,6 +529,8 @@ class Comparison:
         differing: The names of parameters that are not the same in all runs.
         tags: As ``parameters``.
         metrics: By name, sorted.
+        code: In what the code of the runs differs, such as the commit: a text per run by label.
+        packages: The packages whose versions differ: a version per run by name.
     """
 
     runs: tuple[Run, ...]
@@ -536,6 +538,8 @@ class Comparison:
     differing: tuple[str, ...]
     tags: Mapping[str, tuple[str | None, ...]]
     metrics: Mapping[str, ComparedMetric]
+    code: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    packages: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes."""
@@ -562,6 +566,8 @@ class Comparison:
                 }
                 for name, metric in self.metrics.items()
             },
+            "code": view.to_json(self.code),
+            "packages": view.to_json(self.packages),
         }
 
 

@@ -136,6 +136,43 @@ def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return ", ".join([*told, *more])
 
 
+def compared(
+    newest: Sequence[tuple[WriterRecord | None, str | None]],
+) -> tuple[dict[str, tuple[str | None, ...]], dict[str, tuple[str | None, ...]]]:
+    """Return in what the code of runs differs, and which of their packages.
+
+    Args:
+        newest: Of each run its newest process, and the SHA-256 of that one's uncommitted changes.
+            Of a run without a process, as one that was imported, nothing is known.
+
+    Returns:
+        A text per run by label, and a version per run by package. What is the same in all runs of
+        which it is known is left out.
+    """
+    known = [writer for writer, _ in newest if writer is not None]
+    asked: dict[str, Callable[[WriterRecord], str | None]] = {
+        **dict(_COMPARED),
+        # The program's path is told above.
+        "code": lambda each: dict(facts_of(each.context)).get("code", "").rpartition(": ")[2],
+    }
+    found = {
+        label: tuple((writer and ask(writer)) or None for writer, _ in newest)
+        for label, ask in asked.items()
+        if len({ask(writer) for writer in known}) > 1
+    }
+    diffs = tuple(sha256 and sha256[:_COMMIT_CHARS] for _, sha256 in newest)
+    if len({sha256 for (writer, _), sha256 in zip(newest, diffs, strict=True) if writer}) > 1:
+        found["uncommitted changes"] = diffs
+    lists = [{} if writer is None else _packages(writer) for writer, _ in newest]
+    told_of = [each for each in lists if each]
+    versions = {
+        name: tuple(each.get(name) for each in lists)
+        for name in sorted({name for each in told_of for name in each})
+        if len({each.get(name) for each in told_of}) > 1
+    }
+    return found, versions
+
+
 def told(
     writers: Sequence[WriterRecord], *, imported_from: str | None, is_import: bool
 ) -> list[tuple[str, str]]:

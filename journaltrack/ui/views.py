@@ -224,6 +224,11 @@ def compare(model: ReadModel, keys: Sequence[str]) -> Json:
             }
             for name, metric in comparison.metrics.items()
         ],
+        "code": [{"name": name, "values": list(texts)} for name, texts in comparison.code.items()],
+        "packages": [
+            {"name": name, "values": list(versions)}
+            for name, versions in comparison.packages.items()
+        ],
     }
 
 

@@ -754,7 +754,7 @@ def test_delivery_shows_states_and_the_next_commands(window, view, tmp_path):
 
 def test_a_run_shows_which_code_ran_where(window, view, tmp_path):
     """Command, job and packages of the process are in its provenance, the changes to the code
-    unfold; nothing of them is markup.
+    unfold; nothing of them is markup. A comparison tells what differs.
     """
     folder = tmp_path / "tree"
     folder.mkdir()
@@ -791,3 +791,10 @@ def test_a_run_shows_which_code_ran_where(window, view, tmp_path):
     provenance.get_by_role("button", name="Show").click()
     preview = provenance.get_by_role("region", name="Preview of git.diff")
     expect(preview).to_contain_text("+    print('<b>changed</b>')")
+    # A run of other code is told from it.
+    Tracker.create(trial_component_name="other", journal=tmp_path / "journal", sync="off").close()
+    page.reload()
+    go(page, "compare", run=list(keys(page).values()))
+    code = page.get_by_role("region", name="Code")
+    expect(code.locator("tbody")).to_contain_text("with uncommitted changes")
+    expect(code.locator("tbody th", has_text="program")).to_be_visible()

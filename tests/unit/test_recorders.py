@@ -9,7 +9,7 @@ import pytest
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Entry
 from journaltrack.journal.writers import WriterRecord
-from journaltrack.reports.processes import WRITERS_MAX, Recorders, differences, told
+from journaltrack.reports.processes import WRITERS_MAX, Recorders, compared, differences, told
 
 pytestmark = pytest.mark.fast
 
@@ -141,3 +141,22 @@ def test_views_get_the_newest_process_and_a_line_for_each_earlier_one():
     rows = told([writer(1)], imported_from="csv, old", is_import=True)
     assert [label for label, _ in rows] == ["imported from", "imported by"]
     assert told([], imported_from=None, is_import=False) == []
+
+
+def test_runs_of_other_code_are_told_apart():
+    """By commit, changes, host and packages; of a run without a process nothing is made up."""
+    one = writer(1, packages={"numpy": "2.0", "torch": "3.0"})
+    two = writer(2, git_commit="b" * 40, git_dirty=True, host="other", packages={"numpy": "2.1"})
+    code, packages = compared([(one, None), (None, None), (two, "c" * 64)])
+    assert code == {
+        "commit": ("a" * 12, None, f"{'b' * 12} with uncommitted changes"),
+        "host": ("node", None, "other"),
+        "uncommitted changes": (None, None, "c" * 12),
+    }
+    assert packages == {"numpy": ("2.0", None, "2.1"), "torch": ("3.0", None, None)}
+    # The same commit with other changes is other code.
+    changed = [(writer(n, git_dirty=True), sha256 * 64) for n, sha256 in ((1, "c"), (2, "d"))]
+    assert compared(changed) == ({"uncommitted changes": ("c" * 12, "d" * 12)}, {})
+    assert compared([(one, None), (writer(3, packages=one.packages), None)]) == ({}, {})
+    # A process that told no packages, and an import, differ from nothing.
+    assert compared([(one, None), (writer(3), None), (None, None)]) == ({}, {})

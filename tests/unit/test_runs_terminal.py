@@ -158,6 +158,32 @@ def test_comparing_shows_what_differs_and_the_best(folder, monkeypatch):
     assert told["metrics"]["train:loss"]["best"] == [2]
 
 
+def test_comparing_shows_the_code_that_differs(tmp_path):
+    """A run of another program, with uncommitted changes, has its commit and their digest."""
+    work, journal = tmp_path / "work", tmp_path / "j"
+    work.mkdir()
+    script = work / "train.py"
+    script.write_text(
+        "import sys\nfrom journaltrack import Tracker\n"
+        "with Tracker.create(trial_component_name='one', journal=sys.argv[1], sync='off'): pass\n"
+    )
+    git = ["git", "-C", work, "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for step in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "First"]):
+        subprocess.run([*git, *step], check=True)
+    script.write_text(f"{script.read_text()}print('changed')\n")
+    environment = {**os.environ, "JOURNALTRACK_CONTEXT": "on", "JOURNALTRACK_GIT_DIFF": "on"}
+    subprocess.run([sys.executable, script, journal], check=True, env=environment)
+    Tracker.create(trial_component_name="two", journal=journal, sync="off").close()
+    shown = called("compare", "one", "two", "-j", journal)
+    digest = called("get", "one", "-j", journal, "--json")
+    changes = json.loads(digest)["artifacts"][0]["sha256"][:12]
+    assert re.search(r"^commit +[0-9a-f]{12} with uncommitted changes ", shown, re.MULTILINE)
+    assert re.search(rf"^uncommitted changes +{changes} ", shown, re.MULTILINE)
+    assert re.search(rf"^program +{re.escape(str(script))} ", shown, re.MULTILINE)
+    told = json.loads(called("compare", "one", "two", "-j", journal, "--json"))
+    assert told["code"]["uncommitted changes"] == [changes, None]
+
+
 def test_many_runs_are_compared_in_groups_that_fit(tmp_path, monkeypatch):
     """No run is left out at 80 columns."""
     for place in range(12):

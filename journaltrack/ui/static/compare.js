@@ -12,6 +12,17 @@
       ${!shown.length && html`<div class="body muted">No parameter differs.</div>`}</div><//>`;
   };
 
+  // With which code: what is the same in all runs is told by the page of each.
+  const PACKAGES = 10;
+  const Code = ({ data, labels, colours }) => {
+    const [all, setAll] = useState(false);
+    const packages = all ? data.packages : data.packages.slice(0, PACKAGES);
+    const row = (label) => (each) => html`<tr key=${label + each.name}><th scope="row">${label}${each.name}</th>${each.values.map((v) => html`<td class="wide">${v === null ? html`<span class="muted">–</span>` : v}</td>`)}</tr>`;
+    return html`<${jt.Panel} title="Code" flush><div class="scroll"><table><caption class="unseen">Code of each run</caption><thead><tr><th scope="col">what differs</th>${data.runs.map((r, i) => html`<th scope="col" class=${`c${colours[i] % jt.COLOURS}`} title=${r.name}><span class="swatch"></span> ${labels[i]}</th>`)}</tr></thead>
+      <tbody>${data.code.map(row(""))}${packages.map(row("package "))}</tbody></table></div>
+      ${packages.length < data.packages.length && html`<div class="body"><button onClick=${() => setAll(true)}>All ${data.packages.length} packages</button></div>`}<//>`;
+  };
+
   // A table of thousands of rows is slow to draw, and hardly read.
   const AT_FIRST = 200;
   const Numbers = ({ data, labels, colours }) => {
@@ -53,6 +64,7 @@
       ${data.missing.length > 0 && html`<div class="alert mild">${jt.count(data.missing.length, "run is", "runs are")} not there any more: ${data.missing.join(", ")}</div>`}
       <${jt.Charts} level=${2} names=${shown} runs=${visible} colours=${visible.map((r) => keys.indexOf(r.key))} params=${params} height=${260} />
       <${Diff} ...${{ data, labels, colours }} /><${Numbers} ...${{ data, labels, colours }} />
+      ${(data.code.length > 0 || data.packages.length > 0) && html`<${Code} ...${{ data, labels, colours }} />`}
       ${target && html`<div class="two"><${jt.Panel} title="Parallel coordinates" end=${html`<${Pick} label="Metric" name="y" value=${target} options=${names} />`}>
           <${jt.Parallel} axes=${[...differing.slice(0, 8).map((p) => ({ name: p.name, values: p.values })), ofTarget]} runs=${runs} colours=${colours} /><//>
         <${jt.Panel} title="Parameter against metric" end=${against && html`<${Pick} label="Parameter" name="p" value=${against.name} options=${differing.map((p) => p.name)} />`}>
