@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import InvalidInputError
 from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from journaltrack.tracking.tracker import Tracker
+
+_ADDRESS: Final = re.compile(r"(?: object)? at 0x[0-9a-fA-F]+")
 
 
 def log_search(
@@ -221,9 +224,34 @@ def _settings(estimator: Any) -> dict[str, Any]:
             # Of each search, `error_score`. SageMaker takes no NaN, and the text says the same.
             found[name] = str(value)
         else:
-            # The text of a function has its address, which no other run has.
-            found[name] = getattr(value, "__name__", value)
+            found[name] = _without_address(value)
     return found
+
+
+def _without_address(value: Any) -> Any:
+    """Return a parameter's value, of what is shown by its address a text that other runs share.
+
+    Functions, callable objects, and SciPy's distributions, from which a search draws, also inside
+    of a grid.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict):
+        return {name: _without_address(each) for name, each in value.items()}
+    if hasattr(value, "dist") and hasattr(value, "args") and hasattr(value, "kwds"):
+        arguments = [
+            *map(str, value.args),
+            *(f"{name}={each}" for name, each in value.kwds.items()),
+        ]
+        return f"{value.dist.name}({', '.join(arguments)})"
+    if hasattr(value, "__name__"):
+        return value.__name__
+    text = str(value)
+    if not _ADDRESS.search(text):
+        return value
+    if isinstance(value, list | tuple):
+        return [_without_address(each) for each in value]
+    return _ADDRESS.sub("", text)
 
 
 def _log_results(run: FrameworkRun, search: Any, prefix: str) -> None:
@@ -235,7 +263,7 @@ def _log_results(run: FrameworkRun, search: Any, prefix: str) -> None:
         "splits": getattr(search, "n_splits_", None),
         **_settings(search),
         # Of several scores without `refit` there is no best.
-        **prefixed("best/", getattr(search, "best_params_", {})),
+        **prefixed("best/", _without_address(getattr(search, "best_params_", {}))),
     }
     run.log_parameters(prefixed(prefix, values))
     if best is not None:
@@ -251,4 +279,5 @@ def _log_results(run: FrameworkRun, search: Any, prefix: str) -> None:
 
 def _column(column: Any) -> list[Any]:
     """Return a column of results. A masked cell is a parameter that the candidate has not."""
-    return list(column.tolist() if hasattr(column, "tolist") else column)
+    cells = column.tolist() if hasattr(column, "tolist") else column
+    return [_without_address(each) for each in cells]

@@ -17,6 +17,7 @@ import pytest
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
 
+from scipy.stats import loguniform, uniform  # noqa: E402
 from sklearn.experimental import enable_halving_search_cv  # noqa: E402, F401 - if it is installed
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import (  # noqa: E402
@@ -25,7 +26,11 @@ from sklearn.model_selection import (  # noqa: E402
     RandomizedSearchCV,
 )
 from sklearn.pipeline import Pipeline  # noqa: E402
-from sklearn.preprocessing import MinMaxScaler, StandardScaler  # noqa: E402
+from sklearn.preprocessing import (  # noqa: E402
+    FunctionTransformer,
+    MinMaxScaler,
+    StandardScaler,
+)
 
 from journaltrack import Journal, JournaltrackWarning, Tracker  # noqa: E402
 from journaltrack.errors import InvalidInputError  # noqa: E402
@@ -127,6 +132,31 @@ def test_a_candidate_whose_fit_failed_has_an_empty_score(offline):
         search.fit(X, Y)
     log_search(search, **options(offline))
     assert table(offline, "cv_results")["mean_test_score"] == [None, search.best_score_]
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_what_a_search_draws_from_is_told_without_addresses(offline, is_list):
+    """Distributions with their arguments, functions by name: as text that the next run shares."""
+    drawn = {
+        "model__C": loguniform(0.1, 10),
+        "model__tol": uniform(loc=1e-4, scale=1e-3),
+        "change__func": [identity, None],
+    }
+    pipeline = Pipeline([("change", FunctionTransformer()), ("model", LogisticRegression())])
+    grid = [drawn] if is_list else drawn
+    search = RandomizedSearchCV(pipeline, grid, n_iter=3, cv=2, random_state=0).fit(X, Y)
+    log_search(search, **options(offline))
+    found = offline.run().parameters
+    assert not [each for each in found.values() if " at 0x" in str(each)]
+    assert set(table(offline, "cv_results")["param_change__func"]) == {"identity", None}
+    told = str([found[each] for each in found if each.startswith("param_distributions")])
+    for text in ("loguniform(0.1, 10)", "uniform(loc=0.0001, scale=0.001)", "identity"):
+        assert text in told
+
+
+def identity(x):
+    """Change nothing."""
+    return x
 
 
 def test_a_search_without_results_is_refused(offline):
