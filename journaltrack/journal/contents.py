@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
@@ -97,6 +97,8 @@ class _Known:
         self._references: dict[tuple[str, str], Entry] = {}
         self._charts: dict[str, Entry] = {}
         self._sizes: dict[str, object] = {}
+        # The last of each process: a run that was started again keeps why it ended before.
+        self._logs: dict[str, dict[int, Entry]] = {}
 
     def add(self, entry: Entry) -> None:
         """Take in an entry.
@@ -110,6 +112,10 @@ class _Known:
             # Processes of one run may differ in what git tells.
             name = f"{entry.name}/{sha256}" if entry.name == DIFF_NAME else str(entry.name)
             self._uploads[name] = entry
+            if vocabulary.OUTPUT_LOGS.fullmatch(name):
+                of_process = self._logs.setdefault(name, {})
+                of_process.pop(entry.writer_id, None)
+                of_process[entry.writer_id] = entry
         elif entry.kind == vocabulary.LINEAGE:
             self._charts[blob_of(entry).sha256] = entry
         elif entry.kind in {vocabulary.INPUT, vocabulary.OUTPUT}:
@@ -141,7 +147,14 @@ class _Known:
             each = _content(entry, str(entry.name), self._sizes, of=of)
             if each.sha256 not in referenced:
                 found.append(each)
-        return found
+        return [*found, *self._earlier_logs({each.sha256 for each in found})]
+
+    def _earlier_logs(self, known: set[str | None]) -> Iterator[Content]:
+        """Yield what earlier processes printed, ``output.log.1`` first, as logrotate names it."""
+        for name, of_process in self._logs.items():
+            entries = [each for each in of_process.values() if blob_of(each).sha256 not in known]
+            for number, entry in enumerate(reversed(entries), start=1):
+                yield _content(entry, f"{name}.{number}", self._sizes)
 
 
 def _content(

@@ -56,6 +56,8 @@ LOCAL_STAYS: Final = "a local metric stays in the journal: nothing of it is sent
 
 OUTPUT_LOG: Final = "output.log"
 """The output artifact with the end of what was printed; of other ranks ``output-rank1.log``."""
+OUTPUT_LOGS: Final = re.compile(r"output(?:-rank[0-9]+)?\.log")
+"""The names of these artifacts."""
 PARAMETERS_FILE: Final = "parameters.json"
 """The output artifact with the parameters that SageMaker can't take."""
 PARAMETERS_FILES: Final = (PARAMETERS_FILE, f"journaltrack-{PARAMETERS_FILE}")

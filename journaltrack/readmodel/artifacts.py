@@ -27,6 +27,7 @@ from journaltrack.errors import (
     MissingExtraError,
 )
 from journaltrack.journal.sqlite import files
+from journaltrack.journal.vocabulary import OUTPUT_LOGS
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 
@@ -47,8 +48,6 @@ CELL_CHARS_MAX: Final = 200
 TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 64 * 1024
 _LINE_CHARS_MAX: Final = 500
-_OUTPUT_LOG: Final = re.compile(r"output(?:-rank[0-9]+)?\.log")
-"""The names of the ends of output that ``tracking.drafts`` keeps."""
 _PIECE_BYTES: Final = 1 << 18
 _IMAGES: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -306,7 +305,7 @@ def output_tail(artifacts: Sequence[Artifact], count: int = TAIL_LINES) -> list[
         count: How many lines at most. Long ones are cut.
     """
     for each in artifacts:
-        if _OUTPUT_LOG.fullmatch(each.name):
+        if OUTPUT_LOGS.fullmatch(each.name):
             with contextlib.suppress(JournaltrackError):
                 return each.last_lines(count)
     return []

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = f"2{sys.byteorder[0]}"
+FORMAT: Final = f"3{sys.byteorder[0]}"
 """Part of the file's name: other code has another file."""
 CHUNK: Final = 50_000
 """Entries of a transaction: 0.1 s, in which other readers wait."""

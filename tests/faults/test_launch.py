@@ -21,6 +21,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.journal.journal import Journal
+from journaltrack.readmodel import model as readmodel
 from journaltrack.reports.component import show
 from journaltrack.util.config import RUN_VARIABLE
 from tests.patience import FOREVER_S
@@ -521,10 +522,15 @@ def test_a_signal_while_it_delivers_ends_the_launch_with_the_command_s_code(fold
 
 def test_a_second_command_of_a_slurm_job_hides_no_failure(folder):
     """Of two commands in one job the first one's failure stays a run of its own; when the job is
-    requeued, each continues its run, which is called continued from then on. A tracker finds the
-    run that was launched for it.
+    requeued, each continues its run, which is called continued from then on, and keeps what it
+    printed before. A tracker finds the run that was launched for it.
     """
-    script = "from journaltrack import Tracker; print(Tracker.load(sync='off'))"
+    script = """if True:
+        import os, sys
+        from journaltrack import Tracker
+        print(Tracker.load(sync="off"))
+        print(os.environ.get("SLURM_RESTART_COUNT"), file=sys.stderr)
+    """
     environment = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "0"}
 
     def launched(*words, restart=None):
@@ -553,6 +559,11 @@ def test_a_second_command_of_a_slurm_job_hides_no_failure(folder):
         ("created", "resumed"),
         ("created",),
     ]
+    with readmodel.open([folder]) as model:
+        model.refresh()
+        found = {each.name: each.read() for each in model.find(names[:1])[0].artifacts}
+    assert list(found) == ["output.log", "output.log.1"]
+    assert (b"1" in found["output.log"], b"None" in found["output.log.1"]) == (True, True)
 
 
 BOARD = """

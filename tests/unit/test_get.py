@@ -371,3 +371,35 @@ def test_entries_that_cant_be_read_hide_no_artifact(tmp_path):
         bad = vocabulary.upload("b.txt", vocabulary.BlobRef("../../x", None, None), 1, None, "b")
         opened.append(opened.component("run"), [bad])
     assert [each.name for each in only(tmp_path / "j").artifacts] == ["a.txt"]
+
+
+def test_what_earlier_processes_printed_is_kept():
+    """The last log of each process that is not the run's, the newest first; of each rank."""
+
+    def recorded(number, writer, name, content, kinds=(vocabulary.UPLOAD, vocabulary.OUTPUT)):
+        detail = json.dumps({"sha256": content * 64, "media_type": "text/plain"})
+        return [
+            vocabulary.Entry(
+                *(number, writer, number, 1, "run", "component", kind, name),
+                *(None, None, None, detail, 1, b""),
+            )
+            for kind in kinds
+        ]
+
+    entries = [
+        *recorded(1, 1, "output.log", "a"),
+        *recorded(2, 1, "output.log", "b"),
+        *recorded(3, 2, "output-rank1.log", "9"),
+        *recorded(4, 3, "output.log", "c"),
+        *recorded(5, 3, "other.log", "8"),
+        *recorded(6, 4, "output.log", "d"),
+        *recorded(7, 4, "other.log", "7"),
+    ]
+    logs = {"output.log": "d", "output.log.1": "c", "output.log.2": "b", "output-rank1.log": "9"}
+    known = {**logs, "other.log": "7"}
+    found = contents.contents(entries)
+    assert {each.name: (each.sha256 or "")[:1] for each in found} == known
+    assert len(found) == len(known)
+    # A process that was killed between the two entries of its log names no other one twice.
+    killed = contents.contents([*entries, *recorded(8, 5, "output.log", "e", (vocabulary.UPLOAD,))])
+    assert sorted((each.sha256 or "")[:1] for each in killed) == [*"79bcde"]
