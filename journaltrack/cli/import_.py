@@ -308,8 +308,8 @@ def _print(done: Imported) -> None:
 
 
 def _print_left_out(whose: str, left_out: LeftOuts, said: str = "left out: ") -> None:
-    for (what, why, is_harm), (count, *examples) in left_out.counts.items():
-        some = f" ({', '.join(examples)}{', ...' if count > len(examples) else ''})"
+    for what, why, is_harm, count, examples, is_more in left_out.told():
+        some = f" ({', '.join(examples)}{', ...' if is_more else ''})"
         text = f"{whose}{said}{output.plural(count, what)}{some if examples else ''}: {why}"
         if is_harm:
             output.problem("warning", text)

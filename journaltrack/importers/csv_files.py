@@ -20,8 +20,10 @@ from journaltrack.importers.source import (
     Item,
     LeftOut,
     Parameters,
+    Point,
     Source,
     SourceRun,
+    Status,
     below,
     digest,
     found_at,
@@ -135,4 +137,13 @@ def _items(table: tables.Table, columns: tables.Columns, root: Path) -> Iterator
             elif found is not None:
                 why = "its parameters have no names"
                 yield LeftOut("description", why, str(hparams), is_harm=True)
-    yield from tables.points(table.rows(), columns)
+    times_ns: tuple[int, int] | None = None
+    for item in tables.points(table.rows(), columns):
+        if type(item) is Point and item.time_ns is not None:
+            at_ns = item.time_ns
+            first_ns, last_ns = times_ns or (at_ns, at_ns)
+            times_ns = min(first_ns, at_ns), max(last_ns, at_ns)
+        yield item
+    if times_ns is not None:
+        # Else the run would have begun with its import.
+        yield Status(None, *times_ns)

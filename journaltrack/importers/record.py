@@ -67,7 +67,8 @@ class Imported:
         self.runs.remove(run)
         self.left_out.add(LeftOut("run", "it has nothing that can be recorded", run.id))
         for (what, why, is_harm), (count, *examples) in run.left_out.counts.items():
-            self.left_out.add(LeftOut(what, why, "".join(examples[:1]), count, is_harm))
+            for place, example in enumerate(examples or [""]):
+                self.left_out.add(LeftOut(what, why, example, 0 if place else count, is_harm))
 
     @property
     def is_harm(self) -> bool:

@@ -117,7 +117,8 @@ class LeftOuts:
         key = (left_out.what, left_out.why, left_out.is_harm)
         known = self.counts.setdefault(key, [0])
         known[0] += left_out.number
-        if left_out.example and left_out.example not in known and len(known) <= _EXAMPLES_MAX:
+        # One more than is shown tells that there are more.
+        if left_out.example and left_out.example not in known and len(known) <= _EXAMPLES_MAX + 1:
             known.append(left_out.example)
 
     @property
@@ -129,8 +130,13 @@ class LeftOuts:
         """Return what ``json.dumps`` takes."""
         return [
             {"what": what, "why": why, "count": count, "examples": examples, "is_harm": is_harm}
-            for (what, why, is_harm), (count, *examples) in self.counts.items()
+            for what, why, is_harm, count, examples, _ in self.told()
         ]
+
+    def told(self) -> Iterator[tuple[str, str, bool, int, list[str], bool]]:
+        """Yield what, why, whether it is harm, how many, some examples, and if there are more."""
+        for (what, why, is_harm), (count, *known) in self.counts.items():
+            yield what, why, is_harm, count, known[:_EXAMPLES_MAX], len(known) > _EXAMPLES_MAX
 
 
 class Read(NamedTuple):

@@ -192,6 +192,34 @@ def test_rows_without_a_step_column_are_numbered(tmp_path):
     assert (run.metrics("a").steps, run.metrics("b").steps) == ([0], [1])
 
 
+def test_a_run_with_times_began_and_ended_with_its_points(tmp_path):
+    """Not with the import; a file that has grown moves the end, and one that has not adds nothing.
+
+    A status that the user gives keeps both.
+    """
+    path = made(tmp_path, "t.csv", f"time,step,loss\n{THEN_S + 5},0,0.5\n{THEN_S},1,0.4\n")
+    imported("csv", path, tmp_path / "j")
+    run = only(tmp_path / "j")
+    assert (run.started.timestamp(), run.ended.timestamp()) == (THEN_S, THEN_S + 5)
+    assert imported("csv", path, tmp_path / "j")["runs"][0]["other_entries"] == 0
+    made(tmp_path, "t.csv", f"{path.read_text()}{THEN_S + 60},2,0.3\n")
+    imported("csv", path, tmp_path / "j", "--status", "Completed")
+    run = only(tmp_path / "j")
+    assert (run.status, run.duration_s) == ("completed", 60)
+
+
+def test_examples_of_what_was_left_out_are_all_or_have_dots(tmp_path):
+    """Dots tell of columns that are not named, and not of more cells in those that are."""
+    for count, shown in ((1, ["c"]), (3, ["c"] * 3), (4, [*["c"] * 3, "..."])):
+        names = [f"c{n}" for n in range(count)]
+        rows = "\n".join(f"{n},0.5,{','.join('x' * count)}" for n in range(5))
+        path = made(tmp_path, "t.csv", f"step,loss,{','.join(names)}\n{rows}\n")
+        journal = str(tmp_path / f"j{count}")
+        told = CliRunner().invoke(main, ["import", "csv", str(path), "-j", journal]).output
+        found = told.partition(f"left out: {5 * count} cells (")[2].partition("): it is no")[0]
+        assert [each.rstrip("0123456789") for each in found.split(", ")] == shown
+
+
 def test_rows_that_are_wrong_are_told_and_the_others_recorded(tmp_path):
     """Bad steps, bad times and too many cells are harm; texts and fractions are left out."""
     text = (
