@@ -165,4 +165,6 @@ def awkward(journal):
     with Tracker.create(trial_component_name="wide", journal=journal, sync="off") as tracker:
         for step in range(2):
             tracker.log_metrics({f"m{n:04}": n + step for n in range(1_000)}, step=step)
+        # As the results of a search: a column for each split and parameter.
+        tracker.log_table("wide", {f"column_of_a_wide_table_{n}": [0.5] for n in range(40)})
     return Path(journal)

@@ -108,6 +108,7 @@ def test_a_report_fits_and_holds_any_values(window, report, tmp_path, width):
     page = window(report(awkward(tmp_path / "journal")), offline=True, width=width).page
     page.locator(".chart").first.scroll_into_view_if_needed()
     expect(page.locator(".chart canvas").first).to_be_visible()
+    expect(page.get_by_role("columnheader", name="column_of_a_wide_table_0")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
