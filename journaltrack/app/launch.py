@@ -466,9 +466,11 @@ class _Recorder(threading.Thread):
             )
         if run.rank is None:
             component = tracker.trial_component
+            # A run that is continued keeps its start, as a tracker's does.
+            start_ns = None if component.start_time is not None else self._began_ns
             component.journal.append(
                 component.component_id,
-                [vocabulary.status(primary="InProgress", start_ns=self._began_ns)],
+                [vocabulary.status(primary="InProgress", start_ns=start_ns)],
             )
         if run.mended is not None:
             self._tell(run.mended, "to choose it yourself, give --display-name another one")

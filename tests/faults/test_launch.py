@@ -522,8 +522,8 @@ def test_a_signal_while_it_delivers_ends_the_launch_with_the_command_s_code(fold
 
 def test_a_second_command_of_a_slurm_job_hides_no_failure(folder):
     """Of two commands in one job the first one's failure stays a run of its own; when the job is
-    requeued, each continues its run, which is called continued from then on, and keeps what it
-    printed before. A tracker finds the run that was launched for it.
+    requeued, each continues its run, which is called continued from then on, and keeps its start
+    and what it printed before. A tracker finds the run that was launched for it.
     """
     script = """if True:
         import os, sys
@@ -552,8 +552,10 @@ def test_a_second_command_of_a_slurm_job_hides_no_failure(folder):
         "slurm-4711-false": ("Failed", ("created",)),
         **dict.fromkeys(names, ("Completed", ("created",))),
     }
+    began = {name: view.status.start_ns for name, view in runs().items()}
     again = launched(sys.executable, "-c", script, restart="1").stdout
     assert again.decode().strip() == names[0]
+    assert {name: view.status.start_ns for name, view in runs().items()} == began
     assert [view.origins for view in runs().values()] == [
         ("created",),
         ("created", "resumed"),
