@@ -272,7 +272,8 @@ def _log_results(run: FrameworkRun, search: Any, prefix: str) -> None:
             for name in results
             if name.startswith(("mean_", "std_")) and "time" not in name
         }
-        run.log_metrics(prefixed(f"{prefix}best/", scores))
+        # With a step a sync can tell whether a point arrived, and moto takes no point without.
+        run.log_metrics(prefixed(f"{prefix}best/", scores), int(best))
     table = {name: _column(column) for name, column in results.items() if name != "params"}
     run.tracker.log_table(f"{prefix}cv_results", table)
 

@@ -119,7 +119,8 @@ class SummaryWriter(Logs):
             if hparam_dict is not None:
                 self._run.log_parameters(hparam_dict)
             if metric_dict:
-                self._run.log_metrics(metric_dict, global_step)
+                # TensorBoard shows what has no step at step 0, too.
+                self._run.log_metrics(metric_dict, 0 if global_step is None else global_step)
 
     def add_text(
         self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None

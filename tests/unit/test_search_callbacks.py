@@ -97,6 +97,7 @@ def test_each_kind_of_search_is_recorded(offline, search):
     assert found.parameters["best/C"] == search.best_params_["C"]
     assert found.parameters["search"] == type(search).__name__
     assert found.metrics["best/mean_test_score"][0].value == search.best_score_
+    assert found.metrics["best/mean_test_score"][0].step == search.best_index_
     columns = table(offline, "cv_results")
     assert set(columns) == set(search.cv_results_) - {"params"}
     for name in columns:

@@ -81,12 +81,16 @@ def test_walltime_is_the_time_of_the_point(writer, offline):
 
 
 def test_hyperparameters_make_no_second_run(writer, offline):
-    """They are parameters of this run, with None, NaN and text; their metrics are points."""
+    """They are parameters of this run, with None, NaN and text; their metrics are points, without a
+    step of step 0, as TensorBoard shows them.
+    """
     writer.add_hparams({"lr": 0.1, "optimizer": "sgd"}, {"best": 0.5}, run_name="x", global_step=3)
     writer.add_hparams({"lr": 0.1}, {})
+    writer.add_hparams({"lr": 0.1}, {"last": 0.25})
     run = offline.run("run")
     assert run.parameters == {"lr": 0.1, "optimizer": "sgd"}
     assert points(offline, "best") == [(3, 0.5)]
+    assert points(offline, "last") == [(0, 0.25)]
     assert offline.runs() == ["run"]
 
 
