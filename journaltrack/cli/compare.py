@@ -139,7 +139,7 @@ def _metric(metric: ComparedMetric, places: Sequence[int]) -> Iterator[str]:
     mark = viewing.best_mark()
     for place in places:
         summary = metric.values[place]
-        is_best = place in metric.best and len(metric.values) > 1
+        is_best = place in metric.best
         yield output.cell(summary and viewing.number(summary.last)) + (mark if is_best else " ")
 
 
@@ -147,7 +147,7 @@ def _extreme(metric: ComparedMetric, goal: Goal, places: Sequence[int]) -> Itera
     mark = viewing.best_mark()
     for place in places:
         summary = metric.values[place]
-        is_best = place in metric.best_ever and len(metric.values) > 1
+        is_best = place in metric.best_ever
         yield output.cell(summary and viewing.number(summary.best(goal))) + (
             mark if is_best else " "
         )

@@ -283,7 +283,7 @@ class _Text:
 
 
 class _Column(_Text):
-    """What the runs have by a name; the best value is marked."""
+    """What the runs have by a name; the best of several values is marked."""
 
     def __init__(self, name: str, runs: Sequence[Run], known: Names, goal: Goal | None) -> None:
         values = [known.asked(name)(run) for run in runs]
@@ -296,7 +296,7 @@ class _Column(_Text):
             texts = _apart(texts)
         super().__init__(name, texts, end_tells=name == "journal")
         self.at_right = len(every) == len([value for value in values if value is not None])
-        if best is not None and len(runs) > 1:
+        if best is not None and len(every) > 1:
             mark = viewing.best_mark()
             # Every cell has the mark's place, so that digits stay aligned.
             self._marks = [

@@ -347,9 +347,10 @@ def compared(runs: Sequence[Run]) -> Comparison:
 
 
 def _best(values: Sequence[float | None], goal: Goal | None) -> tuple[int, ...]:
-    """Return the places of the lowest or highest finite value."""
-    finite = [each for each in values if each is not None and math.isfinite(each)]
-    if goal is None or not finite:
+    """Return the places of the lowest or highest finite value; none if one run alone has any."""
+    known = [each for each in values if each is not None]
+    finite = [each for each in known if math.isfinite(each)]
+    if goal is None or not finite or len(known) == 1:
         return ()
     best = (min if goal == "min" else max)(finite)
     return tuple(place for place, each in enumerate(values) if each == best)

@@ -294,7 +294,7 @@ def _numbers(report: Report) -> str:
             if value is None:
                 cells.append(None)
                 continue
-            best = ' class="best"' if place in metric.best and len(metric.values) > 1 else ""
+            best = ' class="best"' if place in metric.best else ""
             span = f"{_text(value.min)} … {_text(value.max)}{not_finite_text(value)}"
             last = _text(view.to_json(value.last))
             cells.append(_Html(f"<span{best}>{last}</span><br><small>{span}</small>"))

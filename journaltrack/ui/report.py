@@ -367,7 +367,7 @@ def to_markdown(report: Report) -> str:
                     None
                     if value is None
                     else _Bold(metric_text(value))
-                    if place in metric.best and len(named_runs) > 1
+                    if place in metric.best
                     else metric_text(value)
                     for place, value in enumerate(metric.values)
                 ),

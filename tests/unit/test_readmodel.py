@@ -798,6 +798,11 @@ def test_comparing_tells_what_differs_and_who_is_best(three):
     assert (compared.metrics["loss"].goal, compared.metrics["loss"].best) == ("min", (1,))
     assert (compared.metrics["acc"].goal, compared.metrics["acc"].best) == ("max", (0,))
     assert compared.metrics["loss"].values[2] is None
+    # Of one value none is the best.
+    with readmodel.open([three]) as model:
+        model.refresh()
+        alone = model.compare(model.find(["wide", "none"])).metrics["loss"]
+    assert (alone.best, alone.best_ever) == ((), ())
     json.dumps(compared.to_json(), allow_nan=False)
 
 

@@ -158,6 +158,21 @@ def test_comparing_shows_what_differs_and_the_best(folder, monkeypatch):
     assert told["metrics"]["train:loss"]["best"] == [2]
 
 
+def test_the_mark_is_on_the_best_of_several_values(tmp_path):
+    """A metric that one run alone has gets none."""
+    for name, metrics in (("one", {"loss": 1.0, "acc": 0.5}), ("two", {"loss": 2.0})):
+        with Tracker.create(
+            trial_component_name=name, journal=tmp_path / "j", sync="off"
+        ) as tracker:
+            tracker.log_metrics(metrics, step=0)
+    for shown in (
+        called("compare", "one", "two", "-j", tmp_path / "j"),
+        called("runs", "-j", tmp_path / "j"),
+    ):
+        assert re.search(r"\b1(★|\*)", shown)
+        assert not re.search(r"0\.5(★|\*)", shown)
+
+
 def test_comparing_shows_the_code_that_differs(tmp_path):
     """A run of another program, with uncommitted changes, has its commit and their digest."""
     work, journal = tmp_path / "work", tmp_path / "j"
