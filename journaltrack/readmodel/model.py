@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, NothingMatchesError
+from journaltrack.errors import InvalidInputError, JournaltrackError, NothingMatchesError
 from journaltrack.journal.provenance import DIFF_NAME
 from journaltrack.journal.vocabulary import SYSTEM
 from journaltrack.readmodel import expression
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from journaltrack.errors import JournaltrackError
     from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.component import ComponentView
 
@@ -294,7 +293,11 @@ class ReadModel:
 
         An import's code is not the run's.
         """
-        details = self.details(run, metrics=False)
+        try:
+            details = self.details(run, metrics=False)
+        # What is compared is known without the journal, which may be gone meanwhile.
+        except JournaltrackError:
+            return None, None
         if details.is_import or not details.writers:
             return None, None
         newest = details.writers[-1]

@@ -806,6 +806,17 @@ def test_comparing_tells_what_differs_and_who_is_best(three):
     json.dumps(compared.to_json(), allow_nan=False)
 
 
+def test_runs_of_a_journal_that_is_gone_are_still_compared(three):
+    """What was read of them stays; of their code nothing is known."""
+    with readmodel.open([three]) as model:
+        model.refresh()
+        found = model.find(["wide", "deep"])
+        shutil.rmtree(three)
+        compared = model.compare(found)
+    assert compared.parameters["lr"] == (0.1, 0.2)
+    assert (compared.code, compared.packages) == ({}, {})
+
+
 @pytest.mark.parametrize(
     ("name", "goal"),
     [
