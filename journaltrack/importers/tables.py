@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 WRITTEN_NS: Final = 60 * 10**9
 """Ours: a file that was changed less than a minute ago may still be written."""
 _PARQUET_ROWS: Final = 10_000
+_DECIMAL_COMMA: Final = re.compile(r"[+-]?[0-9]+,[0-9]+(?:[eE][+-]?[0-9]+)?")
 _TRUTH: Final = {"true": 1.0, "false": 0.0}
 # From here on a number is no longer seconds, but milli-, micro- and nanoseconds: 1973 to 5138.
 _MILLISECONDS: Final = 1e11
@@ -312,7 +314,9 @@ def points(rows: Iterable[Row | LeftOut | Read], columns: Columns) -> Iterator[I
             if value is None:
                 value = _TRUTH.get(str(cell).strip().lower())
             if value is None:
-                yield LeftOut("cell", "it is no number", str(name))
+                is_local = isinstance(cell, str) and _DECIMAL_COMMA.fullmatch(cell.strip())
+                why = "it has a decimal comma; write numbers with a point" if is_local else ""
+                yield LeftOut("cell", why or "it is no number", str(name))
             elif value != epoch or name.lower() != "epoch":
                 epoch = value if name.lower() == "epoch" else epoch
                 yield Point(name, value, place.step, place.time_ns)

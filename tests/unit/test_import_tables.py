@@ -220,6 +220,18 @@ def test_examples_of_what_was_left_out_are_all_or_have_dots(tmp_path):
         assert [each.rstrip("0123456789") for each in found.split(", ")] == shown
 
 
+def test_numbers_with_a_decimal_comma_are_told_as_such(tmp_path):
+    """Whether 1,234 is a thousand or one, nobody knows: none is guessed."""
+    path = made(tmp_path, "t.csv", "step;loss;acc;phase\n0;0,5;1;a\n1;-1,25e-3;2;1,2,3\n")
+    told = imported("csv", path, tmp_path / "j")
+    found = {each["why"]: (each["count"], each["examples"]) for each in told["runs"][0]["left_out"]}
+    assert found == {
+        "it has a decimal comma; write numbers with a point": (2, ["loss"]),
+        "it is no number": (2, ["phase"]),
+    }
+    assert set(only(tmp_path / "j").metrics) == {"acc"}
+
+
 def test_rows_that_are_wrong_are_told_and_the_others_recorded(tmp_path):
     """Bad steps, bad times and too many cells are harm; texts and fractions are left out."""
     text = (
