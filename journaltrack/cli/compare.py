@@ -9,6 +9,7 @@ import click
 
 from journaltrack.cli import common, output, tables, viewing
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.reports.processes import IMPORTED_KEY
 
 if TYPE_CHECKING:
     from journaltrack.readmodel.run import ComparedMetric, Comparison, Goal
@@ -124,7 +125,7 @@ def _rows(
             *(_cut(output.cell(viewing.number(values[place]))) for place in places),
         ]
     for name, tags in compared.tags.items():
-        if show_all or len(set(tags)) > 1:
+        if show_all or (len(set(tags)) > 1 and name != IMPORTED_KEY):
             yield [output.cell(f"tag {name}"), *(_cut(output.cell(tags[p])) for p in places)]
     for name, metric in compared.metrics.items():
         yield [output.cell(name), *_metric(metric, places)]

@@ -32,15 +32,17 @@ from journaltrack.importers.target import ImportedRun, Target
 from journaltrack.journal import provenance, view, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.pass_report import Progress
-from journaltrack.reports.processes import IMPORTED_FROM, IMPORTED_ID, IMPORTED_PATH
+from journaltrack.reports.processes import (
+    IMPORTED_FROM,
+    IMPORTED_ID,
+    IMPORTED_KEY,
+    IMPORTED_PATH,
+)
 from journaltrack.tracking import validation
 from journaltrack.tracking.finish import FINAL_STATUSES
 from journaltrack.tracking.settings import settings_of
 from journaltrack.util import patterns
 
-TAG_KEY: Final = "imported_key"
-"""The tag of an imported run that identifies it. ``reports.processes`` has those that tell where
-it is from."""
 _KEY_CHARS: Final = 8
 """Characters of the key in the name of a run whose own name is taken."""
 
@@ -344,7 +346,7 @@ class _Names:
         tags = {
             IMPORTED_FROM: self._source.format,
             IMPORTED_ID: tag_text(run.id),
-            TAG_KEY: place.key,
+            IMPORTED_KEY: place.key,
             IMPORTED_PATH: tag_text(str(self._source.path)),
         }
         shown = run.display_name or run.id
@@ -382,7 +384,7 @@ def _key_in(payload: str | None) -> str | None:
     """Return what identifies an imported run, from its creation; None if it was not imported."""
     with contextlib.suppress(ValueError):
         tags = vocabulary.decode(payload).get("tags")
-        key = tags.get(TAG_KEY) if isinstance(tags, dict) else None
+        key = tags.get(IMPORTED_KEY) if isinstance(tags, dict) else None
         return key if isinstance(key, str) else None
     return None
 

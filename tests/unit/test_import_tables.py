@@ -304,6 +304,9 @@ def test_other_files_of_a_folder_are_suggested(tmp_path):
     assert "'*.log'" in told["error"]["hint"]
     imported("csv", tmp_path / "runs", tmp_path / "j", "--files", "*.csv")
     assert {run.name for run in journaltrack.runs(tmp_path / "j")} == {"runs-a-one", "runs-two"}
+    # What tells two imports apart is where they are from, not the digest of their beginning.
+    shown = CliRunner().invoke(main, ["compare", "runs-*", "-j", str(tmp_path / "j")]).output
+    assert ("imported_id" in shown, "imported_key" in shown) == (True, False)
 
 
 @pytest.mark.parametrize("rows", ["", ",\n", "x,y\n", "0,\n"])
