@@ -524,18 +524,21 @@ class FrameworkRun:
         kind = None if error is None else type(error)
         tracker.__exit__(kind, error, None if error is None else error.__traceback__)
 
-    def stop(self, message: str, at: dt.datetime | None = None) -> None:
+    def stop(
+        self, message: str | None, at: dt.datetime | None = None, *, status: str = "Stopped"
+    ) -> None:
         """Record that the run is Stopped. Deliver nothing.
 
         Args:
             message: Why.
             at: Its end; None: another process shall continue it.
+            status: What it is instead.
         """
         with self._lock:
             tracker = self._tracker
             self._leave()
         if tracker is not None and self._is_ours:
-            tracker.trial_component.status = TrialComponentStatus("Stopped", message)
+            tracker.trial_component.status = TrialComponentStatus(status, message)
             if at is not None:
                 tracker.trial_component.end_time = at
             tracker.flush()

@@ -323,6 +323,9 @@ class JournaltrackCallback(Logs):
         run, at = self._run_of(trial), trial.datetime_complete
         del self._trial_runs[trial.number]
         tracker = run.tracker
+        if trial.datetime_start is not None:
+            # Without a tracker in the objective the run is made when the trial is over.
+            tracker.trial_component.start_time = trial.datetime_start
         run.log_parameters(trial.params)
         for step, value in trial.intermediate_values.items():
             run.log_metrics({"intermediate": value}, step, at)
@@ -335,7 +338,8 @@ class JournaltrackCallback(Logs):
         elif trial.state.name == _FAILED:
             run.end(TrialFailedError("the trial failed; Optuna's log has the exception"))
         else:
-            run.end()
+            run.stop(None, at, status="Completed")
+            tracker.close()
 
 
 def _beside(tracker: Tracker) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from sklearn.preprocessing import (  # noqa: E402
     StandardScaler,
 )
 
+import journaltrack  # noqa: E402
 from journaltrack import Journal, JournaltrackWarning, Tracker  # noqa: E402
 from journaltrack.errors import InvalidInputError  # noqa: E402
 from journaltrack.integrations.optuna import JournaltrackCallback as StudyCallback  # noqa: E402
@@ -357,6 +358,26 @@ def test_a_first_trial_that_raises_makes_a_failed_run(offline):
     with pytest.raises(ValueError, match="boom"), StudyCallback(**options(offline)) as callback:
         study.optimize(failing, 3, callbacks=[callback])
     assert (offline.run().status, offline.run().message) == ("Failed", "boom")
+
+
+def test_runs_of_trials_have_the_times_of_their_trials(offline):
+    """Completed and pruned, also those that a process before this one had finished."""
+
+    def pruned(trial):
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        return objective(trial)
+
+    study = optuna.create_study()
+    study.optimize(pruned, 2)
+    with StudyCallback(**options(offline), trial_runs=True) as callback:
+        study.optimize(pruned, 1, callbacks=[callback])
+    found = journaltrack.runs(offline.path)
+    for trial, status in zip(study.trials, ("completed", "stopped", "completed"), strict=True):
+        run = found[f"run-trial-{trial.number:05d}"]
+        assert run.status == status
+        assert run.started == trial.datetime_start.astimezone()
+        assert run.ended == trial.datetime_complete.astimezone()
 
 
 def test_an_objective_logs_into_the_run_of_its_trial(offline):
