@@ -243,11 +243,12 @@ _READ: Final[Mapping[str, Callable[[Entry], object]]] = {
     **dict.fromkeys(_ROWS, declaration_of),
     **dict.fromkeys(MEMBERSHIPS, membership_of),
     vocabulary.TAGS: vocabulary.tags_of,
+    vocabulary.NOTE: vocabulary.note_of,
 }
 
 
 def is_readable(entry: Entry) -> bool:
-    """Return whether an entry of ``GROUPING``, or one with tags, can be read."""
+    """Return whether an entry of ``GROUPING``, or one with tags or a note, can be read."""
     try:
         _READ[entry.kind](entry)
     except ValueError:

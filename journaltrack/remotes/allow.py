@@ -13,7 +13,7 @@ Reading what a component holds needs no permission.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Answer,
         ArtifactLink,
         BlobUpload,
+        Capabilities,
         Document,
         Linked,
         Remote,
@@ -113,6 +114,11 @@ class AllowingRemote:
     def __init__(self, inner: Remote, rules: Rules) -> None:
         self._inner = inner
         self._rules = rules
+
+    @property
+    def can(self) -> Capabilities:
+        """Return what the wrapped remote can do."""
+        return self._inner.can
 
     def describe(self, component: str) -> RemoteComponent | None:
         """Describe any component: reading needs no permission."""
@@ -207,6 +213,10 @@ class AllowingRemote:
         """Record the points if the component's name is allowed."""
         self._rules.component(component)
         return self._inner.put_metrics(component, points)
+
+    def points(self, component: str, name: str) -> Iterable[MetricPoint]:
+        """Read any component: reading needs no permission."""
+        return self._inner.points(component, name)
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
         """Read any component: reading needs no permission."""

@@ -27,9 +27,11 @@ from journaltrack.remotes.upload_notes import DEFAULT_PREFIX
 from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
+    SAGEMAKER,
     Answer,
     ArtifactLink,
     BlobUpload,
+    Capabilities,
     Document,
     Linked,
     Refusal,
@@ -67,9 +69,13 @@ class MemoryRemote:
         associations: (component's name in lower case, URI of the artifact, whether the component
             produced it).
         groups: Experiments and trials, by kind and lower-case name.
+
+    Args:
+        can: What it can do: it keeps repeated points once if this says so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, can: Capabilities = SAGEMAKER) -> None:
+        self.can = can
         self.components: dict[str, MemoryComponent] = {}
         self.objects: dict[str, str] = {}
         self.stored: dict[str, bytes] = {}
@@ -315,10 +321,11 @@ class MemoryRemote:
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
-            most = limits.METRICS_PER_REQUEST_MAX
+            most = self.can.points_max
             if not 1 <= len(points) <= most:
                 raise _refused(f"a request takes 1 to {most} points, not {len(points)}", request_id)
             refused = {}
+            known = set(held.points) if self.can.repeatable else set()
             for index, point in enumerate(points):
                 finite = point.value if math.isfinite(point.value) else None
                 problem = limits.text_problem(
@@ -327,9 +334,15 @@ class MemoryRemote:
                 problem = problem or limits.number_problem(finite, "the value")
                 if problem:
                     refused[index] = Refusal("VALIDATION_ERROR", problem, permanent=True)
-                else:
+                elif point not in known:
                     held.points.append(point)
             return Answer(request_id, refused=refused)
+
+    def points(self, component: str, name: str) -> list[MetricPoint]:
+        """Return copies of a metric's points."""
+        with self._lock:
+            held = self._held(component, self._request_id())
+            return [point for point in held.points if point.name == name]
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
         """Return counts and means of the points, at once complete."""

@@ -3,13 +3,14 @@
 Wraps a remote. A ``TRANSIENT`` failure is retried with exponential backoff and full jitter
 (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The number of attempts
 is bounded, and none starts after the deadline. A metric request whose answer was lost is not
-retried: it may have taken effect, and nothing would show a duplicate.
+retried, unless the remote keeps such points once: it may have taken effect, and nothing would show
+a duplicate.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Answer,
         ArtifactLink,
         BlobUpload,
+        Capabilities,
         Document,
         Linked,
         Remote,
@@ -82,6 +84,11 @@ class RetryingRemote:
     def attempts_of_last_call(self) -> int:
         """Return how often the calling thread's last request was sent."""
         return getattr(self._local, "attempts", 1)
+
+    @property
+    def can(self) -> Capabilities:
+        """Return what the wrapped remote can do."""
+        return self._inner.can
 
     def describe(self, component: str) -> RemoteComponent | None:
         """Describe the component, with retries."""
@@ -163,8 +170,13 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.update(component, fields))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """Record the points. Retry only what certainly had no effect."""
-        return self._call(self._metrics, lambda: self._inner.put_metrics(component, points))
+        """Record the points. Unless they repeat, retry only what certainly had no effect."""
+        policy = self._idempotent if self.can.repeatable else self._metrics
+        return self._call(policy, lambda: self._inner.put_metrics(component, points))
+
+    def points(self, component: str, name: str) -> Iterable[MetricPoint]:
+        """Read the points, with retries."""
+        return self._call(self._idempotent, lambda: self._inner.points(component, name))
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
         """Read the metrics, with retries."""

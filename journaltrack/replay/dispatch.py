@@ -529,7 +529,7 @@ class Dispatch:
         while len(jobs) < free and (job := self._waiting.next(self._is_ready)) is not None:
             if self._course.forbids(job.action):
                 continue
-            if isinstance(job.action, PutMetrics):
+            if not job.action.idempotent:
                 if is_late:
                     self._report.out_of_time = True
                     continue
@@ -542,9 +542,9 @@ class Dispatch:
         return jobs
 
     def _sends_metrics(self, jobs: Iterable[Job]) -> bool:
-        """Return whether metrics are in flight, or among these jobs."""
+        """Return whether metrics that may be in doubt are in flight, or among these jobs."""
         return any(
-            isinstance(each.action, PutMetrics)
+            not each.action.idempotent
             for each in chain(jobs, (sending.job for sending in self._handed_out.values()))
         )
 
@@ -577,7 +577,7 @@ class Dispatch:
             result = self._attempts.unexpected(sending, error)
             verdict = judge(job.action, sending.receipt_id, *result)
         self._keep(sending, verdict.outcome)
-        if isinstance(job.action, PutMetrics) and (
+        if not job.action.idempotent and (
             isinstance(result.result, Answer) or result.result.request_id is not None
         ):
             self._metrics_answered = True

@@ -73,7 +73,7 @@ from journaltrack.replay.plan.pending import (
     pending_chunks,
     read_states,
 )
-from journaltrack.replay.remote import Remote
+from journaltrack.replay.remote import SAGEMAKER, Capabilities, Remote
 from journaltrack.replay.requests import Attempts, Context
 from journaltrack.replay.uploads import IN_FLIGHT_MAX, Uploads
 from journaltrack.util import paths, patterns
@@ -444,7 +444,7 @@ class Reconciler:
         Raises:
             JournalBehindError: It was, and nothing was sent.
         """
-        if not self._options.ask_for_copies:
+        if not self._options.ask_for_copies or not self._remote.can.documents:
             return
         found = ahead.ask(
             self._journal.database,
@@ -529,7 +529,7 @@ class Reconciler:
         states = read_states(self._journal.database, chunk.component_ids, chunk.grouping_ids)
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
-        actions, metrics = planner.prepare(entries, states, points)
+        actions, metrics = planner.prepare(entries, states, points, self._remote.can)
         settled = [action for action in actions if isinstance(action, Settle)]
         self._settle(settlement, self._overflow.keep(entries, settled))
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
@@ -581,7 +581,7 @@ class Reconciler:
         return resolved
 
     def _anchor(self, settlement: Settlement) -> None:
-        places = self._options.anchor
+        places = self._options.anchor if self._remote.can.documents else "off"
         # A store that takes no artifact takes no anchor.
         if self._report.uploads_halted is not None:
             places = "parameter" if places in {"both", "parameter"} else "off"
@@ -609,14 +609,17 @@ class Reconciler:
         self._apart.tell(Progress(self._report.settled, self._total, self._report.requests))
 
 
-def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action]:
+def dry_run(
+    journal: Journal, options: Options, proof: Proof, can: Capabilities = SAGEMAKER
+) -> Iterator[Action]:
     """Yield the actions that a pass would make if every request succeeded.
 
-    Updates that wait for an upload come apart. Changes nothing, and asks no remote.
+    Updates that wait for an upload come apart. Changes nothing, and asks no remote: ``can`` says
+    what it could do.
     """
     for pending in pending_chunks(journal, options.wanted):
         proof.look_at(pending.seqs, pending.rows())
         chunk = pending if options.unproved else pending.without(proof.broken)
         states = read_states(journal.database, chunk.component_ids, chunk.grouping_ids)
-        for action in planner.plan(chunk.entries, states, chunk.points):
+        for action in planner.plan(chunk.entries, states, chunk.points, can):
             yield from planner.in_turns(action, states.get(action.component_id, ComponentState()))

@@ -9,17 +9,62 @@ Must not know any particular service.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from journaltrack.journal.fold import Artifact, Status
+from journaltrack import limits
+from journaltrack.journal import vocabulary
+from journaltrack.journal.fold import Artifact, FieldMap, Status
 from journaltrack.journal.groups import Declared, Group, GroupKind
 from journaltrack.replay.evidence.readback import ReadBack
-from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.replay.plan.actions import KEYS_MAX, ComponentSpec, Fields, MetricPoint
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Say what a remote can do. Plan, settlement and verification follow it.
+
+    The defaults are SageMaker's.
+
+    Attributes:
+        service: Its name in messages.
+        points_max: Points in one request of metrics.
+        names_max: Names of metrics in one such request. None: no limit.
+        repeatable: Whether points that were sent twice are there once. Then a request whose answer
+            was lost is sent again, and nothing is ever in doubt.
+        reads_points: Whether ``points`` returns every point.
+        time_ns: In which steps it keeps the time of a point, nanoseconds. Points of one metric
+            that are equal in it are one. 0: all points are kept.
+        any_time: Whether a point may have any time.
+        keys_max: Most keys of a component, by map. Missing: no limit.
+        refuses: Returns why it could never take an entry, or None.
+        held: Returns a parameter's value as ``describe`` shows it.
+        note_tag: The tag that shows a note. None: it has no place for notes.
+        lineage: Whether it has lineage.
+        documents: Whether it stores documents: the anchors of journals.
+    """
+
+    service: str = "SageMaker"
+    points_max: int = limits.METRICS_PER_REQUEST_MAX
+    names_max: int | None = None
+    repeatable: bool = False
+    reads_points: bool = False
+    time_ns: int = 0
+    any_time: bool = False
+    keys_max: Mapping[FieldMap, int] = field(default_factory=lambda: KEYS_MAX)
+    refuses: Callable[[vocabulary.Entry], str | None] = vocabulary.undeliverable
+    held: Callable[[str | float], str | float] = lambda value: value
+    note_tag: str | None = None
+    lineage: bool = True
+    documents: bool = True
+
+
+SAGEMAKER: Final = Capabilities()
+"""What SageMaker and S3 can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +233,11 @@ class Remote(Protocol):
     A failed request raises ``RemoteError``, and no method raises anything else.
     """
 
+    @property
+    def can(self) -> Capabilities:
+        """Return what it can do."""
+        ...
+
     def describe(self, component: str) -> RemoteComponent | None:
         """Return the component, or None if the remote says that it does not exist."""
         ...
@@ -306,11 +356,17 @@ class Remote(Protocol):
         ...
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """Record one to ten points. Not idempotent.
+        """Record points: one to ``Capabilities.points_max``.
+
+        Not idempotent unless ``Capabilities.repeatable`` says so.
 
         Raises:
             ComponentMissingError: There is no such component.
         """
+        ...
+
+    def points(self, component: str, name: str) -> Iterable[MetricPoint]:
+        """Return every point of a metric, if ``Capabilities.reads_points`` says so."""
         ...
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:

@@ -60,6 +60,9 @@ NO_EFFECT: Final[Mapping[str, Any]] = MappingProxyType({"no_effect": True})
 If the component is there all the same, another writer made it.
 """
 ATTACH_COMMAND: Final = "`journaltrack sync --create-or-attach --component NAME`"
+ALIKE: Final = (
+    "equal to an earlier point in the detail in which {service} keeps times: both are one there"
+)
 SHIFTED = (
     "sent with the time of delivery, since its own is older than 14 days or over 2 hours ahead"
 )
@@ -237,7 +240,7 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
         if answer is not None:
             return answer
         if mode in {"load", "job"}:
-            raise _missing(action.component, job=mode == "job")
+            raise _missing(action.component, remote.can.service, job=mode == "job")
     try:
         return remote.create(spec)
     except AlreadyExistsError as error:
@@ -263,12 +266,13 @@ def _update(action: Update, remote: Remote) -> Answer:
     found = remote.describe(action.component) if action.own_until_ns is not None else None
     if found is None:
         return remote.update(action.component, action.fields())
-    left = beside(action, found)
+    left = beside(action, found, remote.can.service)
     if left.older:
         logger.warning(
-            "%s: SageMaker holds later values of another journal; "
+            "%s: %s holds later values of another journal; "
             "%d older ones of this journal are not sent (`journaltrack audit entries`)",
             action.component,
+            remote.can.service,
             len(left.older),
         )
     answer = (
@@ -305,12 +309,12 @@ def _attach(
     return Answer(found.request_id, arn=found.arn)
 
 
-def _missing(component: str, *, job: bool) -> RemoteError:
+def _missing(component: str, service: str, *, job: bool) -> RemoteError:
     why = "it was loaded by name, so another journal is expected to create it"
     if job:
         why = "its SageMaker job has not created it yet"
     return ComponentMissingError(
-        f"the trial component {component} does not exist in SageMaker: {why}",
+        f"the trial component {component} does not exist in {service}: {why}",
         kind=ErrorKind.HOLD,
         code="ComponentMissing",
         hint=f"sync again when it is there, or create it now: {ATTACH_COMMAND}",
@@ -538,11 +542,14 @@ class Attempts:
         job = sending.job
         if job.round:
             self._gate.wait(min(0.1 * 2**job.round, 5.0))
-        if self._gate.over or (isinstance(job.action, PutMetrics) and self._gate.is_late):
+        if self._gate.over or (not job.action.idempotent and self._gate.is_late):
             return Result(NotSentError())
         self._gate.carry(sending)
         sent = self._timed(job.action)
         notes: Mapping[int, str] = {}
+        can = self._remote.can
+        if can.time_ns and isinstance(sent, PutMetrics):
+            notes = dict.fromkeys(sent.alike(can.time_ns), ALIKE.format(service=can.service))
         if (
             sent is not job.action
             and isinstance(job.action, PutMetrics)
@@ -581,7 +588,7 @@ class Attempts:
 
         The record keeps the original ones.
         """
-        if self._shift and isinstance(action, PutMetrics):
+        if self._shift and isinstance(action, PutMetrics) and not self._remote.can.any_time:
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action
 

@@ -41,6 +41,7 @@ from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
+    SAGEMAKER,
     Answer,
     ArtifactLink,
     BlobUpload,
@@ -95,6 +96,8 @@ class AwsRemote:
         create_buckets: Whether to create a bucket that is missing.
         create_experiments: Whether to create experiments and trials that are missing.
     """
+
+    can = SAGEMAKER
 
     def __init__(
         self,
@@ -305,6 +308,10 @@ class AwsRemote:
         request_id = _request_id(answer)
         refused = _refused(answer.get("Errors") or (), len(points), request_id)
         return Answer(request_id, refused=refused)
+
+    def points(self, component: str, name: str) -> tuple[MetricPoint, ...]:  # noqa: ARG002
+        """Return (): SageMaker shows no single points."""
+        return ()
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
         """Send DescribeTrialComponent, and BatchGetMetrics for steps."""

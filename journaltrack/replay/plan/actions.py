@@ -12,6 +12,7 @@ Pure: no I/O, no clock, no randomness. Must not know SQLite or any remote.
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,12 +59,18 @@ class ComponentSpec:
     """Say what to create.
 
     ``describe`` returns ``owner``, which tells our own create from somebody else's.
+
+    Attributes:
+        experiment: Of its first trial, for a remote whose runs are made in an experiment.
+        start_ns: When the run began, if that is known, for a remote that keeps its first word.
     """
 
     name: str
     owner: str
     display_name: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    experiment: str | None = None
+    start_ns: int | None = None
 
 
 class MetricPoint(NamedTuple):
@@ -478,6 +485,18 @@ class PutMetrics:
         middle = len(self.points) // 2
         return (self.pick(range(middle)), self.pick(range(middle, len(self.points))))
 
+    def alike(self, step_ns: int) -> list[int]:
+        """Return the entries whose point equals an earlier one, in times of ``step_ns``."""
+        seen: set[tuple[object, ...]] = set()
+        found = []
+        for seq, point in zip(self.seqs, self.points, strict=True):
+            value = point.value if math.isfinite(point.value) else str(point.value)
+            key = (point.name, value, point.step or 0, point.timestamp_ns // step_ns)
+            if key in seen:
+                found.append(seq)
+            seen.add(key)
+        return found
+
     def within(self, now_ns: int, age_max_s: float, ahead_max_s: float) -> PutMetrics:
         """Return the same with ``now_ns`` as the time of each point out of these bounds.
 
@@ -506,6 +525,17 @@ class PutMetrics:
             seqs=tuple(self.seqs[i] for i in chosen),
             runs=(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PutPoints(PutMetrics):
+    """The same for a remote on which points that were sent twice are there once.
+
+    It has a name of its own, so that whoever finds its intent knows that it may be sent again.
+    """
+
+    action: ClassVar[str] = "points"
+    idempotent: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,16 +90,32 @@ def memberships(
                 yield Disassociate(component_id, component, names[1] or "", seqs)
 
 
+def told_by(entry: Entry, note_tag: str | None) -> dict[str, str]:
+    """Return the tags of an entry. A note is a tag where the remote shows notes.
+
+    Raises:
+        ValueError: The entry can't be read.
+    """
+    if entry.kind == vocabulary.NOTE:
+        return {note_tag: vocabulary.note_of(entry)} if note_tag else {}
+    return vocabulary.tags_of(entry)
+
+
 def tags(
-    component_id: int, component: str, entries: Sequence[Entry], state: ComponentState
+    component_id: int,
+    component: str,
+    entries: Sequence[Entry],
+    state: ComponentState,
+    note_tag: str | None = None,
 ) -> Iterator[Action]:
     """Yield the request for the pending tags of a component, and what needs none."""
     pending = {entry.seq for entry in entries}
-    arrived = [entry for entry in state.grouped if entry.kind == vocabulary.TAGS]
+    kinds = {vocabulary.TAGS, vocabulary.NOTE} if note_tag else {vocabulary.TAGS}
+    arrived = [entry for entry in state.grouped if entry.kind in kinds]
     later: dict[str, int] = {}
     parts: list[tuple[int, tuple[tuple[str, str], ...]]] = []
     for entry in reversed(ordered([*arrived, *entries], state.origins)):
-        told = vocabulary.tags_of(entry)
+        told = told_by(entry, note_tag)
         if entry.seq not in pending:
             later |= dict.fromkeys(told, entry.seq)
             continue

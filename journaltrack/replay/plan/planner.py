@@ -4,8 +4,8 @@
 
 - The order of requests is the ``phase`` of ``actions``.
 - All parameters, artifacts and status calls of a component fold into one update. The last call
-  per key wins. Metrics go ten to a request. A content is uploaded once per component, and gets
-  one lineage artifact for each name, type and direction.
+  per key wins. Metrics go as many to a request as the remote takes. A content is uploaded once
+  per component, and gets one lineage artifact for each name, type and direction.
 - Every action names the entries that it settles. Entries of an unknown kind are in no action:
   they stay pending.
 
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -56,7 +56,6 @@ from journaltrack.journal.fold import (
 from journaltrack.journal.vocabulary import BlobRef, Entry
 from journaltrack.replay.plan import grouping
 from journaltrack.replay.plan.actions import (
-    KEYS_MAX,
     Action,
     Change,
     ComponentSpec,
@@ -67,11 +66,13 @@ from journaltrack.replay.plan.actions import (
     Mode,
     Points,
     PutMetrics,
+    PutPoints,
     Run,
     Settle,
     Update,
     Upload,
 )
+from journaltrack.replay.remote import SAGEMAKER, Capabilities
 
 if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
@@ -94,12 +95,13 @@ class Beside(NamedTuple):
     older: Mapping[int, str]
 
 
-def beside(update: Update, found: RemoteComponent) -> Beside:
+def beside(update: Update, found: RemoteComponent, service: str = SAGEMAKER.service) -> Beside:
     """Remove from an update what is older than the remote's value.
 
     Args:
         update: With its blobs resolved.
         found: The component as the remote holds it.
+        service: The remote's name.
     """
     status = found.status
     own_ns = update.own_until_ns or 0
@@ -121,7 +123,8 @@ def beside(update: Update, found: RemoteComponent) -> Beside:
             )
         if is_older:
             older |= dict.fromkeys(
-                (part.place.seq for part in change.each), _reason(change, found, began_ns, known_ns)
+                (part.place.seq for part in change.each),
+                f"{service} holds {_reason(change, found, began_ns, known_ns)}",
             )
         else:
             changes.append(change)
@@ -131,11 +134,9 @@ def beside(update: Update, found: RemoteComponent) -> Beside:
 def _reason(change: Change, found: RemoteComponent, began_ns: int, known_ns: int) -> str:
     primary = (found.status and found.status.primary) or "no status"
     if change.map == "status":
-        return (
-            f"SageMaker holds a later status, of another journal: {primary}, at {_moment(known_ns)}"
-        )
+        return f"a later status, of another journal: {primary}, at {_moment(known_ns)}"
     theirs = f"of a run that began later, at {_moment(began_ns)}, in another journal"
-    return f"SageMaker holds another value, {theirs}"
+    return f"another value, {theirs}"
 
 
 def _moment(at_ns: int) -> str:
@@ -245,7 +246,10 @@ class Plan(NamedTuple):
 
 
 def plan(
-    entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()
+    entries: Iterable[Entry],
+    states: Mapping[int, ComponentState],
+    points: Iterable[Points] = (),
+    can: Capabilities = SAGEMAKER,
 ) -> list[Action]:
     """Return the requests that deliver these entries.
 
@@ -255,16 +259,20 @@ def plan(
             remotely.
         points: Further pending entries, each component once: metrics that can be sent as they
             are.
+        can: What the remote can do.
 
     Returns:
         Actions in order of their phase. Within a phase they are independent of each other.
     """
-    planned = prepare(entries, states, points)
+    planned = prepare(entries, states, points, can)
     return [*planned.actions, *planned.metrics]
 
 
 def prepare(
-    entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()
+    entries: Iterable[Entry],
+    states: Mapping[int, ComponentState],
+    points: Iterable[Points] = (),
+    can: Capabilities = SAGEMAKER,
 ) -> Plan:
     """Return the same as ``plan``, but make the requests of metrics on demand."""
     components: dict[int, _Component] = {}
@@ -277,7 +285,7 @@ def prepare(
             component = components[entry.component_id] = _Component(
                 entry.component_id, entry.component
             )
-        refusal = _read(entry, component, states.get(entry.component_id, ComponentState()))
+        refusal = _read(entry, component, states.get(entry.component_id, ComponentState()), can)
         if refusal is not None:
             actions.append(refusal)
     for each in points:
@@ -285,9 +293,10 @@ def prepare(
             each.component_id, _Component(each.component_id, each.component)
         ).points = each
     for component_id, component in components.items():
-        actions += _requests(component, states.get(component_id, ComponentState()))
+        actions += _requests(component, states.get(component_id, ComponentState()), can)
     actions.sort(key=lambda action: action.phase)
-    return Plan(actions, itertools.chain.from_iterable(map(_metrics, components.values())))
+    metrics = (_metrics(component, can) for component in components.values())
+    return Plan(actions, itertools.chain.from_iterable(metrics))
 
 
 def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[Settle]]:
@@ -380,21 +389,22 @@ def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
     return apart
 
 
-def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
+def _read(
+    entry: Entry, component: _Component, state: ComponentState, can: Capabilities
+) -> Settle | None:
     """Add one entry to its component, or return why it can't be sent."""
     try:
         if entry.unsound:
             problem: str | None = f"the entry can't be read: {entry.unsound}"
         else:
-            problem = vocabulary.undeliverable(entry) or out_of_bounds(entry)
-        if problem is None and entry.kind == vocabulary.NOTE:
-            vocabulary.note_of(entry)
-            return Settle(entry.component_id, (entry.seq,), "superseded", NOTE_STAYS)
+            problem = can.refuses(entry) or out_of_bounds(entry)
+        if problem is None and (left_out := _left_out(entry, can)) is not None:
+            return Settle(entry.component_id, (entry.seq,), "superseded", left_out)
         if problem is None and entry.kind == vocabulary.LOCAL:
             # Only in a copy whose records of settlements were lost.
             return Settle(entry.component_id, (entry.seq,), "superseded", vocabulary.LOCAL_STAYS)
         if problem is None:
-            problem = _add(entry, component, state)
+            problem = _add(entry, component, state, can)
         if (
             problem
             and vocabulary.is_for_file(entry)
@@ -405,6 +415,16 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
     except ValueError as error:
         problem = f"the entry can't be read: {error}"
     return Settle(entry.component_id, (entry.seq,), "quarantined", problem) if problem else None
+
+
+def _left_out(entry: Entry, can: Capabilities) -> str | None:
+    """Return why nothing of an entry is sent, if the remote has no place for its kind."""
+    if entry.kind == vocabulary.NOTE:
+        vocabulary.note_of(entry)
+        return None if can.note_tag else NOTE_STAYS
+    if entry.kind == vocabulary.LINEAGE and not can.lineage:
+        return f"lineage stays in the journal: {can.service} has none"
+    return None
 
 
 def _add_grouping(entry: Entry, component: _Component) -> str | None:
@@ -418,12 +438,14 @@ def _add_grouping(entry: Entry, component: _Component) -> str | None:
     return None
 
 
-def _add(entry: Entry, component: _Component, state: ComponentState) -> str | None:
+def _add(
+    entry: Entry, component: _Component, state: ComponentState, can: Capabilities
+) -> str | None:
     if entry.kind == vocabulary.METRIC:
         component.metrics.append(entry)
         return None
     if entry.kind in MAP_OF_KIND:
-        return _add_change(entry, component, state)
+        return _add_change(entry, component, state, can)
     detail = entry.detail
     if entry.kind == vocabulary.CREATE:
         required_text(detail, "owner")
@@ -432,8 +454,8 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
         component.loads.append(entry)
     elif entry.kind in groups.GROUPING:
         return _add_grouping(entry, component)
-    elif entry.kind == vocabulary.TAGS:
-        vocabulary.tags_of(entry)
+    elif entry.kind in {vocabulary.TAGS, vocabulary.NOTE}:
+        grouping.told_by(entry, can.note_tag)
         component.tags.append(entry)
     elif entry.kind == vocabulary.LINEAGE:
         artifact = entry.name or "", required_text(detail, "type")
@@ -444,23 +466,33 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
     return None
 
 
-def _add_change(entry: Entry, component: _Component, state: ComponentState) -> str | None:
+def _add_change(
+    entry: Entry, component: _Component, state: ComponentState, can: Capabilities
+) -> str | None:
     field_map = MAP_OF_KIND[entry.kind]
     key = entry.name or ""
-    value = value_of(entry)
+    value = _value(entry)
     parts = component.changes.get((field_map, key))
     if parts is None:
         if field_map != "status":
             held, taken = state.keys.get(field_map, frozenset()), component.keys[field_map]
-            if key not in held and len(held | taken) >= KEYS_MAX[field_map]:
-                most = f"{KEYS_MAX[field_map]} {field_map.replace('_', ' ')}"
-                return f"the component has {most} already, which is SageMaker's limit"
+            keys_max = can.keys_max.get(field_map)
+            if keys_max is not None and key not in held and len(held | taken) >= keys_max:
+                most = f"{keys_max} {field_map.replace('_', ' ')}"
+                return f"the component has {most} already, which is {can.service}'s limit"
             taken.add(key)
         parts = component.changes[field_map, key] = []
     parts.append(
         Part(Place(entry.seq, entry.recorded_at_ns, state.origins.get(entry.writer_id, 0)), value)
     )
     return None
+
+
+def _value(entry: Entry) -> FieldValue:
+    """Return what an entry sets. A number that is not finite is sent as its text."""
+    if entry.kind == vocabulary.PARAMETER and entry.value is None and "exact" in entry.detail:
+        return vocabulary.sent_parameter(vocabulary.parameter_of(entry))
+    return value_of(entry)
 
 
 def _update(component: _Component, state: ComponentState) -> list[Action]:
@@ -509,7 +541,7 @@ def _overridden(component_id: int, part: Part, later: int) -> Settle:
     return Settle(component_id, (part.place.seq,), "superseded", f"entry {later} overrides it")
 
 
-def _requests(component: _Component, state: ComponentState) -> list[Action]:
+def _requests(component: _Component, state: ComponentState, can: Capabilities) -> list[Action]:
     where = (component.component_id, component.name)
     actions: list[Action] = []
     made = component.creates + component.loads
@@ -536,7 +568,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
         )
     if component.grouping:
         actions += grouping.memberships(*where, component.grouping, state)
-    actions += grouping.tags(*where, component.tags, state)
+    actions += grouping.tags(*where, component.tags, state, can.note_tag)
     for blob, uploads in component.uploads.items():
         seqs = tuple(e.seq for e in uploads)
         if blob in state.locations:
@@ -585,8 +617,8 @@ def _links(component: _Component, state: ComponentState) -> Iterator[Action]:
         )
 
 
-def _metrics(component: _Component) -> Iterator[PutMetrics]:
-    """Yield all points of the component, ten to a request, in order of ``seq``."""
+def _metrics(component: _Component, can: Capabilities) -> Iterator[PutMetrics]:
+    """Yield all points of the component, as many to a request as fit, in order of ``seq``."""
     known = _joined(component)
     if known is None:
         return
@@ -596,17 +628,34 @@ def _metrics(component: _Component) -> Iterator[PutMetrics]:
     ]
     members = zip(known.names, known.values, known.steps, known.timestamps_ns, strict=True)
     points = map(_POINT, members)
-    for start in range(0, len(known.seqs), limits.METRICS_PER_REQUEST_MAX):
-        part = slice(start, start + limits.METRICS_PER_REQUEST_MAX)
+    make = PutPoints if can.repeatable else PutMetrics
+    for part in _parts(known.names, can):
         mine = places[part]
         runs = ((writers[0], mine[0], mine[-1]),) if one_run else _runs(writers[part], mine)
-        yield PutMetrics(
+        yield make(
             component.component_id,
             component.name,
             tuple(itertools.islice(points, len(mine))),
             tuple(known.seqs[part]),
             runs,
         )
+
+
+def _parts(names: Sequence[str], can: Capabilities) -> Iterator[slice]:
+    """Yield which points go together, as the remote takes them."""
+    if can.names_max is None:
+        for start in range(0, len(names), can.points_max):
+            yield slice(start, start + can.points_max)
+        return
+    start = 0
+    seen: set[str] = set()
+    for place, name in enumerate(names):
+        is_full = len(seen) == can.names_max and name not in seen
+        if is_full or place - start == can.points_max:
+            yield slice(start, place)
+            start, seen = place, set()
+        seen.add(name)
+    yield slice(start, len(names))
 
 
 def _joined(component: _Component) -> Points | None:
@@ -651,6 +700,9 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
         mode = "job"
     first = details[0] if details else {}
     tags = first.get("tags")
+    parts = component.changes.get(("status", ""), ())
+    starts = (part.value.start_ns for part in parts if isinstance(part.value, Status))
+    trials = (groups.membership_of(e) for e in component.grouping if e.kind == vocabulary.ASSOCIATE)
     spec = ComponentSpec(
         name=component.name,
         owner=text_or_none(first.get("owner")) or "",
@@ -659,6 +711,8 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
             None,
         ),
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
+        experiment=next((experiment for experiment, _ in trials if experiment), None),
+        start_ns=next((start for start in starts if start is not None), None),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)
     return Ensure(
@@ -674,7 +728,8 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
 
 def _point(entry: Entry) -> MetricPoint:
     timestamp_ns = entry.recorded_at_ns if entry.timestamp_ns is None else entry.timestamp_ns
-    return MetricPoint(entry.name or "", entry.value or 0.0, entry.step, timestamp_ns)
+    value = float(entry.detail["exact"]) if entry.value is None else entry.value
+    return MetricPoint(entry.name or "", value, entry.step, timestamp_ns)
 
 
 def _size(detail: Mapping[str, object]) -> int:
