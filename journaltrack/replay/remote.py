@@ -43,6 +43,8 @@ class Capabilities:
         keys_max: Most keys of a component, by map. Missing: no limit.
         refuses: Returns why it could never take an entry, or None.
         held: Returns a parameter's value as ``describe`` shows it.
+        held_point: Returns a metric's value as it keeps it.
+        told: Returns how it keeps a metric's value otherwise than it was logged, or None.
         note_tag: The tag that shows a note. None: it has no place for notes.
         lineage: Whether it has lineage.
         documents: Whether it stores documents: the anchors of journals.
@@ -58,6 +60,8 @@ class Capabilities:
     keys_max: Mapping[FieldMap, int] = field(default_factory=lambda: KEYS_MAX)
     refuses: Callable[[vocabulary.Entry], str | None] = vocabulary.undeliverable
     held: Callable[[str | float], str | float] = lambda value: value
+    held_point: Callable[[float], float] = lambda value: value
+    told: Callable[[float], str | None] = lambda _: None
     note_tag: str | None = None
     lineage: bool = True
     documents: bool = True

@@ -12,6 +12,7 @@ Must not know SQLite, the journal's tables, or any particular remote.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -546,10 +547,13 @@ class Attempts:
             return Result(NotSentError())
         self._gate.carry(sending)
         sent = self._timed(job.action)
-        notes: Mapping[int, str] = {}
+        notes: dict[int, str] = {}
         can = self._remote.can
         if can.time_ns and isinstance(sent, PutMetrics):
             notes = dict.fromkeys(sent.alike(can.time_ns), ALIKE.format(service=can.service))
+            for seq, point in zip(sent.seqs, sent.points, strict=True):
+                if not math.isfinite(point.value) and (told := can.told(point.value)) is not None:
+                    notes |= {seq: told}
         if (
             sent is not job.action
             and isinstance(job.action, PutMetrics)

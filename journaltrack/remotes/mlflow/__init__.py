@@ -1,0 +1,1 @@
+"""Deliver to an MLflow tracking server by its REST API. MLflow itself is not needed."""

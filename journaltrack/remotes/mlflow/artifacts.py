@@ -1,0 +1,197 @@
+"""Store artifacts where the runs of an MLflow server have theirs.
+
+A server that stores artifacts itself takes them by HTTP. It overwrites whatever has the name, and
+knows no digests. So the digest is kept in a tag of the run *before* the first byte is sent: a name
+with another digest is somebody else's, and a file that was cut off is sent again. Artifacts in S3
+go there directly, in parts that outlive a kill, by the remote for AWS.
+
+Must not know runs, or how requests are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal.sqlite import files
+from journaltrack.remotes.mlflow import names
+from journaltrack.remotes.upload_notes import object_name
+from journaltrack.replay.remote import Answer, BlobUpload, RemoteObject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from journaltrack.remotes.mlflow.http import Http
+    from journaltrack.replay.remote import Remote
+
+NOTED: Final = f"{names.OURS}artifact."
+"""How the tags begin that say which content an artifact has: its SHA-256 and its size."""
+_PROXIED: Final = "mlflow-artifacts"
+_CHUNK_BYTES: Final = 1 << 20
+_RUN: Final = re.compile(r"(?P<folder>.*/artifacts)/(?P<name>.+)")
+_SHORT: Final = 12
+
+
+class Artifacts:
+    """Stores and finds artifacts. Threads may share it.
+
+    Args:
+        http: The server.
+        bucket: Makes the remote that writes to S3, when it is first needed.
+    """
+
+    def __init__(self, http: Http, bucket: Callable[[], Remote]) -> None:
+        self._http = http
+        self._bucket = bucket
+
+    def upload(
+        self,
+        blob: BlobUpload,
+        place: str,
+        noted: Mapping[str, str],
+        note: Callable[[str, str], None],
+    ) -> Answer:
+        """Store a file under its name in a run's artifacts.
+
+        Args:
+            blob: The file.
+            place: The run's ``artifact_uri``.
+            noted: The run's tags.
+            note: Sets a tag of the run.
+        """
+        scheme = urlsplit(place).scheme
+        name = object_name(blob.name)
+        if scheme == "s3":
+            return self._to_bucket(blob, place, name)
+        if scheme != _PROXIED:
+            raise _no_door(place)
+        told = f"{blob.sha256} {blob.size_bytes}"
+        held = noted.get(noted_under(name))
+        if held is None and self._size(place, name) is not None:
+            # Somebody else's, or of another journal.
+            held = ""
+        if held not in {None, told}:
+            stem, extension = posixpath.splitext(name)
+            name = f"{stem}.{blob.sha256[:_SHORT]}{extension}"
+            held = noted.get(noted_under(name))
+        uri = f"{place}/{name}"
+        if held == told and self._size(place, name) == blob.size_bytes:
+            return Answer(uri=uri)
+        if held != told:
+            note(noted_under(name), told)
+        self._send(blob, place, name)
+        return Answer(uri=uri)
+
+    def find(
+        self, uri: str, noted: Callable[[str], Mapping[str, str] | None], *, read: bool
+    ) -> RemoteObject | None:
+        """Return an artifact; None if it is not there.
+
+        Args:
+            uri: An answer of ``upload``.
+            noted: Returns a run's tags by its id; None: there is no such run.
+            read: Whether to read the content for its digest.
+        """
+        if urlsplit(uri).scheme == "s3":
+            return self._bucket().find_object(uri, read=read)
+        found = _RUN.fullmatch(uri)
+        if urlsplit(uri).scheme != _PROXIED or found is None:
+            raise _no_door(uri)
+        place, name = found["folder"], found["name"]
+        size_bytes = self._size(place, name)
+        if size_bytes is None:
+            return None
+        tags = noted(posixpath.basename(posixpath.dirname(place))) or {}
+        digest = tags.get(noted_under(name), "").partition(" ")[0] or None
+        whole = self._read(place, name) if read else None
+        return RemoteObject(size_bytes, whole, digest)
+
+    def _read(self, place: str, name: str) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._http.read_file(f"{_folder(place)}/{name}"):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def _size(self, place: str, name: str) -> int | None:
+        """Return the size of what has a name; None: nothing has it."""
+        folder = posixpath.join(_folder(place), posixpath.dirname(name)).rstrip("/")
+        wanted = posixpath.basename(name)
+        try:
+            listed = self._http.listed(folder).get("files") or ()
+        except RemoteError as error:
+            # Some stores have no empty folders.
+            if error.kind in {ErrorKind.HOLD, ErrorKind.PERMANENT}:
+                return None
+            raise
+        for each in listed:
+            if posixpath.basename(str(each.get("path"))) == wanted and not each.get("is_dir"):
+                return int(each.get("file_size") or 0)
+        return None
+
+    def _send(self, blob: BlobUpload, place: str, name: str) -> None:
+        try:
+            with (
+                files.opened_blob(blob.path) as descriptor,
+                open(descriptor, "rb", closefd=False) as file,
+            ):
+                size_bytes = os.fstat(descriptor).st_size
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                if size_bytes != blob.size_bytes or digest.hexdigest() != blob.sha256:
+                    raise _lost(blob, "BlobDamaged", "is damaged")
+                file.seek(0)
+                path = f"{_folder(place)}/{name}"
+                self._http.put_file(path, file, size_bytes, blob.media_type)
+        except (OSError, ValueError) as error:
+            raise _lost(blob, "BlobMissing", f"can't be read: {error}") from error
+
+    def _to_bucket(self, blob: BlobUpload, place: str, name: str) -> Answer:
+        parts = urlsplit(place)
+        prefix, _, folder = parts.path.strip("/").rpartition("/")
+        return self._bucket().upload(
+            BlobUpload(
+                path=blob.path,
+                sha256=blob.sha256,
+                size_bytes=blob.size_bytes,
+                component=folder,
+                name=name,
+                bucket=parts.netloc,
+                prefix=prefix,
+                media_type=blob.media_type,
+                scratch=blob.scratch,
+            )
+        )
+
+
+def noted_under(name: str) -> str:
+    """Return the tag that says which content an artifact has."""
+    text = names.spelled(name)
+    if len(NOTED) + len(text) > names.KEY_CHARS_MAX:
+        text = hashlib.sha256(name.encode()).hexdigest()
+    return f"{NOTED}{text}"
+
+
+def _folder(place: str) -> str:
+    """Return the path of a run's artifacts, as the server's routes take it."""
+    return urlsplit(place).path.strip("/")
+
+
+def _lost(blob: BlobUpload, code: str, why: str) -> RemoteError:
+    return RemoteError(f"{blob.path} {why}", kind=ErrorKind.PERMANENT, code=code)
+
+
+def _no_door(place: str) -> RemoteError:
+    return RemoteError(
+        f"the server keeps artifacts at {place[:200]}, which journaltrack can't write to",
+        kind=ErrorKind.HALT,
+        code="NoArtifactStore",
+        uploads_only=True,
+        hint="start it with `mlflow server --serve-artifacts`, or with artifacts in S3",
+    )

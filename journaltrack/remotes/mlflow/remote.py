@@ -1,0 +1,587 @@
+"""An MLflow tracking server as a remote.
+
+A trial component is a run, a trial a tag of it, an experiment an experiment. A run is found by two
+tags that its creation sets: the component's name, and the owner, which no other journal has. MLflow
+makes a second run when a creation is sent twice. So a creation looks first, and a run that was made
+twice all the same (the first answer was lost, and came into effect late) is deleted when the next
+look finds both: points go only to a run whose creation was answered, and they mark it.
+
+A parameter can't be changed there. The value that is sent first is the parameter. A later one is
+the tag ``journaltrack.parameter.NAME``, which counts. Status, message and times are kept whole in
+one tag, since MLflow keeps no message, and no second start.
+
+Must not know HTTP, or the journal's tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.journal.fold import Artifact, Status, merge_status
+from journaltrack.journal.groups import Declared, Group, GroupKind, laid_over, named_trial
+from journaltrack.remotes.mlflow import names, told_as
+from journaltrack.remotes.mlflow.artifacts import Artifacts
+from journaltrack.replay.evidence.readback import ReadBack
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.replay.remote import (
+    Answer,
+    ArtifactLink,
+    BlobUpload,
+    Capabilities,
+    Document,
+    Linked,
+    RemoteComponent,
+    RemoteObject,
+)
+
+if TYPE_CHECKING:
+    from journaltrack.remotes.mlflow.http import Http
+    from journaltrack.replay.remote import Remote
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT: Final = "journaltrack"
+"""The experiment of runs that name none."""
+POINTS_MAX: Final = 999
+"""One less than MLflow takes in a request: the first one has a tag beside the points."""
+NAMES_MAX: Final = 100
+"""Names in a request: servers before 2026-02 may fail when more come again (mlflow#20807)."""
+ITEMS_MAX: Final = 100
+"""Parameters, or tags, in a request."""
+_PAGE: Final = 1_000
+_POINTS_PAGE: Final = 25_000
+_MS: Final = 1_000_000
+_IN: Final = "INVALID_PARAMETER_VALUE"
+_EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run that was found.
+
+    ``marked``: it has the tag ``DELIVERED``.
+    """
+
+    id: str
+    experiment_id: str
+    artifacts: str
+    marked: bool = False
+
+
+class MlflowRemote:
+    """Implements ``journaltrack.replay.remote.Remote``. Threads may share it.
+
+    Args:
+        http: The server.
+        owners: The owner by component, in lower case, of those that a journal made for itself
+            alone. Others are found by their name.
+        experiment: Of runs that name none.
+        bucket: Makes the remote that writes to S3, when it is first needed.
+    """
+
+    can = Capabilities(
+        service="MLflow",
+        points_max=POINTS_MAX,
+        names_max=NAMES_MAX,
+        repeatable=True,
+        reads_points=True,
+        time_ns=_MS,
+        any_time=True,
+        keys_max={},
+        refuses=names.refuses,
+        held=names.text_of,
+        held_point=names.held_point,
+        told=names.told,
+        note_tag=told_as.NOTE,
+        lineage=False,
+        documents=False,
+    )
+
+    def __init__(
+        self,
+        http: Http,
+        *,
+        owners: Mapping[str, str],
+        bucket: Callable[[], Remote],
+        experiment: str = EXPERIMENT,
+    ) -> None:
+        self._http = http
+        self._owners = owners
+        self._default = experiment
+        self._artifacts = Artifacts(http, bucket)
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._runs: dict[str, _Run] = {}
+        self._experiments: dict[str, str] = {}
+        # Components whose creation was sent without an answer.
+        self._unclear: set[str] = set()
+
+    def close(self) -> None:
+        """Close the connections. First delete what a lost answer may have made twice."""
+        for name in sorted(self._unclear):
+            with contextlib.suppress(RemoteError):
+                self._search(name)
+        self._http.close()
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """Read the run, without its points."""
+        run = self._find(component)
+        if run is None:
+            return None
+        try:
+            told = self._read(run)
+        except ComponentMissingError:
+            told = None
+        if told is None or told["info"].get("lifecycle_stage") == "deleted":
+            self._forget(component)
+            return None
+        return told_as.component_of(component, told, f"{self._http.server.base}/#/experiments/")
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """Create the run, unless it is there."""
+        if problem := limits.name_problem(spec.name, "trial component name"):
+            raise RemoteError(problem, kind=ErrorKind.PERMANENT, code=_IN)
+        key = spec.name.lower()
+        with self._of(key):
+            # Also before another attempt: the one before may have taken effect.
+            if self._find(spec.name) is not None:
+                raise AlreadyExistsError(
+                    f"a run of {spec.name} is there", kind=ErrorKind.HOLD, code=_EXISTS
+                )
+            started_ns = time.time_ns() if spec.start_ns is None else spec.start_ns
+            tags = {names.tag(k): v for k, v in spec.tags} | {
+                told_as.COMPONENT: key,
+                told_as.OWNER: spec.owner,
+                told_as.ASKED: str(time.time_ns()),
+                f"{names.OURS}name": spec.name,
+            }
+            content = {
+                "experiment_id": self._experiment(spec.experiment or self._default),
+                "start_time": started_ns // _MS,
+                "run_name": spec.display_name or spec.name,
+                "tags": told_as.pairs(tags),
+            }
+            try:
+                made = self._http.post("runs/create", content, "run")
+            except RemoteError as error:
+                if error.maybe_applied:
+                    self._unclear.add(key)
+                raise
+            run = self._known(key, made["run"])
+            return Answer(arn=self._uri(run))
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """Note the trial in a tag. A run can't leave the experiment that it was made in."""
+        name = named_trial(experiment, trial)
+        self._set(component, {f"{told_as.TRIAL}{names.spelled(name)}": experiment or name})
+        return Answer()
+
+    def disassociate(self, component: str, trial: str) -> Answer:
+        """Remove the trial's tag."""
+        run = self._run(component)
+        wanted = trial.lower()
+        for key in told_as.tags_in(self._read(run)):
+            if (
+                key.startswith(told_as.TRIAL)
+                and names.read(key.removeprefix(told_as.TRIAL)).lower() == wanted
+            ):
+                with contextlib.suppress(ComponentMissingError):
+                    self._http.post("runs/delete-tag", {"run_id": run.id, "key": key})
+        return Answer()
+
+    def trials(self, component: str) -> frozenset[str] | None:
+        """Read them from the tags."""
+        run = self._find(component)
+        if run is None:
+            return None
+        begin = len(told_as.TRIAL)
+        held = (key for key in told_as.tags_in(self._read(run)) if key.startswith(told_as.TRIAL))
+        return frozenset(names.read(key[begin:]).lower() for key in held)
+
+    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+        """Set the tags."""
+        self._set(component, {names.tag(key): value for key, value in tags.items()})
+        return Answer()
+
+    def tags(self, component: str) -> Mapping[str, str] | None:
+        """Read the tags that are not journaltrack's."""
+        run = self._find(component)
+        if run is None:
+            return None
+        held = told_as.tags_in(self._read(run))
+        kept = told_as.kept_names(held)
+        return {names.read(k, kept): v for k, v in held.items() if not k.startswith(names.OURS)}
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """Set parameters, references and status."""
+        run = self._run(component)
+        told = self._about(component, lambda: self._read(run))
+        held, there = told_as.tags_in(told), told_as.parameters_in(told)
+        tags, parameters = told_as.parameters_to_send(fields.parameters, there, held)
+        for begin, artifacts in (
+            (told_as.INPUT, fields.input_artifacts),
+            (told_as.OUTPUT, fields.output_artifacts),
+        ):
+            for name, artifact in artifacts.items():
+                tags |= told_as.long_name(name) | {
+                    told_as.key_of(begin, name): told_as.artifact_text(artifact)
+                }
+        status = fields.status
+        if status is not None:
+            merged = merge_status(told_as.status_in(told), status)
+            tags[told_as.STATUS] = told_as.status_text(
+                merged if isinstance(merged, Status) else status
+            )
+        self._send(component, run, parameters, tags)
+        if fields.input_artifacts:
+            self._inputs(component, run, fields.input_artifacts)
+        if status is not None and (primary := names.status_of(status.primary)) is not None:
+            content: dict[str, Any] = {"run_id": run.id, "status": primary}
+            if names.ended(status):
+                ended_ns = time.time_ns() if status.end_ns is None else status.end_ns
+                content["end_time"] = ended_ns // _MS
+            self._about(component, lambda: self._http.post("runs/update", content, "run_info"))
+        return Answer(arn=self._uri(run))
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """Record the points, all of them or none. Sent twice, they are there once."""
+        run = self._run(component)
+        spelled = {name: names.spelled(name) for name in {point.name for point in points}}
+        long = {tag: n for n in spelled if (tag := names.kept_by(n)) is not None}
+        if long:
+            self._send(component, run, {}, long)
+        metrics = [
+            {
+                "key": spelled[point.name],
+                "value": names.number(point.value),
+                "timestamp": point.timestamp_ns // _MS,
+                "step": point.step or 0,
+            }
+            for point in points
+        ]
+        self._batch(component, run, metrics=metrics)
+        return Answer()
+
+    def points(self, component: str, name: str) -> Iterator[MetricPoint]:
+        """Yield every point of a metric."""
+        run = self._run(component)
+        asked: Any = {"metric_key": names.spelled(name), "max_results": _POINTS_PAGE}
+        page: dict[str, Any] = {}
+        while not page or page.get("next_page_token"):
+            token = {"page_token": page["next_page_token"]} if page else {}
+            page = self._http.get("metrics/get-history", None, run_id=run.id, **asked, **token)
+            for each in page.get("metrics") or ():
+                at_ns = int(each.get("timestamp") or 0) * _MS
+                yield MetricPoint(name, float(each["value"]), int(each.get("step") or 0), at_ns)
+
+    def read_metrics(
+        self,
+        component: str,  # noqa: ARG002 - the protocol's
+        steps: Mapping[str, tuple[int, int]],  # noqa: ARG002
+    ) -> ReadBack | None:
+        """Return None: nothing is ever in doubt, and ``points`` returns everything."""
+        return None
+
+    # -- experiments ------------------------------------------------------------------------------
+
+    def declare(self, declared: Declared) -> Answer:
+        """Make the experiment. A trial is a tag of its experiment."""
+        made = declared.make
+        before = self.group(made.kind, made.name)
+        experiment_id = self._experiment(made.experiment or made.name)
+        wanted = made if before is None else declared.change
+        if wanted is None:
+            return Answer(arn=f"{self._http.server.base}/#/experiments/{experiment_id}")
+        tags = (
+            told_as.experiment_tags(wanted)
+            if made.kind == "experiment"
+            else {
+                told_as.key_of(told_as.TRIAL, made.name): told_as.trial_text(
+                    laid_over(before or made, wanted)
+                )
+            }
+        )
+        for key, value in tags.items():
+            content = {"experiment_id": experiment_id, "key": key, "value": value}
+            self._http.post("experiments/set-experiment-tag", content)
+        return Answer(arn=f"{self._http.server.base}/#/experiments/{experiment_id}")
+
+    def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
+        """Read an experiment, or a trial from the tags of its experiment."""
+        for each in self._all_experiments():
+            held = told_as.tags_in({"data": each})
+            if kind == "experiment" and str(each["name"]).lower() == name.lower():
+                kept = told_as.kept_names(held)
+                own = (k for k in held if not k.startswith(names.OURS) and k != told_as.NOTE)
+                return Group(
+                    "experiment",
+                    str(each["name"]),
+                    None,
+                    held.get(told_as.DISPLAY_NAME),
+                    held.get(told_as.NOTE),
+                    tuple((names.read(k, kept), held[k]) for k in own) if tags else (),
+                )
+            for key, text in held.items() if kind == "trial" else ():
+                if key.startswith(told_as.TRIAL) and names.read(
+                    key.removeprefix(told_as.TRIAL)
+                ).lower() == (name.lower()):
+                    return told_as.trial_of(
+                        names.read(key.removeprefix(told_as.TRIAL)), str(each["name"]), text
+                    )
+        return None
+
+    # -- artifacts --------------------------------------------------------------------------------
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """Store the file among the run's artifacts."""
+        run = self._run(blob.component)
+        held = self._about(blob.component, lambda: told_as.tags_in(self._read(run)))
+        return self._artifacts.upload(
+            blob, run.artifacts, held, lambda key, value: self._set(blob.component, {key: value})
+        )
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """Find an artifact of a run."""
+
+        def noted(run_id: str) -> Mapping[str, str] | None:
+            """Return the run's tags."""
+            try:
+                return told_as.tags_in(self._http.get("runs/get", "run", run_id=run_id)["run"])
+            except ComponentMissingError:
+                return None
+
+        return self._artifacts.find(uri, noted, read=read)
+
+    # -- what MLflow has no place for -------------------------------------------------------------
+
+    def link(self, link: ArtifactLink) -> Answer:  # noqa: ARG002 - the protocol's
+        """Do nothing: see ``Capabilities.lineage``."""
+        return Answer()
+
+    def linked(self, link: ArtifactLink) -> Linked:  # noqa: ARG002
+        """Return that there is nothing."""
+        return Linked(artifact=False, association=False)
+
+    def put_document(self, document: Document) -> Answer:  # noqa: ARG002
+        """Do nothing: see ``Capabilities.documents``."""
+        return Answer()
+
+    def documents(
+        self,
+        bucket: str | None,  # noqa: ARG002
+        prefix: str | None,  # noqa: ARG002
+        folder: str,  # noqa: ARG002
+    ) -> Mapping[str, bytes]:
+        """Return that there are none."""
+        return {}
+
+    def document_names(
+        self,
+        bucket: str | None,  # noqa: ARG002
+        prefix: str | None,  # noqa: ARG002
+        folder: str,  # noqa: ARG002
+        after: str,  # noqa: ARG002
+    ) -> Sequence[str]:
+        """Return that there are none."""
+        return ()
+
+    def document(
+        self,
+        bucket: str | None,  # noqa: ARG002
+        prefix: str | None,  # noqa: ARG002
+        folder: str,  # noqa: ARG002
+        name: str,  # noqa: ARG002
+    ) -> bytes | None:
+        """Return that there is none."""
+        return None
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _of(self, key: str) -> threading.RLock:
+        with self._lock:
+            return self._locks[key]
+
+    def _uri(self, run: _Run) -> str:
+        return f"{self._http.server.base}/#/experiments/{run.experiment_id}/runs/{run.id}"
+
+    def _known(self, key: str, told: Mapping[str, Any]) -> _Run:
+        info = told["info"]
+        run = _Run(
+            str(info["run_id"]),
+            str(info["experiment_id"]),
+            str(info.get("artifact_uri") or ""),
+            told_as.DELIVERED in told_as.tags_in(told),
+        )
+        self._runs[key] = run
+        return run
+
+    def _forget(self, component: str) -> None:
+        self._runs.pop(component.lower(), None)
+
+    def _run(self, component: str) -> _Run:
+        run = self._find(component)
+        if run is None:
+            raise ComponentMissingError(
+                f"MLflow has no run of {component}", kind=ErrorKind.HOLD, code="RunMissing"
+            )
+        return run
+
+    def _find(self, component: str) -> _Run | None:
+        key = component.lower()
+        # Nearly always.
+        if (run := self._runs.get(key)) is not None:
+            return run
+        with self._of(key):
+            return self._runs.get(key) or self._search(key)
+
+    def _search(self, key: str) -> _Run | None:
+        """Look for the run of a component; delete those that were made twice."""
+        if limits.name_problem(key, "trial component name"):
+            return None
+        owner = self._owners.get(key)
+        wanted = {told_as.COMPONENT: key, **({} if owner is None else {told_as.OWNER: owner})}
+        if "'" in "".join(wanted.values()):
+            return None
+        ids = [str(each["experiment_id"]) for each in self._all_experiments()]
+        found: list[Mapping[str, Any]] = []
+        asked = {
+            "experiment_ids": ids,
+            "filter": " AND ".join(f"tags.`{tag}` = '{text}'" for tag, text in wanted.items()),
+            "max_results": _PAGE,
+            "run_view_type": "ACTIVE_ONLY",
+        }
+        for page in self._pages("runs/search", asked) if ids else ():
+            found += page.get("runs") or ()
+        if not found:
+            return None
+        if len({told_as.tags_in(run).get(told_as.OWNER) for run in found}) > 1:
+            raise RemoteError(
+                f"MLflow has runs of {key} from several journals, and the journal does not say "
+                "which it is; nothing was sent",
+                kind=ErrorKind.HOLD,
+                code="SeveralRuns",
+                hint="delete those that are not wanted, or record under another name",
+            )
+        found.sort(key=told_as.preference)
+        for twin in found[1:]:
+            if told_as.DELIVERED not in told_as.tags_in(twin):
+                logger.info("MLflow made the run of %s twice; the empty one is deleted", key)
+                self._http.post("runs/delete", {"run_id": twin["info"]["run_id"]})
+        return self._known(key, found[0])
+
+    def _read(self, run: _Run) -> dict[str, Any]:
+        told: dict[str, Any] = self._http.get("runs/get", "run", run_id=run.id)["run"]
+        return told
+
+    def _about(self, component: str, request: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Make a request about a run. If it is gone, look for it again the next time."""
+        try:
+            return request()
+        except ComponentMissingError:
+            self._forget(component)
+            raise
+
+    def _set(self, component: str, tags: Mapping[str, str]) -> None:
+        self._send(component, self._run(component), {}, tags)
+
+    def _send(
+        self,
+        component: str,
+        run: _Run,
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Set parameters and tags, in as many requests as necessary."""
+        texts, pairs = told_as.pairs(parameters), told_as.pairs(tags)
+        while texts or pairs:
+            # The mark needs a place, too.
+            most = ITEMS_MAX - (not run.marked)
+            self._batch(component, run, params=texts[:ITEMS_MAX], tags=pairs[:most])
+            texts, pairs = texts[ITEMS_MAX:], pairs[most:]
+
+    def _batch(self, component: str, run: _Run, **items: Sequence[Mapping[str, Any]]) -> None:
+        content: dict[str, Any] = {"run_id": run.id, **{k: v for k, v in items.items() if v}}
+        if not run.marked:
+            content["tags"] = [
+                *content.get("tags", ()),
+                {"key": told_as.DELIVERED, "value": "true"},
+            ]
+        self._about(component, lambda: self._http.post("runs/log-batch", content))
+        run.marked = True
+
+    def _inputs(self, component: str, run: _Run, inputs: Mapping[str, Artifact]) -> None:
+        datasets = [
+            {
+                "dataset": {
+                    "name": names.spelled(name),
+                    "digest": names.digest(artifact.value),
+                    "source_type": artifact.value.partition("://")[0][:20] or "external",
+                    "source": json.dumps({"uri": artifact.value}),
+                },
+                "tags": [{"key": "mlflow.data.context", "value": "input"}],
+            }
+            for name, artifact in inputs.items()
+        ]
+        content = {"run_id": run.id, "datasets": datasets}
+        self._about(component, lambda: self._http.post("runs/log-inputs", content))
+
+    def _experiment(self, name: str) -> str:
+        """Return the id of an experiment. Make it if it is missing."""
+        with self._of(f"experiment/{name}"):
+            if name in self._experiments:
+                return self._experiments[name]
+            told = self._experiment_named(name)
+            if told is None:
+                try:
+                    self._http.post("experiments/create", {"name": name}, "experiment_id")
+                except RemoteError as error:
+                    # Another process was faster.
+                    if error.code != _EXISTS:
+                        raise
+                told = self._experiment_named(name)
+            if told is None or told.get("lifecycle_stage") == "deleted":
+                raise RemoteError(
+                    f"the experiment {name} was deleted in MLflow, which keeps its name",
+                    kind=ErrorKind.HOLD,
+                    code="ExperimentDeleted",
+                    hint="restore it there (`mlflow experiments restore`), or delete it for good",
+                )
+            return self._experiments.setdefault(name, str(told["experiment_id"]))
+
+    def _experiment_named(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            told = self._http.get("experiments/get-by-name", "experiment", experiment_name=name)
+        except ComponentMissingError:
+            return None
+        found: Mapping[str, Any] = told["experiment"]
+        return found
+
+    def _all_experiments(self) -> list[Mapping[str, Any]]:
+        asked = {"max_results": _PAGE, "view_type": "ACTIVE_ONLY"}
+        return [
+            each
+            for page in self._pages("experiments/search", asked)
+            for each in page.get("experiments") or ()
+        ]
+
+    def _pages(self, path: str, asked: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        token: Any = None
+        while True:
+            content = {**asked, **({"page_token": token} if token else {})}
+            page = self._http.post(path, content, None)
+            yield page
+            token = page.get("next_page_token")
+            if not token:
+                return
