@@ -95,6 +95,7 @@ class Resolved:
 def sync(
     journal: str | os.PathLike[str] | None = None,
     *,
+    destination: str | None = None,
     component: str | None = None,
     since: When | None = None,
     create_or_attach: bool = False,
@@ -111,10 +112,12 @@ def sync(
     sagemaker_boto_client: Any = None,  # noqa: ANN401
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
-    """Send what is pending in a journal to SageMaker and S3, once.
+    """Send what is pending in a journal to SageMaker and S3, or to another destination, once.
 
     Args:
         journal: Its folder, or an open one; None: the configured one.
+        destination: A configured destination's name, or an MLflow server's address; None:
+            SageMaker.
         component: Shell pattern of component names (case does not matter); None: all.
         since: Send only what was recorded then or later, and what creates its components: an
             aware datetime, a timedelta (before now), or nanoseconds since the epoch.
@@ -161,6 +164,7 @@ def sync(
         **known.of_a_pass(),
     )
     connection = connection.with_buckets(buckets or {})
+    connection = connection.to(None if destination is None else known.destination(destination))
     return composition.run_pass(journal, connection, options, deadline, on_progress)
 
 

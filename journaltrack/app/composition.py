@@ -9,15 +9,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.app.connection import Connection, probe, retrying
-from journaltrack.errors import JournalError, JournalOutdatedError
+from journaltrack.errors import (
+    ErrorKind,
+    JournalError,
+    JournalOutdatedError,
+    JournaltrackError,
+    RemoteError,
+)
+from journaltrack.journal import destinations
 from journaltrack.journal.journal import Journal
 from journaltrack.tracking.settings import ReplayRequest, Services
-from journaltrack.util import paths
+from journaltrack.util import config, paths
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from journaltrack.replay.pass_report import PassReport, Progress, Work
     from journaltrack.replay.reconciler import Options
     from journaltrack.retention.prune import PruneReport
-    from journaltrack.util.config import AllowConfiguration
+    from journaltrack.util.config import AllowConfiguration, Destination
     from journaltrack.verification.diff import Difference
     from journaltrack.verification.verifier import VerifyOptions, VerifyReport
     from journaltrack.watch.journal import Delivery, DeliveryRequest
@@ -85,17 +92,23 @@ def run_pass(
     check_size(folder, connection.allow)
     with contextlib.ExitStack() as stack:
         left_s = None
-        if (folder / paths.MIRRORED).exists():
-            from journaltrack.mirror.delivery import delivering  # noqa: PLC0415 - few are
+        if connection.destination is not None:
+            journal = _up_to_date(folder, connection.destination, options)
+            options = replace(options, end_interrupted=False)
+        else:
+            destinations.refuse_copy(folder, "delivered to SageMaker")
+            if (folder / paths.MIRRORED).exists():
+                from journaltrack.mirror.delivery import delivering  # noqa: PLC0415 - few are
 
-            claim = delivering(folder, stay=stay, claim_s=options.claim_s)
-            left_s = stack.enter_context(claim)
+                claim = delivering(folder, stay=stay, claim_s=options.claim_s)
+                left_s = stack.enter_context(claim)
         opened = stack.enter_context(contextlib.closing(Journal.open(journal, create=False)))
         matching(opened, options.component)
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
         gate = Gate(deadline or Deadline(), left_s)
-        with retrying(connection, gate, options.concurrency) as remote:
+        owners = destinations.owners(opened.database) if connection.destination else None
+        with retrying(connection, gate, options.concurrency, owners) as remote:
             reconciler = Reconciler(
                 opened,
                 remote,
@@ -105,6 +118,31 @@ def run_pass(
                 attempts=remote.attempts_of_last_call,
             )
             return reconciler.run()
+
+
+def _up_to_date(journal: Path, destination: Destination, options: Options) -> Path:
+    """Return the copy for a destination, with everything that the journal has by now.
+
+    Runs whose processes are proven dead are ended in the journal: a copy records nothing itself.
+    """
+    from journaltrack.journal import interruption  # noqa: PLC0415 - not at the tracker's start
+
+    with contextlib.closing(Journal.open(journal, create=False)) as opened:
+        if options.end_interrupted:
+            interruption.end(opened, options.wants_component)
+    return destinations.extended(journal, destination.name, destination.mark)
+
+
+def place_of(journal: str | os.PathLike[str] | None, connection: Connection) -> Path:
+    """Return the journal whose deliveries are those to the connection's destination.
+
+    Raises:
+        JournalNotFoundError: Nothing was delivered there yet.
+    """
+    folder = paths.default_journal() if journal is None else paths.expanded(journal)
+    if connection.destination is None:
+        return folder
+    return destinations.place(folder, connection.destination.name, connection.destination.mark)
 
 
 def check_size(journal: Path, allow: AllowConfiguration) -> None:
@@ -162,9 +200,10 @@ def run_verify(
     from journaltrack.verification.verifier import Repair, VerifyOptions  # noqa: PLC0415
 
     options, deadline = options or VerifyOptions(), deadline or Deadline()
+    where = place_of(journal, connection)
     if repair:
-        _refuse_unproved(journal)
-    report = _verified(journal, connection, options, deadline, on_progress)
+        _refuse_unproved(where)
+    report = _verified(where, connection, options, deadline, on_progress)
     if not repair:
         return report
     done = Repair()
@@ -180,13 +219,13 @@ def run_verify(
             break
         tried |= {(d.component_id, d.what, d.name) for d in todo}
         for replaced, some in by_bucket(todo).items():
-            done.reopened += _reopened(journal, report, some)
+            done.reopened += _reopened(where, report, some)
             to = connection
             # What another bucket took goes there again.
             if replaced is not None:
                 to = to.with_buckets({**to.storage.instead, replaced[0]: replaced[1]})
             done.passes.append(_repairing_pass(journal, to, options, deadline))
-        report = _verified(journal, connection, options, deadline, on_progress)
+        report = _verified(where, connection, options, deadline, on_progress)
     report.repair = done
     return report
 
@@ -225,7 +264,8 @@ def _verified(
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        with retrying(connection, deadline, CONCURRENCY) as remote:
+        owners = destinations.owners(opened.database) if connection.destination else None
+        with retrying(connection, deadline, CONCURRENCY, owners) as remote:
             return Verifier(
                 opened, remote, options=options, deadline=deadline, on_progress=on_progress
             ).run()
@@ -312,6 +352,10 @@ def run_prune(
     from journaltrack.verification.confirmation import Confirmation  # noqa: PLC0415
     from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
 
+    folder = paths.default_journal() if journal is None else paths.expanded(journal)
+    destinations.refuse_copy(folder, "pruned")
+    if not what.get("dry_run"):
+        destinations.save(folder, _marks(connection.targets))
     if unasked or what.get("dry_run"):
         return prune(journal, ask=None, **what)
     deadline = deadline or Deadline()
@@ -322,13 +366,19 @@ def run_prune(
         return prune(journal, ask=Confirmation(opened, remote, options, deadline), **what)
 
 
+def _marks(targets: Iterable[Destination | None]) -> dict[str, dict[str, str]]:
+    return {each.name: each.mark for each in targets if each is not None}
+
+
 def deliver(
     request: DeliveryRequest,
     connection: Connection,
     options: Options | None = None,
     one_place: OnePlace | None = None,
 ) -> Delivery:
-    """Look at one journal for the watcher, and run a pass if there is news.
+    """Look at one journal for the watcher, and run passes if there is news.
+
+    Further destinations get theirs whatever becomes of the first, also while SageMaker is down.
 
     Args:
         request: What to do.
@@ -340,6 +390,68 @@ def deliver(
         JournalError: The journal can't be read or written, another process holds its lease, or
             another copy of it is ahead.
     """
+    from journaltrack.watch.journal import Delivery  # noqa: PLC0415 - not at the tracker's start
+
+    further = [each for each in connection.each() if each.destination is not None]
+    try:
+        done = (
+            _looked(request, connection, options, one_place)
+            if None in connection.targets
+            else Delivery(0)
+        )
+    except JournalError:
+        _to_others(request, further, options)
+        raise
+    if done.missing_blobs:
+        return done
+    pending, problem = _to_others(request, further, options)
+    if problem is None:
+        return replace(done, pending=done.pending + pending)
+    from journaltrack.replay.pass_report import PassReport  # noqa: PLC0415 - as above
+
+    report = done.report or PassReport()
+    # Not ``halted``: that is about SageMaker's endpoint, at which all journals wait.
+    told = replace(report, pending=done.pending + pending, failed=report.failed or problem)
+    return replace(done, pending=told.pending, report=told)
+
+
+def _to_others(
+    request: DeliveryRequest, connections: Sequence[Connection], options: Options | None
+) -> tuple[int, RemoteError | None]:
+    """Deliver to further destinations what they lack; return what is pending, and why."""
+    from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - as above
+
+    pending, problem = 0, None
+    for connection in connections:
+        name = connection.destination.name if connection.destination else ""
+        try:
+            if not destinations.is_behind(request.journal, name):
+                continue
+            report = run_pass(request.journal, connection, options or Options(), request.deadline)
+        except JournalError as error:
+            why: JournaltrackError = error
+            left = 1
+        else:
+            left = report.pending
+            if report.problem is None:
+                pending += left
+                continue
+            why = report.problem
+        pending += left
+        logger.info("the delivery to %s is not complete: %s", name, why)
+        text = f"{name}: {why.message}"
+        code = why.code if isinstance(why, RemoteError) else type(why).__name__
+        problem = RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=why.hint)
+    return pending, problem
+
+
+def _looked(
+    request: DeliveryRequest,
+    connection: Connection,
+    options: Options | None,
+    one_place: OnePlace | None,
+) -> Delivery:
+    """Look at a journal, and deliver it to SageMaker if there is news."""
     from journaltrack.replay import pass_report  # noqa: PLC0415 - not at the tracker's start
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
 
@@ -397,7 +509,19 @@ def replay(request: ReplayRequest) -> None:
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
     options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
-    report = run_pass(request.journal, Connection.of(request), options, request.deadline)
+    first: JournalError | None = None
+    for connection in Connection.of(request).each():
+        # A failure of one destination is no reason to leave out the next.
+        try:
+            _tell(request, run_pass(request.journal, connection, options, request.deadline))
+        except JournalError as error:  # noqa: PERF203 - a pass costs more
+            first = first or error
+    if first is not None:
+        raise first
+
+
+def _tell(request: ReplayRequest, report: PassReport) -> None:
+    """Log why not everything was delivered."""
     problem = (
         report.halted
         or report.uploads_halted
@@ -438,6 +562,8 @@ def _ask(request: ReplayRequest, operation: str, members: Mapping[str, Any]) -> 
 def _make_room(journal: Path, wanted_bytes: int) -> int:
     from journaltrack.retention.plan import make_room  # noqa: PLC0415 - when the spool is full
 
+    # What a destination has not got leaves with it otherwise.
+    destinations.save(journal, _marks(config.current().targets))
     return make_room(journal, wanted_bytes)
 
 

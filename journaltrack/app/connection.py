@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.util.config import AllowConfiguration, Storage
+from journaltrack.util.config import AllowConfiguration, Destination, Storage
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
+    from journaltrack.replay.remote import Remote
     from journaltrack.tracking.settings import ReplayRequest
     from journaltrack.util.config import Configuration
 
@@ -48,6 +49,8 @@ class Connection:
         attended: Whether a person can be asked for an MFA code; never in a training process or a
             watcher.
         storage: How buckets are to keep uploads.
+        targets: Where journals are delivered to. None is SageMaker.
+        destination: The one of these that this connection leads to.
     """
 
     boto3_session: Any = None
@@ -59,6 +62,16 @@ class Connection:
     attended: bool = False
     storage: Storage = field(default_factory=Storage)
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
+    targets: tuple[Destination | None, ...] = (None,)
+    destination: Destination | None = None
+
+    def to(self, destination: Destination | None) -> Connection:
+        """Return a connection to a destination; None is SageMaker."""
+        return replace(self, destination=destination)
+
+    def each(self) -> list[Connection]:
+        """Return a connection to each of the targets."""
+        return [self.to(each) for each in self.targets]
 
     @classmethod
     def of(cls, request: ReplayRequest) -> Connection:
@@ -68,7 +81,12 @@ class Connection:
         if request.boto3_session is not None or request.sagemaker_client is not None:
             session, client = request.boto3_session, request.sagemaker_client
             return cls(
-                session, client, rate_limit=limit, storage=known.storage(), allow=known.allow
+                session,
+                client,
+                rate_limit=limit,
+                storage=known.storage(),
+                allow=known.allow,
+                targets=known.targets,
             )
         return cls(rate_limit=limit, **known.of_a_connection())
 
@@ -144,20 +162,86 @@ def limit_of(requests_per_s: float) -> RateLimit:
 
 @contextlib.contextmanager
 def retrying(
-    connection: Connection, deadline: Deadline, concurrency: int
+    connection: Connection,
+    deadline: Deadline,
+    concurrency: int,
+    owners: Mapping[str, str] | None = None,
 ) -> Iterator[RetryingRemote]:
-    """Make a remote for the block that retries, and that sends only what is allowed."""
+    """Make a remote for the block that retries, and that sends only what is allowed.
+
+    Args:
+        connection: Where to.
+        deadline: Ends every wait.
+        concurrency: Requests in flight.
+        owners: Of the journal's components, see ``journal.destinations.owners``. SageMaker needs
+            none.
+    """
     from journaltrack.remotes.allow import AllowingRemote, Rules  # noqa: PLC0415
     from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
 
-    aws = connection.remote(deadline, concurrency)
-    try:
+    with _opened(connection, deadline, concurrency, owners or {}) as remote:
         yield RetryingRemote(
-            AllowingRemote(aws, Rules(connection.allow, connection.storage.instead)),
+            AllowingRemote(remote, Rules(connection.allow, connection.storage.instead)),
             deadline=deadline,
         )
-    finally:
-        aws.close()
+
+
+@contextlib.contextmanager
+def _opened(
+    connection: Connection,
+    deadline: Deadline,
+    concurrency: int,
+    owners: Mapping[str, str],
+    timeout_s: float | None = None,
+) -> Iterator[Remote]:
+    """Make the remote that a connection leads to, for the block."""
+    destination = connection.destination
+    if destination is None:
+        aws = connection.remote(deadline, concurrency, timeout_s)
+        with contextlib.closing(aws):
+            yield aws
+        return
+    from journaltrack.remotes.mlflow import http  # noqa: PLC0415 - few have one
+    from journaltrack.remotes.mlflow.remote import MlflowRemote  # noqa: PLC0415
+
+    def signer(region: str, service: str) -> http.Sign:
+        """Make a signature; boto3 is imported for that."""
+        from journaltrack.remotes.mlflow import signature  # noqa: PLC0415
+
+        profile = destination.profile or connection.profile
+        return signature.signer(profile, deadline, attended=connection.attended)(region, service)
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def bucket() -> AwsRemote:
+            """Make the remote for artifacts in S3, when it is first needed."""
+            profile = destination.profile or connection.profile
+            aws = replace(connection, destination=None, profile=profile)
+            return stack.enter_context(contextlib.closing(aws.remote(deadline, concurrency)))
+
+        server = http.server_of(
+            destination.uri,
+            variables=destination.variables,
+            signer=signer,
+            endpoint=destination.endpoint_url,
+        )
+        yield stack.enter_context(
+            contextlib.closing(
+                MlflowRemote(
+                    http.Http(
+                        server,
+                        deadline=deadline,
+                        connections=concurrency,
+                        read_timeout_s=timeout_s or http.READ_TIMEOUT_S,
+                        rate_limit=connection.rate_limit,
+                    ),
+                    owners=owners,
+                    bucket=bucket,
+                    experiment=destination.experiment,
+                )
+            )
+        )
 
 
 def is_attended() -> bool:
@@ -186,11 +270,8 @@ def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteErr
         to describe) counts as an answer.
     """
     try:
-        remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
-        try:
+        with _opened(connection, deadline or Deadline(), 1, {}, PROBE_TIMEOUT_S) as remote:
             remote.describe(PROBE_NAME)
-        finally:
-            remote.close()
     except RemoteError as error:
         return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
     return None

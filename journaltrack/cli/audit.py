@@ -12,7 +12,7 @@ import click
 
 from journaltrack.cli import audit_entries, audit_history, common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.cli.journals import Journals, about_journals, each, of_destination
 from journaltrack.journal.context import facts_of
 from journaltrack.util import paths, patterns
 
@@ -145,6 +145,7 @@ def command() -> None:
 
 @command.command(_OVERVIEW, cls=_Overview, hidden=True)
 @about_journals
+@of_destination
 @common.component_option
 @common.common_options
 def _overview(journals: Journals, *, component: str | None, as_json: bool) -> ExitCode:

@@ -13,7 +13,7 @@ import click
 
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.journals import Form, Journals, about_journals, each
+from journaltrack.cli.journals import Form, Journals, about_journals, each, of_destination
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal.context import facts_of, packages_of
 
@@ -114,6 +114,7 @@ def page_options(command: _Command) -> _Command:
     "  journaltrack audit entries --json | jq -c 'select(.kind == \"metric\")'",
 )
 @about_journals
+@of_destination
 @common.component_option
 @page_options
 @common.options_with_json_lines
@@ -155,6 +156,7 @@ def entries_command(
 )
 @click.argument("number", metavar="N", type=_Seq())
 @about_journals
+@of_destination
 @common.common_options
 def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode:
     """Show entry N of JOURNAL in full.

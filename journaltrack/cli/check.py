@@ -11,7 +11,7 @@ import click
 
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
-from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.cli.journals import Journals, about_journals, each, of_destination
 from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import duration
@@ -48,6 +48,7 @@ _OF_REMOTE: Final = {
     "  journaltrack check --access           # try the credentials alone"
 )
 @about_journals
+@of_destination
 @click.option(
     "--remote",
     is_flag=True,
@@ -152,7 +153,7 @@ def command(
     if anchors:
         journals.only("--anchor")
     run = common.Stoppable(Deadline())
-    compare = _comparison(run, repair=repair, **asked) if remote else None
+    compare = _comparison(run, repair=repair, to=journals.to, **asked) if remote else None
     with common.stopping(run):
         return each(
             journals,
@@ -203,14 +204,17 @@ def _comparison(
     deep: bool,
     rate_per_s: float | None,
     config_file: str | None,
+    to: str | None,
     **aws: Any,  # noqa: ANN401 - as above
 ) -> Callable[[str | None], VerifyReport]:
     """Say how to compare a journal with SageMaker and S3."""
     from journaltrack.app.composition import run_verify  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415 - shell completion
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     given = {**aws, "requests_per_s": rate_per_s}
     known, connection = common.reach(config_file, given, REQUESTS_PER_S)
+    connection = connection.to(None if to is None else known.destination(to))
     options = VerifyOptions(
         component,
         deep=deep,
@@ -222,6 +226,9 @@ def _comparison(
 
     def compare(journal: str | None) -> VerifyReport:
         """Compare one journal; with ``repair`` send again what is missing."""
+        if connection.destination is not None:
+            # Of a copy: the journal itself.
+            journal = str(paths.journal_folder(journal).parent.parent)
         return run_verify(journal, connection, options, run.deadline, _teller(), repair=repair)
 
     return compare

@@ -35,6 +35,8 @@ class Journals:
         self.typed = tuple(dict.fromkeys(named))
         self.codes: list[ExitCode] = []
         """Of what can't be taken from a mirror."""
+        self.to: str | None = None
+        """The destination whose deliveries are asked for; None: SageMaker."""
 
     @functools.cached_property
     def named(self) -> tuple[str, ...]:
@@ -69,9 +71,22 @@ class Journals:
     def folders(self) -> tuple[str | None, ...]:
         """Return each journal once; None is the default journal.
 
-        A folder of journals is replaced by the journals in it.
+        A folder of journals is replaced by the journals in it, and a journal by its copy for a
+        further destination that was asked for.
         """
-        return tuple(self._found)
+        return tuple(self._places)
+
+    @functools.cached_property
+    def _places(self) -> tuple[str | None, ...]:
+        from journaltrack.util import config, paths  # noqa: PLC0415 - as above
+
+        wanted = None if self.to is None else config.current().destination(self.to)
+        if wanted is None:
+            return tuple(self._found)
+        from journaltrack.journal import destinations  # noqa: PLC0415 - few ask for one
+
+        folders = [paths.journal_folder(each) for each in self._found]
+        return tuple(str(destinations.place(each, wanted.name, wanted.mark)) for each in folders)
 
     @property
     def are_several(self) -> bool:
@@ -223,6 +238,22 @@ def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(),
     )
     return decorate(command)
+
+
+def of_destination(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--to NAME``: the journals are then the copies for that destination."""
+
+    @functools.wraps(command)
+    def converted(*args: Any, to: str | None, journals: Journals, **others: Any) -> Any:  # noqa: ANN401
+        """Call the command with the copies."""
+        journals.to = to
+        return command(*args, journals=journals, **others)
+
+    return click.option(
+        "--to",
+        metavar="NAME",
+        help="Of this destination ([destinations.NAME], or an address) instead of SageMaker.",
+    )(converted)
 
 
 def each(

@@ -8,7 +8,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.cli.journals import Journals, about_journals, each, of_destination
 
 if TYPE_CHECKING:
     from journaltrack.app.api import Retried
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     "  journaltrack retry --in-doubt        # metrics may be there twice afterwards"
 )
 @about_journals
+@of_destination
 @common.component_option
 @click.option(
     "--in-doubt",

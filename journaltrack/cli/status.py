@@ -9,11 +9,11 @@ import click
 
 from journaltrack.cli import common, output, tables
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.cli.journals import Journals, about_journals, each, of_destination
 from journaltrack.util.text import duration
 
 if TYPE_CHECKING:
-    from journaltrack.reports.status import JournalStatus, Sizes
+    from journaltrack.reports.status import CopyStatus, JournalStatus, Sizes
 
 _INTERVAL_S: Final = 2.0
 
@@ -24,6 +24,7 @@ _INTERVAL_S: Final = 2.0
     "all is delivered'"
 )
 @about_journals
+@of_destination
 @click.option(
     "--watch",
     is_flag=True,
@@ -152,6 +153,7 @@ def _print(status: JournalStatus) -> None:
         ("last error", _last_error(status)),
         ("lease held by", _holder(status)),
     ]
+    rows += [(f"to {each.name}", _copied(each)) for each in status.destinations]
     rows += [("run", f"{run.component}: {run.text}") for run in status.left_open]
     rows.append(("size", _sizes(status.sizes)))
     tables.fields(rows)
@@ -172,6 +174,12 @@ def _print(status: JournalStatus) -> None:
         output.say(
             "hint: `journaltrack audit` names what is quarantined or in doubt, and why", err=True
         )
+
+
+def _copied(copy: CopyStatus) -> str:
+    problems = (("quarantined", copy.quarantined), ("in doubt", copy.in_doubt))
+    told = [f"{count} {state}" for state, count in problems if count]
+    return ", ".join([f"{output.plural(copy.pending, 'entry')} pending", *told])
 
 
 def _sizes(sizes: Sizes) -> str:

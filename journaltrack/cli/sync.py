@@ -13,7 +13,7 @@ import click
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, told_unheard, worst
 from journaltrack.cli.journals import Journals, about_journals, each
-from journaltrack.errors import JournalOutdatedError, RemoteError
+from journaltrack.errors import JournalOutdatedError, JournaltrackError, RemoteError
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import duration
 
@@ -56,11 +56,11 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 class _Run(common.Stoppable):
     """Hold what all journals of one call share.
 
-    ``one_place`` is None if copies do not matter.
+    ``one_place`` is None if copies do not matter. ``connections`` lead to the destinations.
     """
 
     options: Options
-    connection: Connection
+    connections: list[Connection]
     one_place: OnePlace | None
 
 
@@ -70,6 +70,13 @@ class _Run(common.Stoppable):
     "  journaltrack sync --component 'digits-*' --since 2d --dry-run"
 )
 @about_journals
+@click.option(
+    "--to",
+    metavar="NAME|URI",
+    multiple=True,
+    help="Deliver to this destination: sagemaker, [destinations.NAME] of the configuration, or "
+    "the address of an MLflow server. May be repeated.  [default: deliver_to, else all]",
+)
 @common.component_option
 @click.option(
     "--since",
@@ -127,6 +134,7 @@ def command(
     dry_run: bool,
     create_or_attach: bool,
     buckets: tuple[tuple[str, str], ...],
+    to: tuple[str, ...],
     even_if_behind: bool,
     unproved: bool,
     config_file: str | None,
@@ -135,6 +143,9 @@ def command(
     **given: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
     """Send what is pending in each JOURNAL to SageMaker and S3, one by one.
+
+    With --to, or further destinations in the configuration, send it there as well. Each has its own
+    record of what arrived; one that is added later gets the whole history.
 
     A folder of journals stands for those in it. A JOURNAL may be a bundle, a file that
     `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default journal;
@@ -162,7 +173,10 @@ def command(
     run = _Run(
         deadline=Deadline(deadline_s),
         options=options,
-        connection=connection.with_buckets(dict(buckets)),
+        connections=[
+            connection.with_buckets(dict(buckets)).to(each)
+            for each in (map(known.destination, dict.fromkeys(to)) if to else known.targets)
+        ],
         one_place=OnePlace() if len(journals.folders) > 1 and not even_if_behind else None,
     )
     if not dry_run:
@@ -207,7 +221,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
         return (
             _dry_run(run, journal, as_json=as_json)
             if dry_run
-            else _sync(run, journal, as_json=as_json)
+            else _sync_all(run, journal, as_json=as_json)
         )
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
@@ -215,7 +229,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
                 run, str(_unpacked(journal, Path(place), as_json=as_json)), as_json=as_json
             )
     folder = _unpacked(journal, None, as_json=as_json)
-    code = _sync(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
+    code = _sync_all(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
     output.say(
         "hint: so that the node knows what arrived: journaltrack receipts export "
         f"{output.clean(str(folder))} -o {output.clean(Path(journal).stem)}.receipts here, and "
@@ -250,7 +264,11 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
-    connection = run.connection
+    connection = run.connections[0]
+    if connection.destination is not None:
+        raise click.UsageError(
+            "--dry-run prints the requests to SageMaker: add --to sagemaker, or leave it out"
+        )
     path, found, altered = dry_run.plans(
         journal, run.options, connection.allow, connection.storage.instead
     )
@@ -267,18 +285,50 @@ def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     return code
 
 
-def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None = None) -> ExitCode:
-    from journaltrack.app.composition import run_pass  # noqa: PLC0415
+def _sync_all(
+    run: _Run, journal: str | None, *, as_json: bool, bundle: str | None = None
+) -> ExitCode:
+    """Deliver a journal to each destination. A failure of one does not stop the next."""
+    codes: list[ExitCode] = []
+    for connection in run.connections:
+        if codes and run.signal:
+            break
+        try:
+            codes.append(_sync(run, connection, journal, as_json=as_json, bundle=bundle))
+        except JournaltrackError as error:
+            if len(run.connections) == 1:
+                raise
+            codes.append(exit_code_of(error))
+            report_error(error, verbose=common.is_verbose())
+    return worst(codes)
+
+
+def _sync(
+    run: _Run,
+    connection: Connection,
+    journal: str | None,
+    *,
+    as_json: bool,
+    bundle: str | None = None,
+) -> ExitCode:
+    from journaltrack.app.composition import place_of, run_pass  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.reports.status import status  # noqa: PLC0415
 
     with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
-        report = run_pass(journal, run.connection, run.options, run.deadline, view)
-    after = status(journal, component=run.options.component, since=run.options.since_ns)
+        report = run_pass(journal, connection, run.options, run.deadline, view)
+    where = place_of(journal, connection)
+    after = status(where, component=run.options.component, since=run.options.since_ns)
     code = _code(report, after)
     if as_json:
         output.print_json(
-            {**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})}
+            {
+                **_json(report, after, code),
+                "destination": "sagemaker"
+                if connection.destination is None
+                else connection.destination.name,
+                **({} if bundle is None else {"bundle": bundle}),
+            }
         )
     else:
         output.say(_summary(report, after))

@@ -35,7 +35,7 @@ from journaltrack.errors import (
     LeaseHeldError,
     MirrorError,
 )
-from journaltrack.journal import view, vocabulary
+from journaltrack.journal import destinations, view, vocabulary
 from journaltrack.journal.chain import (
     COLUMNS,
     FACTS,
@@ -140,6 +140,7 @@ class Shipper:
         segment_bytes: int = SEGMENT_BYTES,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        destinations.refuse_copy(journal, "mirrored")
         # Upgrades a journal of an older version, as every process that writes to it does.
         Journal.open(journal, create=False).close()
         self._mirror = mirror

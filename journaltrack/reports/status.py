@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.journal import interruption, queries, view
+from journaltrack.journal import destinations, interruption, queries, view
 from journaltrack.journal.groups import IS_RUN
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.spool.spool import needed_blobs, spool_use
@@ -81,6 +81,25 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyStatus:
+    """Where a further destination stands.
+
+    Attributes:
+        name: Of the destination.
+        folder: Of its copy of the journal.
+        pending: How many entries are pending there, those in flight and those that the copy lacks
+            yet included.
+        in_doubt, quarantined: How many entries are in these states there.
+    """
+
+    name: str
+    folder: str
+    pending: int
+    in_doubt: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
 class JournalStatus:
     """Where a journal stands.
 
@@ -108,6 +127,7 @@ class JournalStatus:
             unless it was asked for.
         unfinished: Merges and imports of receipts that were killed. Until they run again, nothing
             is sent from this journal.
+        destinations: Further destinations to which the journal was delivered.
     """
 
     journal_id: str
@@ -131,6 +151,7 @@ class JournalStatus:
     left_open: tuple[RunInProgress, ...] = ()
     hearsay: tuple[Hearsay, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
+    destinations: tuple[CopyStatus, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -247,7 +268,24 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         sizes=_sizes(journal),
         exposed=files.exposure(journal.path),
         unfinished=tuple(each.what for each in taken.unfinished(database)),
+        destinations=tuple(map(_of_copy, destinations.waiting(journal))),
         left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
+    )
+
+
+def _of_copy(waiting: destinations.Waiting) -> CopyStatus:
+    with view.opened(waiting.folder) as copy:
+        rows = copy.database.read(
+            f"SELECT d.outcome, count(*) FROM delivery d WHERE {queries.PROBLEM} GROUP BY 1"
+        )
+        pending = queries.pending_count(copy.database)
+    problems = dict(rows)
+    return CopyStatus(
+        waiting.name,
+        str(waiting.folder),
+        waiting.entries + pending,
+        problems.get("in doubt", 0),
+        problems.get("quarantined", 0),
     )
 
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, LeaseHeldError
-from journaltrack.journal import view
+from journaltrack.journal import destinations, view
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.schema import schema
@@ -186,6 +186,8 @@ def merge(
             hint="name one or more, then --into and the target's folder",
         )
     _refuse_itself(folders, target)
+    for folder in (*folders, target):
+        destinations.refuse_copy(folder, "merged")
     with contextlib.ExitStack() as stack:
         opened = [_opened_source(folder, stack) for folder in folders]
         created = not (target / paths.DATABASE).exists()

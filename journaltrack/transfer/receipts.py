@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError
-from journaltrack.journal import queries, view, vocabulary
+from journaltrack.journal import destinations, queries, view, vocabulary
 from journaltrack.journal.chain import BODY_CHARS_MAX
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
@@ -154,6 +154,7 @@ def export_receipts(
         OSError: The file can't be written. No file is left.
     """
     with view.opened(journal) as own:
+        destinations.refuse_copy(own.path, "asked for receipts")
         if isinstance(to, (str, os.PathLike)):
             with paths.whole_file(to, own.path, force=force) as (target, stream):
                 counts = _write(own, stream, on_progress)
@@ -245,6 +246,7 @@ def import_receipts(
     source = ReceiptsFile.opened(file, on_progress)
     opened = Journal.open(journal, create=False)
     try:
+        destinations.refuse_copy(opened.path, "given the receipts of another copy")
         _refuse_foreign(source, opened)
         lease = acquire(opened.database)
         try:

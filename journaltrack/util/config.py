@@ -22,7 +22,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +36,9 @@ WATCHING_ANCHOR_EVERY_S: Final = 60.0
 
 A journal whose run has ended is anchored at once.
 """
+DESTINATION_NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,62}")
+"""A destination's name is a folder's, too."""
+_MAY_BE_NONE: Final = frozenset({"profile", "endpoint_url"})
 _ACCOUNT: Final = re.compile("[0-9]{12}")
 _KMS_KEY: Final = re.compile("[!-~]+")
 _SWITCHES: Final = {"true": True, "on": True, "false": False, "off": False}
@@ -50,6 +54,10 @@ _OTHER_VARIABLES: Final = (CONFIG_VARIABLE, RUN_VARIABLE, RUN_JOB_VARIABLE, "JOU
 """Variables that stand for no key."""
 _PREFIX: Final = "JOURNALTRACK_"
 _LISTED: Final = "`journaltrack config --json` lists all variables"
+SAGEMAKER: Final = "sagemaker"
+"""The name of the destination that is always there."""
+_ADDRESS: Final = re.compile("https?://|arn:")
+_USERINFO: Final = re.compile("//[^/@]*@")
 _current: dict[str, Any] = {}
 _told: set[str] = set()
 """Unknown variables that this process has warned about."""
@@ -193,8 +201,39 @@ class SystemConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
+class Destination:
+    """Hold a table ``[destinations.NAME]``: where journals are delivered to beside SageMaker.
+
+    Attributes:
+        name: Of the destination.
+        uri: ``http(s)://...``, or the ARN of AWS's managed MLflow.
+        kind: ``"mlflow"``.
+        experiment: Of runs that name none.
+        profile: Profile of the AWS configuration, for an ARN and for artifacts in S3.
+        endpoint_url: Another address for an ARN: a VPC endpoint, or a stand-in.
+        variables: How the environment variables with its credentials begin.
+    """
+
+    name: str
+    uri: str
+    kind: str = "mlflow"
+    experiment: str = "journaltrack"
+    profile: str | None = None
+    endpoint_url: str | None = None
+    variables: str = "MLFLOW_TRACKING"
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """Return what its copy of a journal says of it: no credentials."""
+        return {"kind": self.kind, "uri": _USERINFO.sub("//", self.uri)}
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
-    """Hold all settings."""
+    """Hold all settings.
+
+    ``destinations`` are those beside SageMaker, in the order of the file.
+    """
 
     journal: str | None = _text(
         None,
@@ -286,6 +325,9 @@ class Configuration:
         unit="bytes",
         zero=True,
     )
+    deliver_to: tuple[str, ...] = _list(
+        "patterns", "where sync, watch and trackers deliver to; none: sagemaker and [destinations]"
+    )
     profile: str | None = _text(None, "profile of the AWS configuration")
     region: str | None = _text(None, "AWS region")
     endpoint_url: str | None = _text(None, "endpoint for all services, instead of AWS's")
@@ -305,6 +347,36 @@ class Configuration:
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
     system: SystemConfiguration = field(default_factory=SystemConfiguration)
+    destinations: tuple[Destination, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Destination | None, ...]:
+        """Return where to deliver to, in order. None is SageMaker."""
+        named = {each.name: each for each in self.destinations}
+        wanted = self.deliver_to or (SAGEMAKER, *named)
+        return tuple(named.get(each) for each in wanted)
+
+    def destination(self, to: str) -> Destination | None:
+        """Return the destination of a name or an address. None is SageMaker.
+
+        Raises:
+            InvalidInputError: There is none.
+        """
+        if to == SAGEMAKER:
+            return None
+        for each in self.destinations:
+            if to in {each.name, each.uri}:
+                return each
+        if _ADDRESS.match(to):
+            return Destination(_name_of(to), to)
+        names = [SAGEMAKER, *(each.name for each in self.destinations)]
+        near = patterns.near(to, names)
+        raise InvalidInputError(
+            f"there is no destination {limits.shown(to)}",
+            hint=f"{patterns.PERHAPS}{near[0]}"
+            if near
+            else f"configured are {', '.join(names)}; an address begins with http:// or https://",
+        )
 
     def storage(self) -> Storage:
         """Return the storage options."""
@@ -314,7 +386,7 @@ class Configuration:
     def of_a_connection(self) -> dict[str, Any]:
         """Return the arguments for ``connection.Connection``, except the rate."""
         known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
-        return {**known, "storage": self.storage(), "allow": self.allow}
+        return {**known, "storage": self.storage(), "allow": self.allow, "targets": self.targets}
 
     def prefix_of_anchors(self) -> str | None:
         """Return the prefix of a journal's first anchor.
@@ -469,7 +541,9 @@ def load(
             values[key] = _checked(key, each, _parsed(each, text), _variable(key))
             origins[key] = _variable(key)
     for key, value in (overrides or {}).items():
-        if value is not None:
+        if key == _DESTINATIONS:
+            values[key] = _destinations(value, f"the {origin}")
+        elif value is not None:
             values[key] = _checked(key, _field(key, f"the {origin}"), value, f"the {origin}")
             origins[key] = origin
     tables = {
@@ -485,6 +559,7 @@ def load(
     rest = {key: value for key, value in values.items() if "." not in key}
     made = Configuration(**rest, **tables)
     _check_storage(made, origins)
+    _check_targets(made, origins)
     return Loaded(made, origins, file)
 
 
@@ -515,18 +590,27 @@ def as_overrides(configuration: Configuration) -> dict[str, Any]:
     They are for another process, which may find another file.
     """
     values = {key: value_of(configuration, key) for key in _FIELDS}
-    return {key: "" if value is None else value for key, value in values.items()}
+    known = {key: "" if value is None else value for key, value in values.items()}
+    told = {each.name: asdict(each) for each in configuration.destinations}
+    for members in told.values():
+        del members["name"]
+    return {**known, _DESTINATIONS: told}
 
 
 # -- inside --
 
+_DESTINATIONS: Final = "destinations"
 _TABLES: Final[Mapping[str, Any]] = {
     "watch": WatchConfiguration,
     "allow": AllowConfiguration,
     "system": SystemConfiguration,
 }
 _FIELDS: Final[Mapping[str, Field[Any]]] = {
-    **{each.name: each for each in fields(Configuration) if each.name not in _TABLES},
+    **{
+        each.name: each
+        for each in fields(Configuration)
+        if each.name not in _TABLES and each.name != _DESTINATIONS
+    },
     **{f"{table}.{each.name}": each for table, made in _TABLES.items() for each in fields(made)},
 }
 
@@ -543,6 +627,54 @@ def _check_storage(made: Configuration, origins: Mapping[str, str]) -> None:
     if made.s3_kms_key is not None and made.s3_encryption == "AES256":
         wanted = "aws:kms or aws:kms:dsse, since s3_kms_key names a key"
         raise _wrong("s3_encryption", "AES256", origins["s3_encryption"], wanted)
+
+
+def _check_targets(made: Configuration, origins: Mapping[str, str]) -> None:
+    names = {SAGEMAKER, *(each.name for each in made.destinations)}
+    for each in made.deliver_to:
+        if each not in names:
+            wanted = f"a list of {', '.join(sorted(names))}"
+            raise _wrong("deliver_to", each, origins["deliver_to"], wanted)
+
+
+def _destinations(tree: object, where: str) -> tuple[Destination, ...]:
+    """Return the destinations that the tables ``[destinations.NAME]`` describe."""
+    if not isinstance(tree, Mapping):
+        hint = "write [destinations.NAME] on a line of its own"
+        raise InvalidInputError(f"destinations in {where} must be a table", hint=hint)
+    found = []
+    known = {each.name for each in fields(Destination)} - {"name"}
+    for name, members in tree.items():
+        key = f"destinations.{name}"
+        if not DESTINATION_NAME.fullmatch(name) or name == SAGEMAKER:
+            wanted = "of a-z, 0-9, - and _, and not sagemaker"
+            raise _wrong("a destination's name", name, where, wanted)
+        if not isinstance(members, Mapping):
+            raise _wrong(key, members, where, "a table")
+        for member, value in members.items():
+            if member not in known:
+                near = patterns.near(member, sorted(known))
+                raise InvalidInputError(
+                    f"'{key}.{member}' in {where} is no key of a destination",
+                    hint=f"{patterns.PERHAPS}{near[0]}" if near else f"its keys: {sorted(known)}",
+                )
+            if not isinstance(value, str) and not (value is None and member in _MAY_BE_NONE):
+                raise _wrong(f"{key}.{member}", value, where, "text")
+        if members.get("kind", "mlflow") != "mlflow":
+            raise _wrong(f"{key}.kind", members["kind"], where, "mlflow")
+        if not _ADDRESS.match(members.get("uri") or ""):
+            wanted = "an address that begins with http:// or https://, or an ARN"
+            raise _wrong(f"{key}.uri", members.get("uri"), where, wanted)
+        given = {member: value for member, value in members.items() if value}
+        found.append(Destination(name, **given))
+    return tuple(found)
+
+
+def _name_of(uri: str) -> str:
+    """Return the name of a destination that only its address describes."""
+    bare = _USERINFO.sub("//", uri).rstrip("/")
+    words = re.sub("[^a-z0-9]+", "-", bare.partition("://")[2].lower() or bare.lower())
+    return f"{words.strip('-')[-40:].strip('-')}-{sha256(bare.encode()).hexdigest()[:8]}"
 
 
 def _variable(key: str) -> str:
@@ -588,6 +720,8 @@ def _from_file(
         hint = "`journaltrack config --example` prints a file to start from"
         raise InvalidInputError(f"{file} is not TOML: {error}", hint=hint) from error
     values: dict[str, Any] = {}
+    if _DESTINATIONS in tree:
+        values[_DESTINATIONS] = _destinations(tree.pop(_DESTINATIONS), str(file))
     for key, value in _flat(tree, file):
         values[key] = _checked(key, _field(key, str(file)), value, str(file), base=file.parent)
     return file, values

@@ -5,7 +5,8 @@ remote; neither is a difference. What other journals or people add to a componen
 reported, and is no failure.
 
 Metrics are compared by the summary that the service shows. It does not identify single points:
-fewer points than were delivered are a difference, more points are extra.
+fewer points than were delivered are a difference, more points are extra. Of a service that shows
+every point, ``compare_points`` compares each one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ What: TypeAlias = Literal[
     "tag",
 ]
 Scalar: TypeAlias = "str | float | int | None"
+PointKey: TypeAlias = tuple[str, int, int]
+"""A point as a service keeps it: value, step, and time in the service's own steps."""
 
 WHAT: Final[Mapping[FieldMap, What]] = {
     "parameters": "parameter",
@@ -443,6 +446,44 @@ def compare_group(claims: Claims, claim: GroupClaim, found: Group | None) -> Ite
             yield _difference(claims, "missing", kind, f"tag {key}", value, repairable=True)
         elif there not in {value, later_tags.get(key)}:
             yield _difference(claims, "different", kind, f"tag {key}", value, there, note=CHANGED)
+
+
+def compare_points(
+    claims: Claims,
+    name: str,
+    delivered: Collection[PointKey],
+    others: Collection[PointKey],
+    found: Collection[PointKey],
+    *,
+    foreign: bool,
+) -> Iterator[Difference]:
+    """Yield how a metric's points differ, one by one.
+
+    Args:
+        claims: Of the component.
+        name: The metric's.
+        delivered: The points that were delivered, as the service keeps them.
+        others: Those that may be there: pending, in flight or in doubt.
+        found: Those that are there.
+        foreign: Whether somebody else made the component that is there now.
+    """
+    missing = len(set(delivered) - set(found))
+    if missing:
+        there = len(set(delivered)) - missing
+        yield _difference(
+            claims,
+            "different" if there else "missing",
+            "metric",
+            name,
+            f"{len(set(delivered))} points",
+            f"{there} points" if there else None,
+            repairable=not foreign,
+            note=FOREIGN if foreign else None,
+        )
+    extra = len(set(found) - set(delivered) - set(others))
+    if extra:
+        known = f"{len(set(delivered))} points"
+        yield _difference(claims, "extra", "metric", name, known, f"{extra} others")
 
 
 def empty_steps(

@@ -61,6 +61,7 @@ from journaltrack.verification.diff import (
     LinkClaim,
     MetricClaim,
     ObjectClaim,
+    PointKey,
     StatusClaim,
     TagClaim,
 )
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
     from journaltrack.journal.removed import RemovedMetric
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.remote import Capabilities
 
 STEPS_MAX: Final = 100_000
 """Our limit: how many steps of one metric are compared one by one. It bounds the memory."""
@@ -80,6 +82,11 @@ _IS_POINT: Final = (
     f"e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND {_IS_NUMBER}"
 )
 _POINTS: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
+_LOGGED: Final = (
+    "FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text'"
+)
+_NOT_FINITE: Final = frozenset({"nan", "inf", "-inf"})
 _MAYBE_POINTS: Final = f"FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
 
 
@@ -175,6 +182,39 @@ def steps_of(database: Database, component_id: int, name: str) -> dict[int, int]
     )
     sound = all(isinstance(step, int) and 0 <= step <= limits.STEP_MAX for step, _ in rows)
     return dict(rows) if sound and 0 < len(rows) <= STEPS_MAX else None
+
+
+def metrics_of(database: Database, component_id: int) -> list[str]:
+    """Return the names of the metrics of which points were delivered, NaN among them."""
+    rows = database.read(
+        f"SELECT DISTINCT e.name {_LOGGED} AND d.outcome = 'delivered' AND e.component_id = ?",
+        (component_id,),
+    )
+    return [name for (name,) in rows]
+
+
+def points_of(
+    database: Database, component_id: int, name: str, can: Capabilities
+) -> tuple[set[PointKey], set[PointKey]]:
+    """Return a metric's points as a service keeps them: those delivered, and the others."""
+    found: tuple[set[PointKey], set[PointKey]] = (set(), set())
+    rows = database.read(
+        "SELECT e.value, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.exact') "
+        f"END, e.step, e.timestamp_ns, e.recorded_at_ns, d.outcome {_LOGGED} "
+        "AND e.component_id = ? AND e.name = ?",
+        (component_id, name),
+    )
+    for value, exact, step, timestamp_ns, recorded_at_ns, outcome in rows:
+        number = float(exact) if value is None and exact in _NOT_FINITE else value
+        at_ns = recorded_at_ns if timestamp_ns is None else timestamp_ns
+        if isinstance(number, float) and isinstance(at_ns, int) and outcome != "quarantined":
+            found[outcome != "delivered"].add(point_key(number, step or 0, at_ns, can))
+    return found
+
+
+def point_key(value: float, step: int, at_ns: int, can: Capabilities) -> PointKey:
+    """Return a point as a service keeps it."""
+    return repr(can.held_point(value)), step, at_ns // (can.time_ns or 1)
 
 
 def last_receipt(database: Database, component_id: int) -> int:

@@ -97,7 +97,7 @@ def by_bucket(differences: Sequence[Difference]) -> dict[tuple[str, str] | None,
     found: dict[tuple[str, str] | None, list[Difference]] = {}
     for each in differences:
         replaced = None
-        if each.blob is not None and each.name is not None:
+        if each.blob is not None and each.name is not None and each.name.startswith("s3://"):
             recorded, actual = (
                 each.blob.bucket or "",
                 each.name.removeprefix("s3://").partition("/")[0],

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.chain import ChainProblem
+from journaltrack.journal.fold import Artifact
 from journaltrack.journal.queries import last_receipt_id
 from journaltrack.replay.evidence import anchors, readback
 from journaltrack.replay.pass_report import PassReport, Progress, error_to_json
@@ -42,21 +43,30 @@ from journaltrack.verification.diff import (
     Difference,
     GroupClaim,
     Kind,
+    PointKey,
     What,
     compare,
     compare_group,
     compare_link,
     compare_object,
+    compare_points,
     compare_tags,
     compare_trials,
     empty_steps,
+    is_foreign,
 )
 from journaltrack.verification.expected import Undelivered
 
 if TYPE_CHECKING:
     from journaltrack.journal.groups import Group
     from journaltrack.journal.journal import ComponentRow, Journal
-    from journaltrack.replay.remote import Linked, Remote, RemoteComponent, RemoteObject
+    from journaltrack.replay.remote import (
+        Capabilities,
+        Linked,
+        Remote,
+        RemoteComponent,
+        RemoteObject,
+    )
 
 T = TypeVar("T")
 
@@ -281,6 +291,8 @@ class _Found:
     trials: frozenset[str] | RemoteError | None = None
     tags: Mapping[str, str] | RemoteError | None = None
     group: Group | RemoteError | None = None
+    # By metric, where the remote shows every point.
+    points: Mapping[str, set[PointKey]] = field(default_factory=dict)
 
 
 class Verifier:
@@ -337,6 +349,7 @@ class Verifier:
                 not self._ended()
                 and self._options.component is None
                 and self._options.names is None
+                and self._remote.can.documents
             ):
                 by_default = self._options.anchor == "s3"
                 self._report.anchors = compare_with_anchors(
@@ -418,7 +431,24 @@ class Verifier:
         there = component is not None
         trials = self._told(lambda: self._remote.trials(claims.name), claims.trials and there)
         tags = self._told(lambda: self._remote.tags(claims.name), claims.tags and there)
-        return _Found(component, objects, links, objects_read, trials, tags)
+        points = self._points_there(claims) if there else {}
+        return _Found(component, objects, links, objects_read, trials, tags, points=points)
+
+    def _points_there(self, claims: Claims) -> dict[str, set[PointKey]]:
+        """Ask for every point, where the remote shows them."""
+        points: dict[str, set[PointKey]] = {}
+        can = self._remote.can
+        for name in (
+            expected.metrics_of(self._journal.database, claims.component_id)
+            if can.reads_points
+            else ()
+        ):
+            self._refuse_if_over()
+            points[name] = {
+                expected.point_key(each.value, each.step or 0, each.timestamp_ns, can)
+                for each in self._remote.points(claims.name, name)
+            }
+        return points
 
     def _told(self, ask: Callable[[], T], wanted: object) -> T | RemoteError | None:
         if not wanted:
@@ -489,7 +519,7 @@ class Verifier:
         database = self._journal.database
         until_ns = self._clock_ns() - int(self._options.visible_after_s * 1e9)
         told = compare(
-            claims,
+            self._as_held(claims),
             found.component,
             shown_until_ns=until_ns,
             logged=expected.logged(database, claims),
@@ -503,10 +533,38 @@ class Verifier:
                 differences.append(difference)
         return [
             *differences,
+            *self._of_points(claims, found),
             *_of_lineage(claims, found),
             *_told_apart(claims, "trial", found.trials, compare_trials),
             *_told_apart(claims, "tag", found.tags, compare_tags),
         ]
+
+    def _as_held(self, claims: Claims) -> Claims:
+        """Return the claims with values as the remote keeps them.
+
+        Without metrics, if it shows every point: those are compared one by one.
+        """
+        can = self._remote.can
+        fields = {
+            place: replace(
+                claim,
+                value=_held(can, claim.value),
+                also=tuple(_held(can, each) for each in claim.also),
+            )
+            for place, claim in claims.fields.items()
+        }
+        metrics = {} if can.reads_points else claims.metrics
+        return replace(claims, fields=fields, metrics=metrics)
+
+    def _of_points(self, claims: Claims, found: _Found) -> Iterator[Difference]:
+        if found.component is None:
+            return
+        foreign = is_foreign(claims, found.component)
+        for name, there in found.points.items():
+            delivered, others = expected.points_of(
+                self._journal.database, claims.component_id, name, self._remote.can
+            )
+            yield from compare_points(claims, name, delivered, others, there, foreign=foreign)
 
     def _with_steps(
         self, claims: Claims, component: RemoteComponent | None, difference: Difference
@@ -588,6 +646,10 @@ class Verifier:
 
     def _ended(self) -> bool:
         return self._report.halted is not None or self._deadline.over
+
+
+def _held(can: Capabilities, value: str | float | Artifact) -> str | float | Artifact:
+    return value if isinstance(value, Artifact) else can.held(value)
 
 
 def _told_apart(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import limits
 from journaltrack._version import __version__
 from journaltrack.errors import BundleError, BundleSpoolError, JournalFullError
-from journaltrack.journal import view
+from journaltrack.journal import destinations, view
 from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.spool.copy import Copier, SteadyFile
 from journaltrack.journal.spool.spool import Spool
@@ -128,6 +128,7 @@ def bundle(
     """
     content: Content = "all" if all_blobs else "undelivered"
     with view.opened(journal) as own:
+        destinations.refuse_copy(own.path, "bundled")
         # Refuse a bad target before the work of a snapshot.
         paths.file_target(to, own.path, force=force)
         with contextlib.ExitStack() as stack:

@@ -1,0 +1,367 @@
+"""Keep a copy of a journal for each further destination, and bring it up to date.
+
+The journal itself says what SageMaker has. ``destinations/NAME`` in its folder is a journal with
+the same id and the same entries under the same numbers, and with deliveries of its own. Nothing is
+written there when a call is recorded: a pass brings the copy up to date first.
+
+Contents are linked, not copied: one file in both spools. A content that was removed from the
+journal's spool stays in the copy's as long as the destination needs it.
+
+Must not know how anything is sent, nor what a destination is beside its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack._version import __version__
+from journaltrack.errors import InvalidInputError, JournalCorruptError, JournalNotFoundError
+from journaltrack.journal import first_steps, queries
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import schema
+from journaltrack.journal.schema.text import COLUMNS
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
+from journaltrack.util import config, paths
+from journaltrack.util.digest import is_digest
+
+if TYPE_CHECKING:
+    from journaltrack.journal.sqlite.connection import Database
+
+_MARK_BYTES_MAX: Final = 65_536
+_ROWS: Final = 5_000
+"""Entries copied in one transaction."""
+_COLUMNS: Final = COLUMNS["entry"]
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM entry WHERE seq > ? ORDER BY seq LIMIT {_ROWS}"
+_INSERT: Final = f"INSERT INTO entry VALUES ({', '.join('?' * len(_COLUMNS))})"
+_WRITERS: Final = f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer"
+_INSERT_WRITER: Final = schema.insert_writer_sql()
+_INSERT_LOCAL: Final = (
+    "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) "
+    "VALUES (?, 'superseded', ?, ?)"
+)
+_LAST: Final = "SELECT seq, digest FROM entry ORDER BY seq DESC LIMIT 1"
+_SEQ, _WRITER, _UUID = 0, 1, 1
+_KIND, _RECORDED = _COLUMNS.index("kind"), _COLUMNS.index("recorded_at_ns")
+# Of uploads that are not settled; few entries are uploads.
+_NEEDED: Final = (
+    "SELECT DISTINCT json_extract(e.payload, '$.sha256'), b.size_bytes FROM entry e "
+    "LEFT JOIN blob b ON b.sha256 = json_extract(e.payload, '$.sha256') "
+    f"WHERE e.stream = 'upload' AND json_valid(e.payload) AND {queries.UNSETTLED}"
+)
+_OWNERS: Final = (
+    "SELECT lower(c.name), json_extract(e.payload, '$.owner'), json_extract(e.payload, '$.resume') "
+    "FROM entry e JOIN component c ON c.id = e.component_id "
+    "WHERE e.stream = 'component' AND e.kind = 'create' AND json_valid(e.payload) ORDER BY e.seq"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How far a copy is.
+
+    Attributes:
+        name: Of the destination.
+        folder: Of the copy.
+        entries: How many entries of the journal are not in it yet.
+    """
+
+    name: str
+    folder: Path
+    entries: int
+
+
+def folder_of(journal: Path, name: str) -> Path:
+    """Return the folder of a destination's copy, whether it is there or not.
+
+    Raises:
+        InvalidInputError: It is no name of a destination.
+    """
+    if not config.DESTINATION_NAME.fullmatch(name) or name == config.SAGEMAKER:
+        raise InvalidInputError(
+            f"{limits.shown(name)} is no name of a further destination",
+            hint="use a-z, 0-9, - and _; sagemaker is the journal's own",
+        )
+    return journal / paths.DESTINATIONS / name
+
+
+def copies(journal: Path) -> dict[str, Path]:
+    """Return the folders of a journal's copies, by destination."""
+    try:
+        found = sorted((journal / paths.DESTINATIONS).iterdir())
+    except OSError:
+        return {}
+    return {
+        each.name: each
+        for each in found
+        if config.DESTINATION_NAME.fullmatch(each.name) and (each / paths.DATABASE).exists()
+    }
+
+
+def marked(folder: Path) -> Mapping[str, Any] | None:
+    """Return where the copy in a folder goes; None: it is no copy for a destination.
+
+    Raises:
+        JournalCorruptError: The mark can't be read.
+    """
+    file = folder / paths.DESTINATION
+    try:
+        with file.open("rb") as opened:
+            told = json.loads(opened.read(_MARK_BYTES_MAX))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict) or not isinstance(told.get("uri"), str):
+        raise JournalCorruptError(
+            f"{file} does not say where the copy of the journal beside it goes",
+            hint=f"remove {folder}: the next sync makes it again from the journal",
+        )
+    return told
+
+
+def refuse_copy(folder: Path, what: str) -> None:
+    """Refuse to use a copy as if it were the journal.
+
+    Args:
+        folder: Of a journal.
+        what: What was to be done, in the passive: "merged".
+
+    Raises:
+        InvalidInputError: It is a copy for a destination.
+    """
+    if (folder / paths.DESTINATION).exists():
+        raise InvalidInputError(
+            f"{folder} is a copy of the journal at {folder.parent.parent} for another destination, "
+            f"and can't be {what}",
+            hint="its deliveries are not SageMaker's; name the journal itself",
+        )
+
+
+def extended(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
+    """Bring the copy for a destination up to date, and return its folder.
+
+    Args:
+        journal: The journal's folder.
+        name: The destination's.
+        told: Where it goes: ``destination.json``. Its ``uri`` must be that of the copy.
+
+    Raises:
+        InvalidInputError: The copy goes to another address.
+        JournalError: The journal can't be read, or the copy can't be written.
+    """
+    folder = folder_of(journal, name)
+    refuse_copy(journal, "delivered to a destination of its own")
+    with closing(Journal.open(journal, create=False, read_only=True)) as source:
+        if not (folder / paths.DATABASE).exists():
+            _make(source, folder, told)
+        _refuse_other_address(folder, told)
+        with closing(Journal.open(folder, create=False)) as copy:
+            if copy.journal_id != source.journal_id:
+                raise _foreign(folder, journal)
+            _copy(source, copy)
+            _link(source, copy)
+    return folder
+
+
+def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
+    """Return the folder of a copy that is there.
+
+    Raises:
+        JournalNotFoundError: Nothing was delivered there yet.
+        InvalidInputError: The copy goes to another address.
+    """
+    folder = folder_of(journal, name)
+    if not (folder / paths.DATABASE).exists():
+        raise JournalNotFoundError(
+            f"nothing of the journal at {journal} was delivered to {name} yet",
+            hint=f"`journaltrack sync --to {name}` delivers it",
+        )
+    _refuse_other_address(folder, told)
+    return folder
+
+
+def save(journal: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Bring all copies up to date, before something leaves the journal.
+
+    Args:
+        journal: The journal's folder.
+        wanted: Destinations that may have no copy yet, with what to write into it.
+
+    Raises:
+        JournalError: A copy can't be brought up to date. Then nothing may leave.
+    """
+    there = {name: marked(folder) or {} for name, folder in copies(journal).items()}
+    for name, told in {**wanted, **there}.items():
+        extended(journal, name, told)
+
+
+def is_behind(journal: Path, name: str) -> bool:
+    """Return whether a pass to a destination would have something to do."""
+    folder = folder_of(journal, name)
+    if not (folder / paths.DATABASE).exists():
+        return True
+    with (
+        closing(Journal.open(journal, create=False, read_only=True)) as source,
+        closing(Journal.open(folder, create=False, read_only=True)) as copy,
+    ):
+        return source.last_seq() > copy.last_seq() or queries.is_pending(
+            copy.database, lambda _: True
+        )
+
+
+def waiting(journal: Journal) -> list[Waiting]:
+    """Return how far each copy of a journal is. Changes nothing."""
+    found = []
+    for name, folder in copies(journal.path).items():
+        with closing(Journal.open(folder, create=False, read_only=True)) as copy:
+            sql = "SELECT count(*) FROM entry WHERE seq > ? AND kind <> ?"
+            ((entries,),) = journal.database.read(sql, (copy.last_seq(), LOCAL))
+        found.append(Waiting(name, folder, int(entries)))
+    return found
+
+
+def owners(database: Database) -> dict[str, str]:
+    """Return the owner of each component that the journal made for itself, by lower-case name."""
+    found: dict[str, str | None] = {}
+    for name, owner, resume in database.read(_OWNERS):
+        is_own = isinstance(name, str) and isinstance(owner, str) and not resume
+        found.setdefault(str(name), owner if is_own else None)
+    return {name: owner for name, owner in found.items() if owner is not None}
+
+
+def _make(source: Journal, folder: Path, told: Mapping[str, Any]) -> None:
+    first_steps.make_folder(folder.parent)
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    (beside / paths.SPOOL).mkdir(mode=0o700, parents=True)
+    beside.chmod(0o700)
+    try:
+        file = beside / paths.DATABASE
+        file.touch(mode=0o600)
+        ((created_at_ns,),) = source.database.read("SELECT created_at_ns FROM meta")
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            schema.create(
+                connection,
+                journal_id=source.journal_id,
+                now_ns=created_at_ns,
+                version=__version__,
+            )
+        # Chooses the log.
+        Journal.open(beside, create=False).close()
+        mark = beside / paths.DESTINATION
+        mark.write_text(json.dumps(dict(told), indent=1) + "\n", encoding="utf-8")
+        paths.fsync(mark)
+        # Another process may have been faster: its copy is as good.
+        with contextlib.suppress(OSError):
+            beside.rename(folder)
+            paths.fsync(folder.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_other_address(folder: Path, told: Mapping[str, Any]) -> None:
+    held = marked(folder) or {}
+    if held.get("uri") != told.get("uri"):
+        raise InvalidInputError(
+            f"the destination {folder.name} was {limits.shown(str(held.get('uri')))}, and is now "
+            f"{limits.shown(str(told.get('uri')))}; nothing was sent",
+            hint=f"name the new one differently; or, if it is the same server, change the uri in "
+            f"{folder / paths.DESTINATION}",
+        )
+
+
+def _foreign(folder: Path, journal: Path) -> JournalCorruptError:
+    return JournalCorruptError(
+        f"{folder} is no copy of the journal at {journal}: their entries differ; nothing was sent",
+        hint=f"was a backup of the journal put back? Remove {folder}: the next sync makes it again "
+        "and delivers the whole history",
+    )
+
+
+def _copy(source: Journal, copy: Journal) -> None:
+    """Append the entries that the copy lacks."""
+    known = copy.database.read(_LAST)
+    if known:
+        ((seq, digest),) = known
+        there = source.database.read("SELECT digest FROM entry WHERE seq = ?", (seq,))
+        # Without one it was pruned: the end of each chain stays, so no number comes twice.
+        if (there and there[0][0] != digest) or source.last_seq() < seq:
+            raise _foreign(copy.path, source.path)
+    writers: dict[Any, int] = {}
+    read = source.database.read
+    while True:
+        # In the transaction: another process may extend the copy, too.
+        with copy.database.transaction() as connection:
+            (after,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
+            rows = read(_SELECT, (after,))
+            if not rows:
+                return
+            if any(row[_WRITER] not in writers for row in rows):
+                _learn(connection, read, writers)
+            connection.executemany(
+                _INSERT, [(row[_SEQ], writers.get(row[_WRITER], 0), *row[2:]) for row in rows]
+            )
+            connection.executemany(
+                _INSERT_LOCAL,
+                [(r[_SEQ], LOCAL_STAYS, r[_RECORDED]) for r in rows if r[_KIND] == LOCAL],
+            )
+
+
+def _learn(
+    connection: sqlite3.Connection, read: Callable[[str], list[Any]], writers: dict[Any, int]
+) -> None:
+    """Take over the processes, components and contents that the copy lacks."""
+    here = dict(connection.execute("SELECT uuid, id FROM writer").fetchall())
+    for row in read(_WRITERS):
+        if row[_UUID] not in here:
+            cursor = connection.execute(_INSERT_WRITER, row[1:])
+            here[row[_UUID]] = int(cursor.lastrowid or 0)
+        writers[row[0]] = here[row[_UUID]]
+    rows = read("SELECT id, name, created_at_ns FROM component")
+    connection.executemany(
+        "INSERT OR IGNORE INTO component (id, name, created_at_ns) VALUES (?, ?, ?)", rows
+    )
+    connection.executemany(
+        "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)",
+        read("SELECT sha256, size_bytes, spooled_at_ns FROM blob"),
+    )
+
+
+def _link(source: Journal, copy: Journal) -> None:
+    """Give the copy the contents that it has to deliver; remove what nobody needs any more."""
+    theirs, own = Spool(source.path / paths.SPOOL), Spool(copy.path / paths.SPOOL)
+    needed = {
+        sha256: size
+        for sha256, size in copy.database.read(_NEEDED)
+        if isinstance(sha256, str) and is_digest(sha256)
+    }
+    for sha256, size_bytes in needed.items():
+        if own.has(sha256) or not theirs.has(sha256):
+            continue
+        path = own.path_of(sha256)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            os.link(theirs.path_of(sha256), path)
+        # A file system without links.
+        except OSError:
+            own.take_over(theirs.folder, sha256, size_bytes)
+    for sha256 in _held(own.folder):
+        if sha256 not in needed and not theirs.has(sha256):
+            own.path_of(sha256).unlink(missing_ok=True)
+
+
+def _held(spool: Path) -> Iterator[str]:
+    for folder in sorted(spool.iterdir()):
+        if folder.is_dir() and not folder.is_symlink():
+            yield from (file.name for file in sorted(folder.iterdir()) if is_digest(file.name))

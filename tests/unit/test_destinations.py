@@ -1,0 +1,346 @@
+"""A journal goes to several destinations, each with its own record of what arrived."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from click.testing import CliRunner
+
+from journaltrack import Tracker, sync
+from journaltrack.cli import ExitCode, main
+from journaltrack.errors import InvalidInputError, JournalCorruptError
+from journaltrack.journal import destinations
+from journaltrack.mirror.ship import Shipper
+from journaltrack.reports.status import status
+from journaltrack.tracking.validation import JournaltrackWarning
+from journaltrack.transfer.bundle.pack import bundle
+from journaltrack.transfer.merge import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
+from journaltrack.util import config
+from tests import golden
+from tests.builders import tracked
+from tests.processes import ENVIRONMENT
+from tests.simulator import simulator
+from tests.simulator.mlflow import MlflowServer
+
+
+@pytest.fixture
+def server():
+    """A strict MLflow server."""
+    with MlflowServer() as server:
+        yield server
+
+
+@pytest.fixture
+def lab(server, tmp_path, monkeypatch):
+    """The server is the destination "lab" of the configuration."""
+    file = tmp_path / "config.toml"
+    file.write_text(f'[destinations.lab]\nuri = "{server.uri}"\nexperiment = "ours"\n')
+    monkeypatch.setenv("JOURNALTRACK_CONFIG", str(file))
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture
+def sagemaker():
+    """A simulated AWS."""
+    with simulator() as sim:
+        yield sim
+
+
+def command(*arguments):
+    """Run a command: its exit code and what it printed."""
+    done = CliRunner().invoke(main, [str(each) for each in arguments])
+    return done.exit_code, done.output
+
+
+def values(server):
+    """The points of the metric "loss", in order."""
+    return sorted(server.history(server.active()[0], "loss"), key=lambda point: point[2])
+
+
+def entries(folder):
+    """Every entry with its digest, as the database has them."""
+    with closing(sqlite3.connect(folder / "journal.db")) as connection:
+        sql = (
+            "SELECT e.seq, w.uuid, e.writer_seq, c.name, e.stream, e.kind, e.name, e.value, e.step, "
+            "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e "
+            "JOIN writer w ON w.id = e.writer_id JOIN component c ON c.id = e.component_id ORDER BY 1"
+        )
+        return connection.execute(sql).fetchall()
+
+
+def test_a_destination_that_is_added_later_gets_the_whole_history(tmp_path, lab, sagemaker):
+    """What SageMaker has is sent again to the new one, and its record stays as it is."""
+    journal = tracked(tmp_path, steps=5, parameters={"lr": 0.1}, artifact=b"the model")
+    url = ("--endpoint-url", sagemaker.endpoint_url)
+    assert command("sync", journal, "--to", "sagemaker", *url)[0] == ExitCode.OK
+    before = status(journal)
+    code, printed = command("sync", journal, "--to", "lab")
+    assert code == ExitCode.OK, printed
+    assert [step for _, _, step in values(lab)] == [0, 1, 2, 3, 4]
+    assert [*lab.files.values()] == [b"the model"]
+    after = status(journal)
+    assert (after.pending, after.last_success) == (0, before.last_success)
+    assert [(each.name, each.pending) for each in after.destinations] == [("lab", 0)]
+    asked = len(lab.asked)
+    command("sync", journal, "--to", "lab")
+    assert len(lab.asked) == asked, "nothing is left to ask for"
+
+
+def test_one_sync_delivers_to_all_and_one_failure_stops_no_other(tmp_path, lab, sagemaker):
+    """While the lab is away SageMaker gets everything; later the lab does, and nothing twice."""
+    journal = tracked(tmp_path, steps=5)
+    url = ("--endpoint-url", sagemaker.endpoint_url)
+    lab.stop()
+    code, _ = command("sync", journal, *url)
+    assert code == ExitCode.UNREACHABLE
+    assert len(sagemaker.components["run"].metrics) == 5
+    assert [each.pending for each in status(journal).destinations] == [8]
+    lab.start()
+    assert command("sync", journal, *url)[0] == ExitCode.OK
+    assert len(sagemaker.components["run"].metrics) == 5
+    assert len(values(lab)) == 5
+
+
+def test_a_copy_has_the_entries_under_their_numbers_and_with_their_digests(tmp_path, lab):
+    """Whatever came since the last sync is appended, and the copy proves as the journal does."""
+    journal = tracked(tmp_path, steps=3)
+    command("sync", journal, "--to", "lab")
+    with Tracker.load("run", journal=journal, sync="off") as tracker:
+        with pytest.warns(JournaltrackWarning):
+            tracker.log_metric("loss", math.nan, iteration_number=7)
+        with pytest.warns(JournaltrackWarning):
+            tracker.log_parameter("text", "two\nlines")
+    command("sync", journal, "--to", "lab")
+    copy = destinations.folder_of(journal, "lab")
+    assert entries(copy) == entries(journal)
+    assert command("check", journal, "--to", "lab")[0] == ExitCode.OK
+    run = lab.active()[0]
+    assert math.isnan(values(lab)[-1][0])
+    assert run.params["text"] == "two\nlines"
+
+
+def test_what_sagemaker_can_never_take_is_judged_by_each_destination(tmp_path, lab):
+    """NaN is quarantined in the journal, and delivered to a server that takes it."""
+    with (
+        Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker,
+        pytest.warns(JournaltrackWarning),
+    ):
+        tracker.log_metric("loss", math.nan, iteration_number=0)
+    assert command("sync", tmp_path / "j", "--to", "lab")[0] == ExitCode.OK
+    now = status(tmp_path / "j")
+    assert now.quarantined == 1
+    assert [(c.pending, c.quarantined) for c in now.destinations] == [(0, 0)]
+
+
+def test_questions_are_answered_per_destination(tmp_path, lab):
+    """``status``, ``audit`` and its questions with ``--to`` are about that destination alone."""
+    journal = tracked(tmp_path, steps=3)
+    command("sync", journal, "--to", "lab")
+    told = json.loads(command("status", journal, "--to", "lab", "--json")[1])
+    (only,) = told["journals"]
+    assert (only["pending"], only["last_seq"]) == (0, 6)
+    assert json.loads(command("status", journal, "--json")[1])["journals"][0]["pending"] == 6
+    assert command("audit", journal, "--to", "lab")[0] == ExitCode.OK
+    assert command("audit", journal)[0] == ExitCode.PENDING
+    lines = command("audit", "entries", "-j", journal, "--to", "lab", "--json")[1].splitlines()
+    assert {json.loads(line)["state"] for line in lines} <= {"delivered", "superseded"}
+    assert "to lab" in command("status", journal)[1]
+    assert command("status", journal, "--to", "lap")[0] == ExitCode.USAGE
+
+
+def test_an_address_is_a_destination_without_any_configuration(tmp_path, server):
+    """The same address is the same destination; its credentials are not written down."""
+    journal = tracked(tmp_path, steps=3)
+    secret = server.uri.replace("http://", "http://user:hidden@")
+    assert command("sync", journal, "--to", server.uri)[0] == ExitCode.OK
+    asked = len(server.asked)
+    assert command("sync", journal, "--to", secret)[0] == ExitCode.OK
+    assert len(server.asked) == asked
+    assert sync(journal, destination=server.uri).pending == 0
+    (copy,) = destinations.copies(journal).values()
+    assert "hidden" not in (copy / "destination.json").read_text()
+
+
+def test_a_copy_is_never_taken_for_the_journal(tmp_path, lab):
+    """It is not delivered to SageMaker, merged, bundled, mirrored, pruned or asked for receipts."""
+    journal = tracked(tmp_path, steps=3)
+    command("sync", journal, "--to", "lab")
+    copy = destinations.folder_of(journal, "lab")
+    receipts = tmp_path / "receipts"
+    export_receipts(journal, to=receipts)
+    for use in (
+        lambda: sync(copy),
+        lambda: sync(copy, destination="lab"),
+        lambda: merge(copy, into=journal),
+        lambda: merge(journal, into=copy),
+        lambda: bundle(copy, to=tmp_path / "b"),
+        lambda: export_receipts(copy, to=tmp_path / "r"),
+        lambda: import_receipts(receipts, copy),
+        lambda: Shipper(copy, None),
+    ):
+        with pytest.raises(InvalidInputError, match="is a copy of the journal"):
+            use()
+    assert command("prune", copy, "--delivered-before", "0s")[0] == ExitCode.USAGE
+
+
+def test_a_journal_in_a_folder_of_journals_is_one_journal(tmp_path, lab):
+    """Its copies are not found as journals of their own."""
+    tracked(tmp_path, steps=3)
+    command("sync", tmp_path / "journal", "--to", "lab")
+    told = json.loads(command("status", tmp_path, "--json")[1])
+    assert len(told["journals"]) == 1
+
+
+def test_prune_takes_nothing_from_a_destination(tmp_path, lab, sagemaker):
+    """What leaves the journal was copied before, for a destination that was never synced, too."""
+    journal = tracked(tmp_path, steps=50, artifact=b"the model")
+    url = ("--endpoint-url", sagemaker.endpoint_url)
+    command("sync", journal, "--to", "sagemaker", *url)
+    code, printed = command(
+        *(
+            "prune",
+            journal,
+            "--delivered-before",
+            "0s",
+            "--blobs-delivered-before",
+            "0s",
+            *url,
+        )
+    )
+    assert code == ExitCode.OK, printed
+    assert len(entries(journal)) < 50
+    assert command("sync", journal, "--to", "lab")[0] == ExitCode.OK
+    assert [step for _, _, step in values(lab)] == [*range(50)]
+    assert [*lab.files.values()] == [b"the model"]
+
+
+def test_a_backup_that_was_put_back_is_noticed(tmp_path, lab):
+    """A journal whose entries differ from the copy's is not delivered as if it were the same."""
+    journal = tracked(tmp_path, steps=3)
+    backup = tmp_path / "backup"
+    shutil.copytree(journal, backup)
+    with Tracker.load("run", journal=journal, sync="off") as tracker:
+        tracker.log_metric("loss", 1.0, iteration_number=9)
+    command("sync", journal, "--to", "lab")
+    for name in ("journal.db", "journal.db-wal"):
+        (journal / name).unlink(missing_ok=True)
+        if (backup / name).exists():
+            shutil.copy(backup / name, journal / name)
+    with pytest.raises(JournalCorruptError, match="no copy of the journal"):
+        sync(journal, destination="lab")
+
+
+def test_an_entry_that_was_altered_before_it_was_copied_is_held_back(tmp_path, lab):
+    """Nothing of its process is sent, as to SageMaker."""
+    journal = tracked(tmp_path, steps=3)
+    with closing(sqlite3.connect(journal / "journal.db")) as connection:
+        connection.execute("DROP TRIGGER entry_no_update")
+        connection.execute("UPDATE entry SET value = 9.0 WHERE step = 1")
+        connection.commit()
+    code, _ = command("sync", journal, "--to", "lab")
+    assert code == ExitCode.JOURNAL
+    assert not lab.active()
+
+
+def test_the_address_of_a_destination_can_not_change_unnoticed(tmp_path, lab, monkeypatch):
+    """A copy that says what another server has is not used for a new one."""
+    journal = tracked(tmp_path, steps=3)
+    command("sync", journal, "--to", "lab")
+    other = tmp_path / "other.toml"
+    other.write_text('[destinations.lab]\nuri = "http://127.0.0.1:9/"\n')
+    monkeypatch.setenv("JOURNALTRACK_CONFIG", str(other))
+    with pytest.raises(InvalidInputError, match="the destination lab was"):
+        sync(journal, destination="lab")
+
+
+@pytest.mark.parametrize("revision", golden.REVISIONS)
+def test_journals_of_all_revisions_can_be_delivered(tmp_path, lab, revision):
+    """A journal that an older version made is upgraded, and its history arrives."""
+    journal = golden.restore(revision, tmp_path / "journal")
+    code, printed = command("sync", journal, "--to", "lab")
+    assert code in {ExitCode.OK, ExitCode.PENDING, ExitCode.PROBLEMS}, printed
+    assert any(run.points for run in lab.active())
+
+
+def test_a_check_finds_each_point_that_the_server_lost_and_sends_it_again(tmp_path, lab):
+    """Points, parameters and artifacts are compared one by one; a repair brings them back."""
+    journal = tracked(tmp_path, steps=50, parameters={"lr": 0.1}, artifact=b"the model")
+    command("sync", journal, "--to", "lab")
+    assert command("check", journal, "--remote", "--to", "lab")[0] == ExitCode.OK
+    run = lab.active()[0]
+    whole = dict(run.points)
+    lost = sorted(run.points)[:3]
+    for each in lost:
+        del run.points[each]
+    del run.tags["journaltrack.status"]
+    lab.files.clear()
+    code, printed = command("check", journal, "--remote", "--to", "lab")
+    assert code == ExitCode.PROBLEMS
+    assert "47 points" in printed
+    code, printed = command("check", journal, "--remote", "--repair", "--to", "lab")
+    assert code == ExitCode.OK, printed
+    assert run.points == whole
+    assert [*lab.files.values()] == [b"the model"]
+
+
+def test_a_tracker_delivers_to_all_destinations_when_it_closes(
+    tmp_path, lab, sagemaker, monkeypatch
+):
+    """``sync="close"`` and the configuration are enough."""
+    monkeypatch.setenv("JOURNALTRACK_ENDPOINT_URL", sagemaker.endpoint_url)
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j") as tracker:
+        tracker.log_metric("loss", 1.0, iteration_number=0)
+    assert len(sagemaker.components["run"].metrics) == 1
+    assert len(values(lab)) == 1
+
+
+def test_deliver_to_leaves_out_what_it_does_not_name(tmp_path, lab, monkeypatch):
+    """With ``deliver_to = ["lab"]`` nobody asks AWS for anything."""
+    monkeypatch.setenv("JOURNALTRACK_DELIVER_TO", "lab")
+    monkeypatch.setenv("JOURNALTRACK_ENDPOINT_URL", "http://127.0.0.1:9")
+    journal = tracked(tmp_path, steps=3)
+    assert command("sync", journal)[0] == ExitCode.OK
+    assert len(values(lab)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[destinations.lab]\nurl = "http://x"', "destinations.lab.url"),
+        ("[destinations.lab]", "destinations.lab.uri"),
+        ('[destinations.lab]\nuri = "sqlite:///x"', "destinations.lab.uri"),
+        ('[destinations.sagemaker]\nuri = "http://x"', "a destination's name"),
+        ('[destinations."../x"]\nuri = "http://x"', "a destination's name"),
+        ('[destinations.lab]\nuri = "http://x"\nkind = "wandb"', "destinations.lab.kind"),
+        ("destinations = 3", "must be a table"),
+        ('deliver_to = ["lab"]', "deliver_to"),
+    ],
+)
+def test_a_wrong_table_says_which_key_is_wrong(tmp_path, text, said):
+    """No destination is guessed."""
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidInputError, match=said):
+        config.load(file, environ={})
+
+
+def test_overrides_carry_destinations_to_another_process(tmp_path):
+    """A background process has the destinations of its parent, whatever its own file says."""
+    file = tmp_path / "config.toml"
+    file.write_text(
+        'deliver_to = ["b", "a"]\n[destinations.a]\nuri = "http://a"\nprofile = "p"\n'
+        '[destinations.b]\nuri = "https://b"\n'
+    )
+    known = config.load(file, environ={}).configuration
+    carried = json.loads(json.dumps(config.as_overrides(known)))
+    again = config.load("/dev/null", environ={}, overrides=carried).configuration
+    assert again == known
+    assert [each.name for each in again.targets] == ["b", "a"]
