@@ -6,8 +6,8 @@ own.
 
 - ``python`` is run as a program, with no network and no credentials. If its first line is ``#
   name.py`` it is saved under that name, so that later commands can run it.
-- ``console``: each line after ``$`` is run by bash; the simulator is AWS, variables and the working
-  folder last until the end of the file. Lines below are its output: compared after what differs
+- ``console``: each line after ``$`` is run by bash; the simulators are AWS and MLflow, variables
+  and the working folder last until the end of the file. Lines below are its output: compared after what differs
   from run to run (times, ids, paths) was taken out; ``…`` stands for anything, on a line of its own
   for any lines. A command that fails must be followed by ``$ echo $?``.
 - ``bash`` is a script, run with ``set -eu`` in the same way.
@@ -41,6 +41,7 @@ import yaml
 from journaltrack.cli import COMMANDS, ExitCode
 from journaltrack.util import config
 from tests.simulator import simulator
+from tests.simulator.mlflow import MlflowServer
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -114,7 +115,7 @@ class WrongError(AssertionError):
 class Session:
     """Runs the blocks of one file."""
 
-    def __init__(self, folder: Path, endpoint_url: str) -> None:
+    def __init__(self, folder: Path, endpoint_url: str, mlflow_uri: str = "") -> None:
         self.folder = folder
         self.endpoint_url = endpoint_url
         self.code = 0
@@ -141,6 +142,7 @@ class Session:
         }
         self.online = self.offline | {
             "AWS_ENDPOINT_URL": endpoint_url,
+            "MLFLOW_TRACKING_URI": mlflow_uri,
             "AWS_ACCESS_KEY_ID": "a",
             "AWS_SECRET_ACCESS_KEY": "b",
         }
@@ -386,8 +388,8 @@ def checked_otherwise(command: str) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_block_of_the_documentation_works(path, tmp_path):
     """Each block of the file runs without error, and prints what the file shows."""
-    with simulator() as sim:
-        session = Session(tmp_path, sim.endpoint_url)
+    with simulator() as sim, MlflowServer() as mlflow:
+        session = Session(tmp_path, sim.endpoint_url, mlflow.uri)
         for block in blocks(path.read_text(encoding="utf-8")):
             session.check(block)
 
