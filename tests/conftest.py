@@ -69,7 +69,7 @@ def isolated_environment(
     """
     for name in os.environ:
         if name.startswith(
-            ("AWS_", "JOURNALTRACK_", "SAGEMAKER_", "TRAINING_JOB", "PROCESSING_JOB")
+            ("AWS_", "JOURNALTRACK_", "MLFLOW_", "SAGEMAKER_", "TRAINING_JOB", "PROCESSING_JOB")
         ) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     empty = tmp_path_factory.getbasetemp() / "isolated"

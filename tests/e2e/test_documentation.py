@@ -7,9 +7,9 @@ own.
 - ``python`` is run as a program, with no network and no credentials. If its first line is ``#
   name.py`` it is saved under that name, so that later commands can run it.
 - ``console``: each line after ``$`` is run by bash; the simulators are AWS and MLflow, variables
-  and the working folder last until the end of the file. Lines below are its output: compared after what differs
-  from run to run (times, ids, paths) was taken out; ``…`` stands for anything, on a line of its own
-  for any lines. A command that fails must be followed by ``$ echo $?``.
+  and the working folder last until the end of the file. Lines below are its output: compared
+  after what differs from run to run (times, ids, paths) was taken out; ``…`` stands for anything,
+  on a line of its own for any lines. A command that fails must be followed by ``$ echo $?``.
 - ``bash`` is a script, run with ``set -eu`` in the same way.
 - ``toml`` must be a configuration; it is saved under the name in its first line. ``ini`` must be a
   unit that systemd takes (where there is systemd). ``json`` and ``yaml`` must parse, and commands

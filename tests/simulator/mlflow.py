@@ -91,7 +91,7 @@ class MlflowServer:
         self.fault: Callable[[int, str, str], object] = lambda *_: None
         self.allow: Callable[[HttpRequest], bool] = lambda _: True
         self.root = root
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._server = Server(self._handle)
         self._add_experiment("Default")
 
@@ -125,6 +125,11 @@ class MlflowServer:
             if not run.deleted and component in {None, run.tags.get("journaltrack.component")}
         ]
 
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 300.0) -> bool:
+        """Wait until a condition about what the server holds is true; looked at at each request."""
+        with self._lock:
+            return bool(self._lock.wait_for(condition, timeout_s))
+
     def history(self, run: Run, key: str) -> list[tuple[float, int, int]]:
         """The points of a metric: value, timestamp, step."""
         return [(float(v), at, step) for name, v, at, step in run.points if name == key]
@@ -133,23 +138,28 @@ class MlflowServer:
 
     def _handle(self, request: HttpRequest) -> HttpReply | None:
         with self._lock:
-            path = unquote(request.path)
-            self.asked.append((request.method, path))
-            fault = self.fault(len(self.asked), request.method, path)
-            if fault == CUT_BEFORE:
-                return None
-            if isinstance(fault, HttpReply):
-                return fault
-            if isinstance(fault, int):
-                return _json(fault, {"error_code": f"HTTP{fault}", "message": "scheduled"})
-            if not self.allow(request):
-                return HttpReply(401, b"You are not authenticated.")
-            try:
-                reply = self._answered(request, path)
-            except RefusedError as refused:
-                told = {"error_code": refused.code, "message": refused.message}
-                reply = _json(refused.status, told)
-            return None if fault == CUT_AFTER else reply
+            reply = self._reply(request)
+            self._lock.notify_all()
+            return reply
+
+    def _reply(self, request: HttpRequest) -> HttpReply | None:
+        path = unquote(request.path)
+        self.asked.append((request.method, path))
+        fault = self.fault(len(self.asked), request.method, path)
+        if fault == CUT_BEFORE:
+            return None
+        if isinstance(fault, HttpReply):
+            return fault
+        if isinstance(fault, int):
+            return _json(fault, {"error_code": f"HTTP{fault}", "message": "scheduled"})
+        if not self.allow(request):
+            return HttpReply(401, b"You are not authenticated.")
+        try:
+            reply = self._answered(request, path)
+        except RefusedError as refused:
+            told = {"error_code": refused.code, "message": refused.message}
+            reply = _json(refused.status, told)
+        return None if fault == CUT_AFTER else reply
 
     def _answered(self, request: HttpRequest, path: str) -> HttpReply:
         query = {key: values[-1] for key, values in parse_qs(request.query).items()}
