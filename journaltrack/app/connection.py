@@ -239,6 +239,7 @@ def _opened(
                     owners=owners,
                     bucket=bucket,
                     experiment=destination.experiment,
+                    creates=connection.allow.create_experiments,
                 )
             )
         )

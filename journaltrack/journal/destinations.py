@@ -105,7 +105,9 @@ def copies(journal: Path) -> dict[str, Path]:
     return {
         each.name: each
         for each in found
-        if config.DESTINATION_NAME.fullmatch(each.name) and (each / paths.DATABASE).exists()
+        if config.DESTINATION_NAME.fullmatch(each.name)
+        and not _is_link(each)
+        and (each / paths.DATABASE).exists()
     }
 
 
@@ -163,6 +165,7 @@ def extended(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
     """
     folder = folder_of(journal, name)
     refuse_copy(journal, "delivered to a destination of its own")
+    _refuse_links(folder)
     with closing(Journal.open(journal, create=False, read_only=True)) as source:
         if not (folder / paths.DATABASE).exists():
             _make(source, folder, told)
@@ -183,6 +186,7 @@ def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
         InvalidInputError: The copy goes to another address.
     """
     folder = folder_of(journal, name)
+    _refuse_links(folder)
     if not (folder / paths.DATABASE).exists():
         raise JournalNotFoundError(
             f"nothing of the journal at {journal} was delivered to {name} yet",
@@ -281,6 +285,22 @@ def _refuse_other_address(folder: Path, told: Mapping[str, Any]) -> None:
         )
 
 
+def _is_link(folder: Path) -> bool:
+    """Return whether a copy is not in its journal's own folder: a link may lead anywhere."""
+    return any(
+        each.is_symlink()
+        for each in (folder.parent, folder, folder / paths.SPOOL, folder / paths.DATABASE)
+    )
+
+
+def _refuse_links(folder: Path) -> None:
+    if _is_link(folder):
+        raise JournalCorruptError(
+            f"{folder} leads out of its journal's folder by a link; nothing was sent",
+            hint="a journal may come from somebody else: remove the link",
+        )
+
+
 def _foreign(folder: Path, journal: Path) -> JournalCorruptError:
     return JournalCorruptError(
         f"{folder} is no copy of the journal at {journal}: their entries differ; nothing was sent",
@@ -299,12 +319,12 @@ def _copy(source: Journal, copy: Journal) -> None:
         if (there and there[0][0] != digest) or source.last_seq() < seq:
             raise _foreign(copy.path, source.path)
     writers: dict[Any, int] = {}
-    read = source.database.read
+    read, page = source.database.read, source.database.read_page
     while True:
         # In the transaction: another process may extend the copy, too.
         with copy.database.transaction() as connection:
             (after,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
-            rows = read(_SELECT, (after,))
+            rows = page(_SELECT, (after,))
             if not rows:
                 return
             if any(row[_WRITER] not in writers for row in rows):

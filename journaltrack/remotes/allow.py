@@ -127,6 +127,9 @@ class AllowingRemote:
     def create(self, spec: ComponentSpec) -> Answer:
         """Create the component if its name is allowed."""
         self._rules.component(spec.name)
+        if spec.experiment is not None and self.can.in_experiments:
+            # Before the run is there: it could not leave the experiment.
+            self._rules.association(spec.experiment, None)
         return self._inner.create(spec)
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:

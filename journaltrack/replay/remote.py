@@ -46,6 +46,7 @@ class Capabilities:
         held_point: Returns a metric's value as it keeps it.
         told: Returns how it keeps a metric's value otherwise than it was logged, or None.
         note_tag: The tag that shows a note. None: it has no place for notes.
+        in_experiments: Whether a component is made in its experiment, and stays there.
         lineage: Whether it has lineage.
         documents: Whether it stores documents: the anchors of journals.
     """
@@ -63,6 +64,7 @@ class Capabilities:
     held_point: Callable[[float], float] = lambda value: value
     told: Callable[[float], str | None] = lambda _: None
     note_tag: str | None = None
+    in_experiments: bool = False
     lineage: bool = True
     documents: bool = True
 

@@ -261,6 +261,22 @@ def test_the_address_of_a_destination_can_not_change_unnoticed(tmp_path, lab, mo
         sync(journal, destination="lab")
 
 
+@pytest.mark.parametrize("what", ["destinations", "destinations/lab", "destinations/lab/spool"])
+def test_a_copy_that_a_link_leads_to_is_not_used(tmp_path, lab, what):
+    """A journal from somebody else can't have another journal written into."""
+    journal = tracked(tmp_path, steps=3)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(journal, elsewhere)
+    place = journal / what
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(elsewhere)
+    before = entries(elsewhere)
+    with pytest.raises(JournalCorruptError, match="by a link"):
+        sync(journal, destination="lab")
+    assert entries(elsewhere) == before
+    assert not lab.asked
+
+
 @pytest.mark.parametrize("revision", golden.REVISIONS)
 def test_journals_of_all_revisions_can_be_delivered(tmp_path, lab, revision):
     """A journal that an older version made is upgraded, and its history arrives."""

@@ -14,17 +14,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import Artifact
 from journaltrack.journal.groups import Declared, Group
+from journaltrack.remotes.allow import AllowingRemote, Rules
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.remotes.mlflow import names
 from journaltrack.remotes.mlflow.http import Http, server_of
 from journaltrack.remotes.mlflow.remote import MlflowRemote
 from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.replay.lease import Gate
+from journaltrack.replay.plan.actions import ComponentSpec
 from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.util.config import AllowConfiguration
 from journaltrack.util.deadline import Deadline
 from tests.builders import CREATION, add_artifact, opened, points
 from tests.simulator.mlflow import CUT_AFTER, CUT_BEFORE, MlflowServer
@@ -427,6 +430,21 @@ def test_experiments_and_trials_are_declared_and_read_back(server):
             remote.declare(Declared(each, each))
             assert remote.group(each.kind, each.name.lower()) == each
         assert remote.group("experiment", "other") is None
+
+
+def test_a_run_is_not_made_in_an_experiment_that_is_not_allowed(server, tmp_path):
+    """``[allow]`` counts before the run is there; a missing experiment is not made either."""
+    for rules, options, code in (
+        (AllowConfiguration(experiments=("ours*",)), {}, NOT_ALLOWED),
+        (AllowConfiguration(), {"creates": False}, NOT_ALLOWED),
+    ):
+        with connected(server, **options) as remote:
+            allowing = AllowingRemote(remote, Rules(rules, {}))
+            with pytest.raises(RemoteError) as raised:
+                allowing.create(ComponentSpec("run", "me", experiment="theirs"))
+            assert raised.value.code == code
+    assert not server.runs
+    assert [each.name for each in server.experiments.values()] == ["Default"]
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,9 @@ class Http:
         told = {**_OUR_HEADERS, **headers}
         told |= self.server.sign(method, url, told, body)
         connect_s, read_s = self._timeouts
+        if not isinstance(body, bytes):
+            # urllib3 bounds each write by the time to connect: a slow line needs longer.
+            connect_s = read_s
         read_s = min(read_s, max(_READ_TIMEOUT_MIN_S, self._deadline.remaining_s() / 2))
         self._deadline.departing()
         try:

@@ -26,7 +26,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import (
+    NOT_ALLOWED,
+    AlreadyExistsError,
+    ComponentMissingError,
+    ErrorKind,
+    RemoteError,
+)
 from journaltrack.journal.fold import Artifact, Status, merge_status
 from journaltrack.journal.groups import Declared, Group, GroupKind, laid_over, named_trial
 from journaltrack.remotes.mlflow import names, told_as
@@ -87,6 +93,7 @@ class MlflowRemote:
             alone. Others are found by their name.
         experiment: Of runs that name none.
         bucket: Makes the remote that writes to S3, when it is first needed.
+        creates: Whether to create experiments that are missing.
     """
 
     can = Capabilities(
@@ -103,6 +110,7 @@ class MlflowRemote:
         held_point=names.held_point,
         told=names.told,
         note_tag=told_as.NOTE,
+        in_experiments=True,
         lineage=False,
         documents=False,
     )
@@ -114,15 +122,19 @@ class MlflowRemote:
         owners: Mapping[str, str],
         bucket: Callable[[], Remote],
         experiment: str = EXPERIMENT,
+        creates: bool = True,
     ) -> None:
         self._http = http
         self._owners = owners
         self._default = experiment
+        self._creates = creates
         self._artifacts = Artifacts(http, bucket)
         self._lock = threading.Lock()
         self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
         self._runs: dict[str, _Run] = {}
+        # The id of each experiment by its name, and the ids of those that were there.
         self._experiments: dict[str, str] = {}
+        self._there: list[str] = []
         # Components whose creation was sent without an answer.
         self._unclear: set[str] = set()
 
@@ -454,7 +466,7 @@ class MlflowRemote:
         wanted = {told_as.COMPONENT: key, **({} if owner is None else {told_as.OWNER: owner})}
         if "'" in "".join(wanted.values()):
             return None
-        ids = [str(each["experiment_id"]) for each in self._all_experiments()]
+        ids = self._experiment_ids()
         found: list[Mapping[str, Any]] = []
         asked = {
             "experiment_ids": ids,
@@ -543,6 +555,13 @@ class MlflowRemote:
             if name in self._experiments:
                 return self._experiments[name]
             told = self._experiment_named(name)
+            if told is None and not self._creates:
+                raise RemoteError(
+                    f"the experiment {name} does not exist, and allow.create_experiments is false",
+                    kind=ErrorKind.HALT,
+                    code=NOT_ALLOWED,
+                    hint="create it and sync again; everything waits in the journal",
+                )
             if told is None:
                 try:
                     self._http.post("experiments/create", {"name": name}, "experiment_id")
@@ -567,6 +586,13 @@ class MlflowRemote:
             return None
         found: Mapping[str, Any] = told["experiment"]
         return found
+
+    def _experiment_ids(self) -> list[str]:
+        """Return the ids of all experiments, asked for once in a pass."""
+        with self._of("experiments"):
+            if not self._there:
+                self._there = [str(each["experiment_id"]) for each in self._all_experiments()]
+        return list(dict.fromkeys([*self._there, *self._experiments.copy().values()]))
 
     def _all_experiments(self) -> list[Mapping[str, Any]]:
         asked = {"max_results": _PAGE, "view_type": "ACTIVE_ONLY"}
