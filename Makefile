@@ -16,7 +16,7 @@ CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if 
 PINS = pyproject.toml constraints.txt constraints-3.10.txt
 INSTALL = -m pip install --disable-pip-version-check --no-input --constraint $(CONSTRAINTS) --editable .
 
-.PHONY: help demo test test-fast test-frameworks coverage soak lint format bench bench-quick bench-peers mutants screenshots clean
+.PHONY: help demo test test-fast test-frameworks test-mlflow coverage soak lint format bench bench-quick bench-peers mutants screenshots clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -46,6 +46,12 @@ $(FRAMEWORKS)/.installed: $(FRAMEWORKS)/.made $(PINS) constraints-frameworks.txt
 	$(FRAMEWORKS)/bin/python $(INSTALL) --constraint constraints-frameworks.txt --group frameworks
 	@touch $@
 
+MLFLOW = .venv-mlflow
+$(MLFLOW)/.installed: $(MLFLOW)/.made pyproject.toml constraints-mlflow.txt
+	@echo "Installing MLflow into $(MLFLOW): 200 MB to download, 850 MB on disk"
+	$(MLFLOW)/bin/python -m pip install --disable-pip-version-check --no-input --constraint constraints-mlflow.txt --group mlflow
+	@touch $@
+
 demo: $(DEMO_VENV)/.installed  ## a real training run, offline, killed, resumed, synced to a local stand-in for AWS, audited
 	env -u PYTHONDONTWRITEBYTECODE $(DEMO_VENV)/bin/python examples/demo.py
 
@@ -59,6 +65,9 @@ test-fast: $(STAMP)  ## units, the contract in memory, properties with few examp
 
 test-frameworks: $(FRAMEWORKS)/.installed  ## the loggers in real trainings with torch, Lightning, transformers, accelerate, Keras: 5 minutes
 	env -u PYTHONDONTWRITEBYTECODE $(FRAMEWORKS)/bin/python -m pytest -n 2 --dist worksteal tests/frameworks
+
+test-mlflow: $(STAMP) $(MLFLOW)/.installed  ## deliveries to a real MLflow server: 2 minutes
+	env -u PYTHONDONTWRITEBYTECODE MLFLOW_COMMAND=$(abspath $(MLFLOW)/bin/mlflow) $(BIN)/python -m pytest tests/mlflow
 
 coverage: $(STAMP)  ## what of the package runs in unit, contract and property tests; fails below the gate in pyproject.toml
 	$(COMPILE)

@@ -171,6 +171,7 @@ def sync(
 def verify(
     journal: str | os.PathLike[str] | None = None,
     *,
+    destination: str | None = None,
     component: str | None = None,
     deep: bool = False,
     repair: bool = False,
@@ -190,6 +191,7 @@ def verify(
 
     Args:
         journal: As for ``sync``.
+        destination: As for ``sync``.
         component: As for ``sync``.
         deep: Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB);
             nothing is kept.
@@ -221,6 +223,7 @@ def verify(
     known, connection = _reach(
         boto3_session, sagemaker_boto_client, given, requests_per_s, REQUESTS_PER_S
     )
+    connection = connection.to(None if destination is None else known.destination(destination))
     options = VerifyOptions(
         component,
         deep=deep,

@@ -304,7 +304,11 @@ def test_a_check_finds_each_point_that_the_server_lost_and_sends_it_again(tmp_pa
     code, printed = command("check", journal, "--remote", "--repair", "--to", "lab")
     assert code == ExitCode.OK, printed
     assert run.points == whole
-    assert [*lab.files.values()] == [b"the model"]
+    run.deleted = True
+    code, printed = command("check", journal, "--remote", "--repair", "--to", "lab")
+    assert code == ExitCode.OK, printed
+    assert [each.points for each in lab.active()] == [whole]
+    assert set(lab.files.values()) == {b"the model"}
 
 
 def test_a_tracker_delivers_to_all_destinations_when_it_closes(

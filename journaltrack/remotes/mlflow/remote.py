@@ -290,13 +290,14 @@ class MlflowRemote:
         """Yield every point of a metric."""
         run = self._run(component)
         asked: Any = {"metric_key": names.spelled(name), "max_results": _POINTS_PAGE}
-        page: dict[str, Any] = {}
-        while not page or page.get("next_page_token"):
-            token = {"page_token": page["next_page_token"]} if page else {}
-            page = self._http.get("metrics/get-history", None, run_id=run.id, **asked, **token)
+        while True:
+            page = self._http.get("metrics/get-history", None, run_id=run.id, **asked)
             for each in page.get("metrics") or ():
                 at_ns = int(each.get("timestamp") or 0) * _MS
                 yield MetricPoint(name, float(each["value"]), int(each.get("step") or 0), at_ns)
+            if not page.get("next_page_token"):
+                return
+            asked["page_token"] = page["next_page_token"]
 
     def read_metrics(
         self,

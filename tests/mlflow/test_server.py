@@ -1,0 +1,114 @@
+"""Deliveries to a real MLflow server: afterwards it holds what the journal holds, once."""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import closing
+
+import pytest
+from click.testing import CliRunner
+
+from journaltrack import Journal, sync, verify
+from journaltrack.cli import ExitCode, main
+from journaltrack.journal import vocabulary
+from tests.builders import add_artifact
+from tests.mlflow.conftest import ask, history, runs_of
+
+pytestmark = pytest.mark.mlflow
+METRICS = ["loss", "val/loss", "acc@5", "100%", "größe [mm]", "a//b", "..", "grad_x1_@", "x" * 255]
+
+
+def recorded(folder, component, points=300):
+    """The folder of a journal with one run: all kinds of entries, and odd names."""
+    drafts = [
+        vocabulary.create(owner=f"owner-of-{component}", tags={"team": "vision", "a@b": "c"}),
+        vocabulary.associate(experiment=f"about-{component}", trial="first"),
+        vocabulary.status(primary="InProgress", start_ns=1_700_000_000_123_456_789),
+        *(vocabulary.parameter(f"p@{n}", n / 8) for n in range(150)),
+        vocabulary.parameter("text", "two\nlines " + "x" * 5_000),
+        vocabulary.artifact("input", "data", "s3://bucket/data.csv", "text/csv"),
+        vocabulary.note("a note"),
+    ]
+    for number, name in enumerate(METRICS):
+        drafts += [
+            vocabulary.metric(name, step + number / 8, step, 1_700_000_000_000_000_000 + step)
+            for step in range(points)
+        ]
+    drafts += [
+        vocabulary.metric("nan", math.nan, 1, 1_700_000_000_000_000_000),
+        vocabulary.status(primary="Completed", end_ns=1_700_000_100_000_000_000),
+    ]
+    with closing(Journal.open(folder / "journal")) as journal:
+        journal.append(journal.component(component), drafts)
+        if component == "run":
+            add_artifact(journal, b"the model" * 1_000)
+    return folder / "journal"
+
+
+def test_a_server_holds_everything_and_a_check_compares_every_point(tmp_path, server):
+    """Points, parameters, tags and files equal the journal's; a second sync asks for nothing."""
+    journal = recorded(tmp_path, "run")
+    report = sync(journal, destination=server)
+    assert (report.pending, report.quarantined, report.in_doubt) == (0, 0, 0), report
+    (run,) = runs_of(server, "run")
+    found = CliRunner().invoke(main, ["check", str(journal), "--remote", "--to", server])
+    assert found.exit_code == ExitCode.OK, found.output
+    for number, name in enumerate(METRICS[:2]):
+        wanted = [(step, step + number / 8) for step in range(300)]
+        assert sorted(history(server, run, name)) == wanted
+    assert history(server, run, "nan") == [(1, "NaN")]
+    params = {each["key"]: each["value"] for each in run["data"]["params"]}
+    assert len(params) == 151
+    assert params["p_x40_3"] == "0.375"
+    assert run["info"]["status"] == "FINISHED"
+    assert (
+        ask(server, "artifacts/list", run_id=run["info"]["run_id"])["files"][0]["path"] == "model"
+    )
+    assert sync(journal, destination=server).requests == 0
+
+
+def test_answers_that_are_cut_off_leave_one_run_and_every_point_once(tmp_path, relay, server):
+    """A third of all requests gets no answer, half of these after they took effect."""
+    journal = recorded(tmp_path, "cut", points=100)
+    chance = random.Random(7)
+    relay.fault = lambda _: (
+        chance.choice(["before", "after", 503]) if chance.random() < 0.3 else None
+    )
+    for _ in range(20):
+        if sync(journal, destination=relay.uri).pending == 0:
+            break
+    relay.fault = lambda _: None
+    assert sync(journal, destination=relay.uri).pending == 0
+    (run,) = runs_of(server, "cut")
+    assert sorted(history(server, run, "loss")) == [(step, float(step)) for step in range(100)]
+    report = verify(journal, destination=relay.uri)
+    assert report.verified, report.differences
+
+
+def test_what_people_do_on_the_server_is_survived(tmp_path, server):
+    """A renamed experiment keeps its run; a deleted run is held until a repair makes it again."""
+    journal = recorded(tmp_path, "people", points=20)
+    sync(journal, destination=server)
+    (run,) = runs_of(server, "people")
+    told = {"experiment_id": run["info"]["experiment_id"], "new_name": "renamed"}
+    ask(server, "experiments/update", told)
+    log(journal, "people", 20)
+    assert sync(journal, destination=server).pending == 0
+    (run,) = runs_of(server, "people")
+    assert len(history(server, run, "loss")) == 21
+    ask(server, "runs/delete", {"run_id": run["info"]["run_id"]})
+    log(journal, "people", 21)
+    report = sync(journal, destination=server)
+    assert ([*report.held], report.quarantined) == (["people"], 0)
+    assert not runs_of(server, "people")
+    assert verify(journal, destination=server, repair=True).verified
+    (run,) = runs_of(server, "people")
+    assert len(history(server, run, "loss")) == 22
+
+
+def log(journal, component, step):
+    """Log one more point."""
+    with closing(Journal.open(journal)) as opened:
+        draft = vocabulary.metric("loss", float(step), step, 1_700_000_000_000_000_000)
+        opened.append(opened.component(component), [draft])
