@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from journaltrack.app.connection import Connection, probe, retrying
 from journaltrack.errors import (
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Resting: TypeAlias = dict[str, tuple[float, RemoteError]]
+"""By destination: until when a watcher leaves it alone (monotonic seconds), and why."""
+REST_S: Final = 5.0
+"""Our choice: seconds for which a watcher leaves a destination alone that did not answer."""
 _REPAIRS_MAX: Final = 3
 """Rounds of a repair: a component made again shows only in the next round which metrics it lost."""
 
@@ -375,6 +380,7 @@ def deliver(
     connection: Connection,
     options: Options | None = None,
     one_place: OnePlace | None = None,
+    resting: Resting | None = None,
 ) -> Delivery:
     """Look at one journal for the watcher, and run passes if there is news.
 
@@ -385,6 +391,7 @@ def deliver(
         connection: How to reach the remote.
         options: Of the pass.
         one_place: Which folder each journal is delivered from, if copies of one may turn up.
+        resting: Further destinations that did not answer a moment ago.
 
     Raises:
         JournalError: The journal can't be read or written, another process holds its lease, or
@@ -400,11 +407,11 @@ def deliver(
             else Delivery(0)
         )
     except JournalError:
-        _to_others(request, further, options)
+        _to_others(request, further, options, resting)
         raise
     if done.missing_blobs:
         return done
-    pending, problem = _to_others(request, further, options)
+    pending, problem = _to_others(request, further, options, resting)
     if problem is None:
         return replace(done, pending=done.pending + pending)
     from journaltrack.replay.pass_report import PassReport  # noqa: PLC0415 - as above
@@ -416,14 +423,23 @@ def deliver(
 
 
 def _to_others(
-    request: DeliveryRequest, connections: Sequence[Connection], options: Options | None
+    request: DeliveryRequest,
+    connections: Sequence[Connection],
+    options: Options | None,
+    resting: Resting | None,
 ) -> tuple[int, RemoteError | None]:
     """Deliver to further destinations what they lack; return what is pending, and why."""
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - as above
 
     pending, problem = 0, None
+    resting = {} if resting is None else resting
     for connection in connections:
         name = connection.destination.name if connection.destination else ""
+        until_s, told = resting.get(name, (0.0, None))
+        if told is not None and time.monotonic() < until_s:
+            # Each journal's try would take a place of the pool for seconds.
+            pending, problem = pending + 1, told
+            continue
         try:
             if not destinations.is_behind(request.journal, name):
                 continue
@@ -442,6 +458,8 @@ def _to_others(
         text = f"{name}: {why.message}"
         code = why.code if isinstance(why, RemoteError) else type(why).__name__
         problem = RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=why.hint)
+        if isinstance(why, RemoteError) and (why.unreachable or why.everywhere):
+            resting[name] = time.monotonic() + REST_S, problem
     return pending, problem
 
 

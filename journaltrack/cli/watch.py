@@ -23,6 +23,7 @@ from journaltrack.util.text import fields_of, logfmt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from journaltrack.app.composition import Resting
     from journaltrack.app.connection import Connection
     from journaltrack.errors import RemoteError
     from journaltrack.util.config import Configuration, Loaded
@@ -160,6 +161,8 @@ class _Service:
         self._loaded = self._load()
         self._rate_limit = RateLimit(self._configuration.requests_per_s)
         self._one_place = OnePlace()
+        # Further destinations that did not answer a moment ago.
+        self._resting: Resting = {}
         self._failure: BaseException | None = None
         # By the mirror's folder: the thread that extends the copies.
         self._mirrors: dict[Path, threading.Thread] = {}
@@ -375,7 +378,7 @@ class _Service:
         from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
         options = Options(**self._configuration.of_a_pass(watching=True))
-        return deliver(request, self._connection(), options, self._one_place)
+        return deliver(request, self._connection(), options, self._one_place, self._resting)
 
     def _probe(self) -> RemoteError | None:
         from journaltrack.app.connection import probe  # noqa: PLC0415

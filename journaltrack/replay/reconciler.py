@@ -379,18 +379,19 @@ class Reconciler:
 
     def _deliver(self, settlement: Settlement) -> None:
         """Send what is pending, and end the pass."""
+        at_once = min(self._options.concurrency, self._remote.can.in_flight_max)
         crew: Crew = Workers(
             self._attempts,
             {
-                QUICK: self._options.concurrency,
-                UPLOADS: min(self._options.concurrency, IN_FLIGHT_MAX),
+                QUICK: at_once,
+                UPLOADS: min(at_once, IN_FLIGHT_MAX),
             },
             "journaltrack-replay",
         )
         uploads = Uploads(
             self._journal, self._course, lambda actions: self._settle(settlement, actions)
         )
-        window = self._options.concurrency + max(2, self._options.concurrency // 4)
+        window = at_once + max(2, at_once // 4)
         dispatch = Dispatch(
             settlement,
             crew,

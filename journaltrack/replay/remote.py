@@ -39,6 +39,7 @@ class Capabilities:
         reads_points: Whether ``points`` returns every point.
         time_ns: In which steps it keeps the time of a point, nanoseconds. Points of one metric
             that are equal in it are one. 0: all points are kept.
+        in_flight_max: Requests in flight at a time, at most.
         any_time: Whether a point may have any time.
         keys_max: Most keys of a component, by map. Missing: no limit.
         refuses: Returns why it could never take an entry, or None.
@@ -57,6 +58,7 @@ class Capabilities:
     repeatable: bool = False
     reads_points: bool = False
     time_ns: int = 0
+    in_flight_max: int = 256
     any_time: bool = False
     keys_max: Mapping[FieldMap, int] = field(default_factory=lambda: KEYS_MAX)
     refuses: Callable[[vocabulary.Entry], str | None] = vocabulary.undeliverable

@@ -62,6 +62,8 @@ POINTS_MAX: Final = 999
 """One less than MLflow takes in a request: the first one has a tag beside the points."""
 NAMES_MAX: Final = 100
 """Names in a request: servers before 2026-02 may fail when more come again (mlflow#20807)."""
+IN_FLIGHT_MAX: Final = 8
+"""Ours: a server with SQLite takes one batch at a time, and the last of many would time out."""
 ITEMS_MAX: Final = 100
 """Parameters, or tags, in a request."""
 _PAGE: Final = 1_000
@@ -102,6 +104,7 @@ class MlflowRemote:
         names_max=NAMES_MAX,
         repeatable=True,
         reads_points=True,
+        in_flight_max=IN_FLIGHT_MAX,
         time_ns=_MS,
         any_time=True,
         keys_max={},
