@@ -135,7 +135,12 @@ def _up_to_date(journal: Path, destination: Destination, options: Options) -> Pa
     with contextlib.closing(Journal.open(journal, create=False)) as opened:
         if options.end_interrupted:
             interruption.end(opened, options.wants_component)
-    return destinations.extended(journal, destination.name, destination.mark)
+    copy = destinations.extended(journal, destination.name, destination.mark)
+    if (journal / paths.MIRRORED).exists():
+        from journaltrack.mirror.delivery import bring_bytes  # noqa: PLC0415 - few are
+
+        bring_bytes(journal, copy)
+    return copy
 
 
 def place_of(journal: str | os.PathLike[str] | None, connection: Connection) -> Path:
@@ -357,18 +362,18 @@ def run_prune(
     from journaltrack.verification.confirmation import Confirmation  # noqa: PLC0415
     from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
 
-    folder = paths.default_journal() if journal is None else paths.expanded(journal)
-    destinations.refuse_copy(folder, "pruned")
-    if not what.get("dry_run"):
-        destinations.save(folder, _marks(connection.targets))
+    folder = place_of(journal, connection)
+    if connection.destination is None:
+        destinations.refuse_copy(folder, "pruned")
+        if not what.get("dry_run"):
+            destinations.save(folder, _marks(connection.targets))
     if unasked or what.get("dry_run"):
-        return prune(journal, ask=None, **what)
+        return prune(folder, ask=None, **what)
     deadline = deadline or Deadline()
-    with (
-        contextlib.closing(Journal.open(journal, create=False, read_only=True)) as opened,
-        retrying(connection, deadline, CONCURRENCY) as remote,
-    ):
-        return prune(journal, ask=Confirmation(opened, remote, options, deadline), **what)
+    with contextlib.closing(Journal.open(folder, create=False, read_only=True)) as opened:
+        owners = destinations.owners(opened.database) if connection.destination else None
+        with retrying(connection, deadline, CONCURRENCY, owners) as remote:
+            return prune(folder, ask=Confirmation(opened, remote, options, deadline), **what)
 
 
 def _marks(targets: Iterable[Destination | None]) -> dict[str, dict[str, str]]:

@@ -73,6 +73,9 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
                 "file": file,
                 "in_force": in_force,
                 "settings": listed,
+                "destinations": [
+                    {"name": each.name, **each.mark} for each in loaded.configuration.destinations
+                ],
                 "unknown_variables": [each.name for each in config.unknown_variables()],
                 "exit_code": int(ExitCode.OK),
             }
@@ -87,7 +90,12 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         else "none (there is no home folder)"
     )
     tables.fields(
-        [("file", where), ("journal", _with_origin(*journal)), ("region", _with_origin(*region))]
+        [
+            ("file", where),
+            ("journal", _with_origin(*journal)),
+            ("region", _with_origin(*region)),
+            *((f"to {d.name}", d.mark["uri"]) for d in loaded.configuration.destinations),
+        ]
     )
     tables.table(
         "settings",

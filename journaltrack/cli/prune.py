@@ -40,6 +40,11 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
     help="Artifacts in the spool that were uploaded before.",
 )
 @click.option(
+    "--to",
+    metavar="NAME",
+    help="Prune the copy for this destination ([destinations.NAME], or an address) instead.",
+)
+@click.option(
     "--archive",
     metavar="FILE",
     type=click.Path(),
@@ -71,6 +76,7 @@ def command(
     *,
     delivered_before: int | None,
     blobs_delivered_before: int | None,
+    to: str | None,
     archive: str | None,
     component: str | None,
     no_compact: bool,
@@ -100,6 +106,7 @@ def command(
     _check_times(delivered_before, blobs_delivered_before, archive)
     path = journals.only()
     known, connection = common.reach(config_file, aws, REQUESTS_PER_S)
+    connection = connection.to(None if to is None else known.destination(to))
     with (
         ProgressView(f"prune of {common.path_of(path)}") as view,
         common.usable(archive, "written", "; nothing was removed"),

@@ -285,6 +285,21 @@ def tend(journal: Path) -> None:
                 _kept.pop((folder, hold.mirror.id), None)
 
 
+def bring_bytes(journal: Path, copy: Path) -> None:
+    """Give a copy for another destination the bytes that only the journal's mirrors have.
+
+    Args:
+        journal: A mirrored journal's folder.
+        copy: The copy's.
+
+    Raises:
+        MirrorError: A mirror can't be read.
+    """
+    with closing(Journal.open(copy, create=False, read_only=True)) as opened:
+        for mirror_id, state in exchange.all_of(journal).items():
+            fetch_bytes(opened, _mirror_of(journal, mirror_id, state))
+
+
 def take_over(journal: Path, mirror: Mirror) -> int:
     """Claim a journal that a lost copy has claimed; return how many points are in doubt by that.
 

@@ -220,6 +220,15 @@ def test_prune_takes_nothing_from_a_destination(tmp_path, lab, sagemaker):
     assert command("sync", journal, "--to", "lab")[0] == ExitCode.OK
     assert [step for _, _, step in values(lab)] == [*range(50)]
     assert [*lab.files.values()] == [b"the model"]
+    copy = destinations.folder_of(journal, "lab")
+    code, printed = command("prune", journal, "--delivered-before", "0s", "--to", "lab")
+    assert code == ExitCode.OK, printed
+    assert len(entries(copy)) < 50
+    with Tracker.load("run", journal=journal, sync="off") as tracker:
+        tracker.log_metric("loss", 51.0, iteration_number=50)
+    assert command("sync", journal, "--to", "lab")[0] == ExitCode.OK
+    assert [step for _, _, step in values(lab)] == [*range(51)]
+    assert command("check", journal, "--remote", "--to", "lab")[0] == ExitCode.OK
 
 
 def test_a_backup_that_was_put_back_is_noticed(tmp_path, lab):

@@ -167,6 +167,8 @@ def test_what_was_delivered_is_read_back_as_it_was_logged(server, journal):
 @example("/")
 @example("..")
 @example("x" * 300)
+@example("a//../b" + "x" * 300)
+@example("/" * 100)
 @given(st.text(min_size=1, max_size=320).filter(lambda name: name.isprintable()))
 def test_every_name_is_spelled_so_that_it_is_taken_and_read_back(name):
     """MLflow's own rule takes the spelling, and reading it back gives the name."""

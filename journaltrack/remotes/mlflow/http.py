@@ -248,7 +248,8 @@ class Http:
                 redirect=False,
                 preload_content=False,
             )
-        except exceptions.HTTPError as error:
+        # Also a certificate that can't be read.
+        except (exceptions.HTTPError, OSError) as error:
             failure = _failure(error)
             if not failure.maybe_applied:
                 self._deadline.connecting()
@@ -321,7 +322,7 @@ def _refusal(
     return RemoteError(text, kind=ErrorKind.PERMANENT, **of_all)
 
 
-def _failure(error: exceptions.HTTPError) -> RemoteError:
+def _failure(error: Exception) -> RemoteError:
     """Return what it means that no whole answer came."""
     cause: BaseException = error
     if isinstance(error, exceptions.MaxRetryError) and error.reason is not None:

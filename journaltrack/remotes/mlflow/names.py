@@ -31,6 +31,7 @@ OURS: Final = "journaltrack."
 NAME: Final = f"{OURS}name."
 """How the tags begin that keep a name which is too long."""
 _OTHERS: Final = re.compile(r"[^\w./ :-]")
+_UNSAFE: Final = re.compile(r"[^\w-]")
 _LOOKALIKE: Final = re.compile(r"_(?=x[0-9a-f]+(?:_|[^\w./ :-]))")
 _GROUP: Final = re.compile("_x([0-9a-f]{1,6})_")
 _CUT: Final = re.compile("_h([0-9a-f]{16})$")
@@ -48,17 +49,23 @@ STATUSES: Final = {
 
 def spelled(name: str) -> str:
     """Return a name as MLflow takes it."""
+    text = _whole(name)
+    return text if len(text) <= KEY_CHARS_MAX else shortened(name)
+
+
+def _whole(name: str) -> str:
+    """Return a name as MLflow takes it but for its length."""
     text = _OTHERS.sub(_group, _LOOKALIKE.sub("_x5f_", name))
     if posixpath.normpath(text) != text or text.startswith(("/", "..")) or text == ".":
         text = text.replace("/", "_x2f_")
         if text.startswith("..") or text == ".":
             text = f"_x2e_{text[1:]}"
-    return text if len(text) <= KEY_CHARS_MAX else shortened(name)
+    return text
 
 
 def shortened(name: str) -> str:
     """Return the beginning of a name and its digest: ``kept_by`` keeps the whole name."""
-    return f"{_OTHERS.sub('_', name)[:_KEPT_CHARS].strip('/. ')}_h{digest(name)}"
+    return f"{_UNSAFE.sub('_', name)[:_KEPT_CHARS]}_h{digest(name)}"
 
 
 def read(text: str, kept: dict[str, str] | None = None) -> str:
@@ -76,7 +83,7 @@ def read(text: str, kept: dict[str, str] | None = None) -> str:
 
 def kept_by(name: str) -> str | None:
     """Return the tag that must keep a name, since it is too long; None: it is not."""
-    is_long = len(name) > _KEPT_CHARS or len(spelled(name)) > _KEPT_CHARS
+    is_long = len(_whole(name)) > _KEPT_CHARS
     return f"{NAME}{digest(name)}" if is_long or _CUT.search(name) else None
 
 

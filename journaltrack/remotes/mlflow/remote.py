@@ -593,7 +593,7 @@ class MlflowRemote:
 
     def _experiment_ids(self) -> list[str]:
         """Return the ids of all experiments, asked for once in a pass."""
-        with self._of("experiments"):
+        with self._of("experiments/"):
             if not self._there:
                 self._there = [str(each["experiment_id"]) for each in self._all_experiments()]
         return list(dict.fromkeys([*self._there, *self._experiments.copy().values()]))

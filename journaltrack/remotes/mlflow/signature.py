@@ -42,7 +42,11 @@ def signer(
         with lock:
             if not found:
                 found.append(_looked_up(profile, deadline, attended=attended))
-            return found[0].get_frozen_credentials()
+            try:
+                return found[0].get_frozen_credentials()
+            # They are renewed now and then, which may fail.
+            except (BotoCoreError, ClientError) as error:
+                raise _missing(str(error)) from error
 
     def make(region: str, service: str) -> Sign:
         """Return the signature for one service."""
