@@ -177,6 +177,8 @@ def _print(status: JournalStatus) -> None:
 
 
 def _copied(copy: CopyStatus) -> str:
+    if copy.pending is None:
+        return f"it can't be read: {output.clean(copy.problem or '')}"
     problems = (("quarantined", copy.quarantined), ("in doubt", copy.in_doubt))
     told = [f"{count} {state}" for state, count in problems if count]
     return ", ".join([f"{output.plural(copy.pending, 'entry')} pending", *told])

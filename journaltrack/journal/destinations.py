@@ -20,7 +20,6 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,21 +64,6 @@ _OWNERS: Final = (
     "FROM entry e JOIN component c ON c.id = e.component_id "
     "WHERE e.stream = 'component' AND e.kind = 'create' AND json_valid(e.payload) ORDER BY e.seq"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How far a copy is.
-
-    Attributes:
-        name: Of the destination.
-        folder: Of the copy.
-        entries: How many entries of the journal are not in it yet.
-    """
-
-    name: str
-    folder: Path
-    entries: int
 
 
 def folder_of(journal: Path, name: str) -> Path:
@@ -223,17 +207,6 @@ def is_behind(journal: Path, name: str) -> bool:
         return source.last_seq() > copy.last_seq() or queries.is_pending(
             copy.database, lambda _: True
         )
-
-
-def waiting(journal: Journal) -> list[Waiting]:
-    """Return how far each copy of a journal is. Changes nothing."""
-    found = []
-    for name, folder in copies(journal.path).items():
-        with closing(Journal.open(folder, create=False, read_only=True)) as copy:
-            sql = "SELECT count(*) FROM entry WHERE seq > ? AND kind <> ?"
-            ((entries,),) = journal.database.read(sql, (copy.last_seq(), LOCAL))
-        found.append(Waiting(name, folder, int(entries)))
-    return found
 
 
 def owners(database: Database) -> dict[str, str]:

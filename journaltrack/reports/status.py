@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack.errors import JournalError
 from journaltrack.journal import destinations, interruption, queries, view
 from journaltrack.journal.groups import IS_RUN
 from journaltrack.journal.interruption import RunInProgress
@@ -21,12 +22,15 @@ from journaltrack.journal.spool.spool import needed_blobs, spool_use
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import footprint
 from journaltrack.journal.view import ErrorRecord, When
+from journaltrack.journal.vocabulary import LOCAL
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
 from journaltrack.util import paths, process
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.sqlite.connection import Database
 
@@ -88,15 +92,17 @@ class CopyStatus:
         name: Of the destination.
         folder: Of its copy of the journal.
         pending: How many entries are pending there, those in flight and those that the copy lacks
-            yet included.
+            yet included. None: it can't be read.
         in_doubt, quarantined: How many entries are in these states there.
+        problem: Why the copy can't be read.
     """
 
     name: str
     folder: str
-    pending: int
-    in_doubt: int
-    quarantined: int
+    pending: int | None = None
+    in_doubt: int = 0
+    quarantined: int = 0
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,22 +274,31 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         sizes=_sizes(journal),
         exposed=files.exposure(journal.path),
         unfinished=tuple(each.what for each in taken.unfinished(database)),
-        destinations=tuple(map(_of_copy, destinations.waiting(journal))),
+        destinations=tuple(
+            _of_copy(journal, name, folder)
+            for name, folder in destinations.copies(journal.path).items()
+        ),
         left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
     )
 
 
-def _of_copy(waiting: destinations.Waiting) -> CopyStatus:
-    with view.opened(waiting.folder) as copy:
-        rows = copy.database.read(
-            f"SELECT d.outcome, count(*) FROM delivery d WHERE {queries.PROBLEM} GROUP BY 1"
-        )
-        pending = queries.pending_count(copy.database)
+def _of_copy(journal: Journal, name: str, folder: Path) -> CopyStatus:
+    try:
+        with view.opened(folder) as copy:
+            rows = copy.database.read(
+                f"SELECT d.outcome, count(*) FROM delivery d WHERE {queries.PROBLEM} GROUP BY 1"
+            )
+            pending, last = queries.pending_count(copy.database), copy.last_seq()
+    # The journal itself can be told of all the same.
+    except JournalError as error:
+        return CopyStatus(name, str(folder), problem=error.message)
+    sql = "SELECT count(*) FROM entry WHERE seq > ? AND kind <> ?"
+    ((lacking,),) = journal.database.read(sql, (last, LOCAL))
     problems = dict(rows)
     return CopyStatus(
-        waiting.name,
-        str(waiting.folder),
-        waiting.entries + pending,
+        name,
+        str(folder),
+        lacking + pending,
         problems.get("in doubt", 0),
         problems.get("quarantined", 0),
     )

@@ -15,6 +15,8 @@ from journaltrack import Tracker, sync
 from journaltrack.cli import ExitCode, main
 from journaltrack.errors import InvalidInputError, JournalCorruptError
 from journaltrack.journal import destinations
+from journaltrack.mirror import copies as mirror_copies
+from journaltrack.mirror import folders
 from journaltrack.mirror.ship import Shipper
 from journaltrack.reports.status import status
 from journaltrack.tracking.validation import JournaltrackWarning
@@ -22,8 +24,9 @@ from journaltrack.transfer.bundle.pack import bundle
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from journaltrack.util import config
+from journaltrack.util.deadline import Deadline
 from tests import golden
-from tests.builders import tracked
+from tests.builders import CREATION, add_artifact, opened, tracked
 from tests.processes import ENVIRONMENT
 from tests.simulator import simulator
 from tests.simulator.mlflow import MlflowServer
@@ -156,6 +159,19 @@ def test_questions_are_answered_per_destination(tmp_path, lab):
     assert command("status", journal, "--to", "lap")[0] == ExitCode.USAGE
 
 
+def test_a_copy_that_can_not_be_read_hides_nothing_of_the_journal(tmp_path, lab):
+    """``status`` and ``check`` tell of the journal, and ``status`` says what is wrong."""
+    journal = tracked(tmp_path, steps=3)
+    command("sync", journal, "--to", "lab")
+    assert command("check", journal)[0] == ExitCode.OK
+    (destinations.folder_of(journal, "lab") / "journal.db").write_bytes(b"no database" * 1_000)
+    now = status(journal)
+    assert (now.pending, now.destinations[0].pending) == (6, None)
+    assert now.destinations[0].problem
+    code, printed = command("status", journal)
+    assert (code, "can't be read" in printed) == (ExitCode.OK, True)
+
+
 def test_an_address_is_a_destination_without_any_configuration(tmp_path, server):
     """The same address is the same destination; its credentials are not written down."""
     journal = tracked(tmp_path, steps=3)
@@ -229,6 +245,18 @@ def test_prune_takes_nothing_from_a_destination(tmp_path, lab, sagemaker):
     assert command("sync", journal, "--to", "lab")[0] == ExitCode.OK
     assert [step for _, _, step in values(lab)] == [*range(51)]
     assert command("check", journal, "--remote", "--to", "lab")[0] == ExitCode.OK
+
+
+def test_bytes_that_only_a_mirror_has_are_fetched_for_a_destination(tmp_path, lab):
+    """A run that is continued on another node delivers its artifacts from the mirror."""
+    with opened(tmp_path / "lost", {"run": [CREATION]}) as journal:
+        add_artifact(journal, b"weights" * 1_000)
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with closing(Shipper(tmp_path / "lost" / "journal", mirror)) as shipper:
+        shipper.copy_blobs(shipper.ship())
+    assert mirror_copies.fetch(tmp_path / "next", mirror.path, "run", Deadline(600))
+    assert command("sync", tmp_path / "next", "--to", "lab")[0] == ExitCode.OK
+    assert [*lab.files.values()] == [b"weights" * 1_000]
 
 
 def test_a_backup_that_was_put_back_is_noticed(tmp_path, lab):
