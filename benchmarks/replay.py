@@ -417,10 +417,12 @@ def reconcile_nothing(folder: str, metrics: int) -> Values:
     """A whole pass with a remote that says yes at once: everything but the remote."""
     from journaltrack.journal.journal import Journal
     from journaltrack.replay.reconciler import Reconciler
-    from journaltrack.replay.remote import Answer
+    from journaltrack.replay.remote import SAGEMAKER, Answer
 
     class Yes:
         """Delivers nothing, at no cost."""
+
+        can = SAGEMAKER
 
         def create(self, _spec: object) -> Answer:
             return Answer("00000000-0000-0000-0000-000000000000", arn="arn:none")

@@ -26,6 +26,7 @@ from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.replay.remote import SAGEMAKER, Capabilities
 from journaltrack.reports.proof.check import anchor_problems
 from journaltrack.reports.report import audit
 from journaltrack.util.deadline import Deadline
@@ -50,6 +51,8 @@ class InterruptedPassError(Exception):
 class ReplayMachine(RuleBasedStateMachine):
     """Calls, replays, faults, kills, moves to other machines, in any order."""
 
+    can = SAGEMAKER
+
     @initialize(known=st.booleans(), revision=st.sampled_from([None, None, *REVISIONS]))
     def open(self, known, revision) -> None:
         """A journal with two components: a new one, or one that an earlier release left in the
@@ -58,7 +61,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.folder = self.root / "0"
         self.now_ns = 2_000_000_000 * SECOND_NS
-        self.truth = Truth()
+        self.truth = Truth(self.can)
         self.numbers = itertools.count(1)
         self.places = itertools.count(1)
         self.resent = set()  # entries that a person sent again although they were in doubt
@@ -413,6 +416,8 @@ class ReplayMachine(RuleBasedStateMachine):
             assert count <= 1, f"{entry} was recorded {count} times"
             if state == "delivered":
                 assert count == 1, f"{entry} is not there"
+            elif state == "pending" and self.can.repeatable:
+                pass  # sent without an answer, it may be there; it is sent again
             elif state in {"pending", "quarantined"}:
                 assert count == 0, f"{entry} is {state} and there"
             else:
@@ -541,6 +546,26 @@ class ReplayMachine(RuleBasedStateMachine):
         )
 
 
+class RepeatingMachine(ReplayMachine):
+    """The same on a remote that keeps repeated points once: no point comes into doubt."""
+
+    can = Capabilities(repeatable=True, points_max=7)
+
+    @invariant()
+    def no_request_of_points_is_in_doubt(self) -> None:
+        """Whatever was cut off or killed, its points are delivered, refused or pending."""
+        if hasattr(self, "writers"):
+            sql = "SELECT count(*) FROM receipt WHERE action = 'points' AND outcome = 'in doubt'"
+            assert self.writers[0].database.read(sql) == [(0,)]
+
+
+TestRepeating = RepeatingMachine.TestCase
+TestRepeating.settings = settings(
+    max_examples=scaled(15),
+    stateful_step_count=30,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.generate],
+)
 TestReplay = ReplayMachine.TestCase
 TestReplay.settings = settings(
     max_examples=scaled(60),

@@ -18,7 +18,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence.readback import ReadBack, Shown
-from journaltrack.replay.remote import Answer, Refusal, RemoteComponent
+from journaltrack.replay.remote import SAGEMAKER, Answer, Refusal, RemoteComponent
 
 ERRORS = {
     "throttled": lambda: RemoteError(
@@ -85,7 +85,8 @@ class Seams(Database):
 class Truth:
     """A remote that remembers everything; one fault of the script is taken per request."""
 
-    def __init__(self):
+    def __init__(self, can=SAGEMAKER):
+        self.can = can
         self.lock = threading.Lock()
         self.components = {}
         self.points = []  # (component, metric, value, step)
@@ -223,7 +224,10 @@ class Truth:
         self.batches.append([p.value for p in points])
 
         def take(taken):
-            self.points += [(component, p.name, p.value, p.step) for p in taken]
+            for p in taken:
+                point = (component, p.name, p.value, p.step)
+                if not self.can.repeatable or point not in self.points:
+                    self.points.append(point)
 
         def apply():
             self._held(component)
