@@ -213,7 +213,8 @@ def owners(database: Database) -> dict[str, str]:
     """Return the owner of each component that the journal made for itself, by lower-case name."""
     found: dict[str, str | None] = {}
     for name, owner, resume in database.read(_OWNERS):
-        is_own = isinstance(name, str) and isinstance(owner, str) and not resume
+        # Without an owner, the journal is it.
+        is_own = isinstance(owner, str) and owner and not resume
         found.setdefault(str(name), owner if is_own else None)
     return {name: owner for name, owner in found.items() if owner is not None}
 

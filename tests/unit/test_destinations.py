@@ -247,6 +247,23 @@ def test_prune_takes_nothing_from_a_destination(tmp_path, lab, sagemaker):
     assert command("check", journal, "--remote", "--to", "lab")[0] == ExitCode.OK
 
 
+def test_a_lost_copy_is_made_again_when_it_is_asked_for_and_nothing_is_there_twice(tmp_path, lab):
+    """Without the record of what arrived nothing is sent; with ``--even-if-behind`` everything is,
+    into the same run.
+    """
+    journal = tracked(tmp_path, steps=5, parameters={"lr": 0.1}, artifact=b"the model")
+    command("sync", journal, "--to", "lab")
+    (run,) = lab.active()
+    before = (dict(run.points), dict(run.params), run.status, dict(lab.files))
+    shutil.rmtree(journal / "destinations")
+    code, printed = command("sync", journal, "--to", "lab")
+    assert (code, "--even-if-behind" in printed) == (ExitCode.JOURNAL, True)
+    assert command("sync", journal, "--to", "lab", "--even-if-behind")[0] == ExitCode.OK
+    (again,) = lab.active()
+    assert again.id == run.id
+    assert (dict(again.points), dict(again.params), again.status, dict(lab.files)) == before
+
+
 def test_bytes_that_only_a_mirror_has_are_fetched_for_a_destination(tmp_path, lab):
     """A run that is continued on another node delivers its artifacts from the mirror."""
     with opened(tmp_path / "lost", {"run": [CREATION]}) as journal:

@@ -252,6 +252,17 @@ def test_runs_of_one_name_from_two_journals_are_two_runs(server, tmp_path):
     assert [{p[0] for p in run.points} for run in server.active("run")] == [{"me"}, {"you"}]
 
 
+@pytest.mark.parametrize("owner", ["a' OR tags.`x` = 'b", "`", "x" * 250 + "'", "a\nb"])
+def test_an_owner_that_no_search_finds_makes_no_run(server, tmp_path, owner):
+    """A crafted journal can't make a run that is made again by each pass, nor find others' runs."""
+    drafts = [vocabulary.create(owner=owner), *points(2)]
+    with opened(tmp_path, {"run": drafts}) as journal:
+        for _ in range(2):
+            report = delivered(server, journal, owners={"run": owner})
+            assert (report.delivered, report.halted) == (0, None)
+    assert not server.runs
+
+
 @pytest.mark.journal({"run": [CREATION, vocabulary.parameter("lr", 1)]})
 def test_a_parameter_that_changes_keeps_its_first_value_and_the_tag_counts(server, journal):
     """MLflow can't change a parameter: the latest value is a tag, and is what is read back."""

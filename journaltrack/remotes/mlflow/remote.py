@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections import defaultdict
@@ -66,6 +67,8 @@ IN_FLIGHT_MAX: Final = 8
 """Ours: a server with SQLite takes one batch at a time, and the last of many would time out."""
 ITEMS_MAX: Final = 100
 """Parameters, or tags, in a request."""
+_SEARCHED: Final = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+"""An owner as a filter can name it. Ours are UUIDs."""
 _PAGE: Final = 1_000
 _POINTS_PAGE: Final = 25_000
 _MS: Final = 1_000_000
@@ -168,6 +171,10 @@ class MlflowRemote:
         """Create the run, unless it is there."""
         if problem := limits.name_problem(spec.name, "trial component name"):
             raise RemoteError(problem, kind=ErrorKind.PERMANENT, code=_IN)
+        if not _SEARCHED.fullmatch(spec.owner):
+            # The run would never be found again, and made once more by each pass.
+            text = f"the owner {limits.shown(spec.owner)} can't be searched for in MLflow"
+            raise RemoteError(text, kind=ErrorKind.PERMANENT, code=_IN)
         key = spec.name.lower()
         with self._of(key):
             # Also before another attempt: the one before may have taken effect.
@@ -468,7 +475,7 @@ class MlflowRemote:
             return None
         owner = self._owners.get(key)
         wanted = {told_as.COMPONENT: key, **({} if owner is None else {told_as.OWNER: owner})}
-        if "'" in "".join(wanted.values()):
+        if owner is not None and not _SEARCHED.fullmatch(owner):
             return None
         ids = self._experiment_ids()
         found: list[Mapping[str, Any]] = []
