@@ -122,9 +122,11 @@ def _configured() -> list[Path]:
 
 
 def _code(status: JournalStatus) -> ExitCode:
-    if status.quarantined or status.in_doubt:
+    copies = status.destinations
+    if status.quarantined or status.in_doubt or any(c.quarantined or c.in_doubt for c in copies):
         return ExitCode.PROBLEMS
-    return ExitCode.PENDING if status.pending or status.in_flight else ExitCode.OK
+    pending = status.pending or status.in_flight or any(c.pending != 0 for c in copies)
+    return ExitCode.PENDING if pending else ExitCode.OK
 
 
 def _print(status: JournalStatus) -> None:

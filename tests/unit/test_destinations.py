@@ -106,10 +106,12 @@ def test_one_sync_delivers_to_all_and_one_failure_stops_no_other(tmp_path, lab, 
     assert code == ExitCode.UNREACHABLE
     assert len(sagemaker.components["run"].metrics) == 5
     assert [each.pending for each in status(journal).destinations] == [8]
+    assert command("status", journal, "--check")[0] == ExitCode.PENDING
     lab.start()
     assert command("sync", journal, *url)[0] == ExitCode.OK
     assert len(sagemaker.components["run"].metrics) == 5
     assert len(values(lab)) == 5
+    assert command("status", journal, "--check")[0] == ExitCode.OK
 
 
 def test_a_copy_has_the_entries_under_their_numbers_and_with_their_digests(tmp_path, lab):
