@@ -67,7 +67,7 @@ IN_FLIGHT_MAX: Final = 8
 """Ours: a server with SQLite takes one batch at a time, and the last of many would time out."""
 ITEMS_MAX: Final = 100
 """Parameters, or tags, in a request."""
-_SEARCHED: Final = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+_SEARCHED: Final = re.compile(r"[\w .:/@+-]{1,256}", re.ASCII)
 """An owner as a filter can name it. Ours are UUIDs."""
 _PAGE: Final = 1_000
 _POINTS_PAGE: Final = 25_000
