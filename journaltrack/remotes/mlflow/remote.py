@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import (
-    NOT_ALLOWED,
     AlreadyExistsError,
     ComponentMissingError,
     ErrorKind,
     RemoteError,
 )
 from journaltrack.journal.fold import Artifact, Status, merge_status
-from journaltrack.journal.groups import Declared, Group, GroupKind, laid_over, named_trial
+from journaltrack.journal.groups import Declared, Group, GroupKind, named_trial
 from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
+from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
 from journaltrack.replay.evidence.readback import ReadBack
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
@@ -69,11 +69,9 @@ ITEMS_MAX: Final = 100
 """Parameters, or tags, in a request."""
 _SEARCHED: Final = re.compile(r"[\w .:/@+-]{1,256}", re.ASCII)
 """An owner as a filter can name it. Ours are UUIDs."""
-_PAGE: Final = 1_000
 _POINTS_PAGE: Final = 25_000
 _MS: Final = 1_000_000
 _IN: Final = "INVALID_PARAMETER_VALUE"
-_EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
 
 
 @dataclass(slots=True)
@@ -133,14 +131,11 @@ class MlflowRemote:
         self._http = http
         self._owners = owners
         self._default = experiment
-        self._creates = creates
         self._artifacts = Artifacts(http, bucket)
         self._lock = threading.Lock()
         self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
         self._runs: dict[str, _Run] = {}
-        # The id of each experiment by its name, and the ids of those that were there.
-        self._experiments: dict[str, str] = {}
-        self._there: list[str] = []
+        self._experiments = Experiments(http, creates=creates)
         # Components whose creation was sent without an answer.
         self._unclear: set[str] = set()
 
@@ -180,7 +175,7 @@ class MlflowRemote:
             # Also before another attempt: the one before may have taken effect.
             if self._find(spec.name) is not None:
                 raise AlreadyExistsError(
-                    f"a run of {spec.name} is there", kind=ErrorKind.HOLD, code=_EXISTS
+                    f"a run of {spec.name} is there", kind=ErrorKind.HOLD, code=EXISTS
                 )
             started_ns = time.time_ns() if spec.start_ns is None else spec.start_ns
             tags = {names.tag(k): v for k, v in spec.tags} | {
@@ -190,7 +185,7 @@ class MlflowRemote:
                 f"{names.OURS}name": spec.name,
             }
             content = {
-                "experiment_id": self._experiment(spec.experiment or self._default),
+                "experiment_id": self._experiments.id_of(spec.experiment or self._default),
                 "start_time": started_ns // _MS,
                 "run_name": spec.display_name or spec.name,
                 "tags": told_as.pairs(tags),
@@ -321,49 +316,11 @@ class MlflowRemote:
 
     def declare(self, declared: Declared) -> Answer:
         """Make the experiment. A trial is a tag of its experiment."""
-        made = declared.make
-        before = self.group(made.kind, made.name)
-        experiment_id = self._experiment(made.experiment or made.name)
-        wanted = made if before is None else declared.change
-        if wanted is None:
-            return Answer(arn=f"{self._http.server.base}/#/experiments/{experiment_id}")
-        tags = (
-            told_as.experiment_tags(wanted)
-            if made.kind == "experiment"
-            else {
-                told_as.key_of(told_as.TRIAL, made.name): told_as.trial_text(
-                    laid_over(before or made, wanted)
-                )
-            }
-        )
-        for key, value in tags.items():
-            content = {"experiment_id": experiment_id, "key": key, "value": value}
-            self._http.post("experiments/set-experiment-tag", content)
-        return Answer(arn=f"{self._http.server.base}/#/experiments/{experiment_id}")
+        return Answer(arn=self._experiments.declare(declared))
 
     def group(self, kind: GroupKind, name: str, *, tags: bool = True) -> Group | None:
         """Read an experiment, or a trial from the tags of its experiment."""
-        for each in self._all_experiments():
-            held = told_as.tags_in({"data": each})
-            if kind == "experiment" and str(each["name"]).lower() == name.lower():
-                kept = told_as.kept_names(held)
-                own = (k for k in held if not k.startswith(names.OURS) and k != told_as.NOTE)
-                return Group(
-                    "experiment",
-                    str(each["name"]),
-                    None,
-                    held.get(told_as.DISPLAY_NAME),
-                    held.get(told_as.NOTE),
-                    tuple((names.read(k, kept), held[k]) for k in own) if tags else (),
-                )
-            for key, text in held.items() if kind == "trial" else ():
-                if key.startswith(told_as.TRIAL) and names.read(
-                    key.removeprefix(told_as.TRIAL)
-                ).lower() == (name.lower()):
-                    return told_as.trial_of(
-                        names.read(key.removeprefix(told_as.TRIAL)), str(each["name"]), text
-                    )
-        return None
+        return self._experiments.group(kind, name, tags=tags)
 
     # -- artifacts --------------------------------------------------------------------------------
 
@@ -477,15 +434,15 @@ class MlflowRemote:
         wanted = {told_as.COMPONENT: key, **({} if owner is None else {told_as.OWNER: owner})}
         if owner is not None and not _SEARCHED.fullmatch(owner):
             return None
-        ids = self._experiment_ids()
+        ids = self._experiments.ids()
         found: list[Mapping[str, Any]] = []
         asked = {
             "experiment_ids": ids,
             "filter": " AND ".join(f"tags.`{tag}` = '{text}'" for tag, text in wanted.items()),
-            "max_results": _PAGE,
+            "max_results": PAGE,
             "run_view_type": "ACTIVE_ONLY",
         }
-        for page in self._pages("runs/search", asked) if ids else ():
+        for page in pages(self._http, "runs/search", asked) if ids else ():
             found += page.get("runs") or ()
         if not found:
             return None
@@ -559,66 +516,3 @@ class MlflowRemote:
         ]
         content = {"run_id": run.id, "datasets": datasets}
         self._about(component, lambda: self._http.post("runs/log-inputs", content))
-
-    def _experiment(self, name: str) -> str:
-        """Return the id of an experiment. Make it if it is missing."""
-        with self._of(f"experiment/{name}"):
-            if name in self._experiments:
-                return self._experiments[name]
-            told = self._experiment_named(name)
-            if told is None and not self._creates:
-                raise RemoteError(
-                    f"the experiment {name} does not exist, and allow.create_experiments is false",
-                    kind=ErrorKind.HALT,
-                    code=NOT_ALLOWED,
-                    hint="create it and sync again; everything waits in the journal",
-                )
-            if told is None:
-                try:
-                    self._http.post("experiments/create", {"name": name}, "experiment_id")
-                except RemoteError as error:
-                    # Another process was faster.
-                    if error.code != _EXISTS:
-                        raise
-                told = self._experiment_named(name)
-            if told is None or told.get("lifecycle_stage") == "deleted":
-                raise RemoteError(
-                    f"the experiment {name} was deleted in MLflow, which keeps its name",
-                    kind=ErrorKind.HOLD,
-                    code="ExperimentDeleted",
-                    hint="restore it there (`mlflow experiments restore`), or delete it for good",
-                )
-            return self._experiments.setdefault(name, str(told["experiment_id"]))
-
-    def _experiment_named(self, name: str) -> Mapping[str, Any] | None:
-        try:
-            told = self._http.get("experiments/get-by-name", "experiment", experiment_name=name)
-        except ComponentMissingError:
-            return None
-        found: Mapping[str, Any] = told["experiment"]
-        return found
-
-    def _experiment_ids(self) -> list[str]:
-        """Return the ids of all experiments, asked for once in a pass."""
-        with self._of("experiments/"):
-            if not self._there:
-                self._there = [str(each["experiment_id"]) for each in self._all_experiments()]
-        return list(dict.fromkeys([*self._there, *self._experiments.copy().values()]))
-
-    def _all_experiments(self) -> list[Mapping[str, Any]]:
-        asked = {"max_results": _PAGE, "view_type": "ACTIVE_ONLY"}
-        return [
-            each
-            for page in self._pages("experiments/search", asked)
-            for each in page.get("experiments") or ()
-        ]
-
-    def _pages(self, path: str, asked: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        token: Any = None
-        while True:
-            content = {**asked, **({"page_token": token} if token else {})}
-            page = self._http.post(path, content, None)
-            yield page
-            token = page.get("next_page_token")
-            if not token:
-                return
