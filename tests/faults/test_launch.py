@@ -79,8 +79,10 @@ def output_of(folder, name="output.log"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the journal is."""
-    return tmp_path / "journal"
+    """Where the journal is. A hang-up ends launches, as under nohup it would not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield tmp_path / "journal"
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_output_passes_byte_for_byte_and_its_end_is_recorded(folder):
