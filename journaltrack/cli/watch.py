@@ -275,9 +275,13 @@ class _Service:
         """Return the folders that the user names, else the default journal's."""
         from journaltrack.util import paths  # noqa: PLC0415
 
-        named = self._folders or self._configuration.watch.folders
-        default = self._configuration.journal or paths.default_journal()
-        return [paths.expanded(each) for each in named or (default,)]
+        named = (
+            self._folders
+            or self._configuration.watch.folders
+            # Last, because it reads a configuration that may be another one by now.
+            or (self._configuration.journal or paths.default_journal(),)
+        )
+        return [paths.expanded(each) for each in named]
 
     def _roots(self) -> list[Path]:
         """Return the folders to watch now: those of the copies in the place of a mirror.
