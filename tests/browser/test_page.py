@@ -697,6 +697,7 @@ def test_values_and_steps_of_any_kind_are_drawn_or_explained(window, view, tmp_p
     never.scroll_into_view_if_needed()
     expect(never).to_contain_text("No finite points")
     expect(page.locator('.chart[data-metric*="ünïcode"]')).to_be_attached()
+    page.get_by_role("button", name=re.compile("All [0-9]+ parameters")).click()
     expect(page.get_by_role("button", name="All 5000 characters")).to_be_attached()
     go(page, "run", run=known["wide"])
     curve(page, "m0000")
