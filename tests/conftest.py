@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from journaltrack.remotes.aws import clients
+from journaltrack.replay.evidence import ahead
 from tests import shared_models
 from tests.builders import tracked
 from tests.patience import scaled
@@ -95,7 +96,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def patient(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every process waits an hour for an answer: what ends before that did not wait for it, however
-    slow the machine.
+    slow the machine. This process does so, too, when it asks whether another copy is ahead.
 
     Python imports ``sitecustomize`` when it starts, from the first folder of the path that has one.
     """
@@ -107,6 +108,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     (folder / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(clients, "READ_TIMEOUT_S", 3_600.0)
+    monkeypatch.setattr(ahead, "ASK_S", 3_600.0)
 
 
 @pytest.fixture

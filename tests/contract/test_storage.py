@@ -304,7 +304,7 @@ def test_a_repair_uses_the_bucket_that_took_the_artifact(
     assert sim.components["run"].output_artifacts["model.bin"]["Value"] == f"s3://{'/'.join(gone)}"
 
 
-@pytest.mark.usefixtures("credentials")
+@pytest.mark.usefixtures("credentials", "patient")
 def test_a_copy_from_before_a_replacement_looks_for_anchors_in_the_new_bucket(
     sim: Simulator, tmp_path: Path
 ):

@@ -21,7 +21,7 @@ BEHIND = 8
 
 
 @pytest.fixture
-def sim(credentials, tmp_path, monkeypatch):
+def sim(credentials, patient, tmp_path, monkeypatch):
     """A strict AWS, and a home for what arrives."""
     monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path / "home"))
     with simulator() as running:
