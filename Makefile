@@ -8,9 +8,9 @@ DEMO_VENV = $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
 # The tests start a thousand processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile the package anew.
 # pytest compiles the modules of tests in a way of its own.
 COMPILE = $(BIN)/python -m compileall -q -x 'tests/.*/test_' journaltrack migrations tests
-# What the tests write lies in memory where that has 6 GB to spare: waiting for a disk took half of the suite's time, and a
+# What the tests write lies in memory where that has 2 GB to spare: waiting for a disk took half of the suite's time, and a
 # process that is killed loses nothing that the kernel has.
-MEMORY = $(shell df --output=avail,target -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 6000000 {print $$2}')
+MEMORY = $(shell df --output=avail,target -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 2000000 {print $$2}')
 TEMPORARY = $(if $(MEMORY),PYTEST_DEBUG_TEMPROOT=$(MEMORY))
 # Two processes a core: the tests wait for each other's processes. What pytest compiles is kept for the next run: 8 s of
 # each process.
