@@ -25,7 +25,7 @@ from journaltrack.errors import EvidenceError, JournaltrackError
 from journaltrack.journal import first_steps
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.mirror import delivery, exchange, folders, segments, silence
+from journaltrack.mirror import delivery, exchange, folders, segments, shared_files, silence
 from journaltrack.mirror.exchange import State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.segments import Segment
@@ -282,7 +282,7 @@ def fetch(journal: Path, folder: Path, run: str, deadline: Deadline) -> bool:
         MirrorError: The mirror can't be read.
         JournalError: The journal can't be made.
     """
-    with folders.explained(folder, "read"):
+    with shared_files.explained(folder, "read"):
         is_mirror = paths.is_mirror(folder)
     if not is_mirror:
         # No other machine has mirrored anything yet.

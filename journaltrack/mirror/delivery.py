@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from journaltrack.errors import JournaltrackError, LeaseHeldError, LeaseLostError, MirrorError
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import exchange, folders
+from journaltrack.mirror import exchange, folders, shared_files
 from journaltrack.mirror.exchange import Since, State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.ship import UNSETTLED, Shipper
@@ -156,9 +156,10 @@ class Hold:
             "expires_s": self._claim_s,
         }
         file = _file(self.place, number, "claim")
-        with folders.explained(file, "written"):
-            folders.make_folder(self.place, self.mirror.path)
-            is_ours = folders.put_new(file, json.dumps(members).encode() + b"\n", self.mirror.path)
+        with shared_files.explained(file, "written"):
+            shared_files.make_folder(self.place, self.mirror.path)
+            data = json.dumps(members).encode() + b"\n"
+            is_ours = shared_files.put_new(file, data, self.mirror.path)
         claim = newest(self.mirror, self.journal_id)
         # If a number was made again that had been removed, later ones are there.
         if not is_ours or claim.number > number:
@@ -166,7 +167,7 @@ class Hold:
             raise _held(self.journal, self.mirror, claim)
         self.number, self._ends_s, self._told = number, began_s + self._claim_s, False
         with contextlib.suppress(OSError, MirrorError):
-            for name in folders.names(self.place):
+            for name in shared_files.names(self.place):
                 if (found := _FILE.fullmatch(name)) and int(found[1]) <= number - _KEPT:
                     (self.place / name).unlink(missing_ok=True)
 
@@ -374,7 +375,7 @@ def newest(mirror: Mirror, journal_id: str) -> Claim:
         MirrorError: It can't be read.
     """
     place = mirror.path / journal_id / FOLDER
-    found = [m for name in folders.names(place) if (m := _FILE.fullmatch(name))]
+    found = [m for name in shared_files.names(place) if (m := _FILE.fullmatch(name))]
     number = max((int(m[1]) for m in found), default=0)
     if not number:
         return Claim()
@@ -538,8 +539,8 @@ def _bring_back(hold: Hold, *, stay: bool) -> None:
         if not stay:
             _kept.pop(key, None)
             file = _file(hold.place, hold.number, "released")
-            with folders.explained(file, "written"):
-                folders.write_whole(
+            with shared_files.explained(file, "written"):
+                shared_files.write_whole(
                     file, json.dumps({"segment": segment}).encode() + b"\n", hold.mirror.path
                 )
 
@@ -563,8 +564,8 @@ def _file(place: Path, number: int, kind: str) -> Path:
 
 
 def _members(file: Path) -> dict[str, Any]:
-    with folders.explained(file, "read"):
-        data = folders.content(file, _BYTES_MAX)
+    with shared_files.explained(file, "read"):
+        data = shared_files.content(file, _BYTES_MAX)
     try:
         members = json.loads(data or b"")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Read and write the files of a mirror: a folder that several machines share.
+"""Find the files of a mirror, a folder that several machines share, and write its segments.
 
 ::
 
@@ -8,14 +8,11 @@
     <journal id>/blobs/ab/ab12...            the bytes of artifacts, under their SHA-256
     runs/<SHA-256 of a run's name>/<journal id>    which journals have a run
 
-A shared file system promises little: no locks, no mapped memory, stale listings, files that lose
-what was never synced. So this module needs nothing but whole files. Each is written under a hidden
-name, synced, and renamed; the folder is synced then. No file is changed afterwards. A file is
-removed only long after another one stands for it.
+Each file is written whole (``shared_files``), and not changed afterwards. A file is removed only
+long after another one stands for it.
 
 Invariants: only its replica writes into a replica's folder, and one process at a time (``ship``).
-Nothing is opened through a link. Rights follow the mirror's own folder: who may read that may read
-its files. Must not know what a segment says.
+Must not know what a segment says.
 """
 
 from __future__ import annotations
@@ -27,16 +24,15 @@ import heapq
 import json
 import os
 import re
-import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from journaltrack.errors import InvalidInputError, JournalTooNewError, MirrorError, os_hint
+from journaltrack.errors import InvalidInputError, JournalTooNewError, MirrorError
 from journaltrack.journal import first_steps
-from journaltrack.journal.spool.copy import write_all
+from journaltrack.mirror import shared_files
 from journaltrack.util import paths
 
 MARKER: Final = paths.MIRROR
@@ -52,11 +48,8 @@ LISTED_MAX: Final = 16_384
 """Our choice: how many names of one listing are kept, 2 MB; a folder may have a million."""
 _SEGMENT: Final = re.compile(r"(\d{8}|[1-9]\d{8,17})(?:-(\d{8}|[1-9]\d{8,17}))?\.jsonl", re.ASCII)
 _REPLICA: Final = re.compile(r"[\w.-]{0,80}-[0-9a-f]{16}", re.ASCII)
-_JOURNAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_UUID: Final = _JOURNAL
-_READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HOLDING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATING: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,7 @@ class Mirror:
         Raises:
             MirrorError: The folder can't be read.
         """
-        return sorted(name for name in folders_in(self.path) if _JOURNAL.fullmatch(name))
+        return sorted(name for name in shared_files.folders_in(self.path) if _UUID.fullmatch(name))
 
     def replicas(self, journal_id: str) -> list[str]:
         """Return the copies of a journal that wrote segments.
@@ -85,7 +78,7 @@ class Mirror:
         Raises:
             MirrorError: The folder can't be read.
         """
-        found = folders_in(self.path / journal_id)
+        found = shared_files.folders_in(self.path / journal_id)
         return sorted(name for name in found if _REPLICA.fullmatch(name))
 
     def is_removed(self, journal_id: str) -> bool:
@@ -106,7 +99,7 @@ class Mirror:
         Raises:
             MirrorError: The folder can't be read.
         """
-        found = [each for each in names(self.runs(name)) if _JOURNAL.fullmatch(each)]
+        found = [each for each in shared_files.names(self.runs(name)) if _UUID.fullmatch(each)]
         # By the file server's clock.
         return sorted(found, key=self._written_ns)
 
@@ -124,12 +117,12 @@ class Mirror:
             MirrorError: The mirror can't be written.
         """
         file = self.runs(name) / journal_id
-        with explained(file, "written"):
+        with shared_files.explained(file, "written"):
             if os.path.lexists(file):
                 return
-            make_folder(file.parent, self.path)
+            shared_files.make_folder(file.parent, self.path)
             # Empty, so it is whole at once. Another replica may have made it.
-            with contextlib.suppress(FileExistsError), created(file, self.path):
+            with contextlib.suppress(FileExistsError), shared_files.created(file, self.path):
                 pass
             paths.fsync(file.parent)
 
@@ -192,7 +185,7 @@ class Replica:
         Raises:
             MirrorError: It can't be opened, or is a link.
         """
-        with explained(self.path, "written"):
+        with shared_files.explained(self.path, "written"):
             if self._folder is None and os.path.lexists(self.path):
                 self._folder = os.open(self.path, _HOLDING)
 
@@ -235,7 +228,7 @@ class Replica:
         return heapq.nlargest(most, self._spans(), key=lambda span: (span.last, -span.first))
 
     def _spans(self) -> Iterator[Span]:
-        with explained(self.path, "listed"):
+        with shared_files.explained(self.path, "listed"):
             try:
                 entries = os.scandir(self.path)
             except (FileNotFoundError, NotADirectoryError):
@@ -260,8 +253,8 @@ class Replica:
         Raises:
             MirrorError: It can't be read.
         """
-        with explained(self.file(span), "read"):
-            return content(self.file(span), bytes_max)
+        with shared_files.explained(self.file(span), "read"):
+            return shared_files.content(self.file(span), bytes_max)
 
     def write(self, span: Span, data: bytes) -> None:
         """Write a segment: it appears whole and on the disk, or not at all.
@@ -270,12 +263,12 @@ class Replica:
             MirrorError: It can't be written, or there is one with that number.
         """
         file = self.file(span)
-        with explained(file, "written"):
+        with shared_files.explained(file, "written"):
             if self._folder is None:
-                make_folder(self.path, self.mirror)
+                shared_files.make_folder(self.path, self.mirror)
                 self.hold()
             folder = self._folder
-            if folder is None or not _is_at(folder, self.path):
+            if folder is None or not shared_files.is_at(folder, self.path):
                 raise MirrorError(
                     f"{self.path} was removed; everything is written again",
                     hint="mirror again; to stop that, end the process that mirrors the journal",
@@ -286,7 +279,7 @@ class Replica:
                     "changed",
                     hint="it goes on behind that one; mirror again",
                 )
-            write_whole(file, data, self.mirror, folder)
+            shared_files.write_whole(file, data, self.mirror, folder)
 
     def remove(self, span: Span) -> None:
         """Remove a segment that another one stands for. Only the replica's writer calls it.
@@ -294,7 +287,7 @@ class Replica:
         Raises:
             MirrorError: It can't be removed.
         """
-        with explained(self.file(span), "removed"):
+        with shared_files.explained(self.file(span), "removed"):
             self.file(span).unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -304,11 +297,11 @@ class Replica:
             MirrorError: The folder can't be read, or is behind a link.
         """
         for folder in (self.path.parent, self.path):
-            with explained(folder, "written"):
-                if os.path.lexists(folder) and not _is_folder(folder):
+            with shared_files.explained(folder, "written"):
+                if os.path.lexists(folder) and not shared_files.is_folder(folder):
                     raise NotADirectoryError(errno.ENOTDIR, "It is a link, or a file")
         self.hold()
-        for name in names(self.path):
+        for name in shared_files.names(self.path):
             if name.startswith(".") and name.endswith(".partial"):
                 with contextlib.suppress(OSError):
                     (self.path / name).unlink()
@@ -328,12 +321,12 @@ def opened(folder: str | os.PathLike[str], *, create: bool = False) -> Mirror:
     """
     path = paths.expanded(folder).absolute()
     marker = path / MARKER
-    with explained(marker, "read"):
-        data = content(marker, _MARKER_BYTES_MAX)
+    with shared_files.explained(marker, "read"):
+        data = shared_files.content(marker, _MARKER_BYTES_MAX)
     if data is None and create:
-        with explained(marker, "made"):
+        with shared_files.explained(marker, "made"):
             _make(path)
-            data = content(marker, _MARKER_BYTES_MAX)
+            data = shared_files.content(marker, _MARKER_BYTES_MAX)
     if data is None:
         raise InvalidInputError(
             f"{path} is no mirror: it has no {MARKER}",
@@ -360,7 +353,7 @@ def opened(folder: str | os.PathLike[str], *, create: bool = False) -> Mirror:
 
 def _make(path: Path) -> None:
     first_steps.make_folder(path)
-    others = [name for name in names(path) if not name.startswith(".")]
+    others = [name for name in shared_files.names(path) if not name.startswith(".")]
     if others:
         raise InvalidInputError(
             f"{path} has other files in it ({others[0]}), and no {MARKER}; no changes were made",
@@ -369,233 +362,4 @@ def _make(path: Path) -> None:
     members = {"format": _FORMAT, "version": VERSION, "id": str(uuid.uuid4())}
     data = json.dumps(members).encode() + b"\n"
     # Of several processes that make it at once, the first one's counts.
-    put_new(path / MARKER, data, path)
-
-
-def put_new(file: Path, data: bytes, mirror: Path) -> bool:
-    """Write a file unless there is one of that name; of several processes, one succeeds.
-
-    A link is made by the server in one step, whatever this machine has cached. If its answer was
-    lost, the file's own content tells.
-
-    Args:
-        file: Its place.
-        data: Its content, which no other process writes.
-        mirror: The folder whose rights it gets.
-
-    Returns:
-        Whether the file is ours.
-
-    Raises:
-        OSError: It can't be written.
-    """
-    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
-    try:
-        with created(partial, mirror) as descriptor:
-            write_all(descriptor, memoryview(data))
-        try:
-            os.link(partial, file)
-        except FileExistsError:
-            return content(file, len(data)) == data
-        except OSError:
-            # The file system has no links.
-            try:
-                with created(file, mirror) as descriptor:
-                    write_all(descriptor, memoryview(data))
-            except FileExistsError:
-                return False
-    finally:
-        partial.unlink(missing_ok=True)
-    paths.fsync(file.parent)
-    return True
-
-
-def write_whole(file: Path, data: bytes, mirror: Path, folder: int | None = None) -> None:
-    """Write a file under a hidden name, sync it, and give it its name.
-
-    Args:
-        file: Its place.
-        data: Its content.
-        mirror: The folder whose rights it gets.
-        folder: The file's folder, if it is open.
-
-    Raises:
-        OSError: It can't be written. Nothing has its name, unless the error came after that.
-    """
-    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
-    try:
-        with created(partial, mirror) as descriptor:
-            write_all(descriptor, memoryview(data))
-        partial.replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    if folder is None:
-        paths.fsync(file.parent)
-    else:
-        os.fsync(folder)
-
-
-@contextlib.contextmanager
-def created(file: Path, mirror: Path) -> Iterator[int]:
-    """Create a file for the block, with the rights of the mirror's folder, and sync it.
-
-    Raises:
-        OSError: It can't be written.
-    """
-    mode = stat.S_IMODE(mirror.stat().st_mode) & 0o666
-    descriptor = os.open(file, _CREATING, mode)
-    try:
-        # The process's umask took rights away, or a default ACL gave some.
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-            os.fchmod(descriptor, mode)
-        yield descriptor
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replaced(file: Path, data: bytes, mirror: Path) -> None:
-    """Write a small file whole, in place of the one before. It need not survive a crash.
-
-    Raises:
-        OSError: It can't be written.
-    """
-    with (
-        paths.whole(file, durable=False) as partial,
-        created(partial, mirror) as descriptor,
-    ):
-        write_all(descriptor, memoryview(data))
-
-
-def now_ns(folder: Path, mirror: Path) -> int:
-    """Return what time it is for the file system: that of a file that was written there now.
-
-    Raises:
-        OSError: Nothing can be written there.
-    """
-    partial = folder / f".{os.urandom(8).hex()}.partial"
-    try:
-        with created(partial, mirror) as descriptor:
-            write_all(descriptor, memoryview(b"now"))
-            os.fsync(descriptor)
-            return os.fstat(descriptor).st_mtime_ns
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def has_file(file: Path, size_bytes: int) -> bool:
-    """Return whether a regular file of that size is there."""
-    try:
-        status = file.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
-
-
-def make_folder(folder: Path, mirror: Path) -> None:
-    """Make a folder below the mirror's, and sync its name.
-
-    Raises:
-        OSError: It can't be made, or the mirror is gone.
-    """
-    if folder == mirror or _is_folder(folder):
-        return
-    make_folder(folder.parent, mirror)
-    try:
-        folder.mkdir()
-        folder.chmod(stat.S_IMODE(mirror.stat().st_mode) & 0o2777)
-    except FileExistsError:
-        # Another machine may have made it where this one does not see it yet.
-        if os.path.lexists(folder) and not _is_folder(folder):
-            raise
-    paths.fsync(folder.parent)
-
-
-def _is_folder(path: Path) -> bool:
-    """Return whether a folder is there. A link is none: it may lead anywhere.
-
-    Raises:
-        OSError: Nobody can tell.
-    """
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _is_at(folder: int, path: Path) -> bool:
-    """Return whether an open folder is what a path names."""
-    try:
-        return os.path.samestat(os.fstat(folder), path.lstat())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def folders_in(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, without links to some.
-
-    Raises:
-        MirrorError: It can't be read.
-    """
-    with explained(folder, "listed"):
-        try:
-            with os.scandir(folder) as entries:
-                return [each.name for each in entries if each.is_dir(follow_symlinks=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-
-def names(folder: Path) -> list[str]:
-    """List a folder. One that is not there is empty: it may not be visible yet.
-
-    Raises:
-        MirrorError: It can't be read.
-    """
-    with explained(folder, "listed"):
-        try:
-            return os.listdir(folder)  # noqa: PTH208 - only names are needed
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-
-def content(file: Path, bytes_max: int) -> bytes | None:
-    """Return a file's bytes; None if it is not there, is no file, or is larger.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    try:
-        descriptor = os.open(file, _READING)
-    except OSError as error:
-        # Nothing is there, or a link.
-        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-            return None
-        raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > bytes_max:
-        os.close(descriptor)
-        return None
-    with os.fdopen(descriptor, "rb") as stream:
-        return stream.read(bytes_max)
-
-
-@contextlib.contextmanager
-def explained(path: Path, what: str) -> Iterator[None]:
-    """Tell errors of the block's file system as errors of the mirror.
-
-    Args:
-        path: The file.
-        what: What can't be done with it.
-
-    Raises:
-        MirrorError: The block raised OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise MirrorError(
-            f"{path} can't be {what}: {error.strerror}; the journal has everything",
-            hint=os_hint(error) or "mirror again when the file system is back",
-        ) from error
+    shared_files.put_new(path / MARKER, data, path)

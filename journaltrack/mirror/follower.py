@@ -28,7 +28,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import interruption, writers
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import exchange, folders
+from journaltrack.mirror import exchange, folders, shared_files
 from journaltrack.mirror.beside import Told
 from journaltrack.mirror.ship import Shipped, Shipper
 from journaltrack.mirror.take import Replicated, Taker
@@ -134,7 +134,7 @@ class Follower:
         elif again:
             path = self._to.path
             # Not made again: it may be on a file system that is not mounted now.
-            with folders.explained(path, "found"):
+            with shared_files.explained(path, "found"):
                 path.stat()
             self._to = folders.opened(path, create=True)
         return self._to

@@ -23,7 +23,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.mirror import exchange, folders
+from journaltrack.mirror import exchange, shared_files
 from journaltrack.mirror.exchange import Since
 from journaltrack.util import paths, process
 
@@ -93,8 +93,8 @@ def beat(replica: Replica, segment: int, at_ns: int, every_s: float | None) -> N
     }
     file = replica.path / FILE
     # Without the folder nothing is mirrored, or somebody removed it: the next segment tells.
-    with folders.explained(file, "written"), contextlib.suppress(FileNotFoundError):
-        folders.replaced(file, json.dumps(members).encode() + b"\n", replica.mirror)
+    with shared_files.explained(file, "written"), contextlib.suppress(FileNotFoundError):
+        shared_files.replace_whole(file, json.dumps(members).encode() + b"\n", replica.mirror)
 
 
 def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
@@ -105,13 +105,13 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
     """
     found: list[Life] = []
     place = mirror.path / journal_id
-    with folders.explained(mirror.path, "read"):
+    with shared_files.explained(mirror.path, "read"):
         kind = paths.network_file_system(mirror.path)
     now_ns = None
     for name, seen in state.seen.items():
         file = place / name / FILE
-        with folders.explained(file, "read"):
-            data = folders.content(file, _BYTES_MAX)
+        with shared_files.explained(file, "read"):
+            data = shared_files.content(file, _BYTES_MAX)
         members = _members(data)
         if data is None or members is None:
             continue
@@ -127,8 +127,8 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
         seen.every_s = every_s
         if every_s is not None:
             # Who can't write there may have lost touch with it.
-            with folders.explained(place, "written"):
-                now_ns = now_ns or folders.now_ns(place, mirror.path)
+            with shared_files.explained(place, "written"):
+                now_ns = now_ns or shared_files.now_ns(place, mirror.path)
             if kind is None or kind in _SERVERS_TIME:
                 silent_s = max(silent_s, _age_s(file, now_ns))
         found.append(Life(name, at_ns, every_s, silent_s))

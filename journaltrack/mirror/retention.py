@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack._version import __version__
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import ARRIVED
-from journaltrack.mirror import copies, delivery, exchange, folders
+from journaltrack.mirror import copies, delivery, exchange, folders, shared_files
 from journaltrack.util.intervals import SEQ_MAX
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def removed(mirror: Mirror) -> dict[str, dict[str, Any]]:
     found = {}
     for journal_id in mirror.journals():
         file = mirror.path / journal_id / folders.RECORD
-        with folders.explained(file, "read"):
-            data = folders.content(file, _BYTES_MAX)
+        with shared_files.explained(file, "read"):
+            data = shared_files.content(file, _BYTES_MAX)
         with contextlib.suppress(ValueError, RecursionError):
             members = json.loads(data or b"")
             if isinstance(members, dict) and members.get("format") == _FORMAT:
@@ -159,9 +159,9 @@ def _remove(mirror: Mirror, copied: Copied) -> None:
         "replicas": replicas,
         "heads": {uuid: list(link) for uuid, link in state.heads.items()},
     }
-    with folders.explained(place / folders.RECORD, "written"):
+    with shared_files.explained(place / folders.RECORD, "written"):
         data = json.dumps(members).encode() + b"\n"
-        folders.write_whole(place / folders.RECORD, data, mirror.path)
+        shared_files.write_whole(place / folders.RECORD, data, mirror.path)
     for name in replicas:
         _take_away(mirror, copied.journal_id, name, taken[name])
     _complete(mirror, copied.journal_id)
@@ -171,13 +171,13 @@ def _take_away(mirror: Mirror, journal_id: str, name: str, taken: int | None) ->
     """Take a folder out of sight, unless its writer has written since."""
     folder = mirror.path / journal_id / name
     hidden = folder.with_name(f".{name}.partial")
-    with folders.explained(folder, "removed"):
+    with shared_files.explained(folder, "removed"):
         if not folder.exists():
             return
         folder.rename(hidden)
     replica = folders.Replica(mirror.path, hidden)
     if taken is not None and replica.listed().newest > taken:
-        with folders.explained(folder, "put back"):
+        with shared_files.explained(folder, "put back"):
             hidden.rename(folder)
 
 
@@ -187,14 +187,14 @@ def _complete(mirror: Mirror, journal_id: str) -> None:
         _take_away(mirror, journal_id, folders.BLOBS, None)
         # Nobody continues a run from here any more.
         runs = mirror.path / folders.RUNS
-        for name in folders.folders_in(runs):
-            with folders.explained(runs / name, "removed"):
+        for name in shared_files.folders_in(runs):
+            with shared_files.explained(runs / name, "removed"):
                 (runs / name / journal_id).unlink(missing_ok=True)
                 # Another journal has a run of that name, or a node makes it now.
                 with contextlib.suppress(OSError):
                     (runs / name).rmdir()
     place = mirror.path / journal_id
-    with folders.explained(place, "removed"):
+    with shared_files.explained(place, "removed"):
         for hidden in place.glob(".*.partial"):
             if hidden.is_dir() and not hidden.is_symlink():
                 shutil.rmtree(hidden)
@@ -205,7 +205,7 @@ def _complete(mirror: Mirror, journal_id: str) -> None:
 def _files(mirror: Mirror, journal_id: str) -> Iterator[tuple[Path, int]]:
     """Yield the files that would go, with their sizes in bytes."""
     place = mirror.path / journal_id
-    with folders.explained(place, "read"):
+    with shared_files.explained(place, "read"):
         for name in (*mirror.replicas(journal_id), folders.BLOBS):
             for path in (place / name).rglob("*"):
                 with contextlib.suppress(FileNotFoundError):

@@ -51,7 +51,7 @@ from journaltrack.journal.spool.copy import Copier, write_all
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.mirror import exchange, folders, heartbeat, segments
+from journaltrack.mirror import exchange, folders, heartbeat, segments, shared_files
 from journaltrack.mirror.join import Joiner
 from journaltrack.mirror.segments import Blob, InDoubt, Link, Reached, Run, Segment
 from journaltrack.replay.lease import lock_holder
@@ -602,13 +602,13 @@ class Shipper:
         try:
             with (
                 files.opened_blob(self._spool.path_of(sha256)) as source,
-                folders.explained(target, "written"),
+                shared_files.explained(target, "written"),
             ):
-                if folders.has_file(target, size_bytes):
+                if shared_files.has_file(target, size_bytes):
                     return
-                folders.make_folder(target.parent, self._mirror.path)
+                shared_files.make_folder(target.parent, self._mirror.path)
                 partial.unlink(missing_ok=True)
-                with folders.created(partial, self._mirror.path) as file, Copier() as copier:
+                with shared_files.created(partial, self._mirror.path) as file, Copier() as copier:
                     found = copier.copy(
                         source, os.fstat(source).st_size, lambda view: write(file, view)
                     )
