@@ -10,7 +10,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.errors import JournaltrackError
+from journaltrack.errors import EvidenceError, JournalTooNewError, JournaltrackError
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.mirror import segments
@@ -132,20 +132,14 @@ class _Check:
         return self._found
 
     def _read(self, span: Span) -> Segment | None:
-        file = self._replica.file(span)
-        data = self._replica.read(span, segments.BYTES_MAX) or b""
         try:
-            segment = segments.parse(data, str(file))
+            segment = segments.read(self._replica, span)
         except segments.NotWholeError:
             return None
-        except JournaltrackError as error:
+        except (JournalTooNewError, EvidenceError) as error:
             self._found.problems.append(error.message)
             return None
-        found = (segment.journal_id, segment.replica, segment.span)
-        if found != (self._found.journal_id, self._found.replica, span):
-            self._found.problems.append(f"{file} is of another journal or replica")
-            return None
-        self._found.size_bytes += len(data)
+        self._found.size_bytes += segment.size_bytes
         return segment
 
     def _take(self, segment: Segment) -> None:

@@ -106,12 +106,12 @@ class Joiner:
             self._files.append(_File(span))
         self._left(left)
 
-    def wrote(self, segment: Segment, size_bytes: int) -> None:
+    def wrote(self, segment: Segment) -> None:
         """Note a segment that was written."""
         # What is large is not joined, and need not be kept in memory.
-        is_done = size_bytes > JOINED_BYTES // 2
+        is_done = segment.size_bytes > JOINED_BYTES // 2
         content = None if is_done else segment
-        self._files.append(_File(segment.span, size_bytes, content, is_done))
+        self._files.append(_File(segment.span, segment.size_bytes, content, is_done))
 
     def join(self) -> int:
         """Join what is due, and remove what is stood for; return how many segments were joined.
@@ -166,10 +166,9 @@ class Joiner:
             group[0].is_done, group[0].content = True, None
             return 0
         made = joined(parts)
-        data = segments.encode(made)
-        self._replica.write(made.span, data)
-        is_done = last < len(group) or len(data) > JOINED_BYTES // 2
-        self._files[place : place + last] = [_File(made.span, len(data), None, is_done)]
+        self._replica.write(made.span, segments.encode(made))
+        is_done = last < len(group) or made.size_bytes > JOINED_BYTES // 2
+        self._files[place : place + last] = [_File(made.span, made.size_bytes, None, is_done)]
         replaced = [file.span for file in group[:last]]
         self._replaced.append(_Replaced(made.span, replaced, self._clock() + GRACE_S))
         return len(parts)
@@ -177,13 +176,11 @@ class Joiner:
     def _read(self, file: _File) -> Segment | None:
         """Return a file's content; None: it is not whole, or not as this replica writes."""
         try:
-            data = self._replica.read(file.span, segments.BYTES_MAX)
-            file.size_bytes = len(data or b"")
-            found = segments.parse(data or b"", str(self._replica.file(file.span)))
+            found = segments.read(self._replica, file.span)
         except (segments.NotWholeError, JournaltrackError):
             return None
-        is_ours = found.span == file.span and found.replica == self._replica.path.name
-        return found if is_ours else None
+        file.size_bytes = found.size_bytes
+        return found
 
     # -- what another one stands for --------------------------------------------------------------
 

@@ -7,7 +7,7 @@ digest is of. So whoever has the digest before a run can prove the run with SHA-
 Processes and attestations have the lines of a file of receipts.
 
 Invariant: ``parse`` returns a segment only if every byte of it is as it was written. Whether what
-it says is true, its chains prove (``rows``). Pure: no I/O, no clock.
+it says is true, its chains prove (``rows``). Pure, but for ``read``: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import limits
 from journaltrack.errors import EvidenceError, JournalTooNewError
@@ -34,6 +34,9 @@ from journaltrack.transfer.receipts import (
 from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import SEQ_MAX, as_text, ranges_in, size
 from journaltrack.util.text import is_newer_version, version_needed
+
+if TYPE_CHECKING:
+    from journaltrack.mirror.folders import Replica
 
 FORMAT: Final = "journaltrack segment"
 VERSION: Final = 1
@@ -61,6 +64,10 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 class NotWholeError(Exception):
     """The bytes are not those of a whole segment: cut, changed, or no segment at all."""
+
+
+class AbsentError(NotWholeError):
+    """There is no such file, or none is visible yet."""
 
 
 class Link(NamedTuple):
@@ -142,6 +149,7 @@ class Segment:
             entry is not what was recorded.
         processes: That wrote what is in it.
         sha256: Of all lines but the last, in hexadecimal; "" before it is encoded.
+        size_bytes: Of the file; 0 before it is encoded.
         joins: The number of the first segment that it stands for, and the ``link`` of the last;
             None: it stands for itself.
     """
@@ -161,6 +169,7 @@ class Segment:
     attestations: list[Attested] = field(default_factory=list)
     in_doubt: list[InDoubt] = field(default_factory=list)
     sha256: str = ""
+    size_bytes: int = 0
     joins: tuple[int, str] | None = None
 
     @property
@@ -185,7 +194,7 @@ class Segment:
 
 
 def encode(segment: Segment) -> bytes:
-    """Return the bytes of a segment, and set its ``sha256``."""
+    """Return the bytes of a segment, and set its ``sha256`` and ``size_bytes``."""
     lines = [_encode(_header(segment)).encode()]
     lines += [_encode(line_of_process(row)).encode() for row in segment.processes]
     for blob in segment.blobs:
@@ -205,7 +214,31 @@ def encode(segment: Segment) -> bytes:
     ]
     text = b"\n".join(lines) + b"\n"
     segment.sha256 = hashlib.sha256(text).hexdigest()
-    return text + _encode({"lines": len(lines), "sha256": segment.sha256}).encode() + b"\n"
+    data = text + _encode({"lines": len(lines), "sha256": segment.sha256}).encode() + b"\n"
+    segment.size_bytes = len(data)
+    return data
+
+
+def read(replica: Replica, span: Span) -> Segment:
+    """Return the segment in a file of a replica.
+
+    Raises:
+        AbsentError: There is none.
+        NotWholeError: Bytes are missing or changed.
+        JournalTooNewError: It needs a newer version.
+        EvidenceError: It is no segment that journaltrack writes, or not the one of that place.
+        MirrorError: The file can't be read.
+    """
+    where = str(replica.file(span))
+    data = replica.read(span, BYTES_MAX)
+    if data is None:
+        msg = "it is not there"
+        raise AbsentError(msg)
+    segment = parse(data, where)
+    found = (segment.journal_id, segment.replica, segment.span)
+    if found != (replica.path.parent.name, replica.path.name, span):
+        raise forged(where, "it is of another journal or replica, or has another number")
+    return segment
 
 
 def parse(data: bytes, where: str) -> Segment:
@@ -232,7 +265,7 @@ def parse(data: bytes, where: str) -> Segment:
         raise NotWholeError(msg)
     try:
         segment = _headed(lines[0], where)
-        segment.sha256 = sha256
+        segment.sha256, segment.size_bytes = sha256, len(data)
         for line in lines[1:]:
             _read_line(line, segment, where)
     except (LookupError, TypeError, ValueError, RecursionError) as error:

@@ -363,11 +363,8 @@ class Shipper:
 
     def _whole(self, replica: folders.Replica, spans: Iterable[folders.Span]) -> Iterator[Segment]:
         for span in spans:
-            data = replica.read(span, segments.BYTES_MAX)
             with contextlib.suppress(segments.NotWholeError, EvidenceError):
-                segment = segments.parse(data or b"", str(replica.file(span)))
-                if (segment.journal_id, segment.span) == (self._facts[0][0], span):
-                    yield segment
+                yield segments.read(replica, span)
 
     def _blobs_to_copy(self) -> list[tuple[str, int]]:
         """Return the artifacts of segments before that the mirror does not have yet."""
@@ -451,10 +448,10 @@ class Shipper:
             self._replica.write(segment.span, data)
             self._previous = segment.sha256
             if self._joiner is not None:
-                self._joiner.wrote(segment, len(data))
+                self._joiner.wrote(segment)
             self._told = segment.halted
             shipped.segments += 1
-            shipped.segment_bytes += len(data)
+            shipped.segment_bytes += segment.size_bytes
             shipped.entries += segment.entries
             shipped.attestations += len(segment.attestations)
             self._blobs.extend((b.sha256, b.size_bytes) for b in segment.blobs if b.is_there)

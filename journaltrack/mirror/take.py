@@ -268,18 +268,12 @@ class Taker:
 
     def _read(self, replica: Replica, span: Span) -> tuple[Segment | None, str | None]:
         """Return a segment, or why there is none."""
-        file = replica.file(span)
-        data = replica.read(span, segments.BYTES_MAX)
-        if data is None:
-            return None, f"segment {span} is not there yet"
         try:
-            segment = segments.parse(data, str(file))
+            return segments.read(replica, span), None
+        except segments.AbsentError:
+            return None, f"segment {span} is not there yet"
         except segments.NotWholeError as error:
             return None, f"segment {span} is not whole: {error}"
-        found = (segment.journal_id, segment.replica, segment.span)
-        if found != (self._journal.journal_id, replica.path.name, span):
-            raise forged(str(file), "it is of another journal or replica, or has another number")
-        return segment, None
 
     def _noted(self, replica: Replica, seen: Seen, last: Segment) -> list[Segment]:
         """Return the segments whose notes were not taken over, or what stands for them now."""
