@@ -32,11 +32,11 @@ from typing import Any, Final
 
 from journaltrack.errors import JournaltrackError, LeaseHeldError, LeaseLostError, MirrorError
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import exchange, folders, shared_files
+from journaltrack.mirror import blobs, exchange, folders, shared_files
 from journaltrack.mirror.exchange import Since, State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.ship import UNSETTLED, Shipper
-from journaltrack.mirror.take import Taker, fetch_bytes, make_empty
+from journaltrack.mirror.take import Taker, make_empty
 from journaltrack.replay.lease import CLAIM_S
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
@@ -234,7 +234,7 @@ def delivering(
             with _renewing(holds, claim_s):
                 for hold in holds:
                     with closing(Journal.open(journal, create=False, read_only=True)) as opened:
-                        fetch_bytes(opened, hold.mirror)
+                        blobs.fetch(opened, hold.mirror)
                 yield lambda: min((hold.left_s() for hold in holds), default=float("inf"))
             if not all(hold.left_s() for hold in holds):
                 raise LeaseLostError(
@@ -298,7 +298,7 @@ def bring_bytes(journal: Path, copy: Path) -> None:
     """
     with closing(Journal.open(copy, create=False, read_only=True)) as opened:
         for mirror_id, state in exchange.all_of(journal).items():
-            fetch_bytes(opened, _mirror_of(journal, mirror_id, state))
+            blobs.fetch(opened, _mirror_of(journal, mirror_id, state))
 
 
 def take_over(journal: Path, mirror: Mirror) -> int:

@@ -18,9 +18,7 @@ replicas is not written again.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +45,10 @@ from journaltrack.journal.chain import (
 )
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.journal.spool.copy import Copier, write_all
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.mirror import exchange, folders, heartbeat, segments, shared_files
+from journaltrack.mirror import exchange, folders, heartbeat, segments
+from journaltrack.mirror.blobs import Sender
 from journaltrack.mirror.join import Joiner
 from journaltrack.mirror.segments import Blob, InDoubt, Link, Reached, Run, Segment
 from journaltrack.replay.lease import lock_holder
@@ -151,7 +148,7 @@ class Shipper:
         self._facts = (tuple(facts), digest)
         self._state = exchange.load(journal, mirror.id)
         self._spool = Spool(self._journal.path / paths.SPOOL)
-        self._there = Spool(mirror.blobs(self._journal.journal_id))
+        self._sender = Sender(self._journal, mirror)
         self._replica: folders.Replica | None = None
         self._joiner: Joiner | None = None
         self._is_proved = False
@@ -168,7 +165,6 @@ class Shipper:
         self._described: set[int] = set()
         self._names: dict[object, str] = {}
         self._gaps: dict[str, Removed] | None = None
-        self._blobs: deque[tuple[str, int]] = deque()
         # Names of runs in the next segment, and those that the mirror knows.
         self._met: set[str] = set()
         self._noted: set[str] = set()
@@ -181,7 +177,7 @@ class Shipper:
     @property
     def has_blobs(self) -> bool:
         """Return whether bytes of artifacts are still to be copied."""
-        return bool(self._blobs)
+        return self._sender.has_any
 
     def beat(self, every_s: float | None) -> None:
         """Show that the journal is mirrored, once anything was.
@@ -265,10 +261,7 @@ class Shipper:
         Raises:
             MirrorError: The mirror can't be written. The next call tries again.
         """
-        while self._blobs:
-            sha256, size_bytes = self._blobs[0]
-            self._copy_blob(sha256, size_bytes, shipped)
-            self._blobs.popleft()
+        self._sender.send(shipped)
 
     # -- where it goes on -------------------------------------------------------------------------
 
@@ -309,8 +302,7 @@ class Shipper:
         self._joiner = Joiner(replica, listing.spans)
         self._met.clear()
         self._noted.clear()
-        self._blobs.clear()
-        self._blobs.extend(self._blobs_to_copy())
+        self._sender.begin(self._reached.seq)
 
     def _was_put_back(self, last: Segment) -> bool:
         """Return whether the journal is not what the last segment was written from.
@@ -365,20 +357,6 @@ class Shipper:
         for span in spans:
             with contextlib.suppress(segments.NotWholeError, EvidenceError):
                 yield segments.read(replica, span)
-
-    def _blobs_to_copy(self) -> list[tuple[str, int]]:
-        """Return the artifacts of segments before that the mirror does not have yet."""
-        rows = self._journal.database.read(
-            "SELECT DISTINCT b.sha256, b.size_bytes FROM entry e JOIN blob b "
-            "ON b.sha256 = json_extract(e.payload, '$.sha256') "
-            "WHERE e.stream = 'upload' AND e.seq <= ? AND json_valid(e.payload)",
-            (self._reached.seq,),
-        )
-        return [
-            (sha256, size_bytes)
-            for sha256, size_bytes in rows
-            if is_digest(sha256) and self._spool.has(sha256) and not self._there.has(sha256)
-        ]
 
     # -- a segment --------------------------------------------------------------------------------
 
@@ -454,7 +432,7 @@ class Shipper:
             shipped.segment_bytes += segment.size_bytes
             shipped.entries += segment.entries
             shipped.attestations += len(segment.attestations)
-            self._blobs.extend((b.sha256, b.size_bytes) for b in segment.blobs if b.is_there)
+            self._sender.add(segment.blobs)
         self._reached = segment.reached
 
     def _add_entry(
@@ -582,44 +560,3 @@ class Shipper:
             self._gaps = removed_in(self._journal.database.connection)
         digest = self._gaps[uuid].across(head.place + 1, place - 1) if uuid in self._gaps else None
         return None if digest is None else (place - 1, digest)
-
-    # -- artifacts --------------------------------------------------------------------------------
-
-    def _copy_blob(self, sha256: str, size_bytes: int, shipped: Shipped) -> None:
-        """Copy one artifact. What is missing or damaged in the spool is left out."""
-        target = self._there.path_of(sha256)
-        partial = target.with_name(f".{sha256}.partial")
-        before, is_copied = shipped.blob_bytes, False
-
-        def write(file: int, data: memoryview) -> None:
-            """Write a part, and count it: who waits sees that it goes on."""
-            write_all(file, data)
-            shipped.blob_bytes += len(data)
-
-        try:
-            with (
-                files.opened_blob(self._spool.path_of(sha256)) as source,
-                shared_files.explained(target, "written"),
-            ):
-                if shared_files.has_file(target, size_bytes):
-                    return
-                shared_files.make_folder(target.parent, self._mirror.path)
-                partial.unlink(missing_ok=True)
-                with shared_files.created(partial, self._mirror.path) as file, Copier() as copier:
-                    found = copier.copy(
-                        source, os.fstat(source).st_size, lambda view: write(file, view)
-                    )
-                if found == sha256:
-                    partial.replace(target)
-                    paths.fsync(target.parent)
-                    shipped.blobs += 1
-                    is_copied = True
-                    return
-                partial.unlink()
-        except (OSError, ValueError):
-            # The spool has no such file, or it can't be read.
-            pass
-        finally:
-            if not is_copied:
-                shipped.blob_bytes = before
-        shipped.blobs_missing.append(sha256)

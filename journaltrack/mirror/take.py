@@ -32,12 +32,10 @@ from journaltrack.errors import EvidenceError, JournaltrackError, LeaseHeldError
 from journaltrack.journal.chain import Removed
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
-from journaltrack.mirror import exchange, segments
+from journaltrack.mirror import blobs, exchange, segments
 from journaltrack.mirror.exchange import Seen, State
-from journaltrack.mirror.segments import Blob, Link, Run, Segment
-from journaltrack.replay.pass_report import missing_blobs
+from journaltrack.mirror.segments import Link, Run, Segment
 from journaltrack.transfer.apply_source import WriterRow, forged, said_by
 from journaltrack.transfer.merge import merge_source
 from journaltrack.transfer.merge_source import Found, JournalSource
@@ -79,7 +77,6 @@ _INSERT_LOCAL: Final = (
 )
 _KIND, _RECORDED = 3, 9
 """Places in an entry that ``segments.rows`` gives."""
-_SIZE: Final = "SELECT size_bytes FROM blob WHERE sha256 = ?"
 _INSERT_BLOB: Final = "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)"
 
 
@@ -292,16 +289,7 @@ class Taker:
         Raises:
             _WaitingError: Some are still to come.
         """
-        ours = Spool(self._journal.path / paths.SPOOL)
-        theirs = Spool(self._mirror.blobs(self._journal.journal_id))
-        to_come: list[Blob] = []
-        arrived = 0
-        for blob in segment.blobs:
-            if ours.has(blob.sha256) or not blob.is_there:
-                continue
-            if ours.take_over(theirs.folder, blob.sha256, blob.size_bytes) is None:
-                to_come.append(blob)
-                arrived += _bytes_of(theirs.path_of(blob.sha256))
+        to_come, arrived = blobs.take_over(segment.blobs, self._journal, self._mirror)
         if not to_come:
             return
         now = self._clock()
@@ -322,12 +310,12 @@ class Taker:
         heads: dict[str, Link] = {}
         fresh = _fresh(segment, described, self._heads, heads, where)
         self._find_components({entry[1] for _, _, entry in fresh})
-        blobs = [(b.sha256, b.size_bytes, b.spooled_at_ns) for b in segment.blobs]
+        blob_rows = [blob[:3] for blob in segment.blobs]
         writers: dict[str, int] = {}
         for start in range(0, len(fresh), _ROWS):
             page = fresh[start : start + _ROWS]
             with self._journal.database.transaction() as connection:
-                connection.executemany(_INSERT_BLOB, blobs)
+                connection.executemany(_INSERT_BLOB, blob_rows)
                 for uuid in dict.fromkeys(uuid for _, uuid, _ in page):
                     if uuid not in writers:
                         writers[uuid] = _writer_id(connection, described.get(uuid), uuid, where)
@@ -404,20 +392,6 @@ class Taker:
                         f"a receipt names entries of the process {limits.shown(uuid)} that are "
                         "not there yet"
                     )
-
-
-def fetch_bytes(journal: Journal, mirror: Mirror) -> None:
-    """Take over the bytes of artifacts that are to be uploaded from here, as far as they are there.
-
-    A journal that continues a run has none of them (``copies.fetch``).
-
-    Raises:
-        JournalError: The spool can't be written.
-    """
-    spool, there = Spool(journal.path / paths.SPOOL), mirror.blobs(journal.journal_id)
-    for sha256 in missing_blobs(journal):
-        for (size_bytes,) in journal.database.read(_SIZE, (sha256,)):
-            spool.take_over(there, sha256, size_bytes)
 
 
 class _Staged(JournalSource):
@@ -584,12 +558,3 @@ def _writer_id(connection: sqlite3.Connection, row: WriterRow | None, uuid: str,
 
 def _undescribed(uuid: str, where: str) -> EvidenceError:
     return forged(where, f"the process {limits.shown(uuid)} is not described")
-
-
-def _bytes_of(file: Path) -> int:
-    """Return how many bytes of an artifact are in a mirror, under its name or before."""
-    found = 0
-    for path in (file, file.with_name(f".{file.name}.partial")):
-        with contextlib.suppress(OSError):
-            found += path.lstat().st_size
-    return found
