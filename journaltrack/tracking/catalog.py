@@ -1,7 +1,7 @@
 """List and search trial components: in the journal, and in SageMaker if it answers in time.
 
 One shape serves all of it: that of boto3's answers. A component of the journal is put into it, so
-that the journal and SageMaker are filtered, merged and sorted alike.
+that the journal and SageMaker are filtered and sorted (``search_rules``) and merged alike.
 
 Must not know boto3. What the network is needed for goes through ``Services.ask`` and the guard.
 
@@ -19,7 +19,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timezone
+from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack import limits
@@ -29,6 +30,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking.jobs import component_of
 from journaltrack.tracking.recording import moment
+from journaltrack.tracking.search_rules import Shape, checked, expression_of, fits, in_sequence, utc
 from journaltrack.tracking.settings import replay_request, settings_of
 from journaltrack.tracking.trial_component import (
     TrialComponent,
@@ -47,22 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Shape = Mapping[str, Any]
-"""A thing as boto3 gives it: ``{"TrialComponentName": ...}``."""
 _MAPS: Final = ("Parameters", "InputArtifacts", "OutputArtifacts")
-_NUMBER: Final = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_OPERATORS: Final = (
-    "Equals",
-    "NotEquals",
-    "GreaterThan",
-    "GreaterThanOrEqualTo",
-    "LessThan",
-    "LessThanOrEqualTo",
-    "Contains",
-    "Exists",
-    "NotExists",
-    "In",
-)
 _JOB: Final = re.compile(
     r"arn:[^:]*:sagemaker:[^:]*:[^:]*:(training|processing|transform)-job/(.+)"
 )
@@ -157,6 +144,7 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
     job = _JOB.fullmatch(str(members.get("SourceArn") or ""))
 
     def is_wanted(shape: Shape) -> bool:
+        """Return whether a component of the journal belongs into the list."""
         created = shape.get("CreationTime")
         is_of_job = members.get("SourceArn") is None or (
             job is not None and shape["TrialComponentName"].lower() == component_of(job[2], job[1])
@@ -176,10 +164,12 @@ def components(source: Source, members: Shape) -> Iterator[TrialComponentSummary
         return known is not None and known.kind == vocabulary.DISASSOCIATE
 
     def answers(settings: Settings) -> list[Shape] | None:
+        """Return SageMaker's components, or None without an answer."""
         found = pages(source, settings, "list_trial_components", members, "TrialComponentSummaries")
         return found and [{**each, "Source": each.get("TrialComponentSource")} for each in found]
 
     def results() -> Iterator[TrialComponentSummary]:
+        """Yield the components of both, in order."""
         key = "TrialComponentName" if by == "Name" else by
         for shape in in_sequence(_both(source, is_wanted, answers, left), key, order):
             status = shape.get("Status")
@@ -219,10 +209,12 @@ def search(
     asked = {**members, "Resource": "ExperimentTrialComponent", "SearchExpression": wanted or None}
 
     def answers(settings: Settings) -> list[Shape] | None:
+        """Return SageMaker's components, or None without an answer."""
         found = pages(source, settings, "search", asked, "Results")
         return found and [each["TrialComponent"] for each in found if "TrialComponent" in each]
 
     def results() -> Iterator[TrialComponentSearchResult]:
+        """Yield the components of both, in order."""
         shapes = _both(source, lambda shape: fits(wanted, shape), answers, with_metrics=True)
         for shape in in_sequence(shapes, members.get("SortBy") or "LastModifiedTime", order):
             yield made(TrialComponentSearchResult, shape)
@@ -232,7 +224,7 @@ def search(
 
 def _both(
     source: Source,
-    fits: Callable[[Shape], bool],
+    is_wanted: Callable[[Shape], bool],
     answers: Callable[[Settings], list[Shape] | None],
     left: Callable[[TrialComponent], bool] = lambda _: False,
     *,
@@ -265,7 +257,7 @@ def _both(
                 del remote[row.name.lower()]
             elif known is not None:
                 remote[row.name.lower()] = _over(shape, known)
-            elif fits(shape):
+            elif is_wanted(shape):
                 remote[row.name.lower()] = shape
     return list(remote.values())
 
@@ -312,7 +304,7 @@ def pages(
             if found is None
             else f"SageMaker's answer is incomplete ({operation}): {len(found)} were read"
         )
-        answer = guarded(lambda: ask(request, operation, given), failure, request.deadline)  # noqa: B023 - called at once
+        answer = guarded(partial(ask, request, operation, given), failure, request.deadline)
         if answer is None:
             return found
         found = [*(found or ()), *answer.get(items, ())]
@@ -438,7 +430,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-# -- sorting -------------------------------------------------------------------------------
+# -- what a request asks for ------------------------------------------------------------------
 
 
 def order_of(members: Shape) -> str:
@@ -474,194 +466,3 @@ def _page_size(wanted: Any) -> int:  # noqa: ANN401 - a caller's
     if size < 1:
         raise InvalidInputError(f"max_results is {size}; it must be positive")
     return min(size, limits.PAGE_ITEMS_MAX)
-
-
-def checked(value: str, known: tuple[str, ...], what: str) -> str:
-    """Return a value that must be one of these."""
-    if value not in known:
-        raise InvalidInputError(f"{what} is {value!r}; it is {' or '.join(known)}")
-    return value
-
-
-def in_sequence(shapes: Sequence[Shape], name: str, order: str) -> list[Shape]:
-    """Sort by a property. Those without it come last."""
-    keyed = [(next(iter(_values(shape, _spelled(shape, name))), None), shape) for shape in shapes]
-    with_value = [(_comparable(value), shape) for value, shape in keyed if value is not None]
-    with_value.sort(key=lambda each: each[0], reverse=order == "Descending")
-    return [*(shape for _, shape in with_value), *(s for value, s in keyed if value is None)]
-
-
-def _comparable(value: object) -> tuple[int, Any]:
-    """Return what sorts numbers before times before texts."""
-    if isinstance(value, (int, float)):
-        return (0, float(value))
-    if isinstance(value, datetime):
-        return (1, utc(value))
-    return (2, str(value))
-
-
-def utc(value: Any) -> datetime | None:  # noqa: ANN401 - a caller's
-    """Return a time with a zone; a naive one is local, as boto3 takes it."""
-    if not isinstance(value, datetime):
-        return None
-    try:
-        return value.astimezone(timezone.utc)
-    except (ValueError, OverflowError):
-        # At an end of the calendar. To the hour it is the same.
-        return value.replace(tzinfo=timezone.utc)
-
-
-# -- SageMaker's search expressions ----------------------------------------------------------
-
-
-def expression_of(expression: Any) -> Shape:  # noqa: ANN401 - the original's, or a dict
-    """Return a search expression as SageMaker takes it; an empty one for None.
-
-    Raises:
-        InvalidInputError: It has an unknown operator.
-        InvalidTypeError: It is no expression.
-    """
-    to_boto = getattr(expression, "to_boto", None)
-    wanted = to_boto() if callable(to_boto) else expression
-    if not isinstance(wanted, (Mapping, type(None))):
-        raise InvalidTypeError(
-            f"a search expression must be a dict, not {type(wanted).__name__}",
-            hint="as SageMaker's Search takes it: {'Filters': [{'Name': ..., 'Value': ...}]}",
-        )
-    _check_expression(wanted or {})
-    return wanted or {}
-
-
-def _check_expression(expression: Shape) -> None:
-    """Refuse an expression with operators that SageMaker does not know."""
-    checked(expression.get("Operator") or "And", ("And", "Or"), "the boolean operator")
-    nested = (n.get("Filters") or () for n in expression.get("NestedFilters") or ())
-    for each in (*(expression.get("Filters") or ()), *(f for some in nested for f in some)):
-        checked(each.get("Operator") or "Equals", _OPERATORS, "the operator of a filter")
-        if not isinstance(each.get("Name"), str):
-            raise InvalidInputError("a filter of the search has no name")
-    for each in expression.get("SubExpressions") or ():
-        _check_expression(each)
-
-
-def fits(expression: Shape, shape: Shape) -> bool:
-    """Return whether a component fits an expression, by SageMaker's rules."""
-    results = [_passes(each, shape) for each in expression.get("Filters") or ()]
-    for nested in expression.get("NestedFilters") or ():
-        name = nested["NestedPropertyName"]
-        results.append(
-            any(
-                all(_passes(_within(name, each), inner) for each in nested["Filters"])
-                for inner in shape.get(name) or ()
-                if isinstance(inner, Mapping)
-            )
-        )
-    results += [fits(each, shape) for each in expression.get("SubExpressions") or ()]
-    return (any if expression.get("Operator") == "Or" else all)(results)
-
-
-def _within(name: str, each: Shape) -> dict[str, Any]:
-    """Return a nested filter as one of the nested thing itself."""
-    return {**each, "Name": each["Name"].removeprefix(f"{name}.")}
-
-
-def _passes(each: Shape, shape: Shape) -> bool:
-    operator = each.get("Operator") or "Equals"
-    values = list(_values(shape, _spelled(shape, each["Name"])))
-    if operator == "Exists":
-        return bool(values)
-    if operator == "NotExists":
-        return not values
-    wanted = each.get("Value")
-    if operator == "NotEquals":
-        return not any(_compare("Equals", value, wanted) for value in values)
-    if operator == "In":
-        some = [one.strip() for one in str(wanted).split(",")]
-        return any(_compare("Equals", value, one) for value in values for one in some)
-    return any(_compare(operator, value, wanted) for value in values)
-
-
-def _compare(operator: str, value: object, wanted: object) -> bool:
-    """Compare a property with a filter's value, which is text: as numbers, times, or texts."""
-    text = str(wanted)
-    left, right = value, wanted
-    if isinstance(value, datetime):
-        with contextlib.suppress(ValueError):
-            parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
-            left, right = utc(value), utc(parsed)
-    elif isinstance(value, (int, float)) and _NUMBER.fullmatch(text):
-        left, right = float(value), float(text)
-    else:
-        left, right = str(value), text
-    if operator == "Equals":
-        return bool(left == right)
-    if operator == "Contains":
-        return text in str(value)
-    if type(left) is not type(right):
-        return False
-    less, more = left < right, left > right  # type: ignore[operator]
-    results: dict[str, bool] = {
-        "GreaterThan": more,
-        "GreaterThanOrEqualTo": not less,
-        "LessThan": less,
-        "LessThanOrEqualTo": not more,
-    }
-    return results[operator]
-
-
-def _spelled(shape: Shape, name: str) -> str:
-    """Return the name with its property as the shape spells it: AWS takes "metrics.loss.min"."""
-    head, dot, rest = name.partition(".")
-    known = (each for each in shape if each.lower() == head.lower())
-    return name if head in shape else f"{next(known, head)}{dot}{rest}"
-
-
-def _values(shape: object, name: str) -> Iterator[Any]:
-    """Yield the values of a property such as "Parameters.lr" or "metrics.loss.min".
-
-    The names of parameters, artifacts, tags and metrics may have dots.
-    """
-    if isinstance(shape, (list, tuple)):
-        if any(isinstance(each, Mapping) and "MetricName" in each for each in shape):
-            yield from _of_metrics(shape, name)
-            return
-        tagged = [each for each in shape if isinstance(each, Mapping) and each.get("Key") == name]
-        for each in tagged or shape:
-            yield from [each["Value"]] if tagged else _values(each, name)
-        return
-    if not isinstance(shape, Mapping):
-        return
-    if name in shape:
-        yield from _plain(shape[name])
-        return
-    head, dot, rest = name.partition(".")
-    while dot:
-        if head in shape:
-            yield from _values(shape[head], rest)
-        more, dot, rest = rest.partition(".")
-        head = f"{head}.{more}"
-
-
-def _of_metrics(metrics: Sequence[Any], name: str) -> Iterator[Any]:
-    """Yield a statistic such as "loss.min" of a metric, of which the last value is the default."""
-    for each in metrics:
-        metric, rest = each.get("MetricName"), name
-        if name not in each and rest.startswith(f"{metric}."):
-            rest = {"timestamp": "TimeStamp"}.get(
-                name[len(metric) + 1 :].lower(), name[len(metric) + 1 :].capitalize()
-            )
-        elif name == metric:
-            rest = "Last"
-        if rest in each:
-            yield each[rest]
-
-
-def _plain(value: object) -> Iterator[Any]:
-    """Yield the value in a parameter or artifact; all others as they are."""
-    if isinstance(value, Mapping):
-        for member in ("NumberValue", "StringValue", "Value"):
-            if member in value:
-                yield value[member]
-                return
-    if value is not None and value not in ({}, []):
-        yield value

@@ -27,9 +27,10 @@ from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.groups import Declared, GroupKind, row_of
 from journaltrack.journal.journal import SELECT_ENTRY, Journal
 from journaltrack.journal.queries import origins
-from journaltrack.tracking import catalog, validation
-from journaltrack.tracking.catalog import Shape, Source, has_parent, in_sequence, present
+from journaltrack.tracking import catalog, search_rules, validation
+from journaltrack.tracking.catalog import Source, has_parent, present
 from journaltrack.tracking.recording import moment
+from journaltrack.tracking.search_rules import Shape, in_sequence
 from journaltrack.tracking.settings import (
     asked,
     attached,
@@ -315,7 +316,7 @@ def listed(source: Source, kind: GroupKind, members: Shape) -> Iterator[Any]:
     Raises:
         InvalidInputError: They can't be sorted so.
     """
-    by = catalog.checked(
+    by = search_rules.checked(
         members.get("SortBy") or "CreationTime", ("Name", "CreationTime"), "sort_by"
     )
     order = catalog.order_of(members)
@@ -359,7 +360,7 @@ def searched(
 
     As ``catalog.search`` does for components.
     """
-    wanted = catalog.expression_of(expression)
+    wanted = search_rules.expression_of(expression)
     order = catalog.order_of(members)
     resource, item = _RESOURCES[kind]
     request = {**members, "Resource": resource, "SearchExpression": wanted or None}
@@ -371,7 +372,7 @@ def searched(
 
     def results() -> Iterator[Any]:
         """Yield what both have, each once."""
-        shapes = _both(source, kind, lambda known: catalog.fits(wanted, known.shape), answers)
+        shapes = _both(source, kind, lambda known: search_rules.fits(wanted, known.shape), answers)
         kept = ExperimentSearchResult if kind == "experiment" else TrialSearchResult
         for shape in in_sequence(shapes, members.get("SortBy") or "LastModifiedTime", order):
             yield catalog.made(kept, shape)

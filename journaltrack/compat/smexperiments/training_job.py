@@ -8,7 +8,7 @@ from typing import Any
 
 from journaltrack.compat.smexperiments import _base_types
 from journaltrack.compat.smexperiments.api_types import TrainingJobSearchResult
-from journaltrack.tracking import catalog, experiments
+from journaltrack.tracking import catalog, experiments, search_rules
 from journaltrack.tracking.recording import items_of_pages
 
 
@@ -34,7 +34,7 @@ class TrainingJob(_base_types.ApiObject):
         """
         members = catalog.present(
             Resource="TrainingJob",
-            SearchExpression=catalog.expression_of(search_expression) or None,
+            SearchExpression=search_rules.expression_of(search_expression) or None,
             SortBy=sort_by,
             SortOrder=sort_order,
             MaxResults=max_results,

@@ -36,7 +36,7 @@ from journaltrack.compat.sagemaker.experiments.session import (
 )
 from journaltrack.errors import InvalidInputError, InvalidTypeError, RunContextError
 from journaltrack.journal import groups, vocabulary
-from journaltrack.tracking import catalog, validation
+from journaltrack.tracking import catalog, search_rules, validation
 from journaltrack.tracking.settings import closing_on_error, open_journal
 from journaltrack.tracking.tracker import Tracker
 from journaltrack.tracking.writers import warn, warn_of_creation
@@ -568,7 +568,7 @@ def list_runs(
     ]
     # A value itself is taken as well.
     by, order = (str(getattr(given, "value", given)) for given in (sort_by, sort_order))
-    catalog.checked(by, tuple(each.value for each in SortByType), "sort_by")
+    search_rules.checked(by, tuple(each.value for each in SortByType), "sort_by")
     before, after = catalog.bounds_of(
         {"CreatedBefore": created_before, "CreatedAfter": created_after}
     )
@@ -582,7 +582,7 @@ def list_runs(
     names = [
         str(found)
         for found in catalog.search(source, {"Filters": filters}, members)
-        if _is_between(catalog.utc(found.creation_time), after, before)
+        if _is_between(search_rules.utc(found.creation_time), after, before)
     ]
     return [
         Run(
