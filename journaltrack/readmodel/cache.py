@@ -6,24 +6,16 @@ in blocks. It follows the journal by ``seq``, and a transaction of it is at most
 so a killed reader loses nothing, and several readers share the work.
 
 Nothing in it counts but as a copy. If the journal was replaced, pruned or went back, or if the file
-is damaged, it is made again. If it can't be written, it lives in memory.
+is damaged, it is made again. ``cache_file`` has the file and its tables.
 
 Must not know AWS, or who asks. Never writes a journal.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
-import logging
-import os
 import sqlite3
-import stat
-import sys
 import threading
-import time
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.journal import removed, vocabulary
 from journaltrack.journal.queries import ENTRY_COLUMNS, IS_POINT, listed_up_to, origins
+from journaltrack.readmodel.cache_file import UNUSABLE, CacheFile
 from journaltrack.readmodel.run import MetricSummary
 from journaltrack.readmodel.series import (
     Block,
@@ -42,49 +35,16 @@ from journaltrack.readmodel.series import (
     summed,
 )
 from journaltrack.readmodel.state import folded
-from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
 
-logger = logging.getLogger(__name__)
-
-FORMAT: Final = f"3{sys.byteorder[0]}"
-"""Part of the file's name: other code has another file."""
 CHUNK: Final = 50_000
 """Entries of a transaction: 0.1 s, in which other readers wait."""
 BLOCK_POINTS: Final = 1_024
 """Points of a block. One that is not full is written again when points arrive: 24 kB."""
-UNUSABLE: Final = (sqlite3.Error, ValueError, TypeError, KeyError, IndexError)
-"""What a cache raises that is damaged: by SQLite, or from what is in it."""
-_FOR_NOW: Final = ("locked", "busy", "full", "readonly", "unable to open", "disk i/o")
-"""Words of SQLite's errors that say nothing about what is in the file."""
 _TRIES: Final = 3
 """With the file, with a new one, and in memory."""
-_BUSY_S: Final = 20.0
-_KEPT_S: Final = 60 * 86_400
-"""Ours: how long a cache stays that nobody opens."""
-
-_SCHEMA: Final = """
-CREATE TABLE head (
-    id INTEGER PRIMARY KEY, identity TEXT NOT NULL, prunes INTEGER NOT NULL,
-    seq INTEGER NOT NULL, digest BLOB, mark INTEGER NOT NULL);
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY, entries INTEGER NOT NULL, below INTEGER NOT NULL,
-    last_ns INTEGER, dirty INTEGER NOT NULL, folded TEXT);
-CREATE TABLE series (
-    id INTEGER PRIMARY KEY, run INTEGER NOT NULL, name TEXT NOT NULL, last REAL, step INTEGER,
-    low REAL, high REAL, points INTEGER NOT NULL, low_step INTEGER, high_step INTEGER,
-    not_finite INTEGER NOT NULL, last_ns INTEGER, removed INTEGER NOT NULL,
-    UNIQUE (run, name));
-CREATE TABLE block (
-    series INTEGER NOT NULL, number INTEGER NOT NULL, points INTEGER NOT NULL,
-    not_finite INTEGER NOT NULL, in_order INTEGER NOT NULL,
-    x_first INTEGER NOT NULL, x_last INTEGER NOT NULL,
-    ns_first INTEGER NOT NULL, ns_last INTEGER NOT NULL,
-    x BLOB NOT NULL, ns BLOB NOT NULL, value BLOB NOT NULL, stepless BLOB,
-    PRIMARY KEY (series, number)) WITHOUT ROWID;
-"""
 # SQLite keeps any type in any column.
 _IS_POINT: Final = f"{IS_POINT} AND typeof(name) = 'text' AND typeof(component_id) = 'integer'"
 _POINTS: Final = (
@@ -132,8 +92,7 @@ class Cache:
 
     def __init__(self, identity: str, *, in_memory: bool = False) -> None:
         self._lock = threading.RLock()
-        self._file = None if in_memory else _file_of(identity)
-        self._connection = self._connect()
+        self._file = CacheFile(identity, in_memory=in_memory)
         # Up to where the caller has it, and which runs changed since; None: all may have.
         self._told: int | None = None
         self._touched: set[int] | None = None
@@ -141,12 +100,22 @@ class Cache:
     @property
     def file(self) -> Path | None:
         """Return the file; None if it is in memory."""
-        return self._file
+        return self._file.path
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._file.connection
 
     def close(self) -> None:
         """Close the file. Idempotent."""
         with self._lock:
             self._connection.close()
+
+    def start_again(self, error: Exception, *, in_memory: bool = False) -> None:
+        """Make the cache again, see ``CacheFile.start_again``."""
+        with self._lock:
+            self._file.start_again(error, in_memory=in_memory)
+            self._touched = None
 
     # -- following the journal ---------------------------------------------------------------
 
@@ -181,7 +150,7 @@ class Cache:
         """Take in what the journal has. Return up to where the cache has it then."""
         now = _Now.of(journal)
         while True:
-            with self._transaction() as connection:
+            with self._file.transaction() as connection:
                 head = self._valid_head(journal, identity, now)
                 if head != self._told:
                     # Another process has read on.
@@ -356,7 +325,7 @@ class Cache:
             "AND e.stream <> 'metric' ORDER BY e.seq"
         )
         for first in range(0, len(dirty), 1_000):
-            with self._transaction() as connection:
+            with self._file.transaction() as connection:
                 for component_id in dirty[first : first + 1_000]:
                     entries = map(vocabulary.entry_of, _read(journal, sql, (component_id,)))
                     state = folded(names.get(component_id), entries, known)
@@ -429,57 +398,6 @@ class Cache:
                 (run, metric),
             ).fetchall()
 
-    # -- the file ----------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-
-    def _connect(self) -> sqlite3.Connection:
-        for _ in range(2):
-            if self._file is None:
-                break
-            try:
-                return _opened(self._file)
-            except (*UNUSABLE, OSError) as error:
-                self._discard(error)
-        self._file = None
-        return _opened(None)
-
-    def start_again(self, error: Exception, *, in_memory: bool = False) -> None:
-        """Make the cache again, after an error of ``UNUSABLE``.
-
-        Args:
-            error: What happened.
-            in_memory: Leave the file alone from now on.
-        """
-        with self._lock:
-            self._connection.close()
-            if in_memory:
-                self._file = None
-            self._discard(error)
-            self._connection = self._connect()
-            self._touched = None
-
-    def _discard(self, error: Exception) -> None:
-        """Remove a damaged file. Leave one alone that can't be written or is in use."""
-        logger.debug("the cache %s can't be used: %s", self._file, error)
-        text = str(error).lower()
-        is_for_now = isinstance(error, OSError) or any(word in text for word in _FOR_NOW)
-        if not is_for_now and self._file is not None:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                with contextlib.suppress(OSError):
-                    os.unlink(f"{self._file}{suffix}")  # noqa: PTH108
-        else:
-            self._file = None
-
 
 class _Now(NamedTuple):
     """How far a journal is: the last entry, and what was pruned and settled."""
@@ -537,69 +455,3 @@ _NOTHING: Final = MetricSummary(None, None, None, None, 0)
 def _block_of(row: Sequence[Any]) -> Block:
     not_finite, x, ns, values, stepless = row
     return Block(not_finite, array("q", x), array("q", ns), array("d", values), stepless)
-
-
-def _file_of(identity: str) -> Path | None:
-    folder = paths.cache_home()
-    if folder is None:
-        return None
-    name = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return folder / f"runs-{FORMAT}-{name}.db"
-
-
-def _opened(file: Path | None) -> sqlite3.Connection:
-    """Open the file, and make its tables. None: a database in memory."""
-    if file is not None:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.path.lexists(file):
-            _remove_old(file.parent)
-        _claim(file)
-    connection = sqlite3.connect(
-        ":memory:" if file is None else file,
-        timeout=_BUSY_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
-        if file is not None:
-            # Machines that share a home folder do not share memory, which a write-ahead log needs.
-            mode = "DELETE" if paths.network_file_system(file.parent) else "WAL"
-            connection.execute(f"PRAGMA journal_mode = {mode}")
-            connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA cache_size = -8000")
-        connection.execute("BEGIN IMMEDIATE")
-        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in _SCHEMA.split(";")[:-1]:
-                connection.execute(statement)
-        connection.execute("COMMIT")
-        connection.execute("SELECT * FROM head").fetchall()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _claim(file: Path) -> None:
-    """Make the file if it is missing, and mark it as used.
-
-    Raises:
-        OSError: It is a link, no regular file, or another user's: what SQLite writes would go
-            elsewhere, and what it reads would be what somebody else says.
-    """
-    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(file, flags, 0o600)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "not a cache of this user", str(file))
-        os.utime(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_old(folder: Path) -> None:
-    """Remove caches that nobody opened for long: a journal that is gone leaves one."""
-    for file in folder.glob("runs-*"):
-        with contextlib.suppress(OSError):
-            if file.stat().st_mtime < time.time() - _KEPT_S:
-                file.unlink()

@@ -32,7 +32,8 @@ from journaltrack.journal.queries import (
 )
 from journaltrack.readmodel import series
 from journaltrack.readmodel.artifacts import Artifact
-from journaltrack.readmodel.cache import UNUSABLE, Cache, Folded
+from journaltrack.readmodel.cache import Cache, Folded
+from journaltrack.readmodel.cache_file import UNUSABLE
 from journaltrack.readmodel.expression import plain
 from journaltrack.readmodel.run import (
     Axis,

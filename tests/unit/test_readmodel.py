@@ -505,7 +505,7 @@ def test_a_locked_cache_is_replaced_by_one_in_memory(tmp_path, monkeypatch):
     recorded(tmp_path / "j", [1.0])
     journaltrack.runs(tmp_path / "j")
     recorded(tmp_path / "j", [2.0], steps=[1])
-    monkeypatch.setattr("journaltrack.readmodel.cache._BUSY_S", 0.01)
+    monkeypatch.setattr("journaltrack.readmodel.cache_file._BUSY_S", 0.01)
     with closing(sqlite3.connect(caches()[0], isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert only(tmp_path / "j").metrics("loss").values == [1.0, 2.0]
