@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, InvalidInputError, RemoteError
-from journaltrack.remotes.aws.errors import is_aws
+from journaltrack.remotes.aws.hosts import is_aws
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.replay.remote import BlobUpload, Document
 from journaltrack.util import config

@@ -19,7 +19,7 @@ from botocore.loaders import create_loader
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.remotes.aws import hooks
 from journaltrack.remotes.aws.credentials import Bounded, Patience
-from journaltrack.remotes.aws.errors import is_aws
+from journaltrack.remotes.aws.hosts import is_aws
 from journaltrack.remotes.aws.parts import sign_by_checksum
 from journaltrack.remotes.rate_limit import RateLimit
 

@@ -7,15 +7,10 @@ Tables and functions that read them; sends no requests. The error codes come fro
   (https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html) and S3's list of
   error codes,
 - botocore's retry tables (``botocore/data/_retry.json``).
-
-Names of regions and hosts come from botocore's partitions, read once at first use. They only help
-to explain a failure: a region that botocore does not know may be newer than botocore.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
 import os
 import socket
 import ssl
@@ -25,11 +20,9 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from traceback import walk_tb
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore import parsers
-from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from journaltrack.errors import (
@@ -39,10 +32,10 @@ from journaltrack.errors import (
     NotSentError,
     RemoteError,
 )
+from journaltrack.remotes.aws.hosts import unknown_region
 from journaltrack.remotes.aws.proof import has_request_id
 from journaltrack.util.text import first_words
 
-_NEAR: Final = 0.7
 _SAFE: Final = "nothing was lost"
 _RENEW: Final = f"renew the credentials (`aws sso login`), then run `journaltrack sync`; {_SAFE}"
 _PERMISSION: Final = f"ask for the permission named above, then run `journaltrack sync`; {_SAFE}"
@@ -231,57 +224,6 @@ NOT_AN_ANSWER: Final = "NotAnAnswer"
 _WORDS_CHARS_MAX: Final = 200
 """Ours: characters of an answer that a message quotes."""
 _CERTIFICATE: Final = f"behind an intercepting proxy, set AWS_CA_BUNDLE to its certificate; {_SAFE}"
-
-
-def is_aws(endpoint_url: str) -> bool:
-    """Return whether an address belongs to AWS, in any partition."""
-    host = (urlsplit(endpoint_url).hostname or "").lower()
-    return any(host.endswith(f".{suffix}") for suffix in _suffixes())
-
-
-def unknown_region(endpoint_url: str) -> tuple[str, str | None] | None:
-    """Return the region in an AWS address if botocore does not know it.
-
-    Returns:
-        The region, and the known region that is spelled most like it (or None). None if the
-        address is not AWS's or its region is known.
-    """
-    host = (urlsplit(endpoint_url).hostname or "").lower()
-    suffix = next((each for each in _suffixes() if host.endswith(f".{each}")), None)
-    if suffix is None:
-        return None
-    service, _, region = host[: -len(suffix) - 1].rpartition(".")
-    if not service or region == "s3" or region in _regions():
-        return None
-    near = difflib.get_close_matches(region, _regions(), 5, _NEAR)
-    # Prefer a region with the same letters in another order: a typing error.
-    near.sort(key=lambda each: sorted(each) != sorted(region))
-    return region, near[0] if near else None
-
-
-@functools.lru_cache(maxsize=1)
-def _partitions() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = create_loader().load_data("partitions")["partitions"]
-    return found
-
-
-@functools.lru_cache(maxsize=1)
-def _suffixes() -> tuple[str, ...]:
-    """Return AWS's host suffixes, the longest first: one may be the end of another."""
-    outputs = [partition["outputs"] for partition in _partitions()]
-    found = {
-        each[name]
-        for each in outputs
-        for name in ("dnsSuffix", "dualStackDnsSuffix")
-        if each.get(name)
-    }
-    return tuple(sorted(found, key=lambda suffix: -len(suffix)))
-
-
-@functools.lru_cache(maxsize=1)
-def _regions() -> tuple[str, ...]:
-    regions = {region for partition in _partitions() for region in partition["regions"]}
-    return tuple(sorted(regions))
 
 
 def classified(error: Exception, component: str | None = None) -> RemoteError:
