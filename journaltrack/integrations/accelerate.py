@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.integrations.base import FrameworkRun, Logs, importing, with_base_name
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, importing, with_base_name
 
 with importing("accelerate"):
     from accelerate import tracking

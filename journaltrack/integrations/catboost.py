@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, is_rank_zero
 
 if TYPE_CHECKING:
     from journaltrack.tracking.tracker import Tracker

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journaltrack.errors import InvalidInputError
-from journaltrack.integrations.base import FrameworkRun, Logs, importing, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, importing, is_rank_zero, prefixed
 
 with importing("Keras"):
     from keras.callbacks import Callback

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from journaltrack.tracking.tracker import Tracker

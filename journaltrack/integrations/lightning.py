@@ -14,7 +14,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, importing
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, checkpoints_kept, importing
 
 _IS_OLD = "lightning.pytorch" not in sys.modules and (
     "pytorch_lightning" in sys.modules
@@ -33,7 +34,7 @@ with importing("Lightning"):
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from journaltrack.integrations.base import Checkpoints
+    from journaltrack.integrations.loggers import Checkpoints
     from journaltrack.tracking.tracker import Tracker
     from journaltrack.tracking.validation import Parameters
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed, with_name
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, is_rank_zero, prefixed, with_name
 from journaltrack.tracking import validation
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import InvalidInputError
-from journaltrack.integrations.base import FrameworkRun, Logs, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, is_rank_zero, prefixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,13 +15,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.integrations.base import (
-    FrameworkRun,
-    Logs,
-    is_rank_zero,
-    prefixed,
-    with_base_name,
-)
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, is_rank_zero, prefixed, with_base_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,13 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
-from journaltrack.integrations.base import (
-    FrameworkRun,
-    Logs,
-    checkpoints_kept,
-    importing,
-    with_name,
-)
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, checkpoints_kept, importing, with_name
 
 with importing("transformers"):
     from transformers import TrainerCallback
@@ -31,7 +26,7 @@ with importing("transformers"):
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from journaltrack.integrations.base import Checkpoints
+    from journaltrack.integrations.loggers import Checkpoints
     from journaltrack.tracking.tracker import Tracker
 
 _SUMMARY: Final = frozenset(

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from journaltrack.integrations.base import FrameworkRun, Logs, importing, is_rank_zero, prefixed
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, importing, is_rank_zero, prefixed
 from journaltrack.tracking import validation
 
 with importing("XGBoost"):

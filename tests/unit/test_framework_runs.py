@@ -26,7 +26,8 @@ from journaltrack.errors import (
     UndeliverableError,
 )
 from journaltrack.integrations import base
-from journaltrack.integrations.base import FrameworkRun, Logs, checkpoints_kept, is_rank_zero
+from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.loggers import Logs, checkpoints_kept, is_rank_zero
 from journaltrack.testing import OfflineJournal
 from tests.processes import ENVIRONMENT
 from tests.simulator import simulator
