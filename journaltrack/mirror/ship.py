@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack._version import __version__
 from journaltrack.errors import (
@@ -326,32 +326,27 @@ class Shipper:
         the loss, and what follows is written again.
         """
         latest = replica.latest(_PROVED_FILES)
+        if self._is_proved:
+            return next(self._whole(replica, latest), None)
         last: Segment | None = None
-        chain: list[tuple[folders.Span, str, str | None]] = []
+        written: list[_Written] = []
         size_bytes = 0
         for segment in self._whole(replica, latest):
             last = last or segment
-            if self._is_proved or size_bytes > _PROVED_BYTES:
+            if size_bytes > _PROVED_BYTES:
                 break
-            if not chain or segment.number < chain[-1][0].first:
-                chain.append((segment.span, segment.link, segment.previous))
+            if not written or segment.number < written[-1].span.first:
+                written.append(_Written(segment.span, segment.link, segment.previous))
                 size_bytes += sum(len(line) for run in segment.runs for line in run.lines)
-        if last is None or self._is_proved:
-            return last
-        is_all = len(latest) < _PROVED_FILES and size_bytes <= _PROVED_BYTES
-        self._is_proved = True
-        at = found = 0
-        while (previous := chain[at][2]) is not None and (is_all or at + 1 < len(chain)):
-            before = [place for place in range(at + 1, len(chain)) if chain[place][1] == previous]
-            if not before:
-                found = at + 1
-                if found == len(chain) or not is_all:
-                    return None
-            at = before[0] if before else found
-        # Readers that have taken more over do not know it any more.
-        if last.number - chain[found][0].last >= exchange.DIGESTS_MAX:
+        if last is None:
             return None
-        return last if found == 0 else next(self._whole(replica, [chain[found][0]]), None)
+        self._is_proved = True
+        is_all = len(latest) < _PROVED_FILES and size_bytes <= _PROVED_BYTES
+        found = _before_loss(written, is_all=is_all)
+        # Readers that have taken more over do not know it any more.
+        if found is None or last.number - found.span.last >= exchange.DIGESTS_MAX:
+            return None
+        return last if found is written[0] else next(self._whole(replica, [found.span]), None)
 
     def _whole(self, replica: folders.Replica, spans: Iterable[folders.Span]) -> Iterator[Segment]:
         for span in spans:
@@ -560,3 +555,30 @@ class Shipper:
             self._gaps = removed_in(self._journal.database.connection)
         digest = self._gaps[uuid].across(head.place + 1, place - 1) if uuid in self._gaps else None
         return None if digest is None else (place - 1, digest)
+
+
+class _Written(NamedTuple):
+    """What is needed of a segment in the mirror to see whether one before it is lost."""
+
+    span: folders.Span
+    link: str
+    previous: str | None
+
+
+def _before_loss(written: Sequence[_Written], *, is_all: bool) -> _Written | None:
+    """Return the newest segment before which none is lost; None: there is none.
+
+    Args:
+        written: Segments of one replica, the newest first.
+        is_all: Whether these are all. If not, those before a loss are not known.
+    """
+    at = found = 0
+    while (previous := written[at].previous) is not None and (is_all or at + 1 < len(written)):
+        rest = range(at + 1, len(written))
+        before = next((place for place in rest if written[place].link == previous), None)
+        if before is None:
+            found = before = at + 1
+            if found == len(written) or not is_all:
+                return None
+        at = before
+    return written[found]
