@@ -92,28 +92,28 @@ class Post:
         Raises:
             OSError: The journal's folder can't be written.
         """
-        descriptor = _opened(self._users)
+        descriptor = exchange.open_lock(self._users)
         deadline = Deadline(_ENTER_S)
         # A process that ends holds it alone for a moment.
-        while not _locked(descriptor, fcntl.LOCK_SH) and deadline.wait(_LOOK_S / 10):
+        while not exchange.locks(descriptor, fcntl.LOCK_SH) and deadline.wait(_LOOK_S / 10):
             pass
         return descriptor
 
     def is_used(self) -> bool:
         """Return whether a process that wants this mirror lives."""
-        descriptor = self.leave_alone()
+        descriptor = self.lock_out()
         if descriptor is not None:
             os.close(descriptor)
         return descriptor is None
 
-    def leave_alone(self) -> int | None:
+    def lock_out(self) -> int | None:
         """Keep others from entering until the descriptor is closed; None if somebody is in."""
         try:
-            descriptor = _opened(self._users)
+            descriptor = exchange.open_lock(self._users)
         except OSError:
             # With the journal's folder gone, nobody logs.
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        if _locked(descriptor, fcntl.LOCK_EX):
+        if exchange.locks(descriptor, fcntl.LOCK_EX):
             return descriptor
         os.close(descriptor)
         return None
@@ -138,11 +138,11 @@ class Post:
     def is_running(self) -> bool:
         """Return whether a process mirrors the journal."""
         try:
-            descriptor = _opened(self.journal / self.running)
+            descriptor = exchange.open_lock(self.journal / self.running)
         except OSError:
             return False
         try:
-            return not _locked(descriptor, fcntl.LOCK_SH)
+            return not exchange.locks(descriptor, fcntl.LOCK_SH)
         finally:
             os.close(descriptor)
 
@@ -263,13 +263,13 @@ def _until_unused(
         if not post.is_held():
             return failure
         now = time.monotonic()
-        alone = post.leave_alone()
-        since = None if alone is None else since or now
-        if alone is not None:
+        locked_out = post.lock_out()
+        since = None if locked_out is None else since or now
+        if locked_out is not None:
             if failure is None or now - (since or now) > _patience_s(asked):
-                unused.callback(os.close, alone)
+                unused.callback(os.close, locked_out)
                 return failure
-            os.close(alone)
+            os.close(locked_out)
         if failure is not None:
             _wait(asked, _AGAIN_S)
 
@@ -341,16 +341,3 @@ def _wait(asked: threading.Event, seconds: float) -> bool:
         threading.Event().wait(seconds)
         return False
     return asked.wait(seconds)
-
-
-def _opened(file: Path) -> int:
-    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _locked(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except OSError as error:
-        # A file system without locks can't tell: there is nobody.
-        return not isinstance(error, BlockingIOError)
-    return True

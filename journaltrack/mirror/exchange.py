@@ -182,14 +182,14 @@ def alone(journal: Path, *, name: str = LOCK, wait_s: float = 0.0) -> Iterator[N
     """
     file = journal / name
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_lock(file)
     except OSError as error:
         raise JournalWriteError(
             f"{file} can't be written: {error.strerror}", hint=os_hint(error)
         ) from error
     try:
         deadline = Deadline(wait_s)
-        while not _locked(descriptor):
+        while not locks(descriptor):
             if deadline.over:
                 raise LeaseHeldError(
                     f"another process mirrors the journal at {journal} now; no changes were made",
@@ -201,13 +201,25 @@ def alone(journal: Path, *, name: str = LOCK, wait_s: float = 0.0) -> Iterator[N
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def open_lock(file: Path) -> int:
+    """Open the file of a lock, and return its descriptor. To close that frees the lock.
+
+    Raises:
+        OSError: It can't be opened.
+    """
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def locks(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file; return whether no other process keeps it from that. Does not wait.
+
+    A file system without locks can't tell: there is nobody. No segment is ever overwritten.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        # The file system has no locks. No segment is ever overwritten.
         return True
     return True
 
