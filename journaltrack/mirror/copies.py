@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -24,13 +23,12 @@ from typing import Final
 from journaltrack.errors import EvidenceError, JournaltrackError
 from journaltrack.journal import first_steps
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.schema import schema
 from journaltrack.mirror import delivery, exchange, folders, segments, shared_files, silence
 from journaltrack.mirror.exchange import State
 from journaltrack.mirror.folders import Mirror
 from journaltrack.mirror.segments import Segment
 from journaltrack.mirror.silence import Settled
-from journaltrack.mirror.take import Replicated, Taker
+from journaltrack.mirror.take import Replicated, Taker, make_empty
 from journaltrack.util import paths, process
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import logfmt
@@ -309,10 +307,9 @@ def fetch(journal: Path, folder: Path, run: str, deadline: Deadline) -> bool:
             journal.rmdir()
         beside.rename(journal)
         paths.fsync(journal.parent)
-    told = f" It lacks: {'; '.join(notes)}" if notes else ""
     logger.info("%s continues the journal of %s from the mirror at %s.", journal, run, folder)
-    if told:
-        logger.warning("the run %s continues from its mirror.%s", run, told)
+    if notes:
+        logger.warning("the run %s continues from its mirror. It lacks: %s", run, "; ".join(notes))
     return True
 
 
@@ -350,10 +347,7 @@ def begin(mirror: Mirror, journal_id: str, beside: Path) -> bool:
     file = beside / paths.DATABASE
     file.touch(mode=0o600)
     _, created_at_ns, version, *_ = first.journal
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        schema.create(
-            connection, journal_id=journal_id, now_ns=int(created_at_ns), version=str(version)
-        )
+    make_empty(file, journal_id, created_at_ns=int(created_at_ns), version=str(version))
     # Chooses the log. A process that is killed meanwhile leaves something that can't be read.
     Journal.open(beside, create=False).close()
     # From its first entry on, a pass knows that others may deliver it (``delivery``).

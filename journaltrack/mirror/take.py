@@ -443,10 +443,12 @@ def _stage(
         connection.execute("COMMIT")
 
 
-def make_empty(file: Path, journal_id: str) -> None:
-    """Make the database of an empty journal, as the source of a merge."""
+def make_empty(
+    file: Path, journal_id: str, *, created_at_ns: int = 0, version: str = __version__
+) -> None:
+    """Make the database of a journal without entries, to take over or to merge into another."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        schema.create(connection, journal_id=journal_id, now_ns=0, version=__version__)
+        schema.create(connection, journal_id=journal_id, now_ns=created_at_ns, version=version)
 
 
 @dataclass(slots=True)
