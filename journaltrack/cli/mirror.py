@@ -118,8 +118,8 @@ def command(
     known = config.current()
     if checks or takes_over or prunes:
         folder = named[0] if named else known.mirror
-        alone = follow or interval is not None or checks + takes_over + prunes > 1
-        if folder is None or len(named) > 1 or alone:
+        has_others = follow or interval is not None or checks + takes_over + prunes > 1
+        if folder is None or len(named) > 1 or has_others:
             raise click.UsageError(
                 "--check, --take-over and --prune take FOLDER, and none of the others"
             )

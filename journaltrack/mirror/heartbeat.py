@@ -112,8 +112,8 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
         file = place / name / FILE
         with shared_files.explained(file, "read"):
             data = shared_files.content(file, _BYTES_MAX)
-        members = _members(data)
-        if data is None or members is None:
+        promise = _promise(data)
+        if data is None or promise is None:
             continue
         # A new segment shows it as well.
         digest = hashlib.sha256(data).hexdigest()[:_TOKEN_CHARS]
@@ -121,7 +121,7 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
         silent_s = None if seen.life is None or seen.life.of != token else seen.life.passed_s()
         if silent_s is None:
             seen.life, silent_s = Since.now(token), 0.0
-        at_ns, every_s = members
+        at_ns, every_s = promise
         if seen.beat is None or seen.beat.of != digest:
             seen.beat = Since(digest, "", 0.0) if seen.beat is None else Since.now(digest)
         seen.every_s = every_s
@@ -159,7 +159,7 @@ def _age_s(file: Path, now_ns: int) -> float:
         return 0.0
 
 
-def _members(data: bytes | None) -> tuple[int, float | None] | None:
+def _promise(data: bytes | None) -> tuple[int, float | None] | None:
     """Return when a heartbeat was written and when the next one is due; None: it is none."""
     try:
         found: Any = json.loads(data or b"")

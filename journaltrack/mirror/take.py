@@ -148,10 +148,10 @@ class Taker:
         # Receipts of one replica may name entries of another one, and those may come behind them.
         while turn:
             before = self._numbers()
-            for told in turn:
-                told.waits = None
-                self._take_from(told, self._mirror.replica(self._journal.journal_id, told.name))
-            turn = [told for told in turn if told.waits is not None and told.problem is None]
+            for each in turn:
+                each.waits = None
+                self._take_from(each, self._mirror.replica(self._journal.journal_id, each.name))
+            turn = [each for each in turn if each.waits is not None and each.problem is None]
             if self._numbers() == before:
                 break
         return sorted(found.values(), key=lambda each: each.name)
@@ -204,44 +204,44 @@ class Taker:
 
     # -- one replica ------------------------------------------------------------------------------
 
-    def _take_from(self, told: Replicated, replica: Replica) -> None:
-        seen = self._state.seen.setdefault(told.name, Seen())
+    def _take_from(self, progress: Replicated, replica: Replica) -> None:
+        seen = self._state.seen.setdefault(progress.name, Seen())
         try:
-            for segment in self._continuing(told, replica, seen):
+            for segment in self._continuing(progress, replica, seen):
                 if self._bytes_too:
                     self._await_artifacts(segment, seen)
                 if segment.attestations or segment.in_doubt:
-                    told.entries += self._merge(replica, seen, segment)
+                    progress.entries += self._merge(replica, seen, segment)
                 else:
-                    told.entries += self._append(segment, str(replica.file(segment.span)))
+                    progress.entries += self._append(segment, str(replica.file(segment.span)))
                 uuids = [row.uuid for row in segment.processes]
                 seen.take(segment.number, segment.link, uuids)
                 seen.halted = dict(segment.halted)
                 self._save()
-                told.waits = None
+                progress.waits = None
         except _WaitingError as waiting:
-            told.waits = str(waiting)
+            progress.waits = str(waiting)
         except LeaseHeldError as error:
-            told.waits = error.message
+            progress.waits = error.message
         except JournaltrackError as error:
             # Other replicas may be another user's, or on a server that works.
-            told.problem = error
-        told.number, told.halted = seen.number, seen.halted
+            progress.problem = error
+        progress.number, progress.halted = seen.number, seen.halted
 
-    def _continuing(self, told: Replicated, replica: Replica, seen: Seen) -> Iterator[Segment]:
+    def _continuing(self, progress: Replicated, replica: Replica, seen: Seen) -> Iterator[Segment]:
         """Yield the segments that continue what was taken over, one after the other."""
         before = -1
         # Again, if one of them was not there any more: another one may stand for it by now.
         while before < seen.number:
             before = seen.number
             listing = replica.listed(after=before)
-            told.newest = max(listing.newest, before)
-            yield from self._those_of(listing.spans, told, replica, seen)
-            if told.waits is None and listing.is_all:
+            progress.newest = max(listing.newest, before)
+            yield from self._those_of(listing.spans, progress, replica, seen)
+            if progress.waits is None and listing.is_all:
                 break
 
     def _those_of(
-        self, spans: Iterable[Span], told: Replicated, replica: Replica, seen: Seen
+        self, spans: Iterable[Span], progress: Replicated, replica: Replica, seen: Seen
     ) -> Iterator[Segment]:
         ahead = 0
         for span in spans:
@@ -257,8 +257,8 @@ class Taker:
                 ahead = 0
                 yield segment
                 continue
-            if told.waits is None:
-                told.waits = why or f"the segment before {span} is not there yet"
+            if progress.waits is None:
+                progress.waits = why or f"the segment before {span} is not there yet"
             ahead += 1
             if ahead > _AHEAD_MAX:
                 break
