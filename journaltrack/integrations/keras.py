@@ -81,10 +81,10 @@ class JournaltrackCallback(Logs, Callback):
         if not self._records:
             return
         values = dict(logs or {})
-        optimizer = getattr(self.model, "optimizer", None)
-        # A schedule can't be read with every backend.
+        optimizer: Any = getattr(self.model, "optimizer", None)
+        # There may be none, and a schedule can't be read with every backend.
         with contextlib.suppress(Exception):
-            values.setdefault("learning_rate", float(optimizer.learning_rate))  # type: ignore[union-attr]
+            values.setdefault("learning_rate", float(optimizer.learning_rate))
         self._run.log_metrics(values, epoch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -97,7 +97,7 @@ class JournaltrackCallback(Logs):
         self._directions: list[str] = []
         self._recorded: set[tuple[int, int]] = set()
         self._best: float | None = None
-        self._choices: set[str] = set()
+        self._told_choices: set[str] = set()
 
     def __call__(self, study: Any, trial: Any) -> None:
         """Record a finished trial; at the first one, also those before that are not recorded."""
@@ -204,16 +204,10 @@ class JournaltrackCallback(Logs):
         except JournalError:
             return set()
 
-    def _failed(self, trials: Iterable[Any]) -> list[Any]:
-        """Return the failed trials of this block. Optuna calls no callback for one that raised."""
-        self._recorded |= self._read()
-        return [
-            trial
-            for trial in trials
-            if trial.state.name == _FAILED
-            and trial.datetime_complete is not None
-            and trial.datetime_complete >= self._since
-        ]
+    def _has_failed(self, trial: Any) -> bool:
+        """Return whether a trial failed since this was made."""
+        at = trial.datetime_complete
+        return trial.state.name == _FAILED and at is not None and at >= self._since
 
     def _record(self, trials: Iterable[Any]) -> None:
         """Record finished trials, but for those that the journal has."""
@@ -258,8 +252,8 @@ class JournaltrackCallback(Logs):
         """Record what the indices of a parameter mean, once for each."""
         for name, distribution in trial.distributions.items():
             choices = _choices(distribution)
-            if choices is not None and name not in self._choices:
-                self._choices.add(name)
+            if choices is not None and name not in self._told_choices:
+                self._told_choices.add(name)
                 self._run.log_parameters({f"{self._prefix}choices/{name}": str(choices)})
 
     def _conclude(self, error: BaseException | None) -> None:
@@ -272,7 +266,9 @@ class JournaltrackCallback(Logs):
             return
         trials = _finished(study)
         if error is not None:
-            self._record(self._failed(trials))
+            # Optuna calls no callback for one that raised. Another process may have recorded it.
+            self._recorded |= self._read()
+            self._record(filter(self._has_failed, trials))
         if not trials:
             return
         # A study without a complete, feasible trial has no best one.

@@ -217,8 +217,8 @@ def _settings(estimator: Any) -> dict[str, Any]:
     """Return an estimator's class and parameters; of estimators among them the class."""
     found: dict[str, Any] = {"estimator": type(estimator).__name__}
     # What has the attributes of a search need not be an estimator.
-    get = getattr(estimator, "get_params", dict)
-    for name, value in get(deep=True).items() if get is not dict else ():
+    parameters = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
+    for name, value in parameters.items():
         if hasattr(value, "get_params"):
             found[name] = type(value).__name__
         elif isinstance(value, float) and math.isnan(value):

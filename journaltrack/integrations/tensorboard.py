@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.integrations.base import FrameworkRun
@@ -55,7 +56,7 @@ class SummaryWriter(Logs):
         tracker: Tracker | None = None,
         **options: Any,
     ) -> None:
-        place = os.path.basename(os.fspath(log_dir).rstrip("/")) if log_dir else comment  # noqa: PTH119
+        place = Path(log_dir).name if log_dir else comment
         if place.strip("-_. ") and tracker is None:
             options = with_base_name(options, place)
         self._run = FrameworkRun(tracker, options)
@@ -187,6 +188,7 @@ class SummaryWriter(Logs):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
         def leave_out(*_: object, **__: object) -> None:
+            """Warn, once for each method."""
             self._run.leave_out(f"what {name} got", "a run has no place for it")
 
         return leave_out
