@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -141,8 +142,7 @@ def _chosen(run: Run, names: Sequence[str], *, every: bool, step: int | None) ->
     Raises:
         NothingMatchesError: A name fits nothing.
     """
-    contents = [each for each in run.artifacts if each.sha256 is not None]
-    found: dict[int, Artifact] = {}
+    found: dict[Artifact, None] = {}
     for name in names or ["*"]:
         fitting = [each for each in run.artifacts if name == each.name] or [
             each
@@ -155,15 +155,16 @@ def _chosen(run: Run, names: Sequence[str], *, every: bool, step: int | None) ->
                 f"{run.label} has no artifact {limits.shown(name)}",
                 hint=patterns.hint(name, known),
             )
-        if not any(each in contents for each in fitting):
-            # It says what it refers to.
+        contents = [each for each in fitting if each.sha256 is not None]
+        if not contents:
+            # Raises, and says what the reference refers to.
             fitting[0].read()
-        found |= {id(each): each for each in fitting if each in contents}
-    chosen = list(found.values())
+        found |= dict.fromkeys(contents)
+    chosen = list(found)
     if step is not None:
         chosen = [each for each in chosen if each.step == step]
         if not chosen:
-            known_steps = sorted({each.step for each in found.values() if each.step is not None})
+            known_steps = sorted({each.step for each in found if each.step is not None})
             raise NothingMatchesError(
                 f"nothing of these was logged at step {step}",
                 hint=f"steps: {patterns.some([str(each) for each in known_steps]) or 'none'}",
@@ -175,11 +176,9 @@ def _chosen(run: Run, names: Sequence[str], *, every: bool, step: int | None) ->
 
 
 def _begins(sha256: str | None, name: str) -> bool:
-    return (
-        sha256 is not None
-        and re.fullmatch("[0-9a-f]{8,64}", name) is not None
-        and (sha256.startswith(name))
-    )
+    """Return whether a name is the beginning of a digest, long enough to be meant so."""
+    is_meant = re.fullmatch("[0-9a-f]{8,64}", name) is not None
+    return is_meant and sha256 is not None and sha256.startswith(name)
 
 
 def _to_stdout(chosen: Sequence[Artifact]) -> None:
@@ -213,10 +212,11 @@ def _placed(
         return [(chosen[0], folder)]
     base = Path.cwd() if folder is None else folder
     placed: dict[Path, Artifact] = {}
-    several = {each.name for each in chosen if sum(e.name == each.name for e in chosen) > 1}
+    counts = Counter(each.name for each in chosen)
     for each in chosen:
-        name = at_step(each.name, each.step) if each.name in several else each.name
-        if each.name in several and each.step is None:
+        is_one_of_many = counts[each.name] > 1
+        name = at_step(each.name, each.step) if is_one_of_many else each.name
+        if is_one_of_many and each.step is None:
             # An input and an output, or git's diffs.
             stem, dot, suffix = name.rpartition(".")
             name = f"{stem or suffix}-{str(each.sha256)[:8]}{dot}{suffix if stem else ''}"

@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -401,7 +402,7 @@ def _bounded(table: Table, rows_max: int) -> Table:
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401 - of JSON
-    if isinstance(value, float) and value - value != 0:
+    if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if value is None or isinstance(value, (bool, float)):
         return value
