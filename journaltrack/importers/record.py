@@ -158,12 +158,6 @@ def import_source(
         for run, place in placed:
             told = ImportedRun(place.name, run.id)
             done.runs.append(told)
-
-            def progress(read: int, before: int = before) -> None:
-                """Say how far the import is."""
-                if on_progress is not None:
-                    on_progress(Progress(min(before + read, total), total))
-
             had = None if place.row is None else known.pop(place.row)
             has_other_name = name is not None and place.name != name.lower()
             if run.is_guess or (has_other_name and had is not None):
@@ -174,12 +168,25 @@ def import_source(
                 row = opened.component(place.name)
                 begin = functools.partial(names.create, run, place._replace(row=row), told)
             target = Target(opened, row, place.name, told, run.untimed_ns, had, begin)
-            _record_run(target, run, status, progress)
+            _record_run(target, run, status, _counter(on_progress, before, total))
             if not target.is_begun:
                 done.leave_out(told)
             before += run.size_bytes
         opened.flush()
         return done
+
+
+def _counter(
+    on_progress: Callable[[Progress], None] | None, before: int, total: int
+) -> Callable[[int], None]:
+    """Return what tells how far the import is, from the bytes of a run that were read."""
+
+    def count(read: int) -> None:
+        """Tell it."""
+        if on_progress is not None:
+            on_progress(Progress(min(before + read, total), total))
+
+    return count
 
 
 def _record_run(
