@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import vocabulary
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from journaltrack.journal.vocabulary import Draft
 
 PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
+_DIGEST_CHARS: Final = 12
+_RANDOM_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ANY: Final = "SELECT 1 FROM entry WHERE component_id = ? LIMIT 1"
+_UNENDED: Final = frozenset({"InProgress", "Stopping", "Stopped"})
+"""Status of runs that a later start of their job may continue."""
+
+_Name: TypeAlias = Callable[[Mapping[str, str]], str | None]
 
 
 def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
@@ -84,24 +91,21 @@ def start_of_this_job(environ: Mapping[str, str] = os.environ) -> str:
     return f"{found}/{environ.get('TORCHELASTIC_RESTART_COUNT') or 0}"
 
 
-def valid(name: str, sames: str = "") -> str:
+def valid(name: str, separators: str = "") -> str:
     """Return a name that SageMaker accepts, and that no other name gives.
 
     A name that must be changed or cut gets the end of a digest.
 
     Args:
         name: Any text.
-        sames: Characters that may become hyphens without a digest.
+        separators: Characters that may become hyphens without a digest.
     """
-    plain = re.sub(f"[{re.escape(sames)}]", "-", name) if sames else name
+    plain = re.sub(f"[{re.escape(separators)}]", "-", name) if separators else name
     mended = re.sub("[^a-z0-9-]+", "-", plain.lower()).strip("-")
     if mended == plain and len(mended) <= limits.NAME_CHARS_MAX:
         return mended
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_DIGEST_CHARS]
     return limits.with_end(mended, f"-{digest}").strip("-")
-
-
-_DIGEST_CHARS: Final = 12
 
 
 def _of_sagemaker(environ: Mapping[str, str]) -> str | None:
@@ -149,8 +153,7 @@ def _parent(_: Mapping[str, str]) -> str:
     return f"{process.boot()}/{parent}/{process.started(parent)}"
 
 
-_RANDOM_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_JOBS: Final[tuple[tuple[Callable[[Mapping[str, str]], str | None], Any], ...]] = (
+_JOBS: Final[Sequence[tuple[_Name, Callable[[Mapping[str, str]], str]]]] = (
     (_of_sagemaker, _container),
     (_of_slurm, lambda environ: environ.get("SLURM_RESTART_COUNT") or "0"),
     (_of_batch, lambda environ: environ.get("AWS_BATCH_JOB_ATTEMPT") or "1"),
@@ -297,7 +300,3 @@ def _run_of(journal: Journal, base: str, start: Start) -> str:
         if not now and (last is None or last.primary in _UNENDED):
             changed.append(name)
     raise AssertionError  # pragma: no cover - a journal has no endless number of runs
-
-
-_ANY: Final = "SELECT 1 FROM entry WHERE component_id = ? LIMIT 1"
-_UNENDED: Final = frozenset({"InProgress", "Stopping", "Stopped"})
