@@ -126,6 +126,7 @@ class Services:
 
 def _later(service: str) -> Callable[..., Any]:
     def call(*arguments: object) -> Any:  # noqa: ANN401 - what the service returns
+        """Import the service, and call it."""
         return getattr(importlib.import_module("journaltrack.app.composition").SERVICES, service)(
             *arguments
         )
@@ -134,10 +135,10 @@ def _later(service: str) -> Callable[..., Any]:
 
 
 WIRED: Final = Services(
-    *(
-        _later(service)
+    **{
+        service: _later(service)
         for service in ("replay", "ask", "background", "make_room", "mirror", "fetch")
-    )
+    }
 )
 """The services of the composition root."""
 
