@@ -487,6 +487,7 @@ class TrialComponent:
 
     def _live_artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
         def record(new: Mapping[str, Any]) -> None:
+            """Record what a script put into the mapping."""
             self._recorder().references(kind, new)
 
         return Recording(

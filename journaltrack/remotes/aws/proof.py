@@ -160,6 +160,7 @@ def _list_of(name: str) -> Callable[[Said], str | None]:
     """Make the rule for a SageMaker operation that returns this list."""
 
     def rule(said: Said) -> str | None:
+        """Return what the answer lacks, or None."""
         is_list = said.has_id and isinstance(said.parsed.get(name), list)
         return None if is_list else f"it has no {name}"
 
