@@ -12,9 +12,11 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.util.text import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from journaltrack.util.config import Loaded, Setting
+
+    _Rows = Sequence[tuple[Setting, Any, str]]
 
 
 @click.command(
@@ -50,50 +52,55 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         )
         for setting in config.settings()
     ]
-    journal, region = _journal(loaded), _region(loaded)
-    if as_json:
-        listed = [
-            {
-                "key": s.key,
-                "value": value,
-                "unit": s.unit or None,
-                "from": origin,
-                "variable": s.variable,
-                "meaning": s.meaning,
-            }
-            for s, value, origin in rows
-        ]
-        in_force = {
-            name: {"value": value, "from": origin}
-            for name, (value, origin) in (("journal", journal), ("region", region))
+    in_force = {"journal": _journal(loaded), "region": _region(loaded)}
+    (_print_json if as_json else _print)(loaded, rows, in_force)
+    return ExitCode.OK
+
+
+def _print_json(loaded: Loaded, rows: _Rows, in_force: Mapping[str, tuple[Any, str]]) -> None:
+    from journaltrack.util import config  # noqa: PLC0415 - completion
+
+    listed = [
+        {
+            "key": s.key,
+            "value": value,
+            "unit": s.unit or None,
+            "from": origin,
+            "variable": s.variable,
+            "meaning": s.meaning,
         }
-        file = loaded.path and str(loaded.path)
-        output.print_json(
-            {
-                "file": file,
-                "in_force": in_force,
-                "settings": listed,
-                "destinations": [
-                    {"name": each.name, **each.mark} for each in loaded.configuration.destinations
-                ],
-                "unknown_variables": [each.name for each in config.unknown_variables()],
-                "exit_code": int(ExitCode.OK),
-            }
-        )
-        return ExitCode.OK
-    place = config.default_file()
-    where = (
-        str(loaded.path)
-        if loaded.path
-        else f"none ({place} does not exist)"
-        if place
-        else "none (there is no home folder)"
+        for s, value, origin in rows
+    ]
+    output.print_json(
+        {
+            "file": loaded.path and str(loaded.path),
+            "in_force": {
+                name: {"value": value, "from": origin} for name, (value, origin) in in_force.items()
+            },
+            "settings": listed,
+            "destinations": [
+                {"name": each.name, **each.mark} for each in loaded.configuration.destinations
+            ],
+            "unknown_variables": [each.name for each in config.unknown_variables()],
+            "exit_code": int(ExitCode.OK),
+        }
     )
+
+
+def _print(loaded: Loaded, rows: _Rows, in_force: Mapping[str, tuple[Any, str]]) -> None:
+    from journaltrack.util import config  # noqa: PLC0415 - completion
+
+    place = config.default_file()
+    if loaded.path:
+        where = str(loaded.path)
+    elif place:
+        where = f"none ({place} does not exist)"
+    else:
+        where = "none (there is no home folder)"
     tables.fields(
         [
             ("file", where),
-            ("journal", _with_origin(*journal)),
-            ("region", _with_origin(*region)),
+            *((name, _with_origin(*each)) for name, each in in_force.items()),
             *((f"to {d.name}", d.mark["uri"]) for d in loaded.configuration.destinations),
         ]
     )
@@ -102,7 +109,6 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         ("key", "value", "from"),
         [(s.key, _shown(value), origin) for s, value, origin in rows],
     )
-    return ExitCode.OK
 
 
 def _example(settings: Sequence[Setting]) -> str:
