@@ -218,19 +218,16 @@ class Run:
 
     def _declare(self, journal: Journal, display_name: str | None, tags: dict[str, str]) -> None:
         """Record what the experiment and the run group get if they are new."""
-        names = self.experiment_name, self.run_group_name
-        for row, draft in (
-            (
-                groups.row_of("experiment", names[0]),
-                vocabulary.experiment(
-                    name=names[0], display_name=display_name, tags=tags, if_new=True
-                ),
+        experiment, group = self.experiment_name, self.run_group_name
+        drafts = {
+            groups.row_of("experiment", experiment): vocabulary.experiment(
+                name=experiment, display_name=display_name, tags=tags, if_new=True
             ),
-            (
-                groups.row_of("trial", names[1]),
-                vocabulary.trial(names[0], name=names[1], tags=tags, if_new=True),
+            groups.row_of("trial", group): vocabulary.trial(
+                experiment, name=group, tags=tags, if_new=True
             ),
-        ):
+        }
+        for row, draft in drafts.items():
             journal.append(journal.component(row), [draft])
 
     @property
