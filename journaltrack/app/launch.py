@@ -147,7 +147,7 @@ class Run:
         own = {"JOURNALTRACK_JOURNAL": str(self.journal), RUN_JOB_VARIABLE: job}
         if self.launch.sync:
             own["JOURNALTRACK_SYNC"] = self.launch.sync
-        # They are recorded here.
+        # This process takes them, and not each tracker of the command besides.
         if self.system_s:
             own["JOURNALTRACK_SYSTEM_EVERY_S"] = "0"
         return {**os.environ, **own}

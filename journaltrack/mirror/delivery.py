@@ -59,7 +59,7 @@ _PATIENCE: Final = 1.25
 a thousandth; nothing else needs to be covered, since a renewal that nobody sees makes the next
 number, too.
 """
-_KEPT: Final = 64
+_NUMBERS_KEPT: Final = 64
 """Our choice: how many numbers stay behind the newest one: those of 2.5 hours.
 
 Whoever sees an older listing would make a number again that was removed.
@@ -168,7 +168,7 @@ class Hold:
         self.number, self._ends_s, self._told = number, began_s + self._claim_s, False
         with contextlib.suppress(OSError, MirrorError):
             for name in shared_files.names(self.place):
-                if (found := _FILE.fullmatch(name)) and int(found[1]) <= number - _KEPT:
+                if (found := _FILE.fullmatch(name)) and int(found[1]) <= number - _NUMBERS_KEPT:
                     (self.place / name).unlink(missing_ok=True)
 
     def renew(self) -> bool:
