@@ -23,7 +23,8 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
-from journaltrack.mirror import copies, delivery, exchange, folders, join, segments
+from journaltrack.mirror import copies, delivery, exchange, folders, join, segments, ship
+from journaltrack.mirror.blobs import Sender
 from journaltrack.mirror.check import check
 from journaltrack.mirror.follower import Follower
 from journaltrack.mirror.ship import Shipper
@@ -222,6 +223,28 @@ def test_artifacts_come_with_their_entries(tmp_path, monkeypatch):
     remote = MemoryRemote()
     assert sync(copied.folder, remote).pending == 0
     assert list(remote.sizes.values()) == [7]
+
+
+def test_no_artifact_is_passed_over_if_the_mirror_is_read_again_meanwhile(tmp_path):
+    """One thread sends artifacts. If another one begins anew right then, all arrive."""
+    with opened(tmp_path) as journal:
+        add_artifact(journal, b"weights")
+        add_artifact(journal, b"more weights")
+        mirror = folders.opened(tmp_path / "mirror", create=True)
+        sender = Sender(journal, mirror)
+        sender.begin(journal.last_seq())
+
+        class Shipped(ship.Shipped):
+            """Begin anew as soon as one is counted."""
+
+            def __setattr__(self, name, value):
+                super().__setattr__(name, value)
+                if name == "blobs" and value == 1:
+                    sender.begin(journal.last_seq())
+
+        shipped = Shipped()
+        sender.send(shipped)
+    assert (shipped.blobs, shipped.blobs_missing, sender.has_any) == (2, [], False)
 
 
 def test_artifacts_that_never_come_hold_nothing_up_for_long(tmp_path):
