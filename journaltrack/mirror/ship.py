@@ -158,7 +158,7 @@ class Shipper:
         self._previous: str | None = None
         self._reached = Reached()
         self._halted: dict[str, int] = {}
-        self._told: Mapping[str, int] = {}
+        self._halted_before: Mapping[str, int] = {}
         # Below, by the id of a writer in the journal.
         self._writers: dict[int, WriterRow] = {}
         self._heads: dict[int, Link] = {}
@@ -166,8 +166,8 @@ class Shipper:
         self._names: dict[object, str] = {}
         self._gaps: dict[str, Removed] | None = None
         # Names of runs in the next segment, and those that the mirror knows.
-        self._met: set[str] = set()
-        self._noted: set[str] = set()
+        self._run_names: set[str] = set()
+        self._noted_names: set[str] = set()
 
     @property
     def number(self) -> int:
@@ -267,20 +267,10 @@ class Shipper:
 
     def _resume(self) -> None:
         """Find the last whole segment of this replica."""
-        journal = self._journal.path
         if folders.opened(self._mirror.path).id != self._mirror.id:
             raise MirrorError(f"{self._mirror.path} is another mirror now; mirror again")
         if not self._state.replica:
-            # From now on, a pass looks who delivers (``delivery``). One that has begun does not.
-            if lock_holder(journal) is not None:
-                raise LeaseHeldError(
-                    f"another process delivers the journal at {journal} now, and does not know "
-                    "that it is mirrored; nothing was mirrored yet",
-                    hint="mirror again when that process is done",
-                )
-            self._state.replica, self._state.number = exchange.new_replica(), 0
-            self._state.folder = str(self._mirror.path)
-            exchange.save(journal, self._mirror.id, self._state)
+            self._name_replica()
         self._let_go()
         replica = self._mirror.replica(self._journal.journal_id, self._state.replica)
         self._replica = replica
@@ -295,14 +285,33 @@ class Shipper:
             return
         self._previous = last.link if last is not None else None
         self._reached = last.reached if last is not None else Reached()
-        self._told = last.halted if last is not None else {}
-        self._halted = dict(self._told)
+        self._halted_before = last.halted if last is not None else {}
+        self._halted = dict(self._halted_before)
         self._heads.clear()
         self._described.clear()
         self._joiner = Joiner(replica, listing.spans)
-        self._met.clear()
-        self._noted.clear()
+        self._run_names.clear()
+        self._noted_names.clear()
         self._sender.begin(self._reached.seq)
+
+    def _name_replica(self) -> None:
+        """Give this copy a name in the mirror.
+
+        From now on, a pass looks who delivers (``delivery``). One that has begun does not.
+
+        Raises:
+            LeaseHeldError: A pass has begun.
+        """
+        journal = self._journal.path
+        if lock_holder(journal) is not None:
+            raise LeaseHeldError(
+                f"another process delivers the journal at {journal} now, and does not know "
+                "that it is mirrored; nothing was mirrored yet",
+                hint="mirror again when that process is done",
+            )
+        self._state.replica, self._state.number = exchange.new_replica(), 0
+        self._state.folder = str(self._mirror.path)
+        exchange.save(journal, self._mirror.id, self._state)
 
     def _was_put_back(self, last: Segment) -> bool:
         """Return whether the journal is not what the last segment was written from.
@@ -407,12 +416,13 @@ class Shipper:
     def _write(self, segment: Segment, shipped: Shipped) -> None:
         assert self._replica is not None  # noqa: S101 - ``ship`` has found it
         # Where all that is new came from other replicas, there is nothing to write.
-        if segment.runs or segment.attestations or segment.in_doubt or self._halted != self._told:
+        has_content = segment.runs or segment.attestations or segment.in_doubt
+        if has_content or self._halted != self._halted_before:
             data = segments.encode(segment)
             # First, so that whoever finds the segment finds it by its run.
-            for name in self._met - self._noted:
+            for name in self._run_names - self._noted_names:
                 self._mirror.note_run(name, self._journal.journal_id)
-                self._noted.add(name)
+                self._noted_names.add(name)
             # First: if this fails, a reader may see it nevertheless, and the next one be another.
             self._number = self._state.number = segment.number
             # A full disk here does not keep from the mirror what is recorded.
@@ -422,7 +432,7 @@ class Shipper:
             self._previous = segment.sha256
             if self._joiner is not None:
                 self._joiner.wrote(segment)
-            self._told = segment.halted
+            self._halted_before = segment.halted
             shipped.segments += 1
             shipped.segment_bytes += segment.size_bytes
             shipped.entries += segment.entries
@@ -459,7 +469,7 @@ class Shipper:
             run.removed.append((head.place + 1, gap[0], gap[1].hex()))
         extend(run.seqs, seq, seq)
         run.lines.append(line)
-        self._met.add(name)
+        self._run_names.add(name)
         run.head = self._heads[writer_id] = Link(place, digest)
         if columns[6] is not None and columns[0] == vocabulary.UPLOAD:
             self._add_blob(blobs, columns[6])
