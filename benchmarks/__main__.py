@@ -26,6 +26,7 @@ from benchmarks import (
     loggers,
     merge,
     mirror,
+    mlflow,
     processes,
     replay,
     runs,
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "settle": settle.run,
     "memory": replay.run_memory,
     "sync": replay.run_sync,
+    "mlflow": mlflow.run,
     "export": export.run,
     "runs": runs.run,
     "audit": audit.run,
@@ -96,6 +98,7 @@ NOT_IN_QUICK = frozenset(
         "callbacks",
         "mirror-delivered",
         "mirror-cluster",
+        "mlflow",
     }
 )
 """Large journals, long waits, or no target of their own: with --quick only where they are named."""

@@ -17,7 +17,7 @@ COMPONENT = "benchmark"
 NAMES = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy")
 
 
-def make(folder: str, metrics: int) -> dict[str, float]:
+def make(folder: str, metrics: int, owner: str = "benchmark-owner") -> dict[str, float]:
     """A journal of one component with a pending create and so many pending points; run it in a
     child process.
     """
@@ -29,7 +29,7 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     now_ns = time.time_ns()
     journal = Journal.open(Path(folder), create=True)
     component_id = journal.component(COMPONENT)
-    journal.append(component_id, [vocabulary.create(owner="benchmark-owner")])
+    journal.append(component_id, [vocabulary.create(owner=owner)])
     info = provenance.describe_process(now_ns, journal.journal_id)
     with journal.database.transaction() as connection:
         writer_id = connection.execute(schema.insert_writer_sql(), info.columns()).lastrowid
