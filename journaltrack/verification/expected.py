@@ -43,13 +43,14 @@ from journaltrack.journal.vocabulary import (
     CREATE,
     LINEAGE,
     LOAD,
+    NOTE,
     OUTPUT,
     TAGS,
     BlobRef,
     Entry,
     entry_of,
-    tags_of,
 )
+from journaltrack.replay.plan.grouping import told_by
 from journaltrack.replay.remote import ArtifactLink
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
@@ -130,15 +131,17 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
     return Undelivered(pending, problems.get("in doubt", 0), problems.get("quarantined", 0))
 
 
-def read(journal: Journal, rows: Sequence[ComponentRow]) -> list[Claims]:
+def read(
+    journal: Journal, rows: Sequence[ComponentRow], note_tag: str | None = None
+) -> list[Claims]:
     """Return what was delivered of these components.
 
-    Components of which nothing was delivered are left out.
+    Components of which nothing was delivered are left out. ``note_tag``: see ``Capabilities``.
     """
     database = journal.database
     with view.snapshot(database):
         metrics = _metrics(database, rows)
-        found = [_claims(journal, row, metrics.get(row.id, {})) for row in rows]
+        found = [_claims(journal, row, metrics.get(row.id, {}), note_tag) for row in rows]
     return [claims for claims in found if claims is not None]
 
 
@@ -229,7 +232,10 @@ def last_receipt(database: Database, component_id: int) -> int:
 
 
 def _claims(
-    journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricClaim]
+    journal: Journal,
+    row: ComponentRow,
+    metrics: Mapping[str, MetricClaim],
+    note_tag: str | None,
 ) -> Claims | None:
     database = journal.database
     claims = Claims(row.id, row.name, last_receipt(database, row.id), metrics=metrics)
@@ -244,7 +250,8 @@ def _claims(
             (row.id,),
         )
     }
-    reading = _Reading({blob: uri for blob, (uri, _) in locations.items()}, origins(database.read))
+    uris = {blob: uri for blob, (uri, _) in locations.items()}
+    reading = _Reading(uris, origins(database.read), note_tag)
     held = {
         seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))
     }
@@ -315,11 +322,17 @@ def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ..
 class _Reading:
     """Fold one component's entries into its claims."""
 
-    def __init__(self, locations: Mapping[BlobRef, str], known_origins: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        locations: Mapping[BlobRef, str],
+        known_origins: Mapping[int, int],
+        note_tag: str | None,
+    ) -> None:
         # Whether the remote confirmed the component.
         self.there = False
         self._locations = locations
         self._origins = known_origins
+        self._note_tag = note_tag
         self._owner: str | None = None
         self._owners: set[str] = set()
         self._display_name: str | None = None
@@ -354,8 +367,8 @@ class _Reading:
                 self._add_origin(entry, outcome)
             elif entry.kind == LINEAGE and outcome == "delivered":
                 self._add_link(entry)
-            elif entry.kind == TAGS and outcome in {"delivered", None}:
-                tags_of(entry)
+            elif entry.kind in {TAGS, NOTE} and outcome in {"delivered", None}:
+                told_by(entry, self._note_tag)
                 self._tags.append((entry, outcome is None))
             elif entry.kind in groups.MEMBERSHIPS and outcome == "delivered":
                 groups.trial_of(entry)
@@ -453,7 +466,7 @@ class _Reading:
         found: dict[str, TagClaim] = {}
         pending = {entry.seq for entry, is_pending in self._tags if is_pending}
         for entry in groups.ordered([entry for entry, _ in self._tags], self._origins):
-            for key, value in tags_of(entry).items():
+            for key, value in told_by(entry, self._note_tag).items():
                 if entry.seq not in pending:
                     found[key] = TagClaim(value, entry.seq)
                 elif key in found:

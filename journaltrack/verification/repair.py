@@ -22,6 +22,7 @@ from journaltrack.journal.vocabulary import (
     EXPERIMENT,
     LINEAGE,
     LOAD,
+    NOTE,
     STATUS,
     TAGS,
     TRIAL,
@@ -111,11 +112,10 @@ def by_bucket(differences: Sequence[Difference]) -> dict[tuple[str, str] | None,
 def _all_of(database: Database, component_id: int) -> list[int]:
     """Return the entries that make the component and its state.
 
-    Its blobs are in S3, and not lost with it. Its metrics are left out: what the new component
-    shows decides about them.
+    Its metrics and its blobs are left out: what the remote shows of them decides.
     """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
-    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, TAGS, STATUS, LINEAGE)
+    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, TAGS, NOTE, STATUS, LINEAGE)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 

@@ -389,7 +389,7 @@ class Verifier:
     def _groups(self, rows: Sequence[ComponentRow]) -> Iterator[list[Claims]]:
         for start in range(0, len(rows), _GROUP_COMPONENTS):
             group = rows[start : start + _GROUP_COMPONENTS]
-            found = expected.read(self._journal, group)
+            found = expected.read(self._journal, group, self._remote.can.note_tag)
             self._report.unverified += len(group) - len(found)
             if found:
                 yield found
@@ -511,7 +511,8 @@ class Verifier:
 
     def _again(self, claims: Claims) -> Claims:
         rows = [row for row in self._journal.components() if row.id == claims.component_id]
-        return next(iter(expected.read(self._journal, rows)), claims)
+        found = expected.read(self._journal, rows, self._remote.can.note_tag)
+        return next(iter(found), claims)
 
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
         if claims.group is not None:

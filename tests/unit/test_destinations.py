@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from journaltrack import Tracker, sync
 from journaltrack.cli import ExitCode, main
 from journaltrack.errors import InvalidInputError, JournalCorruptError
-from journaltrack.journal import destinations
+from journaltrack.journal import destinations, vocabulary
 from journaltrack.mirror import copies as mirror_copies
 from journaltrack.mirror import folders
 from journaltrack.mirror.ship import Shipper
@@ -343,8 +343,12 @@ def test_journals_of_all_revisions_can_be_delivered(tmp_path, lab, revision):
 
 
 def test_a_check_finds_each_point_that_the_server_lost_and_sends_it_again(tmp_path, lab):
-    """Points, parameters and artifacts are compared one by one; a repair brings them back."""
+    """Points, parameters, notes and artifacts are compared one by one; a repair brings them back,
+    and makes a run that was deleted again with all of them.
+    """
     journal = tracked(tmp_path, steps=50, parameters={"lr": 0.1}, artifact=b"the model")
+    with opened(tmp_path, {"run": [vocabulary.note("a note")]}):
+        pass
     command("sync", journal, "--to", "lab")
     assert command("check", journal, "--remote", "--to", "lab")[0] == ExitCode.OK
     run = lab.active()[0]
@@ -352,19 +356,21 @@ def test_a_check_finds_each_point_that_the_server_lost_and_sends_it_again(tmp_pa
     lost = sorted(run.points)[:3]
     for each in lost:
         del run.points[each]
-    del run.tags["journaltrack.status"]
+    del run.tags["journaltrack.status"], run.tags["mlflow.note.content"]
     lab.files.clear()
     code, printed = command("check", journal, "--remote", "--to", "lab")
     assert code == ExitCode.PROBLEMS
     assert "47 points" in printed
     code, printed = command("check", journal, "--remote", "--repair", "--to", "lab")
     assert code == ExitCode.OK, printed
-    assert run.points == whole
+    assert (run.points, run.tags["mlflow.note.content"]) == (whole, "a note")
     run.deleted = True
     code, printed = command("check", journal, "--remote", "--repair", "--to", "lab")
     assert code == ExitCode.OK, printed
-    assert [each.points for each in lab.active()] == [whole]
-    assert set(lab.files.values()) == {b"the model"}
+    (again,) = lab.active()
+    assert (again.points, again.tags["mlflow.note.content"]) == (whole, "a note")
+    place = f"{again.experiment_id}/{again.id}/artifacts/model.bin"
+    assert lab.files[place] == b"the model"
 
 
 def test_a_tracker_delivers_to_all_destinations_when_it_closes(

@@ -91,23 +91,26 @@ class Artifacts:
     def find(
         self, uri: str, noted: Callable[[str], Mapping[str, str] | None], *, read: bool
     ) -> RemoteObject | None:
-        """Return an artifact; None if it is not there.
+        """Return an artifact; None if it is not there, or if its run was deleted.
 
         Args:
             uri: An answer of ``upload``.
-            noted: Returns a run's tags by its id; None: there is no such run.
+            noted: Returns a run's tags by its id; None: there is no such run any more.
             read: Whether to read the content for its digest.
         """
-        if urlsplit(uri).scheme == "s3":
-            return self._bucket().find_object(uri, read=read)
-        found = _RUN.fullmatch(uri)
-        if urlsplit(uri).scheme != _PROXIED or found is None:
+        scheme, found = urlsplit(uri).scheme, _RUN.fullmatch(uri)
+        if scheme not in {"s3", _PROXIED} or found is None:
             raise _no_door(uri)
         place, name = found["folder"], found["name"]
+        tags = noted(posixpath.basename(posixpath.dirname(place)))
+        # The files of a deleted run stay for a while, where nobody sees them.
+        if tags is None:
+            return None
+        if scheme == "s3":
+            return self._bucket().find_object(uri, read=read)
         size_bytes = self._size(place, name)
         if size_bytes is None:
             return None
-        tags = noted(posixpath.basename(posixpath.dirname(place))) or {}
         digest = tags.get(noted_under(name), "").partition(" ")[0] or None
         whole = self._read(place, name) if read else None
         return RemoteObject(size_bytes, whole, digest)

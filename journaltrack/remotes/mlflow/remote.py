@@ -336,11 +336,13 @@ class MlflowRemote:
         """Find an artifact of a run."""
 
         def noted(run_id: str) -> Mapping[str, str] | None:
-            """Return the run's tags."""
+            """Return the run's tags; None: it was deleted."""
             try:
-                return told_as.tags_in(self._http.get("runs/get", "run", run_id=run_id)["run"])
+                told = self._http.get("runs/get", "run", run_id=run_id)["run"]
             except ComponentMissingError:
                 return None
+            is_deleted = told["info"].get("lifecycle_stage") == "deleted"
+            return None if is_deleted else told_as.tags_in(told)
 
         return self._artifacts.find(uri, noted, read=read)
 
