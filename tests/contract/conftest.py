@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from botocore import handlers
 
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.remotes.mlflow.http import Http, server_of
+from journaltrack.remotes.mlflow.remote import MlflowRemote
 from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.plan.actions import ComponentSpec
 from journaltrack.replay.remote import Remote
 from journaltrack.util.deadline import Deadline
 from tests.simulator import simulator
+from tests.simulator.mlflow import MlflowServer
 
 REGION = "us-east-1"
 KEYS = {"aws_access_key_id": "AKIASIMULATED", "aws_secret_access_key": "simulated-secret"}
@@ -46,7 +51,10 @@ class Subject:
         appends: Points sent twice are there twice (moto keys them by name and step).
         trials: Experiments and trials are kept apart (the fake in memory only notes the
             association).
-        lineage: There are lineage artifacts (moto: HTTP 500).
+        lineage: There are lineage artifacts (moto: HTTP 500; MLflow: none).
+        aws_limits: Counts and lengths are bounded as AWS does (moto: not at all, MLflow: its own).
+        request_ids: Answers have an id (MLflow: none).
+        in_buckets: Artifacts lie in the bucket that the upload names (MLflow: with their run).
     """
 
     remote: Remote
@@ -59,6 +67,9 @@ class Subject:
     appends: bool = True
     trials: bool = True
     lineage: bool = True
+    aws_limits: bool = True
+    request_ids: bool = True
+    in_buckets: bool = True
 
 
 def session(*, hooked: bool = False) -> Any:
@@ -191,6 +202,26 @@ def on_memory(*, retrying: bool) -> Subject:
     )
 
 
+@contextmanager
+def on_mlflow(*, retrying: bool = False) -> Iterator[Subject]:
+    """A strict MLflow server, and the remote for it."""
+    with MlflowServer() as server:
+        http = Http(server_of(server.uri, environ={}), deadline=Deadline(), connections=8)
+        bare = MlflowRemote(http, owners={}, bucket=MemoryRemote)
+        yield Subject(
+            RetryingRemote(bare, deadline=Deadline()) if retrying else bare,
+            fetch=lambda uri: server.files[uri.removeprefix("mlflow-artifacts:").strip("/")],
+            points=lambda name: len(server.active(name)[0].points),
+            appends=False,
+            trials=False,
+            lineage=False,
+            aws_limits=False,
+            request_ids=False,
+            in_buckets=False,
+        )
+        bare.close()
+
+
 @pytest.fixture(
     params=[
         "memory",
@@ -199,6 +230,8 @@ def on_memory(*, retrying: bool) -> Subject:
         "boto3-aws-simulator",
         "retrying-aws-simulator",
         "aws-moto",
+        "mlflow",
+        "retrying-mlflow",
     ]
 )
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
@@ -206,6 +239,9 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     kind = request.param
     if kind.endswith("memory"):
         yield on_memory(retrying=kind.startswith("retrying"))
+    elif kind.endswith("mlflow"):
+        with on_mlflow(retrying=kind.startswith("retrying")) as made:
+            yield made
     elif kind.endswith("simulator"):
         with simulator() as sim:
             bare = aws(sim.endpoint_url, hooked=kind.startswith("boto3"))
@@ -228,22 +264,29 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
             takes_metrics_without_step=False,
             appends=False,
             lineage=False,
+            aws_limits=False,
         )
 
 
 @pytest.fixture(
     params=[
         "memory",
+        "mlflow",
         "aws-simulator",
         "aws-moto",
         pytest.param("aws-seaweedfs", marks=pytest.mark.seaweedfs),
     ]
 )
-def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
+def store(request: pytest.FixtureRequest, name: str) -> Iterator[Subject]:
     """Every place for artifacts in turn; SeaweedFS is S3 alone, so its bucket is named."""
     kind = request.param
     if kind == "memory":
         yield on_memory(retrying=False)
+    elif kind == "mlflow":
+        with on_mlflow() as made:
+            # There, artifacts lie with their run.
+            made.remote.create(ComponentSpec(name, "owner-1"))
+            yield made
     elif kind == "aws-simulator":
         with simulator() as sim:
             yield Subject(aws(sim.endpoint_url), fetch=fetcher(sim.endpoint_url))

@@ -34,8 +34,8 @@ def test_create_then_describe_tells_whose_it_is(subject: Subject, name: str):
     assert found is not None
     assert (found.name, found.owner, found.display_name) == (name, "owner-1", "My-run")
     assert answer.arn == found.arn
-    assert answer.request_id
-    assert found.request_id != answer.request_id
+    assert bool(answer.request_id) is subject.request_ids
+    assert not subject.request_ids or found.request_id != answer.request_id
 
 
 def test_a_taken_name_is_refused(subject: Subject, name: str):
@@ -47,7 +47,7 @@ def test_a_taken_name_is_refused(subject: Subject, name: str):
         return
     with pytest.raises(AlreadyExistsError) as caught:
         subject.remote.create(ComponentSpec(name.upper(), "owner-2"))
-    assert caught.value.request_id
+    assert bool(caught.value.request_id) is subject.request_ids
     found = subject.remote.describe(name)
     assert found is not None
     assert found.owner == "owner-1"
@@ -87,7 +87,8 @@ def test_update_merges_per_key(subject: Subject, name: str):
     )
     found = subject.remote.describe(name)
     assert found is not None
-    assert found.parameters == {"lr": 0.2, "optimizer": "adam", "epochs": 3.0}
+    held = subject.remote.can.held
+    assert found.parameters == {"lr": held(0.2), "optimizer": "adam", "epochs": held(3.0)}
     assert found.input_artifacts == {
         "data": Artifact("s3://b/data", "text/csv"),
         "more": Artifact("s3://b/more"),
@@ -95,7 +96,7 @@ def test_update_merges_per_key(subject: Subject, name: str):
     assert found.output_artifacts == {"model": Artifact("s3://b/model")}
     assert found.status is not None
     assert (found.status.primary, found.status.message) == ("Completed", "ok")
-    assert answer.request_id
+    assert bool(answer.request_id) is subject.request_ids
 
 
 def test_the_same_update_twice_is_as_once(subject: Subject, name: str):
@@ -106,7 +107,7 @@ def test_the_same_update_twice_is_as_once(subject: Subject, name: str):
     subject.remote.update(name, fields)
     found = subject.remote.describe(name)
     assert found is not None
-    assert found.parameters == fields.parameters
+    assert found.parameters == {"a": subject.remote.can.held(1.0), "b": "two"}
 
 
 def test_status_times_come_back(subject: Subject, name: str):
@@ -144,7 +145,7 @@ def test_an_update_beyond_a_limit_is_permanent_and_changes_nothing(
 ):
     """What AWS can never take is refused as a whole, and as the entry's own fault."""
     made(subject, name)
-    if not subject.validates:
+    if not subject.aws_limits:
         assert subject.remote.update(name, fields).arn
         return
     with pytest.raises(RemoteError) as caught:
@@ -184,7 +185,7 @@ def test_ten_points_arrive(subject: Subject, name: str):
         name, [MetricPoint(f"m{i}", i / 10, i, AT_NS) for i in range(10)]
     )
     assert not answer.refused
-    assert answer.request_id
+    assert bool(answer.request_id) is subject.request_ids
     assert subject.points is not None
     assert subject.points(name) == 10
 
@@ -202,13 +203,14 @@ def test_points_need_no_step(subject: Subject, name: str):
 
 
 def test_metrics_sent_twice_are_there_twice(subject: Subject, name: str):
-    """Nothing de-duplicates points: that is why a lost answer is in doubt."""
+    """AWS de-duplicates no points: that is why a lost answer is in doubt."""
     made(subject, name)
     points = [MetricPoint("loss", 0.5, 1, AT_NS)]
     subject.remote.put_metrics(name, points)
     subject.remote.put_metrics(name, points)
     assert subject.points is not None
     assert subject.points(name) == (2 if subject.appends else 1)
+    assert not (subject.appends and subject.remote.can.repeatable)
 
 
 @pytest.mark.parametrize("trial", [None, "a-trial"])
@@ -222,15 +224,15 @@ def test_associate_makes_what_is_missing_and_can_be_repeated(
     again = subject.remote.associate(
         name, f"exp-{name}".upper() if subject.validates else f"exp-{name}", trial
     )
-    assert first.request_id
-    assert again.request_id
+    assert bool(first.request_id) is bool(again.request_id) is subject.request_ids
 
 
 def test_associate_with_a_missing_trial_alone_is_permanent(subject: Subject, name: str):
     """A trial can't be made without its experiment's name."""
     made(subject, name)
     if not subject.trials:
-        assert subject.remote.associate(name, None, "nowhere").request_id
+        subject.remote.associate(name, None, "nowhere")
+        assert "nowhere" in (subject.remote.trials(name) or ())
         return
     with pytest.raises(RemoteError) as caught:
         subject.remote.associate(name, None, f"nowhere-{name}")
@@ -263,7 +265,7 @@ def test_threads_share_a_remote(subject: Subject, name: str):
 
 def test_describe_sums_metrics_up(subject: Subject, name: str):
     """Count, extremes and the last value of each metric come with the component; a metric
-    without points is not there.
+    without points is not there. Or every point can be read.
     """
     made(subject, name)
     subject.remote.put_metrics(
@@ -276,6 +278,16 @@ def test_describe_sums_metrics_up(subject: Subject, name: str):
     subject.remote.put_metrics(name, [MetricPoint("other", 7.0, 1, AT_NS)])
     found = subject.remote.describe(name)
     assert found is not None
+    if subject.remote.can.reads_points:
+        points = subject.remote.points(name, "loss")
+        assert sorted((each.step, each.value) for each in points) == [
+            (0, 0.5),
+            (1, -2.0),
+            (2, 4.0),
+            (3, 0.25),
+        ]
+        assert [*subject.remote.points(name, "none")] == []
+        return
     assert set(found.metrics) == {"loss", "other"}
     loss = found.metrics["loss"]
     assert (loss.points, loss.minimum, loss.maximum, loss.last) == (4, -2.0, 4.0, 0.25)

@@ -16,6 +16,8 @@ WHOLE = pytest.mark.parametrize(
     indirect=True,
 )
 """Where experiments and trials can be changed, and names are unique. At moto neither is so."""
+WHOLE_AND_MLFLOW = pytest.mark.parametrize("subject", [*WHOLE.args[1], "mlflow"], indirect=True)
+"""The same, where names, limits and belonging need not be AWS's."""
 
 
 def told(group: Group, *, if_new: bool = False) -> Declared:
@@ -23,14 +25,14 @@ def told(group: Group, *, if_new: bool = False) -> Declared:
     return declared([Declaration(1, group, if_new)])
 
 
-@WHOLE
+@WHOLE_AND_MLFLOW
 def test_an_experiment_is_made_with_everything_and_declared_again(subject: Subject, name: str):
     """Before, nothing is there; after one or many declarations it is as declared."""
     wanted = Group("experiment", name, None, "Shown", "About it.", (("team", "v"),))
     assert subject.remote.group("experiment", name) is None
     for _ in range(3):
         answer = subject.remote.declare(told(wanted))
-        assert answer.request_id
+        assert bool(answer.request_id) is subject.request_ids
         assert answer.arn
         assert subject.remote.group("experiment", name) == wanted
 
@@ -40,10 +42,11 @@ def test_a_declaration_makes_what_is_missing_at_every_remote(subject: Subject, n
     subject.remote.create(ComponentSpec(name, "owner-1"))
     assert subject.remote.declare(told(Group("trial", f"t-{name}", f"e-{name}"))).arn
     assert subject.remote.declare(told(Group("experiment", f"f-{name}"))).arn
-    assert subject.remote.associate(name, None, f"t-{name}").request_id
+    answer = subject.remote.associate(name, None, f"t-{name}")
+    assert bool(answer.request_id) is subject.request_ids
 
 
-@WHOLE
+@WHOLE_AND_MLFLOW
 def test_a_trial_is_made_with_its_experiment(subject: Subject, name: str):
     """The experiment need not be there, and one that is there stays as it is."""
     trial = Group("trial", f"t-{name}", name, "Trial", None, (("a", "1"),))
@@ -56,7 +59,7 @@ def test_a_trial_is_made_with_its_experiment(subject: Subject, name: str):
     assert found.description == "Later."
 
 
-@WHOLE
+@WHOLE_AND_MLFLOW
 def test_a_declaration_changes_what_it_gives_and_nothing_else(subject: Subject, name: str):
     """Tags are added; what is not given stays."""
     subject.remote.declare(told(Group("experiment", name, None, "Shown", "About.", (("a", "1"),))))
@@ -67,7 +70,7 @@ def test_a_declaration_changes_what_it_gives_and_nothing_else(subject: Subject, 
     assert set(found.tags) == {("a", "1"), ("b", "2")}
 
 
-@WHOLE
+@WHOLE_AND_MLFLOW
 def test_what_is_for_a_new_one_alone_changes_nothing_that_is_there(subject: Subject, name: str):
     """It makes what is missing, and leaves the rest."""
     for display_name in ("First", "Second"):
@@ -109,7 +112,7 @@ def test_what_aws_never_takes_is_permanent(subject: Subject, name: str, wrong: d
         subject.remote.declare(told(Group("experiment", name)))
 
 
-@WHOLE
+@WHOLE_AND_MLFLOW
 def test_a_component_joins_and_leaves_trials(subject: Subject, name: str):
     """Leaving can be repeated, and so can leaving what was never there."""
     remote = subject.remote
@@ -119,7 +122,8 @@ def test_a_component_joins_and_leaves_trials(subject: Subject, name: str):
         remote.associate(name, f"e-{name}", f"{trial}-{name}")
     assert remote.trials(name) == {f"a-{name}", f"b-{name}"}
     for trial in ("a", "a", "never"):
-        assert remote.disassociate(name, f"{trial}-{name}").request_id
+        answer = remote.disassociate(name, f"{trial}-{name}")
+        assert bool(answer.request_id) is subject.request_ids
     assert remote.trials(name) == {f"b-{name}"}
 
 
@@ -155,7 +159,7 @@ def test_what_is_deleted_meanwhile_is_made_again(tmp_path):
         assert sim.trials["t"].experiment == "e"
 
 
-@WHOLE
+@WHOLE_AND_MLFLOW
 def test_tags_are_added_to_those_that_are_there(subject: Subject, name: str):
     """Again and again, with the last value; of a component that is missing there are none."""
     assert subject.remote.tags(name) is None
@@ -163,7 +167,8 @@ def test_tags_are_added_to_those_that_are_there(subject: Subject, name: str):
         subject.remote.add_tags(name, {"a": "1"})
     subject.remote.create(ComponentSpec(name, "owner-1", tags=(("team", "v"),)))
     for value in ("1", "2", "2"):
-        assert subject.remote.add_tags(name, {"a": value}).request_id
+        answer = subject.remote.add_tags(name, {"a": value})
+        assert bool(answer.request_id) is subject.request_ids
     assert subject.remote.tags(name) == {"team": "v", "a": "2"}
 
 

@@ -100,7 +100,8 @@ class Artifacts:
         """
         scheme, found = urlsplit(uri).scheme, _RUN.fullmatch(uri)
         if scheme not in {"s3", _PROXIED} or found is None:
-            raise _no_door(uri)
+            text = f"{uri[:200]!r} is no artifact of a run"
+            raise RemoteError(text, kind=ErrorKind.PERMANENT, code="NoArtifact")
         place, name = found["folder"], found["name"]
         tags = noted(posixpath.basename(posixpath.dirname(place)))
         # The files of a deleted run stay for a while, where nobody sees them.
