@@ -70,7 +70,7 @@ test-fast: $(STAMP)  ## units, the contract in memory, properties with few examp
 test-frameworks: $(FRAMEWORKS)/.installed  ## the loggers in real trainings with torch, Lightning, transformers, accelerate, Keras: 5 minutes
 	env -u PYTHONDONTWRITEBYTECODE $(FRAMEWORKS)/bin/python -m pytest -n 2 --dist worksteal tests/frameworks
 
-test-mlflow: $(STAMP) $(MLFLOW)/.installed  ## deliveries to a real MLflow server: 2 minutes
+test-mlflow: $(STAMP) $(MLFLOW)/.installed  ## deliveries to a real MLflow server: 4 minutes
 	env -u PYTHONDONTWRITEBYTECODE MLFLOW_COMMAND=$(abspath $(MLFLOW)/bin/mlflow) $(BIN)/python -m pytest tests/mlflow
 
 coverage: $(STAMP)  ## what of the package runs in unit, contract and property tests; fails below the gate in pyproject.toml

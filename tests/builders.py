@@ -34,8 +34,8 @@ def opened(
         yield journal
 
 
-def add_artifact(journal: Journal, content: bytes = b"model") -> None:
-    """Record the artifact "model" of the component "run", with its content in the spool."""
+def add_artifact(journal: Journal, content: bytes = b"model", component: str = "run") -> None:
+    """Record the artifact "model" of a component, with its content in the spool."""
     source = journal.path / "model"
     source.write_bytes(content)
     blob = Spool(journal.path / "spool").add(source)
@@ -44,7 +44,7 @@ def add_artifact(journal: Journal, content: bytes = b"model") -> None:
     ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
     upload = vocabulary.upload("model", ref, blob.size_bytes, None, "model")
     journal.append(
-        journal.component("run"), [upload, vocabulary.artifact("output", "model", ref, None)]
+        journal.component(component), [upload, vocabulary.artifact("output", "model", ref, None)]
     )
 
 

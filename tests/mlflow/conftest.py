@@ -9,10 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import urllib.request
+from contextlib import closing
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -22,7 +25,7 @@ from tests.simulator.server import Server
 from tests.simulator.wire import HttpReply
 
 COMMAND = os.environ.get("MLFLOW_COMMAND")
-collect_ignore = [] if COMMAND else ["test_server.py"]
+collect_ignore = [] if COMMAND else ["test_server.py", "test_faults.py"]
 
 
 class Relay:
@@ -38,6 +41,7 @@ class Relay:
     def __init__(self, uri):
         self._place = urlsplit(uri).netloc
         self._server = Server(self._handle)
+        self._lock = threading.Lock()
         self.asked = []
         self.fault = lambda _: None
 
@@ -54,12 +58,14 @@ class Relay:
         return f"http://127.0.0.1:{self._server.port}"
 
     def _handle(self, request):
-        self.asked.append((request.method, request.path))
-        fault = self.fault(len(self.asked))
+        with self._lock:
+            self.asked.append((request.method, request.path))
+            number = len(self.asked)
+        fault = self.fault(number)
         if fault == "before":
             return None
         if isinstance(fault, int):
-            return HttpReply(fault, b"")
+            return HttpReply(fault, b"You are not authenticated.")
         connection = http.client.HTTPConnection(self._place, timeout=FOREVER_S)
         target = f"{request.path}?{request.query}" if request.query else request.path
         headers = {k: v for k, v in request.headers.items() if k not in {"host", "content-length"}}
@@ -70,43 +76,111 @@ class Relay:
         return None if fault == "after" else reply
 
 
+class Running:
+    """The server's process, and what it wrote on its disk.
+
+    Attributes:
+        uri: Where it listens, also after a restart.
+        folder: With its database and its artifacts.
+    """
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self.folder = folder
+
+    def start(self):
+        """Start it, and wait until it listens."""
+        command = [
+            *(COMMAND, "server", "--host", "127.0.0.1", "--port", str(self._port)),
+            *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
+        ]
+        # Whom it would tell about its use.
+        environment = {**os.environ, "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        # It says so on stderr when it listens.
+        for line in self._process.stderr:
+            if "startup complete" in line.lower():
+                break
+        else:
+            pytest.fail(f"mlflow server ended with {self._process.wait()}")
+        # Else the server would wait for a reader of what it logs.
+        self._reader = threading.Thread(target=self._process.stderr.read, daemon=True)
+        self._reader.start()
+
+    def kill(self):
+        """Kill all of its processes."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+        self._process.stderr.close()
+
+    def held(self, component):
+        """All that it holds of a component, read from its disk; its runs that are active, by id."""
+        file = f"file:{self.folder}/mlflow.db?mode=ro"
+        with closing(sqlite3.connect(file, uri=True)) as database:
+            rows = database.execute(
+                "SELECT r.run_uuid, r.experiment_id, r.status FROM runs r JOIN tags t USING "
+                "(run_uuid) WHERE t.key = 'journaltrack.component' AND t.value = ? "
+                "AND r.lifecycle_stage = 'active'",
+                (component,),
+            ).fetchall()
+            return {
+                run_id: {
+                    "status": status,
+                    "points": sorted(
+                        database.execute(
+                            "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid = ?",
+                            (run_id,),
+                        )
+                    ),
+                    "params": _pairs(database, "params", run_id),
+                    "tags": _pairs(database, "tags", run_id),
+                    "inputs": database.execute(
+                        "SELECT d.name FROM inputs i JOIN datasets d ON d.dataset_uuid = "
+                        "i.source_id WHERE i.destination_id = ?",
+                        (run_id,),
+                    ).fetchall(),
+                    "files": self._files(f"{experiment_id}/{run_id}/artifacts"),
+                }
+                for run_id, experiment_id, status in rows
+            }
+
+    def _files(self, place):
+        folder = self.folder / "artifacts" / place
+        found = (file for file in folder.rglob("*") if file.is_file())
+        return {file.relative_to(folder).as_posix(): file.read_bytes() for file in found}
+
+
+def _pairs(database, table, run_id):
+    rows = database.execute(f"SELECT key, value FROM {table} WHERE run_uuid = ?", (run_id,))
+    return dict(rows.fetchall())
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def running(tmp_path_factory):
+    """The server."""
+    made = Running(tmp_path_factory.mktemp("mlflow"))
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def server(running):
     """The address of the server."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        *(COMMAND, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    # Whom it would tell about its use.
-    environment = {**os.environ, "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    # It says so on stderr when it listens.
-    for line in process.stderr:
-        if "startup complete" in line.lower():
-            break
-    else:
-        pytest.fail(f"mlflow server ended with {process.wait()}")
-    # Else the server would wait for a reader of what it logs.
-    reader = threading.Thread(target=process.stderr.read, daemon=True)
-    reader.start()
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, 9)
-    process.wait()
-    reader.join()
-    process.stderr.close()
+    return running.uri
 
 
 @pytest.fixture

@@ -84,31 +84,3 @@ def test_answers_that_are_cut_off_leave_one_run_and_every_point_once(tmp_path, r
     assert sorted(history(server, run, "loss")) == [(step, float(step)) for step in range(100)]
     report = verify(journal, destination=relay.uri)
     assert report.verified, report.differences
-
-
-def test_what_people_do_on_the_server_is_survived(tmp_path, server):
-    """A renamed experiment keeps its run; a deleted run is held until a repair makes it again."""
-    journal = recorded(tmp_path, "people", points=20)
-    sync(journal, destination=server)
-    (run,) = runs_of(server, "people")
-    told = {"experiment_id": run["info"]["experiment_id"], "new_name": "renamed"}
-    ask(server, "experiments/update", told)
-    log(journal, "people", 20)
-    assert sync(journal, destination=server).pending == 0
-    (run,) = runs_of(server, "people")
-    assert len(history(server, run, "loss")) == 21
-    ask(server, "runs/delete", {"run_id": run["info"]["run_id"]})
-    log(journal, "people", 21)
-    report = sync(journal, destination=server)
-    assert ([*report.held], report.quarantined) == (["people"], 0)
-    assert not runs_of(server, "people")
-    assert verify(journal, destination=server, repair=True).verified
-    (run,) = runs_of(server, "people")
-    assert len(history(server, run, "loss")) == 22
-
-
-def log(journal, component, step):
-    """Log one more point."""
-    with closing(Journal.open(journal)) as opened:
-        draft = vocabulary.metric("loss", float(step), step, 1_700_000_000_000_000_000)
-        opened.append(opened.component(component), [draft])
