@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.replay.remote import SAGEMAKER
 from journaltrack.util.config import AllowConfiguration, Destination, Storage
 from journaltrack.util.deadline import Deadline
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
-    from journaltrack.replay.remote import Remote
+    from journaltrack.replay.remote import Capabilities, Remote
     from journaltrack.tracking.settings import ReplayRequest
     from journaltrack.util.config import Configuration
 
@@ -243,6 +244,15 @@ def _opened(
                 )
             )
         )
+
+
+def capabilities(connection: Connection) -> Capabilities:
+    """Return what the remote can do that a connection leads to. Contacts nobody."""
+    if connection.destination is None:
+        return SAGEMAKER
+    from journaltrack.remotes.mlflow.remote import MlflowRemote  # noqa: PLC0415 - few have one
+
+    return MlflowRemote.can
 
 
 def is_attended() -> bool:

@@ -35,11 +35,13 @@ from journaltrack.replay.plan.actions import (
     Update,
     Upload,
 )
+from journaltrack.replay.remote import SAGEMAKER
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from journaltrack.errors import JournalAlteredError
     from journaltrack.replay.reconciler import Options
+    from journaltrack.replay.remote import Capabilities
     from journaltrack.util.config import AllowConfiguration
 
 _NAMES_MAX: Final = 20
@@ -114,7 +116,11 @@ class ComponentPlan:
 
 
 def plans(
-    journal: str | None, options: Options, allow: AllowConfiguration, instead: Mapping[str, str]
+    journal: str | None,
+    options: Options,
+    allow: AllowConfiguration,
+    instead: Mapping[str, str],
+    can: Capabilities = SAGEMAKER,
 ) -> tuple[str, list[ComponentPlan], JournalAlteredError | None]:
     """Return the journal's path, the plans, and why a sync would not send all.
 
@@ -123,6 +129,7 @@ def plans(
         options: Of the sync.
         allow: What may be delivered.
         instead: Buckets to upload to, by the bucket that each replaces.
+        can: What the remote can do.
 
     Raises:
         NothingMatchesError: The journal has no such component, or nothing for one of the buckets.
@@ -141,7 +148,7 @@ def plans(
         found: dict[int, ComponentPlan] = {}
         proof = Proof(opened.database)
         with view.snapshot(opened.database):
-            for action in reconciler.dry_run(opened, options, proof):
+            for action in reconciler.dry_run(opened, options, proof, can):
                 plan = found.setdefault(
                     action.component_id, ComponentPlan(names.get(action.component_id, ""))
                 )

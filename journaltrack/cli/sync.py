@@ -67,7 +67,8 @@ class _Run(common.Stoppable):
 @click.command(
     epilog="\b\nExamples:\n  journaltrack sync\n  journaltrack sync /mnt/usb/*/journal "
     "--profile research --region eu-west-1\n"
-    "  journaltrack sync --component 'digits-*' --since 2d --dry-run"
+    "  journaltrack sync --component 'digits-*' --since 2d --dry-run\n"
+    "  journaltrack sync --to lab --dry-run"
 )
 @about_journals
 @click.option(
@@ -262,21 +263,42 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 
 
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
-    from journaltrack.cli import dry_run  # noqa: PLC0415
+    return worst([_planned(run, each, journal, as_json=as_json) for each in run.connections])
 
-    connection = run.connections[0]
-    if connection.destination is not None:
-        raise click.UsageError(
-            "--dry-run prints the requests to SageMaker: add --to sagemaker, or leave it out"
+
+def _planned(run: _Run, connection: Connection, journal: str | None, *, as_json: bool) -> ExitCode:
+    """Print what one destination would be sent."""
+    from journaltrack.app.connection import capabilities  # noqa: PLC0415 - as above
+    from journaltrack.cli import dry_run  # noqa: PLC0415
+    from journaltrack.journal import destinations  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
+
+    to = connection.destination
+    with contextlib.ExitStack() as stack:
+        where = journal
+        if to is not None:
+            folder = paths.default_journal() if journal is None else paths.expanded(journal)
+            copy = destinations.preview(folder, to.name, to.mark)
+            where = str(stack.enter_context(copy))
+        path, found, altered = dry_run.plans(
+            where,
+            run.options,
+            connection.allow,
+            connection.storage.instead,
+            capabilities(connection),
         )
-    path, found, altered = dry_run.plans(
-        journal, run.options, connection.allow, connection.storage.instead
-    )
+        if to is not None:
+            path = str(destinations.folder_of(folder, to.name))
     code = ExitCode.OK if altered is None else exit_code_of(altered)
     if as_json:
-        plans = [plan.to_json() for plan in found]
         output.print_json(
-            {"journal": path, "dry_run": True, "components": plans, "exit_code": int(code)}
+            {
+                "journal": path,
+                "destination": "sagemaker" if to is None else to.name,
+                "dry_run": True,
+                "components": [plan.to_json() for plan in found],
+                "exit_code": int(code),
+            }
         )
     else:
         dry_run.print_plans(path, found)

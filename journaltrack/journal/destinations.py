@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -31,6 +32,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
 from journaltrack.journal.schema.text import COLUMNS
 from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
 from journaltrack.util import config, paths
 from journaltrack.util.digest import is_digest
@@ -160,6 +162,39 @@ def extended(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
             _copy(source, copy)
             _link(source, copy)
     return folder
+
+
+@contextlib.contextmanager
+def preview(journal: Path, name: str, told: Mapping[str, Any]) -> Iterator[Path]:
+    """Give the folder of a copy as ``extended`` would leave it, without contents, for the block.
+
+    It is elsewhere, and removed afterwards: the journal and its copies stay as they are.
+
+    Raises:
+        InvalidInputError: The copy goes to another address.
+        JournalError: The journal can't be read.
+    """
+    folder = folder_of(journal, name)
+    refuse_copy(journal, "delivered to a destination of its own")
+    _refuse_links(folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="journaltrack-") as elsewhere,
+        closing(Journal.open(journal, create=False, read_only=True)) as source,
+    ):
+        beside = Path(elsewhere) / name
+        if (folder / paths.DATABASE).exists():
+            _refuse_other_address(folder, told)
+            beside.mkdir(mode=0o700)
+            held = Journal.open(folder, create=False, read_only=True)
+            with closing(held), held.database.lock:
+                write_copy(held.database.connection, beside / paths.DATABASE)
+        else:
+            _make(source, beside, told)
+        with closing(Journal.open(beside, create=False)) as copy:
+            if copy.journal_id != source.journal_id:
+                raise _foreign(folder, journal)
+            _copy(source, copy)
+        yield beside
 
 
 def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
