@@ -278,6 +278,8 @@ class Run:
         artifacts: Its inputs and outputs, charts, each step of what was logged with steps, and
             git's diffs.
         experiments: The (experiment, trial) pairs that it belongs to.
+        delivery: What became of its entries at SageMaker.
+        destinations: The same at each further destination that got any.
     """
 
     key: str
@@ -297,6 +299,7 @@ class Run:
     artifacts: tuple[Artifact, ...] = ()
     message: str | None = None
     experiments: tuple[tuple[str | None, str | None], ...] = ()
+    destinations: Mapping[str, Delivery] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -371,6 +374,7 @@ class Run:
             "note": self.note,
             "metrics": {name: summary.to_json() for name, summary in self.metrics.items()},
             "delivery": view.to_json(self.delivery),
+            "destinations": view.to_json(self.destinations),
             "artifacts": [each.to_json() for each in self.artifacts],
             "experiments": [list(pair) for pair in self.experiments],
         }

@@ -14,7 +14,6 @@ import os
 import sqlite3
 import tempfile
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,13 +23,8 @@ from journaltrack.journal import interruption, view, vocabulary, writers
 from journaltrack.journal.contents import Content
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal, LastStatus
-from journaltrack.journal.queries import (
-    ENTRY_COLUMNS,
-    IN_DOUBT,
-    QUARANTINED,
-    UNSETTLED,
-)
-from journaltrack.readmodel import series
+from journaltrack.journal.queries import ENTRY_COLUMNS
+from journaltrack.readmodel import deliveries, series
 from journaltrack.readmodel.artifacts import Artifact
 from journaltrack.readmodel.cache import Cache, Folded
 from journaltrack.readmodel.cache_file import UNUSABLE
@@ -94,6 +88,7 @@ class Source:
         self._runs: dict[int, Folded] = {}
         self._summaries: dict[int, dict[str, tuple[Any, ...]]] = {}
         self._delivery_of: Callable[[Folded], Delivery] = lambda _: Delivery()
+        self._copies = deliveries.Copies()
         self._states: dict[int, str] = {}
         self._start = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
 
@@ -145,7 +140,12 @@ class Source:
     def _refresh(self) -> bool:
         # A run in progress may end without a change of the journal.
         asleep = self._rested is not None and not self._states
-        if asleep and self._rested == self._files(self._folder()):
+        folder = self._folder()
+        if (
+            asleep
+            and self._rested == deliveries.signature(folder)
+            and not self._copies.are_news(folder)
+        ):
             return False
         journal = self._opened()
         seen = self._version(journal)
@@ -168,14 +168,17 @@ class Source:
                     self._runs, self._summaries = {}, {}
                 self._runs |= {run.component_id: run for run in news.runs}
                 self._summaries |= news.metrics
-                self._delivery_of = _deliveries(journal)
+                self._delivery_of = deliveries.of_journal(journal)
             self._seen = seen
+        changed |= self._copies.follow(journal, changed=changed)
         self._states = self._now_states(journal)
         return changed
 
     def _version(self, journal: Journal) -> tuple[Any, ...]:
         """Return what is another one after each change of the journal."""
-        return self._files(journal.path), journal.database.read("PRAGMA data_version")[0][0]
+        return deliveries.signature(journal.path), journal.database.read("PRAGMA data_version")[0][
+            0
+        ]
 
     def _opened(self) -> Journal:
         """Return the journal, open; another file in its place is opened instead."""
@@ -218,17 +221,6 @@ class Source:
         if self._cache is None:
             self._cache = Cache(self._cache_name, in_memory=self._in_memory)
         return self._cache
-
-    @staticmethod
-    def _files(folder: Path) -> tuple[Any, ...]:
-        found: dict[str, Any] = {}
-        for suffix in ("", "-wal"):
-            with contextlib.suppress(OSError):
-                stat = os.stat(folder / f"{paths.DATABASE}{suffix}")  # noqa: PTH116
-                # Opening the journal makes an empty log.
-                if stat.st_size:
-                    found[suffix] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        return tuple(found.items())
 
     def _now_states(self, journal: Journal) -> dict[int, str]:
         """Return the state of each run in progress; one on a node that mirrors and lives runs."""
@@ -305,6 +297,7 @@ class Source:
                 self._summaries.get(number, {}), lambda name: self._points(number, name)
             ),
             delivery=self._delivery_of(run),
+            destinations=self._copies.deliveries(run),
             artifacts=tuple(self._artifacts(state)),
             message=message,
             experiments=tuple((pair[0], pair[1]) for pair in state["experiments"]),
@@ -532,46 +525,3 @@ def _said(entry: vocabulary.Entry) -> str:
             elif key != "owner" and value is not None:
                 said.append(f"{name}={plain(value)}")
     return ", ".join(said)
-
-
-def _deliveries(journal: Journal) -> Callable[[Folded], Delivery]:
-    """Return what tells what became of the entries of a run.
-
-    Costs what was delivered above the mark, what is left below it, and what is a problem: not what
-    was ever recorded.
-    """
-    mark = journal.database.read("SELECT seq FROM mark")[0][0]
-
-    def counted(sql: str, *parameters: object) -> Callable[[int], int]:
-        """Return how many rows a query counts of a component."""
-        found: dict[int, int] = defaultdict(int)
-        found |= dict(journal.database.read(sql, parameters))
-        return lambda number: found.get(number, 0)
-
-    per = "SELECT e.component_id, count(*) FROM"
-    above = counted(
-        f"{per} delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE d.seq > ? GROUP BY 1", mark
-    )
-    left = counted(
-        f"{per} unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE u.seq <= ? "
-        f"AND {UNSETTLED} GROUP BY 1",
-        mark,
-    )
-    problems = f"{per} delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE"
-    in_doubt = counted(f"{problems} {IN_DOUBT} GROUP BY 1")
-    quarantined = counted(f"{problems} {QUARANTINED} GROUP BY 1")
-
-    def told(run: Folded) -> Delivery:
-        """Return the counts of one run."""
-        number = run.component_id
-        pending = max(0, run.entries - run.below - above(number) + left(number))
-        bad = in_doubt(number) + quarantined(number)
-        return Delivery(
-            run.entries,
-            max(0, run.entries - pending - bad),
-            pending,
-            in_doubt(number),
-            quarantined(number),
-        )
-
-    return told

@@ -127,6 +127,7 @@ def _heading(run: Run) -> Json:
         "tags": {str(key): _cut(value) for key, value in run.tags.items()},
         "note": run.note,
         "delivery": view.to_json(run.delivery),
+        "destinations": view.to_json(run.destinations),
     }
 
 
@@ -363,6 +364,14 @@ def _next(path: str, current: JournalStatus, releasable: int) -> list[Json]:
     found = []
     if current.pending and current.lease is None:
         found.append({"why": "Send what is pending", "command": f"journaltrack sync {where}"})
+    for copy in current.destinations:
+        to = f"--to {copy.name} {where}"
+        if copy.pending:
+            why = f"Send what {copy.name} lacks"
+            found.append({"why": why, "command": f"journaltrack sync {to}"})
+        if copy.quarantined:
+            why = f"See each entry that {copy.name} refused"
+            found.append({"why": why, "command": f"journaltrack audit {to}"})
     if current.in_doubt:
         why = "Ask AWS what became of entries in doubt, and decide"
         found += [

@@ -17,7 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from journaltrack import Tracker
+from journaltrack import Tracker, sync
+from journaltrack.journal.destinations import copies
+from tests.simulator.mlflow import MlflowServer
 from tests.viewing import awkward, hostile, runs
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -510,6 +512,25 @@ def test_hostile_names_are_shown_and_never_run(window, view, tmp_path):
     expect(page.get_by_text("pending").first).to_be_visible()
     assert page.evaluate("window.pwned") is None
     assert page.locator("img[src=x], script:not([src])").count() == 0
+
+
+def test_deliveries_are_shown_for_each_destination(window, view, tmp_path):
+    """In the list, of a run and of the journal, by name; without any, SageMaker is not named."""
+    journal = runs(tmp_path / "journal", count=1, steps=5)
+    page = window(view(journal).url).page
+    expect(names(page)).to_have_count(1)
+    row = page.locator("tbody tr")
+    expect(row).to_contain_text("pending")
+    expect(row).not_to_contain_text("sagemaker")
+    with MlflowServer() as server:
+        sync(journal, destination=server.uri)
+    name = next(iter(copies(journal)))
+    expect(row).to_contain_text(f"{name} delivered")
+    expect(row).to_contain_text("sagemaker")
+    go(page, "run", run=next(iter(keys(page).values())))
+    expect(page.get_by_text("delivered, 0 pending, 0 quarantined")).to_be_visible()
+    go(page, "delivery")
+    expect(page.get_by_text("0 pending, 0 quarantined")).to_be_visible()
 
 
 def test_artifacts_are_previewed_and_saved(window, view, tmp_path):

@@ -18,11 +18,13 @@ from journaltrack.journal import destinations, vocabulary
 from journaltrack.mirror import copies as mirror_copies
 from journaltrack.mirror import folders
 from journaltrack.mirror.ship import Shipper
+from journaltrack.readmodel import model as read_model
 from journaltrack.reports.status import status
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.transfer.bundle.pack import bundle
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
+from journaltrack.ui import views
 from journaltrack.util import config
 from journaltrack.util.deadline import Deadline
 from tests import golden
@@ -159,6 +161,67 @@ def test_questions_are_answered_per_destination(tmp_path, lab):
     assert {json.loads(line)["state"] for line in lines} <= {"delivered", "superseded"}
     assert "to lab" in command("status", journal)[1]
     assert command("status", journal, "--to", "lap")[0] == ExitCode.USAGE
+
+
+def test_the_page_tells_each_runs_deliveries_by_destination(tmp_path, lab):
+    """In the list, of a run and of the journal: what is delivered, pending and quarantined there,
+    also of what was recorded since, and of a copy that changes beside the page.
+    """
+    journal = tracked(tmp_path, steps=3)
+    with read_model.open([journal], cache=False) as model:
+        model.refresh()
+        assert views.listed(model, limit=9)["runs"][0]["destinations"] == {}
+        command("sync", journal, "--to", "lab")
+        assert model.refresh()
+        (row,) = views.listed(model, limit=9)["runs"]
+        entries = row["delivery"]["entries"]
+        assert row["delivery"]["pending"] == entries
+        there = {"entries": entries, "delivered": entries, "pending": 0}
+        assert row["destinations"]["lab"].items() >= there.items()
+        late = [vocabulary.metric("loss", 1.0, 9, 1_000), vocabulary.metric("loss", 1.0, 9, -1)]
+        with opened(tmp_path, {"run": late}):
+            pass
+        assert model.refresh()
+        told = views.run(model, row["key"])["destinations"]["lab"]
+        assert (told["entries"], told["delivered"], told["pending"]) == (entries + 2, entries, 2)
+        (page,) = views.delivery(model)["journals"]
+        assert f"journaltrack sync --to lab {journal}" in {n["command"] for n in page["next"]}
+        command("sync", journal, "--to", "lab")
+        assert model.refresh()
+        told = views.listed(model, limit=9)["runs"][0]["destinations"]["lab"]
+        assert (told["delivered"], told["pending"], told["quarantined"]) == (entries + 1, 0, 1)
+        shutil.rmtree(journal / "destinations")
+        assert model.refresh()
+        assert views.listed(model, limit=9)["runs"][0]["destinations"] == {}
+
+
+def test_a_dry_run_tells_what_a_destination_would_get_and_changes_nothing(tmp_path, lab):
+    """Everything before the first sync, what is new after it; nobody is asked, no file changes."""
+    journal = tracked(tmp_path, steps=30, parameters={"lr": 0.1}, artifact=b"the model")
+
+    def planned():
+        """The requests by action that a dry run prints."""
+        code, printed = command("sync", journal, "--to", "lab", "--dry-run", "--json")
+        assert code == ExitCode.OK, printed
+        (told,) = json.loads(printed)["journals"]
+        assert (told["destination"], told["dry_run"]) == ("lab", True)
+        return [
+            (each["component"], each["requests"].get("points"), each["metrics"])
+            for each in told["components"]
+        ]
+
+    # MLflow takes all points in one request, SageMaker ten.
+    assert planned() == [("run", 1, {"loss": 30})]
+    assert not lab.asked
+    assert not destinations.copies(journal)
+    command("sync", journal, "--to", "lab")
+    assert planned() == []
+    with opened(tmp_path, {"run": [vocabulary.metric("loss", 1.0, 99, 1_000)]}):
+        pass
+    before, asked = entries(destinations.copies(journal)["lab"]), len(lab.asked)
+    assert planned() == [("run", 1, {"loss": 1})]
+    assert entries(destinations.copies(journal)["lab"]) == before
+    assert len(lab.asked) == asked
 
 
 def test_a_copy_that_can_not_be_read_hides_nothing_of_the_journal(tmp_path, lab):

@@ -150,6 +150,7 @@
         <${Panel} title="Delivery" end=${html`<a href="#/delivery">Whole journal</a>`}><${Facts} rows=${[
           ["entries", data.delivery.entries], ["delivered", data.delivery.delivered], ["pending", data.delivery.pending],
           ["in doubt", data.delivery.in_doubt], ["quarantined", data.delivery.quarantined], ["ARN", data.arn],
+          ...Object.entries(data.destinations).map(([name, d]) => [`to ${name}`, `${d.delivered} delivered, ${d.pending} pending, ${d.quarantined} quarantined`]),
           ["audit", html`<${jt.Command} text=${data.audit} />`]]} />
           ${data.is_hearsay && html`<p class="muted">Some deliveries are known from others only; \`journaltrack check --remote\` asks AWS.</p>`}<//></div></div>
       <${Panel} title="Artifacts" flush>${artifacts.length ? html`<div class="scroll"><table class="stacked"><caption class="unseen">Artifacts</caption><tbody>${artifacts.map((a) => html`<${Artifact} key=${`${a.direction} ${a.name} ${a.steps.length ? "" : a.sha256}`} run=${key} artifact=${a} />`)}</tbody></table></div>` : html`<div class="body muted">None were logged.</div>`}<//>

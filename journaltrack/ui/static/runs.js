@@ -16,11 +16,18 @@
     return html`<span class="chip good">delivered</span>`;
   };
 
+  /** One chip, or one for each destination, by name. */
+  jt.Deliveries = ({ run }) => {
+    const further = Object.entries(run.destinations);
+    if (!further.length) return html`<${jt.Delivery} delivery=${run.delivery} />`;
+    return [["sagemaker", run.delivery], ...further].map(([name, delivery]) => html`<div><span class="muted">${name}</span> <${jt.Delivery} delivery=${delivery} /></div>`);
+  };
+
   const FIXED = {
     status: { title: "status", sort: "status", cell: (run) => html`<${jt.Status} status=${run.status} />${run.not_finite.points > 0 && html` <span class="chip warn" title=${`NaN or infinite: ${run.not_finite.metrics.join(", ")}`}>${run.not_finite.points.toLocaleString("en")} not finite</span>`}` },
     started: { title: "started", sort: "started", descends: true, cell: (run) => html`<span title=${jt.moment(run.started)}>${jt.age(run.started)}</span>` },
     duration: { title: "duration", cell: (run) => jt.duration(run.duration_s) },
-    delivery: { title: "delivery", cell: (run) => html`<${jt.Delivery} delivery=${run.delivery} />` },
+    delivery: { title: "delivery", cell: (run) => html`<${jt.Deliveries} run=${run} />` },
     tags: { title: "tags", cell: (run) => Object.entries(run.tags).map(([k, v]) => html`<span class="tag">${v ? `${k}=${v}` : k}</span>`) },
     note: { title: "note", cell: (run) => html`<span title=${run.note}>${run.note || ""}</span>` },
     journal: { title: "journal", cell: (run) => html`<span title=${run.journal}>${run.journal}</span>` },
