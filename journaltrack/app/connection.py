@@ -240,6 +240,7 @@ def _opened(
                     owners=owners,
                     bucket=bucket,
                     experiment=destination.experiment,
+                    last_parameters=destination.parameters == "last",
                     creates=connection.allow.create_experiments,
                 )
             )

@@ -212,6 +212,8 @@ class Destination:
         profile: Profile of the AWS configuration, for an ARN and for artifacts in S3.
         endpoint_url: Another address for an ARN: a VPC endpoint, or a stand-in.
         variables: How the environment variables with its credentials begin.
+        parameters: Which value of a parameter becomes MLflow's, which can't be changed there: the
+            ``"first"`` that is delivered, or the ``"last"``, when the run ended.
     """
 
     name: str
@@ -221,6 +223,7 @@ class Destination:
     profile: str | None = None
     endpoint_url: str | None = None
     variables: str = "MLFLOW_TRACKING"
+    parameters: str = "first"
 
     @property
     def mark(self) -> dict[str, str]:
@@ -637,6 +640,10 @@ def _check_targets(made: Configuration, origins: Mapping[str, str]) -> None:
             raise _wrong("deliver_to", each, origins["deliver_to"], wanted)
 
 
+_CHOICES: Final = {"kind": ("mlflow",), "parameters": ("first", "last")}
+"""Of keys of a destination."""
+
+
 def _destinations(tree: object, where: str) -> tuple[Destination, ...]:
     """Return the destinations that the tables ``[destinations.NAME]`` describe."""
     if not isinstance(tree, Mapping):
@@ -660,8 +667,8 @@ def _destinations(tree: object, where: str) -> tuple[Destination, ...]:
                 )
             if not isinstance(value, str) and not (value is None and member in _MAY_BE_NONE):
                 raise _wrong(f"{key}.{member}", value, where, "text")
-        if members.get("kind", "mlflow") != "mlflow":
-            raise _wrong(f"{key}.kind", members["kind"], where, "mlflow")
+            if (choices := _CHOICES.get(member)) and value not in choices:
+                raise _wrong(f"{key}.{member}", value, where, " or ".join(choices))
         if not _ADDRESS.match(members.get("uri") or ""):
             wanted = "an address that begins with http:// or https://, or an ARN"
             raise _wrong(f"{key}.uri", members.get("uri"), where, wanted)

@@ -436,6 +436,34 @@ def test_a_check_finds_each_point_that_the_server_lost_and_sends_it_again(tmp_pa
     assert lab.files[place] == b"the model"
 
 
+def test_parameters_wait_for_the_end_of_the_run_where_that_is_configured(tmp_path, lab):
+    """Until then each is a tag, which is read back; then the last value is the parameter."""
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write('parameters = "last"\n')
+    journal = tmp_path / "journal"
+
+    def synced(*drafts):
+        """Record these, and deliver: the run, which a check agrees with."""
+        with opened(tmp_path, {"run": drafts}):
+            pass
+        code, printed = command("sync", journal, "--to", "lab")
+        assert code == ExitCode.OK, printed
+        assert command("check", journal, "--remote", "--to", "lab")[0] == ExitCode.OK
+        return lab.active()[0]
+
+    begin = vocabulary.status(primary="InProgress")
+    run = synced(CREATION, begin, vocabulary.parameter("lr", 1), vocabulary.parameter("a@b", 5))
+    tags = {"journaltrack.parameter.lr": "1", "journaltrack.parameter.a_x40_b": "5"}
+    assert run.params == {}
+    assert run.tags.items() >= tags.items()
+    assert synced(vocabulary.parameter("lr", 2)).params == {}
+    end = vocabulary.status(primary="Completed")
+    run = synced(vocabulary.parameter("lr", 3), vocabulary.parameter("new", 4), end)
+    assert run.params == {"lr": "3", "a_x40_b": "5", "new": "4"}
+    assert synced(vocabulary.parameter("lr", 6)).params == run.params
+    assert run.tags["journaltrack.parameter.lr"] == "6"
+
+
 def test_a_tracker_delivers_to_all_destinations_when_it_closes(
     tmp_path, lab, sagemaker, monkeypatch
 ):
@@ -465,6 +493,7 @@ def test_deliver_to_leaves_out_what_it_does_not_name(tmp_path, lab, monkeypatch)
         ('[destinations.sagemaker]\nuri = "http://x"', "a destination's name"),
         ('[destinations."../x"]\nuri = "http://x"', "a destination's name"),
         ('[destinations.lab]\nuri = "http://x"\nkind = "wandb"', "destinations.lab.kind"),
+        ('[destinations.lab]\nuri = "http://x"\nparameters = "all"', "must be first or last"),
         ("destinations = 3", "must be a table"),
         ('deliver_to = ["lab"]', "deliver_to"),
     ],

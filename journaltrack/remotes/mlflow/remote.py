@@ -7,7 +7,8 @@ twice all the same (the first answer was lost, and came into effect late) is del
 look finds both: points go only to a run whose creation was answered, and they mark it.
 
 A parameter can't be changed there. The value that is sent first is the parameter. A later one is
-the tag ``journaltrack.parameter.NAME``, which counts. Status, message and times are kept whole in
+the tag ``journaltrack.parameter.NAME``, which counts. With ``last_parameters``, each is that tag
+until the run ended, and then becomes the parameter. Status, message and times are kept whole in
 one tag, since MLflow keeps no message, and no second start.
 
 Must not know HTTP, or the journal's tables.
@@ -97,6 +98,7 @@ class MlflowRemote:
         experiment: Of runs that name none.
         bucket: Makes the remote that writes to S3, when it is first needed.
         creates: Whether to create experiments that are missing.
+        last_parameters: Whether parameters are tags until the run ended.
     """
 
     can = Capabilities(
@@ -127,7 +129,9 @@ class MlflowRemote:
         bucket: Callable[[], Remote],
         experiment: str = EXPERIMENT,
         creates: bool = True,
+        last_parameters: bool = False,
     ) -> None:
+        self._last_parameters = last_parameters
         self._http = http
         self._owners = owners
         self._default = experiment
@@ -245,8 +249,9 @@ class MlflowRemote:
         """Set parameters, references and status."""
         run = self._run(component)
         told = self._about(component, lambda: self._read(run))
-        held, there = told_as.tags_in(told), told_as.parameters_in(told)
-        tags, parameters = told_as.parameters_to_send(fields.parameters, there, held)
+        status = fields.status
+        merged = _merged(told_as.status_in(told), status)
+        tags, parameters = self._parameters(fields.parameters, told, merged)
         for begin, artifacts in (
             (told_as.INPUT, fields.input_artifacts),
             (told_as.OUTPUT, fields.output_artifacts),
@@ -255,12 +260,8 @@ class MlflowRemote:
                 tags |= told_as.long_name(name) | {
                     told_as.key_of(begin, name): told_as.artifact_text(artifact)
                 }
-        status = fields.status
-        if status is not None:
-            merged = merge_status(told_as.status_in(told), status)
-            tags[told_as.STATUS] = told_as.status_text(
-                merged if isinstance(merged, Status) else status
-            )
+        if status is not None and merged is not None:
+            tags[told_as.STATUS] = told_as.status_text(merged)
         self._send(component, run, parameters, tags)
         if fields.input_artifacts:
             self._inputs(component, run, fields.input_artifacts)
@@ -271,6 +272,34 @@ class MlflowRemote:
                 content["end_time"] = ended_ns // _MS
             self._about(component, lambda: self._http.post("runs/update", content, "run_info"))
         return Answer(arn=self._uri(run))
+
+    def _parameters(
+        self,
+        wanted: Mapping[str, str | float],
+        told: Mapping[str, Any],
+        status: Status | None,
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the tags and the parameters that give a run these parameters."""
+        held, there = told_as.tags_in(told), told_as.parameters_in(told)
+        if not self._last_parameters:
+            return told_as.parameters_to_send(wanted, there, held)
+        begin, kept = told_as.PARAMETER, told_as.kept_names(held)
+        tags: dict[str, str] = {}
+        parameters: dict[str, str] = {}
+        is_over = status is not None and names.ended(status)
+        if is_over:
+            waiting = {
+                names.read(key.removeprefix(begin), kept): text
+                for key, text in held.items()
+                if key.startswith(begin)
+            }
+            tags, parameters = told_as.parameters_to_send({**waiting, **wanted}, there, held)
+        for name, value in wanted.items():
+            key = told_as.key_of(begin, name)
+            # A tag that is there counts: it must not tell an older value.
+            if not is_over or key in held:
+                tags |= told_as.long_name(name) | {key: names.text_of(value)}
+        return tags, parameters
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
         """Record the points, all of them or none. Sent twice, they are there once."""
@@ -518,3 +547,11 @@ class MlflowRemote:
         ]
         content = {"run_id": run.id, "datasets": datasets}
         self._about(component, lambda: self._http.post("runs/log-inputs", content))
+
+
+def _merged(held: Status | None, status: Status | None) -> Status | None:
+    """Return the status that a run has after an update."""
+    if status is None:
+        return held
+    merged = merge_status(held, status)
+    return merged if isinstance(merged, Status) else status
