@@ -224,8 +224,8 @@ def own_use() -> Values:
 
 
 def environment() -> dict[str, str]:
-    """A child's: nothing of the machine's AWS configuration, journals or proxies, and
-    credentials that are none.
+    """A child's: nothing of the machine's AWS configuration, journals or proxies, credentials
+    that are none, and the same whether there are changes here that are not committed.
     """
     kept = {
         name: value
@@ -240,6 +240,7 @@ def environment() -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
+        "JOURNALTRACK_GIT_DIFF": "off",
         "PYTHONHASHSEED": "0",
     }
 
