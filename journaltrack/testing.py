@@ -147,7 +147,8 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
 
     Inside, the yielded journal is the default one. Everything that delivers or asks (``close``,
     ``sync``, ``verify``, ``Tracker.load``) gets ``remote`` instead of AWS. Trackers deliver at
-    ``close`` only if your code sets ``sync=``. The machine's configuration is ignored. Processes
+    ``close`` only if your code sets ``sync=``. The machine's configuration is ignored, and changes
+    that are not committed are not recorded: a test shows the same in any work tree. Processes
     that your code starts log to the same journal, but can't deliver.
 
     It changes the environment of the process: never run two at a time in threads.
@@ -175,6 +176,7 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
             JOURNALTRACK_JOURNAL=str(journal.path),
             JOURNALTRACK_CONFIG=str(configuration),
             JOURNALTRACK_SYNC="off",
+            JOURNALTRACK_GIT_DIFF="off",
             JOURNALTRACK_ENDPOINT_URL=_NOWHERE,
         )
         stack.enter_context(

@@ -569,3 +569,14 @@ def test_a_command_of_the_environment_ran_the_code_of_its_folder(tree, tmp_path)
     with closing(sqlite3.connect(f"file:{journal / 'journal.db'}?mode=ro", uri=True)) as database:
         commits = {commit for (commit,) in database.execute("SELECT git_commit FROM writer")}
     assert commits == {git(tree, "rev-parse", "HEAD").decode().strip()}
+
+
+def test_a_test_finds_the_same_in_a_tree_with_changes(tree):
+    """Changes that are not committed are no artifact there, whatever is set outside."""
+    (tree / "train.py").write_text(
+        "from journaltrack import Tracker\nfrom journaltrack.testing import offline\n"
+        "with offline() as journal:\n"
+        "    Tracker.create(trial_component_name='run').close()\n"
+        "    print(sorted(journal.run().outputs))\n"
+    )
+    assert train(tree) == "[]\n"
