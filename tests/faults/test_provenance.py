@@ -576,7 +576,8 @@ def test_a_test_finds_the_same_in_a_tree_with_changes(tree):
     (tree / "train.py").write_text(
         "from journaltrack import Tracker\nfrom journaltrack.testing import offline\n"
         "with offline() as journal:\n"
-        "    Tracker.create(trial_component_name='run').close()\n"
-        "    print(sorted(journal.run().outputs))\n"
+        "    with Tracker.create(trial_component_name='run') as tracker:\n"
+        "        tracker.log_metric('loss', 1.0)\n"
+        "    print([file for file in journal.path.glob('spool/**/*') if file.is_file()])\n"
     )
     assert train(tree) == "[]\n"
