@@ -113,6 +113,7 @@ def run_pass(
             check_buckets(opened, connection.storage.instead)
         gate = Gate(deadline or Deadline(), left_s)
         owners = destinations.owners(opened.database) if connection.destination else None
+        sharing = connection.sharing
         with retrying(connection, gate, options.concurrency, owners) as remote:
             reconciler = Reconciler(
                 opened,
@@ -121,8 +122,13 @@ def run_pass(
                 deadline=gate,
                 on_progress=on_progress,
                 attempts=remote.attempts_of_last_call,
+                company=None if sharing is None else sharing.company,
             )
-            return reconciler.run()
+            report = reconciler.run()
+        if sharing is not None and report.halted is not None and report.halted.everywhere:
+            # Perhaps somebody renews the credentials, or mends the configuration.
+            sharing.renew()
+        return report
 
 
 def _up_to_date(journal: Path, destination: Destination, options: Options) -> Path:

@@ -9,16 +9,20 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.replay.remote import SAGEMAKER
 from journaltrack.util.config import AllowConfiguration, Destination, Storage
-from journaltrack.util.deadline import Deadline
+from journaltrack.util.deadline import CallersDeadline, Deadline
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
@@ -30,13 +34,16 @@ PROBE_NAME: Final = "journaltrack-probe"
 """The trial component that a probe asks for; the hoped-for answer is that it does not exist."""
 PROBE_TIMEOUT_S: Final = 5.0
 """Seconds of silence after which a probe counts the endpoint as down."""
+SHARED_S: Final = 60.0
+"""Our choice: seconds after which passes share another session, and notice a changed profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     """Say how to reach the remote.
 
-    Every pass makes its own session from it, and so notices renewed credentials.
+    A pass makes its own session from it, and so notices renewed credentials, or shares one with the
+    passes beside it (``Sharing``).
 
     Attributes:
         boto3_session: Used instead of a new session.
@@ -52,6 +59,7 @@ class Connection:
         storage: How buckets are to keep uploads.
         targets: Where journals are delivered to. None is SageMaker.
         destination: The one of these that this connection leads to.
+        sharing: What passes at the same time share; None: nothing.
     """
 
     boto3_session: Any = None
@@ -65,6 +73,7 @@ class Connection:
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
     targets: tuple[Destination | None, ...] = (None,)
     destination: Destination | None = None
+    sharing: Sharing | None = field(default=None, compare=False)
 
     def to(self, destination: Destination | None) -> Connection:
         """Return a connection to a destination; None is SageMaker."""
@@ -146,6 +155,88 @@ class Connection:
         )
 
 
+class Sharing:
+    """Give passes that run at the same time one remote: one session, its clients and connections.
+
+    A session and its clients cost 35 ms of CPU, as much as all else that a pass of a small journal
+    does. Each request ends with its own pass (``CallersDeadline``). Threads may share it.
+
+    A remote is closed when its last pass ends. Within ``with sharing:`` it is kept for the next
+    pass.
+
+    Attributes:
+        company: Keeps the requests in flight of all passes within the bound of one.
+    """
+
+    def __init__(self) -> None:
+        from journaltrack.replay.dispatch import Company  # noqa: PLC0415 - only with a replay
+
+        self.company = Company()
+        self._lock = threading.Lock()
+        self._keeps = False
+        # What the next pass gets.
+        self._now: _Shared | None = None
+
+    def __enter__(self) -> Self:
+        """Keep the remote between passes."""
+        self._keeps = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the remote."""
+        self._keeps = False
+        self.renew()
+
+    @contextlib.contextmanager
+    def remote(
+        self, connection: Connection, make: Callable[[Deadline], AwsRemote]
+    ) -> Iterator[AwsRemote]:
+        """Give a pass the remote for the block.
+
+        Args:
+            connection: Whose remote it is; another connection gets another remote.
+            make: Makes the remote, which obeys the deadline that governs the calling thread.
+        """
+        with self._lock:
+            now = self._now
+            if now is None or now.connection != connection or now.ends < time.monotonic():
+                self._leave_now()
+                now = self._now = _Shared(
+                    make(CallersDeadline()), connection, time.monotonic() + SHARED_S
+                )
+            now.passes += 1
+        try:
+            yield now.remote
+        finally:
+            with self._lock:
+                now.passes -= 1
+                if not now.passes and not (self._keeps and now is self._now):
+                    now.remote.close()
+                    if now is self._now:
+                        self._now = None
+
+    def renew(self) -> None:
+        """Make a new session for the next pass, for example after its credentials were refused."""
+        with self._lock:
+            self._leave_now()
+
+    def _leave_now(self) -> None:
+        now, self._now = self._now, None
+        # Otherwise its last pass closes it.
+        if now is not None and not now.passes:
+            now.remote.close()
+
+
+@dataclass(slots=True)
+class _Shared:
+    """Hold a remote that ``passes`` use now, and the time when the next pass gets another."""
+
+    remote: AwsRemote
+    connection: Connection
+    ends: float
+    passes: int = 0
+
+
 def configured_region(profile: str | None = None) -> tuple[str, str] | None:
     """Return the configured region as ``remotes.aws.clients`` finds it."""
     from journaltrack.remotes.aws import clients  # noqa: PLC0415 - boto3
@@ -197,6 +288,14 @@ def _opened(
 ) -> Iterator[Remote]:
     """Make the remote that a connection leads to, for the block."""
     destination = connection.destination
+    if destination is None and connection.sharing is not None and timeout_s is None:
+        # The shared remote looks at the gate of whoever calls.
+        deadline.guarded = connection.sagemaker_client is None
+        with connection.sharing.remote(
+            connection, lambda callers: connection.remote(callers, concurrency)
+        ) as shared:
+            yield shared
+        return
     if destination is None:
         aws = connection.remote(deadline, concurrency, timeout_s)
         with contextlib.closing(aws):

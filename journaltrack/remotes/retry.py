@@ -188,6 +188,8 @@ class RetryingRemote:
 
     def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
         self._local.attempts = 1
+        # The remote may be shared with other passes.
+        self._deadline.govern()
         # The fast path, taken nearly always: tenacity costs more than the rest of this class.
         try:
             return request()

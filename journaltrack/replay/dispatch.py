@@ -25,6 +25,7 @@ Must not know SQLite, the plan, any particular remote, or how a pass begins and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -357,6 +358,26 @@ class _Waiting:
         return None
 
 
+class Company:
+    """Count the requests in flight of all passes that share one bound. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._crews: list[Crew] = []
+
+    @contextlib.contextmanager
+    def joined(self, crew: Crew) -> Iterator[None]:
+        """Count a crew's requests during the block."""
+        self._crews.append(crew)
+        try:
+            yield
+        finally:
+            self._crews.remove(crew)
+
+    def beside(self, crew: Crew) -> int:
+        """Return how many quick requests the other crews have in flight."""
+        return sum(each.unfinished(QUICK) for each in [*self._crews] if each is not crew)
+
+
 class Dispatch:
     """Perform the requests of one pass.
 
@@ -368,8 +389,9 @@ class Dispatch:
         gate: Of the pass.
         report: Counts.
         tell: Called after each recording.
-        window: Requests in flight in the quick lane, at most.
+        at_once: Requests in flight in the quick lane, at most. A few more are handed out.
         uploads: Requests that wait for the upload lane.
+        company: The passes that share ``at_once``. Each may have one request in flight in any case.
     """
 
     def __init__(
@@ -381,9 +403,11 @@ class Dispatch:
         gate: Gate,
         report: PassReport,
         tell: Callable[[], None],
-        window: int,
+        at_once: int,
         uploads: Uploads,
+        company: Company,
     ) -> None:
+        self._company = company
         self._settlement = settlement
         self._crew = crew
         self._attempts = attempts
@@ -391,7 +415,8 @@ class Dispatch:
         self._gate = gate
         self._report = report
         self._tell = tell
-        self._window = window
+        self._at_once = at_once
+        self._window = at_once + max(2, at_once // 4)
         self._uploads = uploads
         self._waiting = _Waiting()
         # Whether an answer to metrics proved to be the remote's.
@@ -519,9 +544,9 @@ class Dispatch:
         jobs = self._uploads.next_references(self._is_free)
         for each in jobs:
             self._taking_turns[each.action.component_id] += 1
-        free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(
-            QUICK
-        )
+        others = self._company.beside(self._crew)
+        left = max(1, self._at_once - others) if others else self._window
+        free = min(left, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(QUICK)
         if free <= 0 or self._course.ended:
             return jobs
         # Late in a pass no metrics are sent: without an answer they would be in doubt.

@@ -45,6 +45,7 @@ from journaltrack.replay.dispatch import (
     HEARTBEAT_S,
     QUICK,
     UPLOADS,
+    Company,
     Course,
     Crew,
     Dispatch,
@@ -257,6 +258,7 @@ class Reconciler:
             ``Gate``, pass that gate, made for this pass alone.
         on_progress: Called on the calling thread after each recording.
         attempts: Returns, on the worker's thread, how often the remote sent the last request.
+        company: The passes that share ``options.concurrency``; None: this one alone.
         clock_ns: Nanoseconds since the epoch.
     """
 
@@ -269,8 +271,10 @@ class Reconciler:
         deadline: Deadline | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         attempts: Callable[[], int] = lambda: 1,
+        company: Company | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._company = company or Company()
         self._journal = journal
         self._remote = remote
         self._options = options or Options()
@@ -391,7 +395,6 @@ class Reconciler:
         uploads = Uploads(
             self._journal, self._course, lambda actions: self._settle(settlement, actions)
         )
-        window = at_once + max(2, at_once // 4)
         dispatch = Dispatch(
             settlement,
             crew,
@@ -400,9 +403,17 @@ class Reconciler:
             self._gate,
             self._report,
             self._tell,
-            window,
+            at_once,
             uploads,
+            self._company,
         )
+        with self._company.joined(crew):
+            self._sent(settlement, dispatch, crew, uploads)
+
+    def _sent(
+        self, settlement: Settlement, dispatch: Dispatch, crew: Crew, uploads: Uploads
+    ) -> None:
+        """Send, and end the pass whatever happens."""
         try:
             self._report.in_doubt += settlement.recover()
             self._resolve_doubts(settlement)

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import NotSentError
@@ -120,9 +121,65 @@ class Deadline:
     def connecting(self) -> None:
         """Take note that a connection is made: this thread's last request has not left."""
 
+    def govern(self) -> None:
+        """Bound what the calling thread does with things that several passes share.
+
+        See ``CallersDeadline``. It also holds for threads that get a copy of its context.
+        """
+        _callers.set(self)
+
     def take_in(self, inner: Deadline) -> None:
         """End another deadline together with this one."""
         inner._clock, inner._ends, inner._grace_ends = self._clock, self._ends, self._grace_ends
         self._inner.add(inner)
         if self._cancelled.is_set():
             inner.cancel(grace_s=self.grace_remaining_s())
+
+
+_callers: Final[ContextVar[Deadline]] = ContextVar("journaltrack-deadline")
+_UNLIMITED: Final = Deadline()
+
+
+class CallersDeadline(Deadline):
+    """Stand for the deadline that governs the calling thread.
+
+    Several passes can then share a remote, and each request still ends with its own pass.
+    """
+
+    @staticmethod
+    def _of_caller() -> Deadline:
+        return _callers.get(_UNLIMITED)
+
+    def remaining_s(self) -> float:
+        """Return the seconds left to the caller."""
+        return self._of_caller().remaining_s()
+
+    @property
+    def is_late(self) -> bool:
+        """Return whether an answer may come too late for the caller."""
+        return self._of_caller().is_late
+
+    def answered(self, took_s: float) -> None:
+        """Tell the caller's deadline how long an answer took."""
+        self._of_caller().answered(took_s)
+
+    @property
+    def cut_short(self) -> bool:
+        """Return whether somebody cancelled the caller's deadline."""
+        return self._of_caller().cut_short
+
+    def grace_remaining_s(self) -> float:
+        """Return the seconds that the caller waits for answers."""
+        return self._of_caller().grace_remaining_s()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, until the caller's deadline ends at the latest."""
+        return self._of_caller().wait(seconds)
+
+    def departing(self) -> None:
+        """Look at the caller's deadline, which may turn the request away."""
+        self._of_caller().departing()
+
+    def connecting(self) -> None:
+        """Tell the caller's deadline that nothing has left yet."""
+        self._of_caller().connecting()

@@ -24,6 +24,7 @@ Must not know what the calls and the work do.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import queue
 import threading
 import time
@@ -146,13 +147,17 @@ class DaemonPool(Executor):
         *args: Any,  # noqa: ANN401 - the interface's
         **kwargs: Any,  # noqa: ANN401
     ) -> Future[T]:
-        """Submit a call, as ``concurrent.futures.Executor.submit`` does."""
+        """Submit a call, as ``concurrent.futures.Executor.submit`` does.
+
+        It runs in a copy of the caller's context, and so within the caller's deadline.
+        """
         future: Future[T] = Future()
+        context = contextvars.copy_context()
         with self._lock:
             if self._closed:
                 msg = "the pool is shut down"
                 raise RuntimeError(msg)
-            self._waiting.put((future, lambda: fn(*args, **kwargs)))
+            self._waiting.put((future, lambda: context.run(fn, *args, **kwargs)))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._threads_max:
                 name = f"{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._work, name=name, daemon=True)

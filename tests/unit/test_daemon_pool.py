@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError, wait
+from contextvars import ContextVar
 
 import pytest
 
@@ -73,3 +74,14 @@ def test_a_call_that_never_ends_keeps_no_interpreter():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout == "end\n"
+
+
+def test_a_call_runs_in_the_context_of_its_caller():
+    """What the caller set for its thread holds for the call, whichever thread makes it."""
+    told = ContextVar("told")
+    pool = DaemonPool(1, "test")
+    told.set("first")
+    first = pool.submit(told.get)
+    told.set("second")
+    assert [first.result(), pool.submit(told.get).result()] == ["first", "second"]
+    pool.shutdown()

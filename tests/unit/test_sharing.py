@@ -1,0 +1,132 @@
+"""Passes that run at the same time share a session, its connections and the requests in flight;
+each still ends by itself.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+from journaltrack import Tracker
+from journaltrack.app.composition import run_pass
+from journaltrack.app.connection import Connection, Sharing
+from journaltrack.errors import NotSentError
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.lease import Gate
+from journaltrack.replay.reconciler import Options
+from journaltrack.util.deadline import CallersDeadline, Deadline
+from tests.simulator import simulator
+
+
+@pytest.fixture
+def connection(credentials):
+    """A connection to a simulator, with something to share."""
+    with simulator() as sim:
+        yield Connection(endpoint_url=sim.endpoint_url, sharing=Sharing()), sim
+
+
+def used(stack, connection):
+    """Give the remote that a pass would get, until the stack ends."""
+    return stack.enter_context(
+        connection.sharing.remote(connection, lambda deadline: connection.remote(deadline, 4))
+    )
+
+
+def recorded(folder, name, points):
+    """Return a journal with so many pending points of one run."""
+    with Tracker.create(trial_component_name=name, journal=folder / name, sync="off") as tracker:
+        for step in range(points):
+            tracker.log_metric("loss", float(step), iteration_number=step)
+    return folder / name
+
+
+def test_a_remote_is_shared_by_passes_that_overlap(connection):
+    """Passes at the same time get one remote; after the last of them, the next gets another."""
+    connection, _ = connection
+    with ExitStack() as stack:
+        first = used(stack, connection)
+        assert used(stack, connection) is first
+    with ExitStack() as stack:
+        assert used(stack, connection) is not first
+
+
+def test_a_remote_is_kept_between_passes_where_that_is_asked_for(connection):
+    """Within the block, passes one after the other get one remote."""
+    connection, _ = connection
+    with connection.sharing:
+        with ExitStack() as stack:
+            first = used(stack, connection)
+        with ExitStack() as stack:
+            assert used(stack, connection) is first
+
+
+def test_another_region_gets_another_remote(connection):
+    """A connection that differs shares nothing with the passes under way."""
+    connection, _ = connection
+    with ExitStack() as stack:
+        first = used(stack, connection)
+        assert used(stack, replace(connection, region="eu-west-1")) is not first
+
+
+def test_a_pass_ends_alone(connection):
+    """The gate of one pass turns away its own requests, and no other pass's."""
+    connection, sim = connection
+    with ExitStack() as stack:
+        shared = used(stack, connection)
+        over, lasting = Gate(Deadline()), Gate(Deadline())
+        over.close()
+        with pytest.raises(NotSentError):
+            RetryingRemote(shared, deadline=over).describe("run")
+        assert RetryingRemote(shared, deadline=lasting).describe("run") is None
+    assert len(sim.calls("DescribeTrialComponent")) == 1
+
+
+def test_a_thread_is_bound_by_the_deadline_that_governs_it():
+    """What threads share sees the time of each; without a deadline there is no limit."""
+    shared = CallersDeadline()
+
+    def remaining(deadline):
+        """Ask on a thread of its own."""
+        deadline.govern()
+        return shared.over, shared.wait(0.0), shared.cut_short
+
+    ended = Deadline()
+    ended.cancel()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        assert one.submit(remaining, ended).result() == (True, False, True)
+        assert other.submit(remaining, Deadline(3_600)).result() == (False, True, False)
+        assert one.submit(lambda: shared.over).result()
+    with ThreadPoolExecutor(1) as third:
+        assert third.submit(shared.remaining_s).result() == float("inf")
+
+
+def test_after_refused_credentials_the_next_pass_looks_them_up_again(
+    connection, tmp_path, monkeypatch
+):
+    """Somebody renews the credentials between two passes of one command: they count."""
+    connection, sim = connection
+    journal = recorded(tmp_path, "run", 1)
+    with connection.sharing:
+        sim.expired.add("AKIDTEST")
+        assert run_pass(journal, connection).halted is not None
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDRENEWED")
+        assert run_pass(journal, connection).halted is None
+    assert len(sim.components["run"].metrics) == 1
+
+
+def test_passes_share_the_requests_in_flight(connection, tmp_path):
+    """Four passes at a time have no more requests in flight than one may have, and one each."""
+    connection, sim = connection
+    at_once, passes = 6, 4
+    journals = [recorded(tmp_path, f"run-{n}", 400) for n in range(passes)]
+    flying = []
+    sim.latency_s = 0.005
+    sim.on_request = lambda call: flying.append(call.n - len(sim.requests))
+    with connection.sharing, ThreadPoolExecutor(passes) as pool:
+        options = Options(concurrency=at_once)
+        reports = list(pool.map(lambda each: run_pass(each, connection, options), journals))
+    assert [report.pending for report in reports] == [0] * passes
+    assert 2 <= max(flying) <= at_once + passes
