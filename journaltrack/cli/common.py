@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import clean
+from journaltrack.cli.output import clean, write
 from journaltrack.util import patterns
 from journaltrack.util.text import epoch_s, without_secrets
 
@@ -208,7 +207,7 @@ class _Printer(logging.Handler):
         """Print one line per record."""
         try:
             text = f"{record.levelname.lower()}: {clean(without_secrets(record.getMessage()))}"
-            click.echo(text.encode(errors="replace").decode(), file=sys.stderr)
+            write(text, err=True)
         except Exception:  # noqa: BLE001 - logging must not end a sync
             self.handleError(record)
 

@@ -7,6 +7,7 @@ document. A command that takes only one journal says which ones it found.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
+from journaltrack.cli.jobs import Jobs
 from journaltrack.errors import JournaltrackError, MirrorError, NothingMatchesError
 from journaltrack.util import patterns
 
@@ -261,6 +263,7 @@ def each(
     answer: Callable[[str | None], ExitCode],
     *,
     as_json: Form,
+    jobs: Jobs | None = None,
     has_ended: Callable[[], object] = lambda: False,
     final: Callable[[ExitCode], ExitCode] = lambda code: code,
     verdict: str | None = None,
@@ -274,6 +277,7 @@ def each(
         journals: Which journals.
         answer: Prints about one journal and returns its exit code.
         as_json: The JSON that it prints; "list": a list even for a single journal.
+        jobs: How to answer for several at a time; None: one after the other.
         has_ended: Returns whether to leave out the remaining journals.
         final: Maps the worst exit code to the one to return.
         verdict: What exit code 0 says of a journal, such as "all delivered". Of several, a last
@@ -285,23 +289,24 @@ def each(
     unnamed: list[NothingMatchesError] = []
     documents: list[dict[str, Any]] = []
     others = list(journals.folders)
-    for journal in journals.folders:
-        if codes and has_ended():
-            break
-        try:
-            with output.collected(common.path_of(journal), documents):
-                codes.append(answer(journal))
-            if codes[-1] is ExitCode.OK:
+    with _answering(journals, answer, jobs, lambda: bool(codes and has_ended())) as answered:
+        for journal in journals.folders:
+            try:
+                with output.collected(common.path_of(journal), documents):
+                    code = answered(journal)
+            except NothingMatchesError as error:  # noqa: PERF203 - an answer costs more
+                unnamed.append(error)
                 others.remove(journal)
-        except NothingMatchesError as error:
-            unnamed.append(error)
-            others.remove(journal)
-        except (JournaltrackError, OSError) as error:
-            codes.append(exit_code_of(error))
-            documents.append(
-                {"journal": common.path_of(journal), **output.error_json(error, codes[-1])}
-            )
-            report_error(error, verbose=common.is_verbose())
+            except (JournaltrackError, OSError) as error:
+                codes.append(exit_code_of(error))
+                documents.append(
+                    {"journal": common.path_of(journal), **output.error_json(error, codes[-1])}
+                )
+                report_error(error, verbose=common.is_verbose())
+            else:
+                if code is ExitCode.OK:
+                    others.remove(journal)
+                codes += [] if code is None else [code]
     if not codes:
         codes.append(ExitCode.USAGE)
         documents += _named_nowhere(unnamed)
@@ -316,6 +321,18 @@ def each(
     asked = len(journals.folders) - len(unnamed)
     _tell_verdict(None if as_json else verdict, others, asked, whole=not journals.codes)
     return code
+
+
+def _answering(
+    journals: Journals,
+    answer: Callable[[str | None], ExitCode],
+    jobs: Jobs | None,
+    has_ended: Callable[[], object],
+) -> contextlib.AbstractContextManager[Callable[[str | None], ExitCode | None]]:
+    """Answer during the block, as ``Jobs.answering`` does."""
+    if jobs is not None:
+        return jobs.answering(journals.folders, answer, has_ended)
+    return contextlib.nullcontext(lambda journal: None if has_ended() else answer(journal))
 
 
 def _tell_verdict(

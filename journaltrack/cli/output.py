@@ -18,9 +18,11 @@ import shutil
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
@@ -90,6 +92,24 @@ def collected(journal: str, documents: list[Any]) -> Iterator[None]:
         yield
     finally:
         _collected.pop()
+
+
+Held: TypeAlias = "list[Callable[[], None]]"
+_held: Final[ContextVar[Held | None]] = ContextVar("journaltrack-held", default=None)
+
+
+@contextlib.contextmanager
+def holding(held: Held | None) -> Iterator[None]:
+    """Hold what this thread prints in the block; call what is held to print it.
+
+    Args:
+        held: Gets it. None: print at once after all.
+    """
+    before = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(before)
 
 
 def with_streams() -> None:
@@ -245,6 +265,10 @@ def say(text: str = "", *, err: bool = False, style: str | None = None) -> None:
 
 def write(text: str, *, err: bool = False) -> None:
     """Write lines as they are, without folding."""
+    held = _held.get()
+    if held is not None:
+        held.append(partial(write, text, err=err))
+        return
     stream: IO[str] = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
@@ -260,7 +284,10 @@ def write(text: str, *, err: bool = False) -> None:
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
     """Print one JSON document in ASCII, which every terminal and locale can show."""
-    if _collected:
+    held = _held.get()
+    if held is not None:
+        held.append(partial(print_json, value))
+    elif _collected:
         _collected[-1][1].append(value)
     else:
         write(json.dumps(value, indent=2, allow_nan=False))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,49 @@ _BESIDE_CHARS: Final = 55
 """Columns that the amounts, the speed and the time left take beside the bar."""
 _BAR_EVERY_S: Final = 0.05
 """Seconds between drawings: drawing a bar costs more than copying what it shows."""
+
+
+# The display that the views of several threads share.
+_shared: Final[list[Any]] = []
+
+
+def _display(*, transient: bool) -> Any:  # noqa: ANN401 - rich's, which is imported for a terminal
+    from rich import progress  # noqa: PLC0415 - only for a terminal
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TextColumn("{task.fields[amount]}", markup=False),
+        progress.TimeRemainingColumn(),
+        console=output.terminal(err=True),
+        transient=transient,
+    )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Let views of several threads share a display during the block: a bar for each."""
+    if not output.on_terminal(err=True):
+        yield
+        return
+    with _display(transient=True) as display:
+        _shared.append(display)
+        try:
+            yield
+        finally:
+            _shared.remove(display)
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Print during the block, with the shared display out of the way."""
+    for display in _shared:
+        display.stop()
+    try:
+        yield
+    finally:
+        for display in _shared:
+            display.start()
 
 
 class ProgressView:
@@ -50,16 +94,10 @@ class ProgressView:
 
     def __enter__(self) -> Self:
         """Start the bar, on a terminal."""
-        if output.on_terminal(err=True):
-            from rich import progress  # noqa: PLC0415 - only for a terminal
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}", markup=False),
-                progress.BarColumn(),
-                progress.TextColumn("{task.fields[amount]}", markup=False),
-                progress.TimeRemainingColumn(),
-                console=output.terminal(err=True),
-            )
+        if _shared:
+            self._bar = _shared[-1]
+        elif output.on_terminal(err=True):
+            self._bar = _display(transient=False)
             self._bar.start()
         return self
 
@@ -70,7 +108,10 @@ class ProgressView:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
+        if self._bar in _shared:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+        elif self._bar is not None:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
@@ -96,7 +137,8 @@ class ProgressView:
             self._bar.update(self._task, completed=progress.done, total=total, amount=amount)
         elif now - self._told >= EVERY_S:
             self._told = now
-            output.say(line(self._label, progress.done, total, rate, self._unit), err=True)
+            with output.holding(None):
+                output.say(line(self._label, progress.done, total, rate, self._unit), err=True)
 
 
 def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:

@@ -1,0 +1,116 @@
+"""Answer for several journals at a time, and print the answers in the order of the journals.
+
+Each answer is made on a thread of its own. What it prints is held, and printed by the main thread
+when its turn comes. Journals of one key (copies of one journal) are answered for one after the
+other, in their order.
+
+Signals are the main thread's: its handler shortens the deadline that all jobs share. If it raises,
+jobs that have not begun are dropped, and the others end within the grace. Must not know what an
+answer is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from journaltrack.cli import output, progress
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.util.deadline import Deadline
+    from journaltrack.util.threads import DaemonPool
+
+_Answer: TypeAlias = "Callable[[str | None], ExitCode | None]"
+_Made: TypeAlias = "tuple[output.Held, ExitCode | None, Exception | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Say how to answer for several journals at a time.
+
+    Attributes:
+        at_once: Journals at a time.
+        deadline: Ends all answers.
+        key: Returns what journals have in common that must not be answered for at the same time.
+    """
+
+    at_once: int
+    deadline: Deadline
+    key: Callable[[str | None], Hashable]
+
+    @contextlib.contextmanager
+    def answering(
+        self,
+        journals: Sequence[str | None],
+        answer: Callable[[str | None], ExitCode],
+        has_ended: Callable[[], object],
+    ) -> Iterator[_Answer]:
+        """Make the answers during the block.
+
+        Args:
+            journals: Which journals.
+            answer: Prints about one journal, and returns its exit code. Called on several threads.
+            has_ended: Returns whether to leave out all that have not begun.
+
+        Yields:
+            A function that waits for the answer about a journal, prints it, and returns the exit
+            code or raises. It returns None for a journal that was left out.
+        """
+        from journaltrack.util.threads import DaemonPool  # noqa: PLC0415 - not for completion
+
+        def made(journal: str | None, before: Future[_Made] | None) -> _Made:
+            """Make one answer, on a thread of the pool."""
+            # It was submitted earlier, and so has begun.
+            wait([] if before is None else [before])
+            held: output.Held = []
+            if has_ended():
+                return held, None, None
+            with output.holding(held):
+                try:
+                    return held, answer(journal), None
+                except Exception as error:  # noqa: BLE001 - raised again below
+                    return held, None, error
+
+        futures: dict[str | None, Future[_Made]] = {}
+
+        def answered(journal: str | None) -> ExitCode | None:
+            """Wait for an answer, and print it."""
+            held, code, error = futures.pop(journal).result()
+            if held:
+                with progress.aside():
+                    for print_it in held:
+                        print_it()
+            if error is not None:
+                raise error
+            return code
+
+        pool = DaemonPool(self.at_once, "journaltrack-job")
+        last: dict[Hashable, Future[_Made]] = {}
+        with progress.together(), self._ending(pool):
+            for journal in journals:
+                key = self.key(journal)
+                futures[journal] = last[key] = pool.submit(made, journal, last.get(key))
+            yield answered
+
+    @contextlib.contextmanager
+    def _ending(self, pool: DaemonPool) -> Iterator[None]:
+        """End the jobs in order, whatever interrupts the block."""
+        from journaltrack.util.deadline import INTERRUPTED_GRACE_S  # noqa: PLC0415 - as above
+
+        try:
+            yield
+        except BaseException:
+            self.deadline.cancel(grace_s=INTERRUPTED_GRACE_S)
+            try:
+                pool.shutdown(cancel_futures=True)
+            # Interrupted once more.
+            except BaseException:
+                self.deadline.cancel()
+                pool.shutdown()
+                raise
+            raise
+        pool.shutdown()
