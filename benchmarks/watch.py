@@ -85,9 +85,9 @@ def run_idle(options: Run) -> list[Result]:
                 _await_delivery(folder / f"journal-{n}")
         with static_server() as server, watching(folder, server.endpoint_url) as process:
             time.sleep(max(2.0, 15 * part))  # settled, looked at, and watched
-            before = _cpu_s(process.pid)
+            before = cpu_s_of(process.pid)
             time.sleep(seconds)
-            busy = (_cpu_s(process.pid) - before) / seconds
+            busy = (cpu_s_of(process.pid) - before) / seconds
             measured.append(
                 {"cpu_percent": max(busy * 100, 0.001), "rss_mib": _rss_mib(process.pid)}
             )
@@ -406,7 +406,7 @@ def _free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s_of(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -495,7 +495,9 @@ def _looked(
         return Delivery(work.pending)
     if work.missing_blobs:
         return Delivery(work.pending, missing_blobs=work.missing_blobs)
-    with one_place.of(request.journal, work) if one_place is not None else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if one_place is not None:
+            stack.enter_context(one_place.of(request.journal, work.journal_id, lambda: work))
         return _delivered(request, connection, options, work)
 
 

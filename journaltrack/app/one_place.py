@@ -9,7 +9,7 @@ elsewhere are for ``ahead`` to find. Reads journals, changes none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,21 +44,22 @@ class OnePlace:
         self._lock = threading.Lock()
 
     @contextmanager
-    def of(self, folder: Path, work: Work) -> Iterator[None]:
+    def of(self, folder: Path, journal_id: str, work: Callable[[], Work]) -> Iterator[None]:
         """Deliver the journal from this folder for the block.
 
         Args:
             folder: Of a journal.
-            work: What waits in it.
+            journal_id: Its id.
+            work: Returns what waits in it; called if another folder has the journal's place.
 
         Raises:
             JournalBehindError: The journal is delivered from another folder, which holds a copy
                 of it that is as far, or under way. Nothing was sent.
         """
         with self._lock:
-            place = self._places.get(work.journal_id)
-            if place is None or (place.folder != folder and self._gives_way(place, folder, work)):
-                place = self._places[work.journal_id] = _Place(folder)
+            place = self._places.get(journal_id)
+            if place is None or (place.folder != folder and self._gives_way(place, folder, work())):
+                place = self._places[journal_id] = _Place(folder)
             elif place.folder != folder:
                 raise _twice(folder, place.folder)
             place.busy = True
@@ -67,8 +68,8 @@ class OnePlace:
         # A copy elsewhere is ahead of this one; perhaps it is the one beside it.
         except JournalBehindError:
             with self._lock:
-                if self._places.get(work.journal_id) is place:
-                    del self._places[work.journal_id]
+                if self._places.get(journal_id) is place:
+                    del self._places[journal_id]
             raise
         finally:
             place.busy = False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from journaltrack.app.one_place import OnePlace
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.reconciler import Options
-    from journaltrack.reports.status import JournalStatus
+    from journaltrack.reports.status import Standing
     from journaltrack.util.config import Configuration, Destination
 
 _HELD_MAX: Final = 10
@@ -65,6 +65,7 @@ class _Run(common.Stoppable):
         one_place: None if copies do not matter.
         verbose: Whether to print tracebacks.
         halted: By destination: what every other request there would meet as well.
+        ids: The ids of journals that were looked at.
     """
 
     options: Options
@@ -72,6 +73,21 @@ class _Run(common.Stoppable):
     one_place: OnePlace | None
     verbose: bool
     halted: dict[Destination | None, RemoteError] = field(default_factory=dict)
+    ids: dict[str | None, str] = field(default_factory=dict)
+
+    def key(self, journal: str | None) -> object:
+        """Return what journals share that must be synced one after the other.
+
+        These are copies of one journal, and bundles: each may be merged into any journal.
+        """
+        from journaltrack.util import paths  # noqa: PLC0415 - as below
+
+        if journal is not None and paths.expanded(journal).is_file():
+            return "bundle"
+        # The sync of it reports what is wrong.
+        with contextlib.suppress(JournaltrackError, OSError):
+            return self.ids.setdefault(journal, _id_of(journal))
+        return journal
 
 
 @click.command(
@@ -209,7 +225,7 @@ def command(
             journals,
             lambda journal: _one(run, journal, dry_run=dry_run, as_json=as_json),
             as_json="list" if as_json else None,
-            jobs=None if jobs == 1 or dry_run else Jobs(jobs, run.deadline, _identity),
+            jobs=None if jobs == 1 or dry_run else Jobs(jobs, run.deadline, run.key),
             has_ended=lambda: run.signal,
             final=run.code,
             verdict=None if dry_run else "all delivered",
@@ -358,7 +374,7 @@ def _sync(
 ) -> ExitCode:
     from journaltrack.app.composition import place_of, run_pass  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.reports.status import status  # noqa: PLC0415
+    from journaltrack.reports.status import standing  # noqa: PLC0415
 
     if connection.destination in run.halted:
         raise _not_tried(journal, run.halted[connection.destination])
@@ -367,7 +383,7 @@ def _sync(
     if report.halted is not None and (report.halted.everywhere or report.halted.unreachable):
         run.halted.setdefault(connection.destination, report.halted)
     where = place_of(journal, connection)
-    after = status(where, component=run.options.component, since=run.options.since_ns)
+    after = standing(where, component=run.options.component, since=run.options.since_ns)
     code = _code(report, after)
     if as_json:
         output.print_json(
@@ -394,22 +410,11 @@ def _not_tried(journal: str | None, halted: RemoteError) -> RemoteError:
     return RemoteError(message, **halted.members)
 
 
-def _identity(journal: str | None) -> object:
-    """Return what journals share that must be synced one after the other.
-
-    These are copies of one journal, and bundles: each may be merged into any journal.
-    """
+def _id_of(journal: str | Path | None) -> str:
     from journaltrack.journal import view  # noqa: PLC0415 - as above
-    from journaltrack.util import paths  # noqa: PLC0415 - as above
 
-    if journal is not None and paths.expanded(journal).is_file():
-        return "bundle"
-    try:
-        with view.opened(journal) as own:
-            return own.journal_id
-    # The sync of it reports what is wrong.
-    except (JournaltrackError, OSError):
-        return journal
+    with view.opened(journal) as own:
+        return own.journal_id
 
 
 @contextlib.contextmanager
@@ -423,11 +428,14 @@ def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
         if run.one_place is not None:
             # Copies are as old, and are told apart by what they find there.
             with contextlib.suppress(JournalOutdatedError):
-                stack.enter_context(run.one_place.of(folder, pass_report.look(folder)))
+                known = run.ids.get(journal) or _id_of(folder)
+                stack.enter_context(
+                    run.one_place.of(folder, known, lambda: pass_report.look(folder))
+                )
         yield
 
 
-def _code(report: PassReport, after: JournalStatus) -> ExitCode:
+def _code(report: PassReport, after: Standing) -> ExitCode:
     codes = [
         exit_code_of(error)
         for error in (report.halted, report.uploads_halted, report.altered)
@@ -448,7 +456,7 @@ def _code(report: PassReport, after: JournalStatus) -> ExitCode:
     return worst(codes)
 
 
-def _summary(report: PassReport, after: JournalStatus) -> str:
+def _summary(report: PassReport, after: Standing) -> str:
     of_them = f" ({report.superseded} of them superseded)" if report.superseded else ""
     return (
         f"{output.clean(after.path)}: {report.delivered} delivered{of_them}, "
@@ -459,9 +467,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
     )
 
 
-def _explain(
-    report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool
-) -> None:
+def _explain(report: PassReport, after: Standing, component: str | None, *, stopped: bool) -> None:
     """Explain on stderr why not everything is delivered, and what to do."""
     _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
@@ -510,7 +516,7 @@ def _explain(
         )
 
 
-def _what_to_do(after: JournalStatus, never: int) -> str:
+def _what_to_do(after: Standing, never: int) -> str:
     """Say what to do about entries that are quarantined or in doubt.
 
     Nothing helps ``never`` of them.
@@ -566,7 +572,7 @@ def _tell_ended(names: Sequence[str]) -> None:
         )
 
 
-def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:
+def _json(report: PassReport, after: Standing, code: ExitCode) -> dict[str, Any]:
     return {
         "journal": after.path,
         "journal_id": after.journal_id,

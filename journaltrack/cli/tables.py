@@ -31,18 +31,23 @@ def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
     rows = [(output.clean(output.cut(label, _LABEL_CHARS_MAX)), value) for label, value in rows]
     width = max((len(label) for label, _ in rows), default=0)
     beside = len(indent) + width + len(output.SEPARATOR)
+    on_terminal = output.on_terminal()
+    lines = []
     for label, value in rows:
         text = output.cell(value)
         first, *more = (
             [text]
-            if not output.on_terminal()
+            if not on_terminal
             else output.wrapped(text, max(_CELL_CHARS_MIN, output.line_width() - beside))
         )
         style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
-        for name, line in ((label, first), *(("", each) for each in more)):
-            output.write(
-                output.painted(f"{indent}{name:<{width}}{output.SEPARATOR}{line}".rstrip(), style)
-            )
+        lines += [
+            output.painted(f"{indent}{name:<{width}}{output.SEPARATOR}{line}".rstrip(), style)
+            for name, line in ((label, first), *(("", each) for each in more))
+        ]
+    # Once: each write costs as much as making its line.
+    if lines:
+        output.write("\n".join(lines))
 
 
 def table(

@@ -151,7 +151,8 @@ class _Service:
         *,
         child: bool,
     ) -> None:
-        from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - not for completion
+        from journaltrack.app.connection import Sharing  # noqa: PLC0415 - not for completion
+        from journaltrack.app.one_place import OnePlace  # noqa: PLC0415
         from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
 
         self._folders = folders
@@ -161,6 +162,7 @@ class _Service:
         self._loaded = self._load()
         self._rate_limit = RateLimit(self._configuration.requests_per_s)
         self._one_place = OnePlace()
+        self._sharing = Sharing()
         # Further destinations that did not answer a moment ago.
         self._resting: Resting = {}
         self._failure: BaseException | None = None
@@ -392,7 +394,11 @@ class _Service:
     def _connection(self) -> Connection:
         from journaltrack.app.connection import Connection  # noqa: PLC0415
 
-        return Connection(rate_limit=self._rate_limit, **self._configuration.of_a_connection())
+        return Connection(
+            rate_limit=self._rate_limit,
+            sharing=self._sharing,
+            **self._configuration.of_a_connection(),
+        )
 
 
 def _path(named: str | None) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
 import logging
 import os
@@ -17,7 +18,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -414,7 +415,7 @@ def _mount_of(folder: Path, mounts: Path) -> _Mount | None:
     return found or (of_device[-1] if of_device else None)
 
 
-def _deepest(table: list[_Mount], path: str) -> _Mount | None:
+def _deepest(table: Sequence[_Mount], path: str) -> _Mount | None:
     """Return the mount that contains ``path``; at one point, the last hides the others."""
     found = None
     for mount in table:
@@ -424,15 +425,20 @@ def _deepest(table: list[_Mount], path: str) -> _Mount | None:
     return found
 
 
-def _table(mounts: Path) -> list[_Mount]:
+def _table(mounts: Path) -> Sequence[_Mount]:
     # Without a table, or without permission to read it, the mounts are unknown. Other errors are
     # temporary.
     try:
-        lines = os.fsdecode(mounts.read_bytes()).splitlines()
+        return _parsed(mounts.read_bytes())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
+
+
+# Parsing takes a fifth of the time in which a journal is opened, and mounts change rarely.
+@functools.lru_cache(maxsize=2)
+def _parsed(table_of_mounts: bytes) -> Sequence[_Mount]:
     table = []
-    for line in lines:
+    for line in os.fsdecode(table_of_mounts).splitlines():
         left, _, right = line.partition(" - ")
         fields, tail = left.split(" "), right.split(" ")
         if len(fields) > _POINT and tail[0]:

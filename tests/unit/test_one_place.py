@@ -26,9 +26,15 @@ def record(folder, points=1):
     return folder
 
 
+def of(places, folder):
+    """The block of a pass, if the journal may be delivered from this folder."""
+    work = pass_report.look(folder)
+    return places.of(folder, work.journal_id, lambda: work)
+
+
 def deliver(places, folder):
     """What a pass would be made inside of."""
-    with places.of(folder, pass_report.look(folder)):
+    with of(places, folder):
         pass
 
 
@@ -54,7 +60,7 @@ def test_the_copy_that_went_further_takes_over(journal, tmp_path):
     """A copy with more in it is delivered instead, once no pass of the other one is under way."""
     places = OnePlace()
     newer = record(shutil.copytree(journal, tmp_path / "newer"))
-    with places.of(journal, pass_report.look(journal)), pytest.raises(JournalBehindError):
+    with of(places, journal), pytest.raises(JournalBehindError):
         deliver(places, newer)
     deliver(places, newer)
     with pytest.raises(JournalBehindError):
@@ -69,7 +75,7 @@ def test_a_moved_journal_keeps_its_place(journal, tmp_path, link):
     places = OnePlace()
     moved = tmp_path / "moved"
     if not link:
-        with places.of(journal, pass_report.look(journal)):
+        with of(places, journal):
             journal.rename(moved)
             deliver(places, moved)
     else:
@@ -97,7 +103,7 @@ def test_a_place_that_is_behind_elsewhere_gives_way(journal, tmp_path):
     """
     copied = shutil.copytree(journal, tmp_path / "copy")
     places = OnePlace()
-    with pytest.raises(JournalBehindError), places.of(journal, pass_report.look(journal)):
+    with pytest.raises(JournalBehindError), of(places, journal):
         raise JournalBehindError("behind")
     deliver(places, copied)
 
@@ -113,7 +119,7 @@ def test_threads_meet(journal, tmp_path):
         work = pass_report.look(folder)
         meeting.wait(FOREVER_S)
         try:
-            with places.of(folder, work):
+            with places.of(folder, work.journal_id, lambda: work):
                 inside.append(folder)
                 most.append(len(inside))
                 meeting.wait(FOREVER_S)

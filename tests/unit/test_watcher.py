@@ -83,8 +83,10 @@ class World:
         self.told = []
         self.steps = 0
         self.roots = list(roots)
+        self.polls = []
+        options.setdefault("cpu_s", lambda: 0.0)
         self.watcher = Watcher(
-            lambda: self.roots,
+            self.find_roots,
             self.deliver,
             self.probe,
             settings,
@@ -95,6 +97,10 @@ class World:
             chance=lambda: 1.0,
             **options,
         )
+
+    def find_roots(self):
+        self.polls.append(self.now)
+        return self.roots
 
     def deliver(self, request):
         self.requests.append(request)
@@ -184,6 +190,23 @@ def test_nothing_is_read_while_nothing_changes(journal):
     log(journal)
     world.run(SETTINGS.poll_s + 1)
     assert len(world.passes) == 2
+
+
+def test_polls_take_half_a_percent_of_a_core_at_most(journal):
+    """Polls that cost 0.1 s of CPU are 20 s apart, whatever the setting says; an event is still
+    followed at once.
+    """
+    cpu_s = itertools.count(step=0.1)
+    world = World(journal.parent, cpu_s=lambda: next(cpu_s))
+    world.run(200)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(world.polls[3:])]
+    assert pauses == pytest.approx([20.0] * len(pauses))
+    assert len(pauses) >= 5
+    passes = len(world.passes)
+    log(journal)
+    world.events.happened.add(journal)
+    world.run(1)
+    assert len(world.passes) == passes + 1
 
 
 def test_an_event_makes_a_pass_within_the_debounce(journal):

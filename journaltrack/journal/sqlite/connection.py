@@ -416,7 +416,8 @@ class Database:
             JournalLockedError: This call was made inside such a transaction, on another connection.
         """
         for other in _all_live():
-            if self._is_beside(other) and _is_own(other.lock):
+            # First what is quick and nearly never true: a process may have many journals open.
+            if _is_own(other.lock) and self._is_beside(other):
                 raise JournalLockedError(
                     f"the journal at {self.path.parent} is locked by a transaction that this "
                     "call was made inside of",
@@ -506,6 +507,7 @@ class Database:
         with self.lock:
             self._closed = True
             self._disconnect()
+        _live.discard(self)
 
     def make_way(self, timeout_s: float = -1) -> None:
         """Disconnect where this process has the journal alone, unless a transaction is open.
