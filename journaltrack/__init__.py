@@ -26,7 +26,7 @@ from journaltrack import errors
 from journaltrack._version import __version__
 
 if TYPE_CHECKING:
-    from journaltrack.app.api import check, prune, resolve, retry, sync, verify
+    from journaltrack.app.api import check, export_dataset, prune, resolve, retry, sync, verify
     from journaltrack.journal.journal import Journal
     from journaltrack.readmodel.model import runs
     from journaltrack.reports.report import audit
@@ -52,6 +52,7 @@ __all__ = [
     "check",
     "errors",
     "export",
+    "export_dataset",
     "export_receipts",
     "finish",
     "import_receipts",
@@ -68,7 +69,8 @@ __all__ = [
 
 _LAZY = {
     **dict.fromkeys(
-        ("check", "prune", "resolve", "retry", "sync", "verify"), "journaltrack.app.api"
+        ("check", "export_dataset", "prune", "resolve", "retry", "sync", "verify"),
+        "journaltrack.app.api",
     ),
     "Journal": "journaltrack.journal.journal",
     "JournaltrackWarning": "journaltrack.tracking.validation",

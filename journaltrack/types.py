@@ -56,6 +56,7 @@ from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTrack
 from journaltrack.transfer.bundle.layout import Manifest
 from journaltrack.transfer.bundle.pack import BundleReport
 from journaltrack.transfer.bundle.unpack import Bundle
+from journaltrack.transfer.export.dataset import DatasetReport
 from journaltrack.transfer.export.exporter import ExportReport, Format
 from journaltrack.transfer.export.tables import TableName
 from journaltrack.transfer.merge import MergedSource, MergeReport
@@ -75,6 +76,7 @@ __all__ = [
     "BundleReport",
     "Checked",
     "ComponentAudit",
+    "DatasetReport",
     "Difference",
     "Durability",
     "ErrorRecord",

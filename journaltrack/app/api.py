@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias
 
 from journaltrack import doctor, limits
-from journaltrack.app import composition
+from journaltrack.app import composition, dataset
 from journaltrack.app.connection import Connection, is_attended, limit_of
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import provenance, view
@@ -29,14 +29,17 @@ from journaltrack.replay.pass_report import PassReport, Progress
 from journaltrack.replay.reconciler import Options
 from journaltrack.reports.status import status, undeliverable
 from journaltrack.tracking.settings import check_makes_requests
+from journaltrack.transfer.export.dataset import extend
 from journaltrack.util import config
 from journaltrack.util.deadline import Deadline
 from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions, VerifyReport
 
 if TYPE_CHECKING:
     from journaltrack.doctor import Examination
+    from journaltrack.journal.journal import Journal
     from journaltrack.journal.view import When
     from journaltrack.retention.prune import PruneReport
+    from journaltrack.transfer.export.dataset import DatasetReport
     from journaltrack.util.config import Configuration
 
 AnyPaths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
@@ -307,6 +310,46 @@ def prune(
         trust=(trust,) if isinstance(trust, str) else trust,
         on_progress=on_progress,
     )
+
+
+def export_dataset(
+    journal: Journal | str | os.PathLike[str] | None = None,
+    *,
+    to: str | os.PathLike[str],
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    on_progress: Callable[[Progress], None] | None = None,
+) -> DatasetReport:
+    """Write what a journal has and a dataset of Parquet files lacks.
+
+    docs/dataset.md describes its tables and files. Needs pyarrow.
+
+    Args:
+        journal: An open journal, a path, or None for the configured one.
+        to: The dataset: a folder, or an address such as ``"s3://bucket/prefix"``.
+        profile: As for ``sync``, for S3.
+        region: As for ``sync``.
+        endpoint_url: As for ``sync``.
+        boto3_session: As for ``sync``.
+        on_progress: Called now and then with how many entries were looked at.
+
+    Raises:
+        InvalidInputError: No dataset can be there, it has a file that journaltrack did not write,
+            or pyarrow is missing.
+        JournalError: The journal can't be read.
+        RemoteError: S3 can't be reached, or refuses.
+        OSError: A file can't be written. After any error, the files that are there are whole, and
+            the next export continues.
+    """
+    given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
+    _, connection = _reach(boto3_session, None, given, None)
+    with (
+        view.opened(journal) as own,
+        dataset.opened(to, [own.path], connection) as store,
+    ):
+        return extend(store, own, on_progress=on_progress)
 
 
 def check(

@@ -16,6 +16,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
+    from journaltrack.transfer.export.dataset import DatasetReport
     from journaltrack.transfer.export.exporter import ExportReport, Format
     from journaltrack.transfer.export.tables import TableName
 
@@ -33,14 +34,14 @@ class _TerminatedError(BaseException):
 @click.command(
     epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export "
     "/mnt/usb/journal --table entries -o entries.csv\n"
-    "  journaltrack export --component 'digits-*' --since 2d | jq -c .name"
+    "  journaltrack export --component 'digits-*' --since 2d | jq -c .name\n"
+    "  journaltrack export journals --to s3://my-bucket/runs"
 )
 @about_journals
 @click.option(
     "--table",
     type=click.Choice(["metrics", "entries"]),
-    default="metrics",
-    show_default=True,
+    show_default="metrics",
     help="The points of metrics, or all entries.",
 )
 @click.option(
@@ -55,9 +56,15 @@ class _TerminatedError(BaseException):
     "target",
     metavar="FILE",
     type=click.Path(),
-    default=_STDOUT,
-    show_default=True,
+    show_default=_STDOUT,
     help="The file; - is standard output.",
+)
+@click.option(
+    "--to",
+    "dataset",
+    metavar="DATASET",
+    help="Instead of FILE: add what is new to this dataset of Parquet files, a folder or "
+    "s3://BUCKET/PREFIX.",
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @common.component_option
@@ -65,17 +72,23 @@ class _TerminatedError(BaseException):
     "--since", metavar="WHEN", type=common.When(), help=f"Only what was recorded since: {_WHEN}."
 )
 @click.option("--until", metavar="WHEN", type=common.When(), help="Only what was recorded before.")
+@common.connection_options
 @common.common_options
 def command(
     journals: Journals,
     *,
-    table: str,
+    table: str | None,
     file_format: str | None,
-    target: str,
+    target: str | None,
+    dataset: str | None,
     force: bool,
     component: str | None,
     since: int | None,
     until: int | None,
+    config_file: str | None,
+    profile: str | None,
+    region: str | None,
+    endpoint_url: str | None,
     as_json: bool,
 ) -> ExitCode:
     """Write the metrics or all entries of JOURNAL as JSON Lines, CSV or Parquet.
@@ -84,8 +97,31 @@ def command(
     apart. FILE appears only when it is complete. Entries recorded after the start are left out.
     States are as of reading.
 
-    docs/export.md describes the columns. The command uses no network and changes nothing.
+    With --to, the metrics, entries and deliveries that the dataset lacks are added to it. Run it
+    again at any time, also for copies of a journal.
+
+    docs/export.md describes the columns, docs/dataset.md the dataset. The command changes no
+    journal, and uses the network for s3:// alone.
     """
+    reach = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
+    if dataset is not None:
+        of_files = {
+            "--output": target,
+            "--table": table,
+            "--format": file_format,
+            "--force": force,
+            "--component": component,
+            "--since": since,
+            "--until": until,
+        }
+        refused = [name for name, value in of_files.items() if value]
+        if refused:
+            raise click.UsageError(f"{', '.join(refused)} can't be used with --to")
+        return _to_dataset(journals, dataset, config_file, reach, as_json=as_json)
+    common.refuse_without(
+        "--to s3://...", {f"--{name.replace('_', '-')}": each for name, each in reach.items()}
+    )
+    target, table = target or _STDOUT, table or "metrics"
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.journal.filter import Choice  # noqa: PLC0415
     from journaltrack.transfer.export.exporter import export_chosen  # noqa: PLC0415 - SQLAlchemy
@@ -132,6 +168,51 @@ def command(
     return ExitCode.OK
 
 
+def _to_dataset(
+    journals: Journals,
+    to: str,
+    config_file: str | None,
+    reach: dict[str, str | None],
+    *,
+    as_json: bool,
+) -> ExitCode:
+    """Add what is new to a dataset."""
+    from journaltrack.app import dataset  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.transfer.export.dataset import extend  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
+
+    _, connection = common.reach(config_file, reach)
+    folders = [paths.journal_folder(each) for each in journals.folders]
+    made: list[DatasetReport] = []
+    with _terminable() as ended:
+        try:
+            with common.usable(to, "written"), dataset.opened(to, folders, connection) as store:
+                for folder in folders:
+                    with ProgressView(f"export of {output.clean(folder)}") as view:
+                        made.append(extend(store, folder, on_progress=view))
+        except _TerminatedError:
+            return ExitCode.TERMINATED
+        finally:
+            ended.set()
+    if as_json:
+        documents = [each.to_json() for each in made]
+        told = {"journals": documents} if journals.are_several else documents[0]
+        output.print_json({**told, "exit_code": int(ExitCode.OK)})
+    else:
+        for each in made:
+            new = (
+                f"{output.plural(each.metrics, 'metric')}, {output.plural(each.entries, 'entry')} "
+                f"and {output.plural(each.deliveries, 'delivery')} in "
+                f"{output.plural(len(each.files), 'new file')}"
+                if each.files
+                else "nothing new"
+            )
+            output.say(f"{journals.heading(each.journal)}{output.clean(each.dataset)}: {new}")
+    _tell(made)
+    return ExitCode.OK
+
+
 def _stdout(file_format: str, *, as_json: bool) -> IO[bytes]:
     """Return standard output as the file to export to, unless it can't be that."""
     if as_json:
@@ -143,7 +224,7 @@ def _stdout(file_format: str, *, as_json: bool) -> IO[bytes]:
     return cast("IO[bytes]", _Terminal())
 
 
-def _tell(made: Sequence[ExportReport]) -> None:
+def _tell(made: Sequence[ExportReport | DatasetReport]) -> None:
     """Say what the rows do not show."""
     removed, unsound = sum(each.removed for each in made), sum(each.unsound for each in made)
     if removed:

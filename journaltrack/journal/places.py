@@ -11,14 +11,14 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.util.intervals import merged
+from journaltrack.util.intervals import extend, merged
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 _RUNS: Final = (
     "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq, count(*) FROM entry "
-    "WHERE typeof(writer_seq) = 'integer' GROUP BY writer_id, seq - writer_seq"
+    "WHERE typeof(writer_seq) = 'integer' AND seq > ? GROUP BY writer_id, seq - writer_seq"
 )
 _PARTS: Final = (
     "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq "
@@ -41,18 +41,19 @@ class Places:
 
     Args:
         database: Of the journal. What is appended later by others is not looked for.
+        above: Only entries beyond this ``seq``.
 
     Attributes:
         writers: The ids of processes by their uuids.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, above: int = 0) -> None:
         self.writers: dict[str, int] = {
             str(uuid): i for uuid, i in database.read("SELECT uuid, id FROM writer")
         }
         self._runs = sqlite3.connect("", isolation_level=None)
         try:
-            self._fill(database)
+            self._fill(database, above)
         except BaseException:
             self._runs.close()
             raise
@@ -97,12 +98,25 @@ class Places:
             found = [(max(first, above + 1), last) for first, last in found if last > above]
         return merged(found) if found[1:] else found
 
-    def _fill(self, database: Database) -> None:
+    def runs(self, last: int) -> dict[str, list[tuple[int, int]]]:
+        """Return what is here up to a ``seq``: sorted (first, last) of places, by writer."""
+        uuids = {i: uuid for uuid, i in self.writers.items()}
+        found: dict[str, list[tuple[int, int]]] = {}
+        rows = self._runs.execute(
+            "SELECT writer, first, min(last, :last - shift) FROM run "
+            "WHERE first + shift <= :last ORDER BY writer, first",
+            {"last": last},
+        )
+        for writer_id, begin, end in rows:
+            extend(found.setdefault(uuids.get(writer_id, f"unknown-{writer_id}"), []), begin, end)
+        return found
+
+    def _fill(self, database: Database, above: int) -> None:
         # seq is the place in the writer's chain plus a shift
         self._runs.execute("CREATE TABLE run (writer, first, last, shift)")
         with database.lock:
             self._runs.execute("BEGIN")
-            for *run, entries in database.connection.execute(_RUNS):
+            for *run, entries in database.connection.execute(_RUNS, (above,)):
                 self._runs.executemany(
                     "INSERT INTO run VALUES (?, ?, ?, ?)",
                     [run] if _is_whole(run, entries) else _parts(database, run),

@@ -81,6 +81,10 @@ class RetryingRemote:
         self._once = self._policy(lambda _: False)
         self._metrics = self._policy(_is_transient_and_not_applied)
 
+    def repeat(self, request: Callable[[], T]) -> T:
+        """Make a request that may be made any number of times, with retries."""
+        return self._call(self._idempotent, request)
+
     def attempts_of_last_call(self) -> int:
         """Return how often the calling thread's last request was sent."""
         return getattr(self._local, "attempts", 1)

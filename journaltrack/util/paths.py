@@ -543,7 +543,7 @@ def whole_file(
         InvalidInputError: See ``file_target``.
     """
     target = {file_target(to, journal, force=force) for journal in journals}.pop()
-    _remove_left(target)
+    remove_left(target.parent, target.name)
     partial, descriptor = _new_partial(target)
     # The file stays open, and so locked, until it has its name.
     with os.fdopen(descriptor, "wb") as stream, whole(target, partial, force=force):
@@ -569,9 +569,10 @@ def _new_partial(target: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _remove_left(target: Path) -> None:
-    """Remove a target's unfinished files that no process has locked."""
-    for left in target.parent.glob(f".{glob.escape(target.name[:200])}.{'[0-9a-f]' * 8}.partial"):
+def remove_left(folder: Path, name: str | None = None) -> None:
+    """Remove the unfinished files of a name, or of all, that no process has locked."""
+    which = "*" if name is None else glob.escape(name[:200])
+    for left in folder.glob(f".{which}.{'[0-9a-f]' * 8}.partial"):
         with contextlib.suppress(OSError):
             descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

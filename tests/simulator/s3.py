@@ -40,7 +40,7 @@ _PARTS_MAX = 10_000
 _PAGE_MAX = 1000
 _BUCKET_NAME = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NAMESPACE = {"s3": "http://s3.amazonaws.com/doc/2006-03-01/"}
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class S3:
@@ -161,7 +161,9 @@ class S3:
         body, status = stored.body, 200
         asked = _RANGE.fullmatch(call.headers.get("range", ""))
         if asked:
-            start, end = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
+            # Without a start: the last bytes, or all if there are fewer (RFC 9110, 14.1.2).
+            start = int(asked[1]) if asked[1] else max(len(body) - int(asked[2]), 0)
+            end = min(int((asked[1] and asked[2]) or len(body)), len(body) - 1)
             if start > end:
                 raise ServiceError(416, "InvalidRange", "The requested range is not satisfiable")
             headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"

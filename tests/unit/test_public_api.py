@@ -47,6 +47,7 @@ EXPORTED = {
         "check",
         "verify",
         "export",
+        "export_dataset",
         "bundle",
         "open_bundle",
     ),
@@ -69,8 +70,14 @@ FUNCTIONS = {
     if inspect.isfunction(getattr(journaltrack, name))
 }
 JOURNAL = "str | os.PathLike[str] | None"
-DIFFERENT = {(journaltrack.finish, "component"), (journaltrack.bundle, "to")}
-"""A run is finished by its name, which is no pattern; a bundle is a file, and never a stream."""
+DIFFERENT = {
+    (journaltrack.finish, "component"),
+    (journaltrack.bundle, "to"),
+    (journaltrack.export_dataset, "to"),
+}
+"""A run is finished by its name, which is no pattern; a bundle is a file, and never a stream, and a
+dataset is a folder.
+"""
 
 
 @pytest.fixture
@@ -199,6 +206,7 @@ CALLS = {
     "resolve": lambda journal, to: journaltrack.resolve(journal, outcome="delivered"),
     "finish": lambda journal, to: journaltrack.finish("run", "Completed", journal=journal),
     "export": lambda journal, to: journaltrack.export(journal, to=to / "a.jsonl", force=True),
+    "export_dataset": lambda journal, to: journaltrack.export_dataset(journal, to=to / "dataset"),
     "bundle": lambda journal, to: journaltrack.bundle(journal, to=to / "a.bundle", force=True),
     "export_receipts": lambda journal, to: journaltrack.export_receipts(
         journal, to=to / "a.receipts", force=True
@@ -403,6 +411,7 @@ def test_progress_is_told_by_all_in_one_form(folder, tmp_path):
         lambda tell: journaltrack.sync(on_progress=tell),
         lambda tell: journaltrack.verify(on_progress=tell),
         lambda tell: journaltrack.export(to=tmp_path / "a.csv", on_progress=tell),
+        lambda tell: journaltrack.export_dataset(to=tmp_path / "dataset", on_progress=tell),
         lambda tell: journaltrack.bundle(to=tmp_path / "a.bundle", on_progress=tell),
         lambda tell: journaltrack.open_bundle(tmp_path / "a.bundle").extract(
             tmp_path / "extracted", tell

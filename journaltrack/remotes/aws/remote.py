@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.groups import Declared, Group, GroupKind
     from journaltrack.remotes.aws.access import Access, Wanted
+    from journaltrack.remotes.aws.objects import Objects
     from journaltrack.replay.remote import RemoteObject
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,14 @@ class AwsRemote:
                     return {}
                 raise
         return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
+    def objects(
+        self, bucket: str, prefix: str, repeat: Callable[[Callable[[], Any]], Any]
+    ) -> Objects:
+        """Return the place of a dataset; see the module ``objects``."""
+        from journaltrack.remotes.aws.objects import Objects  # noqa: PLC0415 - few export
+
+        return Objects(self._uploader, bucket, prefix, repeat)
 
     def access(self, wanted: Wanted) -> Access:
         """Tell what these credentials may do; see the module ``access``."""

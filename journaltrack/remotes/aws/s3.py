@@ -150,7 +150,7 @@ class Uploader:
                 ContentType="application/json",
                 Metadata={"sha256": digest.hexdigest()},
             )
-            self._confirm(
+            self.confirm(
                 answer,
                 document.content,
                 Place(bucket, key, digest.hexdigest()),
@@ -343,10 +343,10 @@ class Uploader:
             self._check_grace()
             raise
         body = Body(raw.fileno(), 0, size_bytes, self._check_grace)
-        self._confirm(answer, body, place, size_bytes)
+        self.confirm(answer, body, place, size_bytes)
         return str(answer["ResponseMetadata"].get("RequestId") or "")
 
-    def _confirm(
+    def confirm(
         self, answer: dict[str, Any], body: Body | bytes, place: Place, size_bytes: int
     ) -> None:
         """Ask for an object if the store confirmed it with neither checksum nor MD5.

@@ -20,10 +20,11 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
+from types import MappingProxyType
 from typing import IO, Any, Final, Literal, TypeAlias
 
 from journaltrack.errors import InvalidInputError
@@ -209,6 +210,23 @@ class _Sink:
         self._stream = None
 
 
+def notes_in(end: bytes) -> Mapping[bytes, bytes]:
+    """Return the notes of a Parquet file.
+
+    Args:
+        end: The file's last bytes.
+
+    Raises:
+        ValueError: They are not the end of a Parquet file, or do not reach back far enough.
+    """
+    pa = load()
+    try:
+        metadata = pa.parquet.read_metadata(pa.BufferReader(end)).metadata
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(str(error)) from error
+    return metadata or {}
+
+
 class Parquet:
     """Write Parquet in row groups of ``GROUP_ROWS``."""
 
@@ -245,11 +263,13 @@ class Parquet:
         if self._rows >= GROUP_ROWS or self._bytes >= _GROUP_BYTES_MAX:
             self._write_group()
 
-    def close(self) -> None:
-        """Write the rows that wait, and the end of the file."""
+    def close(self, notes: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Write the rows that wait, and the end of the file with these notes."""
         self._write_group()
         self._wait()
         self._thread.shutdown()
+        if notes:
+            self._file.add_key_value_metadata(dict(notes))
         self._file.close()
 
     def abandon(self) -> None:
@@ -306,6 +326,9 @@ class Parquet:
 
 Type: TypeAlias = Literal["text", "integer", "double", "time", "flag"]
 TableName: TypeAlias = Literal["metrics", "entries"]
+"""A table of an export to a file."""
+DatasetTable: TypeAlias = Literal["metrics", "entries", "deliveries"]
+"""A table of a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +350,7 @@ class Table:
     It is read from ``entry`` (as ``e``) and ``delivery`` (as ``d``).
     """
 
-    name: TableName
+    name: DatasetTable
     columns: tuple[Column, ...]
     read: tuple[str, ...]
     condition: str = ""
@@ -428,3 +451,36 @@ ENTRIES: Final = Table(
     ),
 )
 TABLES: Final[dict[str, Table]] = {table.name: table for table in (METRICS, ENTRIES)}
+
+_PLACE: Final = ("e.writer_id", "e.writer_seq")
+DATASET: Final = (
+    Table(
+        "metrics",
+        _columns(
+            "component name step:integer value:double exact timestamp:time timestamp_ns:integer "
+            "recorded_at:time recorded_at_ns:integer writer writer_seq:integer unsound"
+        ),
+        (*(read for read in METRICS.read if read != "d.outcome"), *_PLACE),
+        METRICS.condition,
+    ),
+    Table(
+        "entries",
+        _columns(
+            "component stream kind name value:double text step:integer timestamp:time "
+            "timestamp_ns:integer payload recorded_at:time recorded_at_ns:integer writer "
+            "writer_seq:integer host user pid:integer program git_commit digest unsound"
+        ),
+        tuple(read for read in ENTRIES.read if not read.startswith("d.")),
+        f"AND e.kind NOT IN {vocabulary.POINTS} ",
+    ),
+    Table(
+        "deliveries",
+        _columns(
+            "writer writer_seq:integer state superseded:flag settled_at:time "
+            "settled_at_ns:integer reason action request_id attempts:integer error_code "
+            "as_of:time as_of_ns:integer unsound"
+        ),
+        ("e.seq", *_PLACE, "d.outcome", "d.settled_at_ns", "d.reason", "d.receipt_id"),
+    ),
+)
+"""The tables of a dataset. They have no column that differs between copies of a journal."""
