@@ -194,6 +194,9 @@ def _models(action: Request, model: type[Model]) -> Iterator[tuple[str, Model]]:
     if isinstance(action, Ensure):
         yield "component", model(action.component, action.spec.tags)
     elif isinstance(action, AddTags):
-        yield "component", model(action.component, tuple(action.tags.items()))
+        yield (
+            "component",
+            model(action.component, tuple((k, v) for k, v in action.tags.items() if v is not None)),
+        )
     else:
         yield "component", model(action.component)

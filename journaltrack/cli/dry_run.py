@@ -211,7 +211,7 @@ def _note(plan: ComponentPlan, action: Request) -> None:
     elif isinstance(action, Disassociate):
         plan.left.append(action.trial)
     elif isinstance(action, AddTags):
-        plan.tags.update(action.tags)
+        plan.tags.update({key: value or "" for key, value in action.tags.items()})
     elif isinstance(action, Declare):
         plan.declared = _settings(action)
     elif isinstance(action, Upload):

@@ -44,7 +44,7 @@ IS_RUN: Final = " AND ".join(f"c.name NOT LIKE '{begin}%'" for begin in _ROWS.va
 class Group:
     """An experiment or a trial. None and (): not given.
 
-    ``experiment`` is the trial's; ``description`` the experiment's.
+    ``experiment`` is the trial's; ``description`` and ``full_name`` the experiment's.
     """
 
     kind: GroupKind
@@ -53,6 +53,12 @@ class Group:
     display_name: str | None = None
     description: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    full_name: str | None = None
+
+    @property
+    def free_name(self) -> str:
+        """Return the name for a service that takes any."""
+        return self.full_name or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,7 @@ def declaration_of(entry: Entry) -> Declaration:
         text_or_none(detail.get("display_name")),
         text_or_none(detail.get("description")) if kind == "experiment" else None,
         tuple(tags.items()),
+        text_or_none(detail.get("full_name")) if kind == "experiment" else None,
     )
     return Declaration(entry.seq, group, bool(detail.get("if_new")))
 
@@ -191,6 +198,7 @@ def laid_over(below: Group, above: Group) -> Group:
         display_name=below.display_name if above.display_name is None else above.display_name,
         description=below.description if above.description is None else above.description,
         tags=tuple({**dict(below.tags), **dict(above.tags)}.items()),
+        full_name=below.full_name if above.full_name is None else above.full_name,
     )
 
 
@@ -244,11 +252,12 @@ _READ: Final[Mapping[str, Callable[[Entry], object]]] = {
     **dict.fromkeys(MEMBERSHIPS, membership_of),
     vocabulary.TAGS: vocabulary.tags_of,
     vocabulary.NOTE: vocabulary.note_of,
+    vocabulary.LABEL: vocabulary.label_of,
 }
 
 
 def is_readable(entry: Entry) -> bool:
-    """Return whether an entry of ``GROUPING``, or one with tags or a note, can be read."""
+    """Return whether an entry of ``GROUPING``, or with tags, a note or a label, can be read."""
     try:
         _READ[entry.kind](entry)
     except ValueError:

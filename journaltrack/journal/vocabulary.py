@@ -45,6 +45,13 @@ EXPERIMENT: Final = "experiment"
 TRIAL: Final = "trial"
 TAGS: Final = "tags"
 NOTE: Final = "note"
+LABEL: Final = "label"
+"""A tag of any name and length, as MLflow has them. SageMaker has no place for it."""
+OWN_LABEL: Final = "#"
+"""The beginning of labels that are no tags. No tag of SageMaker or MLflow can have it. See
+``DATASET``, and ``compat/mlflow``, which keeps there what MLflow's code must read back."""
+DATASET: Final = f"{OWN_LABEL}dataset/"
+"""The beginning of labels that tell of a dataset: the JSON of MLflow's ``DatasetInput``."""
 LOCAL: Final = "local"
 """A point of a metric that stays in the journal."""
 POINTS: Final = (METRIC, LOCAL)
@@ -68,7 +75,7 @@ IN_FILE: Final = f"SageMaker can't take it: it is in the artifact {PARAMETERS_FI
 KINDS: Final = frozenset(
     {
         *(CREATE, LOAD, ASSOCIATE, DISASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, LINEAGE),
-        *(EXPERIMENT, TRIAL, TAGS, NOTE, *POINTS, UPLOAD),
+        *(EXPERIMENT, TRIAL, TAGS, NOTE, LABEL, *POINTS, UPLOAD),
     }
 )
 """Every kind that this version understands.
@@ -321,12 +328,18 @@ def load(
     return Draft(COMPONENT, LOAD, payload=encode(detail))
 
 
-def associate(*, experiment: str | None, trial: str | None) -> Draft:
+def associate(*, experiment: str | None, trial: str | None, full_name: str | None = None) -> Draft:
     """Draft that the component belongs to a trial of an experiment.
 
     A replay creates the trial and the experiment if they are missing.
+
+    Args:
+        experiment: The experiment's name.
+        trial: The trial's name.
+        full_name: The experiment's name where any name is allowed, if it differs.
     """
-    return Draft(COMPONENT, ASSOCIATE, payload=encode({"experiment": experiment, "trial": trial}))
+    detail = {"experiment": experiment, "trial": trial, "full_name": full_name}
+    return Draft(COMPONENT, ASSOCIATE, payload=encode(detail))
 
 
 def tags(tags: dict[str, str]) -> Draft:
@@ -337,6 +350,24 @@ def tags(tags: dict[str, str]) -> Draft:
 def note(text: str) -> Draft:
     """Draft a note: text for people. The last one counts; "" is none."""
     return Draft(COMPONENT, NOTE, payload=encode({"note": text}))
+
+
+def label(name: str, text: str | None) -> Draft:
+    """Draft a label. The last text per name counts; None removes the label."""
+    return Draft(COMPONENT, LABEL, name, payload=encode({"text": text}))
+
+
+def label_of(entry: Entry | Draft) -> str | None:
+    """Return the text of an entry of kind ``label``; None: it removes the label.
+
+    Raises:
+        ValueError: It has no name, or what it has is no text.
+    """
+    found = decode(entry.payload).get("text")
+    if not isinstance(found, (str, type(None))) or not entry.name:
+        msg = "the label has no name, or its text is none"
+        raise ValueError(msg)
+    return found
 
 
 def tags_of(entry: Entry | Draft) -> dict[str, str]:
@@ -377,6 +408,8 @@ def experiment(
     description: str | None = None,
     tags: dict[str, str] | None = None,
     if_new: bool = False,
+    full_name: str | None = None,
+    labels: Mapping[str, str | None] | None = None,
 ) -> Draft:
     """Draft an experiment: an entry of its row, see ``groups``.
 
@@ -388,6 +421,8 @@ def experiment(
         description: What it is about.
         tags: Tags that it gets beside those that it has.
         if_new: Leave one that is there as it is.
+        full_name: Its name where any name is allowed, if it differs.
+        labels: See ``LABEL``; they stay in the journal. None removes one.
     """
     detail = {
         "name": _spelled(name),
@@ -395,6 +430,8 @@ def experiment(
         "description": description,
         "tags": tags or None,
         "if_new": if_new or None,
+        "full_name": full_name,
+        "labels": dict(labels) if labels else None,
     }
     return Draft(COMPONENT, EXPERIMENT, payload=encode(detail))
 

@@ -149,7 +149,7 @@ class AllowingRemote:
         self._rules.group(declared.make)
         return self._inner.declare(declared)
 
-    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+    def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
         """Add tags if the component's name is allowed."""
         self._rules.component(component)
         return self._inner.add_tags(component, tags)

@@ -161,15 +161,16 @@ class MemoryRemote:
             held.trials = [each for each in held.trials if _trial_of(*each) != trial.lower()]
             return Answer(request_id)
 
-    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+    def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
         """Keep the tags if SageMaker would take them."""
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
-            problem = limits.tags_problem({**held.tags, **tags})
+            wanted = {**held.tags, **{k: v for k, v in tags.items() if v is not None}}
+            problem = limits.tags_problem(wanted)
             if problem:
                 raise _refused(problem, request_id)
-            held.tags |= tags
+            held.tags = wanted
             return Answer(request_id)
 
     def tags(self, component: str) -> Mapping[str, str] | None:

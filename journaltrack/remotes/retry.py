@@ -123,7 +123,7 @@ class RetryingRemote:
         """Look it up, with retries."""
         return self._call(self._idempotent, lambda: self._inner.group(kind, name, tags=tags))
 
-    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+    def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
         """Add tags. Try a few times: nothing waits for it."""
         return self._call(self._few, lambda: self._inner.add_tags(component, tags))
 

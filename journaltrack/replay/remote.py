@@ -47,6 +47,7 @@ class Capabilities:
         held_point: Returns a metric's value as it keeps it.
         told: Returns how it keeps a metric's value otherwise than it was logged, or None.
         note_tag: The tag that shows a note. None: it has no place for notes.
+        labels: Returns whether it has a place for a label of this name.
         in_experiments: Whether a component is made in its experiment, and stays there.
         lineage: Whether it has lineage.
         documents: Whether it stores documents: the anchors of journals.
@@ -66,6 +67,7 @@ class Capabilities:
     held_point: Callable[[float], float] = lambda value: value
     told: Callable[[float], str | None] = lambda _: None
     note_tag: str | None = None
+    labels: Callable[[str], bool] = lambda _: False
     in_experiments: bool = False
     lineage: bool = True
     documents: bool = True
@@ -287,8 +289,12 @@ class Remote(Protocol):
         """
         ...
 
-    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+    def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
         """Add tags to those that the component has. Idempotent.
+
+        Args:
+            component: The component.
+            tags: The tags. None removes one: only of a remote that has ``labels``.
 
         Raises:
             ComponentMissingError: The remote does not have the component.

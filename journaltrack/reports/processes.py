@@ -24,7 +24,7 @@ IMPORTED_PATH: Final = "imported_path"
 """Tags of an imported run: the format, what the source calls it, and where the source was."""
 IMPORTED_KEY: Final = "imported_key"
 """The tag by which the next import knows the run: a digest, which tells people nothing."""
-_ADDED_LATER: Final = frozenset({vocabulary.TAGS, vocabulary.NOTE})
+_ADDED_LATER: Final = frozenset({vocabulary.TAGS, vocabulary.NOTE, vocabulary.LABEL})
 _IN_PROGRESS: Final = "InProgress"
 _PACKAGES_TOLD: Final = 5
 _COMMIT_CHARS: Final = 12

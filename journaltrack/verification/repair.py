@@ -20,6 +20,7 @@ from journaltrack.journal.vocabulary import (
     CREATE,
     DISASSOCIATE,
     EXPERIMENT,
+    LABEL,
     LINEAGE,
     LOAD,
     NOTE,
@@ -115,7 +116,7 @@ def _all_of(database: Database, component_id: int) -> list[int]:
     Its metrics and its blobs are left out: what the remote shows of them decides.
     """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
-    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, TAGS, NOTE, STATUS, LINEAGE)
+    making = (CREATE, LOAD, ASSOCIATE, DISASSOCIATE, TAGS, LABEL, NOTE, STATUS, LINEAGE)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 

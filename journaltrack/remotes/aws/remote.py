@@ -232,7 +232,7 @@ class AwsRemote:
         with _classifying(None):
             return self._groups.group(kind, name, tags=tags)
 
-    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
+    def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
         """Send AddTags."""
         arn = self._find(component)
         if arn is None:
@@ -243,7 +243,7 @@ class AwsRemote:
                 hint="`journaltrack check --remote --repair` creates it again",
             )
         with _classifying(component):
-            return self._groups.add_tags(arn, tags)
+            return self._groups.add_tags(arn, {k: v for k, v in tags.items() if v is not None})
 
     def tags(self, component: str) -> Mapping[str, str] | None:
         """Send ListTags."""

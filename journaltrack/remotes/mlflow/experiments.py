@@ -41,7 +41,7 @@ class Experiments:
         """Make the experiment, or the trial's. Return its address."""
         made = declared.make
         before = self.group(made.kind, made.name)
-        experiment_id = self.id_of(made.experiment or made.name)
+        experiment_id = self.id_of(made.experiment or made.free_name)
         address = f"{self._http.server.base}/#/experiments/{experiment_id}"
         wanted = made if before is None else declared.change
         if wanted is None:
@@ -64,12 +64,13 @@ class Experiments:
         """Read an experiment, or a trial from the tags of its experiment."""
         for each in self._all():
             held = told_as.tags_in({"data": each})
-            if kind == "experiment" and str(each["name"]).lower() == name.lower():
+            own_name = held.get(told_as.NAME, str(each["name"]))
+            if kind == "experiment" and own_name.lower() == name.lower():
                 kept = told_as.kept_names(held)
                 own = (k for k in held if not k.startswith(names.OURS) and k != told_as.NOTE)
                 return Group(
                     "experiment",
-                    str(each["name"]),
+                    own_name,
                     None,
                     held.get(told_as.DISPLAY_NAME),
                     held.get(told_as.NOTE),

@@ -149,6 +149,8 @@ def refuses(entry: vocabulary.Entry) -> str | None:
         return _text_problem(value if isinstance(value, str) else "", "the value", TAG_CHARS_MAX)
     if entry.kind == vocabulary.NOTE:
         return _text_problem(vocabulary.note_of(entry), "the note", TAG_CHARS_MAX)
+    if entry.kind == vocabulary.LABEL and not (entry.name or "").startswith(vocabulary.OWN_LABEL):
+        return _text_problem(vocabulary.label_of(entry) or "", "the tag", TAG_CHARS_MAX)
     if entry.kind == vocabulary.TAGS:
         texts = (text for item in vocabulary.tags_of(entry).items() for text in item)
         return next((p for t in texts if (p := _text_problem(t, "a tag", TAG_CHARS_MAX))), None)

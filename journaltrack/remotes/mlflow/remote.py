@@ -36,6 +36,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.fold import Artifact, Status, merge_status
 from journaltrack.journal.groups import Declared, Group, GroupKind, named_trial
+from journaltrack.journal.vocabulary import DATASET
 from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
@@ -116,6 +117,7 @@ class MlflowRemote:
         held_point=names.held_point,
         told=names.told,
         note_tag=told_as.NOTE,
+        labels=told_as.has_label,
         in_experiments=True,
         lineage=False,
         documents=False,
@@ -231,10 +233,36 @@ class MlflowRemote:
         held = (key for key in told_as.tags_in(self._read(run)) if key.startswith(told_as.TRIAL))
         return frozenset(names.read(key[begin:]).lower() for key in held)
 
-    def add_tags(self, component: str, tags: Mapping[str, str]) -> Answer:
-        """Set the tags."""
-        self._set(component, {names.tag(key): value for key, value in tags.items()})
+    def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
+        """Set the tags, and what is told by labels: dataset inputs, and the parent run."""
+        run = self._run(component)
+        given = {key: value for key, value in tags.items() if value is not None}
+        datasets = [given.pop(key) for key in list(given) if key.startswith(DATASET)]
+        wanted = {names.tag(key): value for key, value in given.items()}
+        if told_as.PARENT in wanted:
+            wanted[told_as.PARENT] = self._parent(wanted[told_as.PARENT])
+        self._send(component, run, {}, wanted)
+        for key in (names.tag(key) for key, value in tags.items() if value is None):
+            # It may be gone already.
+            with contextlib.suppress(ComponentMissingError):
+                self._http.post("runs/delete-tag", {"run_id": run.id, "key": key})
+        if datasets:
+            content = {"run_id": run.id, "datasets": [json.loads(each) for each in datasets]}
+            self._about(component, lambda: self._http.post("runs/log-inputs", content))
         return Answer()
+
+    def _parent(self, component: str) -> str:
+        """Return the id of the run that a component is here."""
+        run = self._find(component)
+        if run is not None:
+            return run.id
+        if component.lower() in self._owners:
+            raise RemoteError(
+                f"the parent run {component} is not there yet",
+                kind=ErrorKind.TRANSIENT,
+                code="ParentMissing",
+            )
+        return component
 
     def tags(self, component: str) -> Mapping[str, str] | None:
         """Read the tags that are not journaltrack's."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.journal.groups import Group
+from journaltrack.journal.vocabulary import DATASET, OWN_LABEL
 from journaltrack.remotes.mlflow import names
 from journaltrack.replay.remote import RemoteComponent
 
@@ -28,6 +29,14 @@ OUTPUT: Final = f"{names.OURS}output."
 TRIAL: Final = f"{names.OURS}trial."
 DISPLAY_NAME: Final = f"{names.OURS}display_name"
 NOTE: Final = "mlflow.note.content"
+PARENT: Final = "mlflow.parentRunId"
+NAME: Final = f"{names.OURS}experiment"
+"""The tag of an experiment that has another name in the journal."""
+
+
+def has_label(name: str) -> bool:
+    """Return whether MLflow has a place for a label of this name."""
+    return not name.startswith(OWN_LABEL) or name.startswith(DATASET)
 
 
 def preference(run: Mapping[str, Any]) -> tuple[bool, str, str]:
@@ -154,6 +163,8 @@ def experiment_tags(group: Group) -> dict[str, str]:
     """Return the tags of an experiment."""
     told = ((DISPLAY_NAME, group.display_name), (NOTE, group.description))
     given = {key: text for key, text in told if text is not None}
+    if group.full_name is not None:
+        given[NAME] = group.name
     return {names.tag(key): value for key, value in group.tags} | given
 
 

@@ -342,7 +342,7 @@ class AddTags:
     """Add tags to those that the component has.
 
     Attributes:
-        parts: The tags of each entry, in order: the last value per key counts.
+        parts: The tags of each entry, in order: the last value per key counts. None removes one.
     """
 
     phase: ClassVar[int] = 2
@@ -350,7 +350,7 @@ class AddTags:
     idempotent: ClassVar[bool] = True
     component_id: int
     component: str
-    parts: tuple[tuple[int, tuple[tuple[str, str], ...]], ...]
+    parts: tuple[tuple[int, tuple[tuple[str, str | None], ...]], ...]
 
     @property
     def seqs(self) -> tuple[int, ...]:
@@ -358,8 +358,8 @@ class AddTags:
         return tuple(sorted(seq for seq, _ in self.parts))
 
     @property
-    def tags(self) -> dict[str, str]:
-        """Return what to add."""
+    def tags(self) -> dict[str, str | None]:
+        """Return what to add, and what to remove."""
         return {key: value for _, tags in self.parts for key, value in tags}
 
     def split(self) -> tuple[AddTags, ...]:

@@ -90,15 +90,19 @@ def memberships(
                 yield Disassociate(component_id, component, names[1] or "", seqs)
 
 
-def told_by(entry: Entry, note_tag: str | None) -> dict[str, str]:
+def told_by(entry: Entry, note_tag: str | None) -> dict[str, str | None]:
     """Return the tags of an entry. A note is a tag where the remote shows notes.
+
+    None: the entry removes the tag.
 
     Raises:
         ValueError: The entry can't be read.
     """
     if entry.kind == vocabulary.NOTE:
         return {note_tag: vocabulary.note_of(entry)} if note_tag else {}
-    return vocabulary.tags_of(entry)
+    if entry.kind == vocabulary.LABEL:
+        return {entry.name or "": vocabulary.label_of(entry)}
+    return {**vocabulary.tags_of(entry)}
 
 
 def tags(
@@ -110,10 +114,10 @@ def tags(
 ) -> Iterator[Action]:
     """Yield the request for the pending tags of a component, and what needs none."""
     pending = {entry.seq for entry in entries}
-    kinds = {vocabulary.TAGS, vocabulary.NOTE} if note_tag else {vocabulary.TAGS}
+    kinds = {vocabulary.TAGS, vocabulary.LABEL} | ({vocabulary.NOTE} if note_tag else set())
     arrived = [entry for entry in state.grouped if entry.kind in kinds]
     later: dict[str, int] = {}
-    parts: list[tuple[int, tuple[tuple[str, str], ...]]] = []
+    parts: list[tuple[int, tuple[tuple[str, str | None], ...]]] = []
     for entry in reversed(ordered([*arrived, *entries], state.origins)):
         told = told_by(entry, note_tag)
         if entry.seq not in pending:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 _STATUS: Final = ("status", "")
-_GROUPED: Final = groups.GROUPING | {vocabulary.TAGS, vocabulary.NOTE}
+_GROUPED: Final = groups.GROUPING | {vocabulary.TAGS, vocabulary.NOTE, vocabulary.LABEL}
 _MAY_HAVE_MADE_IT: Final = (
     "SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
     "WHERE r.component_id = c.id AND r.action = 'ensure' AND r.outcome IS NOT 'not sent' AND NOT "

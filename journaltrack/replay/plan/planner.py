@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
 
 NOTE_STAYS: Final = "a note stays in the journal: SageMaker has no place for it"
+LABEL_STAYS: Final = "it stays in the journal: {service} has no place for it"
 _NOT_UPLOADED: Final = "the upload of its content is quarantined"
 _EXACT_NS: Final = 1_000_000_000
 """Services keep times in less detail than we do. Nanoseconds."""
@@ -422,6 +423,9 @@ def _left_out(entry: Entry, can: Capabilities) -> str | None:
     if entry.kind == vocabulary.NOTE:
         vocabulary.note_of(entry)
         return None if can.note_tag else NOTE_STAYS
+    if entry.kind == vocabulary.LABEL:
+        vocabulary.label_of(entry)
+        return None if can.labels(entry.name or "") else LABEL_STAYS.format(service=can.service)
     if entry.kind == vocabulary.LINEAGE and not can.lineage:
         return f"lineage stays in the journal: {can.service} has none"
     return None
@@ -454,7 +458,7 @@ def _add(
         component.loads.append(entry)
     elif entry.kind in groups.GROUPING:
         return _add_grouping(entry, component)
-    elif entry.kind in {vocabulary.TAGS, vocabulary.NOTE}:
+    elif entry.kind in {vocabulary.TAGS, vocabulary.NOTE, vocabulary.LABEL}:
         grouping.told_by(entry, can.note_tag)
         component.tags.append(entry)
     elif entry.kind == vocabulary.LINEAGE:
@@ -702,7 +706,8 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
     tags = first.get("tags")
     parts = component.changes.get(("status", ""), ())
     starts = (part.value.start_ns for part in parts if isinstance(part.value, Status))
-    trials = (groups.membership_of(e) for e in component.grouping if e.kind == vocabulary.ASSOCIATE)
+    joined = (e for e in component.grouping if e.kind == vocabulary.ASSOCIATE)
+    named = (text_or_none(e.detail.get("full_name")) or groups.membership_of(e)[0] for e in joined)
     spec = ComponentSpec(
         name=component.name,
         owner=text_or_none(first.get("owner")) or "",
@@ -711,7 +716,7 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
             None,
         ),
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
-        experiment=next((experiment for experiment, _ in trials if experiment), None),
+        experiment=next((experiment for experiment in named if experiment), None),
         start_ns=next((start for start in starts if start is not None), None),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)

@@ -1,0 +1,116 @@
+"""Labels: tags that MLflow takes and SageMaker does not. They disturb no delivery to SageMaker."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from journaltrack.journal import vocabulary
+from journaltrack.journal.groups import Declared, Group
+from journaltrack.journal.vocabulary import DATASET, OWN_LABEL
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.reconciler import Reconciler
+from tests.simulator.mlflow import MlflowServer
+from tests.unit.test_mlflow_remote import connected, delivered, judge_anew, only_run
+
+SET = {"dataset": {"name": "iris", "digest": "abc", "source_type": "code", "source": "{}"}}
+LABELS = [
+    vocabulary.label("mlflow.source.name", "train.py"),
+    vocabulary.label("long", "x" * 7_000),
+    vocabulary.label("gone", "soon"),
+    vocabulary.label("gone", None),
+    vocabulary.label(f"{OWN_LABEL}stage", "deleted"),
+    vocabulary.label(f"{DATASET}abc/iris", json.dumps({**SET, "tags": []})),
+]
+
+
+def outcomes(journal):
+    """What became of the labels: outcome and reason."""
+    return journal.database.read(
+        "SELECT e.name, d.outcome, d.reason FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+        "WHERE e.kind = 'label' ORDER BY e.seq"
+    )
+
+
+@pytest.mark.journal({"run": [vocabulary.create(owner="me"), *LABELS]})
+def test_sagemaker_gets_no_label_and_quarantines_none(journal):
+    """They count as superseded, with the reason; the run itself is delivered."""
+    remote = MemoryRemote()
+    report = Reconciler(journal, remote).run()
+    assert (report.pending, report.quarantined) == (0, 0), report
+    assert remote.tags("run") == {}
+    assert {
+        (outcome, "SageMaker has no place" in reason) for _, outcome, reason in outcomes(journal)
+    } == {("superseded", True)}
+
+
+@pytest.mark.journal({"run": [vocabulary.create(owner="me"), *LABELS]})
+def test_mlflow_gets_labels_as_tags_and_datasets(journal):
+    """A removed one is gone, a document of the store stays, a dataset input is one."""
+    with MlflowServer() as server:
+        report = delivered(server, journal)
+        assert (report.pending, report.quarantined) == (0, 0), report
+        run = only_run(server)
+        own = {key: text for key, text in run.tags.items() if not key.startswith("journaltrack.")}
+        assert own == {"mlflow.source.name": "train.py", "long": "x" * 7_000}
+        assert run.datasets == {("iris", "abc"): {**SET, "tags": []}}
+        stayed = {name for name, outcome, _ in outcomes(journal) if outcome == "superseded"}
+        assert f"{OWN_LABEL}stage" in stayed
+        # What was there is removed as well.
+        with journal.database.lock:
+            journal.append(journal.component("run"), [vocabulary.label("long", None)])
+        delivered(server, journal)
+        assert "long" not in only_run(server).tags
+
+
+@pytest.mark.journal(
+    {
+        "child": [
+            vocabulary.create(owner="its"),
+            vocabulary.associate(
+                experiment="my-experiment", trial=None, full_name="/my experiment"
+            ),
+            vocabulary.label("mlflow.parentRunId", "parent"),
+            vocabulary.metric("loss", 1.0, -5, 1_000_000),
+        ],
+        "parent": [
+            vocabulary.create(owner="mine"),
+            vocabulary.associate(
+                experiment="my-experiment", trial=None, full_name="/my experiment"
+            ),
+        ],
+    }
+)
+def test_a_nested_run_is_below_the_servers_own_run(journal):
+    """The parent's id is the one there, whichever was made first; the experiment has its name."""
+    judge_anew(journal)
+    with MlflowServer() as server:
+        report = delivered(server, journal, owners={"child": "its", "parent": "mine"})
+        assert (report.pending, report.quarantined) == (0, 0), report
+        child, parent = only_run(server, "child"), only_run(server, "parent")
+        assert child.tags["mlflow.parentRunId"] == parent.id
+        assert server.history(child, "loss") == [(1.0, 1, -5)]
+        assert server.experiments[child.experiment_id].name == "/my experiment"
+
+
+def test_an_experiment_with_another_name_there_is_read_back():
+    """It is found by its name in the journal, and by no other."""
+    group = Group("experiment", "my-experiment", tags=(("k", "v"),), full_name="/my experiment")
+    with MlflowServer() as server, connected(server) as remote:
+        remote.declare(Declared(group, group))
+        assert remote.group("experiment", "My-Experiment").tags == (("k", "v"),)
+        assert remote.group("experiment", "/my experiment") is None
+
+
+@pytest.mark.parametrize("payload", ["{", '{"text": 3}'])
+@pytest.mark.journal({"run": [vocabulary.create(owner="me")]})
+def test_a_label_that_can_not_be_read_is_quarantined_alone(journal, payload):
+    """A crafted label hides nothing of its run."""
+    draft = vocabulary.label("a", "b")._replace(payload=payload)
+    journal.append(journal.component("run"), [draft, vocabulary.label("good", "text")])
+    judge_anew(journal)
+    with MlflowServer() as server:
+        report = delivered(server, journal)
+        assert (report.pending, report.quarantined) == (0, 1), report
+        assert only_run(server).tags["good"] == "text"
