@@ -393,7 +393,10 @@ class Reconciler:
             "journaltrack-replay",
         )
         uploads = Uploads(
-            self._journal, self._course, lambda actions: self._settle(settlement, actions)
+            self._journal,
+            self._course,
+            lambda actions: self._settle(settlement, actions),
+            can=self._remote.can,
         )
         dispatch = Dispatch(
             settlement,

@@ -48,6 +48,7 @@ class Capabilities:
         told: Returns how it keeps a metric's value otherwise than it was logged, or None.
         note_tag: The tag that shows a note. None: it has no place for notes.
         labels: Returns whether it has a place for a label of this name.
+        by_name: Whether a content is uploaded under each of its names. If not, once.
         in_experiments: Whether a component is made in its experiment, and stays there.
         lineage: Whether it has lineage.
         documents: Whether it stores documents: the anchors of journals.
@@ -68,6 +69,7 @@ class Capabilities:
     told: Callable[[float], str | None] = lambda _: None
     note_tag: str | None = None
     labels: Callable[[str], bool] = lambda _: False
+    by_name: bool = False
     in_experiments: bool = False
     lineage: bool = True
     documents: bool = True

@@ -120,19 +120,9 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
     if isinstance(action, Update):
         return _update(action, remote)
     if isinstance(action, Upload):
-        return remote.upload(
-            BlobUpload(
-                path=context.spool / action.blob.sha256[:2] / action.blob.sha256,
-                sha256=action.blob.sha256,
-                size_bytes=action.size_bytes,
-                component=action.component,
-                name=action.name,
-                bucket=action.blob.bucket,
-                prefix=action.blob.prefix,
-                media_type=action.media_type,
-                scratch=context.spool,
-            )
-        )
+        for name in action.more_names:
+            remote.upload(_blob_upload(action, name, context))
+        return remote.upload(_blob_upload(action, action.name, context))
     if isinstance(action, Link):
         return remote.link(
             ArtifactLink(
@@ -155,6 +145,20 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
     if isinstance(action, AddTags):
         return remote.add_tags(action.component, action.tags)
     return _ensure(action, remote, context)
+
+
+def _blob_upload(action: Upload, name: str, context: Context) -> BlobUpload:
+    return BlobUpload(
+        path=context.spool / action.blob.sha256[:2] / action.blob.sha256,
+        sha256=action.blob.sha256,
+        size_bytes=action.size_bytes,
+        component=action.component,
+        name=name,
+        bucket=action.blob.bucket,
+        prefix=action.blob.prefix,
+        media_type=action.media_type,
+        scratch=context.spool,
+    )
 
 
 def judge(

@@ -26,6 +26,7 @@ from journaltrack.journal.fold import FieldMap, Part, parts_in_order
 from journaltrack.replay.plan import planner
 from journaltrack.replay.plan.actions import Change, Link, Request, Settle, Update, Upload
 from journaltrack.replay.plan.pending import pending_at, read_states
+from journaltrack.replay.remote import SAGEMAKER, Capabilities
 from journaltrack.replay.requests import Job
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Uploads:
         course: Of the pass.
         settle: Records entries that need no request.
         clock: Monotonic seconds.
+        can: What the remote can do.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Uploads:
         course: Course,
         settle: Callable[[Sequence[Settle]], None],
         clock: Callable[[], float] = time.monotonic,
+        can: Capabilities = SAGEMAKER,
     ) -> None:
         self._journal = journal
+        self._can = can
         self._course = course
         self._settle = settle
         self._clock = clock
@@ -233,7 +237,7 @@ class Uploads:
         if entries and entries[-1].seq < max(seqs):
             rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
         states = read_states(self._journal.database, {entry.component_id for entry in entries})
-        actions = planner.plan(entries, states)
+        actions = planner.plan(entries, states, can=self._can)
         self._settle([action for action in actions if isinstance(action, Settle)])
         return actions, rest
 

@@ -553,3 +553,30 @@ def test_requests_to_managed_mlflow_are_signed(server, journal, monkeypatch, kin
     assert {each[3] for each in seen} == {arn}
     assert all({header, "host", "x-amz-content-sha256", "x-amz-date"} <= each[2] for each in seen)
     assert {method for method, _ in server.asked} == {"GET", "POST", "PUT"}
+
+
+@pytest.mark.journal({"run": [CREATION]})
+def test_a_content_is_stored_under_each_of_its_names(server, journal):
+    """MLflow's code reads by path. A name that comes later is stored, a known one is not again."""
+    add_artifact(journal, b"the model")
+    add_more(journal, "copy/of/it")
+    report = delivered(server, journal)
+    assert report.pending == 0
+    names = {"model", "copy/of/it"}
+    assert {path.partition("/artifacts/")[2] for path in server.files} == names
+    add_more(journal, "later")
+    add_more(journal, "model")
+    before = len(server.asked)
+    assert delivered(server, journal).pending == 0
+    assert {path.partition("/artifacts/")[2] for path in server.files} == names | {"later"}
+    assert set(server.files.values()) == {b"the model"}
+    sent = [path for method, path in server.asked[before:] if method == "PUT"]
+    assert [path.rpartition("/")[2] for path in sent] == ["later"]
+
+
+def add_more(journal, name):
+    """Record the content of ``add_artifact`` under another name."""
+    sha256 = hashlib.sha256(b"the model").hexdigest()
+    blob = vocabulary.BlobRef(sha256, "the-bucket", "the-prefix")
+    draft = vocabulary.upload(name, blob, len(b"the model"), None, name)
+    journal.append(journal.component("run"), [draft])

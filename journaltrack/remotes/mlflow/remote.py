@@ -118,6 +118,7 @@ class MlflowRemote:
         told=names.told,
         note_tag=told_as.NOTE,
         labels=told_as.has_label,
+        by_name=True,
         in_experiments=True,
         lineage=False,
         documents=False,

@@ -369,7 +369,11 @@ class AddTags:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Put the blob into S3 under the artifact's name."""
+    """Put the blob into S3 under the artifact's name.
+
+    Attributes:
+        more_names: Further names of the same content, for a remote that keeps each name.
+    """
 
     phase: ClassVar[int] = 2
     action: ClassVar[str] = "upload"
@@ -381,6 +385,7 @@ class Upload:
     size_bytes: int
     media_type: str | None
     seqs: tuple[int, ...]
+    more_names: tuple[str, ...] = ()
 
     def split(self) -> tuple[Upload, ...]:
         """Return (): a single request can't be split."""

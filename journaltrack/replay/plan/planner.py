@@ -573,33 +573,47 @@ def _requests(component: _Component, state: ComponentState, can: Capabilities) -
     if component.grouping:
         actions += grouping.memberships(*where, component.grouping, state)
     actions += grouping.tags(*where, component.tags, state, can.note_tag)
-    for blob, uploads in component.uploads.items():
-        seqs = tuple(e.seq for e in uploads)
-        if blob in state.locations:
-            uri, receipt_id = state.locations[blob]
-            actions.append(
-                Settle(
-                    component.component_id,
-                    seqs,
-                    "superseded",
-                    f"the same content is at {uri}",
-                    receipt_id,
-                )
+    return [
+        *actions,
+        *_uploads(component, state, can),
+        *_update(component, state),
+        *_links(component, state),
+    ]
+
+
+def _uploads(
+    component: _Component, state: ComponentState, can: Capabilities
+) -> Iterator[Upload | Settle]:
+    """Yield an upload for each content, or what needs none since the content is there."""
+    for blob, entries in component.uploads.items():
+        uri, receipt_id = state.locations.get(blob, (None, 0))
+        there = [
+            e.seq
+            for e in entries
+            if uri is not None and (not can.by_name or uri.endswith(f"/{e.name}"))
+        ]
+        if there:
+            yield Settle(
+                component.component_id,
+                tuple(there),
+                "superseded",
+                f"the same content is at {uri}",
+                receipt_id,
             )
-            continue
-        first = uploads[0]
-        detail = first.detail
-        actions.append(
-            Upload(
-                *where,
+        left = [entry for entry in entries if entry.seq not in there]
+        if left:
+            first, *others = dict.fromkeys(entry.name or blob.sha256 for entry in left)
+            detail = left[0].detail
+            yield Upload(
+                component.component_id,
+                component.name,
                 blob,
-                first.name or blob.sha256,
+                first,
                 _size(detail),
                 text_or_none(detail.get("media_type")),
-                seqs,
+                tuple(entry.seq for entry in left),
+                tuple(others) if can.by_name else (),
             )
-        )
-    return [*actions, *_update(component, state), *_links(component, state)]
 
 
 def _links(component: _Component, state: ComponentState) -> Iterator[Action]:
