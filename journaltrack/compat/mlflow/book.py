@@ -1,0 +1,500 @@
+"""Record and read back runs and experiments of one journal, for MLflow's plug-ins.
+
+One ``Book`` serves a journal in a process: stores and artifact repositories share it, and any
+thread may use it. What it knows of a run is read once, and then what was added since, by whichever
+process. Must not know MLflow.
+
+Invariant: a call that returns is in the journal, with all its parts or with none.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack import limits
+from journaltrack.compat.mlflow import addresses, state
+from journaltrack.compat.mlflow.state import ExperimentState, Point, RunState
+from journaltrack.errors import InvalidInputError, JournalError
+from journaltrack.journal import fold, groups, vocabulary
+from journaltrack.journal.fold import Place
+from journaltrack.journal.journal import SELECT_ENTRY
+from journaltrack.journal.queries import IS_POINT, origins
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.tracking.drafts import Drafter
+from journaltrack.tracking.settings import keys_in, open_journal, settings_of
+from journaltrack.tracking.shapes import Named
+from journaltrack.tracking.trial_component import TrialComponent
+from journaltrack.tracking.writers import JournalArtifactUploader
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+    from journaltrack.journal.vocabulary import Draft, Entry
+    from journaltrack.tracking.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PAGE: Final = 50_000
+"""Ours: points that are read at a time."""
+_MS: Final = 10**6
+_SELECT_STATE: Final = (
+    f"{SELECT_ENTRY}WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq"
+)
+_SELECT_POINTS: Final = (
+    "SELECT seq, component_id, name, value, step, timestamp_ns, payload FROM entry "
+    f"WHERE seq > ? AND {IS_POINT} ORDER BY seq LIMIT {_PAGE}"
+)
+_SELECT_HISTORY: Final = (
+    "SELECT seq, component_id, name, value, step, timestamp_ns, payload FROM entry "
+    f"WHERE component_id = ? AND {IS_POINT} AND name = ? ORDER BY seq"
+)
+_SELECT_MODEL: Final = (
+    "SELECT c.name FROM entry e JOIN component c ON c.id = e.component_id "
+    "WHERE e.stream <> 'metric' AND e.kind = 'label' AND e.name = ? LIMIT 1"
+)
+
+
+class OfModel(NamedTuple):
+    """A point of a run that tells of a logged model."""
+
+    run_id: str
+    name: str
+    point: Point
+    dataset_name: str | None
+    dataset_digest: str | None
+
+
+class Run:
+    """A run as far as it was read, and what records it."""
+
+    def __init__(self, component: TrialComponent, drafter: Drafter) -> None:
+        self.component = component
+        self.id = component.component_id
+        self.drafter = drafter
+        self.state = RunState(component.trial_component_name)
+        # Names of metrics that need no check any more.
+        self.names: set[str] = set()
+
+
+class Book:
+    """The runs and experiments of a journal.
+
+    Args:
+        journal: An open journal.
+        settings: As for trackers.
+    """
+
+    def __init__(self, journal: Journal, settings: Settings) -> None:
+        self.journal = journal
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._runs: dict[str, Run] = {}
+        self._points_upto = 0
+        self._latest: dict[int, dict[str, Point]] = defaultdict(dict)
+        self._of_models: dict[str, list[OfModel]] = defaultdict(list)
+        self._of_model: dict[str, str] = {}
+
+    @property
+    def path(self) -> str:
+        """Return the journal's folder."""
+        return os.fspath(self.journal.path)
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    def create_run(
+        self, experiment: ExperimentState, start_ms: int, tags: Mapping[str, str | None], name: str
+    ) -> RunState:
+        """Begin a run."""
+        run_id = uuid.uuid4().hex
+        component = self._component(run_id)
+        fits = limits.name_problem(name, "") is None
+        drafts = [
+            vocabulary.create(
+                owner=str(uuid.uuid4()),
+                display_name=name if fits else limits.suggested_name(name),
+                bucket=self._settings.artifact_bucket,
+                prefix=self._settings.artifact_prefix,
+            ),
+            vocabulary.associate(
+                experiment=experiment.name, trial=None, full_name=experiment.full_name
+            ),
+            vocabulary.status(primary="InProgress", start_ns=start_ms * _MS),
+            *state.tag_drafts({**tags, state.RUN_NAME: name}, set()),
+        ]
+        self.journal.append(component.component_id, drafts)
+        return self.run(run_id).state
+
+    def run(self, run_id: str) -> Run:
+        """Return a run with what was recorded so far.
+
+        Raises:
+            KeyError: There is none of this id.
+        """
+        run = self._known(run_id)
+        with self._lock:
+            self._read(run)
+        return run
+
+    def seen(self, run_id: str) -> Run | None:
+        """Return a run as this process read it before; None: it did not."""
+        return self._runs.get(run_id)
+
+    def _known(self, run_id: str) -> Run:
+        """Return a run as it was read before; read it, if it was not.
+
+        Raises:
+            KeyError: There is none of this id.
+        """
+        run = self._runs.get(run_id)
+        if run is not None:
+            return run
+        row = self.journal.find(run_id)
+        if row is None or not groups.is_run(row.name):
+            raise KeyError(run_id)
+        component = TrialComponent(self.journal, row.id, row.name)
+        uploader = JournalArtifactUploader(
+            component, None, self._settings.configuration.spool_max_bytes
+        )
+        keys = keys_in(self.journal, row.id)
+        run = Run(component, Drafter(component, self._settings, keys, uploader, None, None))
+        with self._lock:
+            self._read(run)
+            if not run.state.last_seq:
+                raise KeyError(run_id)
+            return self._runs.setdefault(run_id, run)
+
+    def runs(self) -> Iterator[RunState]:
+        """Yield all runs, in the order in which they were begun."""
+        for row in self.journal.runs():
+            try:
+                yield self.run(row.name).state
+            # Somebody is about to begin it.
+            except KeyError:  # noqa: PERF203 - one run must not hide the others
+                continue
+
+    def _component(self, run_id: str) -> TrialComponent:
+        return TrialComponent(self.journal, self.journal.component(run_id), run_id)
+
+    def _read(self, run: Run) -> None:
+        """Read what was added to a run. What several hosts recorded is put in order anew."""
+        read = self.journal.database.read
+        rows = read(_SELECT_STATE, (run.id, run.state.last_seq))
+        if not rows:
+            return
+        known = origins(read)
+        entries: Iterable[Entry] = map(vocabulary.entry_of, rows)
+        if known:
+            run.state = RunState(run.state.name)
+            every = [vocabulary.entry_of(row) for row in read(_SELECT_STATE, (run.id, 0))]
+            places = [Place(e.seq, e.recorded_at_ns, known.get(e.writer_id, 0)) for e in every]
+            entries = fold.in_order(every, places)
+        for entry in entries:
+            run.state.add(entry)
+
+    def append(self, run: Run, drafts: Sequence[Draft]) -> None:
+        """Record something of a run."""
+        self.journal.append(run.id, drafts)
+
+    # -- logging -----------------------------------------------------------------------------------
+
+    def log_metric(self, run_id: str, name: str, value: float, ms: int, step: int) -> None:
+        """Record one point: the hot path.
+
+        Raises:
+            KeyError: There is no such run.
+        """
+        run = self._runs.get(run_id) or self.run(run_id)
+        if (
+            type(value) is float
+            # False for NaN and infinity.
+            and value - value == 0
+            and name in run.names
+            and 0 <= step <= limits.STEP_MAX
+        ):
+            self.journal.append_metric(run.id, name, value, step, ms * _MS)
+        else:
+            self.journal.append(run.id, [point_draft(name, value, ms, step)])
+            run.names.add(name)
+
+    def parameter_drafts(self, run: Run, parameters: Mapping[str, str]) -> list[Draft]:
+        """Draft the parameters that the run has not got yet.
+
+        What SageMaker can't take is for the file of such parameters, which a pass makes.
+
+        Raises:
+            InvalidInputError: A name is none.
+        """
+        named = [Named(name, value) for name, value in parameters.items()]
+        drafts, _ = run.drafter.parameters(named, "", strict=True)
+        checked = run.drafter.limited(drafts)
+        run.drafter.recorded(checked)
+        return [
+            draft._replace(undeliverable=None) if vocabulary.is_for_file(draft) else draft
+            for draft in checked
+        ]
+
+    # -- artifacts ---------------------------------------------------------------------------------
+
+    def log_files(self, run: Run, files: Sequence[tuple[str, str]]) -> None:
+        """Record files, all in one transaction.
+
+        SageMaker has places for 60 references to artifacts; further files are in its bucket alone.
+
+        Args:
+            run: The run.
+            files: Of each, where it is and what it is called among the run's artifacts.
+
+        Raises:
+            ArtifactError: A file is missing, no regular file, or keeps changing.
+            JournalWriteError: The journal's disk refuses it.
+        """
+        uploader = JournalArtifactUploader(
+            run.component, None, self._settings.configuration.spool_max_bytes
+        )
+        drafts: list[Draft] = []
+        contents: dict[str, Path | bytes] = {}
+        for path, name in files:
+            blob = uploader.spool(path)
+            contents[blob.sha256] = Path(path)
+            drafts += self._file_drafts(run, path, name, blob.sha256, blob.size_bytes)
+        self.journal.append(run.id, drafts)
+        run.drafter.recorded(drafts)
+        uploader.confirm(contents)
+
+    def _file_drafts(
+        self, run: Run, path: str, name: str, sha256: str, size_bytes: int
+    ) -> list[Draft]:
+        import mimetypes  # noqa: PLC0415 - many runs log no file
+
+        media_type = mimetypes.guess_type(path)[0]
+        blob = vocabulary.BlobRef(
+            sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
+        )
+        upload = vocabulary.upload(name, blob, size_bytes, media_type, os.path.basename(path))  # noqa: PTH119 - a name may be any bytes
+        reference = vocabulary.artifact(vocabulary.OUTPUT, name, blob, media_type)
+        (limited,) = run.drafter.limited([reference])
+        run.drafter.recorded([limited])
+        return [upload] if limited.undeliverable else [upload, reference]
+
+    def file_path(self, sha256: str) -> Path:
+        """Return where a content is.
+
+        Raises:
+            InvalidInputError: It is not in the journal any more.
+        """
+        spool = Spool(self.journal.path / paths.SPOOL)
+        if not spool.has(sha256):
+            raise InvalidInputError(
+                f"the content {sha256[:12]} is no longer in the journal at {self.path}",
+                hint="it was delivered and pruned: `journaltrack show` says where it is",
+            )
+        return spool.path_of(sha256)
+
+    # -- metrics -----------------------------------------------------------------------------------
+
+    def latest(self, run_id: str) -> dict[str, Point]:
+        """Return the latest point of each metric of a run, as MLflow finds it."""
+        with self._lock:
+            self._read_points()
+            return dict(self._latest.get(self._known(run_id).id, {}))
+
+    def of_model(self, model_id: str) -> list[OfModel]:
+        """Return the points that tell of a logged model, in the order of recording."""
+        with self._lock:
+            self._read_points()
+            return list(self._of_models.get(model_id, ()))
+
+    def history(self, run_id: str, name: str) -> list[Point]:
+        """Return all points of a metric, in the order of recording."""
+        rows = self.journal.database.read(_SELECT_HISTORY, (self._known(run_id).id, name))
+        return [point for row in rows if (point := _point(row)) is not None]
+
+    def _read_points(self) -> None:
+        """Read what was added of all runs: the journal has no index of points by run."""
+        while True:
+            rows = self.journal.database.read(_SELECT_POINTS, (self._points_upto,))
+            for row in rows:
+                point = _point(row)
+                if point is None:
+                    continue
+                _, component_id, name, *_, payload = row
+                latest = self._latest[component_id]
+                known = latest.get(name)
+                if known is None or not _is_later(known, point):
+                    latest[name] = point
+                if payload is not None and "model_id" in payload:
+                    self._add_of_model(component_id, name, point, payload)
+            if rows:
+                self._points_upto = rows[-1][0]
+            if len(rows) < _PAGE:
+                return
+
+    def _add_of_model(self, component_id: int, name: str, point: Point, payload: str) -> None:
+        told = vocabulary.decode(payload)
+        ((run_id,),) = self.journal.database.read(
+            "SELECT name FROM component WHERE id = ?", (component_id,)
+        )
+        named = (fold.text_or_none(told.get(key)) for key in ("dataset_name", "dataset_digest"))
+        of_model = OfModel(str(run_id), name, point, *named)
+        self._of_models[str(told["model_id"])].append(of_model)
+
+    # -- models ------------------------------------------------------------------------------------
+
+    def run_of_model(self, model_id: str) -> Run:
+        """Return the run whose logged model it is.
+
+        Raises:
+            KeyError: There is no such model.
+        """
+        run_id = self._of_model.get(model_id)
+        if run_id is None:
+            name = f"{state.MODEL}{model_id}"
+            rows = self.journal.database.read(_SELECT_MODEL, (name,))
+            if not rows:
+                raise KeyError(model_id)
+            run_id = self._of_model.setdefault(model_id, str(rows[0][0]))
+        return self.run(run_id)
+
+    def begin_model(self, model_id: str, experiment: ExperimentState, name: str) -> Run:
+        """Begin a component for a logged model that no run made."""
+        component = self._component(model_id)
+        fits = limits.name_problem(name, "") is None
+        drafts = [
+            vocabulary.create(
+                owner=str(uuid.uuid4()),
+                display_name=name if fits else limits.suggested_name(name),
+                bucket=self._settings.artifact_bucket,
+                prefix=self._settings.artifact_prefix,
+            ),
+            vocabulary.associate(
+                experiment=experiment.name, trial=None, full_name=experiment.full_name
+            ),
+        ]
+        self.journal.append(component.component_id, drafts)
+        return self.run(model_id)
+
+    # -- experiments -------------------------------------------------------------------------------
+
+    def experiments(self, *, of_runs: bool = True) -> dict[str, ExperimentState]:
+        """Return the experiments by their name in the journal, in lower case.
+
+        Args:
+            of_runs: Also those that runs name, and nobody declared.
+        """
+        found: dict[str, ExperimentState] = {}
+        for row in self.journal.components():
+            group = groups.group_of(row.name)
+            if group is not None and group[0] == "experiment":
+                known = ExperimentState(group[1])
+                for entry in self.journal.state_entries(row.id):
+                    known.add(entry)
+                if known.created_ns:
+                    found[group[1].lower()] = known
+        for run in self.runs() if of_runs else ():
+            name = run.experiment or addresses.DEFAULT
+            if name.lower() not in found:
+                found[name.lower()] = ExperimentState(
+                    name, run.first_ns, run.first_ns, run.full_name
+                )
+        if addresses.DEFAULT.lower() not in found:
+            ((created_ns,),) = self.journal.database.read("SELECT created_at_ns FROM meta")
+            found[addresses.DEFAULT.lower()] = ExperimentState(
+                addresses.DEFAULT, created_ns, created_ns
+            )
+        return found
+
+    def experiment(
+        self, *, experiment_id: str | None = None, shown: str | None = None
+    ) -> ExperimentState | None:
+        """Return an experiment by its id, or by its name in MLflow; None: there is none."""
+        for of_runs in (False, True):
+            for each in self.experiments(of_runs=of_runs).values():
+                if experiment_id in {None, each.id} and shown in {None, each.shown}:
+                    return each
+        return None
+
+    def declare(self, experiment: ExperimentState, draft: Draft) -> None:
+        """Record something of an experiment."""
+        row = groups.row_of("experiment", experiment.name)
+        self.journal.append(self.journal.component(row), [draft])
+
+    def create_experiment(self, shown: str, tags: Mapping[str, str | None]) -> ExperimentState:
+        """Make an experiment. The caller has looked whether it is there."""
+        names = self.experiments()
+        name = addresses.experiment_name(shown)
+        if name.lower() in names:
+            name = addresses.experiment_name(shown, is_taken=True)
+        made = ExperimentState(name, full_name=None if name == shown else shown)
+        self.declare(made, state.experiment_draft(made, tags))
+        return made
+
+
+def point_draft(
+    name: str, value: float, ms: int, step: int, told: Mapping[str, Any] | None = None
+) -> Draft:
+    """Draft a point, with what it tells of a logged model and its dataset."""
+    draft = vocabulary.metric(name, value, step, ms * _MS)
+    known = {key: each for key, each in (told or {}).items() if each is not None}
+    if not known:
+        return draft
+    return draft._replace(payload=vocabulary.encode({**vocabulary.decode(draft.payload), **known}))
+
+
+def _is_later(known: Point, other: Point) -> bool:
+    """Return whether a point counts as later than another one. NaN is never the greater value."""
+    return (known.step, known.timestamp_ms) > (other.step, other.timestamp_ms) or (
+        (known.step, known.timestamp_ms) == (other.step, other.timestamp_ms)
+        and known.value > other.value
+    )
+
+
+def _point(row: Sequence[Any]) -> Point | None:
+    """Return a point of its columns; None: they can't be read."""
+    *_, value, step, timestamp_ns, payload = row
+    try:
+        if value is None:
+            value = float(vocabulary.decode(payload)["exact"])
+        return Point(int(step or 0), int(timestamp_ns or 0) // _MS, float(value))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+_books: dict[str, Book] = {}
+_lock = threading.Lock()
+
+
+def opened(journal: str | None) -> Book:
+    """Return the book of a journal. A missing journal is made.
+
+    Args:
+        journal: Its folder; None for the default journal.
+
+    Raises:
+        JournalError: It can't be opened.
+    """
+    folder = os.fspath(paths.journal_folder(journal))
+    with _lock:
+        book = _books.get(folder)
+        if book is None:
+            settings = settings_of()
+            made, _ = open_journal(folder, settings, "buffer")
+            book = _books[folder] = Book(made, settings)
+    return book
+
+
+@atexit.register
+def _close() -> None:
+    """Close the journals of this process, so that everything is on the disk."""
+    for book in list(_books.values()):
+        try:
+            book.journal.close()
+        except JournalError as error:  # noqa: PERF203 - as above
+            logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here
