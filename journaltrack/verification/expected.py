@@ -41,10 +41,12 @@ from journaltrack.journal.sqlite import files
 from journaltrack.journal.vocabulary import (
     ASSOCIATE,
     CREATE,
+    LABEL,
     LINEAGE,
     LOAD,
     NOTE,
     OUTPUT,
+    OWN_LABEL,
     TAGS,
     BlobRef,
     Entry,
@@ -367,7 +369,7 @@ class _Reading:
                 self._add_origin(entry, outcome)
             elif entry.kind == LINEAGE and outcome == "delivered":
                 self._add_link(entry)
-            elif entry.kind in {TAGS, NOTE} and outcome in {"delivered", None}:
+            elif entry.kind in {TAGS, LABEL, NOTE} and outcome in {"delivered", None}:
                 told_by(entry, self._note_tag)
                 self._tags.append((entry, outcome is None))
             elif entry.kind in groups.MEMBERSHIPS and outcome == "delivered":
@@ -467,7 +469,11 @@ class _Reading:
         pending = {entry.seq for entry, is_pending in self._tags if is_pending}
         for entry in groups.ordered([entry for entry, _ in self._tags], self._origins):
             for key, value in told_by(entry, self._note_tag).items():
-                if entry.seq not in pending:
+                is_pending = entry.seq in pending
+                if value is None or key.startswith(OWN_LABEL):
+                    # Gone, or about to go, or no tag.
+                    found.pop(key, None)
+                elif not is_pending:
                     found[key] = TagClaim(value, entry.seq)
                 elif key in found:
                     found[key] = replace(found[key], also=value)

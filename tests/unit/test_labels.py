@@ -58,7 +58,8 @@ def test_mlflow_gets_labels_as_tags_and_datasets(journal):
         stayed = {name for name, outcome, _ in outcomes(journal) if outcome == "superseded"}
         assert f"{OWN_LABEL}stage" in stayed
         # What was there is removed as well.
-        with journal.database.lock:
+        with connected(server, owners={"run": "me"}) as remote:
+            assert remote.tags("run")["long"] == "x" * 7_000
             journal.append(journal.component("run"), [vocabulary.label("long", None)])
         delivered(server, journal)
         assert "long" not in only_run(server).tags
@@ -89,6 +90,8 @@ def test_a_nested_run_is_below_the_servers_own_run(journal):
         report = delivered(server, journal, owners={"child": "its", "parent": "mine"})
         assert (report.pending, report.quarantined) == (0, 0), report
         child, parent = only_run(server, "child"), only_run(server, "parent")
+        with connected(server, owners={"child": "its", "parent": "mine"}) as remote:
+            assert remote.tags("child") == {"mlflow.parentRunId": "parent"}
         assert child.tags["mlflow.parentRunId"] == parent.id
         assert server.history(child, "loss") == [(1.0, 1, -5)]
         assert server.experiments[child.experiment_id].name == "/my experiment"

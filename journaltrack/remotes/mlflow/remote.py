@@ -191,6 +191,8 @@ class MlflowRemote:
                 told_as.ASKED: str(time.time_ns()),
                 f"{names.OURS}name": spec.name,
             }
+            if spec.display_name is not None:
+                tags[told_as.DISPLAY_NAME] = spec.display_name
             content = {
                 "experiment_id": self._experiments.id_of(spec.experiment or self._default),
                 "start_time": started_ns // _MS,
@@ -271,6 +273,11 @@ class MlflowRemote:
         if run is None:
             return None
         held = told_as.tags_in(self._read(run))
+        if told_as.PARENT in held:
+            with contextlib.suppress(ComponentMissingError):
+                parent = self._http.get("runs/get", "run", run_id=held[told_as.PARENT])["run"]
+                own = told_as.tags_in(parent).get(f"{names.OURS}name")
+                held[told_as.PARENT] = own or held[told_as.PARENT]
         kept = told_as.kept_names(held)
         return {names.read(k, kept): v for k, v in held.items() if not k.startswith(names.OURS)}
 

@@ -114,7 +114,8 @@ def component_of(component: str, told: Mapping[str, Any], base: str) -> RemoteCo
         tags.get(f"{names.OURS}name", component),
         f"{base}{info['experiment_id']}/runs/{info['run_id']}",
         tags.get(OWNER),
-        info.get("run_name"),
+        # People, and MLflow's code, may rename a run.
+        tags.get(DISPLAY_NAME, info.get("run_name")),
         parameters,
         maps[INPUT],
         maps[OUTPUT],
