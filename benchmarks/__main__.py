@@ -29,6 +29,7 @@ from benchmarks import (
     merge,
     mirror,
     mlflow,
+    mlflow_store,
     processes,
     replay,
     runs,
@@ -82,6 +83,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "ui-start": ui.run_start,
     "loggers": loggers.run,
     "callbacks": callbacks.run,
+    "mlflow-store": mlflow_store.run,
 }
 NOT_IN_QUICK = frozenset(
     {
@@ -106,6 +108,7 @@ NOT_IN_QUICK = frozenset(
         "mirror-delivered",
         "mirror-cluster",
         "mlflow",
+        "mlflow-store",
     }
 )
 """Large journals, long waits, or no target of their own: with --quick only where they are named."""

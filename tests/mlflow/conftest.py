@@ -6,6 +6,7 @@ environment of its own and says in ``MLFLOW_COMMAND`` where it is; without that,
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -84,19 +85,22 @@ class Running:
         folder: With its database and its artifacts.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, *options):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
         self.folder = folder
+        self._options = options or (
+            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+        )
 
     def start(self):
         """Start it, and wait until it listens."""
         command = [
             *(COMMAND, "server", "--host", "127.0.0.1", "--port", str(self._port)),
-            *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
+            *("--workers", "1", *self._options),
         ]
         # Whom it would tell about its use.
         environment = {**os.environ, "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -111,7 +115,7 @@ class Running:
         )
         # It says so on stderr when it listens.
         for line in self._process.stderr:
-            if "startup complete" in line.lower():
+            if "running on" in line.lower():
                 break
         else:
             pytest.fail(f"mlflow server ended with {self._process.wait()}")
@@ -168,13 +172,22 @@ def _pairs(database, table, run_id):
     return dict(rows.fetchall())
 
 
+@contextlib.contextmanager
+def serving(folder, *options):
+    """A server that begins in a folder, for the block."""
+    made = Running(folder, *options)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
 @pytest.fixture(scope="session")
 def running(tmp_path_factory):
     """The server."""
-    made = Running(tmp_path_factory.mktemp("mlflow"))
-    made.start()
-    yield made
-    made.kill()
+    with serving(tmp_path_factory.mktemp("mlflow")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -190,9 +203,9 @@ def relay(server):
         yield relay
 
 
-def ask(server, path, told=None, **query):
+def ask(server, path, told=None, api="api", **query):
     """Ask the server by its REST API alone, without anything of journaltrack's."""
-    url = f"{server}/api/2.0/mlflow/{path}?{urlencode(query)}"
+    url = f"{server}/{api}/2.0/mlflow/{path}?{urlencode(query)}"
     body = None if told is None else json.dumps(told).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=FOREVER_S) as answer:

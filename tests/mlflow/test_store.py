@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import mlflow
 import pytest
@@ -16,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from journaltrack import Journal, sync
-from tests.mlflow.conftest import ask, history, runs_of
+from journaltrack import Journal, sync, verify
+from tests.mlflow.conftest import ask, history, runs_of, serving
 from tests.patience import FOREVER_S
 from tests.processes import sync_process
 from tests.simulator import simulator
@@ -377,7 +378,46 @@ def test_a_server_gets_what_mlflow_itself_would_have_written(journal, tmp_path, 
         path = mlflow.artifacts.download_artifacts(run_id=run["info"]["run_id"], artifact_path=name)
         assert Path(path).read_text() == text
     assert sync(journal, destination=server).requests == 0
-    assert ask(server, "runs/search", {"experiment_ids": [there.info.experiment_id]})["runs"]
+    checked = verify(journal, destination=server)
+    assert checked.verified, checked.differences
+
+
+def test_mlflows_page_shows_a_journal(journal, tmp_path):
+    """Its server answers from the journal whatever the page asks, and records what people set."""
+    run_id, child_id = logged(tmp_path)
+    with serving(tmp_path, "--backend-store-uri", f"journaltrack://{journal}") as served:
+        page = served.uri
+        found = ask(page, "experiments/search", {"max_results": 10})["experiments"]
+        by_name = {each["name"]: each["experiment_id"] for each in found}
+        assert by_name.keys() == {"Default", "/Users/ada/my experiment"}
+        asked = {"experiment_ids": [*by_name.values()], "filter": "metrics.loss < 1"}
+        (run,) = ask(page, "runs/search", asked)["runs"]
+        assert run["info"]["run_id"] == run_id
+        assert run["inputs"]["dataset_inputs"][0]["dataset"]["name"] == "train"
+        assert len(history(page, run, "loss")) == 21
+        bulk = ask(
+            page,
+            "metrics/get-history-bulk-interval",
+            run_ids=run_id,
+            metric_key="loss",
+            max_results=5,
+        )["metrics"]
+        assert {0, 19} <= {int(each.get("step", 0)) for each in bulk}
+        listed = ask(page, "artifacts/list", run_id=run_id)["files"]
+        assert {each["path"] for each in listed} == {"notes.txt", "some", "conf"}
+        with urlopen(f"{page}/get-artifact?run_id={run_id}&path=notes.txt") as answer:
+            assert answer.read() == b"notes"
+        asked = {"experiment_ids": [*by_name.values()]}
+        (dataset,) = ask(page, "experiments/search-datasets", asked, api="ajax-api")[
+            "dataset_summaries"
+        ]
+        assert (dataset["name"], dataset["context"]) == ("train", "training")
+        assert ask(page, "logged-models/search", asked) == {}
+        ask(page, "runs/set-tag", {"run_id": run_id, "key": "seen", "value": "by ada"})
+        ask(page, "runs/update", {"run_id": child_id, "run_name": "renamed"})
+    client = MlflowClient()
+    assert client.get_run(run_id).data.tags["seen"] == "by ada"
+    assert client.get_run(child_id).info.run_name == "renamed"
 
 
 def test_sagemaker_gets_parameters_metrics_and_files(journal, tmp_path):

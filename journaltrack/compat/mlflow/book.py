@@ -95,6 +95,10 @@ class Book:
     def __init__(self, journal: Journal, settings: Settings) -> None:
         self.journal = journal
         self._settings = settings
+        self.forget()
+
+    def forget(self) -> None:
+        """Read everything anew: in a forked child, another thread may have been reading."""
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._points_upto = 0
@@ -488,6 +492,16 @@ def opened(journal: str | None) -> Book:
             made, _ = open_journal(folder, settings, "buffer")
             book = _books[folder] = Book(made, settings)
     return book
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - a thread that is not here may hold it
+    _lock = threading.Lock()
+    for book in _books.values():
+        book.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @atexit.register

@@ -41,6 +41,7 @@ from mlflow.entities import (
     RunStatus,
     RunTag,
     ViewType,
+    _DatasetSummary,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
@@ -54,7 +55,12 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.async_logging.run_operations import RunOperations
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS, MLFLOW_RUN_NAME, MLFLOW_USER
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_LOGGED_MODELS,
+    MLFLOW_RUN_NAME,
+    MLFLOW_USER,
+)
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.search_utils import (
     SearchExperimentsUtils,
@@ -81,6 +87,8 @@ from journaltrack.journal.vocabulary import DATASET, Draft
 _MAX_RESULTS: Final = 50_000
 """MLflow's ``SEARCH_MAX_RESULTS_THRESHOLD``."""
 _STEPS: Final = 2**63
+_SUMMARIES_MAX: Final = 1_000
+"""As many as MLflow's own stores tell of."""
 _DONE: Final = RunOperations([])
 
 
@@ -599,6 +607,17 @@ class TrackingStore(AbstractStore):
             metrics=metrics,
         )
 
+    def _search_datasets(self, experiment_ids) -> list[_DatasetSummary]:
+        """Return the datasets of these experiments' runs, for MLflow's page."""
+        wanted = set(map(str, experiment_ids))
+        found = {
+            (_experiment_id(run), each.dataset.name, each.dataset.digest, _context(each))
+            for run in self._book.runs()
+            if _experiment_id(run) in wanted
+            for each in (_dataset_input(told) for _, told in run.told(DATASET))
+        }
+        return [_DatasetSummary(*each) for each in sorted(found)[:_SUMMARIES_MAX]]
+
     # -- what a journal has no place for -----------------------------------------------------------
 
     def search_traces(self, *_: object, **__: object) -> tuple[list[Any], None]:
@@ -692,6 +711,10 @@ def _told_of(each: DatasetInput) -> dict[str, Any]:
 def _dataset_input(told: Mapping[str, Any]) -> DatasetInput:
     tags = [InputTag(str(each["key"]), str(each["value"])) for each in told.get("tags", ())]
     return DatasetInput(Dataset.from_dictionary(told["dataset"]), tags)
+
+
+def _context(each: DatasetInput) -> str:
+    return next((tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT), "")
 
 
 def _refused(text: str) -> MlflowException:
