@@ -1,7 +1,7 @@
 """What ``mlflow.log_metric`` takes with a journal behind it, beside MLflow's own default, SQLite.
 
-Needs MLflow: ``.venv-mlflow/bin/python -m benchmarks mlflow-store`` after ``make test-mlflow``. Each side
-logs in a process of its own, by MLflow's own code.
+Needs MLflow: ``.venv-mlflow/bin/python -m benchmarks mlflow-store`` after ``make test-mlflow``.
+Each side logs in a process of its own, by MLflow's own code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(run: Run) -> list[Result]:
     ours, theirs = take_turns(sides, run.rounds).values()
     return [
         compare(
-            "mlflow",
+            "mlflow-store",
             "mlflow.log_metric into a journal",
             "µs",
             [each["call_us"] for each in ours],
