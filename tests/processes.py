@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from journaltrack import Tracker
+from tests import warm
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIDTEST",
@@ -40,7 +41,7 @@ def sync_process(journal, endpoint_url, *arguments, **kwargs):
         | ENVIRONMENT
         | kwargs.pop("env", {})
     )
-    return subprocess.Popen(
+    return warm.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -76,7 +77,7 @@ class Watching:
             | QUICK
             | (env or {})
         )
-        self.process = subprocess.Popen(
+        self.process = warm.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -211,6 +212,6 @@ def script(code, sim, journal, *, start_new_session=False):
     }
     known |= {"JOURNALTRACK_WATCH_DEBOUNCE_S": "0.05", "JOURNALTRACK_CLOSE_DEADLINE_S": "600"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-c", code], env=known, start_new_session=start_new_session, **pipes
     )

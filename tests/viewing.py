@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from journaltrack import Tracker
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from tests import warm
 from tests.patience import FOREVER_S
 
 
@@ -25,7 +26,7 @@ class Viewing:
 
     def __init__(self, *arguments, env=None):
         command = [sys.executable, "-m", "journaltrack", "ui", "--no-browser"]
-        self.process = subprocess.Popen(
+        self.process = warm.Popen(
             [*command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

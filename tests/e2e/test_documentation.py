@@ -40,6 +40,7 @@ import yaml
 
 from journaltrack.cli import COMMANDS, ExitCode
 from journaltrack.util import config
+from tests import warm
 from tests.simulator import simulator
 from tests.simulator.mlflow import MlflowServer
 
@@ -139,7 +140,6 @@ class Session:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "PYTHONUTF8": "1",
         }
         self.online = self.offline | {
             "AWS_ENDPOINT_URL": endpoint_url,
@@ -190,7 +190,7 @@ class Session:
         named = re.fullmatch(r"# ([\w-]+\.py)", block.lines[0])
         script = self.work / (named[1] if named else f"block-{block.line}.py")
         script.write_text(block.text, encoding="utf-8")
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, script],
             cwd=self.work,
             env=self.offline,
@@ -240,13 +240,13 @@ class Session:
             EXAMPLE_MOUNT, str(self.folder / "usb")
         )
         script = (
-            f'[ -e "{self.exports}" ] && . "{self.exports}"; cd "$(cat "{self.where}")"; (exit '
-            f'{self.code})\n{text}\ncode=$?; export -p > "{self.exports}"; pwd > "{self.where}"; '
+            f'(exit {self.code})\n{text}\ncode=$?; env -0 > "{self.exports}"; pwd > "{self.where}"; '
             "exit $code\n"
         )
-        done = subprocess.run(
-            ["bash", "-c", script],
-            env=self.online,
+        done = warm.run(
+            without_shell(text) or ["bash", "-c", script],
+            cwd=self.where.read_text().rstrip("\n"),
+            env=self._exported() or self.online,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -261,6 +261,11 @@ class Session:
                 f"line {command.line}: $ {command.text}\n{problem}\n--- all that it "
                 f"printed:\n{done.stdout}"
             )
+
+    def _exported(self) -> dict[str, str]:
+        """The environment that the last command of bash left."""
+        text = self.exports.read_text() if self.exports.exists() else ""
+        return dict(each.split("=", 1) for each in text.split("\0") if each)
 
     def _expect_success(self, line: int) -> None:
         if self.code != 0:
@@ -287,6 +292,15 @@ def blocks(text: str) -> list[Block]:
     if inside is not None:
         raise WrongError(f"line {inside[2]}: the block does not end")
     return found
+
+
+def without_shell(text: str) -> list[str] | None:
+    """The arguments of a command that is Python's or ours, if bash has nothing to do in it."""
+    if re.search(r"[^\w\s./:=,@+-]", text):
+        return None
+    name, *words = text.split()
+    starts = {"journaltrack": ["-m", "journaltrack"], "python": []}
+    return [sys.executable, *starts[name], *words] if name in starts else None
 
 
 def containers(tree: object) -> Iterator[list[str]]:

@@ -20,6 +20,7 @@ from journaltrack import Tracker
 from journaltrack.cli import ExitCode, main
 from journaltrack.mirror import folders
 from journaltrack.mirror.check import check
+from tests import warm
 from tests.copies import content, sound, states
 from tests.processes import ENVIRONMENT, arrived, points_of, record, sync_process
 from tests.simulator import simulator
@@ -35,7 +36,7 @@ def run(*arguments, code=0):
 def mirroring(journal, mirror, *arguments):
     """Start `journaltrack mirror --follow` in a process of its own."""
     command = [sys.executable, "-m", "journaltrack", "mirror", str(journal), str(mirror)]
-    return subprocess.Popen(
+    return warm.Popen(
         [*command, "--follow", "--interval", "0.1", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+from tests import warm
 from tests.e2e import recording
 from tests.patience import FOREVER_S
 from tests.processes import ENVIRONMENT, sync_process
@@ -38,11 +39,17 @@ def test_every_script_is_recorded():
     assert [len([s for s in scripts if s.startswith(k)]) for k in ("run_", "tracker_")] == [4, 4]
 
 
-def offline(folder, *command, **options):
+@pytest.fixture(autouse=True)
+def charts():
+    """Scripts with charts start as quickly as others."""
+    warm.preload("sklearn.metrics")
+
+
+def offline(folder, *command, start=warm.Popen, **options):
     """Start Python in a folder, with the journal there, where nothing can be reached."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     environment |= {"JOURNALTRACK_JOURNAL": str(folder / "journal"), "JOURNALTRACK_SYNC": "off"}
-    return subprocess.Popen(
+    return start(
         [sys.executable, *command],
         cwd=folder,
         env=environment,
@@ -131,7 +138,7 @@ with Run("Killed", "Open") as run:
 
 def test_a_run_in_its_block_is_told_to_be_within_it(tmp_path):
     """A sync beside the run sends the original's status message, and the end later."""
-    process = offline(tmp_path, "-c", OPENED)
+    process = offline(tmp_path, "-c", OPENED, start=subprocess.Popen)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
     with simulator() as sim:
         synced(tmp_path, sim)
@@ -254,7 +261,7 @@ def test_a_run_goes_on_where_another_machine_began_it(tmp_path, monkeypatch):
         for folder, program in (("one", BEGUN), ("two", CONTINUED), ("three", CONTINUED)):
             monkeypatch.setenv("JOURNALTRACK_JOURNAL", str(tmp_path / folder))
             command = [sys.executable, "-c", program]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = warm.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             outputs.append(done.stdout)
             starts.add(sim.components["shared-run"].start_time)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+from tests import warm
 from tests.processes import arrived, points_of, record
 from tests.simulator import HttpError, simulator
 
@@ -21,7 +22,7 @@ def test_what_a_person_releases_is_delivered(tmp_path, watch):
         watching = watch(tmp_path, sim.endpoint_url)
         watching.wait_for("event=pass", "quarantined=20")
         sim.clear_faults()
-        subprocess.run(
+        warm.run(
             [sys.executable, "-m", "journaltrack", "retry", str(tmp_path / "journal")],
             check=True,
             capture_output=True,
@@ -91,7 +92,7 @@ def test_status_knows_a_watcher_with_a_health_file_of_its_own(tmp_path, watch):
             tmp_path / "journals", sim.endpoint_url, "--health-file", str(tmp_path / "health.json")
         )
         watching.wait_for("event=pass", "pending=0")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
+        with warm.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
             looks = (json.loads(line)["journals"][0] for line in shown.stdout)
             seen = next(look for look in looks if look["watched"])
             shown.kill()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+from tests import warm
 from tests.patience import FOREVER_S
 
 RUN = """
@@ -39,7 +40,7 @@ class Training:
     def __init__(self, journal, body="pass", component="run", program=RUN):
         indented = body.strip("\n").replace("\n", "\n    ")
         command = [sys.executable, "-c", program.replace("BODY", indented), str(journal), component]
-        self.process = subprocess.Popen(
+        self.process = warm.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
