@@ -13,17 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-lightgbm = pytest.importorskip("lightgbm")
-xgboost = pytest.importorskip("xgboost")
+from journaltrack import JournaltrackWarning, Tracker
+from journaltrack.integrations import catboost as of_catboost
+from journaltrack.integrations import lightgbm as of_lightgbm
+from journaltrack.testing import OfflineJournal
+from tests.late import Late, needs
 
-from journaltrack import (  # noqa: E402 - after the frameworks, which may be missing
-    JournaltrackWarning,
-    Tracker,
-)
-from journaltrack.integrations import catboost as of_catboost  # noqa: E402
-from journaltrack.integrations import lightgbm as of_lightgbm  # noqa: E402
-from journaltrack.integrations import xgboost as of_xgboost  # noqa: E402
-from journaltrack.testing import OfflineJournal  # noqa: E402
+needs("lightgbm", "xgboost")
+lightgbm, xgboost = Late("lightgbm"), Late("xgboost")
+of_xgboost = Late("journaltrack.integrations.xgboost")
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 5))
@@ -180,15 +178,17 @@ class Interrupting:
             raise self.error
 
 
-class InterruptingXGBoost(Interrupting, xgboost.callback.TrainingCallback):
-    def after_iteration(self, model, epoch, evals_log):
-        if epoch == self.at:
-            raise self.error
-        return False
-
-
 def interrupting(module, error, at=2):
-    return (InterruptingXGBoost if module is of_xgboost else Interrupting)(at, error)
+    if module is not of_xgboost:
+        return Interrupting(at, error)
+
+    class InterruptingXGBoost(Interrupting, xgboost.callback.TrainingCallback):
+        def after_iteration(self, model, epoch, evals_log):
+            if epoch == self.at:
+                raise self.error
+            return False
+
+    return InterruptingXGBoost(at, error)
 
 
 @FRAMEWORKS

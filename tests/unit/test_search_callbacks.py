@@ -5,51 +5,47 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-optuna = pytest.importorskip("optuna")
-pytest.importorskip("sklearn")
-
-from scipy.stats import loguniform, uniform  # noqa: E402
-from sklearn.experimental import enable_halving_search_cv  # noqa: E402, F401 - if it is installed
-from sklearn.linear_model import LogisticRegression  # noqa: E402
-from sklearn.model_selection import (  # noqa: E402
-    GridSearchCV,
-    HalvingGridSearchCV,
-    RandomizedSearchCV,
-)
-from sklearn.pipeline import Pipeline  # noqa: E402
-from sklearn.preprocessing import (  # noqa: E402
-    FunctionTransformer,
-    MinMaxScaler,
-    StandardScaler,
-)
-
-import journaltrack  # noqa: E402
-from journaltrack import Journal, JournaltrackWarning, Tracker  # noqa: E402
-from journaltrack.errors import InvalidInputError  # noqa: E402
-from journaltrack.integrations.optuna import JournaltrackCallback as StudyCallback  # noqa: E402
-from journaltrack.integrations.sklearn import (  # noqa: E402
+import journaltrack
+from journaltrack import Journal, JournaltrackWarning, Tracker
+from journaltrack.errors import InvalidInputError
+from journaltrack.integrations.optuna import JournaltrackCallback as StudyCallback
+from journaltrack.integrations.sklearn import (
     JournaltrackCallback,
     JournaltrackScoringCallback,
     log_search,
 )
-from journaltrack.testing import OfflineJournal  # noqa: E402
-from journaltrack.tracking import validation  # noqa: E402
-from tests.processes import ENVIRONMENT  # noqa: E402
+from journaltrack.testing import OfflineJournal
+from journaltrack.tracking import validation
+from tests.late import Late, needs
+from tests.processes import ENVIRONMENT
+
+needs("optuna", "sklearn")
+optuna = Late("optuna")
+loguniform, uniform = Late("scipy.stats", "loguniform"), Late("scipy.stats", "uniform")
+LogisticRegression = Late("sklearn.linear_model", "LogisticRegression")
+GridSearchCV = Late("sklearn.model_selection", "GridSearchCV")
+RandomizedSearchCV = Late("sklearn.model_selection", "RandomizedSearchCV")
+Pipeline = Late("sklearn.pipeline", "Pipeline")
+FunctionTransformer = Late("sklearn.preprocessing", "FunctionTransformer")
+MinMaxScaler = Late("sklearn.preprocessing", "MinMaxScaler")
+StandardScaler = Late("sklearn.preprocessing", "StandardScaler")
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(120, 4))
 Y = (X[:, 0] + RANDOM.normal(size=120) > 0).astype(int)
-HAS_CALLBACKS = hasattr(LogisticRegression, "set_callbacks")
-NEEDS_CALLBACKS = pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn 1.9 has callbacks")
+SKLEARN = tuple(map(int, re.findall(r"\d+", metadata.version("scikit-learn"))[:2]))
+NEEDS_CALLBACKS = pytest.mark.skipif(SKLEARN < (1, 9), reason="scikit-learn 1.9 has callbacks")
 
 
 @pytest.fixture
@@ -83,15 +79,20 @@ def table(offline, title):
 @pytest.mark.parametrize(
     "search",
     [
-        GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2),
-        RandomizedSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, n_iter=2, cv=2),
-        HalvingGridSearchCV(LogisticRegression(), {"C": [0.1, 1.0, 9.0]}, cv=2, random_state=0),
+        ("GridSearchCV", {}),
+        ("RandomizedSearchCV", {"n_iter": 2}),
+        ("HalvingGridSearchCV", {"random_state": 0}),
     ],
-    ids=lambda search: type(search).__name__,
+    ids=lambda search: search[0],
 )
 def test_each_kind_of_search_is_recorded(offline, search):
     """The best candidate, its scores, and each column of the results but the parameters twice."""
-    search.fit(X, Y)
+    from sklearn import model_selection
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+
+    kind, more = search
+    grid = {"C": [0.1, 1.0, 9.0] if kind.startswith("Halving") else [0.1, 1.0]}
+    search = getattr(model_selection, kind)(LogisticRegression(), grid, cv=2, **more).fit(X, Y)
     assert log_search(search, **options(offline)) == "run"
     found = offline.run()
     assert found.status == "Completed"
@@ -208,7 +209,9 @@ def test_without_scores_no_estimator_is_made(offline):
     """scikit-learn makes what a signature names: the plain callback names nothing."""
     made = []
 
-    class Telling(LogisticRegression):
+    from sklearn import linear_model
+
+    class Telling(linear_model.LogisticRegression):
         def __copy__(self):
             made.append(self)
             return LogisticRegression(**self.get_params())
