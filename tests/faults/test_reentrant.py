@@ -57,6 +57,8 @@ class AtLine:
         if self.done:  # nothing more to look for: the rest runs at full speed
             sys.settrace(None)
             return None
+        if self.place is not None and frame.f_code.co_filename != self.place[0]:
+            return None  # none of its lines is the place
         place = (frame.f_code.co_filename, frame.f_lineno)
         if event == "line" and self.place in {None, place} and not takes_no_exception(*place):
             self.left -= 1
