@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import types
+import warnings
 import weakref
 from importlib import import_module
 from pathlib import Path
@@ -203,7 +204,10 @@ def _serve(control):
                         with contextlib.suppress(ImportError):
                             import_module(name)
                     continue
-                child = os.fork()
+                with warnings.catch_warnings():
+                    # Modules may have threads of their own. They are not in a child.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    child = os.fork()
                 if child == 0:
                     return json.loads(message), files
                 for file in files[:3]:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -20,6 +19,7 @@ from journaltrack import Journal, Tracker, audit
 from journaltrack.journal import interruption, writers
 from journaltrack.reports.component import show
 from journaltrack.reports.status import status
+from tests import warm
 from tests.faults.interrupting import Training
 from tests.patience import FOREVER_S
 from tests.processes import sync_process
@@ -48,7 +48,7 @@ def training(folder):
 
 def cli(*arguments, code=0):
     """A command's output."""
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "journaltrack", *map(str, arguments)],
         capture_output=True,
         text=True,

@@ -23,6 +23,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
+from tests import warm
 from tests.patience import FOREVER_S
 from tests.processes import ENVIRONMENT
 from tests.simulator import BlackHole, HttpError, simulator
@@ -63,7 +64,7 @@ def test_runs_that_end_together_in_one_journal_are_all_delivered(tmp_path):
     with simulator(latency_s=0.01) as sim:
         environment = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url}
         running = [
-            subprocess.Popen(
+            warm.Popen(
                 [sys.executable, "-c", ENDS_WITH_OTHERS, str(tmp_path / "journal"), f"run-{n}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -27,6 +27,7 @@ from journaltrack.cli.exit_codes import exit_code_of, report_error
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes.aws.errors import classified
 from journaltrack.replay.remote import BlobUpload
+from tests import warm
 from tests.contract.conftest import aws
 from tests.processes import ENVIRONMENT, sync_process
 from tests.simulator import HttpError, simulator
@@ -288,7 +289,7 @@ def test_a_file_system_that_fails_is_not_a_bug_of_ours(number, capsys):
 
 def command(*arguments, **options):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "journaltrack", *arguments],
         check=False,
         env=environment,

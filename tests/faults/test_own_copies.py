@@ -22,6 +22,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite import locks as standing
 from journaltrack.journal.sqlite.checkpoint import write_back
 from journaltrack.reports.status import status
+from tests import warm
 from tests.copies import verify_chains
 from tests.patience import FOREVER_S
 
@@ -83,7 +84,7 @@ journal.close()
 
 def log_in_another_process(folder, number=0):
     """A process that opens the journal, logs one point, closes it and ends."""
-    subprocess.run([sys.executable, "-c", ONE, folder, str(number)], check=True, timeout=FOREVER_S)
+    warm.run([sys.executable, "-c", ONE, folder, str(number)], check=True, timeout=FOREVER_S)
 
 
 def found(folder):
@@ -109,14 +110,12 @@ def test_a_trainer_that_copies_its_own_journal_loses_nothing(tmp_path, how):
     """
     folder, acks = tmp_path / "j", tmp_path / "acks"
     command = [sys.executable, "-c", TRAINER, folder, how, acks]
-    with subprocess.Popen(
+    with warm.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as trainer:
         assert trainer.stdout.readline() == "ready\n"
         others = [
-            subprocess.Popen(
-                [sys.executable, "-c", SHORT, folder, "40", name], stderr=subprocess.PIPE
-            )
+            warm.Popen([sys.executable, "-c", SHORT, folder, "40", name], stderr=subprocess.PIPE)
             for name in "ab"
         ]
         problems = [other.communicate(timeout=FOREVER_S)[1].decode() for other in others]

@@ -18,6 +18,7 @@ import pytest
 
 import journaltrack
 from journaltrack import Tracker
+from tests import warm
 from tests.copies import verify_chains
 from tests.simulator import simulator
 
@@ -39,7 +40,7 @@ def points(folder, name=None):
 
 def run(code, *arguments):
     """A script in a process of its own; its output."""
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
@@ -265,7 +266,7 @@ def test_eight_ranks_on_one_journal_become_one_component(folder, monkeypatch):
     makes one component of it.
     """
     ranks = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, "-c", RANK, folder, str(rank)], stderr=subprocess.PIPE, text=True
         )
         for rank in range(8)
@@ -366,7 +367,7 @@ def test_a_run_ended_by_a_signal_says_so_and_keeps_all(folder, number, status, c
     """Ctrl-C, or a scheduler's SIGTERM turned into SystemExit, in the midst of logging: the
     status tells, every returned call is there.
     """
-    with subprocess.Popen(
+    with warm.Popen(
         [sys.executable, "-c", TERMINATED, folder],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 
@@ -14,6 +13,7 @@ import pytest
 
 from journaltrack import Tracker, errors
 from journaltrack.reports.report import audit
+from tests import warm
 from tests.simulator import HttpError, simulator
 
 KEY = "AKIAVERYVISIBLEKEYID"
@@ -74,7 +74,7 @@ def test_no_secret_is_written_or_printed(journal, tmp_path, how):
         ]
         outputs = []
         for extra in ([], ["--json"]):
-            done = subprocess.run(
+            done = warm.run(
                 [*command, *extra],
                 capture_output=True,
                 text=True,

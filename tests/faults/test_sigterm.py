@@ -14,6 +14,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.errors import InvalidInputError
 from journaltrack.reports.component import show
+from tests import warm
 from tests.faults.interrupting import RUN, Training
 from tests.patience import FOREVER_S
 from tests.simulator import simulator
@@ -31,7 +32,7 @@ def folder(tmp_path):
 
 def run(program, folder, *options):
     """A program that has ended, with what it printed."""
-    return subprocess.run(
+    return warm.run(
         [sys.executable, *options, "-c", program, folder],
         capture_output=True,
         text=True,

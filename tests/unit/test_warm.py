@@ -12,6 +12,8 @@ import pytest
 
 from tests import warm
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import atexit, json, os, signal, sys, threading
 atexit.register(print, "the end")
