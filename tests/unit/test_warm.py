@@ -45,7 +45,10 @@ def both(command, **options):
     results = []
     for popen in (subprocess.Popen, warm.Popen):
         with popen([sys.executable, *command], stdin=subprocess.PIPE, **pipes, **options) as each:
-            results.append((*each.communicate("said"), each.returncode))
+            printed, errors = each.communicate("said")
+        # From 3.13 on, an interpreter shows the lines of its own `-c`.
+        shown = [line for line in errors.splitlines() if not line.startswith("    ")]
+        results.append((printed, shown, each.returncode))
     return results
 
 
@@ -76,7 +79,7 @@ def test_the_command_line_is_the_same():
     """``python -m journaltrack`` refuses and tells the same, with the same code."""
     cold, hot = both(["-m", "journaltrack", "audit", "--no-such-option"])
     assert hot == cold
-    assert "Usage: journaltrack audit" in cold[1]
+    assert cold[1][0].startswith("Usage: journaltrack audit")
 
 
 def test_a_warm_program_is_a_process_of_its_own(tmp_path):
