@@ -106,14 +106,16 @@ def _fits(command, env):
     """Whether a fork of the nursery does what a new interpreter would."""
     program = command[1] if command[:1] == [sys.executable] and len(command) > 1 else "-"
     known = program == "-c" or command[1:3] == ["-m", "journaltrack"] or program[0] != "-"
-    return known and _read_at_start(env) == _AT_START
+    # botocore looks for the caches of a profile when it is imported: in the home of that time.
+    has_profile = env.get("HOME") != _HOME and os.path.exists(env.get("AWS_CONFIG_FILE", ""))
+    return known and not has_profile and _read_at_start(env) == _AT_START
 
 
 def _read_at_start(env):
     return {name: value for name, value in env.items() if name.startswith(_AS_AT_START)}
 
 
-_AT_START = _read_at_start(os.environ)
+_AT_START, _HOME = _read_at_start(os.environ), os.environ.get("HOME")
 
 
 class _Nursery:
@@ -125,6 +127,7 @@ class _Nursery:
         command = [sys.executable, __file__, str(theirs.fileno())]
         read = _read_at_start(os.environ)
         env = {name: value for name, value in os.environ.items() if name not in read} | _AT_START
+        env |= {} if _HOME is None else {"HOME": _HOME}
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env)
         weakref.finalize(self, self._end, self._control, self._process)
