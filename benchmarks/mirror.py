@@ -131,7 +131,8 @@ def run_delivered(options: Run) -> list[Result]:
 
 def run_cluster(options: Run) -> list[Result]:
     """Count what many ranks that log ask of a file server: a FUSE file system in memory."""
-    seconds = options.size(20, 10)
+    seconds = max(3.0, 10 * min(1.0, options.scale)) if options.quick else 20.0
+    all_ranks = options.size(RANKS, RANKS)
     found: dict[str, list[Values]] = {}
     for name, ranks in (("a journal for each node", RANKS_OF_NODE), ("one for each rank", 1)):
         for number in range(options.rounds):
@@ -139,10 +140,11 @@ def run_cluster(options: Run) -> list[Result]:
             place = options.folder / f"cluster-{ranks}-{number}"
             place.mkdir()
             arguments = {"folder": str(place), "ranks": ranks, "seconds": seconds}
+            arguments["all_ranks"] = all_ranks
             found.setdefault(name, []).append(child("benchmarks.mirror:cluster", **arguments))
             shutil.rmtree(place)
-    nodes = -(-RANKS // RANKS_OF_NODE)
-    what = f"{RANKS} ranks, {PER_S} entries/s each"
+    nodes = -(-all_ranks // RANKS_OF_NODE)
+    what = f"{all_ranks} ranks, {PER_S} entries/s each"
     per_node, per_rank = found.values()
     return [
         compare(
@@ -303,13 +305,14 @@ def one_by_one(folder: str, entries: int) -> Values:
     return {"p50_s": statistics.median(taken), "p95_s": taken[int(len(taken) * 0.95)]}
 
 
-def cluster(folder: str, ranks: int, seconds: int) -> Values:
+def cluster(folder: str, ranks: int, seconds: float, all_ranks: int) -> Values:
     """Let nodes log and mirror for a while; how often a file server was asked for something.
 
     Args:
         folder: An empty one.
         ranks: How many write into one journal.
         seconds: How long.
+        all_ranks: How many write at all.
     """
     from journaltrack.journal.journal import Journal
     from journaltrack.mirror import folders
@@ -320,7 +323,7 @@ def cluster(folder: str, ranks: int, seconds: int) -> Values:
     disk = SharedDisk(place / "shared")
     disk.set(cached_s=CACHED_S)
     mirror = folders.opened(place / "shared" / "mirror", create=True)
-    journals = [Journal.open(place / f"journal-{n}") for n in range(-(-RANKS // ranks))]
+    journals = [Journal.open(place / f"journal-{n}") for n in range(-(-all_ranks // ranks))]
     ended = threading.Event()
     threads = [
         threading.Thread(target=Follower(journal.path, mirror).run, args=(ended,))
@@ -328,9 +331,9 @@ def cluster(folder: str, ranks: int, seconds: int) -> Values:
     ]
     for thread in threads:
         thread.start()
-    _log(journals, ranks, 5.0)
+    _log(journals, ranks, min(5.0, seconds))
     before = disk.set()
-    _log(journals, ranks, float(seconds))
+    _log(journals, ranks, seconds)
     counts = disk.set() - before
     ended.set()
     operations = sum(counts.values())
