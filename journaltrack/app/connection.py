@@ -340,6 +340,7 @@ def _opened(
                     bucket=bucket,
                     experiment=destination.experiment,
                     last_parameters=destination.parameters == "last",
+                    presigned=destination.uploads == "presigned",
                     creates=connection.allow.create_experiments,
                 )
             )

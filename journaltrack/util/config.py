@@ -214,6 +214,8 @@ class Destination:
         variables: How the environment variables with its credentials begin.
         parameters: Which value of a parameter becomes MLflow's, which can't be changed there: the
             ``"first"`` that is delivered, or the ``"last"``, when the run ended.
+        uploads: How artifacts get into a server's bucket: ``"direct"``, with AWS credentials, or
+            ``"presigned"`` by the server.
     """
 
     name: str
@@ -224,6 +226,7 @@ class Destination:
     endpoint_url: str | None = None
     variables: str = "MLFLOW_TRACKING"
     parameters: str = "first"
+    uploads: str = "direct"
 
     @property
     def mark(self) -> dict[str, str]:
@@ -640,7 +643,11 @@ def _check_targets(made: Configuration, origins: Mapping[str, str]) -> None:
             raise _wrong("deliver_to", each, origins["deliver_to"], wanted)
 
 
-_CHOICES: Final = {"kind": ("mlflow",), "parameters": ("first", "last")}
+_CHOICES: Final = {
+    "kind": ("mlflow",),
+    "parameters": ("first", "last"),
+    "uploads": ("direct", "presigned"),
+}
 """Of keys of a destination."""
 
 

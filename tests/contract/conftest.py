@@ -203,14 +203,19 @@ def on_memory(*, retrying: bool) -> Subject:
 
 
 @contextmanager
-def on_mlflow(*, retrying: bool = False) -> Iterator[Subject]:
-    """A strict MLflow server, and the remote for it."""
-    with MlflowServer() as server:
-        http = Http(server_of(server.uri, environ={}), deadline=Deadline(), connections=8)
-        bare = MlflowRemote(http, owners={}, bucket=MemoryRemote)
+def on_mlflow(*, retrying: bool = False, presigned: bool = False) -> Iterator[Subject]:
+    """A strict MLflow server, and the remote for it.
+
+    ``presigned``: its artifacts are in a bucket, for which the server signs each request.
+    """
+    root = "s3://the-bucket" if presigned else "mlflow-artifacts:"
+    with MlflowServer(root) as server:
+        at = server_of(server.uri, environ={"MLFLOW_TRACKING_TOKEN": "secret"})
+        http = Http(at, deadline=Deadline(), connections=8)
+        bare = MlflowRemote(http, owners={}, bucket=MemoryRemote, presigned=presigned)
         yield Subject(
             RetryingRemote(bare, deadline=Deadline()) if retrying else bare,
-            fetch=lambda uri: server.files[uri.removeprefix("mlflow-artifacts:").strip("/")],
+            fetch=lambda uri: server.files[uri.removeprefix(root).strip("/")],
             points=lambda name: len(server.active(name)[0].points),
             appends=False,
             trials=False,
@@ -272,6 +277,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     params=[
         "memory",
         "mlflow",
+        "presigned-mlflow",
         "aws-simulator",
         "aws-moto",
         pytest.param("aws-seaweedfs", marks=pytest.mark.seaweedfs),
@@ -282,8 +288,8 @@ def store(request: pytest.FixtureRequest, name: str) -> Iterator[Subject]:
     kind = request.param
     if kind == "memory":
         yield on_memory(retrying=False)
-    elif kind == "mlflow":
-        with on_mlflow() as made:
+    elif kind.endswith("mlflow"):
+        with on_mlflow(presigned=kind.startswith("presigned")) as made:
             # There, artifacts lie with their run.
             made.remote.create(ComponentSpec(name, "owner-1"))
             yield made

@@ -26,6 +26,13 @@ from tests.simulator.server import Server
 from tests.simulator.wire import HttpReply
 
 COMMAND = os.environ.get("MLFLOW_COMMAND")
+BUCKET = "the-models"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIATEST",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+"""The server's, not ours."""
 OF_A_SERVER = ["test_faults.py", "test_offline_docs.py", "test_server.py", "test_store.py"]
 collect_ignore = [] if COMMAND else OF_A_SERVER
 
@@ -86,7 +93,8 @@ class Running:
         folder: With its database and its artifacts.
     """
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, bucket_url=""):
+        self.bucket_url = bucket_url
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -98,13 +106,14 @@ class Running:
         )
 
     def start(self):
-        """Start it, and wait until it listens."""
+        """Start it, and wait until it listens. Artifacts in S3 are at ``self.bucket_url``."""
         command = [
             *(COMMAND, "server", "--host", "127.0.0.1", "--port", str(self._port)),
             *("--workers", "1", *self._options),
         ]
         # Whom it would tell about its use.
         environment = {**os.environ, "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment |= KEYS | {"MLFLOW_S3_ENDPOINT_URL": self.bucket_url}
         self._process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -174,9 +183,9 @@ def _pairs(database, table, run_id):
 
 
 @contextlib.contextmanager
-def serving(folder, *options):
+def serving(folder, *options, **more):
     """A server that begins in a folder, for the block."""
-    made = Running(folder, *options)
+    made = Running(folder, *options, **more)
     made.start()
     try:
         yield made
@@ -185,9 +194,32 @@ def serving(folder, *options):
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory):
+def bucket_url():
+    """The address of a stand-in for S3, with the bucket ``BUCKET``."""
+    from moto.server import ThreadedMotoServer
+
+    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client_of(url).create_bucket(Bucket=BUCKET)
+    yield url
+    s3.stop()
+
+
+def client_of(bucket_url):
+    """A client that looks at the bucket."""
+    import boto3
+
+    keys = {name.lower(): value for name, value in KEYS.items() if name != "AWS_DEFAULT_REGION"}
+    session = boto3.Session(region_name=KEYS["AWS_DEFAULT_REGION"], **keys)
+    return session.client("s3", endpoint_url=bucket_url)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory, bucket_url):
     """The server."""
-    with serving(tmp_path_factory.mktemp("mlflow")) as made:
+    with serving(tmp_path_factory.mktemp("mlflow"), bucket_url=bucket_url) as made:
         yield made
 
 

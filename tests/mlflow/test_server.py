@@ -13,7 +13,7 @@ from journaltrack import Journal, sync, verify
 from journaltrack.cli import ExitCode, main
 from journaltrack.journal import vocabulary
 from tests.builders import add_artifact
-from tests.mlflow.conftest import ask, history, runs_of
+from tests.mlflow.conftest import BUCKET, KEYS, ask, client_of, history, runs_of
 
 pytestmark = pytest.mark.mlflow
 METRICS = ["loss", "val/loss", "acc@5", "100%", "größe [mm]", "a//b", "..", "grad_x1_@", "x" * 255]
@@ -84,3 +84,32 @@ def test_answers_that_are_cut_off_leave_one_run_and_every_point_once(tmp_path, r
     assert sorted(history(server, run, "loss")) == [(step, float(step)) for step in range(100)]
     report = verify(journal, destination=relay.uri)
     assert report.verified, report.differences
+
+
+def test_uploads_that_the_server_signs_need_no_credentials(tmp_path, running, monkeypatch):
+    """Artifacts in S3 get there, and are read back, by addresses that a real server signs; a sync
+    after a cut one sends the file again.
+    """
+    server = running.uri
+    root = f"s3://{BUCKET}/root"
+    ask(server, "experiments/create", {"name": "about-run-of-s3", "artifact_location": root})
+    config = tmp_path / "config.toml"
+    config.write_text(f'[destinations.lab]\nuri = "{server}"\nuploads = "presigned"\n')
+    monkeypatch.setenv("JOURNALTRACK_CONFIG", str(config))
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    journal = recorded(tmp_path, "run-of-s3", points=3)
+    with closing(Journal.open(journal)) as opened:
+        add_artifact(opened, b"the model" * 1_000, "run-of-s3")
+    report = sync(journal, destination="lab")
+    assert (report.pending, report.quarantined, report.uploads_halted) == (0, 0, None), report
+    (run,) = runs_of(server, "run-of-s3")
+    key = f"root/{run['info']['run_id']}/artifacts/model"
+    client = client_of(running.bucket_url)
+    assert client.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"the model" * 1_000
+    assert verify(journal, destination="lab", deep=True, requests_per_s=1_000).verified
+    client.put_object(Bucket=BUCKET, Key=key, Body=b"the mod")
+    done = verify(journal, destination="lab", deep=True, repair=True, requests_per_s=1_000)
+    assert done.verified, done.differences
+    assert client.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"the model" * 1_000

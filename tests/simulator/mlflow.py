@@ -19,13 +19,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 from tests.simulator.server import Server
 from tests.simulator.wire import HttpReply, HttpRequest
 
 API = "/api/2.0/mlflow/"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
+BUCKET = "/the-bucket/"
+"""Where addresses lead that the server signs, with ``root="s3://the-bucket"``."""
 _KEY = re.compile(r"[/\w.\- :]*")
 _FILTER = re.compile(r"tags\.`([^`]+)` = '([^']*)'")
 _STATUSES = {"RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"}
@@ -163,6 +165,8 @@ class MlflowServer:
 
     def _answered(self, request: HttpRequest, path: str) -> HttpReply:
         query = {key: values[-1] for key, values in parse_qs(request.query).items()}
+        if path.startswith(BUCKET):
+            return self._object(request, path[len(BUCKET) :], query)
         if path.startswith(FILES):
             return self._file(request, path[len(FILES) :].strip("/"), query)
         if not path.startswith(API):
@@ -182,6 +186,9 @@ class MlflowServer:
             ("POST", "runs/log-batch"): self._log_batch,
             ("POST", "runs/log-inputs"): self._log_inputs,
             ("GET", "metrics/get-history"): self._history,
+            ("GET", "artifacts/list"): self._list,
+            ("POST", "artifacts/presigned-upload-url"): self._presign,
+            ("POST", "artifacts/presigned-download-url"): self._presign,
         }
         route = routes.get((request.method, name))
         if route is None:
@@ -353,6 +360,41 @@ class MlflowServer:
         return _page(found, told, "metrics")
 
     # artifacts
+
+    def _presign(self, told: dict[str, Any]) -> dict[str, Any]:
+        run = self._run(told)
+        assert 1 <= told["expiration"] <= 604_800
+        if not self.root.startswith("s3:"):
+            text = "Presigned upload is not supported for proxied artifact storage"
+            raise RefusedError(400, "INVALID_PARAMETER_VALUE", text)
+        place = f"{run.experiment_id}/{run.id}/artifacts/{told['path']}"
+        headers = {"Content-Type": "text/x-signed"}
+        return {
+            "presigned_url": f"{self.uri}{BUCKET}{quote(place)}?signature=good",
+            "headers": headers,
+        }
+
+    def _object(self, request: HttpRequest, path: str, query: dict[str, str]) -> HttpReply:
+        """What S3 does with a request that somebody signed: one way of asking alone is right."""
+        signed = query == {"signature": "good"} and "authorization" not in request.headers
+        if not signed or request.headers.get("content-type") != "text/x-signed":
+            return HttpReply(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
+        if request.method == "PUT":
+            self.files[path] = request.body
+            return HttpReply(200, b"")
+        held = self.files.get(path)
+        return HttpReply(404, b"<Error/>") if held is None else HttpReply(200, held)
+
+    def _list(self, told: dict[str, Any]) -> dict[str, Any]:
+        run = self._run(told)
+        begin = f"{run.experiment_id}/{run.id}/artifacts/"
+        found = {k.removeprefix(begin): v for k, v in self.files.items() if k.startswith(begin)}
+        files = [
+            {"path": name, "is_dir": False, "file_size": str(len(content))}
+            for name, content in found.items()
+            if posixpath.dirname(name) == told.get("path", "")
+        ]
+        return {"root_uri": f"{self.root}/{begin}", **({"files": files} if files else {})}
 
     def _file(self, request: HttpRequest, path: str, query: dict[str, str]) -> HttpReply:
         if request.method == "PUT":

@@ -3,7 +3,8 @@
 A server that stores artifacts itself takes them by HTTP. It overwrites whatever has the name, and
 knows no digests. So the digest is kept in a tag of the run *before* the first byte is sent: a name
 with another digest is somebody else's, and a file that was cut off is sent again. Artifacts in S3
-go there directly, in parts that outlive a kill, by the remote for AWS.
+go there directly, in parts that outlive a kill, by the remote for AWS; or, for credentials without
+rights on the bucket, in one request each that the server signs.
 
 Must not know runs, or how requests are made.
 """
@@ -15,7 +16,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from journaltrack.errors import ErrorKind, RemoteError
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 NOTED: Final = f"{names.OURS}artifact."
 """How the tags begin that say which content an artifact has: its SHA-256 and its size."""
 _PROXIED: Final = "mlflow-artifacts"
+PUT_BYTES_MAX: Final = 5 * 1024**3
+"""S3's limit for one request."""
+_SIGNED_S: Final = 3_600
+"""Ours: how long an upload may take. The server's own default is a quarter of that."""
 _CHUNK_BYTES: Final = 1 << 20
 _RUN: Final = re.compile(r"(?P<folder>.*/artifacts)/(?P<name>.+)")
 _SHORT: Final = 12
@@ -44,11 +49,15 @@ class Artifacts:
     Args:
         http: The server.
         bucket: Makes the remote that writes to S3, when it is first needed.
+        presigned: Whether the server signs each request to S3 instead.
     """
 
-    def __init__(self, http: Http, bucket: Callable[[], Remote]) -> None:
+    def __init__(
+        self, http: Http, bucket: Callable[[], Remote], *, presigned: bool = False
+    ) -> None:
         self._http = http
         self._bucket = bucket
+        self._presigned = presigned
 
     def upload(
         self,
@@ -67,9 +76,9 @@ class Artifacts:
         """
         scheme = urlsplit(place).scheme
         name = object_name(blob.name)
-        if scheme == "s3":
+        if scheme == "s3" and not self._presigned:
             return self._to_bucket(blob, place, name)
-        if scheme != _PROXIED:
+        if scheme not in {"s3", _PROXIED}:
             raise _no_door(place)
         told = f"{blob.sha256} {blob.size_bytes}"
         held = noted.get(noted_under(name))
@@ -103,11 +112,11 @@ class Artifacts:
             text = f"{uri[:200]!r} is no artifact of a run"
             raise RemoteError(text, kind=ErrorKind.PERMANENT, code="NoArtifact")
         place, name = found["folder"], found["name"]
-        tags = noted(posixpath.basename(posixpath.dirname(place)))
+        tags = noted(_run_of(place))
         # The files of a deleted run stay for a while, where nobody sees them.
         if tags is None:
             return None
-        if scheme == "s3":
+        if scheme == "s3" and not self._presigned:
             return self._bucket().find_object(uri, read=read)
         size_bytes = self._size(place, name)
         if size_bytes is None:
@@ -118,22 +127,38 @@ class Artifacts:
 
     def _read(self, place: str, name: str) -> str:
         digest = hashlib.sha256()
-        for chunk in self._http.read_file(f"{_folder(place)}/{name}"):
+        for chunk in (
+            self._http.read_file(f"{_folder(place)}/{name}")
+            if _is_proxied(place)
+            else self._http.read_signed(*self._signed("download", place, name))
+        ):
             digest.update(chunk)
         return digest.hexdigest()
 
+    def _signed(self, what: str, place: str, name: str) -> tuple[str, Mapping[str, str]]:
+        """Return an address for one request to the store, and the headers that it needs."""
+        asked = {"run_id": _run_of(place), "path": name, "expiration": _SIGNED_S}
+        told = self._http.post(f"artifacts/presigned-{what}-url", asked, "presigned_url")
+        url, headers = str(told["presigned_url"]), told.get("headers") or {}
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise _no_door(url)
+        return url, {str(key): str(value) for key, value in headers.items()}
+
     def _size(self, place: str, name: str) -> int | None:
         """Return the size of what has a name; None: nothing has it."""
-        folder = posixpath.join(_folder(place), posixpath.dirname(name)).rstrip("/")
-        wanted = posixpath.basename(name)
+        wanted, folder = posixpath.basename(name), posixpath.dirname(name)
         try:
-            listed = self._http.listed(folder).get("files") or ()
+            if _is_proxied(place):
+                listed = self._http.listed(posixpath.join(_folder(place), folder).rstrip("/"))
+            else:
+                asked = {"run_id": _run_of(place), **({"path": folder} if folder else {})}
+                listed = self._http.get("artifacts/list", None, **asked)
         except RemoteError as error:
             # Some stores have no empty folders.
             if error.kind in {ErrorKind.HOLD, ErrorKind.PERMANENT}:
                 return None
             raise
-        for each in listed:
+        for each in listed.get("files") or ():
             if posixpath.basename(str(each.get("path"))) == wanted and not each.get("is_dir"):
                 return int(each.get("file_size") or 0)
         return None
@@ -151,10 +176,25 @@ class Artifacts:
                 if size_bytes != blob.size_bytes or digest.hexdigest() != blob.sha256:
                     raise _lost(blob, "BlobDamaged", "is damaged")
                 file.seek(0)
-                path = f"{_folder(place)}/{name}"
-                self._http.put_file(path, file, size_bytes, blob.media_type)
+                self._put(place, name, file, size_bytes, blob.media_type)
         except (OSError, ValueError) as error:
             raise _lost(blob, "BlobMissing", f"can't be read: {error}") from error
+
+    def _put(
+        self, place: str, name: str, file: IO[bytes], size_bytes: int, media_type: str | None
+    ) -> None:
+        if _is_proxied(place):
+            self._http.put_file(f"{_folder(place)}/{name}", file, size_bytes, media_type)
+            return
+        if size_bytes > PUT_BYTES_MAX:
+            raise RemoteError(
+                f"{name} has {size_bytes} bytes; S3 takes at most {PUT_BYTES_MAX} in one request",
+                kind=ErrorKind.PERMANENT,
+                code="EntityTooLarge",
+                hint='use credentials that may write to the bucket, and uploads = "direct"',
+            )
+        url, headers = self._signed("upload", place, name)
+        self._http.put_signed(url, file, size_bytes, headers)
 
     def _to_bucket(self, blob: BlobUpload, place: str, name: str) -> Answer:
         parts = urlsplit(place)
@@ -180,6 +220,15 @@ def noted_under(name: str) -> str:
     if len(NOTED) + len(text) > names.KEY_CHARS_MAX:
         text = hashlib.sha256(name.encode()).hexdigest()
     return f"{NOTED}{text}"
+
+
+def _is_proxied(place: str) -> bool:
+    return urlsplit(place).scheme == _PROXIED
+
+
+def _run_of(place: str) -> str:
+    """Return the id of the run whose artifacts are there."""
+    return posixpath.basename(posixpath.dirname(place))
 
 
 def _folder(place: str) -> str:

@@ -40,7 +40,8 @@ _ARN: Final = re.compile(
     r"(mlflow-tracking-server|mlflow-app)/\S+"
 )
 _OUR_HEADERS: Final = {"user-agent": "journaltrack", "accept": "application/json"}
-_TOO_MANY, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _BAD, _SERVER = 429, 401, 403, 404, 400, 500
+_OK, _TOO_MANY, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 200, 429, 401, 403, 404
+_BAD, _SERVER = 400, 500
 _PASSING: Final = frozenset({"BAD_REQUEST", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
 """Codes of a 400 that another try may not meet: a clash of two writers is a ``BAD_REQUEST``."""
 
@@ -174,7 +175,7 @@ class Http:
         """Close the connections."""
         self._pool.clear()
 
-    def get(self, path: str, gives: str | None, **parameters: str | int) -> dict[str, Any]:
+    def get(self, path: str, gives: str | None, /, **parameters: str | int) -> dict[str, Any]:
         """Read something of MLflow's API. ``gives`` as for ``post``."""
         query = urlencode(parameters, quote_via=quote)
         return _given(path, gives, self._answered("GET", f"{API}{path}?{query}", b""))
@@ -208,12 +209,23 @@ class Http:
     def read_file(self, path: str) -> Iterator[bytes]:
         """Yield the content of an artifact that the server stores itself."""
         with self._sent("GET", f"{FILES}/{quote(path)}", b"", {}) as answer:
-            if answer.status != 200:  # noqa: PLR2004
+            if answer.status != _OK:
                 _checked(answer, answer.read())
-            try:
-                yield from answer.stream(1 << 20)
-            except exceptions.HTTPError as error:
-                raise _failure(error) from error
+            yield from _streamed(answer)
+
+    def put_signed(
+        self, url: str, file: IO[bytes], size_bytes: int, headers: Mapping[str, str]
+    ) -> None:
+        """Send a file to an address that the server signed: who is asking is not told there."""
+        sent = {**headers, "content-length": str(size_bytes)}
+        with self._sent("PUT", url, file, sent) as answer:
+            _check_signed(answer)
+
+    def read_signed(self, url: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield what is at an address that the server signed."""
+        with self._sent("GET", url, b"", headers) as answer:
+            _check_signed(answer)
+            yield from _streamed(answer)
 
     def _answered(self, method: str, target: str, body: bytes) -> dict[str, Any]:
         headers = {"content-type": "application/json"} if body else {}
@@ -227,11 +239,14 @@ class Http:
     def _sent(
         self, method: str, target: str, body: bytes | IO[bytes], headers: Mapping[str, str]
     ) -> urllib3.BaseHTTPResponse:
-        url = f"{self.server.base}{target}"
+        # A whole address is signed already, for somebody else than the server.
+        is_signed = not target.startswith("/")
+        url = target if is_signed else f"{self.server.base}{target}"
         if not self._limit.take(self._deadline.wait, "mlflow"):
             raise NotSentError
         told = {**_OUR_HEADERS, **headers}
-        told |= self.server.sign(method, url, told, body)
+        if not is_signed:
+            told |= self.server.sign(method, url, told, body)
         connect_s, read_s = self._timeouts
         if not isinstance(body, bytes):
             # urllib3 bounds each write by the time to connect: a slow line needs longer.
@@ -272,10 +287,34 @@ def _checked(answer: urllib3.BaseHTTPResponse, content: bytes) -> dict[str, Any]
         told = json.loads(content) if content else {}
     except (ValueError, RecursionError):
         told = None
-    if answer.status == 200 and isinstance(told, dict):  # noqa: PLR2004
+    if answer.status == _OK and isinstance(told, dict):
         return told
     request_id = answer.headers.get("x-amzn-requestid") or answer.headers.get("x-request-id")
     raise _refusal(answer.status, told if isinstance(told, dict) else None, content, request_id)
+
+
+def _streamed(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    try:
+        yield from answer.stream(1 << 20)
+    except exceptions.HTTPError as error:
+        raise _failure(error) from error
+
+
+def _check_signed(answer: urllib3.BaseHTTPResponse) -> None:
+    """Raise ``RemoteError`` if a store refused a request that the server had signed."""
+    if answer.status == _OK:
+        return
+    text = limits.shown(answer.read(_TEXT_CHARS_MAX).decode(errors="replace"))
+    code = f"HTTP{answer.status}"
+    if answer.status == _TOO_MANY or answer.status >= _SERVER:
+        raise RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, maybe_applied=True)
+    raise RemoteError(
+        f"the store refuses an upload that MLflow signed: {text}",
+        kind=ErrorKind.HALT,
+        code=code,
+        uploads_only=True,
+        hint="the server signs with its own credentials: check their permissions for its bucket",
+    )
 
 
 def _given(path: str, gives: str | None, told: dict[str, Any]) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class MlflowRemote:
         bucket: Makes the remote that writes to S3, when it is first needed.
         creates: Whether to create experiments that are missing.
         last_parameters: Whether parameters are tags until the run ended.
+        presigned: Whether the server signs uploads to S3, see ``Artifacts``.
     """
 
     can = Capabilities(
@@ -133,12 +134,13 @@ class MlflowRemote:
         experiment: str = EXPERIMENT,
         creates: bool = True,
         last_parameters: bool = False,
+        presigned: bool = False,
     ) -> None:
         self._last_parameters = last_parameters
         self._http = http
         self._owners = owners
         self._default = experiment
-        self._artifacts = Artifacts(http, bucket)
+        self._artifacts = Artifacts(http, bucket, presigned=presigned)
         self._lock = threading.Lock()
         self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
         self._runs: dict[str, _Run] = {}
