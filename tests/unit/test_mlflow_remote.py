@@ -434,6 +434,34 @@ def test_artifacts_in_s3_go_there_directly(tmp_path):
         http.close()
 
 
+@pytest.mark.journal({"run": [CREATION, *points(2)]})
+def test_a_bucket_that_refuses_what_the_server_signed_halts_uploads_only(journal):
+    """Metrics are delivered, nothing is quarantined, no error shows the signature; once the server
+    may write there, the file follows. An answer that is cut off is asked for again.
+    """
+    add_artifact(journal)
+    refusal = HttpReply(403, b"<Error><Code>AccessDenied</Code></Error>")
+    with MlflowServer("s3://the-bucket") as server:
+
+        def passed():
+            """Make one pass with uploads that the server signs."""
+            gate = Gate(Deadline())
+            with connected(server, gate, presigned=True) as remote:
+                return Reconciler(journal, remote, deadline=gate).run()
+
+        server.fault = lambda _, method, __: refusal if method == "PUT" else None
+        report = passed()
+        assert (report.quarantined, report.uploads_halted.code) == (0, "HTTP403")
+        assert "AccessDenied" in report.uploads_halted.message
+        assert "signature" not in str(report.uploads_halted)
+        assert len(only_run(server).points) == 2
+        assert not server.files
+        cuts = iter([CUT_BEFORE, CUT_AFTER, 503])
+        server.fault = lambda _, method, __: next(cuts, None) if method == "PUT" else None
+        assert passed().pending == 0
+        assert [*server.files.values()] == [b"model"]
+
+
 def test_experiments_and_trials_are_declared_and_read_back(server):
     """A declaration makes the experiment, sets what it gives, and comes back."""
     experiment = Group("experiment", "Digits", None, "All digits", "about", (("team", "a@b"),))
