@@ -34,6 +34,8 @@ PROBE_NAME: Final = "journaltrack-probe"
 """The trial component that a probe asks for; the hoped-for answer is that it does not exist."""
 PROBE_TIMEOUT_S: Final = 5.0
 """Seconds of silence after which a probe counts the endpoint as down."""
+_PASSES_MAX: Final = 64
+"""Passes at a time: each may have a request in flight beyond the common bound."""
 SHARED_S: Final = 60.0
 """Our choice: seconds after which passes share another session, and notice a changed profile."""
 
@@ -292,7 +294,7 @@ def _opened(
         # The shared remote looks at the gate of whoever calls.
         deadline.guarded = connection.sagemaker_client is None
         with connection.sharing.remote(
-            connection, lambda callers: connection.remote(callers, concurrency)
+            connection, lambda callers: connection.remote(callers, concurrency + _PASSES_MAX)
         ) as shared:
             yield shared
         return
