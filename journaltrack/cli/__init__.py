@@ -58,6 +58,7 @@ COMMANDS = {
     "bundle": "Pack a journal into one file, for a machine that has a network.",
     "mirror": "Write a journal into a shared folder, to deliver from another machine.",
     "merge": "Merge several journals, or copies of one, into one.",
+    "fleet": "Run a command for many journals on a Dask cluster.",
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "resolve": "Decide about entries in doubt.",
