@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.util.intervals import extend, merged
+from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -99,17 +99,21 @@ class Places:
         return merged(found) if found[1:] else found
 
     def runs(self, last: int) -> dict[str, list[tuple[int, int]]]:
-        """Return what is here up to a ``seq``: sorted (first, last) of places, by writer."""
+        """Return what is here up to a ``seq``: sorted (first, last) of places, by writer.
+
+        A crafted journal may have entries of no writer, or at places below 1: they are left out.
+        """
         uuids = {i: uuid for uuid, i in self.writers.items()}
         found: dict[str, list[tuple[int, int]]] = {}
         rows = self._runs.execute(
-            "SELECT writer, first, min(last, :last - shift) FROM run "
-            "WHERE first + shift <= :last ORDER BY writer, first",
+            "SELECT writer, max(first, 1), min(last, :last - shift) FROM run "
+            "WHERE max(first, 1) + shift <= :last AND last > 0",
             {"last": last},
         )
         for writer_id, begin, end in rows:
-            extend(found.setdefault(uuids.get(writer_id, f"unknown-{writer_id}"), []), begin, end)
-        return found
+            if writer_id in uuids:
+                found.setdefault(uuids[writer_id], []).append((begin, end))
+        return {uuid: merged(intervals) for uuid, intervals in found.items()}
 
     def _fill(self, database: Database, above: int) -> None:
         # seq is the place in the writer's chain plus a shift

@@ -34,7 +34,8 @@ from journaltrack.transfer.merge import bring, merge
 from tests.copies import change, content, points, read, record, sync
 from tests.failing_remote import FailingRemote, passing
 from tests.faults.disktrace import Killing, supported
-from tests.faults.hostile import base, run
+from tests.faults.hostile import base, by_hand, copied, run
+from tests.golden import REVISIONS, restore
 from tests.simulator import CutAfter, HttpError, simulator
 
 WHY_NOT = supported()
@@ -539,6 +540,52 @@ def test_a_crafted_journal_writes_nothing_elsewhere(folder, tmp_path, journal_id
     with pytest.raises(errors.InvalidInputError, match="is no id of a journal"):
         export(folder, tmp_path / "lake")
     assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("attestation.writer_seq", "9" * 5000),
+        ("attestation.writer_seq", -1),
+        ("attestation.body", "{"),
+        ("entry.writer_seq", -1),
+        ("entry.writer_seq", 7),
+        ("entry.writer_id", 2**63 - 1),
+        ("writer.uuid", b"\xff"),
+    ],
+)
+def test_a_crafted_journal_spoils_no_dataset(every_state, tmp_path, column, value):
+    """Cells that no journal has leave files that the next export can read."""
+    crafted, to = copied(every_state, tmp_path / "crafted"), tmp_path / "lake"
+    name, _, cell = column.partition(".")
+    with by_hand(crafted) as connection:
+        connection.execute(f"UPDATE OR IGNORE {name} SET {cell} = ?", (value,))
+    for journal in (crafted, crafted, every_state):
+        export(journal, to)
+    assert export(every_state, to).files == []
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_journals_of_all_revisions_are_exported(tmp_path, revision):
+    """Also those whose writers do not say which journal they wrote into: all entries, and what
+    became of them, under the journal's own id. They stay as they are.
+    """
+    restore(revision, tmp_path / "journal")
+    made = export(tmp_path / "journal", tmp_path / "lake")
+    assert export(tmp_path / "journal", tmp_path / "lake").files == []
+    assert {made.journal_id} == {Path(name).parent.name.partition("=")[2] for name in made.files}
+    upgraded = copy(tmp_path / "journal", tmp_path / "upgraded")
+    Journal.open(upgraded).close()
+    assert held(tmp_path / "lake") == set(content(upgraded))
+    assert known_states(tmp_path / "lake") == settled(upgraded)
+    assert export(upgraded, tmp_path / "lake").files == []
+
+
+def test_a_long_note_is_read_to_its_beginning(folder, tmp_path, monkeypatch):
+    """The end of a file can be longer than what is read at first."""
+    export(folder, tmp_path / "lake")
+    monkeypatch.setattr(dataset, "_END_BYTES", 10)
+    assert export(folder, tmp_path / "lake").files == []
 
 
 def test_cells_of_wrong_types_are_told(folder, tmp_path):

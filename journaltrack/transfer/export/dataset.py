@@ -60,8 +60,8 @@ _JOURNAL_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _NAMES: Final[tuple[str, ...]] = tuple(table.name for table in DATASET)
 _METRICS, _ENTRIES, _DELIVERIES = DATASET
 _ATTESTED: Final = (
-    "SELECT w.uuid, (SELECT max(writer_seq) FROM attestation WHERE writer_id = w.id) AS last "
-    "FROM writer w WHERE last IS NOT NULL"
+    "SELECT w.uuid, (SELECT max(writer_seq) FROM attestation WHERE writer_id = w.id "
+    "AND typeof(writer_seq) = 'integer') AS last FROM writer w WHERE last > 0"
 )
 _BODIES: Final = (
     "SELECT writer_seq, body FROM attestation WHERE writer_id = ? AND writer_seq > ? "
