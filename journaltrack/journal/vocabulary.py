@@ -586,9 +586,18 @@ def redacted(kind: str, name: str) -> Draft:
 
 
 def upload(
-    name: str, blob: BlobRef, size_bytes: int, media_type: str | None, file_name: str
+    name: str,
+    blob: BlobRef,
+    size_bytes: int,
+    media_type: str | None,
+    file_name: str,
+    *,
+    replaces: bool = False,
 ) -> Draft:
-    """Draft the upload of a blob to S3 under the artifact's name."""
+    """Draft the upload of a blob to S3 under the artifact's name.
+
+    ``replaces``: where names are paths, it replaces what this run had under the name before.
+    """
     detail = {
         "sha256": blob.sha256,
         "bucket": blob.bucket,
@@ -596,6 +605,7 @@ def upload(
         "size": size_bytes,
         "media_type": media_type,
         "file_name": file_name,
+        "replaces": replaces or None,
     }
     return Draft(UPLOAD, UPLOAD, name, payload=encode(detail))
 

@@ -180,6 +180,8 @@ class BlobUpload:
         media_type: Its Content-Type, or None.
         scratch: Folder for small files with which an interrupted upload is resumed. None: no
             such files.
+        replaces: Whether it replaces what journaltrack stored under the name, where names are
+            paths (``Capabilities.by_name``).
     """
 
     path: Path
@@ -191,6 +193,7 @@ class BlobUpload:
     prefix: str | None = None
     media_type: str | None = None
     scratch: Path | None = None
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ def _blob_upload(action: Upload, name: str, context: Context) -> BlobUpload:
         prefix=action.blob.prefix,
         media_type=action.media_type,
         scratch=context.spool,
+        replaces=name in action.replacing,
     )
 
 

@@ -248,11 +248,13 @@ def _claims(
         for sha256, bucket, prefix, uri, size_bytes in database.read(
             "SELECT l.sha256, l.bucket, l.prefix, l.uri, b.size_bytes "
             "FROM location l LEFT JOIN blob b ON b.sha256 = l.sha256 "
-            "WHERE l.component_id = ? AND typeof(l.sha256) = 'text' AND typeof(l.uri) = 'text'",
+            "WHERE l.component_id = ? AND typeof(l.sha256) = 'text' AND typeof(l.uri) = 'text' "
+            "ORDER BY l.receipt_id",
             (row.id,),
         )
     }
     uris = {blob: uri for blob, (uri, _) in locations.items()}
+    last = {uri: blob for blob, uri in uris.items()}
     reading = _Reading(uris, origins(database.read), note_tag)
     held = {
         seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))
@@ -268,6 +270,8 @@ def _claims(
             _in_spool(journal.path / paths.SPOOL, blob.sha256, size),
         )
         for blob, (uri, size) in locations.items()
+        # A later content may have replaced it.
+        if last[uri] == blob
     )
     found = replace(reading.result(claims), objects=objects)
     delivered = bool(

@@ -106,11 +106,21 @@ def test_an_experiment_with_another_name_there_is_read_back():
         assert remote.group("experiment", "/my experiment") is None
 
 
-@pytest.mark.parametrize("payload", ["{", '{"text": 3}'])
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("a", "{"),
+        ("a", '{"text": 3}'),
+        (f"{DATASET}a", '{"text": "no JSON"}'),
+        (f"{DATASET}a", '{"text": "{\\"dataset\\": {\\"name\\": 1}}"}'),
+        (f"{DATASET}a", '{"text": "{\\"dataset\\": {\\"name\\": \\"a\\"}}"}'),
+        (f"{DATASET}a", '{"text": "{\\"tags\\": 3}"}'),
+    ],
+)
 @pytest.mark.journal({"run": [vocabulary.create(owner="me")]})
-def test_a_label_that_can_not_be_read_is_quarantined_alone(journal, payload):
+def test_a_label_that_can_not_be_read_is_quarantined_alone(journal, name, payload):
     """A crafted label hides nothing of its run."""
-    draft = vocabulary.label("a", "b")._replace(payload=payload)
+    draft = vocabulary.label(name, "b")._replace(payload=payload)
     journal.append(journal.component("run"), [draft, vocabulary.label("good", "text")])
     judge_anew(journal)
     with MlflowServer() as server:

@@ -602,9 +602,29 @@ def test_a_content_is_stored_under_each_of_its_names(server, journal):
     assert [path.rpartition("/")[2] for path in sent] == ["later"]
 
 
-def add_more(journal, name):
-    """Record the content of ``add_artifact`` under another name."""
-    sha256 = hashlib.sha256(b"the model").hexdigest()
+@pytest.mark.journal({"run": [CREATION]})
+def test_what_replaces_has_the_name_and_the_last_content(server, journal):
+    """Whether both are sent in one pass or not; a check finds the last one, and misses none."""
+    add_artifact(journal, b"first")
+    add_artifact(journal, b"second")
+    for content in (b"third", b"second"):
+        add_more(journal, "table", content, replaces=True)
+    report = delivered(server, journal)
+    assert (report.pending, report.quarantined) == (0, 0)
+    held = {path.partition("/artifacts/")[2]: content for path, content in server.files.items()}
+    assert held["table"] == b"second"
+    # Others are never overwritten.
+    assert sorted(held.values()) == [b"first", b"second", b"second"]
+    add_more(journal, "table", b"first", replaces=True)
+    assert delivered(server, journal).pending == 0
+    held = {path.partition("/artifacts/")[2]: content for path, content in server.files.items()}
+    assert (held["table"], len(held)) == (b"first", 3)
+
+
+def add_more(journal, name, content=b"the model", **options):
+    """Record a content of ``add_artifact`` under another name."""
+    sha256 = hashlib.sha256(content).hexdigest()
     blob = vocabulary.BlobRef(sha256, "the-bucket", "the-prefix")
-    draft = vocabulary.upload(name, blob, len(b"the model"), None, name)
-    journal.append(journal.component("run"), [draft])
+    upload = vocabulary.upload(name, blob, len(content), None, name, **options)
+    reference = vocabulary.artifact("output", name, blob, None)
+    journal.append(journal.component("run"), [upload, reference])

@@ -58,7 +58,9 @@ class ArtifactRepository(_Repository):
         begin = f"{folder}/" if folder else ""
         found: dict[str, FileInfo] = {}
         for name, file in sorted(self._run().state.files.items()):
-            if not name.startswith(begin):
+            # A stranger's journal may name anything: no path leads out of a folder.
+            is_path = posixpath.normpath(name) == name and not name.startswith(("/", ".."))
+            if not is_path or not name.startswith(begin):
                 continue
             child, is_folder, _ = name.removeprefix(begin).partition("/")
             shown = posixpath.relpath(f"{begin}{child}", self._place.folder or ".")

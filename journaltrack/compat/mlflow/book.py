@@ -282,7 +282,8 @@ class Book:
         blob = vocabulary.BlobRef(
             sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
         )
-        upload = vocabulary.upload(name, blob, size_bytes, media_type, os.path.basename(path))  # noqa: PTH119 - a name may be any bytes
+        file_name = os.path.basename(path)  # noqa: PTH119 - a name may be any bytes
+        upload = vocabulary.upload(name, blob, size_bytes, media_type, file_name, replaces=True)
         reference = vocabulary.artifact(vocabulary.OUTPUT, name, blob, media_type)
         (limited,) = run.drafter.limited([reference])
         run.drafter.recorded([limited])

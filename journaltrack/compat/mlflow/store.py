@@ -19,25 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mlflow.entities import (
-    Dataset,
-    DatasetInput,
     Experiment,
-    ExperimentTag,
-    InputTag,
     LifecycleStage,
     LoggedModel,
-    LoggedModelInput,
-    LoggedModelOutput,
-    LoggedModelParameter,
     LoggedModelStatus,
-    LoggedModelTag,
     Metric,
     Param,
     Run,
-    RunData,
     RunInfo,
-    RunInputs,
-    RunOutputs,
     RunStatus,
     RunTag,
     ViewType,
@@ -56,7 +45,6 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.mlflow_tags import (
-    MLFLOW_DATASET_CONTEXT,
     MLFLOW_LOGGED_MODELS,
     MLFLOW_RUN_NAME,
     MLFLOW_USER,
@@ -77,12 +65,12 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from journaltrack.compat.mlflow import addresses, book, state
+from journaltrack.compat.mlflow import addresses, book, entities, state
 from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import vocabulary
-from journaltrack.journal.vocabulary import DATASET, Draft
+from journaltrack.journal.vocabulary import Draft
 
 _MAX_RESULTS: Final = 50_000
 """MLflow's ``SEARCH_MAX_RESULTS_THRESHOLD``."""
@@ -138,7 +126,7 @@ class TrackingStore(AbstractStore):
     ) -> PagedList:
         _check_max_results(max_results)
         known = [
-            self._experiment(each)
+            entities.experiment(self._book, each)
             for each in self._book.experiments().values()
             if view_type == ViewType.ALL or each.is_deleted == (view_type == ViewType.DELETED_ONLY)
         ]
@@ -166,11 +154,11 @@ class TrackingStore(AbstractStore):
             return self._book.create_experiment(name, _pairs(tags)).id
 
     def get_experiment(self, experiment_id) -> Experiment:
-        return self._experiment(self._known(experiment_id))
+        return entities.experiment(self._book, self._known(experiment_id))
 
     def get_experiment_by_name(self, experiment_name) -> Experiment | None:
         found = self._book.experiment(shown=experiment_name)
-        return None if found is None else self._experiment(found)
+        return None if found is None else entities.experiment(self._book, found)
 
     def delete_experiment(self, experiment_id) -> None:
         known = self._known(experiment_id)
@@ -224,17 +212,6 @@ class TrackingStore(AbstractStore):
             )
         return known
 
-    def _experiment(self, known: ExperimentState) -> Experiment:
-        return Experiment(
-            known.id,
-            known.shown,
-            addresses.artifact_uri(self._book.path, f"experiment-{known.id}"),
-            LifecycleStage.DELETED if known.is_deleted else LifecycleStage.ACTIVE,
-            tags=[ExperimentTag(*tag) for tag in known.tags.items()],
-            creation_time=known.created_ns // 10**6,
-            last_update_time=known.changed_ns // 10**6,
-        )
-
     # -- runs --------------------------------------------------------------------------------------
 
     def create_run(self, experiment_id, user_id, start_time, tags, run_name) -> Run:
@@ -255,10 +232,10 @@ class TrackingStore(AbstractStore):
         name = run_name or named or _generate_random_name()
         with told_to_mlflow():
             made = self._book.create_run(known, start_ms, given, name)
-        return self._run(made)
+        return entities.run(self._book, made)
 
     def get_run(self, run_id) -> Run:
-        return self._run(self._read(run_id).state)
+        return entities.run(self._book, self._read(run_id).state)
 
     def update_run_info(self, run_id, run_status, end_time, run_name) -> RunInfo:
         run = self._open(run_id)
@@ -274,7 +251,7 @@ class TrackingStore(AbstractStore):
             if run_status is not None and RunStatus.is_terminated(run_status):
                 # As the close of a tracker does: what the run has is on the disk.
                 self._book.journal.flush()
-        return self._run(self._read(run_id).state).info
+        return entities.run(self._book, self._read(run_id).state).info
 
     def delete_run(self, run_id) -> None:
         self._stage(self._open(run_id), state.DELETED)
@@ -302,8 +279,8 @@ class TrackingStore(AbstractStore):
             is_wanted = run_view_type == ViewType.ALL or each.is_deleted == (
                 run_view_type == ViewType.DELETED_ONLY
             )
-            if is_wanted and _experiment_id(each) in wanted and not _is_model(each):
-                known.append(self._run(each))
+            if is_wanted and entities.experiment_id(each) in wanted and not _is_model(each):
+                known.append(entities.run(self._book, each))
         found = SearchUtils.sort(SearchUtils.filter(known, filter_string), order_by)
         page, token = SearchUtils.paginate(found, page_token, max_results)
         return page, token
@@ -324,26 +301,6 @@ class TrackingStore(AbstractStore):
                 INVALID_PARAMETER_VALUE,
             )
         return run
-
-    def _run(self, known: RunState) -> Run:
-        info = RunInfo(
-            run_id=known.name,
-            run_name=known.run_name,
-            experiment_id=_experiment_id(known),
-            user_id=known.tags.get(MLFLOW_USER, ""),
-            status=known.status_name,
-            start_time=known.start_ms,
-            end_time=known.end_ms,
-            lifecycle_stage=LifecycleStage.DELETED if known.is_deleted else LifecycleStage.ACTIVE,
-            artifact_uri=addresses.artifact_uri(self._book.path, known.name),
-        )
-        datasets = [_dataset_input(told) for _, told in known.told(DATASET)]
-        inputs = [LoggedModelInput(model_id) for model_id, _ in known.told(state.MODEL_INPUT)]
-        outputs = [
-            LoggedModelOutput(model_id, int(told.get("step") or 0))
-            for model_id, told in known.told(state.MODEL_OUTPUT)
-        ]
-        return Run(info, _Data(self._book, known), RunInputs(datasets, inputs), RunOutputs(outputs))
 
     # -- logging -----------------------------------------------------------------------------------
 
@@ -438,7 +395,7 @@ class TrackingStore(AbstractStore):
 
     def log_inputs(self, run_id, datasets=None, models=None) -> None:
         run = self._open(run_id)
-        drafts = [state.dataset(_told_of(each)) for each in datasets or ()]
+        drafts = [state.dataset(entities.told_of(each)) for each in datasets or ()]
         drafts += [state.document(state.MODEL_INPUT, each.model_id, {}) for each in models or ()]
         with told_to_mlflow():
             self._book.append(run, drafts)
@@ -529,7 +486,7 @@ class TrackingStore(AbstractStore):
         run, told = self._model_told(model_id)
         if told.get("stage") == state.DELETED and not allow_deleted:
             raise _missing(f"Logged model with ID '{model_id}' not found.")
-        return self._model(model_id, run.state, told)
+        return entities.model(self._book, model_id, run.state, told)
 
     def search_logged_models(
         self,
@@ -546,12 +503,14 @@ class TrackingStore(AbstractStore):
                 INVALID_PARAMETER_VALUE,
             )
         wanted = set(map(str, experiment_ids))
-        known = [
-            self._model(model_id, run, told)
-            for run in self._book.runs()
-            for model_id, told in run.told(state.MODEL)
-            if str(told.get("experiment_id")) in wanted and told.get("stage") != state.DELETED
-        ]
+        known = []
+        for run in self._book.runs():
+            for model_id, told in run.told(state.MODEL):
+                is_deleted = told.get("stage") == state.DELETED
+                if str(told.get("experiment_id")) in wanted and not is_deleted:
+                    # A document that can't be read hides no other.
+                    with contextlib.suppress(ValueError, TypeError, AttributeError):
+                        known.append(entities.model(self._book, model_id, run, told))
         found = SearchLoggedModelsUtils.filter_logged_models(known, filter_string, datasets)
         found = SearchLoggedModelsUtils.sort(found, order_by)
         page = SearchLoggedModelsUtils.paginate(found, page_token, max_results or 100)
@@ -572,49 +531,19 @@ class TrackingStore(AbstractStore):
             self._book.append(run, [state.document(state.MODEL, model_id, told)])
         return self.get_logged_model(model_id, allow_deleted=True)
 
-    def _model(self, model_id: str, run: RunState, told: Mapping[str, Any]) -> LoggedModel:
-        points = {
-            (each.run_id, each.name, each.dataset_name, each.dataset_digest): each
-            for each in self._book.of_model(model_id)
-        }
-        metrics = [
-            Metric(
-                each.name,
-                each.point.value,
-                each.point.timestamp_ms,
-                each.point.step,
-                model_id=model_id,
-                dataset_name=each.dataset_name,
-                dataset_digest=each.dataset_digest,
-                run_id=each.run_id,
-            )
-            for each in points.values()
-        ]
-        return LoggedModel(
-            experiment_id=str(told.get("experiment_id")),
-            model_id=model_id,
-            name=str(told.get("name")),
-            artifact_location=addresses.artifact_uri(
-                self._book.path, run.name, str(told.get("folder"))
-            ),
-            creation_timestamp=int(told.get("created_ms") or 0),
-            last_updated_timestamp=int(told.get("updated_ms") or 0),
-            model_type=told.get("model_type"),
-            source_run_id=told.get("source_run_id"),
-            status=int(told.get("status") or 0),
-            tags=[LoggedModelTag(*each) for each in told.get("tags", {}).items()],
-            params=[LoggedModelParameter(*each) for each in told.get("params", {}).items()],
-            metrics=metrics,
-        )
-
     def _search_datasets(self, experiment_ids) -> list[_DatasetSummary]:
         """Return the datasets of these experiments' runs, for MLflow's page."""
         wanted = set(map(str, experiment_ids))
         found = {
-            (_experiment_id(run), each.dataset.name, each.dataset.digest, _context(each))
+            (
+                entities.experiment_id(run),
+                each.dataset.name,
+                each.dataset.digest,
+                entities.context_of(each),
+            )
             for run in self._book.runs()
-            if _experiment_id(run) in wanted
-            for each in (_dataset_input(told) for _, told in run.told(DATASET))
+            if entities.experiment_id(run) in wanted
+            for each in entities.datasets_of(run)
         }
         return [_DatasetSummary(*each) for each in sorted(found)[:_SUMMARIES_MAX]]
 
@@ -630,42 +559,6 @@ class TrackingStore(AbstractStore):
 
     def link_traces_to_run(self, trace_ids, run_id) -> None:
         raise MlflowException("a journal has no traces; nothing was recorded", NOT_IMPLEMENTED)
-
-
-class _Data(RunData):
-    """What a run has. Its metrics are read when somebody asks: that reads all points once."""
-
-    def __init__(self, held: Book, known: RunState) -> None:
-        self._book, self._run_id = held, known.name
-        # MLflow's class sets metrics: the setters below take them for nothing.
-        self._points: list[Metric] | None = []
-        super().__init__(
-            None,
-            [Param(*each) for each in known.parameters.items()],
-            [RunTag(*each) for each in known.tags.items()],
-        )
-        self._points = None
-
-    @property
-    def _metric_objs(self) -> list[Metric]:
-        if self._points is None:
-            self._points = [
-                Metric(name, each.value, each.timestamp_ms, each.step, run_id=self._run_id)
-                for name, each in self._book.latest(self._run_id).items()
-            ]
-        return self._points
-
-    @_metric_objs.setter
-    def _metric_objs(self, _: object) -> None:
-        """Nothing: they are read."""
-
-    @property
-    def _metrics(self) -> dict[str, float]:
-        return {each.key: each.value for each in self._metric_objs}
-
-    @_metrics.setter
-    def _metrics(self, _: object) -> None:
-        """Nothing: they are read."""
 
 
 def _check_metric(metric: Metric) -> None:
@@ -686,10 +579,6 @@ def _check_max_results(max_results: object) -> None:
         )
 
 
-def _experiment_id(known: RunState) -> str:
-    return addresses.experiment_id(known.experiment or addresses.DEFAULT)
-
-
 def _is_model(known: RunState) -> bool:
     """Return whether a component is a logged model that no run made."""
     return known.name.startswith("m-") and f"{state.MODEL}{known.name}" in known.documents
@@ -699,22 +588,6 @@ def _pairs(items: Any) -> dict[str, Any]:  # noqa: ANN401 - lists of tags or par
     if isinstance(items, dict):
         return {str(key): str(value) for key, value in items.items()}
     return {each.key: "" if each.value is None else str(each.value) for each in items or ()}
-
-
-def _told_of(each: DatasetInput) -> dict[str, Any]:
-    return {
-        "dataset": {key: value for key, value in dict(each.dataset).items() if value is not None},
-        "tags": [{"key": tag.key, "value": tag.value} for tag in each.tags],
-    }
-
-
-def _dataset_input(told: Mapping[str, Any]) -> DatasetInput:
-    tags = [InputTag(str(each["key"]), str(each["value"])) for each in told.get("tags", ())]
-    return DatasetInput(Dataset.from_dictionary(told["dataset"]), tags)
-
-
-def _context(each: DatasetInput) -> str:
-    return next((tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT), "")
 
 
 def _refused(text: str) -> MlflowException:

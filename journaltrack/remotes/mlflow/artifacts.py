@@ -85,7 +85,8 @@ class Artifacts:
         if held is None and self._size(place, name) is not None:
             # Somebody else's, or of another journal.
             held = ""
-        if held not in {None, told}:
+        # What journaltrack stored itself may be replaced by what says so.
+        if held not in {None, told} and not (held and blob.replaces):
             stem, extension = posixpath.splitext(name)
             name = f"{stem}.{blob.sha256[:_SHORT]}{extension}"
             held = noted.get(noted_under(name))

@@ -149,12 +149,34 @@ def refuses(entry: vocabulary.Entry) -> str | None:
         return _text_problem(value if isinstance(value, str) else "", "the value", TAG_CHARS_MAX)
     if entry.kind == vocabulary.NOTE:
         return _text_problem(vocabulary.note_of(entry), "the note", TAG_CHARS_MAX)
-    if entry.kind == vocabulary.LABEL and not (entry.name or "").startswith(vocabulary.OWN_LABEL):
-        return _text_problem(vocabulary.label_of(entry) or "", "the tag", TAG_CHARS_MAX)
+    if entry.kind == vocabulary.LABEL:
+        return _label_problem(entry.name or "", vocabulary.label_of(entry))
     if entry.kind == vocabulary.TAGS:
         texts = (text for item in vocabulary.tags_of(entry).items() for text in item)
         return next((p for t in texts if (p := _text_problem(t, "a tag", TAG_CHARS_MAX))), None)
     return None
+
+
+def _label_problem(name: str, text: str | None) -> str | None:
+    if name.startswith(vocabulary.DATASET):
+        return None if text is None else _dataset_problem(text)
+    if name.startswith(vocabulary.OWN_LABEL):
+        return None
+    return _text_problem(text or "", "the tag", TAG_CHARS_MAX)
+
+
+def _dataset_problem(text: str) -> str | None:
+    """Return why MLflow could never take a dataset input, or None: it would refuse its request."""
+    told = vocabulary.decode(text)
+    dataset, tags = told.get("dataset"), told.get("tags", [])
+    if not isinstance(dataset, dict) or not isinstance(tags, list):
+        return "it is no dataset input"
+    pairs = [each if isinstance(each, dict) else {} for each in tags]
+    texts = [each.get(key) for each in pairs for key in ("key", "value")]
+    if not all(isinstance(each, str) for each in (*dataset.values(), *texts)):
+        return "it is no dataset input: what it has is not text"
+    missing = {"name", "digest", "source_type", "source"} - set(dataset)
+    return f"the dataset has no {min(missing)}" if missing else None
 
 
 def _point_problem(entry: vocabulary.Entry) -> str | None:

@@ -373,6 +373,7 @@ class Upload:
 
     Attributes:
         more_names: Further names of the same content, for a remote that keeps each name.
+        replacing: Those names under which it replaces what the run had.
     """
 
     phase: ClassVar[int] = 2
@@ -386,6 +387,7 @@ class Upload:
     media_type: str | None
     seqs: tuple[int, ...]
     more_names: tuple[str, ...] = ()
+    replacing: frozenset[str] = frozenset()
 
     def split(self) -> tuple[Upload, ...]:
         """Return (): a single request can't be split."""

@@ -499,17 +499,32 @@ def _value(entry: Entry) -> FieldValue:
     return value_of(entry)
 
 
-def _update(component: _Component, state: ComponentState) -> list[Action]:
-    """Return the update with the last value of each key, and what is settled."""
+def _update(
+    component: _Component, state: ComponentState, replaced: Mapping[int, int]
+) -> list[Action]:
+    """Return the update with the last value of each key, and what is settled.
+
+    A reference to a content that is ``replaced`` waits for no upload: a later one has its name.
+    """
     settled: list[Action] = []
     changes = []
+    gone = {
+        blob
+        for blob, entries in component.uploads.items()
+        if replaced and blob not in state.locations and all(e.seq in replaced for e in entries)
+    }
     for (field_map, key), parts in component.changes.items():
         left = []
-        for part in parts_in_order(parts):
+        *earlier, last = parts_in_order(parts)
+        for part in (*earlier, last):
+            value = part.value
+            if part is not last and isinstance(value, PendingArtifact) and value.blob in gone:
+                settled.append(_overridden(component.component_id, part, last.place.seq))
+                continue
             later = state.overridden_by(field_map, key, part.place)
-            value = part.value if later is None else _left_open(part, state)
-            if value is not None:
-                left.append(part._replace(value=value))
+            open_value = value if later is None else _left_open(part, state)
+            if open_value is not None:
+                left.append(part._replace(value=open_value))
             elif later is not None:
                 settled.append(_overridden(component.component_id, part, later))
         if left:
@@ -573,24 +588,45 @@ def _requests(component: _Component, state: ComponentState, can: Capabilities) -
     if component.grouping:
         actions += grouping.memberships(*where, component.grouping, state)
     actions += grouping.tags(*where, component.tags, state, can.note_tag)
+    replaced = _replaced(component) if can.by_name else {}
     return [
         *actions,
-        *_uploads(component, state, can),
-        *_update(component, state),
+        *_uploads(component, state, can, replaced),
+        *_update(component, state, replaced),
         *_links(component, state),
     ]
 
 
+def _replaced(component: _Component) -> dict[int, int]:
+    """Return the pending uploads that later ones of their names replace, by ``seq``."""
+    replaced: dict[int, int] = {}
+    last: dict[str | None, int] = {}
+    every = itertools.chain.from_iterable(component.uploads.values())
+    for entry in sorted(every, key=lambda e: e.seq, reverse=True):
+        if entry.name in last:
+            replaced[entry.seq] = last[entry.name]
+        if entry.detail.get("replaces"):
+            last.setdefault(entry.name, entry.seq)
+    return replaced
+
+
 def _uploads(
-    component: _Component, state: ComponentState, can: Capabilities
+    component: _Component, state: ComponentState, can: Capabilities, replaced: Mapping[int, int]
 ) -> Iterator[Upload | Settle]:
     """Yield an upload for each content, or what needs none since the content is there."""
-    for blob, entries in component.uploads.items():
+    for seq, later in replaced.items():
+        why = f"entry {later} overrides it"
+        yield Settle(component.component_id, (seq,), "superseded", why)
+    for blob, pending in component.uploads.items():
         uri, receipt_id = state.locations.get(blob, (None, 0))
+        entries = [entry for entry in pending if entry.seq not in replaced]
+        replacing = frozenset(e.name or "" for e in entries if e.detail.get("replaces"))
         there = [
             e.seq
             for e in entries
-            if uri is not None and (not can.by_name or uri.endswith(f"/{e.name}"))
+            # What replaces may have been replaced: the remote knows.
+            if uri is not None
+            and (not can.by_name or (e.name not in replacing and uri.endswith(f"/{e.name}")))
         ]
         if there:
             yield Settle(
@@ -613,6 +649,7 @@ def _uploads(
                 text_or_none(detail.get("media_type")),
                 tuple(entry.seq for entry in left),
                 tuple(others) if can.by_name else (),
+                replacing if can.by_name else frozenset(),
             )
 
 
