@@ -90,6 +90,7 @@ def logged(tmp_path):
         mlflow.delete_tag("gone")
         mlflow.log_artifact(file)
         mlflow.log_artifacts(folder.parent, "some/where")
+        mlflow.log_dict({"a": 0}, "conf/a.json")
         mlflow.log_dict({"a": 1}, "conf/a.json")
         mlflow.log_input(mlflow.data.from_numpy(mlflow_numpy(), name="train"), context="training")
         with mlflow.start_run(nested=True, run_name="inner") as child:
@@ -344,6 +345,29 @@ def test_autolog_with_models_of_scikit_learn(journal, server):
     mlflow.set_tracking_uri(server)
     loaded = mlflow.sklearn.load_model(f"runs:/{there['info']['run_id']}/model")
     assert (loaded.predict(features) == fitted.predict(features)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_autolog_of_lightgbm(journal):
+    """Each iteration's metrics, parameters and importances; its model would be as above."""
+    import lightgbm
+    import numpy as np
+
+    features = np.random.default_rng(0).normal(size=(300, 4))
+    data = lightgbm.Dataset(features, label=features[:, 0] > 0)
+    parameters = {"objective": "binary", "metric": "auc", "verbose": -1, "num_threads": 1}
+    mlflow.lightgbm.autolog(log_models=False)
+    try:
+        lightgbm.train(parameters, data, 10, valid_sets=[data], valid_names=["own"])
+    finally:
+        mlflow.lightgbm.autolog(disable=True)
+    run = mlflow.last_active_run()
+    client = MlflowClient()
+    points = client.get_metric_history(run.info.run_id, "own-auc")
+    assert {each.step for each in points} == {*range(10)}
+    assert run.data.params["objective"] == "binary"
+    names = {each.path for each in client.list_artifacts(run.info.run_id)}
+    assert "feature_importance_gain.json" in names
 
 
 @pytest.mark.filterwarnings("ignore")
