@@ -211,8 +211,12 @@ def test_experiments_have_any_name_and_keep_their_ids(journal):
     )
 
 
-def test_what_mlflow_refuses_is_refused_and_records_nothing(journal):
+def test_what_mlflow_refuses_is_refused_and_records_nothing(journal, tmp_path):
     """A changed parameter, a bad name or value, an unknown run: as in MLflow's own stores."""
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/files/\xff")
+    (tmp_path / "files").mkdir()
+    for path in (bad, tmp_path / "files" / "good"):
+        Path(path).write_text("text")
     client = MlflowClient()
     run_id = client.create_run("0").info.run_id
     client.log_param(run_id, "lr", 1)
@@ -227,6 +231,9 @@ def test_what_mlflow_refuses_is_refused_and_records_nothing(journal):
         lambda: client.log_metric("0" * 32, "a", 1.0),
         lambda: client.delete_tag(run_id, "unknown"),
         lambda: client.set_tag(run_id, "a//b", "c"),
+        lambda: client.set_tag(run_id, "k" * 251, "c"),
+        lambda: client.log_artifact(run_id, bad),
+        lambda: client.log_artifacts(run_id, tmp_path / "files"),
     ):
         with pytest.raises(MlflowException):
             call()

@@ -18,7 +18,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository as _Repositor
 from mlflow.store.artifact.artifact_repo import verify_artifact_path
 
 from journaltrack.compat.mlflow import addresses
-from journaltrack.compat.mlflow.store import opened, told_to_mlflow
+from journaltrack.compat.mlflow.entities import opened, told_to_mlflow
 from journaltrack.tracking import writers
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ class ArtifactRepository(_Repository):
         self._log([(path, self._name(artifact_path, name)) for path, name in files])
 
     def _log(self, files: list[tuple[str, str]]) -> None:
+        for _, name in files:
+            if not name.isascii() and name != name.encode("utf-8", "replace").decode():
+                raise MlflowException(
+                    f"the name {name!r} is not UTF-8; nothing was recorded. Rename the file",
+                    INVALID_PARAMETER_VALUE,
+                )
         with told_to_mlflow():
             self._book.log_files(self._run(), files)
 

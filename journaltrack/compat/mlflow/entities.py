@@ -1,9 +1,9 @@
-"""Turn what a journal has of runs, experiments and models into MLflow's entities."""
+"""Turn what a journal has into MLflow's entities, and what it refuses into MLflow's errors."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlflow.entities import (
@@ -27,12 +27,37 @@ from mlflow.entities import (
     RunOutputs,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_USER
 
-from journaltrack.compat.mlflow import addresses, state
+from journaltrack.compat.mlflow import addresses, book, state
 from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
+from journaltrack.errors import JournaltrackError
 from journaltrack.journal.vocabulary import DATASET
+
+
+@contextlib.contextmanager
+def told_to_mlflow() -> Iterator[None]:
+    """Raise our errors as MLflow's, which its code expects."""
+    try:
+        yield
+    except JournaltrackError as error:
+        text = f"{error.message}. {error.hint}" if error.hint else error.message
+        is_input = isinstance(error, ValueError)
+        code = INVALID_PARAMETER_VALUE if is_input else INTERNAL_ERROR
+        raise MlflowException(text, error_code=code) from error
+
+
+def opened(journal: str | None) -> Book:
+    """Return the book of a journal.
+
+    Raises:
+        MlflowException: It can't be opened.
+    """
+    with told_to_mlflow():
+        return book.opened(journal)
 
 
 def experiment(held: Book, known: ExperimentState) -> Experiment:

@@ -15,7 +15,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlflow.entities import (
@@ -34,7 +34,6 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
-    INTERNAL_ERROR,
     INVALID_PARAMETER_VALUE,
     INVALID_STATE,
     NOT_IMPLEMENTED,
@@ -56,7 +55,9 @@ from mlflow.utils.search_utils import (
     SearchUtils,
 )
 from mlflow.utils.validation import (
+    MAX_ENTITY_KEY_LENGTH,
     _validate_experiment_name,
+    _validate_length_limit,
     _validate_logged_model_name,
     _validate_metric,
     _validate_param_keys_unique,
@@ -66,9 +67,8 @@ from mlflow.utils.validation import (
 )
 
 from journaltrack.compat.mlflow import addresses, book, entities, state
-from journaltrack.compat.mlflow.book import Book
+from journaltrack.compat.mlflow.entities import told_to_mlflow
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
-from journaltrack.errors import JournaltrackError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Draft
 
@@ -78,28 +78,6 @@ _STEPS: Final = 2**63
 _SUMMARIES_MAX: Final = 1_000
 """As many as MLflow's own stores tell of."""
 _DONE: Final = RunOperations([])
-
-
-@contextlib.contextmanager
-def told_to_mlflow() -> Iterator[None]:
-    """Raise our errors as MLflow's, which its code expects."""
-    try:
-        yield
-    except JournaltrackError as error:
-        text = f"{error.message}. {error.hint}" if error.hint else error.message
-        is_input = isinstance(error, ValueError)
-        code = INVALID_PARAMETER_VALUE if is_input else INTERNAL_ERROR
-        raise MlflowException(text, error_code=code) from error
-
-
-def opened(journal: str | None) -> Book:
-    """Return the book of a journal.
-
-    Raises:
-        MlflowException: It can't be opened.
-    """
-    with told_to_mlflow():
-        return book.opened(journal)
 
 
 class TrackingStore(AbstractStore):
@@ -326,8 +304,10 @@ class TrackingStore(AbstractStore):
             _check_metric(metric)
         for param in params:
             _validate_param_name(param.key)
+            _check_length(param.key)
         for tag in tags:
             _validate_tag_name(tag.key)
+            _check_length(tag.key)
         _validate_param_keys_unique(params)
         run = self._open(run_id)
         drafts = [
@@ -560,6 +540,9 @@ class TrackingStore(AbstractStore):
     def link_traces_to_run(self, trace_ids, run_id) -> None:
         raise MlflowException("a journal has no traces; nothing was recorded", NOT_IMPLEMENTED)
 
+    def start_trace(self, trace_info) -> None:
+        self.link_traces_to_run([], "")
+
 
 def _check_metric(metric: Metric) -> None:
     _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
@@ -568,6 +551,10 @@ def _check_metric(metric: Metric) -> None:
             f"the step of metric '{metric.key}' has more than 64 bits; nothing was recorded",
             INVALID_PARAMETER_VALUE,
         )
+
+
+def _check_length(key: str) -> None:
+    _validate_length_limit("key", MAX_ENTITY_KEY_LENGTH, key)
 
 
 def _check_max_results(max_results: object) -> None:
