@@ -283,7 +283,7 @@ def test_what_was_pruned_stays_in_the_dataset(folder, tmp_path):
     assert known_states(early) == settled(other) | settled(folder)
 
 
-def test_a_prune_beside_an_export_writes_no_file_that_claims_too_much(folder, tmp_path):
+def test_a_prune_beside_an_export_writes_no_file_that_says_too_much(folder, tmp_path):
     """An export that rows were taken from is refused; the next one is right."""
     sync(folder, MemoryRemote())
     store = Folder(tmp_path / "lake", folder)
@@ -425,7 +425,7 @@ def test_only_what_is_new_is_read_from_a_journal(folder, tmp_path, monkeypatch):
         export(folder, to)
         with closing(Journal.open(folder, read_only=True)) as journal:
             log = dataset._Log(Folder(to, folder), journal.journal_id)
-            last, _ = log.claims.covered([each.name for each in DATASET])
+            last, _ = log.holdings.covered([each.name for each in DATASET])
             asked.append(last == journal.last_seq())
     assert asked == [True] * 3
 
@@ -713,12 +713,12 @@ def test_the_columns_are_those_of_the_page():
         assert "PARTITIONED BY (journal_id string)" in after
 
 
-def test_claims_survive_their_note():
+def test_holdings_survive_their_note():
     """What a file says of itself is read back as it was said, and nothing else is taken for it."""
-    from journaltrack.transfer.export.claims import Claims
-    from journaltrack.transfer.export.claims import read as read_note
+    from journaltrack.transfer.export.holdings import Holdings
+    from journaltrack.transfer.export.holdings import read as read_note
 
-    said = Claims(
+    said = Holdings(
         {"metrics": {"w": [(1, 5), (7, 9)]}, "entries": {"w": [(1, 5), (7, 9)]}, "deliveries": {}},
         {"r": 3},
         17,

@@ -2,7 +2,7 @@
 
 A dataset has the tables ``tables.DATASET``. The files of each are in a folder for each journal, and
 numbered: ``metrics/journal_id=ID/00000001.parquet``. The journal is the one that an entry was
-recorded in, wherever it is exported from. A file says in its notes what it holds (``claims``); so
+recorded in, wherever it is exported from. A file says in its notes what it holds (``holdings``); so
 the files themselves are the record of what was exported.
 
 Must not know where files are (``store``). Invariants:
@@ -34,8 +34,8 @@ from journaltrack.journal.filter import Choice
 from journaltrack.journal.places import Places
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.export import claims
-from journaltrack.transfer.export.claims import Claims
+from journaltrack.transfer.export import holdings
+from journaltrack.transfer.export.holdings import Holdings
 from journaltrack.transfer.export.pages import Reader
 from journaltrack.transfer.export.tables import DATASET, Page, Parquet, Table, load, notes_in
 from journaltrack.util.intervals import merged, without
@@ -51,7 +51,10 @@ logger = logging.getLogger(__name__)
 FILE_ENTRIES: Final = 4_000_000
 """Our limit: entries that a file is about. As points they take about 70 MB."""
 WHOLE_EVERY: Final = 16
-"""Ours: how often a file repeats all claims. So at most 16 files of a folder are read."""
+"""Ours: how often a file repeats what all earlier ones hold.
+
+So the ends of at most 16 files of a folder are read.
+"""
 _TURNS_MAX: Final = 20
 """Our limit: how often others may come first."""
 _END_BYTES: Final = 64 * 1024
@@ -67,7 +70,7 @@ _BODIES: Final = (
     "SELECT writer_seq, body FROM attestation WHERE writer_id = ? AND writer_seq > ? "
     "AND writer_seq <= ? ORDER BY writer_seq LIMIT 1000"
 )
-_AS_CLAIMED: Final = (
+_AS_NOTED: Final = (
     "SELECT count(*) FROM json_each(?) i CROSS JOIN entry e "
     "ON e.seq = json_extract(i.value, '$[0]') JOIN writer w ON w.id = e.writer_id "
     "WHERE w.uuid = json_extract(i.value, '$[1]') "
@@ -174,10 +177,10 @@ class _Export:
         attested = {str(uuid): int(place) for uuid, place in database.read(_ATTESTED)}
         origins = sorted(set(self._origins.values())) or [self._journal.journal_id]
         logs = [_Log(self._store, origin) for origin in origins]
-        above = self._covered(logs[0].claims) if len(logs) == 1 else 0
+        above = self._covered(logs[0].holdings) if len(logs) == 1 else 0
         with closing(Places(database, above)) as places:
             for log in logs:
-                changed = self._changed(log.claims, attested, log.journal_id)
+                changed = self._changed(log.holdings, attested, log.journal_id)
                 for upto in (*range(above + FILE_ENTRIES, last, FILE_ENTRIES), last):
                     is_last = upto == last
                     self._extend(
@@ -197,7 +200,7 @@ class _Export:
             self._told = done
             self._tell(Progress(done, len(DATASET) * self._last))
 
-    def _covered(self, known: Claims) -> int:
+    def _covered(self, known: Holdings) -> int:
         """Return up to which ``seq`` the dataset has all entries. 0: look at each.
 
         Else each export would read the whole journal.
@@ -206,10 +209,12 @@ class _Export:
         if not last or self._removed:
             return 0
         asked = [(seq, uuid, place) for uuid, (place, seq) in ends.items()]
-        found = self._journal.database.read(_AS_CLAIMED, (json.dumps(asked),))[0][0]
+        found = self._journal.database.read(_AS_NOTED, (json.dumps(asked),))[0][0]
         return last if found == len(asked) else 0
 
-    def _changed(self, known: Claims, attested: Mapping[str, int], origin: str) -> claims.Places:
+    def _changed(
+        self, known: Holdings, attested: Mapping[str, int], origin: str
+    ) -> holdings.Places:
         """Return the entries of which something was said that the dataset may not know."""
         found: dict[str, list[tuple[int, int]]] = {}
         if not known.entries.get(_DELIVERIES.name):
@@ -247,7 +252,7 @@ class _Export:
         places: Places,
         upto: int,
         attested: Mapping[str, int],
-        changed: claims.Places,
+        changed: holdings.Places,
         above: int,
     ) -> None:
         """Write files of what is here up to a ``seq``, and of what became of ``changed``."""
@@ -257,7 +262,7 @@ class _Export:
             if self._origins.get(uuid, self._journal.journal_id) == log.journal_id
         }
         for _ in range(_TURNS_MAX):
-            missing = {name: log.claims.lacking(name, here) for name in _NAMES}
+            missing = {name: log.holdings.lacking(name, here) for name in _NAMES}
             readers = self._rows(places, missing, changed, above)
             if self._write(log, missing, readers, self._ends(here, places), attested):
                 return
@@ -271,8 +276,8 @@ class _Export:
     def _rows(
         self,
         places: Places,
-        missing: Mapping[str, claims.Places],
-        changed: claims.Places,
+        missing: Mapping[str, holdings.Places],
+        changed: holdings.Places,
         above: int,
     ) -> dict[str, Iterator[Page]]:
         """Return the new rows of each table."""
@@ -290,7 +295,9 @@ class _Export:
             pages = itertools.chain(pages, read().pages_of(self._find(places, again, above)))
         return {**found, _DELIVERIES.name: pages}
 
-    def _find(self, places: Places, named: claims.Places, above: int) -> Iterable[tuple[int, int]]:
+    def _find(
+        self, places: Places, named: holdings.Places, above: int
+    ) -> Iterable[tuple[int, int]]:
         if not above:
             return places.find(named)
         # The others are above.
@@ -310,21 +317,21 @@ class _Export:
     def _write(
         self,
         log: _Log,
-        missing: Mapping[str, claims.Places],
+        missing: Mapping[str, holdings.Places],
         rows: Mapping[str, Iterator[Page]],
         ends: dict[str, tuple[int, int]],
         attested: Mapping[str, int],
     ) -> bool:
         """Write a file for each table with new rows. Return False if another one came first."""
-        own = {name: Claims({name: missing[name]}, ends=ends) for name in _NAMES if missing[name]}
-        if attested and attested != log.claims.attestations:
-            said = own.setdefault(_DELIVERIES.name, Claims())
+        own = {name: Holdings({name: missing[name]}, ends=ends) for name in _NAMES if missing[name]}
+        if attested and attested != log.holdings.attestations:
+            said = own.setdefault(_DELIVERIES.name, Holdings())
             said.attestations, said.attested_at_ns = dict(attested), self._as_of_ns
         first = {name: _first(rows[name]) for name in _NAMES}
         written = [table for table in DATASET if first[table.name] is not None]
-        # What has no rows is claimed by the last file, which comes once all others are there.
+        # What has no rows counts as held by the last file, which comes once all others are there.
         for table in written:
-            new = own.pop(table.name, Claims())
+            new = own.pop(table.name, Holdings())
             if table is written[-1]:
                 for other in own.values():
                     new.add(other)
@@ -333,12 +340,12 @@ class _Export:
                 return False
         return True
 
-    def _create(self, log: _Log, table: Table, new: Claims, pages: Iterable[Page | None]) -> bool:
+    def _create(self, log: _Log, table: Table, new: Holdings, pages: Iterable[Page | None]) -> bool:
         number = log.numbers.get(table.name, 0) + 1
-        told = Claims(whole=number % WHOLE_EVERY == 1)
+        told = Holdings(whole=number % WHOLE_EVERY == 1)
         told.add(new)
         if told.whole:
-            told.add(log.claims)
+            told.add(log.holdings)
         name = f"{log.folder(table.name)}/{number:08}.parquet"
         rows, unsound = 0, 0
         before = DATASET.index(table) * self._last
@@ -360,7 +367,7 @@ class _Export:
                         "written",
                         hint="export again",
                     )
-                file.close({claims.NOTE: told.text(log.journal_id)})
+                file.close({holdings.NOTE: told.text(log.journal_id)})
             except BaseException:
                 file.abandon()
                 raise
@@ -368,7 +375,7 @@ class _Export:
         if not self._store.create(name, write):
             return False
         log.numbers[table.name] = number
-        log.claims.add(new)
+        log.holdings.add(new)
         self.report.files.append(name)
         self.report.unsound += unsound
         setattr(self.report, table.name, getattr(self.report, table.name) + rows)
@@ -379,7 +386,7 @@ class _Log:
     """The files of one journal in a dataset.
 
     Attributes:
-        claims: What they hold together.
+        holdings: What they hold together.
         numbers: By table: the number of its newest file.
     """
 
@@ -394,26 +401,26 @@ class _Log:
 
     def read(self) -> None:
         """Read what they say now."""
-        self.claims, self.numbers = Claims(), {}
+        self.holdings, self.numbers = Holdings(), {}
         for table in _NAMES:
             names = [n for n in self._store.names(self.folder(table)) if _FILE.fullmatch(n)]
             if names:
                 self.numbers[table] = int(names[-1].partition(".")[0])
             for name in reversed(names):
                 told = self._read(f"{self.folder(table)}/{name}")
-                self.claims.add(told)
+                self.holdings.add(told)
                 if told.whole:
                     break
 
-    def _read(self, name: str) -> Claims:
+    def _read(self, name: str) -> Holdings:
         size_bytes = _END_BYTES
         while True:
             end = self._store.end(name, size_bytes)
             try:
-                note = notes_in(end).get(claims.NOTE.encode())
+                note = notes_in(end).get(holdings.NOTE.encode())
                 if note is None:
                     raise ValueError("it has no note of journaltrack")  # noqa: TRY301
-                return claims.read(note, self.journal_id)
+                return holdings.read(note, self.journal_id)
             except ValueError as error:
                 # The end may be longer.
                 if len(end) == size_bytes:

@@ -24,7 +24,7 @@ Places: TypeAlias = dict[str, list[tuple[int, int]]]
 
 
 @dataclass(slots=True)
-class Claims:
+class Holdings:
     """Hold what files of a dataset have of one journal.
 
     Attributes:
@@ -42,7 +42,7 @@ class Claims:
     ends: dict[str, tuple[int, int]] = field(default_factory=dict)
     whole: bool = False
 
-    def add(self, other: Claims) -> None:
+    def add(self, other: Holdings) -> None:
         """Take over what another one says."""
         for table, places in other.entries.items():
             mine = self.entries.setdefault(table, {})
@@ -63,25 +63,25 @@ class Claims:
         """Return up to which ``seq`` all tables have all entries, if this is true of a journal.
 
         It is true of one from which nothing was removed, if its entries are as in ``ends``: all
-        entries that are claimed lie up to that ``seq``, and are as many.
+        entries that are held lie up to that ``seq``, and are as many.
 
         Returns:
-            The ``seq``, and ``ends`` of the writers that are claimed; 0 if there is none.
+            The ``seq``, and ``ends`` of the writers that are held; 0 if there is none.
         """
-        claimed = [self.entries.get(table, {}) for table in tables]
-        ends = {uuid: self.ends.get(uuid, (0, 0)) for uuid in claimed[0]}
-        if any(each != claimed[0] for each in claimed) or any(
-            claimed[0][uuid] != [(1, place)] for uuid, (place, _) in ends.items()
+        held = [self.entries.get(table, {}) for table in tables]
+        ends = {uuid: self.ends.get(uuid, (0, 0)) for uuid in held[0]}
+        if any(each != held[0] for each in held) or any(
+            held[0][uuid] != [(1, place)] for uuid, (place, _) in ends.items()
         ):
             return 0, {}
         last = max((seq for _, seq in ends.values()), default=0)
-        if last != sum(size(intervals) for intervals in claimed[0].values()):
+        if last != sum(size(intervals) for intervals in held[0].values()):
             return 0, {}
         return last, ends
 
     def text(self, journal_id: str) -> str:
         """Return it as a file's note has it: JSON."""
-        # Tables mostly claim the same.
+        # Tables mostly hold the same.
         groups: list[tuple[list[str], Places]] = []
         for table, places in self.entries.items():
             for tables, same in groups:
@@ -105,8 +105,8 @@ class Claims:
         return json.dumps(members, separators=(",", ":"))
 
 
-def read(text: str | bytes, journal_id: str) -> Claims:
-    """Return the claims in a note.
+def read(text: str | bytes, journal_id: str) -> Holdings:
+    """Return the holdings in a note.
 
     Args:
         text: The note.
@@ -123,7 +123,7 @@ def read(text: str | bytes, journal_id: str) -> Claims:
         raise ValueError(f"it is not of journal {journal_id}")
     if members.get("version") != VERSION:
         raise ValueError(f"its version is {members.get('version')!r}, and known is {VERSION}")
-    found = Claims(whole=members.get("whole") is True)
+    found = Holdings(whole=members.get("whole") is True)
     for tables, places in _pairs(members.get("entries")):
         read_places = {uuid: merged(ranges_in(ranges)) for uuid, ranges in _object(places).items()}
         found.entries |= {str(table): dict(read_places) for table in _list(tables)}
