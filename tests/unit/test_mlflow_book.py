@@ -42,8 +42,10 @@ def test_another_process_reads_what_was_added_since(books):
     for step, value in ((3, 1.0), (5, 2.0), (4, 9.0), (5, 1.5)):
         one.log_metric(run_id, "loss", value, 7, step)
     one.log_metric(run_id, "odd", math.inf, 7, -(2**63))
-    run = one.run(run_id)
+    run, before = one.run(run_id), one.state(run_id)
     one.append(run, one.parameter_drafts(run, {"lr": "0.1"}))
+    # Another thread that reads what was there is not disturbed.
+    assert (one.run(run_id).state.parameters, before.parameters) == ({"lr": "0.1"}, {})
     assert other.latest(run_id) == {
         "loss": Point(5, 7, 2.0),
         "odd": Point(-(2**63), 7, math.inf),

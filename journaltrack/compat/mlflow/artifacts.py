@@ -63,7 +63,7 @@ class ArtifactRepository(_Repository):
         folder = self._name(path)
         begin = f"{folder}/" if folder else ""
         found: dict[str, FileInfo] = {}
-        for name, file in sorted(self._run().state.files.items()):
+        for name, file in sorted(self._book.state(self._run().state.name).files.items()):
             # A stranger's journal may name anything: no path leads out of a folder.
             is_path = posixpath.normpath(name) == name and not name.startswith(("/", ".."))
             if not is_path or not name.startswith(begin):

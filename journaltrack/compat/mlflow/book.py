@@ -134,10 +134,21 @@ class Book:
             *state.tag_drafts({**tags, state.RUN_NAME: name}, set()),
         ]
         self.journal.append(component.component_id, drafts)
-        return self.run(run_id).state
+        return self.state(run_id)
+
+    def state(self, run_id: str) -> RunState:
+        """Return what a run has now, as a copy: other threads may record more.
+
+        Raises:
+            KeyError: There is none of this id.
+        """
+        run = self._known(run_id)
+        with self._lock:
+            self._read(run)
+            return run.state.copy()
 
     def run(self, run_id: str) -> Run:
-        """Return a run with what was recorded so far.
+        """Return a run with what was recorded so far. To go through it, use ``state``.
 
         Raises:
             KeyError: There is none of this id.
@@ -179,7 +190,7 @@ class Book:
         """Yield all runs, in the order in which they were begun."""
         for row in self.journal.runs():
             try:
-                yield self.run(row.name).state
+                yield self.state(row.name)
             # Somebody is about to begin it.
             except KeyError:  # noqa: PERF203 - one run must not hide the others
                 continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from journaltrack import limits
@@ -95,6 +95,17 @@ class RunState:
     full_name: str | None = None
     files: dict[str, Upload] = field(default_factory=dict)
     legal_tags: set[str] = field(default_factory=set)
+
+    def copy(self) -> RunState:
+        """Return a state of its own, for a thread that goes through it."""
+        return replace(
+            self,
+            parameters=dict(self.parameters),
+            tags=dict(self.tags),
+            documents=dict(self.documents),
+            files=dict(self.files),
+            legal_tags=set(self.legal_tags),
+        )
 
     def add(self, entry: Entry) -> None:
         """Take in an entry that is no metric, in the order of recording.

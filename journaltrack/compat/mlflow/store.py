@@ -213,7 +213,7 @@ class TrackingStore(AbstractStore):
         return entities.run(self._book, made)
 
     def get_run(self, run_id) -> Run:
-        return entities.run(self._book, self._read(run_id).state)
+        return entities.run(self._book, self._book.state(self._read(run_id).state.name))
 
     def update_run_info(self, run_id, run_status, end_time, run_name) -> RunInfo:
         run = self._open(run_id)
@@ -229,7 +229,7 @@ class TrackingStore(AbstractStore):
             if run_status is not None and RunStatus.is_terminated(run_status):
                 # As the close of a tracker does: what the run has is on the disk.
                 self._book.journal.flush()
-        return entities.run(self._book, self._read(run_id).state).info
+        return self.get_run(run_id).info
 
     def delete_run(self, run_id) -> None:
         self._stage(self._open(run_id), state.DELETED)
@@ -429,7 +429,8 @@ class TrackingStore(AbstractStore):
                 if source_run_id
                 else self._book.begin_model(model_id, known, name)
             )
-            taken = {told.get("folder") for _, told in run.state.told(state.MODEL)}
+            known_models = self._book.state(run.state.name).told(state.MODEL)
+            taken = {told.get("folder") for _, told in known_models}
             told = {
                 "name": name,
                 "folder": name if name not in taken else f"{name}-{model_id}",
@@ -499,7 +500,7 @@ class TrackingStore(AbstractStore):
     def _model_told(self, model_id: str) -> tuple[book.Run, dict[str, Any]]:
         try:
             run = self._book.run_of_model(model_id)
-            return run, dict(run.state.told(state.MODEL))[model_id]
+            return run, dict(self._book.state(run.state.name).told(state.MODEL))[model_id]
         except KeyError:
             raise _missing(f"Logged model with ID '{model_id}' not found.") from None
 
