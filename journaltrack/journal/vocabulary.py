@@ -383,6 +383,22 @@ def tags_of(entry: Entry | Draft) -> dict[str, str]:
     return found
 
 
+def lay_tags(tags: dict[str, str], entry: Entry) -> None:
+    """Set what an entry of kind ``tags`` or ``label`` sets, and remove what it removes.
+
+    Raises:
+        ValueError: It can't be read.
+    """
+    if entry.kind == TAGS:
+        tags |= tags_of(entry)
+        return
+    text, name = label_of(entry), entry.name or ""
+    if text is None:
+        tags.pop(name, None)
+    elif not name.startswith(OWN_LABEL):
+        tags[name] = text
+
+
 def note_of(entry: Entry | Draft) -> str:
     """Return the text of an entry of kind ``note``.
 

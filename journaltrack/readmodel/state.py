@@ -78,8 +78,8 @@ def _add(state: dict[str, Any], entry: Entry) -> None:
         state["display_name"] = text_or_none(detail.get("display_name")) or state["display_name"]
         if isinstance(tags, dict):
             state["tags"] |= {str(key): str(value) for key, value in tags.items()}
-    elif entry.kind == vocabulary.TAGS:
-        state["tags"] |= vocabulary.tags_of(entry)
+    elif entry.kind in {vocabulary.TAGS, vocabulary.LABEL}:
+        vocabulary.lay_tags(state["tags"], entry)
     elif entry.kind == vocabulary.NOTE:
         state["note"] = vocabulary.note_of(entry) or None
     elif entry.kind == vocabulary.PARAMETER:

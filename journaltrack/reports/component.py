@@ -38,6 +38,7 @@ from journaltrack.journal.vocabulary import (
     CREATE,
     DISASSOCIATE,
     IN_FILE,
+    LABEL,
     LINEAGE,
     NOTE,
     PARAMETER,
@@ -48,6 +49,8 @@ from journaltrack.journal.vocabulary import (
     Entry,
     entry_of,
     is_for_file,
+    label_of,
+    lay_tags,
     note_of,
     tags_of,
     undeliverable,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 _PAGE_ENTRIES: Final = 10_000
 _IN_TURN: Final[Mapping[str, Callable[[Entry], object]]] = {
     TAGS: tags_of,
+    LABEL: label_of,
     NOTE: note_of,
     **dict.fromkeys(groups.MEMBERSHIPS, groups.membership_of),
 }
@@ -254,6 +258,13 @@ class _Fold:
     in_file: set[int] = field(default_factory=set)
 
 
+def _tags(fold: _Fold) -> dict[str, str]:
+    found = dict(fold.tags)
+    for entry in groups.ordered(fold.in_turn[TAGS] + fold.in_turn[LABEL], fold.origins):
+        lay_tags(found, entry)
+    return found
+
+
 def show(
     journal: Journal | str | os.PathLike[str] | None, component: str, *, metrics: bool = True
 ) -> ComponentView:
@@ -306,12 +317,7 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         display_name=fold.display_name,
         arn=row.arn,
         confirmed_at_ns=row.confirmed_at_ns,
-        tags=fold.tags
-        | {
-            key: value
-            for entry in groups.ordered(fold.in_turn[TAGS], fold.origins)
-            for key, value in tags_of(entry).items()
-        },
+        tags=_tags(fold),
         note=next(map(note_of, reversed(groups.ordered(fold.in_turn[NOTE], fold.origins))), None)
         or None,
         trials=tuple(

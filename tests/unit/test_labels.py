@@ -6,11 +6,13 @@ import json
 
 import pytest
 
+from journaltrack import runs
 from journaltrack.journal import vocabulary
 from journaltrack.journal.groups import Declared, Group
 from journaltrack.journal.vocabulary import DATASET, OWN_LABEL
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports import component
 from tests.simulator.mlflow import MlflowServer
 from tests.unit.test_mlflow_remote import connected, delivered, judge_anew, only_run
 
@@ -23,6 +25,15 @@ LABELS = [
     vocabulary.label(f"{OWN_LABEL}stage", "deleted"),
     vocabulary.label(f"{DATASET}abc/iris", json.dumps({**SET, "tags": []})),
 ]
+
+
+@pytest.mark.journal({"run": [vocabulary.create(owner="me", tags={"gone": "was"}), *LABELS]})
+def test_labels_are_shown_as_tags(journal):
+    """Also their removal; documents among them are none. So it is in `show` and in `runs`."""
+    shown = {"mlflow.source.name": "train.py", "long": "x" * 7_000}
+    assert component.show(journal, "run").tags == shown
+    (run,) = runs(journal.path)
+    assert run.tags == shown
 
 
 def outcomes(journal):
