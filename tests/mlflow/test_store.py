@@ -293,6 +293,19 @@ sys.stdin.read()
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_script_that_ends_no_run_has_ended_it(journal):
+    """MLflow ends the run as the process exits: that is recorded, and nothing is left open."""
+    run_id = elsewhere(
+        journal, "print(mlflow.start_run().info.run_id)\nmlflow.log_metric('loss', 1.0)"
+    ).strip()
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
+    failing = "import mlflow\nmlflow.start_run()\nraise SystemExit(3)"
+    environment = {"MLFLOW_TRACKING_URI": f"journaltrack://{journal}", "DO_NOT_TRACK": "true"}
+    subprocess.run([sys.executable, "-c", failing], env=os.environ | environment, check=False)
+    statuses = {run.info.status for run in MlflowClient().search_runs(["0"])}
+    assert "RUNNING" not in statuses
+
+
 def test_threads_and_forks_log_into_one_run(journal):
     """10 threads and a forked child: every point once."""
     client = MlflowClient()

@@ -10,6 +10,8 @@ pure; ``book`` knows the journal and no MLflow; ``store`` (with ``entities``), `
 
 from __future__ import annotations
 
+import atexit
+import sys
 from typing import Any
 
 __all__ = ["artifact_repository", "model_registry_store", "tracking_store"]
@@ -39,3 +41,15 @@ def artifact_repository(artifact_uri: str, *uris: object, **options: object) -> 
     from journaltrack.compat.mlflow.artifacts import ArtifactRepository  # noqa: PLC0415 - as above
 
     return ArtifactRepository(artifact_uri, *uris, **options)
+
+
+@atexit.register
+def _rest() -> None:
+    """Close the journals at the end of the process.
+
+    MLflow ends an open run at its own exit. It registers that after it has loaded the entry points,
+    so that it comes before this.
+    """
+    book = sys.modules.get(f"{__name__}.book")
+    if book is not None:
+        book.rest()

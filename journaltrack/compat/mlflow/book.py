@@ -9,7 +9,6 @@ Invariant: a call that returns is in the journal, with all its parts or with non
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -516,11 +515,11 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-@atexit.register
-def _close() -> None:
-    """Close the journals of this process, so that everything is on the disk."""
+def rest() -> None:
+    """Bring everything to the disk, and close the journals until their next use."""
     for book in list(_books.values()):
         try:
-            book.journal.close()
-        except JournalError as error:  # noqa: PERF203 - as above
+            book.journal.save()
+            book.journal.rest()
+        except JournalError as error:  # noqa: PERF203 - one journal must not hide the others
             logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here
