@@ -180,7 +180,8 @@ def _import():
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
     shared_models.share()
-    heavy = ("migrations", "integrations", "__main__")
+    # What needs an extra, or starts threads when it is imported.
+    heavy = ("migrations", "integrations", "compat.mlflow", "fleet", "__main__")
     for module in pkgutil.walk_packages(journaltrack.__path__, "journaltrack."):
         if not any(f".{each}" in module.name for each in heavy):
             import_module(module.name)
