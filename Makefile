@@ -20,7 +20,7 @@ CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if 
 PINS = pyproject.toml constraints.txt constraints-3.10.txt
 INSTALL = -m pip install --disable-pip-version-check --no-input --constraint $(CONSTRAINTS) --editable .
 
-.PHONY: help demo test test-fast test-frameworks test-mlflow coverage soak lint format bench bench-quick bench-peers mutants screenshots clean
+.PHONY: help demo test test-fast test-frameworks test-mlflow coverage soak lint format bench bench-quick bench-peers mutants screenshots dist image clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -105,6 +105,15 @@ bench-peers: $(STAMP)  ## other trackers and this one: latency, and what SIGKILL
 
 screenshots: $(STAMP)  ## the pictures of docs/pictures/; needs Chromium
 	$(BIN)/python -m tests.browser.screenshots
+
+dist: $(STAMP)  ## what a release uploads, in dist/: built from the sdist, checked, installed in an empty environment
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTEST) tests/test_packaging.py
+
+image:  ## the image of the watcher, with Docker: journaltrack:VERSION
+	docker build --file release/Dockerfile --tag journaltrack:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' journaltrack/_version.py) .
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .venv-* .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

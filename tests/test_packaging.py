@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
+from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+
+from journaltrack._version import __version__
+from journaltrack.cli import main
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the tracked files."""
-    folder = tmp_path_factory.mktemp("wheel")
+def dist(tmp_path_factory):
+    """The sdist and the wheel that is built from it, given the build requirements: pip and build
+    have no index to ask.
+    """
+    folder = tmp_path_factory.mktemp("dist")
     source = folder / "source"
     ignored = shutil.ignore_patterns(
         ".git",
@@ -26,26 +43,23 @@ def wheel(tmp_path_factory):
         "__pycache__",
         "*.egg-info",
         "build",
+        "dist",
         ".demo",
         ".hypothesis",
         ".*_cache",
-        "tests",
     )
     shutil.copytree(ROOT, source, ignore=ignored)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(folder),
-        str(source),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source]
+    alone = os.environ | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(command, env=alone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist):
+    """The wheel, built from the sdist."""
+    (built,) = dist.glob("*.whl")
     return built
 
 
@@ -77,6 +91,87 @@ def test_wheel_holds_the_package_and_its_migrations_and_no_tests(wheel):
     static = ROOT / "journaltrack" / "ui" / "static"
     page = {path.relative_to(ROOT).as_posix() for path in static.rglob("*") if path.is_file()}
     assert page <= set(names), page - set(names)
+
+
+def test_the_sdist_holds_what_its_users_read_and_no_tests(dist):
+    """Everything that git has and a user of the sdist can use is in it; tests run in a checkout."""
+    (built,) = dist.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "CHANGELOG.md", "CITATION.cff", "docs/guide.md", "examples/demo.py"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_the_index_takes_both_files(dist):
+    """`twine check --strict` has nothing to say of their metadata and the page that they make."""
+    files = [*dist.glob("*.whl"), *dist.glob("*.tar.gz")]
+    assert len(files) == 2
+    command = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_licences_of_vendored_files_travel_with_the_wheel(wheel):
+    """The metadata names each licence that VENDORED.txt names, and the wheel has each text."""
+    vendor = ROOT / "journaltrack" / "ui" / "static" / "vendor"
+    lines = (vendor / "VENDORED.txt").read_text(encoding="utf-8").splitlines()
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        told = BytesParser().parsebytes(archive.read(metadata))
+        texts = {Path(name).name for name in archive.namelist() if "dist-info/licenses/" in name}
+    vendored = {line.split()[3] for line in lines if not line.startswith("#")}
+    assert {"Apache-2.0", *vendored} == set(told["License-Expression"].split(" AND "))
+    assert texts == {"LICENSE", *(path.name for path in vendor.glob("LICENSE-*"))}
+
+
+def test_every_file_of_a_release_names_the_same_version_and_requirements():
+    """CITATION.cff and the conda recipe say what the package says, with its weakest bounds."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((ROOT / "release" / "recipe.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert str(citation["version"]) == recipe["context"]["version"] == __version__
+    assert recipe["about"]["license"] == project["license"]
+    assert all((ROOT / name).is_file() for name in recipe["about"]["license_file"])
+    weakest = {"python": Requirement(f"python{project['requires-python']}").specifier}
+    for line in project["dependencies"]:
+        each = Requirement(line)
+        if each.name not in weakest or "python_version <" in str(each.marker):
+            weakest[each.name] = each.specifier
+    conda = [Requirement(line.replace(" ", "")) for line in recipe["requirements"]["run"]]
+    assert {each.name: each.specifier for each in conda} == weakest
+
+
+def test_the_image_is_made_of_what_docker_gets_and_runs_a_command_that_exists():
+    """hadolint finds nothing; each file copied is there and let through; the command's options are
+    ours.
+    """
+    dockerfile = ROOT / "release" / "Dockerfile"
+    hadolint = Path(sys.executable).with_name("hadolint")
+    linted = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout
+    text = dockerfile.read_text(encoding="utf-8")
+    copied = {
+        name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()
+    }
+    let_through = dockerfile.with_name("Dockerfile.dockerignore").read_text(encoding="utf-8")
+    assert {line[1:] for line in let_through.splitlines() if line.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+    words = json.loads(re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)[1])
+    told = CliRunner().invoke(main, [words[1], "--help"]).output
+    assert words[0] == "journaltrack"
+    assert [word for word in words if word.startswith("--") and word not in told] == []
+
+
+def test_forms_for_issues_are_forms():
+    """Each form of GitHub's has a name, a description and fields with labels."""
+    folder = ROOT / ".github" / "ISSUE_TEMPLATE"
+    for path in set(folder.glob("*.yml")) - {folder / "config.yml"}:
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert form["name"]
+        assert form["description"]
+        fields = [field for field in form["body"] if field["type"] != "markdown"]
+        assert fields
+        assert all(field["attributes"]["label"] for field in fields)
 
 
 def test_installed_wheel_tracks_and_migrates_outside_of_the_repository(wheel, tmp_path):
