@@ -20,7 +20,7 @@ CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if 
 PINS = pyproject.toml constraints.txt constraints-3.10.txt
 INSTALL = -m pip install --disable-pip-version-check --no-input --constraint $(CONSTRAINTS) --editable .
 
-.PHONY: help demo test test-fast test-frameworks test-mlflow coverage soak lint format bench bench-quick bench-peers mutants screenshots dist image clean
+.PHONY: help demo test test-fast test-frameworks test-mlflow coverage soak lint format bench bench-quick bench-peers mutants screenshots docs dist image clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -105,6 +105,18 @@ bench-peers: $(STAMP)  ## other trackers and this one: latency, and what SIGKILL
 
 screenshots: $(STAMP)  ## the pictures of docs/pictures/; needs Chromium
 	$(BIN)/python -m tests.browser.screenshots
+
+$(VENV)/.docs: $(STAMP)
+	@echo "Installing Sphinx into $(VENV): 20 MB to download, 70 MB on disk"
+	$(BIN)/python $(INSTALL) --group docs
+	@touch $@
+
+# Both builders share what was read. Pages may link to elsewhere, and load nothing from there.
+SPHINX = $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs/site --doctree-dir build/doctrees
+docs: $(VENV)/.docs  ## the site of the documentation in build/docs, and the manual page in build/man; any warning fails
+	$(SPHINX) --builder html . build/docs
+	! grep -rlE '<(script|link|img)[^>]*(src|href)="(https?:)?//' build/docs --include='*.html'
+	$(SPHINX) --builder man . build/man
 
 dist: $(STAMP)  ## what a release uploads, in dist/: built from the sdist, checked, installed in an empty environment
 	rm -rf build/lib build/bdist.* dist

@@ -207,8 +207,11 @@ class Session:
 
     def _unit(self, block: Block) -> None:
         """systemd has nothing to say against the unit; its command is ours, with options that
-        exist.
+        exist. A unit that the package has is shown as it is.
         """
+        shipped = ROOT / "docs" / block.lines[0].removeprefix("# ")
+        if shipped.is_file() and block.text != shipped.read_text(encoding="utf-8"):
+            raise WrongError(f"line {block.line}: not what {shipped} has")
         unit = configparser.ConfigParser(interpolation=None)
         unit.optionxform = str
         unit.read_string(block.text)
@@ -451,6 +454,14 @@ def test_links_inside_of_the_project_lead_somewhere(path):
             assert heading in {
                 re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
             }, target
+
+
+def test_an_entry_of_the_glossary_has_at_most_fifteen_words():
+    """Who looks a word up reads one sentence."""
+    text = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^\| ([\w ]+) \| (.+) \|$", text, re.MULTILINE)
+    assert len(entries) > 10
+    assert [word for word, meaning in entries if len(meaning.split()) > 15] == []
 
 
 def test_a_block_in_an_unknown_language_is_an_error(tmp_path):
