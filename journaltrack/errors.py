@@ -115,8 +115,9 @@ class JournaltrackError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """Return the message and, on a line of its own, the hint."""
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        """Return the message and, on lines of their own, the hint and the topic to read."""
+        lines = [self.message, *([f"hint: {self.hint}"] if self.hint else []), more(self)]
+        return "\n".join(lines)
 
 
 class InvalidInputError(JournaltrackError, ValueError):
@@ -381,3 +382,53 @@ class AlreadyExistsError(RemoteError):
 
 class ComponentMissingError(RemoteError):
     """``update`` or ``put_metrics``: the remote does not know the component."""
+
+
+_TOPICS: Final[Mapping[type[JournaltrackError], str]] = {
+    InvalidInputError: "invalid-input",
+    InvalidTypeError: "invalid-input",
+    RunContextError: "invalid-input",
+    MissingExtraError: "missing-extra",
+    JournalError: "journal-error",
+    JournalNotFoundError: "journal-not-found",
+    NotAJournalError: "not-a-journal",
+    JournalOutdatedError: "journal-outdated",
+    JournalTooNewError: "journal-too-new",
+    JournalCorruptError: "journal-damaged",
+    JournalAlteredError: "journal-altered",
+    EvidenceError: "evidence",
+    JournalBehindError: "copy-ahead",
+    JournalWriteError: "journal-write",
+    JournalLockedError: "journal-locked",
+    JournalFullError: "journal-full",
+    JournalReadOnlyError: "journal-read-only",
+    BundleError: "bundle",
+    MirrorError: "mirror",
+    LeaseHeldError: "lease",
+    LeaseLostError: "lease",
+    CopyAheadError: "copy-ahead",
+    JournaltrackError: "journal-error",
+}
+_TOPICS_OF_KINDS: Final[Mapping[ErrorKind, str]] = {
+    ErrorKind.TRANSIENT: "request-failed",
+    ErrorKind.PERMANENT: "request-refused",
+    ErrorKind.HOLD: "run-held",
+    ErrorKind.HALT: "sync-stopped",
+}
+
+
+def topic(error: JournaltrackError) -> str:
+    """Return what to read about an error: a heading of ``docs/reference/errors.md``.
+
+    A failed request is told by what it means, other errors by their class.
+    """
+    if isinstance(error, RemoteError) and type(error) not in _TOPICS:
+        if error.code == NOT_ALLOWED:
+            return "not-allowed"
+        return "unreachable" if error.unreachable else _TOPICS_OF_KINDS[error.kind]
+    return next(_TOPICS[each] for each in type(error).__mro__ if each in _TOPICS)
+
+
+def more(error: JournaltrackError) -> str:
+    """Return the line that leads from an error to its topic."""
+    return f"more: journaltrack help {topic(error)}"

@@ -91,6 +91,13 @@ def test_wheel_holds_the_package_and_its_migrations_and_no_tests(wheel):
     static = ROOT / "journaltrack" / "ui" / "static"
     page = {path.relative_to(ROOT).as_posix() for path in static.rglob("*") if path.is_file()}
     assert page <= set(names), page - set(names)
+    shown = {f"journaltrack/{page.relative_to(ROOT)}" for page in (ROOT / "docs").glob("*.md")}
+    assert {*shown, "journaltrack/docs/journaltrack.service"} <= set(names)
+    assert not [
+        name
+        for name in names
+        if name.startswith(("journaltrack/docs/adr", "journaltrack/docs/site"))
+    ]
 
 
 def test_the_sdist_holds_what_its_users_read_and_no_tests(dist):
@@ -230,12 +237,13 @@ def test_installed_wheel_tracks_and_migrates_outside_of_the_repository(wheel, tm
         [python, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "refused", done.stderr
-    done = subprocess.run(
-        [python, "-m", "journaltrack", "--version"],
-        cwd=tmp_path,
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "journaltrack" in done.stdout
+    for arguments, told in ((["--version"], "journaltrack"), (["help", "lease"], "### lease")):
+        done = subprocess.run(
+            [python, "-m", "journaltrack", *arguments],
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told in done.stdout, done.stderr

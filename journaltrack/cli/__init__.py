@@ -66,6 +66,7 @@ COMMANDS = {
     "tag": "Set tags of a run, also when it is over.",
     "finish": "Record how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
+    "help": "Show the documentation of a topic, offline.",
     "config": "Show what is configured, and where each value comes from.",
     "completion": "Print shell completion for bash, zsh or fish.",
 }

@@ -119,6 +119,9 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             say(clean(without_secrets(line)), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
+        # Wrong usage needs no page: its hint says all.
+        if exit_code_of(error) is not ExitCode.USAGE:
+            say(errors.more(error), err=True)
     elif isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename is not None else ""
         problem(

@@ -14,7 +14,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, told_unheard, worst
 from journaltrack.cli.jobs import Jobs
 from journaltrack.cli.journals import Journals, about_journals, each
-from journaltrack.errors import JournalOutdatedError, JournaltrackError, RemoteError
+from journaltrack.errors import JournalOutdatedError, JournaltrackError, RemoteError, more
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.text import duration
 
@@ -483,6 +483,7 @@ def _explain(report: PassReport, after: Standing, component: str | None, *, stop
     ):
         if problem is not None:
             output.problem("error", f"{what}{problem.message}", problem.hint)
+            output.say(more(problem), err=True)
     if report.lineage_halted is not None:
         output.problem(
             "error",
@@ -498,6 +499,7 @@ def _explain(report: PassReport, after: Standing, component: str | None, *, stop
             f"some requests failed, their entries stay pending: {report.failed.message}",
             report.failed.hint,
         )
+        output.say(more(report.failed), err=True)
     if report.out_of_time and not stopped:
         output.problem(
             "error",

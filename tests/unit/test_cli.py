@@ -260,14 +260,14 @@ def leaves(command=main, words=()):
 
 @pytest.mark.parametrize(("words", "command"), [*leaves()])
 def test_every_command_has_what_the_manual_promises_of_all(words, command):
-    """Each has --json, -v and --help, and takes journals, except config, completion and run, whose
-    output and arguments are those of another program.
+    """Each has --json, -v and --help, and takes journals, except config, help, completion, and run,
+    whose output and arguments are those of another program.
     """
     options = {name for each in command.params for name in each.opts}
     assert "-v" in options
     assert ("--json" in options) == (words[0] != "run")
     takes = {"-j", "arguments"} <= options
-    assert takes == (words[0] not in {"config", "completion", "run"})
+    assert takes == (words[0] not in {"config", "help", "completion", "run"})
 
 
 @pytest.mark.parametrize(("words", "command"), [*leaves()])

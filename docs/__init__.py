@@ -1,0 +1,1 @@
+"""Hold the documentation as a package, so that the wheel carries it for ``journaltrack help``."""
