@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  journaltrack fleet sync /shared/journals --scheduler "
-    "tcp://head:8786 --requests-per-s 30\n"
-    "  journaltrack fleet export /shared/journals --scheduler tcp://head:8786 "
-    "--options '--to s3://my-bucket/runs'"
+    epilog="\b\nExamples:\n"
+    "  journaltrack fleet sync /shared/journals --scheduler tcp://head:8786\n"
+    "  journaltrack fleet export journals --scheduler tcp://head:8786 \\\n"
+    "      --options '--to s3://my-bucket/runs'"
 )
 @click.argument("command", type=click.Choice(["sync", "export", "audit", "check", "status"]))
 @about_journals

@@ -32,7 +32,7 @@ def complete_topic(_ctx: click.Context, _param: click.Parameter, incomplete: str
 @click.command(
     epilog="\b\nExamples:\n  journaltrack help\n  journaltrack help watch\n"
     "  journaltrack help journal-locked\n"
-    "  journaltrack help journaltrack.service > /etc/systemd/system/journaltrack.service"
+    "  journaltrack help journaltrack.service > journaltrack.service"
 )
 @click.argument("topic", required=False, shell_complete=complete_topic)
 @common.common_options

@@ -126,9 +126,9 @@ CASES = [
     ["prune", "--delivered-before", "0s", "--dry-run", "journal"],
     ["config"],
 ]
-ELSEWHERE = {"watch", "completion", "plot", "ui", "run", "help"}
+ELSEWHERE = {"watch", "completion", "plot", "ui", "run", "help", "fleet"}
 """Print log lines, one event a line, to be grepped; a program of the shell; a drawing; an
-address; what another program prints; pages, in a pager."""
+address; what another program prints; pages, in a pager; a report that needs a cluster."""
 
 
 CUT = "hint: --json shows in full what is cut"
