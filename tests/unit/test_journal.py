@@ -5,6 +5,7 @@ refuses.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.open_file import connect
 
 
 def point(value, name="m"):
@@ -398,3 +400,12 @@ def test_a_mistake_in_a_transaction_is_raised_and_undone(journal):
     with pytest.raises(sqlite3.ProgrammingError):
         journal.database.write(work)
     assert (runs, journal.database.read("SELECT seq FROM mark")) == ([1], [(0,)])
+
+
+def test_a_connection_that_is_collected_first_is_closed_quietly(tmp_path, monkeypatch):
+    """Python 3.13 warns of one that is open. In a cycle it may be collected before its owner."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    connect(tmp_path / "journal.db", "mode=rwc", 1.0)
+    gc.collect()
+    assert told == []

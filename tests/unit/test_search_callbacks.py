@@ -513,11 +513,11 @@ def test_a_study_knows_what_to_resume(tmp_path, offline, monkeypatch):
     for job in (None, "4711"):
         if job is not None:
             monkeypatch.setenv("SLURM_JOB_ID", job)
-        study = optuna.create_study(
-            storage=f"sqlite:///{tmp_path}/study.db", study_name="bowl", load_if_exists=True
-        )
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
+        study = optuna.create_study(storage=storage, study_name="bowl", load_if_exists=True)
         with StudyCallback(journal=offline.path, sync="off", resume=True) as callback:
             study.optimize(objective, 2, callbacks=[callback])
+        storage.engine.dispose()
     (name,) = offline.runs()
     assert name.startswith("bowl-")
     assert sorted(values(offline, "state", name)) == [0, 1, 2, 3]

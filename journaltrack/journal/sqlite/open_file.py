@@ -476,6 +476,16 @@ class OpenFile:
         return None
 
 
+class _Connection(sqlite3.Connection):
+    """Close quietly when it is collected, which Python 3.13 warns of.
+
+    A tracker that was read back after its end is collected with its connection, in any order.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def connect(path: Path, options: str, busy_timeout_s: float) -> sqlite3.Connection:
     """Connect to a database, and trust nothing of what the file brings.
 
@@ -493,6 +503,7 @@ def connect(path: Path, options: str, busy_timeout_s: float) -> sqlite3.Connecti
         isolation_level=None,
         check_same_thread=False,
         cached_statements=64,
+        factory=_Connection,
     )
     try:
         # The default raises where a crafted or damaged text is not UTF-8.
