@@ -180,11 +180,12 @@ def _import():
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
     shared_models.share()
-    # What needs an extra, or starts threads when it is imported.
     heavy = ("migrations", "integrations", "compat.mlflow", "fleet", "__main__")
     for module in pkgutil.walk_packages(journaltrack.__path__, "journaltrack."):
         if not any(f".{each}" in module.name for each in heavy):
-            import_module(module.name)
+            # Its extra may be missing here.
+            with contextlib.suppress(ImportError):
+                import_module(module.name)
     import boto3
 
     session = boto3.Session("a", "b", region_name="us-east-1")

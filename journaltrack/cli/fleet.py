@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="\b\nExamples:\n"
     "  journaltrack fleet sync /shared/journals --scheduler tcp://head:8786\n"
-    "  journaltrack fleet export journals --scheduler tcp://head:8786 \\\n"
-    "      --options '--to s3://my-bucket/runs'"
+    "  journaltrack fleet export J --scheduler tcp://a:8786 --options '--to /runs'"
 )
 @click.argument("command", type=click.Choice(["sync", "export", "audit", "check", "status"]))
 @about_journals
