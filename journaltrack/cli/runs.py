@@ -223,11 +223,11 @@ def _by_default(
     both = known.parameters & known.metrics
     names_of = {name: f"params.{name}" if name in both else name for name in chosen.parameters}
     asked = [f"tags.{tag}" for tag in tags]
-    # What an import notes of the source is for `show`.
+    # What an import notes of the source, and MLflow for itself, is for `show`.
     telling_tags = sorted(
         tag
         for tag in known.tags
-        if not tag.startswith("imported_")
+        if not tag.startswith(("imported_", "mlflow."))
         and (len(runs) == 1 or len({run.tags.get(tag) for run in runs}) > 1)
     )
     other_tags = [f"tags.{tag}" for tag in telling_tags if f"tags.{tag}" not in asked]

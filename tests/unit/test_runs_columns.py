@@ -73,6 +73,14 @@ def test_the_order_of_columns_is_that_of_their_names(tmp_path, monkeypatch):
         assert {"lr", "b"} <= set(found)
 
 
+def test_what_tools_note_for_themselves_takes_no_column(tmp_path, monkeypatch):
+    """Tags of an import and of MLflow are shown where they are asked for."""
+    own = {"mlflow.user": "ada", "imported_from": "mlruns"}
+    recorded(tmp_path / "j", "one", tags={**own, "team": "x"})
+    assert titles([tmp_path / "j"], monkeypatch)[-1] == "tags.team"
+    assert "tags.mlflow.user" in titles([tmp_path / "j", "--tag", "mlflow.user"], monkeypatch)
+
+
 def test_a_tag_that_was_asked_for_is_shown(tmp_path, monkeypatch):
     """Also where others have to go."""
     parameters = {f"parameter-{n}": n for n in range(20)}
