@@ -403,9 +403,13 @@ def test_a_mistake_in_a_transaction_is_raised_and_undone(journal):
 
 
 def test_a_connection_that_is_collected_first_is_closed_quietly(tmp_path, monkeypatch):
-    """Python 3.13 warns of one that is open. In a cycle it may be collected before its owner."""
+    """Python 3.13 warns of one that is open. In a cycle it may be collected before its owner. One
+    that could not be opened is no reason to say something, either.
+    """
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
     connect(tmp_path / "journal.db", "mode=rwc", 1.0)
+    with pytest.raises(sqlite3.OperationalError):
+        connect(tmp_path / "missing" / "journal.db", "mode=rwc", 1.0)
     gc.collect()
     assert told == []

@@ -483,7 +483,9 @@ class _Connection(sqlite3.Connection):
     """
 
     def __del__(self) -> None:
-        self.close()
+        # It may never have been open.
+        with contextlib.suppress(sqlite3.ProgrammingError):
+            self.close()
 
 
 def connect(path: Path, options: str, busy_timeout_s: float) -> sqlite3.Connection:
