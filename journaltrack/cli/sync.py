@@ -82,10 +82,10 @@ class _Run(common.Stoppable):
         """
         from journaltrack.util import paths  # noqa: PLC0415 - as below
 
-        if journal is not None and paths.expanded(journal).is_file():
-            return "bundle"
-        # The sync of it reports what is wrong.
+        # The sync of it reports what is wrong, also of a disk that can't be read.
         with contextlib.suppress(JournaltrackError, OSError):
+            if journal is not None and paths.expanded(journal).is_file():
+                return "bundle"
             return self.ids.setdefault(journal, _id_of(journal))
         return journal
 

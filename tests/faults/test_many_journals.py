@@ -84,8 +84,8 @@ def test_many_journals_arrive_and_are_told_in_their_order(inbox):
 
 
 def test_what_is_wrong_with_one_journal_stops_no_other(inbox):
-    """A damaged journal and one whose run AWS refuses have errors in their place; all others
-    arrive.
+    """A damaged journal, one whose run AWS refuses and a path that the system refuses have errors
+    in their place; all others arrive.
     """
     (inbox / "journal-03" / "journal.db").write_bytes(b"no journal" * 1_000)
     with simulator() as sim:
@@ -96,12 +96,13 @@ def test_what_is_wrong_with_one_journal_stops_no_other(inbox):
             times=9,
             when=lambda call: call.params["TrialComponentName"] == "run-05",
         )
-        code, out, err = run(inbox, sim)
+        code, out, err = run(inbox, sim, str(inbox / ("x" * 300)))
         assert code == 8, out + err
         assert len(sim.components) == MANY - 2
     assert told(out, inbox) == [f"journal-{n:02}" for n in range(MANY) if n != 3]
-    assert f"not all delivered: 2 of {MANY} journals\n" in out
+    assert f"not all delivered: 3 of {MANY + 1} journals\n" in out
     assert "journal-03" in err
+    assert "x" * 300 in err
 
 
 def test_refused_credentials_stop_all_journals(inbox):
