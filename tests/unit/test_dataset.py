@@ -302,6 +302,22 @@ def test_a_prune_beside_an_export_writes_no_file_that_says_too_much(folder, tmp_
     assert held(tmp_path / "lake") == set(content(folder))
 
 
+def test_a_clock_that_was_set_back_leaves_the_newest_state_the_newest(folder, tmp_path):
+    """A file that says it is from later than now: what is delivered since counts all the same, and
+    comes once.
+    """
+    to, remote = Folder(tmp_path / "lake", folder), FailingRemote()
+    remote.failures["put_metrics"].append(passing(maybe_applied=True))
+    sync(folder, remote)
+    ahead_ns = time.time_ns() + 10**15
+    extend(to, folder, clock_ns=lambda: ahead_ns)
+    release(folder)
+    sync(folder, remote)
+    assert extend(to, folder).deliveries > 0
+    assert known_states(tmp_path / "lake") == settled(folder)
+    assert extend(to, folder).files == []
+
+
 def release(folder):
     """A person has what is in doubt sent again."""
     with closing(Journal.open(folder)) as journal:
@@ -734,6 +750,7 @@ def test_holdings_survive_their_note():
         "[" * 100_000,
         text.replace("1-5", "5-1"),
         text.replace("17", "-1"),
+        text.replace("17", str(2**63)),
     ):
         with pytest.raises(ValueError, match=r"."):
             read_note(wrong, "id")

@@ -177,6 +177,9 @@ class _Export:
         attested = {str(uuid): int(place) for uuid, place in database.read(_ATTESTED)}
         origins = sorted(set(self._origins.values())) or [self._journal.journal_id]
         logs = [_Log(self._store, origin) for origin in origins]
+        # A clock may have been set back: what is read later must have the later time.
+        known_ns = max(log.holdings.attested_at_ns for log in logs)
+        self._as_of_ns = max(self._as_of_ns, known_ns + 1)
         above = self._covered(logs[0].holdings) if len(logs) == 1 else 0
         with closing(Places(database, above)) as places:
             for log in logs:

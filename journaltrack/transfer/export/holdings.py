@@ -19,6 +19,7 @@ from journaltrack.util.intervals import as_text, merged, ranges_in, size, withou
 NOTE: Final = "journaltrack-dataset"
 """The note's name in a file."""
 VERSION: Final = 1
+_MAX: Final = 2**63 - 1
 Places: TypeAlias = dict[str, list[tuple[int, int]]]
 """Entries by the writer's uuid: sorted (first, last) of places in its chain."""
 
@@ -156,6 +157,6 @@ def _object(value: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _number(value: Any) -> int:  # noqa: ANN401
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < _MAX:
         raise ValueError("it has no number where one should be")
     return value
