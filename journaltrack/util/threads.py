@@ -161,8 +161,15 @@ class DaemonPool(Executor):
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._threads_max:
                 name = f"{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                # At the process's limit of threads, fewer threads do the work.
+                try:
+                    thread.start()
+                except RuntimeError:
+                    if not self._threads:
+                        self._waiting.get()
+                        raise
+                else:
+                    self._threads.append(thread)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -85,3 +85,27 @@ def test_a_call_runs_in_the_context_of_its_caller():
     told.set("second")
     assert [first.result(), pool.submit(told.get).result()] == ["first", "second"]
     pool.shutdown()
+
+
+def test_at_the_limit_of_threads_fewer_do_the_work(monkeypatch):
+    """A thread that can't start is told only if there is no other: that one makes all calls."""
+    start, started = threading.Thread.start, []
+
+    def limited(thread):
+        """Start the first thread, and no other."""
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    pool = DaemonPool(3, "test")
+    first = threading.Event()
+    futures = [pool.submit(first.wait, 300), pool.submit(pow, 2, 3)]
+    first.set()
+    assert [future.result(300) for future in futures] == [True, 8]
+    pool.shutdown()
+    none = DaemonPool(3, "test")
+    with pytest.raises(RuntimeError):
+        none.submit(int)
+    none.shutdown()
