@@ -224,15 +224,17 @@ def _run_all(
         try:
             for future in distributed.as_completed(list(futures)):
                 number = futures[future]
-                error = future.exception()
-                found[number] = (
-                    Outcome(tasks[number][1], _UNEXPECTED, None, f"no worker ended it: {error}", "")
-                    if error is not None
-                    else Outcome(*future.result())
-                )
+                try:
+                    found[number] = Outcome(*future.result())
+                # Its workers died again and again, or the scheduler went away.
+                except Exception as error:  # noqa: BLE001
+                    told = f"no worker ended it: {error}"
+                    found[number] = Outcome(tasks[number][1], _UNEXPECTED, None, told, "")
                 tell(Progress(len(found), len(tasks)))
         finally:
-            client.cancel(list(futures))
+            # Without a scheduler there is nothing to cancel, and what ended is still told.
+            with contextlib.suppress(OSError, RuntimeError):
+                client.cancel(list(futures))
     return FleetReport(name, tuple(found[n] for n in range(len(tasks))))
 
 
@@ -253,7 +255,8 @@ def _shares(
     try:
         yield leases, requests_per_s / shares
     finally:
-        leases.close()
+        with contextlib.suppress(OSError, RuntimeError):
+            leases.close()
 
 
 def _task(

@@ -13,6 +13,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import dask
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -226,3 +227,41 @@ def test_what_a_fleet_lacks_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     done = CliRunner().invoke(main, ["fleet", "sync", "j", "--scheduler", "tcp://127.0.0.1:1"])
     assert (done.exit_code, "pip install 'journaltrack[dask]'" in done.stderr) == (2, True)
+
+
+def test_outcomes_survive_the_scheduler(journals, tmp_path):
+    """A scheduler that goes away: what ended is told as it ended, and the rest as not ended."""
+    with simulator() as sim:
+        reach = {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_HOME": str(tmp_path)}
+        with pytest.MonkeyPatch.context() as variables:
+            for name, value in (reach | ENVIRONMENT).items():
+                variables.setenv(name, value)
+            sim.fail(
+                "CreateTrialComponent",
+                BlackHole(),
+                when=lambda call: call.params["TrialComponentName"].endswith("-2"),
+            )
+            with (
+                dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+                LocalCluster(
+                    n_workers=1,
+                    threads_per_worker=1,
+                    processes=False,
+                    dashboard_address=None,
+                    local_directory=str(tmp_path / "dask"),
+                ) as cluster,
+                Client(cluster.scheduler_address, set_as_default=False) as client,
+            ):
+
+                def end(told):
+                    """End the scheduler once two commands ended and the third is at work."""
+                    if told.done == 2:
+                        assert sim.wait_until(lambda sim: len(sim.components) == 2)
+                        cluster.sync(cluster.scheduler.close)
+                        sim.release()
+
+                done = fleet.sync_many(
+                    journals, client=client, requests_per_s=1000, on_progress=end
+                )
+    assert [each.exit_code for each in done.outcomes] == [0, 0, 1, 1, 1]
+    assert "no worker ended it" in done.failed[0].problems
