@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
@@ -228,6 +229,10 @@ def test_what_mlflow_refuses_is_refused_and_records_nothing(journal, tmp_path):
         lambda: client.log_metric(run_id, "a@b", 1.0),
         lambda: client.log_metric(run_id, "a", "text"),
         lambda: client.log_metric(run_id, "a", 1.0, step=2**63),
+        # Nanoseconds for milliseconds.
+        lambda: client.log_metric(run_id, "a", 1.0, timestamp=time.time_ns()),
+        lambda: client.set_terminated(run_id, end_time=time.time_ns()),
+        lambda: client.create_run("0", start_time=time.time_ns()),
         lambda: client.log_metric("0" * 32, "a", 1.0),
         lambda: client.delete_tag(run_id, "unknown"),
         lambda: client.set_tag(run_id, "a//b", "c"),
@@ -240,6 +245,30 @@ def test_what_mlflow_refuses_is_refused_and_records_nothing(journal, tmp_path):
     with pytest.raises(MlflowException, match="journal has no model registry"):
         client.create_registered_model("model")
     assert entries(journal) == before
+
+
+def test_a_parameter_that_is_logged_meanwhile_is_not_changed(journal):
+    """What another thread has recorded since the call began counts, too."""
+    client = MlflowClient()
+    run_id = client.create_run("0").info.run_id
+
+    class Meanwhile:
+        def __str__(self):
+            client.log_param(run_id, "lr", 1)
+            return "2"
+
+    with pytest.raises(MlflowException, match="Changing param values is not allowed"):
+        client._tracking_client.store.log_batch(run_id, [], [Param("lr", Meanwhile())], [])
+    assert client.get_run(run_id).data.params == {"lr": "1"}
+
+
+def test_a_resumed_run_has_no_end(journal):
+    """MLflow's start_run tells the earlier end together with the status RUNNING."""
+    with mlflow.start_run() as run:
+        pass
+    assert mlflow.get_run(run.info.run_id).info.end_time is not None
+    with mlflow.start_run(run_id=run.info.run_id):
+        assert mlflow.get_run(run.info.run_id).info.end_time is None
 
 
 def entries(journal):

@@ -81,6 +81,8 @@ class Run:
         self.state = RunState(component.trial_component_name)
         # Names of metrics that need no check any more.
         self.names: set[str] = set()
+        # Held by a thread that records what depends on what it has read.
+        self.changes = threading.RLock()
 
 
 class Book:

@@ -66,6 +66,7 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
+from journaltrack import limits
 from journaltrack.compat.mlflow import addresses, book, entities, state
 from journaltrack.compat.mlflow.entities import told_to_mlflow
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
@@ -206,7 +207,7 @@ class TrackingStore(AbstractStore):
             )
         if user_id:
             given.setdefault(MLFLOW_USER, user_id)
-        start_ms = time.time_ns() // 10**6 if start_time is None else int(start_time)
+        start_ms = _checked_ms("start_time", start_time or time.time_ns() // 10**6)
         name = run_name or named or _generate_random_name()
         with told_to_mlflow():
             made = self._book.create_run(known, start_ms, given, name)
@@ -220,7 +221,9 @@ class TrackingStore(AbstractStore):
         drafts: list[Draft] = []
         if run_status is not None:
             name = RunStatus.to_string(run_status)
-            end_ns = None if end_time is None else int(end_time) * 10**6
+            # MLflow resumes a run with the end that it had: one that goes on has none.
+            is_ended = end_time is not None and RunStatus.is_terminated(run_status)
+            end_ns = _checked_ms("end_time", end_time) * 10**6 if is_ended else None
             drafts.append(vocabulary.status(primary=state.STATUSES[name], end_ns=end_ns))
         if run_name:
             drafts += state.tag_drafts({MLFLOW_RUN_NAME: run_name}, run.state.legal_tags)
@@ -324,7 +327,7 @@ class TrackingStore(AbstractStore):
             )
             for each in metrics
         ]
-        with told_to_mlflow():
+        with told_to_mlflow(), run.changes if params else contextlib.nullcontext():
             drafts += self._parameters(run, params)
             drafts += state.tag_drafts(_pairs(tags), run.state.legal_tags)
             if drafts:
@@ -332,8 +335,8 @@ class TrackingStore(AbstractStore):
 
     def _parameters(self, run: book.Run, params: Sequence[Param]) -> list[Draft]:
         """Draft parameters; as in all of MLflow's stores, none can be changed."""
-        held = run.state.parameters
         given = {each.key: "" if each.value is None else str(each.value) for each in params}
+        held = self._book.run(run.state.name).state.parameters if params else {}
         for key, value in given.items():
             if key in held and held[key] not in {value, vocabulary.REDACTED}:
                 raise MlflowException(
@@ -552,6 +555,17 @@ def _check_metric(metric: Metric) -> None:
             f"the step of metric '{metric.key}' has more than 64 bits; nothing was recorded",
             INVALID_PARAMETER_VALUE,
         )
+    _checked_ms(f"timestamp of metric '{metric.key}'", metric.timestamp)
+
+
+def _checked_ms(what: str, given: float) -> int:
+    """Return a time in whole milliseconds."""
+    if not 0 <= int(given) <= limits.JOURNAL_NS_MAX // 10**6:
+        raise MlflowException(
+            f"the {what} is {int(given)}: no milliseconds from 1970 to 2262; nothing was recorded",
+            INVALID_PARAMETER_VALUE,
+        )
+    return int(given)
 
 
 def _check_length(key: str) -> None:
