@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import math
 import random
 import re
@@ -581,6 +582,31 @@ def test_requests_to_managed_mlflow_are_signed(server, journal, monkeypatch, kin
     assert {each[3] for each in seen} == {arn}
     assert all({header, "host", "x-amz-content-sha256", "x-amz-date"} <= each[2] for each in seen)
     assert {method for method, _ in server.asked} == {"GET", "POST", "PUT"}
+
+
+def dataset_input(key="source", text="s", **tag):
+    """The label of a dataset input, of which one text is another."""
+    dataset = {"name": "n", "digest": "d", "source_type": "local", "source": "s", key: text}
+    tags = [{"key": "k", "value": "v", **tag}]
+    return vocabulary.label("#dataset/d/n", json.dumps({"dataset": dataset, "tags": tags}))
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        (dataset_input(), None),
+        (dataset_input("digest", "d" * 36), None),
+        (dataset_input("digest", "d" * 37), "the dataset's digest has 37 characters"),
+        (dataset_input("name", "n" * 501), "the dataset's name has 501 characters"),
+        (dataset_input("source", "\ud800"), "the dataset's source contains a character"),
+        (dataset_input(value="v" * 501), "the dataset's tag's value has 501 characters"),
+    ],
+)
+def test_a_dataset_that_mlflow_refuses_is_never_sent(label, problem):
+    """Its lengths are those of MLflow's own check (``validation.py``)."""
+    entry = vocabulary.Entry(1, 1, 1, 1, "run", *label[:7], 1, b"")
+    told = names.refuses(entry)
+    assert told is None if problem is None else told.startswith(problem)
 
 
 @pytest.mark.journal({"run": [CREATION]})

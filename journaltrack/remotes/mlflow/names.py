@@ -26,6 +26,16 @@ PARAMETER_CHARS_MAX: Final = 6_000
 """Characters of a parameter's value. MLflow cuts longer ones without a word."""
 TAG_CHARS_MAX: Final = 8_000
 """Characters of a tag's value. MLflow cuts longer ones without a word."""
+_DATASET_MAX: Final = {
+    "name": 500,
+    "digest": 36,
+    "source": 65_535,
+    "schema": 1_048_575,
+    "profile": 16_777_215,
+    "tag's key": 255,
+    "tag's value": 500,
+}
+"""Characters of what a dataset input has (MLflow's ``validation.py``). Longer ones are refused."""
 OURS: Final = "journaltrack."
 """How the tags begin that journaltrack makes for itself."""
 NAME: Final = f"{OURS}name."
@@ -176,7 +186,16 @@ def _dataset_problem(text: str) -> str | None:
     if not all(isinstance(each, str) for each in (*dataset.values(), *texts)):
         return "it is no dataset input: what it has is not text"
     missing = {"name", "digest", "source_type", "source"} - set(dataset)
-    return f"the dataset has no {min(missing)}" if missing else None
+    if missing:
+        return f"the dataset has no {min(missing)}"
+    held = [
+        *dataset.items(),
+        *((f"tag's {key}", e[key]) for e in pairs for key in ("key", "value")),
+    ]
+    for what, each in held:
+        if problem := _text_problem(each, f"the dataset's {what}", _DATASET_MAX.get(what, 2**24)):
+            return problem
+    return None
 
 
 def _point_problem(entry: vocabulary.Entry) -> str | None:
