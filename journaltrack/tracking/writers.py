@@ -25,6 +25,7 @@ from journaltrack.errors import (
     InvalidTypeError,
     JournalError,
     JournalFullError,
+    JournalWriteError,
     UndeliverableError,
 )
 from journaltrack.journal import vocabulary
@@ -435,13 +436,19 @@ class JournalArtifactUploader:
         blob = self._admitting(Path(file_path)).add(
             file_path, self._journal.renew_blob, self._of_size
         )
-        self._journal.add_blob(blob.sha256, blob.size_bytes)
-        return blob
+        return self._noted(blob)
 
     def spool_bytes(self, content: bytes) -> SpooledBlob:
         """Keep these bytes. See ``spool`` for what is raised."""
-        blob = self._admitting(content).add_bytes(content, self._journal.renew_blob)
-        self._journal.add_blob(blob.sha256, blob.size_bytes)
+        return self._noted(self._admitting(content).add_bytes(content, self._journal.renew_blob))
+
+    def _noted(self, blob: SpooledBlob) -> SpooledBlob:
+        """Note in the journal that the spool has these bytes."""
+        try:
+            self._journal.add_blob(blob.sha256, blob.size_bytes)
+        except JournalWriteError as error:
+            error.message += "; the artifact was not logged"
+            raise
         return blob
 
     def _admitting(self, content: Path | bytes) -> Spool:

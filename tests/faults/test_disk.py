@@ -208,15 +208,18 @@ def test_a_checkpoint_that_finds_no_room_harms_nothing(tmp_path):
 def within_a_limit_of_size(folder):
     training = Training(folder / "j")
     training.log(50)
-    (folder / "model").write_bytes(os.urandom(400_000))
     size = (folder / "j" / "journal.db-wal").stat().st_size
+    # One that finds no room itself, and one whose entry finds none.
+    (folder / "large").write_bytes(os.urandom(size + 100_000))
+    (folder / "small").write_bytes(b"model")
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30_000, hard))
     with warned() as texts:
         training.log(500)
     assert len(texts) == 1, texts
-    with pytest.raises(JournalWriteError, match="not logged"):
-        training.tracker.log_artifact(folder / "model")
+    for name in ("large", "small"):
+        with pytest.raises(JournalWriteError, match="not logged"):
+            training.tracker.log_artifact(folder / name)
     assert refused_at_close(training) > 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     training.tracker.close()

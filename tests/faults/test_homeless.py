@@ -165,6 +165,7 @@ def test_a_working_folder_that_was_removed_is_no_reason_to_fail(tmp_path):
             **ENVIRONMENT,
             "AWS_ENDPOINT_URL": sim.endpoint_url,
             "JOURNALTRACK_HOME": str(tmp_path / "home"),
+            "JOURNALTRACK_CLOSE_DEADLINE_S": "600",
         }
         done = homeless(code, str(tmp_path / "j"), cwd=gone, **env)
         assert done.returncode == 0, done.stderr
