@@ -388,6 +388,7 @@ def _failure(error: Exception) -> RemoteError:
         code=type(cause).__name__,
         unreachable=isinstance(cause, not_sent),
         maybe_applied=not isinstance(cause, not_sent),
+        hint="check that the server runs, its uri, the network and proxies; nothing was lost",
     )
 
 
