@@ -261,6 +261,21 @@ def test_interleaved_processes_come_by_journal(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("number", [0, 17, -2])
+def test_a_file_that_is_missing_is_told(folder, tmp_path, number):
+    """Later files say that its rows are there: no export would bring them back."""
+    for step in range(20):
+        record(folder, *points(step + 1), component="more")
+        export(folder, tmp_path / "lake")
+    files = sorted((tmp_path / "lake" / "metrics").rglob("*.parquet"))
+    files[number].unlink()
+    before = held(tmp_path / "lake")
+    record(folder, *points(1), component="last")
+    with pytest.raises(errors.InvalidInputError, match="nothing was added"):
+        export(folder, tmp_path / "lake")
+    assert held(tmp_path / "lake") == before
+
+
 def test_what_was_pruned_stays_in_the_dataset(folder, tmp_path):
     """Entries that were exported before a prune stay; later ones come; what the copy that was not
     pruned still has comes from there, once.

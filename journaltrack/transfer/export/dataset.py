@@ -131,7 +131,7 @@ def extend(
 
     Raises:
         InvalidInputError: The journal is a copy for a destination, the dataset has a file that
-            journaltrack did not write, or pyarrow is missing.
+            journaltrack did not write, one of its files is missing, or pyarrow is missing.
         JournalError: The journal can't be read. What was written before stays, and is whole.
         OSError, RemoteError: A file can't be written or read. The same holds.
     """
@@ -390,7 +390,7 @@ class _Log:
 
     Attributes:
         holdings: What they hold together.
-        numbers: By table: the number of its newest file.
+        numbers: By table: the number of its newest file. The first one is 1.
     """
 
     def __init__(self, store: Store, journal_id: str) -> None:
@@ -407,8 +407,16 @@ class _Log:
         self.holdings, self.numbers = Holdings(), {}
         for table in _NAMES:
             names = [n for n in self._store.names(self.folder(table)) if _FILE.fullmatch(n)]
+            numbers = [int(name.partition(".")[0]) for name in names]
+            gap = next((n for n, number in enumerate(numbers, 1) if number != n), None)
+            if gap is not None:
+                raise InvalidInputError(
+                    f"file {gap} is missing in {self._store.uri}/{self.folder(table)}: later files "
+                    "say that its rows are there; nothing was added",
+                    hint="restore the file, or export to a new dataset",
+                )
             if names:
-                self.numbers[table] = int(names[-1].partition(".")[0])
+                self.numbers[table] = len(names)
             for name in reversed(names):
                 told = self._read(f"{self.folder(table)}/{name}")
                 self.holdings.add(told)
