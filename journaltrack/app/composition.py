@@ -97,8 +97,9 @@ def run_pass(
     check_size(folder, connection.allow)
     with contextlib.ExitStack() as stack:
         left_s = None
+        ended: list[str] = []
         if connection.destination is not None:
-            journal = _up_to_date(folder, connection.destination, options)
+            journal, ended = _up_to_date(folder, connection.destination, options)
             options = replace(options, end_interrupted=False)
         else:
             destinations.refuse_copy(folder, "delivered to SageMaker")
@@ -125,28 +126,32 @@ def run_pass(
                 company=None if sharing is None else sharing.company,
             )
             report = reconciler.run()
+            report.ended += ended
         if sharing is not None and report.halted is not None and report.halted.everywhere:
             # Perhaps somebody renews the credentials, or mends the configuration.
             sharing.renew()
         return report
 
 
-def _up_to_date(journal: Path, destination: Destination, options: Options) -> Path:
-    """Return the copy for a destination, with everything that the journal has by now.
+def _up_to_date(
+    journal: Path, destination: Destination, options: Options
+) -> tuple[Path, list[str]]:
+    """Return the copy for a destination, with everything that the journal has, and who was ended.
 
     Runs whose processes are proven dead are ended in the journal: a copy records nothing itself.
     """
     from journaltrack.journal import interruption  # noqa: PLC0415 - not at the tracker's start
 
+    ended: list[str] = []
     with contextlib.closing(Journal.open(journal, create=False)) as opened:
         if options.end_interrupted:
-            interruption.end(opened, options.wants_component)
+            ended = interruption.end(opened, options.wants_component)
     copy = destinations.extended(journal, destination.name, destination.mark)
     if (journal / paths.MIRRORED).exists():
         from journaltrack.mirror.delivery import bring_bytes  # noqa: PLC0415 - few are
 
         bring_bytes(journal, copy)
-    return copy
+    return copy, ended
 
 
 def place_of(journal: str | os.PathLike[str] | None, connection: Connection) -> Path:

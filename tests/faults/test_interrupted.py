@@ -24,6 +24,7 @@ from tests.faults.interrupting import Training
 from tests.patience import FOREVER_S
 from tests.processes import sync_process
 from tests.simulator import simulator
+from tests.simulator.mlflow import MlflowServer
 
 
 @pytest.fixture
@@ -151,6 +152,16 @@ def test_a_sync_ends_an_interrupted_run_on_the_record(folder, training):
     assert not (folder / "writers").exists(), (
         "what tells of dead writers is removed when nothing needs it any more"
     )
+
+
+def test_a_sync_to_another_destination_tells_whom_it_ended(folder, training):
+    """Its journal says so, and the copy for the destination gets it."""
+    training().ready().kill()
+    with MlflowServer() as server:
+        out, err = sync(folder, "http://127.0.0.1:9", "--json", "--to", server.uri)
+    assert json.loads(out)["journals"][0]["ended"] == ["run"]
+    assert "run was interrupted" in err
+    assert statuses(folder)[-1][0] == "Stopped"
 
 
 def test_nothing_is_ended_without_the_right_to(folder, training):
