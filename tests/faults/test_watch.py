@@ -184,6 +184,8 @@ def test_journals_that_are_moved_deleted_and_replaced(tmp_path, watch):
         assert arrived(sim, 12, "a")
         assert arrived(sim, 5, "c")
         watching.wait_for("event=journal-whole", str(inbox / "b"), after=line)
+        # The points arrive before the run's end does.
+        watching.wait_for("event=pass", str(inbox / "moved"), "pending=0", after=line)
         assert watching.end() == 0
         assert states(inbox / "moved")["pending"] == 0
         assert max(points_of(sim, "c").values()) == 1
