@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from journaltrack.app.background import Background
     from journaltrack.app.keeper import Keeper
     from journaltrack.app.one_place import OnePlace
-    from journaltrack.replay.lease import Lease
+    from journaltrack.replay.lease import Gate, Lease
     from journaltrack.replay.pass_report import PassReport, Progress, Work
     from journaltrack.replay.reconciler import Options
     from journaltrack.retention.prune import PruneReport
@@ -90,7 +90,7 @@ def run_pass(
     from journaltrack.journal.filter import check_buckets  # noqa: PLC0415
     from journaltrack.journal.view import matching  # noqa: PLC0415
     from journaltrack.replay.lease import Gate  # noqa: PLC0415 - not at the tracker's start
-    from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
+    from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
     options = options or Options()
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
@@ -112,25 +112,39 @@ def run_pass(
         matching(opened, options.component)
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
-        gate = Gate(deadline or Deadline(), left_s)
-        owners = destinations.owners(opened.database) if connection.destination else None
-        sharing = connection.sharing
-        with retrying(connection, gate, options.concurrency, owners) as remote:
-            reconciler = Reconciler(
-                opened,
-                remote,
-                options=options,
-                deadline=gate,
-                on_progress=on_progress,
-                attempts=remote.attempts_of_last_call,
-                company=None if sharing is None else sharing.company,
-            )
-            report = reconciler.run()
-            report.ended += ended
-        if sharing is not None and report.halted is not None and report.halted.everywhere:
-            # Perhaps somebody renews the credentials, or mends the configuration.
-            sharing.renew()
+        report = _replayed(
+            opened, connection, options, Gate(deadline or Deadline(), left_s), on_progress
+        )
+        report.ended += ended
         return report
+
+
+def _replayed(
+    journal: Journal,
+    connection: Connection,
+    options: Options,
+    gate: Gate,
+    on_progress: Callable[[Progress], None] | None,
+) -> PassReport:
+    """Replay an open journal to the remote of a connection, once."""
+    from journaltrack.replay.reconciler import Reconciler  # noqa: PLC0415 - as in ``run_pass``
+
+    owners = destinations.owners(journal.database) if connection.destination else None
+    sharing = connection.sharing
+    with retrying(connection, gate, options.concurrency, owners) as remote:
+        report = Reconciler(
+            journal,
+            remote,
+            options=options,
+            deadline=gate,
+            on_progress=on_progress,
+            attempts=remote.attempts_of_last_call,
+            company=None if sharing is None else sharing.company,
+        ).run()
+    if sharing is not None and report.halted is not None and report.halted.everywhere:
+        # Perhaps somebody renews the credentials, or mends the configuration.
+        sharing.renew()
+    return report
 
 
 def _up_to_date(

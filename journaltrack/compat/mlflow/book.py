@@ -120,17 +120,8 @@ class Book:
         """Begin a run."""
         run_id = uuid.uuid4().hex
         component = self._component(run_id)
-        fits = limits.name_problem(name, "") is None
         drafts = [
-            vocabulary.create(
-                owner=str(uuid.uuid4()),
-                display_name=name if fits else limits.suggested_name(name),
-                bucket=self._settings.artifact_bucket,
-                prefix=self._settings.artifact_prefix,
-            ),
-            vocabulary.associate(
-                experiment=experiment.name, trial=None, full_name=experiment.full_name
-            ),
+            *self._beginning(experiment, name),
             vocabulary.status(primary="InProgress", start_ns=start_ms * _MS),
             *state.tag_drafts({**tags, state.RUN_NAME: name}, set()),
         ]
@@ -383,8 +374,13 @@ class Book:
     def begin_model(self, model_id: str, experiment: ExperimentState, name: str) -> Run:
         """Begin a component for a logged model that no run made."""
         component = self._component(model_id)
+        self.journal.append(component.component_id, self._beginning(experiment, name))
+        return self.run(model_id)
+
+    def _beginning(self, experiment: ExperimentState, name: str) -> list[Draft]:
+        """Return what makes a component of an experiment, with a name for people."""
         fits = limits.name_problem(name, "") is None
-        drafts = [
+        return [
             vocabulary.create(
                 owner=str(uuid.uuid4()),
                 display_name=name if fits else limits.suggested_name(name),
@@ -395,8 +391,6 @@ class Book:
                 experiment=experiment.name, trial=None, full_name=experiment.full_name
             ),
         ]
-        self.journal.append(component.component_id, drafts)
-        return self.run(model_id)
 
     # -- experiments -------------------------------------------------------------------------------
 
