@@ -40,13 +40,13 @@ from journaltrack.journal import interruption, queries
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import CREATE, LOAD, Entry
+from journaltrack.replay.course import Course
 from journaltrack.replay.dispatch import (
     GROUP_S,
     HEARTBEAT_S,
     QUICK,
     UPLOADS,
     Company,
-    Course,
     Crew,
     Dispatch,
 )

@@ -32,7 +32,7 @@ from journaltrack.replay.requests import Job
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import BlobRef
-    from journaltrack.replay.dispatch import Course
+    from journaltrack.replay.course import Course
     from journaltrack.replay.plan.actions import Action
 
 IN_FLIGHT_MAX: Final = 16
