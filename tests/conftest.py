@@ -6,6 +6,7 @@ And what tests of whole commands have: a run's journal, credentials, a watcher.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from tests.patience import scaled
 from tests.processes import ENVIRONMENT, QUICK, Watching
 
 TESTS = Path(__file__).parent
+# A number for each test of this process.
+_tests = itertools.count()
 # The same examples at every run, on every machine, however slow it is: what chance finds in a soak
 # (which has a seed) becomes an @example.
 settings.register_profile(
@@ -91,8 +94,12 @@ def isolated_environment(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(empty / "no-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(empty / "no-configuration"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path_factory.mktemp("home")))
+    # Not by ``mktemp``, which reads the names of all that it has made.
+    own = empty / str(next(_tests))
+    own.mkdir()
+    for name, folder in (("XDG_CACHE_HOME", own / "cache"), ("JOURNALTRACK_HOME", own / "home")):
+        folder.mkdir()
+        monkeypatch.setenv(name, str(folder))
     if request.node.get_closest_marker("lineage") is None:
         monkeypatch.setenv("JOURNALTRACK_LINEAGE", "off")
     monkeypatch.setenv("JOURNALTRACK_GIT_DIFF", "off")
