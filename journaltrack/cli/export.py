@@ -16,6 +16,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
+    from journaltrack.journal.filter import Choice
     from journaltrack.transfer.export.dataset import DatasetReport
     from journaltrack.transfer.export.exporter import ExportReport, Format
     from journaltrack.transfer.export.tables import TableName
@@ -121,9 +122,25 @@ def command(
     common.refuse_without(
         "--to s3://...", {f"--{name.replace('_', '-')}": each for name, each in reach.items()}
     )
+    from journaltrack.journal.filter import Choice  # noqa: PLC0415 - SQLAlchemy
+
+    choice = Choice(component, since_ns=since, until_ns=until)
     target, table = target or _STDOUT, table or "metrics"
+    return _to_file(journals, target, table, file_format, choice, force=force, as_json=as_json)
+
+
+def _to_file(
+    journals: Journals,
+    target: str,
+    table: str,
+    file_format: str | None,
+    choice: Choice,
+    *,
+    force: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Write what was chosen to a file."""
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.journal.filter import Choice  # noqa: PLC0415
     from journaltrack.transfer.export.exporter import export_chosen  # noqa: PLC0415 - SQLAlchemy
 
     what = (
@@ -140,7 +157,7 @@ def command(
             with common.usable(None if target == _STDOUT else target, "written"):
                 made = export_chosen(
                     journals.folders,
-                    Choice(component, since_ns=since, until_ns=until),
+                    choice,
                     to=to,
                     table=cast("TableName", table),
                     format=cast("Format | None", file_format),
@@ -154,9 +171,7 @@ def command(
     if target == _STDOUT:
         output.Bytes().flush()
     elif as_json:
-        documents = [each.to_json() for each in made]
-        told = {"journals": documents} if journals.are_several else documents[0]
-        output.print_json({**told, "exit_code": int(ExitCode.OK)})
+        _print_json(journals, made)
     else:
         of_many = f" of {output.plural(len(made), 'journal')}" if journals.are_several else ""
         rows = output.plural(sum(each.rows for each in made), "row")
@@ -196,9 +211,7 @@ def _to_dataset(
         finally:
             ended.set()
     if as_json:
-        documents = [each.to_json() for each in made]
-        told = {"journals": documents} if journals.are_several else documents[0]
-        output.print_json({**told, "exit_code": int(ExitCode.OK)})
+        _print_json(journals, made)
     else:
         for each in made:
             new = (
@@ -211,6 +224,12 @@ def _to_dataset(
             output.say(f"{journals.heading(each.journal)}{output.clean(each.dataset)}: {new}")
     _tell(made)
     return ExitCode.OK
+
+
+def _print_json(journals: Journals, made: Sequence[ExportReport | DatasetReport]) -> None:
+    documents = [each.to_json() for each in made]
+    told = {"journals": documents} if journals.are_several else documents[0]
+    output.print_json({**told, "exit_code": int(ExitCode.OK)})
 
 
 def _stdout(file_format: str, *, as_json: bool) -> IO[bytes]:
