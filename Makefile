@@ -12,9 +12,10 @@ COMPILE = $(BIN)/python -m compileall -q -x 'tests/.*/test_' journaltrack migrat
 # process that is killed loses nothing that the kernel has.
 MEMORY = $(shell df --output=avail,target -k /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 2000000 {print $$2}')
 TEMPORARY = $(if $(MEMORY),PYTEST_DEBUG_TEMPROOT=$(MEMORY))
-# Two processes a core: the tests wait for each other's processes. What pytest compiles is kept for the next run: 8 s of
-# each process.
-PYTEST = env -u PYTHONDONTWRITEBYTECODE $(TEMPORARY) $(BIN)/python -m pytest --dist worksteal -n $(shell expr $$(nproc) \* 2)
+# Two processes a core, and three for the whole suite: the tests wait for processes and servers. What pytest compiles is kept
+# for the next run: 8 s of each process.
+PER_CORE = 2
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(TEMPORARY) $(BIN)/python -m pytest --dist worksteal -n $(shell expr $$(nproc) \* $(PER_CORE))
 # SQLAlchemy 2.1, NumPy and others have left Python 3.10: it has pins of its own.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 PINS = pyproject.toml constraints.txt constraints-3.10.txt
@@ -59,6 +60,7 @@ $(MLFLOW)/.installed: $(MLFLOW)/.made pyproject.toml constraints-mlflow.txt
 demo: $(DEMO_VENV)/.installed  ## a real training run, offline, killed, resumed, synced to a local stand-in for AWS, audited
 	env -u PYTHONDONTWRITEBYTECODE $(DEMO_VENV)/bin/python examples/demo.py
 
+test: PER_CORE = 3
 test: $(STAMP)  ## the suite
 	$(COMPILE)
 	$(PYTEST)

@@ -186,6 +186,7 @@ def test_a_missing_bucket_that_was_named_is_a_failure(aws):
     assert "does not exist" in told("--bucket", "elsewhere")[1]
 
 
+@pytest.mark.slow
 def test_a_missing_default_bucket_is_one_that_a_sync_makes(aws, monkeypatch):
     """Unless the configuration forbids it."""
     code, found = access()
@@ -225,6 +226,7 @@ def test_an_expired_token_is_told_at_once(aws):
     assert "hint:" in told()[1]
 
 
+@pytest.mark.slow
 def test_another_region_is_told(monkeypatch):
     """Credentials for a region where the endpoint is not: exit code 5."""
     with simulator(check_region=True) as sim:
@@ -392,6 +394,7 @@ def test_a_journal_is_asked_for_what_its_sync_needs(aws, offline, what):
     assert access()[0] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denied", ["CreateExperiment", "CreateTrial"])
 def test_what_exists_needs_no_permission_to_make_it(aws, offline, denied):
     """A sync uses experiments and trials that are there. One that is not needs the permission."""
@@ -463,6 +466,7 @@ def test_names_that_are_tried_begin_as_those_of_the_journal_do(aws, offline):
     assert len(tried.params["TrialName"]) <= 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("off_s", "code"), [(-3600, 5), (3600, 5), (60, 0)])
 def test_a_wrong_clock_is_told(monkeypatch, off_s, code):
     """Against the dates of AWS's answers, which way and how far."""

@@ -89,6 +89,7 @@ def at(place: tuple[str, str | None]) -> Sent:
     return Sent(*place)
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(100))
 @given(
     st.sampled_from(PLACES),

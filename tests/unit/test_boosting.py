@@ -208,6 +208,7 @@ def test_an_exception_ends_the_with_block_as_failed(offline, module, train, erro
     assert steps(series(offline)["valid/auc"]) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @FRAMEWORKS
 def test_an_exception_that_ends_the_process_makes_the_run_failed(offline, module, train, tmp_path):
     """Without a ``with`` block, too: the framework tells nothing."""
@@ -300,6 +301,7 @@ def test_cross_validation_of_xgboost_has_means_and_deviations(offline):
     assert offline.run().parameters["max_depth"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("booster", ["gblinear", "dart"])
 def test_other_boosters_of_xgboost_are_recorded(offline, booster):
     """Their configurations have other sections."""

@@ -462,6 +462,7 @@ def test_a_component_in_trials_is_deleted_when_asked_to_leave_them(aws, tmp_path
     assert aws.trials["first"].components == []
 
 
+@pytest.mark.slow
 def test_lists_and_searches_ask_sagemaker_itself(aws, tmp_path):
     """What botocore sends and AWS's rules allow finds components of AWS and of the journal."""
     theirs = aws.add_component("theirs")

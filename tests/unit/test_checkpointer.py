@@ -134,6 +134,7 @@ def test_a_log_that_can_not_be_written_back_is_no_error_of_the_caller(journal):
     assert len(journal.entries()) == 10
 
 
+@pytest.mark.slow
 def test_a_fork_in_the_midst_of_it(journal):
     """The child appends, and writes the log back by a thread of its own; so does the parent."""
     fill(journal, 10)

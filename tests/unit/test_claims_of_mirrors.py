@@ -110,6 +110,7 @@ def test_a_renewed_claim_holds(mirror, copy_of, clock):
     assert states(two) == {"pending": 3}
 
 
+@pytest.mark.slow
 def test_a_pass_renews_its_claim(mirror, copy_of):
     """A pass that takes longer than a claim holds keeps it."""
     one, two = copy_of("one"), copy_of("two")
@@ -133,6 +134,7 @@ def test_of_two_takers_one_gets_it(mirror, copy_of, clock):
     assert states(three) == {"pending": 3}
 
 
+@pytest.mark.slow
 def test_old_listings_do_no_harm(mirror, copy_of, clock):
     """Whoever sees an older claim than the newest one gets none: the next number is taken, or has
     been and was removed. The holder sees that nothing of its own is lost.

@@ -102,6 +102,7 @@ def test_after_a_secret_the_next_option_is_told_again():
     assert Guard().command(["--token", "--lr=1"]) == ["--token", "--lr=1"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.text(max_size=30), max_size=8),
     st.sampled_from(["--password", "--hub-token", "--X-API-Key"]),
@@ -270,6 +271,7 @@ def test_limits_are_told():
     ]
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),

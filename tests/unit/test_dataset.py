@@ -261,6 +261,7 @@ def test_interleaved_processes_come_by_journal(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 17, -2])
 def test_a_file_that_is_missing_is_told(folder, tmp_path, number):
     """Later files say that its rows are there: no export would bring them back."""

@@ -528,6 +528,7 @@ def test_what_can_not_be_written_is_wrong_usage(varied, tmp_path, monkeypatch, a
     assert [path.name for path in tmp_path.iterdir()] == ["journal"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_nothing(varied, tmp_path):
     """An error of the disk is a message, exit code 2, and no file."""
     code = (
@@ -558,6 +559,7 @@ def test_a_missing_journal_is_exit_code_8(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_json_reports_and_stdout_carries_rows(varied, tmp_path):
     """With --json the report is one document; without --output the rows are on stdout, as JSON
     Lines if nothing else is said.
@@ -597,6 +599,7 @@ def test_json_reports_and_stdout_carries_rows(varied, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_is_not_garbled(tmp_path):
     """On a terminal what a journal holds is escaped (JSON Lines are ASCII anywhere); Parquet is
     refused there.

@@ -170,6 +170,7 @@ def test_an_earlier_declaration_that_arrives_late_overrides_nothing(folder):
     assert (found.display_name, found.description) == ("new", "old")
 
 
+@pytest.mark.slow
 def test_a_refused_declaration_stands_alone(folder, credentials):
     """What AWS refuses for good is quarantined with its reason; the others of the row arrive."""
     record(
@@ -486,6 +487,7 @@ def test_experiments_trials_and_places_in_them_are_compared(folder, delivered):
     assert (report.checked.groups, report.checked.trials, report.checked.components) == (2, 2, 1)
 
 
+@pytest.mark.slow
 def test_what_is_gone_of_an_experiment_is_named_and_made_again(folder, delivered):
     """A trial, a tag and a place in a trial that are gone are repaired; a changed name is not."""
     delivered.experiments["e"].tags.clear()

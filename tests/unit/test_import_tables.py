@@ -526,6 +526,7 @@ def refusal(text):
     return None
 
 
+@pytest.mark.slow
 @given(DOCUMENTS, st.sampled_from([False, None, True]), st.booleans())
 def test_yaml_is_read_as_its_own_library_reads_it(document, flow, unicode):
     """What PyYAML writes is read the same, or refused with the line; never read otherwise."""

@@ -116,6 +116,7 @@ def test_processes_share_a_journal_also_at_its_creation(tmp_path, method):
     opened.close()
 
 
+@pytest.mark.slow
 def test_a_forked_child_is_a_writer_of_its_own(journal):
     """Parent and children append to the same open journal, while another thread of the parent
     does too.

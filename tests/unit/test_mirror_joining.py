@@ -221,6 +221,7 @@ def test_a_joined_segment_that_was_cut_is_stood_in_for_by_what_it_was_made_of(
     assert content(copy_in(tmp_path / "home", mirror, monkeypatch)) == content(journal)
 
 
+@pytest.mark.slow
 def test_a_reader_in_the_middle_goes_on(tmp_path, monkeypatch):
     """Wherever a reader is when segments are joined and removed, at the beginning, in the middle
     of a joined one, or at the end, it has every entry once afterwards.
@@ -328,6 +329,7 @@ def test_a_question_and_its_answer_in_one_segment_are_the_answer(tmp_path, monke
         sound(copied)
 
 
+@pytest.mark.slow
 def test_a_random_history_is_proved_at_every_moment(tmp_path, monkeypatch):
     """Writers that begin again, servers that cut the last file, joins and removals in any order:
     a mirror that is well before is well behind, and every copy gets every entry.

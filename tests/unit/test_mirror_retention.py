@@ -201,6 +201,7 @@ def test_what_its_writer_wrote_meanwhile_is_put_back(place, monkeypatch):
     assert content(new.folder).keys() == content(place / "journal").keys()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 def test_a_prune_that_is_killed_is_completed(place, monkeypatch):
     """Killed before any change of the mirror, it has lost nothing that is not on the record, and

@@ -161,6 +161,7 @@ def test_what_was_delivered_is_read_back_as_it_was_logged(server, journal):
         assert len(list(remote.points("run", "loss"))) == 7
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @example("grad_x1_@")
 @example("_x5f_")
@@ -191,6 +192,7 @@ def test_two_names_never_become_one(pair):
     assert names.spelled(pair[0]) != names.spelled(pair[1])
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25,
     deadline=None,

@@ -82,14 +82,14 @@ def test_what_no_behaviour_can_tell_is_left_alone():
     assert not [m for m in mutants(SOURCE) if m.before.startswith("def ")]
 
 
-def test_all_mutants_of_the_core_are_python_and_differ():
+def test_mutants_of_the_core_are_python_and_differ():
     """Each is a module of its own that can be parsed, with one place changed."""
     for name in known_modules():
         source = path_of(name).read_text(encoding="utf-8")
-        found = mutants(source)
-        assert len({mutant.apply(source) for mutant in found} | {source}) == len(found) + 1
-        for mutant in sample(source, 8, "all"):
-            ast.parse(mutant.apply(source))
+        changed = [mutant.apply(source) for mutant in sample(source, 40, "all")]
+        assert len({*changed, source}) == len(changed) + 1
+        for each in changed[:8]:
+            ast.parse(each)
 
 
 def test_a_seed_chooses_the_same_mutants():

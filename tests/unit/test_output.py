@@ -74,6 +74,7 @@ print("later")
     assert [kept.count(each) for each in (b"python\n", b"\xffraw\n", b"child\n")] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_end_is_recorded_without_a_close(tmp_path):
     """A script that forgets `close`, or ends by an exception, has its output recorded, with the
     traceback's first lines that were printed by then.

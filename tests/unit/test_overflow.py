@@ -140,6 +140,7 @@ def test_many_calls_make_one_artifact(folder, tracker):
     assert len(remote.objects) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_that_pass_the_limit_together_lose_nothing(folder, tracker):
     """Neither knows of the other's names: the pass counts."""
     script = (
@@ -317,6 +318,7 @@ def test_a_file_that_can_not_be_made_keeps_its_parameters_pending(tmp_path, fold
     assert held(folder, remote) == {"a": LONG}
 
 
+@pytest.mark.slow
 def test_sync_exits_with_0_and_check_finds_it(folder, tracker, credentials):
     """Against a service with AWS's rules: nothing is refused, and everything is there."""
     tracker.log_parameters({"long": LONG, "nan": math.nan, **{f"p{i}": i for i in range(305)}})

@@ -215,6 +215,7 @@ def test_the_last_of_equal_pairs_counts(tracker):
     assert tracker.trial_component.parameters == {"a": 2.0}
 
 
+@pytest.mark.slow
 def test_what_contains_itself_or_is_too_deep_is_refused(folder, tracker):
     """With an error that names the place; a part that is used twice is no cycle."""
     circle = {"a": {}}

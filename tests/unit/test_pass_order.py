@@ -58,6 +58,7 @@ def states(journal, component):
     )
 
 
+@pytest.mark.slow
 def test_a_later_value_never_overtakes_one_that_failed(journal):
     """An update that failed for a while is sent again by the next pass: a newer value of the key
     is not sent before it.
@@ -78,6 +79,7 @@ def test_a_later_value_never_overtakes_one_that_failed(journal):
     assert remote.components["run"].parameters == {"rate": 2.0}
 
 
+@pytest.mark.slow
 def test_nothing_of_a_component_whose_creation_failed_for_a_while_is_sent(journal):
     """What could only be told that there is no such component waits, also when it is planned
     later; others are delivered.
@@ -97,6 +99,7 @@ def test_nothing_of_a_component_whose_creation_failed_for_a_while_is_sent(journa
     assert len(remote.components["run"].points) == 6
 
 
+@pytest.mark.slow
 def test_everything_of_a_held_component_stays_pending(journal, tmp_path):
     """Of a component that can't go on nothing is sent or set aside, also of what is planned
     later in the pass; others go on.

@@ -155,6 +155,7 @@ def recorded(folder, drafts):
         first.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(30))
 @given(
     drafts=st.lists(st.tuples(DRAFTS, st.integers(0, 2), st.booleans()), min_size=1, max_size=40),

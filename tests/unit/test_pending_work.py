@@ -116,6 +116,7 @@ errors = st.none() | st.builds(
 counts = st.integers(0, 10**9)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         PassReport,

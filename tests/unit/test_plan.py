@@ -342,6 +342,7 @@ def test_every_entry_is_in_exactly_one_action(calls):
     assert sorted(s for turn in turns for s in turn.seqs) == [e.seq for e in entries]
 
 
+@pytest.mark.slow
 @given(st.lists(DRAFTS, min_size=1, max_size=40))
 def test_splitting_loses_nothing_and_ends(drafts):
     """Halving an action again and again ends in single changes or points that together settle

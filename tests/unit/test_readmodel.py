@@ -193,6 +193,7 @@ def appended(draw):
     return draw(st.lists(st.lists(point, min_size=1, max_size=8), min_size=1, max_size=5))
 
 
+@pytest.mark.slow
 @given(appended())
 @example([[("a", 0.0, None)] * 3, [("a", -0.0, 1)]])
 def test_following_gives_what_reading_it_all_gives(tmp_path_factory, calls):

@@ -347,6 +347,7 @@ def test_show_without_a_name_shows_the_newest_run(folder):
     assert json.loads(called("show", "deep", folder, "--json"))["name"] == "run-1"
 
 
+@pytest.mark.slow
 def test_a_plot_follows_a_run(tmp_path):
     """A point that arrives is drawn, without another key; the plot ends with the run."""
     program = (

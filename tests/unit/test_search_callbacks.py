@@ -76,6 +76,7 @@ def table(offline, title):
 # -- log_search ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "search",
     [
@@ -335,6 +336,7 @@ def test_trials_before_the_callback_are_recorded(offline):
     assert values(offline, "value") == {each.number: each.value for each in study.trials}
 
 
+@pytest.mark.slow
 def test_trials_that_another_journal_has_are_left_to_it(tmp_path):
     """Workers on other hosts record their own trials into the one run of the study."""
     storage = f"sqlite:///{tmp_path}/study.db"
@@ -523,6 +525,7 @@ def test_a_study_knows_what_to_resume(tmp_path, offline, monkeypatch):
     assert sorted(values(offline, "state", name)) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_study_without_a_block_is_concluded_at_exit(offline, tmp_path):
     """The table and the best trial are recorded, and a trial that raised, as with a block."""
     code = (

@@ -117,6 +117,7 @@ def test_after_refused_credentials_the_next_pass_looks_them_up_again(
     assert len(sim.components["run"].metrics) == 1
 
 
+@pytest.mark.slow
 def test_passes_share_the_requests_in_flight(connection, tmp_path):
     """Four passes at a time have no more requests in flight than one may have, and one each."""
     connection, sim = connection

@@ -140,6 +140,7 @@ def test_map_limits_count_the_merged_map(
     assert not sim.requests[-1].applied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
@@ -550,6 +551,7 @@ def test_outage_keeps_state_and_port(sim: Simulator) -> None:
     assert sagemaker.describe_experiment(ExperimentName="exp")["ExperimentName"] == "exp"
 
 
+@pytest.mark.slow
 def test_child_process_serves_and_keeps_state(tmp_path: Path) -> None:
     """As a process of its own it takes faults over HTTP, and its state survives a restart."""
     state = tmp_path / "state.json"

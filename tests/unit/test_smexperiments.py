@@ -276,6 +276,7 @@ def test_what_only_sagemaker_can_do_raises_offline_and_changes_nothing(folder):
     assert names(Trial.list()) == ["t"]
 
 
+@pytest.mark.slow
 def test_everything_can_be_deleted_at_sagemaker(aws):
     """`delete_all` takes components out of all their trials; what is not there is named."""
     experiment = Experiment.create("e")

@@ -522,6 +522,7 @@ def test_a_job_s_component_tells_its_job(aws):
     assert loaded.source == api_types.TrialComponentSource(arn, "SageMakerTrainingJob")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True])
 def test_lists_are_iterators_of_summaries(aws, monkeypatch, online):
     """Of the types in `api_types`, the newest first, all of them whatever a page holds."""
@@ -550,6 +551,7 @@ def test_lists_are_iterators_of_summaries(aws, monkeypatch, online):
     assert [str(each) for each in by_name] == ["c", "b", "a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True])
 @pytest.mark.parametrize("make", [lambda e: e, lambda e: e.to_boto()], ids=["object", "dict"])
 def test_a_search_takes_expressions_and_dicts(aws, monkeypatch, online, make):

@@ -150,6 +150,7 @@ def test_a_tracker_that_is_left_open_leaves_nothing(tmp_path):
     assert not Path(done.stdout.strip()).parent.exists()
 
 
+@pytest.mark.slow
 def test_processes_that_the_code_starts_log_to_the_same_journal_and_reach_nobody(offline_journal):
     """Whatever they are told about delivering, it stays pending."""
     program = (
