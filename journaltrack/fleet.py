@@ -48,7 +48,8 @@ class Outcome:
 
     Attributes:
         journals: What it was about.
-        exit_code: Of the command; docs/cli.md lists them. 1, too, if no worker finished it.
+        exit_code: Of the command; docs/reference/exit-codes.md lists them. 1, too, if no worker
+            finished it.
         report: The JSON document that it printed; None: it printed none.
         problems: What it printed on stderr, the last 10,000 characters.
         worker: The address of the worker that ran it; '' if none finished.

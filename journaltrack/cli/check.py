@@ -93,7 +93,7 @@ _OF_REMOTE: Final = {
 @click.option(
     "--deep",
     is_flag=True,
-    help="With --remote: download and hash objects without a whole SHA-256 in S3 (above 8 "
+    help="With --remote: download and hash objects without a whole SHA-256 in S3 (above 16 "
     "MiB). Nothing is kept.",
 )
 @common.connection_options

@@ -42,13 +42,13 @@ _MEANINGS = {
     ExitCode.UNEXPECTED: "an error in journaltrack itself (-v shows the traceback)",
     ExitCode.USAGE: "wrong usage",
     ExitCode.PENDING: "not everything is delivered: entries are pending or held",
-    ExitCode.PROBLEMS: "entries are quarantined or in doubt; after check: problems, or "
-    "something is missing or different; after import: something could not be read",
+    ExitCode.PROBLEMS: "entries are quarantined or in doubt; check: problems or differences; "
+    "import: unreadable parts",
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
     ExitCode.LEASE_HELD: "another process holds the journal's lease",
-    ExitCode.JOURNAL: "the journal is missing, not a journal, too new, damaged, altered, behind "
-    "another copy, read-only, or its disk fails",
+    ExitCode.JOURNAL: "no journal is there, or it is too new, damaged, altered, read-only, or "
+    "behind a copy",
     ExitCode.OUTPUT: "the output can't be written, for example on a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
     ExitCode.BROKEN_PIPE: "the reader of the output is gone, as with head",

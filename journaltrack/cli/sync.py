@@ -125,7 +125,8 @@ class _Run(common.Stoppable):
     metavar="OLD=NEW",
     multiple=True,
     type=_Replacement(),
-    help="Upload to NEW what was recorded for the bucket OLD. May be repeated.",
+    help="Upload to NEW what was recorded for the bucket OLD; first `journaltrack retry` what is "
+    "quarantined. May be repeated.",
 )
 @click.option(
     "--even-if-behind",
@@ -143,7 +144,7 @@ class _Run(common.Stoppable):
     "--concurrency",
     metavar="N",
     type=common.Whole(1, _CONCURRENCY_MAX),
-    help="Requests in flight, of all journals together.  [default: 96]",
+    help="Requests in flight, of all journals together, at most 16 of them uploads.  [default: 96]",
 )
 @click.option(
     "--jobs",

@@ -2,7 +2,7 @@
 
 The file is JSON Lines in ASCII: a header, the processes that attest, and their attestations in the
 order in which they came into the journal. The last line holds the number and the SHA-256 of all
-lines before. docs/cli.md lists the members.
+lines before. docs/reference/receipts-format.md lists the members.
 
 The file proves that it is whole, and that its chains are. It does not prove who made it: compare
 its digest with the one that was printed where it was made.

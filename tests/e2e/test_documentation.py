@@ -416,11 +416,16 @@ def test_every_block_of_the_documentation_works(path, tmp_path):
 
 
 def test_the_table_of_exit_codes_is_the_enum():
-    """docs/cli.md names every exit code with its meaning, and every command has its section."""
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| (\d+) \| (.*) \|$", text.replace("`", ""), re.MULTILINE)
+    """docs/reference/exit-codes.md names every exit code with its meaning, and what to do."""
+    text = (ROOT / "docs" / "reference" / "exit-codes.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (\d+) \| (.*?) \| .*\|$", text, re.MULTILINE)
     assert shown == [(str(code.value), code.meaning) for code in ExitCode]
-    assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_every_command_has_its_section():
+    """docs/cli.md, where `journaltrack help COMMAND` finds a command without a page of its own."""
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(COMMANDS)
 
 
 def test_the_table_of_keys_is_the_code():

@@ -1,6 +1,6 @@
 """Lay out a bundle: a tar archive that follows from its manifest.
 
-docs/bundles.md describes the format for readers.
+docs/reference/bundle-format.md describes the format for readers.
 
 ::
 
