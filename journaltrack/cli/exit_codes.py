@@ -47,8 +47,8 @@ _MEANINGS = {
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
     ExitCode.LEASE_HELD: "another process holds the journal's lease",
-    ExitCode.JOURNAL: "no journal is there, or it is too new, damaged, altered, read-only, or "
-    "behind a copy",
+    ExitCode.JOURNAL: "the journal is missing, too new, damaged, altered, read-only, or behind "
+    "another copy",
     ExitCode.OUTPUT: "the output can't be written, for example on a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
     ExitCode.BROKEN_PIPE: "the reader of the output is gone, as with head",

@@ -243,22 +243,22 @@ class Configuration:
 
     journal: str | None = _text(
         None,
-        "the default journal's folder; none: journal in JOURNALTRACK_HOME, see below",
+        "folder of the default journal; none: journal in JOURNALTRACK_HOME",
         path=True,
     )
     mirror: str | None = _text(
         None,
-        "folder that machines share, for all that is logged (docs/mirrors.md); none: no mirror",
+        "shared folder for all that is logged (docs/mirrors.md); none: no mirror",
         path=True,
     )
     mirror_every_s: float = _number(
         1.5,
-        "least time between segments of a mirror; an entry waits half a second more",
+        "least time between segments of a mirror; entries wait 0.5 s more",
         least=0.1,
         most=3600.0,
     )
     mirror_heartbeat_s: float = _number(
-        30.0, "how often whoever writes a mirror shows that the node lives", least=0.1, most=3600.0
+        30.0, "time between heartbeats of a mirror", least=0.1, most=3600.0
     )
     sync: str | None = _text(
         None,
@@ -267,7 +267,7 @@ class Configuration:
     )
     durability: str = _text(
         "process",
-        "what a returned call survives: a kill, or also a loss of power",
+        "what a returned call survives: a kill, or also a power loss",
         choices=("process", "power"),
     )
     close_deadline_s: float = _number(10.0, "how long a tracker's close may deliver")
@@ -282,7 +282,7 @@ class Configuration:
     )
     timestamps: str = _text(
         "keep",
-        "metrics over 14 days old or 2 hours ahead: send their time or the delivery's",
+        "time of metrics over 14 days old or 2 hours ahead",
         choices=("keep", "shift"),
     )
     visible_after_s: float = _number(
@@ -290,29 +290,27 @@ class Configuration:
     )
     anchor: str = _text(
         "artifacts",
-        "where a sync puts the heads of the journal's chains, see below",
+        "where a sync puts the heads of the journal's chains",
         choices=("artifacts", "s3", "parameter", "both", "off"),
     )
-    anchor_prefix: str = _text(
-        "", "prefix of a journal's anchors in S3; none: the bucket's root, see below"
-    )
+    anchor_prefix: str = _text("", "prefix of a journal's anchors in S3; none: the bucket's root")
     end_interrupted: bool = _switch(
         "whether a sync marks runs of dead processes as Stopped", default=True
     )
     claim_s: float = _number(
         600.0,
-        "how long a mirrored journal's delivery may be out of touch before another machine's",
+        "silence after which another machine may deliver a mirrored journal",
         least=1.0,
         most=604_800.0,
     )
     silent_after_s: float = _number(
         600.0,
-        "how long a mirrored node may be silent before its runs end as Stopped; 0: for ever",
+        "silence of a mirrored node after which its runs are Stopped; 0: never",
         zero=True,
     )
     sigterm: str = _text(
         "default",
-        "what SIGTERM does in a tracker's `with` block: the usual, or end the run",
+        "what SIGTERM does in a tracker's `with` block",
         choices=("default", "stop"),
     )
     lineage: bool = _switch("whether to record lineage for logged files and charts", default=True)
@@ -345,7 +343,7 @@ class Configuration:
     s3_kms_key: str | None = _text(None, "id, ARN or alias of the KMS key for uploads")
     s3_bucket_owner: str | None = _text(
         None,
-        "account (12 digits) that must own the buckets; the default bucket is always the caller's",
+        "account (12 digits) that must own named buckets; none: any",
     )
     s3_requests_paid_by: str = _text(
         "owner", "who pays for requests to the buckets", choices=("owner", "requester")
