@@ -54,7 +54,8 @@ def write_commands(*_: object) -> None:
     (GENERATED / "commands.md").write_text("\n".join(listed) + "\n", encoding="utf-8")
     for name in COMMANDS:
         context = click.Context(main.get_command(group, name), group, name)
-        page = "\n".join([f"# {name}", *helps(context)])
+        more = f"See also [what scripts read](../../cli.md#{name})."
+        page = "\n".join([f"# {name}", *helps(context), more])
         (GENERATED / f"{name}.md").write_text(page + "\n", encoding="utf-8")
 
 
