@@ -1,5 +1,5 @@
 """Measurements of journaltrack against floors taken in the same run: ``python -m benchmarks``, see
-docs/performance.md.
+benchmarks/README.md.
 
 Every side of every comparison runs in a fresh child process, the sides take turns, and what is
 reported is the median of the ratios of single rounds: this is the figure that a busy machine

@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="what an earlier run left: say at the end what has changed since",
     )
     parser.add_argument(
-        "--markdown", action="store_true", help="print tables as docs/performance.md has them"
+        "--markdown", action="store_true", help="print tables as benchmarks/README.md has them"
     )
     parser.add_argument(
         "--folder", type=Path, help="where journals are written: measure the disk that matters"

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report [--into docs/performance.md] FILE…``: tables in Markdown from the
+"""``python -m benchmarks.report [--into benchmarks/README.md] FILE…``: tables in Markdown from the
 JSON that runs have left; nothing is measured.
 
 A page says where a table goes, and keeps its text: what stands between ``<!-- table: NAME -->`` and

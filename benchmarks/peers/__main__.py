@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--json", type=Path, metavar="FILE", help="default: a new file in benchmarks/results/"
     )
     parser.add_argument(
-        "--markdown", action="store_true", help="print the table as docs/performance.md has it"
+        "--markdown", action="store_true", help="print the table as benchmarks/README.md has it"
     )
     parser.add_argument(
         "--folder", type=Path, help="where stores are written: measure the disk that matters"

@@ -25,7 +25,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/site/index"
 include_patterns = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**"]
-include_patterns += [".github/SECURITY.md", "tests/README.md"]
+include_patterns += [".github/SECURITY.md", "benchmarks/README.md", "tests/README.md"]
 exclude_patterns = [".venv*", "build", "dist"]
 nitpicky = False  # annotations name classes of the standard library and of boto3
 default_role = "code"
