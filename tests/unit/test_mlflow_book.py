@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from contextlib import closing
 
 import pytest
@@ -12,6 +13,7 @@ from journaltrack.compat.mlflow import book, state
 from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.state import ExperimentState, Point
 from journaltrack.errors import ArtifactError, InvalidInputError
+from journaltrack.journal import vocabulary
 from journaltrack.tracking.settings import settings_of
 
 
@@ -132,3 +134,58 @@ def test_a_model_is_found_by_its_id_in_any_process(books):
     assert (point.name, point.point.value, point.dataset_name) == ("acc", 0.5, "train")
     with pytest.raises(KeyError):
         other.run_of_model("m-2")
+
+
+def test_what_depends_on_what_a_run_has_is_not_changed_in_between(books):
+    """Two processes set one parameter at once: the slower one is asked again, and sees it."""
+    held, other = books(), books()
+    run_id = begun(held)
+    run, asked = held.run(run_id), []
+
+    def drafts_of(now):
+        if not asked:
+            theirs = other.run(run_id)
+            other.append(theirs, other.parameter_drafts(theirs, {"lr": "1"}))
+        asked.append(dict(now.parameters))
+        return held.parameter_drafts(run, {"lr": "2"})
+
+    held.change(run, ["lr"], drafts_of)
+    assert asked == [{}, {"lr": "1"}]
+    # What has another name disturbs nobody.
+    asked.clear()
+    held.change(run, ["epochs"], drafts_of)
+    assert len(asked) == 1
+
+
+def test_a_journal_that_refuses_knows_what_waits(folder):
+    """Nothing is left out when the journal takes the calls, and each has seen the one before."""
+    with (
+        closing(Journal.open(folder, busy_timeout_s=0.01)) as journal,
+        closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as locking,
+    ):
+        held = Book(journal, settings_of())
+        run, seen = held.run(begun(held)), []
+
+        def add(number):
+            def drafts_of(now):
+                seen.append(sorted(now.parameters))
+                return [vocabulary.parameter(f"p{number}", number), *of_model(now, number)]
+
+            held.change(run, [f"p{number}", f"{state.MODEL}m-1"], drafts_of)
+
+        def of_model(now, number):
+            told = dict(now.told(state.MODEL)).get("m-1", {})
+            return [state.document(state.MODEL, "m-1", {**told, f"n{number}": number})]
+
+        locking.execute("BEGIN IMMEDIATE")
+        with pytest.warns(RuntimeWarning, match="wait"):
+            add(1)
+        add(2)
+        assert journal.unwritten
+        locking.execute("ROLLBACK")
+        add(3)
+        assert seen == [[], ["p1"], ["p1", "p2"]]
+        journal.save()
+        after = held.state(run.state.name)
+        assert sorted(after.parameters) == ["p1", "p2", "p3"]
+        assert dict(after.told(state.MODEL)) == {"m-1": {"n1": 1, "n2": 2, "n3": 3}}

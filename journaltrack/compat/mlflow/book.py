@@ -9,12 +9,14 @@ Invariant: a call that returns is in the journal, with all its parts or with non
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -59,6 +61,10 @@ _SELECT_MODEL: Final = (
     "SELECT c.name FROM entry e JOIN component c ON c.id = e.component_id "
     "WHERE e.stream <> 'metric' AND e.kind = 'label' AND e.name = ? LIMIT 1"
 )
+_SELECT_CHANGED: Final = (
+    "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' AND seq > ? "
+    "AND name IN (SELECT value FROM json_each(?)) LIMIT 1"
+)
 
 
 class OfModel(NamedTuple):
@@ -81,7 +87,7 @@ class Run:
         self.state = RunState(component.trial_component_name)
         # Names of metrics that need no check any more.
         self.names: set[str] = set()
-        # Held by a thread that records what depends on what it has read.
+        # Held by a thread that records what depends on what it has read (``Book.change``).
         self.changes = threading.RLock()
 
 
@@ -209,6 +215,37 @@ class Book:
     def append(self, run: Run, drafts: Sequence[Draft]) -> None:
         """Record something of a run."""
         self.journal.append(run.id, drafts)
+
+    def change(
+        self, run: Run, names: Sequence[str], drafts_of: Callable[[RunState], Sequence[Draft]]
+    ) -> None:
+        """Record what depends on what a run has. No other process changes that in between.
+
+        While the journal refuses, other processes are not looked at: nothing is left out.
+
+        Args:
+            run: The run.
+            names: Of the parameters and labels that it depends on.
+            drafts_of: Called with the run as it is now, and again if somebody was faster.
+        """
+        wanted = json.dumps(list(names))
+        with run.changes:
+            while True:
+                now, condition = self.state(run.state.name), None
+                if self.journal.unwritten:
+                    now = RunState(now.name)
+                    # Also those that wait in memory.
+                    for entry in self.journal.state_entries(run.id):
+                        now.add(entry)
+                else:
+                    seen = (run.id, now.last_seq, wanted)
+                    condition = functools.partial(self._is_unchanged, seen)
+                drafts = drafts_of(now)
+                if not drafts or self.journal.append_if(condition, run.id, drafts):
+                    return
+
+    def _is_unchanged(self, seen: tuple[int, int, str]) -> bool:
+        return not self.journal.database.read(_SELECT_CHANGED, seen)
 
     # -- logging -----------------------------------------------------------------------------------
 

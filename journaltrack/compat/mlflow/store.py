@@ -15,7 +15,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mlflow.entities import (
@@ -24,11 +24,9 @@ from mlflow.entities import (
     LoggedModel,
     LoggedModelStatus,
     Metric,
-    Param,
     Run,
     RunInfo,
     RunStatus,
-    RunTag,
     ViewType,
     _DatasetSummary,
 )
@@ -313,7 +311,8 @@ class TrackingStore(AbstractStore):
             _check_length(tag.key)
         _validate_param_keys_unique(params)
         run = self._open(run_id)
-        drafts = [
+        given = _pairs(params)
+        points = [
             book.point_draft(
                 each.key,
                 each.value,
@@ -327,21 +326,25 @@ class TrackingStore(AbstractStore):
             )
             for each in metrics
         ]
-        with told_to_mlflow(), run.changes if params else contextlib.nullcontext():
-            drafts += self._parameters(run, params)
-            drafts += state.tag_drafts(_pairs(tags), run.state.legal_tags)
-            if drafts:
+
+        def drafts_of(now: RunState) -> list[Draft]:
+            parameters = self._parameters(run, now, given) if given else []
+            return [*points, *parameters, *state.tag_drafts(_pairs(tags), now.legal_tags)]
+
+        with told_to_mlflow():
+            if given:
+                self._book.change(run, list(given), drafts_of)
+            elif drafts := drafts_of(run.state):
                 self._book.append(run, drafts)
 
-    def _parameters(self, run: book.Run, params: Sequence[Param]) -> list[Draft]:
+    def _parameters(self, run: book.Run, now: RunState, given: Mapping[str, str]) -> list[Draft]:
         """Draft parameters; as in all of MLflow's stores, none can be changed."""
-        given = {each.key: "" if each.value is None else str(each.value) for each in params}
-        held = self._book.run(run.state.name).state.parameters if params else {}
+        held = now.parameters
         for key, value in given.items():
             if key in held and held[key] not in {value, vocabulary.REDACTED}:
                 raise MlflowException(
                     f"Changing param values is not allowed. Param with key='{key}' was already "
-                    f"logged with value='{held[key]}' for run ID='{run.state.name}'. Attempted "
+                    f"logged with value='{held[key]}' for run ID='{now.name}'. Attempted "
                     f"logging new value '{value}'.",
                     INVALID_PARAMETER_VALUE,
                 )
@@ -371,10 +374,14 @@ class TrackingStore(AbstractStore):
             self._book.append(run, state.tag_drafts({key: None}, set()))
 
     def record_logged_model(self, run_id, mlflow_model) -> None:
-        run = self._open(run_id)
-        before = json.loads(run.state.tags.get(MLFLOW_LOGGED_MODELS, "[]"))
-        told = json.dumps([*before, mlflow_model.get_tags_dict()])
-        self.log_batch(run_id, [], [], [RunTag(MLFLOW_LOGGED_MODELS, told)])
+        told = mlflow_model.get_tags_dict()
+
+        def drafts_of(now: RunState) -> list[Draft]:
+            before = json.loads(now.tags.get(MLFLOW_LOGGED_MODELS, "[]"))
+            return state.tag_drafts({MLFLOW_LOGGED_MODELS: json.dumps([*before, told])}, set())
+
+        with told_to_mlflow():
+            self._book.change(self._open(run_id), [MLFLOW_LOGGED_MODELS], drafts_of)
 
     def log_inputs(self, run_id, datasets=None, models=None) -> None:
         run = self._open(run_id)
@@ -447,6 +454,11 @@ class TrackingStore(AbstractStore):
                 "params": _pairs(params),
             }
             self._book.append(run, [state.document(state.MODEL, model_id, told)])
+            # Another process may have begun one of this name meanwhile: the first has the folder.
+            models = self._book.state(run.state.name).told(state.MODEL)
+            folder = told["folder"]
+            if next(own for own, each in models if each.get("folder") == folder) != model_id:
+                self._change(model_id, lambda own: own.update(folder=f"{name}-{model_id}"))
         return self.get_logged_model(model_id)
 
     def log_logged_model_params(self, model_id, params) -> None:
@@ -508,11 +520,16 @@ class TrackingStore(AbstractStore):
             raise _missing(f"Logged model with ID '{model_id}' not found.") from None
 
     def _change(self, model_id: str, change: Any) -> LoggedModel:  # noqa: ANN401 - of its document
-        run, told = self._model_told(model_id)
-        change(told)
-        told["updated_ms"] = time.time_ns() // 10**6
+        run, _ = self._model_told(model_id)
+
+        def drafts_of(now: RunState) -> list[Draft]:
+            told = dict(now.told(state.MODEL))[model_id]
+            change(told)
+            told["updated_ms"] = time.time_ns() // 10**6
+            return [state.document(state.MODEL, model_id, told)]
+
         with told_to_mlflow():
-            self._book.append(run, [state.document(state.MODEL, model_id, told)])
+            self._book.change(run, [f"{state.MODEL}{model_id}"], drafts_of)
         return self.get_logged_model(model_id, allow_deleted=True)
 
     def _search_datasets(self, experiment_ids) -> list[_DatasetSummary]:
