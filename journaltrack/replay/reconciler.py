@@ -60,6 +60,7 @@ from journaltrack.replay.plan import planner
 from journaltrack.replay.plan.actions import (
     Action,
     ComponentState,
+    Conclude,
     Declare,
     Link,
     Request,
@@ -71,6 +72,7 @@ from journaltrack.replay.plan.pending import (
     Chunk,
     PendingChunks,
     Wanted,
+    is_open,
     pending_chunks,
     read_states,
 )
@@ -307,6 +309,7 @@ class Reconciler:
         # The number of another copy's newest anchor.
         self._ahead = 0
         self._seen_seq = 0
+        self._conclusions: list[Conclude] = []
 
     def run(self) -> PassReport:
         """Try everything pending once, with the remote's retries.
@@ -536,6 +539,7 @@ class Reconciler:
                 if time.monotonic() - looked_at >= _FRESH_S:
                     break
             else:
+                dispatch.perform(self._concluding())
                 return
 
     def _replay_chunk(
@@ -559,10 +563,19 @@ class Reconciler:
         uploads.put_off_lineage(
             seq for action in actions if isinstance(action, Link) for seq in action.seqs
         )
-        rest = self._resolved(
-            settlement, uploads, [request for request in requests if request.phase > 1]
-        )
+        self._conclusions += [each for each in requests if isinstance(each, Conclude)]
+        rest = [each for each in requests if each.phase > 1 and not isinstance(each, Conclude)]
+        rest = self._resolved(settlement, uploads, rest)
         dispatch.perform(chain(rest, metrics))
+
+    def _concluding(self) -> list[Request]:
+        """Return the last requests of components of which nothing else is left to send."""
+        return [
+            each
+            for each in self._conclusions
+            if not self._course.is_closed(each.component_id)
+            and not is_open(self._journal.database, each.component_id, each.seqs)
+        ]
 
     def _proved(self, chunk: Chunk) -> Chunk:
         """Return the chunk without the entries of writers whose chain does not hold.

@@ -455,6 +455,21 @@ def test_a_server_gets_what_mlflow_itself_would_have_written(journal, tmp_path, 
     assert checked.verified, checked.differences
 
 
+def test_a_deleted_run_is_deleted_at_the_server_and_can_be_restored(journal, server):
+    """It arrives whole, and a check finds it; what is restored here is restored there."""
+    with mlflow.start_run() as run:
+        mlflow.log_metric("loss", 0.5, step=3)
+    mlflow.delete_run(run.info.run_id)
+    assert sync(journal, destination=server).pending == 0
+    assert runs_of(server, run.info.run_id) == []
+    checked = verify(journal, destination=server)
+    assert checked.verified, checked.differences
+    MlflowClient().restore_run(run.info.run_id)
+    assert sync(journal, destination=server).pending == 0
+    (there,) = runs_of(server, run.info.run_id)
+    assert history(server, there, "loss") == [(3, 0.5)]
+
+
 def test_mlflows_page_shows_a_journal(journal, tmp_path):
     """Its server answers from the journal whatever the page asks, and records what people set."""
     run_id, child_id = logged(tmp_path)

@@ -182,6 +182,7 @@ class MlflowServer:
             ("POST", "runs/search"): self._search_runs,
             ("POST", "runs/update"): self._update_run,
             ("POST", "runs/delete"): self._delete_run,
+            ("POST", "runs/restore"): self._restore_run,
             ("POST", "runs/delete-tag"): self._delete_tag,
             ("POST", "runs/log-batch"): self._log_batch,
             ("POST", "runs/log-inputs"): self._log_inputs,
@@ -287,7 +288,7 @@ class MlflowServer:
             self._run_json(run)
             for run in self.runs.values()
             if run.experiment_id in told["experiment_ids"]
-            and not run.deleted
+            and (told.get("run_view_type") == "ALL" or not run.deleted)
             and all(run.tags.get(key) == value for key, value in wanted)
         ]
         return _page(found, told, "runs")
@@ -303,6 +304,10 @@ class MlflowServer:
 
     def _delete_run(self, told: dict[str, Any]) -> dict[str, Any]:
         self._run(told).deleted = True
+        return {}
+
+    def _restore_run(self, told: dict[str, Any]) -> dict[str, Any]:
+        self._run(told).deleted = False
         return {}
 
     def _delete_tag(self, told: dict[str, Any]) -> dict[str, Any]:

@@ -310,6 +310,49 @@ def test_a_run_that_was_deleted_holds_only_itself(server, journal):
     assert not server.active("run")
 
 
+DELETION = vocabulary.label(vocabulary.STAGE, vocabulary.DELETED)
+
+
+@pytest.mark.journal({"run": [CREATION, DELETION, *points(3)]})
+def test_a_run_that_was_deleted_offline_arrives_whole_and_is_deleted_there(server, journal):
+    """After everything else of it, files too. Restored offline, it is restored there first."""
+    add_artifact(journal, b"weights")
+    assert delivered(server, journal).pending == 0
+    assert server.active("run") == []
+    (run,) = server.runs.values()
+    assert (run.deleted, len(run.points), list(server.files.values())) == (True, 3, [b"weights"])
+    with connected(server) as remote:
+        # A check finds it as it finds others.
+        assert remote.describe("run").owner == "me"
+        assert len([*remote.points("run", "loss")]) == 3
+    asked = len(server.asked)
+    assert delivered(server, journal).requests == 0
+    assert len(server.asked) == asked
+    component_id = journal.component("run")
+    restored = vocabulary.label(vocabulary.STAGE, "active")
+    journal.append(
+        component_id, [vocabulary.metric("loss", 9.0, 9, 1), vocabulary.tags({"a": "b"}), restored]
+    )
+    assert delivered(server, journal).pending == 0
+    assert only_run(server) is run
+    assert (len(run.points), run.tags["a"], len(server.runs)) == (4, "b", 1)
+
+
+@pytest.mark.journal({"run": [CREATION, DELETION, *points(3)]})
+def test_a_run_is_not_deleted_before_everything_else_of_it_is_there(server, journal):
+    """Whatever is cut off: a run that is gone takes nothing. Then the next pass deletes it."""
+    server.fault = lambda _, __, path: 503 if path.endswith("/log-batch") else None
+    assert delivered(server, journal).pending > 0
+    assert len(server.active("run")) == 1
+    server.fault = lambda _, __, path: CUT_BEFORE if path.endswith("/delete") else None
+    assert delivered(server, journal).pending == 1
+    # Another attempt finds what the lost answer did.
+    server.fault = lambda _, __, path: CUT_AFTER if path.endswith("/delete") else None
+    assert delivered(server, journal).pending == 0
+    (run,) = server.runs.values()
+    assert (run.deleted, len(run.points)) == (True, 3)
+
+
 @pytest.mark.journal({"run": [CREATION, vocabulary.associate(experiment="gone", trial=None)]})
 def test_a_deleted_experiment_holds_its_runs_and_says_what_to_do(server, journal):
     """Nothing is sent into a deleted experiment, and the report names it."""

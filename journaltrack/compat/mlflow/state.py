@@ -18,7 +18,7 @@ from journaltrack import limits
 from journaltrack.compat.mlflow import addresses
 from journaltrack.journal import fold, groups, vocabulary
 from journaltrack.journal.fold import Status
-from journaltrack.journal.vocabulary import DATASET, OWN_LABEL, Draft, Entry
+from journaltrack.journal.vocabulary import DATASET, DELETED, OWN_LABEL, STAGE, Draft, Entry
 
 NOTE: Final = "mlflow.note.content"
 RUN_NAME: Final = "mlflow.runName"
@@ -26,9 +26,6 @@ MODEL: Final = f"{OWN_LABEL}model/"
 """The beginning of labels that keep a logged model."""
 MODEL_INPUT: Final = f"{OWN_LABEL}model-input/"
 MODEL_OUTPUT: Final = f"{OWN_LABEL}model-output/"
-STAGE: Final = f"{OWN_LABEL}stage"
-"""The label that says "deleted" of a run or an experiment."""
-DELETED: Final = "deleted"
 _SYSTEM: Final = "mlflow."
 
 STATUSES: Final = {

@@ -143,7 +143,7 @@ class TrackingStore(AbstractStore):
             raise _refused("the default experiment can't be deleted. No changes were made")
         if known.is_deleted:
             raise _missing(f"No active experiment with id={experiment_id}")
-        self._declare(known, {}, state.DELETED)
+        self._declare(known, {}, vocabulary.DELETED)
 
     def restore_experiment(self, experiment_id) -> None:
         known = self._known(experiment_id)
@@ -233,7 +233,7 @@ class TrackingStore(AbstractStore):
         return self.get_run(run_id).info
 
     def delete_run(self, run_id) -> None:
-        self._stage(self._open(run_id), state.DELETED)
+        self._stage(self._open(run_id), vocabulary.DELETED)
 
     def restore_run(self, run_id) -> None:
         run = self._read(run_id)
@@ -245,7 +245,7 @@ class TrackingStore(AbstractStore):
 
     def _stage(self, run: book.Run, stage: str) -> None:
         with told_to_mlflow():
-            self._book.append(run, [vocabulary.label(state.STAGE, stage)])
+            self._book.append(run, [vocabulary.label(vocabulary.STAGE, stage)])
             self._book.run(run.state.name)
 
     def _search_runs(
@@ -476,11 +476,11 @@ class TrackingStore(AbstractStore):
         self._change(model_id, lambda told: told["tags"].pop(key, None))
 
     def delete_logged_model(self, model_id) -> None:
-        self._change(model_id, lambda told: told.update(stage=state.DELETED))
+        self._change(model_id, lambda told: told.update(stage=vocabulary.DELETED))
 
     def get_logged_model(self, model_id, allow_deleted=False) -> LoggedModel:
         run, told = self._model_told(model_id)
-        if told.get("stage") == state.DELETED and not allow_deleted:
+        if told.get("stage") == vocabulary.DELETED and not allow_deleted:
             raise _missing(f"Logged model with ID '{model_id}' not found.")
         return entities.model(self._book, model_id, run.state, told)
 
@@ -502,7 +502,7 @@ class TrackingStore(AbstractStore):
         known = []
         for run in self._book.runs():
             for model_id, told in run.told(state.MODEL):
-                is_deleted = told.get("stage") == state.DELETED
+                is_deleted = told.get("stage") == vocabulary.DELETED
                 if str(told.get("experiment_id")) in wanted and not is_deleted:
                     # A document that can't be read hides no other.
                     with contextlib.suppress(ValueError, TypeError, AttributeError):

@@ -36,7 +36,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.fold import Artifact, Status, merge_status
 from journaltrack.journal.groups import Declared, Group, GroupKind, named_trial
-from journaltrack.journal.vocabulary import DATASET
+from journaltrack.journal.vocabulary import DATASET, DELETED, STAGE
 from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
@@ -166,7 +166,7 @@ class MlflowRemote:
             told = self._read(run)
         except ComponentMissingError:
             told = None
-        if told is None or told["info"].get("lifecycle_stage") == "deleted":
+        if told is None or not told_as.is_there(told):
             self._forget(component)
             return None
         return told_as.component_of(component, told, f"{self._http.server.base}/#/experiments/")
@@ -239,9 +239,14 @@ class MlflowRemote:
         return frozenset(names.read(key[begin:]).lower() for key in held)
 
     def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
-        """Set the tags, and what is told by labels: dataset inputs, and the parent run."""
+        """Set the tags, and what is told by labels.
+
+        These are dataset inputs, the parent run, and whether the run is deleted.
+        """
         run = self._run(component)
         given = {key: value for key, value in tags.items() if value is not None}
+        if (stage := given.pop(STAGE, None)) is not None:
+            self._stage(component, run, stage)
         datasets = [given.pop(key) for key in list(given) if key.startswith(DATASET)]
         wanted = {names.tag(key): value for key, value in given.items()}
         if told_as.PARENT in wanted:
@@ -255,6 +260,17 @@ class MlflowRemote:
             content = {"run_id": run.id, "datasets": [json.loads(each) for each in datasets]}
             self._about(component, lambda: self._http.post("runs/log-inputs", content))
         return Answer()
+
+    def _stage(self, component: str, run: _Run, stage: str) -> None:
+        """Delete or restore a run. The tag says that the journal wants it so."""
+        told = self._about(component, lambda: self._read(run))
+        if told["info"].get("lifecycle_stage") == DELETED:
+            if stage == DELETED:
+                return
+            self._http.post("runs/restore", {"run_id": run.id})
+        self._send(component, run, {}, {told_as.STAGED: stage})
+        if stage == DELETED:
+            self._about(component, lambda: self._http.post("runs/delete", {"run_id": run.id}))
 
     def _parent(self, component: str) -> str:
         """Return the id of the run that a component is here."""
@@ -408,8 +424,7 @@ class MlflowRemote:
                 told = self._http.get("runs/get", "run", run_id=run_id)["run"]
             except ComponentMissingError:
                 return None
-            is_deleted = told["info"].get("lifecycle_stage") == "deleted"
-            return None if is_deleted else told_as.tags_in(told)
+            return told_as.tags_in(told) if told_as.is_there(told) else None
 
         return self._artifacts.find(uri, noted, read=read)
 
@@ -509,10 +524,10 @@ class MlflowRemote:
             "experiment_ids": ids,
             "filter": " AND ".join(f"tags.`{tag}` = '{text}'" for tag, text in wanted.items()),
             "max_results": PAGE,
-            "run_view_type": "ACTIVE_ONLY",
+            "run_view_type": "ALL",
         }
         for page in pages(self._http, "runs/search", asked) if ids else ():
-            found += page.get("runs") or ()
+            found += filter(told_as.is_there, page.get("runs") or ())
         if not found:
             return None
         if len({told_as.tags_in(run).get(told_as.OWNER) for run in found}) > 1:

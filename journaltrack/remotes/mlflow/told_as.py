@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.journal.groups import Group
-from journaltrack.journal.vocabulary import DATASET, OWN_LABEL
+from journaltrack.journal.vocabulary import DATASET, DELETED, OWN_LABEL, STAGE
 from journaltrack.remotes.mlflow import names
 from journaltrack.replay.remote import RemoteComponent
 
@@ -23,6 +23,8 @@ DELIVERED: Final = f"{names.OURS}delivered"
 ASKED: Final = f"{names.OURS}created"
 """The tag that says when a run's creation was sent, nanoseconds since the epoch."""
 STATUS: Final = f"{names.OURS}status"
+STAGED: Final = f"{names.OURS}stage"
+"""The tag of a run that the journal says is deleted."""
 PARAMETER: Final = f"{names.OURS}parameter."
 INPUT: Final = f"{names.OURS}input."
 OUTPUT: Final = f"{names.OURS}output."
@@ -36,7 +38,13 @@ NAME: Final = f"{names.OURS}experiment"
 
 def has_label(name: str) -> bool:
     """Return whether MLflow has a place for a label of this name."""
-    return not name.startswith(OWN_LABEL) or name.startswith(DATASET)
+    return not name.startswith(OWN_LABEL) or name.startswith(DATASET) or name == STAGE
+
+
+def is_there(run: Mapping[str, Any]) -> bool:
+    """Return whether a run counts as there: one that the journal says is deleted does."""
+    is_deleted = run["info"].get("lifecycle_stage") == DELETED
+    return not is_deleted or tags_in(run).get(STAGED) == DELETED
 
 
 def preference(run: Mapping[str, Any]) -> tuple[bool, str, str]:

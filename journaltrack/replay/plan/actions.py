@@ -367,6 +367,18 @@ class AddTags:
         return tuple(replace(self, parts=half) for half in _halves(self.parts))
 
 
+class Restore(AddTags):
+    """Restore a run that was deleted, before anything else of it is sent."""
+
+    phase: ClassVar[int] = 1
+
+
+class Conclude(AddTags):
+    """Delete a run, after everything else of it has arrived."""
+
+    phase: ClassVar[int] = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """Put the blob into S3 under the artifact's name.

@@ -4,7 +4,8 @@
   gave is not sent again with an earlier value.
 - What puts a component into a trial, and what takes it out, is sent in order. An entry that a
   later one undid, which arrived, needs no request.
-- Tags fold into one request, without those of which a later value arrived.
+- Tags fold into one request, without those of which a later value arrived. Whether a run is
+  deleted goes by itself: a run that is gone takes nothing.
 
 Pure: no I/O, no clock. Must not know SQLite or any remote.
 """
@@ -32,8 +33,10 @@ from journaltrack.replay.plan.actions import (
     AddTags,
     Associate,
     ComponentState,
+    Conclude,
     Declare,
     Disassociate,
+    Restore,
     Settle,
 )
 
@@ -130,5 +133,11 @@ def tags(
             by = max((later[key] for key in told), default=0)
             why = f"entry {by} overrides it" if told else "it has no tags"
             yield Settle(component_id, (entry.seq,), "superseded", why)
-    if parts:
-        yield AddTags(component_id, component, tuple(reversed(parts)))
+    parts.reverse()
+    staged = tuple(part for part in parts if part[1][0][0] == vocabulary.STAGE)
+    if others := tuple(part for part in parts if part not in staged):
+        yield AddTags(component_id, component, others)
+    if staged:
+        is_deleted = staged[-1][1][0][1] == vocabulary.DELETED
+        make = Conclude if is_deleted else Restore if state.confirmed else AddTags
+        yield make(component_id, component, staged)

@@ -161,6 +161,19 @@ def read_states(
     return states
 
 
+def is_open(database: Database, component_id: int, seqs: Sequence[int]) -> bool:
+    """Return whether anything of a component is pending beside these entries, or restores it."""
+    named = json.dumps(seqs)
+    of_others = "e.component_id = ? AND e.seq NOT IN (SELECT value FROM json_each(?))"
+    later = "SELECT 1 FROM entry e WHERE e.stream <> 'metric' AND e.name = ? AND e.seq > ? AND "
+    return bool(
+        database.read(f"SELECT 1 {queries.PENDING} AND {of_others} LIMIT 1", (component_id, named))
+        or database.read(
+            f"{later}{of_others} LIMIT 1", (vocabulary.STAGE, max(seqs), component_id, named)
+        )
+    )
+
+
 def _grouped(database: Database, component_id: int) -> list[Entry]:
     """Return the entries about experiments, trials and tags that arrived."""
     rows = database.read(
