@@ -22,7 +22,7 @@ LABELS = [
     vocabulary.label("long", "x" * 7_000),
     vocabulary.label("gone", "soon"),
     vocabulary.label("gone", None),
-    vocabulary.label(f"{OWN_LABEL}stage", "deleted"),
+    vocabulary.label(f"{OWN_LABEL}other", "document"),
     vocabulary.label(f"{DATASET}abc/iris", json.dumps({**SET, "tags": []})),
 ]
 
@@ -67,7 +67,7 @@ def test_mlflow_gets_labels_as_tags_and_datasets(journal):
         assert own == {"mlflow.source.name": "train.py", "long": "x" * 7_000}
         assert run.datasets == {("iris", "abc"): {**SET, "tags": []}}
         stayed = {name for name, outcome, _ in outcomes(journal) if outcome == "superseded"}
-        assert f"{OWN_LABEL}stage" in stayed
+        assert f"{OWN_LABEL}other" in stayed
         # What was there is removed as well.
         with connected(server, owners={"run": "me"}) as remote:
             assert remote.tags("run")["long"] == "x" * 7_000
