@@ -129,9 +129,9 @@ def _replayed(
     """Replay an open journal to the remote of a connection, once."""
     from journaltrack.replay.reconciler import Reconciler  # noqa: PLC0415 - as in ``run_pass``
 
-    owners = destinations.owners(journal.database) if connection.destination else None
+    own = destinations.own(journal.database) if connection.destination else None
     sharing = connection.sharing
-    with retrying(connection, gate, options.concurrency, owners) as remote:
+    with retrying(connection, gate, options.concurrency, own) as remote:
         report = Reconciler(
             journal,
             remote,
@@ -299,8 +299,8 @@ def _verified(
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        owners = destinations.owners(opened.database) if connection.destination else None
-        with retrying(connection, deadline, CONCURRENCY, owners) as remote:
+        own = destinations.own(opened.database) if connection.destination else None
+        with retrying(connection, deadline, CONCURRENCY, own) as remote:
             return Verifier(
                 opened, remote, options=options, deadline=deadline, on_progress=on_progress
             ).run()
@@ -396,8 +396,8 @@ def run_prune(
         return prune(folder, ask=None, **what)
     deadline = deadline or Deadline()
     with contextlib.closing(Journal.open(folder, create=False, read_only=True)) as opened:
-        owners = destinations.owners(opened.database) if connection.destination else None
-        with retrying(connection, deadline, CONCURRENCY, owners) as remote:
+        own = destinations.own(opened.database) if connection.destination else None
+        with retrying(connection, deadline, CONCURRENCY, own) as remote:
             return prune(folder, ask=Confirmation(opened, remote, options, deadline), **what)
 
 

@@ -23,6 +23,7 @@ from journaltrack.util.deadline import CallersDeadline, Deadline
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from journaltrack.journal.destinations import Own
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
@@ -259,7 +260,7 @@ def retrying(
     connection: Connection,
     deadline: Deadline,
     concurrency: int,
-    owners: Mapping[str, str] | None = None,
+    own: Own | None = None,
 ) -> Iterator[RetryingRemote]:
     """Make a remote for the block that retries, and that sends only what is allowed.
 
@@ -267,13 +268,12 @@ def retrying(
         connection: Where to.
         deadline: Ends every wait.
         concurrency: Requests in flight.
-        owners: Of the journal's components, see ``journal.destinations.owners``. SageMaker needs
-            none.
+        own: What finds the journal's runs, see ``journal.destinations.own``. SageMaker needs none.
     """
     from journaltrack.remotes.allow import AllowingRemote, Rules  # noqa: PLC0415
     from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
 
-    with _opened(connection, deadline, concurrency, owners or {}) as remote:
+    with _opened(connection, deadline, concurrency, own) as remote:
         yield RetryingRemote(
             AllowingRemote(remote, Rules(connection.allow, connection.storage.instead)),
             deadline=deadline,
@@ -285,7 +285,7 @@ def _opened(
     connection: Connection,
     deadline: Deadline,
     concurrency: int,
-    owners: Mapping[str, str],
+    own: Own | None,
     timeout_s: float | None = None,
 ) -> Iterator[Remote]:
     """Make the remote that a connection leads to, for the block."""
@@ -338,7 +338,8 @@ def _opened(
                         read_timeout_s=timeout_s or http.READ_TIMEOUT_S,
                         rate_limit=connection.rate_limit,
                     ),
-                    owners=owners,
+                    owners=own.owners if own else {},
+                    models=own.models if own else {},
                     bucket=bucket,
                     experiment=destination.experiment,
                     last_parameters=destination.parameters == "last",
@@ -384,7 +385,7 @@ def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteErr
         to describe) counts as an answer.
     """
     try:
-        with _opened(connection, deadline or Deadline(), 1, {}, PROBE_TIMEOUT_S) as remote:
+        with _opened(connection, deadline or Deadline(), 1, None, PROBE_TIMEOUT_S) as remote:
             remote.describe(PROBE_NAME)
     except RemoteError as error:
         return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None

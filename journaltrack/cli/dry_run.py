@@ -17,6 +17,7 @@ from journaltrack.errors import RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.filter import check_buckets
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.vocabulary import OWN_LABEL
 from journaltrack.remotes.allow import Rules
 from journaltrack.replay import reconciler
 from journaltrack.replay.evidence import taken
@@ -211,7 +212,10 @@ def _note(plan: ComponentPlan, action: Request) -> None:
     elif isinstance(action, Disassociate):
         plan.left.append(action.trial)
     elif isinstance(action, AddTags):
-        plan.tags.update({key: value or "" for key, value in action.tags.items()})
+        # What begins so is a document, which nobody reads here.
+        plan.tags.update(
+            {k: "…" if k.startswith(OWN_LABEL) else v or "" for k, v in action.tags.items()}
+        )
     elif isinstance(action, Declare):
         plan.declared = _settings(action)
     elif isinstance(action, Upload):

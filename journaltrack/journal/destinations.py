@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import limits
 from journaltrack._version import __version__
@@ -33,7 +33,7 @@ from journaltrack.journal.schema import schema
 from journaltrack.journal.schema.text import COLUMNS
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite.copies import write_copy
-from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS
+from journaltrack.journal.vocabulary import LOCAL, LOCAL_STAYS, MODEL
 from journaltrack.util import config, paths
 from journaltrack.util.digest import is_digest
 
@@ -65,6 +65,11 @@ _OWNERS: Final = (
     "SELECT lower(c.name), json_extract(e.payload, '$.owner'), json_extract(e.payload, '$.resume') "
     "FROM entry e JOIN component c ON c.id = e.component_id "
     "WHERE e.stream = 'component' AND e.kind = 'create' AND json_valid(e.payload) ORDER BY e.seq"
+)
+_MODELS: Final = (
+    "SELECT lower(c.name), e.name, json_extract(e.payload, '$.text') FROM entry e "
+    "JOIN component c ON c.id = e.component_id WHERE e.stream <> 'metric' AND e.kind = 'label' "
+    "AND e.name GLOB ? AND json_valid(e.payload) ORDER BY e.seq"
 )
 
 
@@ -242,6 +247,30 @@ def is_behind(journal: Path, name: str) -> bool:
         return source.last_seq() > copy.last_seq() or queries.is_pending(
             copy.database, lambda _: True
         )
+
+
+class Own(NamedTuple):
+    """What a journal has made itself, by component in lower case.
+
+    Attributes:
+        owners: See ``owners``.
+        models: The documents of logged models (``vocabulary.MODEL``) by their ids.
+    """
+
+    owners: Mapping[str, str] = {}
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
+
+
+def own(database: Database) -> Own:
+    """Return what finds the journal's runs and models at a destination."""
+    models: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, label, text in database.read(_MODELS, (f"{MODEL}*",)):
+        # What can't be read is no model.
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            told = json.loads(text)
+            if isinstance(told, dict):
+                models.setdefault(str(name), {})[str(label).removeprefix(MODEL)] = told
+    return Own(owners(database), models)
 
 
 def owners(database: Database) -> dict[str, str]:

@@ -392,8 +392,15 @@ def test_autolog_with_models_of_scikit_learn(journal, server):
     (there,) = runs_of(server, run.info.run_id)
     assert {each["key"] for each in there["data"]["params"]} == run.data.params.keys()
     mlflow.set_tracking_uri(server)
-    loaded = mlflow.sklearn.load_model(f"runs:/{there['info']['run_id']}/model")
-    assert (loaded.predict(features) == fitted.predict(features)).all()
+    experiment_id = there["info"]["experiment_id"]
+    (at_server,) = MlflowClient().search_logged_models([experiment_id])
+    assert (at_server.status, at_server.source_run_id) == (model.status, there["info"]["run_id"])
+    assert at_server.params == model.params
+    for uri in (f"runs:/{there['info']['run_id']}/model", f"models:/{at_server.model_id}"):
+        loaded = mlflow.sklearn.load_model(uri)
+        assert (loaded.predict(features) == fitted.predict(features)).all()
+    checked = verify(journal, destination=server)
+    assert checked.verified, checked.differences
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,7 @@ Invariant: one request at a time; nothing sleeps.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import posixpath
@@ -60,6 +61,22 @@ class Run:
     params: dict[str, str] = field(default_factory=dict)
     points: dict[tuple[str, str, int, int], None] = field(default_factory=dict)
     datasets: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    model_inputs: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Model:
+    """A logged model and all that it received."""
+
+    id: str
+    experiment_id: str
+    name: str
+    source_run_id: str
+    status: int = 1
+    deleted: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,7 +93,8 @@ class MlflowServer:
     """The server, as a context manager.
 
     Attributes:
-        experiments, runs: By id.
+        experiments, runs, models: By id.
+        has_models: Whether it is MLflow 3: older ones have no route for logged models.
         files: Contents of artifacts, by path.
         asked: (method, path) of each request, in order.
         fault: Called with the number of each request, its method and its path; returns a status to
@@ -88,6 +106,8 @@ class MlflowServer:
     def __init__(self, root: str = "mlflow-artifacts:") -> None:
         self.experiments: dict[str, Experiment] = {}
         self.runs: dict[str, Run] = {}
+        self.models: dict[str, Model] = {}
+        self.has_models = True
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str]] = []
         self.fault: Callable[[int, str, str], object] = lambda *_: None
@@ -186,12 +206,15 @@ class MlflowServer:
             ("POST", "runs/delete-tag"): self._delete_tag,
             ("POST", "runs/log-batch"): self._log_batch,
             ("POST", "runs/log-inputs"): self._log_inputs,
+            ("POST", "runs/outputs"): self._log_outputs,
             ("GET", "metrics/get-history"): self._history,
             ("GET", "artifacts/list"): self._list,
             ("POST", "artifacts/presigned-upload-url"): self._presign,
             ("POST", "artifacts/presigned-download-url"): self._presign,
         }
         route = routes.get((request.method, name))
+        if name.startswith("logged-models") and self.has_models:
+            route = functools.partial(self._of_models, request.method, name.split("/")[1:])
         if route is None:
             return HttpReply(404, b"<html>Not Found</html>")
         told = json.loads(request.body) if request.body else query
@@ -264,7 +287,13 @@ class MlflowServer:
         return {
             "info": info | ({} if run.end_time is None else {"end_time": run.end_time}),
             "data": {key: value for key, value in data.items() if value},
-            "inputs": {"dataset_inputs": [*run.datasets.values()]},
+            "inputs": {
+                "dataset_inputs": [*run.datasets.values()],
+                "model_inputs": [{"model_id": each} for each in sorted(run.model_inputs)],
+            },
+            "outputs": {
+                "model_outputs": [{"model_id": k, "step": step} for k, step in run.outputs.items()]
+            },
         }
 
     def _create_run(self, told: dict[str, Any]) -> dict[str, Any]:
@@ -350,10 +379,70 @@ class MlflowServer:
 
     def _log_inputs(self, told: dict[str, Any]) -> dict[str, Any]:
         run = self._run(told, active=True)
-        for each in told["datasets"]:
+        for each in told.get("datasets") or ():
             dataset = each["dataset"]
             run.datasets[dataset["name"], dataset["digest"]] = each
+        run.model_inputs |= {each["model_id"] for each in told.get("models") or ()}
         return {}
+
+    def _log_outputs(self, told: dict[str, Any]) -> dict[str, Any]:
+        run = self._run(told, active=True)
+        for each in told["models"]:
+            if each["model_id"] in run.outputs:
+                raise RefusedError(400, "BAD_REQUEST", "(sqlite3.IntegrityError) UNIQUE constraint")
+            run.outputs[each["model_id"]] = each["step"]
+        return {}
+
+    # logged models
+
+    def _of_models(self, method: str, path: list[str], told: dict[str, Any]) -> dict[str, Any]:
+        if (method, path) == ("POST", []):
+            return {"model": self._model_json(self._create_model(told))}
+        if (method, path) == ("POST", ["search"]):
+            wanted = _FILTER.findall(told.get("filter", ""))
+            found = [
+                self._model_json(each)
+                for each in self.models.values()
+                if each.experiment_id in told["experiment_ids"]
+                and not each.deleted
+                and all(each.tags.get(key) == value for key, value in wanted)
+            ]
+            return {"models": found[: told["max_results"]]} if found else {}
+        model = self.models.get(path[0])
+        if model is None or (model.deleted and method != "DELETE"):
+            raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", "Logged model not found.")
+        # The real one wants it in the path and in the request.
+        assert method in {"GET", "DELETE"} or told["model_id"] == model.id
+        if path[1:]:
+            assert len(told[path[1]]) <= 100
+            held = {"params": model.params, "tags": model.tags}[path[1]]
+            held |= {each["key"]: each["value"] for each in told[path[1]]}
+            return {}
+        if method == "DELETE":
+            model.deleted = True
+            return {}
+        if method == "PATCH":
+            model.status = told["status"]
+        return {"model": self._model_json(model)}
+
+    def _create_model(self, told: dict[str, Any]) -> Model:
+        if set(told["name"]) & set("/:.%\"'"):
+            raise RefusedError(400, "INVALID_PARAMETER_VALUE", "Invalid model name")
+        source = told.get("source_run_id", "")
+        made = Model(f"m-{uuid.uuid4().hex}", told["experiment_id"], told["name"], source)
+        made.tags = {each["key"]: each["value"] for each in told.get("tags") or ()}
+        return self.models.setdefault(made.id, made)
+
+    def _model_json(self, model: Model) -> dict[str, Any]:
+        info = {
+            "model_id": model.id,
+            "experiment_id": model.experiment_id,
+            "name": model.name,
+            "creation_timestamp_ms": [*self.models].index(model.id),
+            "artifact_uri": f"{self.root}/{model.experiment_id}/models/{model.id}/artifacts",
+            "tags": _pairs(model.tags),
+        }
+        return {"info": info, "data": {"params": _pairs(model.params)}}
 
     def _history(self, told: dict[str, Any]) -> dict[str, Any]:
         run = self._run(told)

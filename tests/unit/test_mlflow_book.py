@@ -123,7 +123,7 @@ def test_a_model_is_found_by_its_id_in_any_process(books):
     held.append(
         run,
         [
-            state.document(state.MODEL, "m-1", {"name": "model"}),
+            state.document(vocabulary.MODEL, "m-1", {"name": "model"}),
             book.point_draft("acc", 0.5, 7, 1, told),
             book.point_draft("acc", 0.7, 8, 1),
         ],
@@ -171,11 +171,11 @@ def test_a_journal_that_refuses_knows_what_waits(folder):
                 seen.append(sorted(now.parameters))
                 return [vocabulary.parameter(f"p{number}", number), *of_model(now, number)]
 
-            held.change(run, [f"p{number}", f"{state.MODEL}m-1"], drafts_of)
+            held.change(run, [f"p{number}", f"{vocabulary.MODEL}m-1"], drafts_of)
 
         def of_model(now, number):
-            told = dict(now.told(state.MODEL)).get("m-1", {})
-            return [state.document(state.MODEL, "m-1", {**told, f"n{number}": number})]
+            told = dict(now.told(vocabulary.MODEL)).get("m-1", {})
+            return [state.document(vocabulary.MODEL, "m-1", {**told, f"n{number}": number})]
 
         locking.execute("BEGIN IMMEDIATE")
         with pytest.warns(RuntimeWarning, match="wait"):
@@ -188,4 +188,4 @@ def test_a_journal_that_refuses_knows_what_waits(folder):
         journal.save()
         after = held.state(run.state.name)
         assert sorted(after.parameters) == ["p1", "p2", "p3"]
-        assert dict(after.told(state.MODEL)) == {"m-1": {"n1": 1, "n2": 2, "n3": 3}}
+        assert dict(after.told(vocabulary.MODEL)) == {"m-1": {"n1": 1, "n2": 2, "n3": 3}}

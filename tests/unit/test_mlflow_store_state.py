@@ -114,8 +114,8 @@ def test_a_run_is_what_its_entries_say():
         vocabulary.parameter("none", None),
         vocabulary.tags({"c": "d"})._replace(payload="{"),
         vocabulary.upload("a/b", vocabulary.BlobRef("0" * 64, None, None), 7, None, "b"),
-        state.document(state.MODEL, "m-1", {"name": "model"}),
-        vocabulary.label(f"{state.MODEL}m-2", "{"),
+        state.document(vocabulary.MODEL, "m-1", {"name": "model"}),
+        vocabulary.label(f"{vocabulary.MODEL}m-2", "{"),
         vocabulary.status(primary="Failed", end_ns=9_000_000),
     )
     assert run.parameters == {"lr": "0.5", "n": "3", "none": "None"}
@@ -123,7 +123,7 @@ def test_a_run_is_what_its_entries_say():
     assert (run.status_name, run.start_ms, run.end_ms) == ("FAILED", 5, 9)
     assert (run.experiment, run.full_name) == ("digits", "my digits")
     assert run.files == {"a/b": ("0" * 64, 7)}
-    assert list(run.told(state.MODEL)) == [("m-1", {"name": "model"})]
+    assert list(run.told(vocabulary.MODEL)) == [("m-1", {"name": "model"})]
 
 
 def test_an_experiment_is_what_its_entries_say():

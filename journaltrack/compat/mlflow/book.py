@@ -401,7 +401,7 @@ class Book:
         """
         run_id = self._of_model.get(model_id)
         if run_id is None:
-            name = f"{state.MODEL}{model_id}"
+            name = f"{vocabulary.MODEL}{model_id}"
             rows = self.journal.database.read(_SELECT_MODEL, (name,))
             if not rows:
                 raise KeyError(model_id)

@@ -31,10 +31,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_USER
 
-from journaltrack.compat.mlflow import addresses, book, state
+from journaltrack.compat.mlflow import addresses, book
 from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.errors import JournaltrackError
+from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import DATASET
 
 
@@ -87,10 +88,10 @@ def run(held: Book, known: RunState) -> Run:
         artifact_uri=addresses.artifact_uri(held.path, known.name),
     )
     datasets = datasets_of(known)
-    inputs = [LoggedModelInput(model_id) for model_id, _ in known.told(state.MODEL_INPUT)]
+    inputs = [LoggedModelInput(model_id) for model_id, _ in known.told(vocabulary.MODEL_INPUT)]
     outputs = [
         LoggedModelOutput(model_id, int(told.get("step") or 0))
-        for model_id, told in known.told(state.MODEL_OUTPUT)
+        for model_id, told in known.told(vocabulary.MODEL_OUTPUT)
     ]
     return Run(info, Data(held, known), RunInputs(datasets, inputs), RunOutputs(outputs))
 

@@ -22,10 +22,6 @@ from journaltrack.journal.vocabulary import DATASET, DELETED, OWN_LABEL, STAGE, 
 
 NOTE: Final = "mlflow.note.content"
 RUN_NAME: Final = "mlflow.runName"
-MODEL: Final = f"{OWN_LABEL}model/"
-"""The beginning of labels that keep a logged model."""
-MODEL_INPUT: Final = f"{OWN_LABEL}model-input/"
-MODEL_OUTPUT: Final = f"{OWN_LABEL}model-output/"
 _SYSTEM: Final = "mlflow."
 
 STATUSES: Final = {

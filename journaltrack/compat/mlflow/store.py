@@ -386,14 +386,16 @@ class TrackingStore(AbstractStore):
     def log_inputs(self, run_id, datasets=None, models=None) -> None:
         run = self._open(run_id)
         drafts = [state.dataset(entities.told_of(each)) for each in datasets or ()]
-        drafts += [state.document(state.MODEL_INPUT, each.model_id, {}) for each in models or ()]
+        drafts += [
+            state.document(vocabulary.MODEL_INPUT, each.model_id, {}) for each in models or ()
+        ]
         with told_to_mlflow():
             self._book.append(run, drafts)
 
     def log_outputs(self, run_id, models) -> None:
         run = self._open(run_id)
         drafts = [
-            state.document(state.MODEL_OUTPUT, each.model_id, {"step": each.step})
+            state.document(vocabulary.MODEL_OUTPUT, each.model_id, {"step": each.step})
             for each in models or ()
         ]
         with told_to_mlflow():
@@ -439,7 +441,7 @@ class TrackingStore(AbstractStore):
                 if source_run_id
                 else self._book.begin_model(model_id, known, name)
             )
-            known_models = self._book.state(run.state.name).told(state.MODEL)
+            known_models = self._book.state(run.state.name).told(vocabulary.MODEL)
             taken = {told.get("folder") for _, told in known_models}
             told = {
                 "name": name,
@@ -453,9 +455,9 @@ class TrackingStore(AbstractStore):
                 "tags": _pairs(tags),
                 "params": _pairs(params),
             }
-            self._book.append(run, [state.document(state.MODEL, model_id, told)])
+            self._book.append(run, [state.document(vocabulary.MODEL, model_id, told)])
             # Another process may have begun one of this name meanwhile: the first has the folder.
-            models = self._book.state(run.state.name).told(state.MODEL)
+            models = self._book.state(run.state.name).told(vocabulary.MODEL)
             folder = told["folder"]
             if next(own for own, each in models if each.get("folder") == folder) != model_id:
                 self._change(model_id, lambda own: own.update(folder=f"{name}-{model_id}"))
@@ -501,7 +503,7 @@ class TrackingStore(AbstractStore):
         wanted = set(map(str, experiment_ids))
         known = []
         for run in self._book.runs():
-            for model_id, told in run.told(state.MODEL):
+            for model_id, told in run.told(vocabulary.MODEL):
                 is_deleted = told.get("stage") == vocabulary.DELETED
                 if str(told.get("experiment_id")) in wanted and not is_deleted:
                     # A document that can't be read hides no other.
@@ -515,7 +517,7 @@ class TrackingStore(AbstractStore):
     def _model_told(self, model_id: str) -> tuple[book.Run, dict[str, Any]]:
         try:
             run = self._book.run_of_model(model_id)
-            return run, dict(self._book.state(run.state.name).told(state.MODEL))[model_id]
+            return run, dict(self._book.state(run.state.name).told(vocabulary.MODEL))[model_id]
         except KeyError:
             raise _missing(f"Logged model with ID '{model_id}' not found.") from None
 
@@ -523,13 +525,13 @@ class TrackingStore(AbstractStore):
         run, _ = self._model_told(model_id)
 
         def drafts_of(now: RunState) -> list[Draft]:
-            told = dict(now.told(state.MODEL))[model_id]
+            told = dict(now.told(vocabulary.MODEL))[model_id]
             change(told)
             told["updated_ms"] = time.time_ns() // 10**6
-            return [state.document(state.MODEL, model_id, told)]
+            return [state.document(vocabulary.MODEL, model_id, told)]
 
         with told_to_mlflow():
-            self._book.change(run, [f"{state.MODEL}{model_id}"], drafts_of)
+            self._book.change(run, [f"{vocabulary.MODEL}{model_id}"], drafts_of)
         return self.get_logged_model(model_id, allow_deleted=True)
 
     def _search_datasets(self, experiment_ids) -> list[_DatasetSummary]:
@@ -600,7 +602,7 @@ def _check_max_results(max_results: object) -> None:
 
 def _is_model(known: RunState) -> bool:
     """Return whether a component is a logged model that no run made."""
-    return known.name.startswith("m-") and f"{state.MODEL}{known.name}" in known.documents
+    return known.name.startswith("m-") and f"{vocabulary.MODEL}{known.name}" in known.documents
 
 
 def _pairs(items: Any) -> dict[str, Any]:  # noqa: ANN401 - lists of tags or parameters, or a dict

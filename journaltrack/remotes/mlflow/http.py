@@ -195,6 +195,17 @@ class Http:
         body = json.dumps(content).encode()
         return _given(path, gives, self._answered("POST", f"{API}{path}", body))
 
+    def patch(
+        self, path: str, content: Mapping[str, Any], gives: str | None = ""
+    ) -> dict[str, Any]:
+        """Change something by MLflow's API. The arguments are those of ``post``."""
+        body = json.dumps(content).encode()
+        return _given(path, gives, self._answered("PATCH", f"{API}{path}", body))
+
+    def delete(self, path: str) -> None:
+        """Delete something by MLflow's API."""
+        _given(path, "", self._answered("DELETE", f"{API}{path}", b""))
+
     def listed(self, folder: str) -> dict[str, Any]:
         """List a folder of artifacts that the server stores itself."""
         return self._answered("GET", f"{FILES}?{urlencode({'path': folder}, quote_via=quote)}", b"")

@@ -24,7 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
@@ -36,10 +36,11 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.fold import Artifact, Status, merge_status
 from journaltrack.journal.groups import Declared, Group, GroupKind, named_trial
-from journaltrack.journal.vocabulary import DATASET, DELETED, STAGE
+from journaltrack.journal.vocabulary import DATASET, DELETED, LAST_LABELS, STAGE
 from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
+from journaltrack.remotes.mlflow.models import MODEL_IDS, Models, Source
 from journaltrack.replay.evidence.readback import ReadBack
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
@@ -100,7 +101,9 @@ class MlflowRemote:
         bucket: Makes the remote that writes to S3, when it is first needed.
         creates: Whether to create experiments that are missing.
         last_parameters: Whether parameters are tags until the run ended.
-        presigned: Whether the server signs uploads to S3, see ``Artifacts``.
+        presigned: Whether the server signs uploads to S3, see ``Artifacts``. It signs none to
+            where it keeps models.
+        models: The journal's logged models, see ``Models``.
     """
 
     can = Capabilities(
@@ -135,6 +138,7 @@ class MlflowRemote:
         creates: bool = True,
         last_parameters: bool = False,
         presigned: bool = False,
+        models: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     ) -> None:
         self._last_parameters = last_parameters
         self._http = http
@@ -145,6 +149,7 @@ class MlflowRemote:
         self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
         self._runs: dict[str, _Run] = {}
         self._experiments = Experiments(http, creates=creates)
+        self._models = Models(http, self._experiments.ids, models or {}, takes_files=not presigned)
         # Components whose creation was sent without an answer.
         self._unclear: set[str] = set()
 
@@ -153,6 +158,8 @@ class MlflowRemote:
         for name in sorted(self._unclear):
             with contextlib.suppress(RemoteError):
                 self._search(name)
+        with contextlib.suppress(RemoteError):
+            self._models.close()
         self._http.close()
 
     # -- runs -------------------------------------------------------------------------------------
@@ -241,12 +248,15 @@ class MlflowRemote:
     def add_tags(self, component: str, tags: Mapping[str, str | None]) -> Answer:
         """Set the tags, and what is told by labels.
 
-        These are dataset inputs, the parent run, and whether the run is deleted.
+        These are dataset inputs, the parent run, logged models, and whether the run is deleted.
         """
         run = self._run(component)
         given = {key: value for key, value in tags.items() if value is not None}
-        if (stage := given.pop(STAGE, None)) is not None:
-            self._stage(component, run, stage)
+        last = {k: given.pop(k) for k in list(given) if k.startswith(LAST_LABELS)}
+        if last:
+            self._tell_last(component, run, last)
+            if not given:
+                return Answer()
         datasets = [given.pop(key) for key in list(given) if key.startswith(DATASET)]
         wanted = {names.tag(key): value for key, value in given.items()}
         if told_as.PARENT in wanted:
@@ -261,14 +271,18 @@ class MlflowRemote:
             self._about(component, lambda: self._http.post("runs/log-inputs", content))
         return Answer()
 
-    def _stage(self, component: str, run: _Run, stage: str) -> None:
-        """Delete or restore a run. The tag says that the journal wants it so."""
+    def _tell_last(self, component: str, run: _Run, labels: dict[str, str]) -> None:
+        """Complete the run's models. Delete or restore it: a tag says that the journal does."""
+        stage = labels.pop(STAGE, None)
         told = self._about(component, lambda: self._read(run))
-        if told["info"].get("lifecycle_stage") == DELETED:
-            if stage == DELETED:
-                return
+        is_deleted = told["info"].get("lifecycle_stage") == DELETED
+        if is_deleted and stage == DELETED:
+            return
+        if is_deleted and stage is not None:
             self._http.post("runs/restore", {"run_id": run.id})
-        self._send(component, run, {}, {told_as.STAGED: stage})
+        self._models.tell(Source(run.id, run.experiment_id), labels, told)
+        if stage is not None:
+            self._send(component, run, {}, {told_as.STAGED: stage})
         if stage == DELETED:
             self._about(component, lambda: self._http.post("runs/delete", {"run_id": run.id}))
 
@@ -408,8 +422,17 @@ class MlflowRemote:
     # -- artifacts --------------------------------------------------------------------------------
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """Store the file among the run's artifacts."""
+        """Store the file among the run's artifacts, or among those of its model."""
         run = self._run(blob.component)
+        source = Source(run.id, run.experiment_id)
+        model = self._models.place(blob.component, source, blob.name)
+        if model is not None:
+            return self._artifacts.upload(
+                replace(blob, name=model.name),
+                model.artifacts,
+                self._models.noted(model.model_id) or {},
+                lambda key, value: self._models.note(model.model_id, {key: value}),
+            )
         held = self._about(blob.component, lambda: told_as.tags_in(self._read(run)))
         return self._artifacts.upload(
             blob, run.artifacts, held, lambda key, value: self._set(blob.component, {key: value})
@@ -419,7 +442,9 @@ class MlflowRemote:
         """Find an artifact of a run."""
 
         def noted(run_id: str) -> Mapping[str, str] | None:
-            """Return the run's tags; None: it was deleted."""
+            """Return the tags of the run, or of the model; None: it was deleted."""
+            if run_id.startswith(MODEL_IDS):
+                return self._models.noted(run_id)
             try:
                 told = self._http.get("runs/get", "run", run_id=run_id)["run"]
             except ComponentMissingError:

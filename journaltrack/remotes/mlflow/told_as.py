@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.journal.groups import Group
-from journaltrack.journal.vocabulary import DATASET, DELETED, OWN_LABEL, STAGE
+from journaltrack.journal.vocabulary import DATASET, DELETED, LAST_LABELS, OWN_LABEL
 from journaltrack.remotes.mlflow import names
 from journaltrack.replay.remote import RemoteComponent
 
@@ -38,7 +38,7 @@ NAME: Final = f"{names.OURS}experiment"
 
 def has_label(name: str) -> bool:
     """Return whether MLflow has a place for a label of this name."""
-    return not name.startswith(OWN_LABEL) or name.startswith(DATASET) or name == STAGE
+    return not name.startswith(OWN_LABEL) or name.startswith((DATASET, *LAST_LABELS))
 
 
 def is_there(run: Mapping[str, Any]) -> bool:

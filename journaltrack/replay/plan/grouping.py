@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TypeAlias
 
 from journaltrack.journal import vocabulary
 from journaltrack.journal.groups import (
@@ -39,6 +40,9 @@ from journaltrack.replay.plan.actions import (
     Restore,
     Settle,
 )
+
+_Part: TypeAlias = "tuple[int, tuple[tuple[str, str | None], ...]]"
+"""An entry, and the tags that it sets or removes."""
 
 
 def declarations(
@@ -120,7 +124,7 @@ def tags(
     kinds = {vocabulary.TAGS, vocabulary.LABEL} | ({vocabulary.NOTE} if note_tag else set())
     arrived = [entry for entry in state.grouped if entry.kind in kinds]
     later: dict[str, int] = {}
-    parts: list[tuple[int, tuple[tuple[str, str | None], ...]]] = []
+    parts: list[_Part] = []
     for entry in reversed(ordered([*arrived, *entries], state.origins)):
         told = told_by(entry, note_tag)
         if entry.seq not in pending:
@@ -134,10 +138,14 @@ def tags(
             why = f"entry {by} overrides it" if told else "it has no tags"
             yield Settle(component_id, (entry.seq,), "superseded", why)
     parts.reverse()
-    staged = tuple(part for part in parts if part[1][0][0] == vocabulary.STAGE)
-    if others := tuple(part for part in parts if part not in staged):
-        yield AddTags(component_id, component, others)
-    if staged:
-        is_deleted = staged[-1][1][0][1] == vocabulary.DELETED
-        make = Conclude if is_deleted else Restore if state.confirmed else AddTags
-        yield make(component_id, component, staged)
+    by_turn: dict[type[AddTags], list[_Part]] = defaultdict(list)
+    stages = [each for _, told in parts for key, each in told if key == vocabulary.STAGE]
+    is_restored = bool(stages) and stages[-1] != vocabulary.DELETED
+    for part in parts:
+        _, ((key, _), *_) = part
+        turn: type[AddTags] = Conclude if key.startswith(vocabulary.LAST_LABELS) else AddTags
+        if key == vocabulary.STAGE and is_restored:
+            turn = Restore if state.confirmed else AddTags
+        by_turn[turn].append(part)
+    for make, these in by_turn.items():
+        yield make(component_id, component, tuple(these))
