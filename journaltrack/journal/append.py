@@ -159,7 +159,16 @@ class Appender:
         """
         try:
             with self.database.lock:
-                self._append(Call(component_id, tuple(drafts), self._clock_ns(), condition))
+                call = Call(component_id, tuple(drafts), self._clock_ns(), condition)
+                if self._inside or condition is not None or not self._is_ready(call.at_ns):
+                    self._append(call)
+                else:
+                    self._inside = True
+                    if not self._inserter.insert_at_once(call):
+                        self._record(call)
+                    self._inside = False
+                    if self._nested:
+                        self._catch_up()
         except UnmetError:
             self._end_after_exception()
             return False
@@ -189,7 +198,7 @@ class Appender:
             with self.database.lock:
                 now_ns = self._clock_ns()
                 inserter = self._inserter
-                middle = inserter.metric_texts.get((component_id, name))
+                middle = inserter.metric_texts[component_id].get(name)
                 if middle is None or self._inside:
                     self._append(
                         points_call(component_id, ((name, value),), step, timestamp_ns, now_ns)
@@ -237,8 +246,8 @@ class Appender:
             with self.database.lock:
                 now_ns = self._clock_ns()
                 inserter = self._inserter
-                texts = inserter.metric_texts
-                middles = [texts.get((component_id, name)) for name, _ in points]
+                texts = inserter.metric_texts[component_id]
+                middles = [texts.get(name) for name, _ in points]
                 if self._inside or None in middles or not 1 < len(points) <= POINTS_AT_ONCE:
                     self._append(points_call(component_id, points, step, timestamp_ns, now_ns))
                 else:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError, described
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.journal.writers import WriterLife
 
+_Row: TypeAlias = tuple[Draft, int, int, int, bytes]
+"""A draft with its ``writer_seq``, its component's id, when it was recorded, and its digest."""
 POINTS_AT_ONCE: Final = 64
 """Our limit: rows of one call by one statement. More go row by row."""
 _CALLS_AT_ONCE_MAX: Final = 1 << 20
@@ -41,6 +43,11 @@ INSERT_ENTRY: Final = schema.insert_sql("entry")
 _INSERT_METRIC: Final = (
     "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, "
     "timestamp_ns, recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
+)
+# As above: nor does what no parameter has.
+_INSERT_PARAMETER: Final = (
+    "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, payload, "
+    "recorded_at_ns, digest) VALUES (?, ?, ?, 'component', 'parameter', ?, ?, ?, ?, ?)"
 )
 _INSERT_SETTLED: Final = (
     "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?)"
@@ -51,17 +58,8 @@ _RENEW_OF_UPLOAD: Final = (
 
 
 @functools.cache
-def _insert_points(count: int) -> str:
-    """Build one INSERT for the points of a call: half the time of as many statements."""
-    return _repeated(_INSERT_METRIC, count)
-
-
-@functools.cache
-def _insert_entries(count: int) -> str:
-    return _repeated(INSERT_ENTRY, count)
-
-
 def _repeated(insert: str, count: int) -> str:
+    """Build one INSERT for several rows: half the time of as many statements."""
     before, _, row = insert.partition(" VALUES ")
     return f"{before} VALUES {', '.join([row] * count)}"
 
@@ -69,6 +67,30 @@ def _repeated(insert: str, count: int) -> str:
 def _is_plain(draft: Draft) -> bool:
     """Return whether a draft becomes one row and nothing beside it."""
     return vocabulary.settled_at_once(draft) is None and draft.stream != vocabulary.UPLOAD
+
+
+def _statement(writer_id: int, rows: Sequence[_Row]) -> tuple[str, list[Any]] | None:
+    """Return one INSERT for all rows, and its parameters; None: it takes several statements."""
+    if len(rows) > POINTS_AT_ONCE:
+        return None
+    given: list[Any] = []
+    if all(row[0].kind == vocabulary.PARAMETER and row[0].undeliverable is None for row in rows):
+        insert = _INSERT_PARAMETER
+        for draft, place, component_id, at_ns, digest in rows:
+            _, _, name, value, _, _, payload, _ = draft
+            given += (writer_id, place, component_id, name, value, payload, at_ns, digest)
+    elif all(_is_plain(row[0]) for row in rows):
+        insert = INSERT_ENTRY
+        for row in rows:
+            given += _columns(writer_id, row)
+    else:
+        return None
+    return _repeated(insert, len(rows)), given
+
+
+def _columns(writer_id: int, row: _Row) -> tuple[Any, ...]:
+    draft, place, component_id, at_ns, digest = row
+    return (writer_id, place, component_id, *draft[:7], at_ns, digest)
 
 
 class UnmetError(Exception):
@@ -215,7 +237,7 @@ class Inserter:
         self.generation = -1
         self.host: str | None = None
         self.names: dict[int, str] = {}
-        self.metric_texts: dict[tuple[int, str], str] = {}
+        self.metric_texts: defaultdict[int, dict[str, str]] = defaultdict(dict)
         self._database = database
         self._journal_id = journal_id
         self._waiting = waiting
@@ -366,10 +388,16 @@ class Inserter:
         """Insert points of several metrics by one statement, as ``insert_point`` does one."""
         writer_seq, digest = self.head
         writer_id, columns = self.writer_id, list[Any]()
-        chain_next = vocabulary.chain_next_metric
-        for (name, value), middle in zip(points, middles, strict=True):
+        digests = vocabulary.chain_next_metrics(
+            digest,
+            writer_seq + 1,
+            [(middle or "", value) for middle, (_, value) in zip(middles, points, strict=True)],
+            step,
+            timestamp_ns,
+            now_ns,
+        )
+        for (name, value), digest in zip(points, digests, strict=True):
             writer_seq += 1
-            digest = chain_next(digest, writer_seq, middle or "", value, step, timestamp_ns, now_ns)
             columns += (
                 writer_id,
                 writer_seq,
@@ -382,7 +410,7 @@ class Inserter:
                 digest,
             )
         try:
-            self._database.connection.execute(_insert_points(len(points)), columns)
+            self._database.connection.execute(_repeated(_INSERT_METRIC, len(points)), columns)
         except REFUSED:
             return self._refused(component_id, points, step, timestamp_ns, now_ns)
         self.head = (writer_seq, digest)
@@ -403,6 +431,26 @@ class Inserter:
         return call
 
     # -- calls -------------------------------------------------------------------------------------
+
+    def insert_at_once(self, call: Call) -> bool:
+        """Insert a call as a transaction of its own, if one statement can; see ``insert_point``.
+
+        Returns:
+            Whether it is recorded. If not, it is for ``insert_waiting``.
+        """
+        rows, head = self._placed((call,))
+        statement = _statement(self.writer_id, rows)
+        if statement is None:
+            return False
+        try:
+            self._database.connection.execute(*statement)
+        except REFUSED:
+            self._attempt = _Attempt(self.head[0], (call,))
+            self.is_unsure = True
+            return False
+        self.head = head
+        self._keep_texts(call)
+        return True
 
     def insert_waiting(self, own: Call | None, log: Callable[..., None]) -> None:
         """Insert the calls that wait, in order, and forget them.
@@ -470,17 +518,18 @@ class Inserter:
             if not all(call.condition is None or call.condition() for call in calls):
                 raise UnmetError
             writer_id = self.writer_id or self._insert_writer(connection)
-            if 1 < len(rows) <= POINTS_AT_ONCE and all(_is_plain(draft) for draft, _ in rows):
-                flat = [each for _, columns in rows for each in (writer_id, *columns)]
-                connection.execute(_insert_entries(len(rows)), flat)
+            statement = _statement(writer_id, rows)
+            if statement is not None:
+                connection.execute(*statement)
                 return writer_id
-            for draft, columns in rows:
-                seq = connection.execute(INSERT_ENTRY, (writer_id, *columns)).lastrowid
+            for row in rows:
+                draft, _, _, at_ns, _ = row
+                seq = connection.execute(INSERT_ENTRY, _columns(writer_id, row)).lastrowid
                 if draft.stream == vocabulary.UPLOAD:
-                    connection.execute(_RENEW_OF_UPLOAD, (columns[-2], draft.payload))
+                    connection.execute(_RENEW_OF_UPLOAD, (at_ns, draft.payload))
                 settled = vocabulary.settled_at_once(draft)
                 if settled is not None:
-                    connection.execute(_INSERT_SETTLED, (seq, *settled, columns[-2]))
+                    connection.execute(_INSERT_SETTLED, (seq, *settled, at_ns))
             return writer_id
 
         self._attempt = _Attempt(self.head[0], calls)
@@ -491,20 +540,16 @@ class Inserter:
         for call in calls:
             self._keep_texts(call)
 
-    def _placed(
-        self, calls: tuple[Call, ...]
-    ) -> tuple[list[tuple[Draft, tuple[Any, ...]]], tuple[int, bytes]]:
-        """Return the drafts with their columns behind ``writer_id``, and the head after them."""
+    def _placed(self, calls: tuple[Call, ...]) -> tuple[list[_Row], tuple[int, bytes]]:
+        """Return the drafts with their places in the chain, and the head after them."""
         writer_seq, digest = self.head
-        rows: list[tuple[Draft, tuple[Any, ...]]] = []
+        rows: list[_Row] = []
         for call in calls:
             name = self.component_name(call.component_id)
             for draft in call.drafts:
                 writer_seq += 1
                 digest = vocabulary.chain_next(digest, writer_seq, name, draft, call.at_ns)
-                rows.append(
-                    (draft, (writer_seq, call.component_id, *draft[:7], call.at_ns, digest))
-                )
+                rows.append((draft, writer_seq, call.component_id, call.at_ns, digest))
         return rows, (writer_seq, digest)
 
     def _insert_writer(self, connection: sqlite3.Connection) -> int:
@@ -514,11 +559,11 @@ class Inserter:
 
     def _keep_texts(self, call: Call) -> None:
         for draft in call.drafts:
-            key = (call.component_id, draft.name or "")
-            if draft.kind == vocabulary.METRIC and key not in self.metric_texts:
-                self.metric_texts[key] = vocabulary.metric_text(
-                    self.component_name(call.component_id), key[1]
-                )
+            if draft.kind != vocabulary.METRIC:
+                continue
+            texts, name = self.metric_texts[call.component_id], draft.name or ""
+            if name not in texts:
+                texts[name] = vocabulary.metric_text(self.component_name(call.component_id), name)
 
     def waiting_entries(self) -> Iterator[Entry]:
         """Yield the entries that wait, as entries without a place."""

@@ -12,11 +12,12 @@ a new kind (``create@2``). Old code preserves unknown kinds and leaves them pend
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -104,6 +105,8 @@ _encode_canonical = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
 ).encode
 _encode_payload = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# What the two do with a text, without making an encoder for each call.
+_quoted = json.encoder.encode_basestring
 
 
 class Draft(NamedTuple):
@@ -175,6 +178,12 @@ class BlobRef:
 
 _NOTHING: Final = '{"text":"None","null":true}'
 """The payload of a parameter that is None. Older versions read it as the text that is sent."""
+
+
+def _encode_text(text: str) -> str:
+    """Encode the payload of a text, as ``encode`` does, in a tenth of the time."""
+    quoted = _quoted(text)
+    return f'{{"text":{quoted}}}' if quoted.isascii() else encode({"text": text})
 
 
 def encode(detail: dict[str, Any]) -> str:
@@ -545,7 +554,7 @@ def parameter(name: str, value: str | float | int | None) -> Draft:  # noqa: PYI
         payload: str | None = _NOTHING
         problem = None
     elif isinstance(value, str):
-        payload = encode({"text": value})
+        payload = _encode_text(value)
         problem = limits.text_problem(
             value, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0
         )
@@ -553,7 +562,7 @@ def parameter(name: str, value: str | float | int | None) -> Draft:  # noqa: PYI
         number, payload = _finite(value)
         problem = limits.number_problem(number, "the value")
     problem = _name_problem(PARAMETER, name, limits.PARAMETER_KEY_CHARS_MAX) or problem
-    return Draft(COMPONENT, PARAMETER, name, number, payload=payload, undeliverable=problem)
+    return Draft(COMPONENT, PARAMETER, name, number, None, None, payload, problem)
 
 
 def parameter_of(entry: Entry) -> str | float | None:
@@ -741,6 +750,7 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def _name_problem(kind: str, name: str | None, chars_max: int) -> str | None:
     return limits.text_problem(name or "", f"the {kind}'s name", chars_max)
 
@@ -860,10 +870,25 @@ def chain_next(
     timestamp_ns, payload, recorded_at_ns]``. Doubles have the shortest form that reads back the
     same.
     """
-    digest: bytes = sha256(
-        previous + canonical(writer_seq, component, *draft[:7], recorded_at_ns)
-    ).digest()
+    stream, kind, name, value, step, timestamp_ns, payload, _ = draft
+    # Written out, as ``canonical`` would: a third of its time.
+    text = (
+        f"[{writer_seq},{_quoted(component)},{_quoted(stream)},{_quoted(kind)},"
+        f"{'null' if name is None else _quoted(name)},"
+        f"{'null' if value is None else _repr_of(value)},"
+        f"{'null' if step is None else step},{'null' if timestamp_ns is None else timestamp_ns},"
+        f"{'null' if payload is None else _quoted(payload)},{recorded_at_ns}]"
+    )
+    digest: bytes = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
     return digest
+
+
+def _repr_of(value: float) -> str:
+    """Return the shortest decimal of a finite double, as JSON has it."""
+    if value - value != 0:
+        msg = f"{value!r} has no JSON"
+        raise ValueError(msg)
+    return repr(float(value))
 
 
 def canonical(*columns: str | float | None) -> bytes:
@@ -901,6 +926,33 @@ def chain_next_metric(
     said = "null" if step is None else step
     text = f"[{writer_seq}{middle}{value!r},{said},{timestamp_ns},null,{recorded_at_ns}]"
     return hashlib.sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
+
+
+def chain_next_metrics(
+    previous: bytes,
+    writer_seq: int,
+    points: Sequence[tuple[str, float]],
+    step: int | None,
+    timestamp_ns: int,
+    recorded_at_ns: int,
+) -> list[bytes]:
+    """Return the digests of points of one call, as ``chain_next_metric`` does one after the other.
+
+    Args:
+        previous: The writer's previous digest.
+        writer_seq: The first point's number in its writer's chain.
+        points: Of each, the part from ``metric_text`` and the value.
+        step: See ``chain_next_metric``.
+        timestamp_ns: See there.
+        recorded_at_ns: See there.
+    """
+    sha256, digests = hashlib.sha256, []
+    end = f",{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+    for number, (middle, value) in enumerate(points, writer_seq):
+        text = f"[{number}{middle}{value!r}{end}"
+        previous = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
+        digests.append(previous)
+    return digests
 
 
 def _finite(value: float) -> tuple[float | None, str | None]:

@@ -45,9 +45,12 @@ _UNTYPED: Final = "Tracker"
 """The type of a file's lineage artifact without a media type, as in the original library."""
 
 
-_NEWEST: Final = "SELECT max(seq) FROM entry WHERE component_id = ? AND stream <> 'metric'"
+_NEWEST: Final = (
+    "SELECT max(seq), (SELECT max(id) FROM writer) FROM entry "
+    "WHERE component_id = ? AND stream <> 'metric'"
+)
 _PARAMETERS: Final = (
-    "SELECT seq, recorded_at_ns, writer_id, name, value, payload FROM entry "
+    "SELECT {}name, value, payload FROM entry "
     "WHERE component_id = ? AND seq > ? AND stream <> 'metric' AND kind = 'parameter' ORDER BY seq"
 )
 _Columns: TypeAlias = tuple[Any, Any]
@@ -90,6 +93,9 @@ class KnownParameters:
         # By name: a value of a plain type, and the columns that it gives.
         self._plain: dict[str, tuple[object, _Columns]] = {}
         self._upto_seq = 0
+        # Of the journal's writers, as of the newest one of them.
+        self._origins: dict[int, int] = {}
+        self._newest_writer: int | None = None
 
     def look(self) -> _Known:
         """Return what is known now. Nothing, if the journal does not tell, or not all.
@@ -101,27 +107,31 @@ class KnownParameters:
             with journal.database.lock:
                 if journal.unwritten or journal.is_inside:
                     return _Known({}, self._plain)
-                ((newest,),) = journal.database.read(_NEWEST, (self._id,))
+                ((newest, writer_id),) = journal.database.read(_NEWEST, (self._id,))
                 if newest != self._upto_seq:
-                    self._read(newest)
+                    self._read(newest, writer_id)
                 return _Known(self._last, self._plain)
         # The append reports it.
         except JournalError:
             return _Known({}, self._plain)
 
-    def _read(self, newest: int | None) -> None:
+    def _read(self, newest: int | None, newest_writer: int | None) -> None:
         """Read what was added. What several journals or hosts recorded is put in order anew."""
         read = self._journal.database.read
-        known_origins = origins(read)
-        if newest is None or newest < self._upto_seq or known_origins:
+        if newest_writer != self._newest_writer:
+            self._origins, self._newest_writer = origins(read), newest_writer
+        known = self._origins
+        if newest is None or newest < self._upto_seq or known:
             self._last, self._upto_seq = {}, 0
-        rows = read(_PARAMETERS, (self._id, self._upto_seq))
-        if known_origins:
+        sql = _PARAMETERS.format("seq, recorded_at_ns, writer_id, " if known else "")
+        rows = read(sql, (self._id, self._upto_seq))
+        if known:
             rows = in_order(
-                rows, [Place(seq, at_ns, known_origins.get(who, 0)) for seq, at_ns, who, *_ in rows]
+                [columns[3:] for columns in rows],
+                [Place(seq, at_ns, known.get(who, 0)) for seq, at_ns, who, *_ in rows],
             )
         # A copy: another thread may be looking at the one before.
-        self._last = {**self._last, **{name: (value, text) for *_, name, value, text in rows}}
+        self._last = {**self._last, **{name: (value, text) for name, value, text in rows}}
         self._upto_seq = newest or 0
 
 
@@ -315,11 +325,12 @@ class Drafter:
 
         ``new`` collects the new names of the same call, by kind.
         """
-        if draft.kind not in vocabulary.KEYS_MAX or draft.undeliverable is not None:
+        keys = self._keys.get(draft.kind)
+        if keys is None or draft.name in keys or draft.undeliverable is not None:
             return draft
         keys_max, _ = vocabulary.KEYS_MAX[draft.kind]
-        keys, more = self._keys[draft.kind], new.setdefault(draft.kind, set())
-        if draft.name in keys or draft.name in more:
+        more = new.setdefault(draft.kind, set())
+        if draft.name in more:
             return draft
         if len(keys) + len(more) < keys_max:
             more.add(draft.name)
@@ -329,12 +340,9 @@ class Drafter:
     def recorded(self, drafts: Iterable[Draft]) -> None:
         """Count the names of drafts that are in the journal now."""
         for draft in drafts:
-            if (
-                draft.kind in vocabulary.KEYS_MAX
-                and draft.name is not None
-                and draft.undeliverable is None
-            ):
-                self._keys[draft.kind].add(draft.name)
+            keys = self._keys.get(draft.kind)
+            if keys is not None and draft.name is not None and draft.undeliverable is None:
+                keys.add(draft.name)
 
     # -- files and charts ------------------------------------------------------------------
 

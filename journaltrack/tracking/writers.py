@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsIndex, cast
 
 from journaltrack import limits
 from journaltrack.errors import (
@@ -311,7 +311,7 @@ class JournalMetricsWriter:
     ) -> None:
         """Record points of one time and step; see ``Tracker.log_metrics``."""
         if timestamp is None:
-            valid, points = self._valid, []
+            valid = self._valid
             for name, value in metrics:
                 if (
                     type(value) is not float
@@ -320,12 +320,11 @@ class JournalMetricsWriter:
                     or name not in valid
                 ):
                     break
-                points.append((name, value))
             else:
-                if points:
+                if metrics:
                     self._journal.append_metrics(
                         self._component_id,
-                        points,
+                        cast("Sequence[tuple[str, float]]", metrics),
                         validation.step(iteration_number),
                         time.time_ns(),
                     )

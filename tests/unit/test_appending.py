@@ -164,8 +164,10 @@ def test_a_commit_whose_error_came_too_late_is_not_repeated(tmp_path):
         journal.database._file.connection = Late(real)
         journal.append_metric(run, "m", 2.0, 1, 1)
         with pytest.warns(RuntimeWarning, match="wait in memory"):
-            journal.append(
-                run, [vocabulary.metric("m", 3.0, 1, 1), vocabulary.metric("m", 4.0, 1, 1)]
+            journal.append_if(
+                lambda: True,
+                run,
+                [vocabulary.metric("m", 3.0, 1, 1), vocabulary.metric("m", 4.0, 1, 1)],
             )
         journal.flush()
         assert len(journal.database._file.connection.lost) == 2
