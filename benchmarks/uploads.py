@@ -1,11 +1,14 @@
-"""One large artifact to a store that discards it: ours, verified part by part, against every
-configuration of boto3's own transfer.
+"""Large artifacts to a store that discards them: ours, verified part by part, against every
+configuration of boto3's own transfer. Clients are made, and have a connection, before the clock
+starts: a sync makes them once.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from benchmarks.measure import (
 )
 
 RATIO_MIN = 0.95
+CPU_RATIO_MAX = 1.0
 _MIB = 1 << 20
 TRANSFERS: dict[str, dict[str, Any]] = {
     "boto3, as it comes": {},
@@ -39,8 +43,15 @@ the whole is not hashed there, either.
 
 
 def run(options: Run) -> list[Result]:
-    """All sides in turn; each round's floor is the fastest of boto3's in it."""
-    size_bytes = options.size(1 << 30, 128 * _MIB)
+    """Of both sizes, or of the smaller one."""
+    sizes = [options.size(128 * _MIB, 128 * _MIB)]
+    if not options.quick:
+        sizes.append(options.size(1 << 30, 0))
+    return [result for size_bytes in sizes for result in _of_size(options, size_bytes)]
+
+
+def _of_size(options: Run, size_bytes: int) -> list[Result]:
+    """All sides in turn."""
     path = options.folder / "upload.bin"
     child("benchmarks.uploads:make", path=str(path), size_bytes=size_bytes)
     try:
@@ -63,14 +74,14 @@ def run(options: Run) -> list[Result]:
 
 
 def _results(values: dict[str, list[Values]], what: str) -> list[Result]:
-    """Compare ours with the best of boto3's, with the one as safe, and each of those with it."""
-    best = [
-        max(runs)
-        for runs in zip(
-            *([v["mib_per_s"] for v in values[name]] for name in TRANSFERS), strict=True
-        )
-    ]
-    mine = [v["mib_per_s"] for v in values["ours"]]
+    """Compare ours with the best of boto3's, with the one as safe, and each of those with it.
+
+    The best is the way with the highest median. The fastest run of each round would be the luckiest
+    of six, and ours has one.
+    """
+    rates = {name: [v["mib_per_s"] for v in runs] for name, runs in values.items()}
+    best_name = max(TRANSFERS, key=lambda name: statistics.median(rates[name]))
+    best, mine = rates[best_name], rates["ours"]
     results = [
         compare(
             "uploads",
@@ -78,44 +89,43 @@ def _results(values: dict[str, list[Values]], what: str) -> list[Result]:
             "MiB/s",
             mine,
             best,
-            floor_name="the best of boto3's",
+            floor_name=best_name,
             target=RATIO_MIN,
             better="higher",
         )
     ]
-    safe = [v["mib_per_s"] for v in values[AS_SAFE]]
     results.append(
         compare(
             "uploads",
             f"{what}, against the same checksums",
             "MiB/s",
             mine,
-            safe,
+            rates[AS_SAFE],
             floor_name=AS_SAFE,
             better="higher",
         )
     )
-    for name in TRANSFERS:
-        theirs = [v["mib_per_s"] for v in values[name]]
-        results.append(
-            compare(
-                "uploads",
-                f"{what}, {name}",
-                "MiB/s",
-                theirs,
-                best,
-                floor_name="the best of boto3's",
-                better="higher",
-            )
+    results += [
+        compare(
+            "uploads",
+            f"{what}, {name}, to the best",
+            "MiB/s",
+            rates[name],
+            best,
+            floor_name=best_name,
+            better="higher",
         )
-    cpu = [[v["cpu_ms_per_mib"] for v in values[name]] for name in ("ours", "boto3, as it comes")]
+        for name in TRANSFERS
+    ]
+    cpu = [[v["cpu_ms_per_mib"] for v in values[name]] for name in ("ours", best_name)]
     results.append(
         compare(
             "uploads",
-            "CPU of a MiB, SHA-256 of each part and of the whole included",
+            f"{what}, CPU of a MiB",
             "ms",
             *cpu,
-            floor_name="boto3, as it comes",
+            floor_name=best_name,
+            target=CPU_RATIO_MAX,
         )
     )
     results.append(
@@ -157,6 +167,7 @@ def theirs(
     from boto3.s3.transfer import TransferConfig
 
     client = boto3.client("s3", endpoint_url=endpoint_url)
+    client.put_object(Bucket="bucket", Key="small", Body=b"small")
     config = TransferConfig(**transfer)
     cpu_s, started = own_use()["cpu_s"], time.perf_counter()
     client.upload_file(
@@ -170,13 +181,18 @@ def theirs(
 
 
 def ours(path: str, endpoint_url: str) -> Values:
-    """``AwsRemote.upload``, as a sync calls it; the digest of the file was computed when it was
-    logged.
+    """``AwsRemote.upload``, as a sync calls it; the digests of the file and its parts were computed
+    when it was logged.
     """
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.replay.remote import BlobUpload
+    from journaltrack.util.digest import PartHasher
 
     sha256 = sha256_of(path)
+    hasher = PartHasher(Path(path).stat().st_size)
+    with Path(path).open("rb") as file:
+        while data := file.read(_MIB):
+            hasher.update(memoryview(data))
     folder = Path(path).with_suffix(".notes")
     folder.mkdir(exist_ok=True)
     remote = AwsRemote(endpoint_url=endpoint_url)
@@ -188,7 +204,14 @@ def ours(path: str, endpoint_url: str) -> Values:
         "model.bin",
         bucket="bucket",
         scratch=folder,
+        parts=hasher.result(),
     )
+    small = Path(path).with_suffix(".small")
+    small.write_bytes(b"small")
+    remote.upload(
+        replace(blob, path=small, sha256=sha256_of(str(small)), size_bytes=5, name="small")
+    )
+    small.unlink()
     cpu_s, started = own_use()["cpu_s"], time.perf_counter()
     remote.upload(blob)
     values = _rate(path, started, cpu_s)

@@ -19,9 +19,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
+
+if TYPE_CHECKING:
+    from journaltrack.util.digest import PartDigests
 
 Stream: TypeAlias = Literal["component", "metric", "upload"]
 Direction: TypeAlias = Literal["input", "output"]
@@ -627,10 +630,12 @@ def upload(
     media_type: str | None,
     file_name: str,
     *,
+    parts: PartDigests | None = None,
     replaces: bool = False,
 ) -> Draft:
     """Draft the upload of a blob to S3 under the artifact's name.
 
+    ``parts``: the digests of a large blob's parts, which the store compares as they arrive.
     ``replaces``: where names are paths, it replaces what this run had under the name before.
     """
     detail = {
@@ -640,6 +645,7 @@ def upload(
         "size": size_bytes,
         "media_type": media_type,
         "file_name": file_name,
+        "parts": parts.members() if parts is not None else None,
         "replaces": replaces or None,
     }
     return Draft(UPLOAD, UPLOAD, name, payload=encode(detail))

@@ -23,6 +23,8 @@ from journaltrack.replay.plan.actions import KEYS_MAX, ComponentSpec, Fields, Me
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from journaltrack.util.digest import PartDigests
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -182,6 +184,7 @@ class BlobUpload:
             such files.
         replaces: Whether it replaces what journaltrack stored under the name, where names are
             paths (``Capabilities.by_name``).
+        parts: The digests of a large file's parts, if they were recorded with ``sha256``.
     """
 
     path: Path
@@ -194,6 +197,7 @@ class BlobUpload:
     media_type: str | None = None
     scratch: Path | None = None
     replaces: bool = False
+    parts: PartDigests | None = None
 
 
 @dataclass(frozen=True, slots=True)

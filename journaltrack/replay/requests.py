@@ -159,6 +159,7 @@ def _blob_upload(action: Upload, name: str, context: Context) -> BlobUpload:
         media_type=action.media_type,
         scratch=context.spool,
         replaces=name in action.replacing,
+        parts=action.parts,
     )
 
 

@@ -533,7 +533,9 @@ class Drafter:
             return found
         spooled = self._uploader.spool(path)
         blob = self._blob_ref(spooled.sha256)
-        upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
+        upload = vocabulary.upload(
+            key, blob, spooled.size_bytes, media_type, path.name, parts=spooled.parts
+        )
         return self._recorded_as(upload, key, path, blob, media_type, direction, new)
 
     def _spooled(self, name: str, content: bytes, media_type: str) -> tuple[BlobRef, Draft]:

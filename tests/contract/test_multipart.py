@@ -20,13 +20,14 @@ import pytest
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes import upload_notes
 from journaltrack.remotes.aws import parts as aws_parts
-from journaltrack.remotes.aws.parts import CONNECTIONS, PART_BYTES, Body
+from journaltrack.remotes.aws.parts import CONNECTIONS, Body
 from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.remotes.upload_notes import Place, UploadNotes
 from journaltrack.replay.remote import BlobUpload
 from journaltrack.util.deadline import Deadline
+from journaltrack.util.digest import PART_BYTES, PartDigests, PartHasher
 from tests.contract.conftest import aws, session
-from tests.simulator import CutAfter, HttpError, Simulator, simulator
+from tests.simulator import CutAfter, HttpError, Instead, Simulator, simulator
 
 BUCKET = "contract-bucket"
 COUNT = 3
@@ -51,6 +52,13 @@ def blob(tmp_path: Path, name: str) -> BlobUpload:
     return BlobUpload(
         path, sha256, len(CONTENT), name, "model.bin", bucket=BUCKET, scratch=tmp_path / "spool"
     )
+
+
+def recorded(blob: BlobUpload) -> BlobUpload:
+    """The same, with the digests of its parts."""
+    hasher = PartHasher(len(CONTENT))
+    hasher.update(memoryview(CONTENT))
+    return replace(blob, parts=hasher.result())
 
 
 def key_of(blob: BlobUpload) -> str:
@@ -245,10 +253,67 @@ def test_a_damaged_content_never_becomes_an_object(
     assert notes_in(blob) == []
 
 
-def test_a_content_that_is_cut_off_while_it_is_sent_is_damaged(
+def test_recorded_digests_of_parts_are_not_computed_again(
+    sim: Simulator, blob: BlobUpload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were taken with the digest of the whole. S3 compares; nobody hashes here, neither what
+    is sent nor what S3 has.
+    """
+    interrupted(sim, recorded(blob))
+    monkeypatch.setattr(aws_parts, "digest_at", None)
+    assert_whole(sim, blob, aws(sim.endpoint_url).upload(recorded(blob)))
+    assert parts_sent(sim) == {1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize("place", [0, PART_BYTES + 5, len(CONTENT) - 2])
+def test_a_damaged_part_is_refused_by_its_recorded_digest(
+    sim: Simulator, blob: BlobUpload, place: int
+) -> None:
+    """S3 refuses the part, and it is not what was recorded here either: not a transient failure."""
+    damage(blob, place)
+    with pytest.raises(RemoteError) as caught:
+        aws(sim.endpoint_url).upload(recorded(blob))
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
+    assert not sim.objects
+    assert not sim.uploads
+    assert notes_in(blob) == []
+
+
+def test_a_store_that_does_not_compare_parts_completes_no_damaged_one(
     sim: Simulator, blob: BlobUpload
 ) -> None:
+    """Its answer has no checksum: then the part is hashed here."""
+    damage(blob, PART_BYTES + 5)
+    took = Instead(headers={"ETag": '"e"', "x-amz-request-id": "0123456789ABCDEF"})
+    sim.fail("UploadPart", took, times=COUNT)
+    with pytest.raises(RemoteError) as caught:
+        aws(sim.endpoint_url).upload(recorded(blob))
+    assert caught.value.code == "BlobDamaged"
+    assert not sim.objects
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda parts: PartDigests(parts.part_bytes, parts.digests[:-32]),
+        lambda parts: PartDigests(parts.part_bytes, parts.digests[:-1]),
+        lambda parts: PartDigests(2 * parts.part_bytes, parts.digests),
+        lambda parts: PartDigests(1, b""),
+    ],
+)
+def test_digests_of_other_parts_are_not_used(sim: Simulator, blob: BlobUpload, wrong: Any) -> None:
+    """A journal from elsewhere may have any number of them, of any size."""
+    parts = recorded(blob).parts
+    assert parts is not None
+    assert_whole(sim, blob, aws(sim.endpoint_url).upload(replace(blob, parts=wrong(parts))))
+
+
+@pytest.mark.parametrize("with_digests", [False, True])
+def test_a_content_that_is_cut_off_while_it_is_sent_is_damaged(
+    sim: Simulator, blob: BlobUpload, with_digests: bool
+) -> None:
     """The file becomes shorter after the upload was begun."""
+    blob = recorded(blob) if with_digests else blob
     sim.on_request = lambda call: (
         os.truncate(blob.path, PART_BYTES) if call.operation == "CreateMultipartUpload" else None
     )

@@ -10,7 +10,8 @@ import signal
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.remotes.aws.parts import CONNECTIONS, PART_BYTES
+from journaltrack.remotes.aws.parts import CONNECTIONS
+from journaltrack.util.digest import PART_BYTES
 from tests.processes import sync_process
 from tests.simulator import simulator
 

@@ -8,6 +8,7 @@ import os
 import queue
 import stat
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,8 @@ from journaltrack.errors import (
 from journaltrack.journal.spool import copy
 from journaltrack.journal.spool import spool as spool_module
 from journaltrack.journal.spool.copy import ALONE_BYTES_MAX
-from journaltrack.journal.spool.spool import BUFFER_BYTES, TRIES, Spool
+from journaltrack.journal.spool.spool import BUFFER_BYTES, PARTS_ABOVE_BYTES, TRIES, Spool
+from journaltrack.util.digest import PART_BYTES, PartDigests
 
 
 @pytest.fixture
@@ -159,6 +161,28 @@ def test_the_same_content_is_not_written_again(spool, tmp_path):
     after = blob.path.stat()
     assert (after.st_ino, announced) == (before.st_ino, [blob.sha256])
     assert spool.collect(lambda _: False, older_than_s=60) == []
+
+
+@pytest.mark.parametrize("cloned", [False, True])
+def test_the_parts_of_a_large_file_are_hashed_as_it_is_kept(spool, tmp_path, monkeypatch, cloned):
+    """When it is written, cloned, or compared with what is there; not those of a smaller one."""
+
+    def clone(source, target):
+        size_bytes = os.fstat(source).st_size
+        return os.write(target, os.pread(source, size_bytes, 0)) == size_bytes
+
+    if cloned:
+        monkeypatch.setattr(spool_module, "_clone", clone)
+    file = tmp_path / "large"
+    file.write_bytes(os.urandom(PARTS_ABOVE_BYTES))
+    assert spool.add(file).parts is None
+    content = os.urandom(PARTS_ABOVE_BYTES + 1)
+    file.write_bytes(content)
+    blob = spool.add(file)
+    pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
+    digests = b"".join(hashlib.sha256(piece).digest() for piece in pieces)
+    assert blob.parts == PartDigests(PART_BYTES, digests)
+    assert spool.add(file, of_size=of(blob)) == blob
 
 
 @pytest.mark.parametrize(
@@ -411,7 +435,7 @@ def test_whatever_ends_the_hashing_ends_the_call(spool, tmp_path, monkeypatch, e
     before, threads = files_in(spool), set(threading.enumerate())
     wanted = ArtifactError if isinstance(error, Exception) else type(error)
     with monkeypatch.context() as patch:
-        patch.setattr(hashlib, "sha256", lambda: Failing(error))
+        patch.setattr(copy, "hashlib", SimpleNamespace(sha256=lambda: Failing(error)))
         with pytest.raises(wanted) as caught:
             spool.add(file, of_size=of(*held))
     if wanted is ArtifactError:
@@ -438,7 +462,7 @@ def test_a_hashing_thread_that_ends_without_a_word_ends_the_call(spool, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(copy, "SimpleQueue", Full)
-        patch.setattr(hashlib, "sha256", lambda: Failing(MemoryError()))
+        patch.setattr(copy, "hashlib", SimpleNamespace(sha256=lambda: Failing(MemoryError())))
         patch.setattr(threading, "excepthook", lambda _: None)  # pytest's would make it an error
         with pytest.raises(ArtifactError, match="has ended"):
             spool.add(file)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.remotes.aws.parts import CHUNK_BYTES, CONNECTIONS, PART_BYTES, Body, Plan
+from journaltrack.remotes.aws.parts import CHUNK_BYTES, CONNECTIONS, Body, Plan
+from journaltrack.util.digest import PART_BYTES
 
 MIB = 1 << 20
 LARGEST = 10_000 * 5 * 1024 * MIB

@@ -28,7 +28,7 @@ from journaltrack.journal import fold, groups, vocabulary
 from journaltrack.journal.fold import Place
 from journaltrack.journal.journal import SELECT_ENTRY
 from journaltrack.journal.queries import IS_POINT, origins
-from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.spool.spool import Spool, SpooledBlob
 from journaltrack.tracking.drafts import Drafter
 from journaltrack.tracking.settings import keys_in, open_journal, settings_of
 from journaltrack.tracking.shapes import Named
@@ -308,22 +308,28 @@ class Book:
         for path, name in files:
             blob = uploader.spool(path)
             contents[blob.sha256] = Path(path)
-            drafts += self._file_drafts(run, path, name, blob.sha256, blob.size_bytes)
+            drafts += self._file_drafts(run, path, name, blob)
         self.journal.append(run.id, drafts)
         run.drafter.recorded(drafts)
         uploader.confirm(contents)
 
-    def _file_drafts(
-        self, run: Run, path: str, name: str, sha256: str, size_bytes: int
-    ) -> list[Draft]:
+    def _file_drafts(self, run: Run, path: str, name: str, spooled: SpooledBlob) -> list[Draft]:
         import mimetypes  # noqa: PLC0415 - many runs log no file
 
         media_type = mimetypes.guess_type(path)[0]
         blob = vocabulary.BlobRef(
-            sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
+            spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix
         )
         file_name = os.path.basename(path)  # noqa: PTH119 - a name may be any bytes
-        upload = vocabulary.upload(name, blob, size_bytes, media_type, file_name, replaces=True)
+        upload = vocabulary.upload(
+            name,
+            blob,
+            spooled.size_bytes,
+            media_type,
+            file_name,
+            parts=spooled.parts,
+            replaces=True,
+        )
         reference = vocabulary.artifact(vocabulary.OUTPUT, name, blob, media_type)
         (limited,) = run.drafter.limited([reference])
         run.drafter.recorded([limited])

@@ -53,7 +53,7 @@ from journaltrack.journal.spool.copy import (
 )
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
-from journaltrack.util.digest import digest_of, is_digest
+from journaltrack.util.digest import PartDigests, PartHasher, digest_of, is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -148,6 +148,11 @@ COMPARED_BYTES_MIN: Final = 1024 * 1024
 
 For smaller files the look costs as much as it saves.
 """
+PARTS_ABOVE_BYTES: Final = 16 << 20
+"""Our limit: a larger file's parts are hashed, too, beside its writing. So its upload hashes none.
+
+No store gets a smaller file in parts.
+"""
 _LOOK_BYTES: Final = 4096
 # ioctl_ficlone(2): share the blocks, if the file system can.
 _FICLONE: Final = 0x40049409
@@ -157,11 +162,17 @@ TEMPORARY: Final = "incoming-"
 
 @dataclass(frozen=True, slots=True)
 class SpooledBlob:
-    """One content in the spool. ``sha256`` is in hexadecimal."""
+    """One content in the spool.
+
+    Attributes:
+        sha256: In hexadecimal.
+        parts: Of a file larger than ``PARTS_ABOVE_BYTES``.
+    """
 
     sha256: str
     size_bytes: int
     path: Path
+    parts: PartDigests | None = None
 
 
 class Spool:
@@ -327,9 +338,10 @@ class Spool:
                     descriptor, held, before.st_size
                 ):
                     continue
-                if not _is_same(descriptor, held, before.st_size, source, sha256) or _changed(
-                    before, os.fstat(descriptor)
-                ):
+                parts = _hasher(before.st_size)
+                if not _is_same(
+                    descriptor, held, before.st_size, source, sha256, parts
+                ) or _changed(before, os.fstat(descriptor)):
                     return None
                 # The process that added it may not have finished its fsync.
                 os.fsync(held)
@@ -342,7 +354,9 @@ class Spool:
                     # It was removed before it was announced.
                     return None
                 self._sync_folders(path)
-                return SpooledBlob(sha256, status.st_size, path)
+                return SpooledBlob(
+                    sha256, status.st_size, path, None if parts is None else parts.result()
+                )
         return None
 
     def _copy_open(
@@ -359,13 +373,19 @@ class Spool:
         """
         with _writing(self.folder), self._incoming() as (temporary, target):
             before = os.fstat(descriptor)
-            sha256, size_bytes = _copy_bytes(descriptor, target, source)
+            parts = _hasher(before.st_size)
+            sha256, size_bytes = _copy_bytes(descriptor, target, source, parts)
             after = os.fstat(descriptor)
             if _changed(before, after) or size_bytes != after.st_size or only not in {None, sha256}:
                 return None
             os.fsync(target)
             announce(sha256)
-            return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256))
+            return SpooledBlob(
+                sha256,
+                size_bytes,
+                self._store(temporary, sha256),
+                None if parts is None else parts.result(),
+            )
 
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[tuple[Path, int]]:
@@ -466,14 +486,29 @@ class _TargetError(Exception):
         self.error = error
 
 
-def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
+def _hasher(size_bytes: int) -> PartHasher | None:
+    """Return what hashes the parts of a file of that size; None if it goes in one piece."""
+    return PartHasher(size_bytes) if size_bytes > PARTS_ABOVE_BYTES else None
+
+
+def _copy_bytes(source: int, target: int, path: Path, parts: PartHasher | None) -> tuple[str, int]:
     """Clone or copy a whole file, and return the digest and size of what was written.
 
-    ``path`` is the source's, for messages.
+    Args:
+        source: Descriptor to read from.
+        target: Descriptor to write to.
+        path: The source's, for messages.
+        parts: Gets all bytes of a large file. It hashes them on the thread that writes.
     """
     size_bytes = os.fstat(source).st_size
+    hash_parts = parts.update if parts is not None else lambda _: None
     if _clone(source, target):
-        return _read_all(target, size_bytes, lambda _: None)
+        if parts is None:
+            return _read_all(target, size_bytes, lambda _: None)
+        os.lseek(target, 0, os.SEEK_SET)
+        with Copier() as copier:
+            sha256 = copier.copy(target, os.fstat(target).st_size, hash_parts)
+        return sha256, os.lseek(target, 0, os.SEEK_CUR)
     with _reading(path):
         # Read to the end, which may be beyond the stated size: files in /proc state 0.
         if size_bytes <= ALONE_BYTES_MAX:
@@ -481,11 +516,17 @@ def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
                 source, size_bytes, lambda view: _write(lambda data: write_all(target, data), view)
             )
         file = SteadyFile(target)
+
+        def keep(view: memoryview) -> None:
+            """Write a piece, and hash it for its part."""
+            _write(file.write, view)
+            hash_parts(view)
+
         try:
             with Copier() as copier:
                 _write(file.reserve, size_bytes)
                 os.lseek(source, 0, os.SEEK_SET)
-                sha256 = copier.copy(source, size_bytes, lambda view: _write(file.write, view))
+                sha256 = copier.copy(source, size_bytes, keep)
             _write(lambda _: file.flush(), None)
         finally:
             file.close()
@@ -548,10 +589,12 @@ class _DifferentError(Exception):
     """Two files are not the same."""
 
 
-def _is_same(source: int, held: int, size_bytes: int, path: Path, sha256: str) -> bool:
+def _is_same(
+    source: int, held: int, size_bytes: int, path: Path, sha256: str, parts: PartHasher | None
+) -> bool:
     """Return whether two files have the same bytes, and these have that digest.
 
-    ``path`` is the source's, for messages.
+    ``path`` is the source's, for messages. ``parts`` gets all bytes of a large file.
     """
     place = 0
     buffer = memoryview(bytearray(PIECE_BYTES))
@@ -563,6 +606,8 @@ def _is_same(source: int, held: int, size_bytes: int, path: Path, sha256: str) -
         if not are_equal(view, buffer[:count]):
             raise _DifferentError
         place += count
+        if parts is not None:
+            parts.update(view)
 
     os.lseek(source, 0, os.SEEK_SET)
     try:

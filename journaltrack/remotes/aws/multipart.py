@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from journaltrack.remotes.upload_notes import Note, Place, UploadNotes
+    from journaltrack.util.digest import PartDigests
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,12 @@ class Multipart:
         self._lock = threading.Lock()
 
     def put(
-        self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes
+        self,
+        place: Place,
+        descriptor: int,
+        described: dict[str, Any],
+        notes: UploadNotes,
+        recorded: PartDigests | None = None,
     ) -> str | None:
         """Upload a file as an object, unless its key is taken.
 
@@ -103,6 +109,7 @@ class Multipart:
             descriptor: Descriptor of the file.
             described: The object's members for CreateMultipartUpload.
             notes: Notes of the journal's uploads.
+            recorded: The digests of the file's parts, recorded with that of the whole.
 
         Returns:
             The id of the last request. None if the key is taken: the upload is aborted then.
@@ -113,7 +120,7 @@ class Multipart:
         """
         with self._lock:
             upload = self._interrupted.pop(place, None)
-        upload = upload or self._opened(place, descriptor, described, notes)
+        upload = upload or self._opened(place, descriptor, described, notes, recorded)
         try:
             upload.parts.send(
                 descriptor, lambda part: self._put_part(place, upload.upload_id, descriptor, part)
@@ -168,18 +175,26 @@ class Multipart:
     # -- finding and beginning
 
     def _opened(
-        self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes
+        self,
+        place: Place,
+        descriptor: int,
+        described: dict[str, Any],
+        notes: UploadNotes,
+        recorded: PartDigests | None,
     ) -> _Upload:
         note = notes.read(place)
         plan = Plan.of(os.fstat(descriptor).st_size, note.part_bytes if note is not None else None)
+
+        def parts(held: dict[int, Held]) -> Parts:
+            """Return the parts, of which the store holds some."""
+            return Parts(plan, place.sha256, held, recorded)
+
         if note is not None and note.upload_id is not None:
             try:
-                return _Upload(
-                    note.upload_id, Parts(plan, place.sha256, self._held(place, note.upload_id))
-                )
+                return _Upload(note.upload_id, parts(self._held(place, note.upload_id)))
             except _NotToldError:
                 # Send all parts again, into the same upload.
-                return _Upload(note.upload_id, Parts(plan, place.sha256, {}))
+                return _Upload(note.upload_id, parts({}))
             except _GoneError:
                 notes.forget(place)
                 note = None
@@ -188,13 +203,13 @@ class Multipart:
             upload_id, held = found[0]
             notes.begun(place, note or notes.intend(place, plan.part_bytes), upload_id)
             others = tuple(other for other, _ in found[1:])
-            return _Upload(upload_id, Parts(plan, place.sha256, held), others)
+            return _Upload(upload_id, parts(held), others)
         note = notes.intend(place, plan.part_bytes)
         answer = self._client().create_multipart_upload(
             Bucket=place.bucket, Key=place.key, ChecksumAlgorithm="SHA256", **described
         )
         notes.begun(place, note, answer["UploadId"])
-        return _Upload(answer["UploadId"], Parts(plan, place.sha256, {}))
+        return _Upload(answer["UploadId"], parts({}))
 
     def _found(
         self, place: Place, plan: Plan, descriptor: int, note: Note | None
@@ -281,14 +296,22 @@ class Multipart:
 
     def _put_part(self, place: Place, upload_id: str, descriptor: int, part: Part) -> str:
         self._check_time()
-        answer = self._client().upload_part(
-            Bucket=place.bucket,
-            Key=place.key,
-            UploadId=upload_id,
-            PartNumber=part.number,
-            Body=Body(descriptor, part.place, part.size_bytes, self._check_grace),
-            ChecksumSHA256=part.sha256,
-        )
+        try:
+            answer = self._client().upload_part(
+                Bucket=place.bucket,
+                Key=place.key,
+                UploadId=upload_id,
+                PartNumber=part.number,
+                Body=Body(descriptor, part.place, part.size_bytes, self._check_grace),
+                ChecksumSHA256=part.sha256,
+            )
+        except (ClientError, BotoCoreError):
+            # The cause may be the file: it has become shorter, or other bytes.
+            part.compare(descriptor)
+            raise
+        if "ChecksumSHA256" not in answer:
+            # The store did not say that it compared.
+            part.compare(descriptor)
         return str(answer["ETag"])
 
     def _complete(self, place: Place, upload: _Upload) -> dict[str, Any] | None:

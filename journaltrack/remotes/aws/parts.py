@@ -8,14 +8,18 @@ memory. A deadline can end a transfer in the middle, and a time-out bounds one p
 
 Invariants of an upload in parts:
 
-- The digest of a part and the digest of the whole are computed from the same bytes in memory.
+- The digest of a part and the digest of the whole are of the same bytes in memory.
 - The bytes are read a second time to send them. S3 compares them with the part's digest.
-- The whole is hashed in order. No upload completes unless its digest is the recorded one.
+- No upload completes unless the digests of all parts are recorded, or that of the whole, hashed in
+  order, is.
 - A part that the store holds is not sent again if its number, size and SHA-256 match.
 
-One thread at a time reads and hashes. It computes both digests of a piece while the piece is in the
-cache. The other threads send. Buffers of a whole part, hashed by all threads at once, took up to
-1.7 times the CPU (ADR 0022).
+Nothing is hashed if the digests of the parts were recorded with that of the whole, from the same
+bytes: then S3 compares what was logged with what arrives, part by part (ADR 0061).
+
+Otherwise one thread at a time reads and hashes. It computes both digests of a piece while the piece
+is in the cache. The other threads send. Buffers of a whole part, hashed by all threads at once,
+took up to 1.7 times the CPU (ADR 0022).
 
 Must not know which uploads exist, or how one begins and ends: see ``multipart``.
 """
@@ -35,10 +39,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from botocore import auth
 
+from journaltrack.util.digest import PARTS_MAX, part_bytes_of
 from journaltrack.util.threads import DaemonPool
 
 if TYPE_CHECKING:
     from journaltrack.util.config import Storage
+    from journaltrack.util.digest import PartDigests
 
 _OUR_HOOK: Final = "journaltrack-storage"
 _EVENT: Final = "before-parameter-build.s3"
@@ -54,18 +60,11 @@ _BODIES: Final = ("PutObject", "UploadPart")
 
 In CompleteMultipartUpload the header is the checksum of the object.
 """
-PART_BYTES: Final = 8 << 20
-"""boto3's part size. A kill loses at most one part of each connection."""
 _PART_BYTES_MIN: Final = 5 << 20
 _RESUMED_PART_BYTES_MAX: Final = 64 << 20
 """Ours: largest part of a resumed upload, unless S3's limit of parts needs larger ones.
 
 The size comes from a note in the journal, which may hold any number.
-"""
-_PARTS_MAX: Final = 10_000
-"""S3's limits: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html.
-
-The largest object, 48.8 TiB, has 10,000 parts of 5 GiB.
 """
 CONNECTIONS: Final = 4
 """Ours: connections of one upload."""
@@ -239,6 +238,11 @@ class Part(NamedTuple):
     size_bytes: int
     sha256: str
 
+    def compare(self, descriptor: int) -> None:
+        """Raise ``DamagedError`` unless the file has these bytes."""
+        if digest_at(descriptor, self.place, self.size_bytes) != self.sha256:
+            raise DamagedError
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -255,8 +259,7 @@ class Plan:
             size_bytes: Size of the file.
             part_bytes: Part size of an earlier upload of the file. Ignored if it is out of range.
         """
-        least = -(-size_bytes // _PARTS_MAX)
-        usual = max(PART_BYTES, -(-least // (1 << 20)) << 20)
+        least, usual = -(-size_bytes // PARTS_MAX), part_bytes_of(size_bytes)
         smallest, largest = max(_PART_BYTES_MIN, least), max(_RESUMED_PART_BYTES_MAX, usual)
         if part_bytes is not None and smallest <= part_bytes <= largest:
             return cls(size_bytes, part_bytes)
@@ -282,6 +285,19 @@ class Plan:
             return 0
         return max(0, min(self.part_bytes, self.size_bytes - self.place(number)))
 
+    def digests_in(self, recorded: PartDigests | None) -> list[str]:
+        """Return the digests of all parts in base64; [] if others were recorded, or none."""
+        size = hashlib.sha256().digest_size
+        if recorded is None or (recorded.part_bytes, len(recorded.digests)) != (
+            self.part_bytes,
+            self.count * size,
+        ):
+            return []
+        return [
+            base64.b64encode(recorded.digests[start : start + size]).decode()
+            for start in range(0, self.count * size, size)
+        ]
+
 
 class Parts:
     """The parts of one upload and their progress. ``send`` can be called again after a failure.
@@ -290,14 +306,22 @@ class Parts:
         plan: The parts of the file.
         sha256: Digest of the whole file, in hexadecimal.
         held: Parts that the store holds already, by number.
+        recorded: The digests of parts that were recorded with that of the whole, if they were.
     """
 
-    def __init__(self, plan: Plan, sha256: str, held: Mapping[int, Held]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sha256: str,
+        held: Mapping[int, Held],
+        recorded: PartDigests | None = None,
+    ) -> None:
         self._plan = plan
         self._sha256 = sha256
         self._held = held
-        # In base64, of the parts that went into the digest of the whole, in order.
-        self._digests: list[str] = []
+        # In base64: recorded, or of the parts that went into the digest of the whole, in order.
+        self._digests = plan.digests_in(recorded)
+        self._are_recorded = bool(self._digests)
         self._etags: dict[int, str] = {}
         self._whole = hashlib.sha256()
         self._turn = threading.Condition()
@@ -349,7 +373,11 @@ class Parts:
         place, size = self._plan.place, self._plan.size
         try:
             while (number := self._next()) is not None:
-                digest = self._hashed(descriptor, number, buffer)
+                digest = (
+                    self._digests[number - 1]
+                    if self._are_recorded
+                    else self._hashed(descriptor, number, buffer)
+                )
                 part = Part(number, place(number), size(number), digest)
                 held = self._held.get(number)
                 if held is not None and (held.size_bytes, held.sha256) == (part.size_bytes, digest):

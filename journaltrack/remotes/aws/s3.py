@@ -364,7 +364,9 @@ class Uploader:
         with self._large:
             notes = UploadNotes(blob.scratch)
             try:
-                request_id = self._multipart.put(place, raw.fileno(), _described(blob), notes)
+                request_id = self._multipart.put(
+                    place, raw.fileno(), _described(blob), notes, blob.parts
+                )
             except DamagedError as error:
                 raise _damage(blob) from error
             # The file's error: botocore wraps those of the network.

@@ -211,6 +211,7 @@ class Artifacts:
                 prefix=prefix,
                 media_type=blob.media_type,
                 scratch=blob.scratch,
+                parts=blob.parts,
             )
         )
 

@@ -16,7 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 from journaltrack import limits
 from journaltrack.journal.fold import (
@@ -38,6 +38,9 @@ from journaltrack.journal.groups import (
     row_of,
 )
 from journaltrack.journal.vocabulary import BlobRef, Direction, Entry
+
+if TYPE_CHECKING:
+    from journaltrack.util.digest import PartDigests
 
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
@@ -386,6 +389,7 @@ class Upload:
     Attributes:
         more_names: Further names of the same content, for a remote that keeps each name.
         replacing: Those names under which it replaces what the run had.
+        parts: The digests of a large content's parts, if they were recorded.
     """
 
     phase: ClassVar[int] = 2
@@ -400,6 +404,7 @@ class Upload:
     seqs: tuple[int, ...]
     more_names: tuple[str, ...] = ()
     replacing: frozenset[str] = frozenset()
+    parts: PartDigests | None = None
 
     def split(self) -> tuple[Upload, ...]:
         """Return (): a single request can't be split."""

@@ -73,6 +73,7 @@ from journaltrack.replay.plan.actions import (
     Upload,
 )
 from journaltrack.replay.remote import SAGEMAKER, Capabilities
+from journaltrack.util.digest import PartDigests
 
 if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
@@ -650,6 +651,7 @@ def _uploads(
                 tuple(entry.seq for entry in left),
                 tuple(others) if can.by_name else (),
                 replacing if can.by_name else frozenset(),
+                PartDigests.read(detail.get("parts")),
             )
 
 
