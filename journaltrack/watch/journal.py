@@ -98,9 +98,10 @@ class Totals:
 class WatchedJournal:
     """Hold what the watcher knows of one journal.
 
-    Times are the watcher's monotonic seconds, unless named ``_ns``. ``arrivals`` is False for a
-    journal that this process has open itself: it is no copy, and opening its files is forbidden,
-    since closing them would drop SQLite's locks.
+    Times are the watcher's monotonic seconds, unless named ``_ns``. ``examine_at`` is when to look
+    at the files even without a poll or an event. ``arrivals`` is False for a journal that this
+    process has open itself: it is no copy, and opening its files is forbidden, since closing them
+    would drop SQLite's locks.
     """
 
     path: Path
@@ -114,6 +115,7 @@ class WatchedJournal:
     due_at: float | None = None
     retry_at: float | None = None
     hot_until: float = 0.0
+    examine_at: float = float("inf")
     started_at: float = 0.0
     looked_at: float = float("-inf")
     running: Future[Delivery] | None = None
@@ -153,7 +155,8 @@ class WatchedJournal:
             self.arriving = self.unchecked = self.arrivals
             self.position = None
         self.files = files
-        self.hot_until = now + HOT_S
+        # The last look of the hot time asks for events.
+        self.hot_until = self.examine_at = now + HOT_S
         self.quiet_since = now
         if self.due_at is None:
             self.due_at = now + debounce_s
@@ -175,6 +178,7 @@ class WatchedJournal:
         quiet_s = settle_s * (TORN_FACTOR if folders.log_is_torn(self.path, self.files) else 1)
         if self.reason is None and now - self.quiet_since < quiet_s:
             self.reason = "a copy may be under way"
+            self.examine_at = self.quiet_since + quiet_s
             return False
         self.arriving = self.reason is not None
         return not self.arriving

@@ -180,7 +180,8 @@ class Watcher:
             self._poll(now)
         else:
             for journal in list(self.journals.values()):
-                if journal.path in happened or now <= journal.hot_until:
+                is_due = now <= journal.hot_until or now >= journal.examine_at
+                if is_due or journal.path in happened:
                     self._examine(journal, now)
         self._launch(now)
         self._tell_if_due(now)
@@ -224,10 +225,12 @@ class Watcher:
         """Check whether a journal's files have changed."""
         if journal.running is not None:
             return
+        if now >= journal.examine_at:
+            journal.examine_at = float("inf")
         try:
             files = folders.files_of(journal.path)
             changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
-            if not changed and now > journal.hot_until and self._events.watch(journal.path):
+            if not changed and now >= journal.hot_until and self._events.watch(journal.path):
                 # A write between the look and the watch sent no event.
                 files = folders.files_of(journal.path)
                 changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
@@ -414,6 +417,7 @@ class Watcher:
         for journal in self.journals.values():
             if journal.running is not None:
                 continue
+            times.append(journal.examine_at)
             if now <= journal.hot_until:
                 times.append(now + self.settings.debounce_s)
             # With no free place, the end of a pass wakes the watcher.

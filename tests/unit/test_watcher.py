@@ -20,7 +20,7 @@ from journaltrack.replay.pass_report import PassReport, look
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.util.config import WatchConfiguration
 from journaltrack.util.deadline import Deadline
-from journaltrack.watch.journal import Delivery
+from journaltrack.watch.journal import HOT_S, Delivery
 from journaltrack.watch.watcher import Watcher
 
 SETTINGS = WatchConfiguration(
@@ -207,6 +207,20 @@ def test_polls_take_half_a_percent_of_a_core_at_most(journal):
     world.events.happened.add(journal)
     world.run(1)
     assert len(world.passes) == passes + 1
+
+
+def test_what_a_slow_poll_found_is_delivered_and_watched_without_another(journal):
+    """A large inbox makes polls rare. Its journals are delivered once they have settled, and are
+    watched once they are quiet again: neither waits for the next poll.
+    """
+    cpu_s = itertools.count(step=5.0)
+    world = World(journal.parent, cpu_s=lambda: next(cpu_s))
+    begun = world.now
+    world.run(SETTINGS.settle_s + 8 * SETTINGS.debounce_s)
+    assert world.times(journal) == [pytest.approx(begun + SETTINGS.settle_s, abs=0.3)]
+    world.run(3 * HOT_S)
+    assert journal in world.events.watched
+    assert len(world.polls) == 1
 
 
 def test_an_event_makes_a_pass_within_the_debounce(journal):
