@@ -44,7 +44,9 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         JournalFullError, JournalReadOnlyError: It can't be created.
         JournalWriteError: This process has too many files open.
     """
-    _check_name(folder)
+    if _is_there(folder, file):
+        # Opening it looks at what the files are.
+        return
     if folder.exists() and not folder.is_dir():
         hint = "name the folder, not the journal.db in it"
         if _is_bundle(folder):
@@ -53,8 +55,6 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
             )
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
     files.check_files(folder)
-    if file.exists():
-        return
     if not create:
         raise JournalNotFoundError(f"there is no journal at {folder}", hint=_where_else())
     own = unusable(file)
@@ -89,8 +89,8 @@ def _where_else() -> str:
     return "check the path; a training script's first Tracker.create() makes the journal"
 
 
-def _check_name(folder: Path) -> None:
-    """Check that a folder of that name is possible.
+def _is_there(folder: Path, file: Path) -> bool:
+    """Return whether the database is there, in a folder of a name that is possible.
 
     Raises:
         JournalNotFoundError: The name is too long.
@@ -99,7 +99,7 @@ def _check_name(folder: Path) -> None:
         InvalidInputError: The name has a character that no path has.
     """
     try:
-        os.lstat(folder / paths.DATABASE)
+        os.lstat(file)
     except ValueError as error:
         raise InvalidInputError(
             f"{folder} is no path: {error}", hint="name the journal's folder"
@@ -115,6 +115,8 @@ def _check_name(folder: Path) -> None:
                 f"the journal at {folder} can't be read: {error.strerror}; no changes were made",
                 hint=os_hint(error),
             ) from error
+        return False
+    return True
 
 
 def _is_bundle(file: Path) -> bool:

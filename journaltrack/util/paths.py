@@ -411,6 +411,8 @@ def _mount_of(folder: Path, mounts: Path) -> _Mount | None:
     number = f"{os.major(device)}:{os.minor(device)}"
     # Some file systems (btrfs) report another device in the table than by stat.
     of_device = [mount for mount in table if mount.device == number]
+    if len(of_device) == 1:
+        return of_device[0]
     found = _deepest(of_device or table, os.path.realpath(folder))
     return found or (of_device[-1] if of_device else None)
 

@@ -65,6 +65,7 @@ class Descriptor:
     def __init__(self, path: str, mode: int) -> None:
         self.number = os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         self.mode = mode
+        self.is_memory = path.endswith("-shm")
         self.file = _identity(os.fstat(self.number))
 
     def lock(self, kind: int, place: Place) -> None:
@@ -158,6 +159,11 @@ def leave_to_parent(*descriptors: Descriptor | None) -> None:
 
 
 def _close_unneeded() -> None:
+    for descriptor in [d for d in _pool if _is_unused(d)]:
+        _pool.remove(descriptor)
+        os.close(descriptor.number)
+    if not _pool:
+        return
     ours = {descriptor.number for descriptor in _pool}
     in_use = set()
     try:
@@ -176,6 +182,20 @@ def _close_unneeded() -> None:
     for descriptor in [d for d in _pool if d.file not in in_use]:
         _pool.remove(descriptor)
         os.close(descriptor.number)
+
+
+def _is_unused(descriptor: Descriptor) -> bool:
+    """Return whether the file certainly has no connection: nobody has a lock on it.
+
+    With a write-ahead log each connection of ours has one from before SQLite opens the file until
+    it has closed it. To look costs less than to look at all open files of this process.
+    """
+    with contextlib.suppress(OSError):
+        has_log = descriptor.is_memory or (
+            os.pread(descriptor.number, len(_HAS_LOG), _VERSIONS_AT) == _HAS_LOG
+        )
+        return has_log and descriptor.is_locked(EVERYWHERE) is False
+    return False
 
 
 def _name_of(number: int) -> str:
