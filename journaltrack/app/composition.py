@@ -61,6 +61,7 @@ def run_pass(
     on_progress: Callable[[Progress], None] | None = None,
     *,
     stay: bool = False,
+    afterwards: Callable[[Journal], object] | None = None,
 ) -> PassReport:
     """Replay what is pending in a journal, once.
 
@@ -71,6 +72,7 @@ def run_pass(
         deadline: Ends the pass; None: no limit.
         on_progress: Called after every recording.
         stay: Keep a mirrored journal claimed, for the next pass.
+        afterwards: Called with the journal that was delivered, which is still open.
 
     Returns:
         What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of
@@ -116,6 +118,8 @@ def run_pass(
             opened, connection, options, Gate(deadline or Deadline(), left_s), on_progress
         )
         report.ended += ended
+        if afterwards is not None:
+            afterwards(opened)
         return report
 
 

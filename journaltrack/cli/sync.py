@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from journaltrack.app.connection import Connection
     from journaltrack.app.one_place import OnePlace
+    from journaltrack.journal.journal import Journal
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.reconciler import Options
     from journaltrack.reports.status import Standing
@@ -373,18 +374,25 @@ def _sync(
     as_json: bool,
     bundle: str | None = None,
 ) -> ExitCode:
-    from journaltrack.app.composition import place_of, run_pass  # noqa: PLC0415
+    from journaltrack.app.composition import run_pass  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.reports.status import standing  # noqa: PLC0415
 
     if connection.destination in run.halted:
         raise _not_tried(journal, run.halted[connection.destination])
+    stands: list[Standing] = []
+
+    def look(delivered: Journal) -> None:
+        """Note where the journal stands after the pass."""
+        stands.append(
+            standing(delivered, component=run.options.component, since=run.options.since_ns)
+        )
+
     with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
-        report = run_pass(journal, connection, run.options, run.deadline, view)
+        report = run_pass(journal, connection, run.options, run.deadline, view, afterwards=look)
+    (after,) = stands
     if report.halted is not None and (report.halted.everywhere or report.halted.unreachable):
         run.halted.setdefault(connection.destination, report.halted)
-    where = place_of(journal, connection)
-    after = standing(where, component=run.options.component, since=run.options.since_ns)
     code = _code(report, after)
     if as_json:
         output.print_json(

@@ -231,19 +231,19 @@ class Standing:
 
 
 def standing(
-    journal: str | os.PathLike[str] | None = None,
-    *,
-    component: str | None = None,
-    since: When | None = None,
+    journal: Journal, *, component: str | None = None, since: When | None = None
 ) -> Standing:
-    """Count a journal's entries by state. The arguments and errors are those of ``status``."""
-    with view.opened(journal) as own, view.snapshot(own.database):
+    """Count an open journal's entries by state. The arguments and errors are as for ``status``.
+
+    The journal is read through its own connection: not a tracker's, whose appends would wait.
+    """
+    with view.snapshot(journal.database):
         counts = _counts(
-            own.database, view.matching(own, component), view.nanoseconds("since", since)
+            journal.database, view.matching(journal, component), view.nanoseconds("since", since)
         )
         return Standing(
-            own.journal_id,
-            str(own.path),
+            journal.journal_id,
+            str(journal.path),
             sum(stream.entries for stream in counts.streams),
             sum(counts.in_flight.values()),
             counts.problems.get("in doubt", 0),
