@@ -1,9 +1,9 @@
 """Run calls on daemon threads, which never keep the interpreter from exiting.
 
 ``Apart``: one call that no signal handler interrupts. Ctrl-C raises on the main thread between any
-two of its steps, also between an answer and its record. So the call runs on another thread and the
-caller waits. If the caller is interrupted, it asks for an orderly end, waits for it, and then
-raises the interruption.
+two of its steps, also between an answer and its record. So there the call runs on another thread
+and the caller waits. If the caller is interrupted, it asks for an orderly end, waits for it, and
+then raises the interruption.
 
 ``util.guard`` has calls that may never return.
 
@@ -64,13 +64,22 @@ class Apart(Generic[T, M]):
         self._on_interrupt = on_interrupt
         self._messages: queue.SimpleQueue[tuple[M] | None] = queue.SimpleQueue()
         self._ended = threading.Event()
+        self._interruptions: list[BaseException] = []
+        self._is_inline = False
         self._result: list[T] = []
         self._error: BaseException | None = None
 
     def tell(self, message: M) -> None:
         """Send a message from ``work`` to the caller."""
-        if self._on_message is not None:
+        if self._on_message is None:
+            return
+        if not self._is_inline:
             self._messages.put((message,))
+            return
+        try:
+            self._on_message(message)
+        except BaseException as error:  # noqa: BLE001 - raised after the end of ``work``
+            self._interrupted(error)
 
     def result(self, name: str) -> T:
         """Make the call and wait for its end.
@@ -81,30 +90,44 @@ class Apart(Generic[T, M]):
         Raises:
             BaseException: What ``work`` raised or, after its end, what interrupted the caller.
         """
-        thread = threading.Thread(target=self._run, name=name, daemon=True)
-        # No thread can start at the interpreter's exit, or at the limit of threads.
-        try:
-            thread.start()
-        except RuntimeError:
-            self._run()
-        interruptions: list[BaseException] = []
+        # Signal handlers run on the main thread. Elsewhere another thread would only cost time.
+        if threading.current_thread() is threading.main_thread():
+            self._begin(name)
+        else:
+            self._run_inline()
         while True:
             try:
                 self._wait()
                 break
             # A signal handler can raise anything. It is raised again below.
             except BaseException as error:  # noqa: BLE001
-                interruptions.append(error)
-                # Perhaps ``on_message`` raised it.
-                self._on_message = None
-                self._on_interrupt(len(interruptions))
-                if self._ended.is_set() or len(interruptions) >= INTERRUPTIONS_MAX:
+                self._interrupted(error)
+                if self._ended.is_set() or len(self._interruptions) >= INTERRUPTIONS_MAX:
                     break
-        if interruptions:
-            raise interruptions[0]
+        if self._interruptions:
+            raise self._interruptions[0]
         if self._error is not None:
             raise self._error
         return self._result[0]
+
+    def _begin(self, name: str) -> None:
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # No thread can start at the interpreter's exit, or at the limit of threads.
+        try:
+            thread.start()
+        except RuntimeError:
+            self._run_inline()
+
+    def _run_inline(self) -> None:
+        self._is_inline = True
+        self._run()
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Ask ``work`` to end."""
+        self._interruptions.append(error)
+        # Perhaps ``on_message`` raised it.
+        self._on_message = None
+        self._on_interrupt(len(self._interruptions))
 
     def _wait(self) -> None:
         while (message := self._messages.get()) is not None:
