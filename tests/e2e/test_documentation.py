@@ -429,19 +429,20 @@ def test_every_command_has_its_section():
 
 
 def test_the_table_of_keys_is_the_code():
-    """docs/configuration.md has every key with its default, unit, choices and meaning, and no
-    other.
+    """docs/configuration.md has every key with its default, choices and meaning, and no other.
+
+    A key's name ends in its unit, and a switch is true or false.
     """
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*) \|$", text, re.MULTILINE)
     wanted = []
     for setting in config.settings():
         default = "" if setting.default in (None, (), "") else f"`{setting.default}`"
-        unit = f" ({setting.unit})" if setting.unit else ""
-        choices = (
-            ": " + ", ".join(f"`{choice}`" for choice in setting.choices) if setting.choices else ""
-        )
-        wanted.append((setting.key, default, f"{setting.meaning}{unit}{choices}"))
+        choices = [f"`{each}`" for each in setting.choices]
+        if isinstance(setting.default, bool):
+            default, choices = default.lower(), []
+        meaning = ": ".join([setting.meaning, *filter(None, [", ".join(choices)])])
+        wanted.append((setting.key, default, meaning))
     assert shown == wanted
 
 
