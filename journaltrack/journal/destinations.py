@@ -212,9 +212,12 @@ def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
     folder = folder_of(journal, name)
     _refuse_links(folder)
     if not (folder / paths.DATABASE).exists():
+        uri = str(told.get("uri"))
+        # No configuration has the name of a bare address.
+        to = uri if config.name_of_address(uri) == name else name
         raise JournalNotFoundError(
             f"nothing of the journal at {journal} was delivered to {name} yet",
-            hint=f"`journaltrack sync --to {name}` delivers it",
+            hint=f"`journaltrack sync --to {to}` delivers it",
         )
     _refuse_other_address(folder, told)
     return folder

@@ -372,14 +372,21 @@ class Configuration:
             if to in {each.name, each.uri}:
                 return each
         if _ADDRESS.match(to):
-            return Destination(_name_of(to), to)
+            return Destination(name_of_address(to), to)
+        if to.startswith(f"{paths.SCHEME}:"):
+            raise InvalidInputError(
+                f"{limits.shown(to)} names a journal, and a journal is delivered from; nothing was "
+                "sent",
+                hint=f"`journaltrack sync {limits.shown(to)} --to http://host:port` delivers it",
+            )
         names = [SAGEMAKER, *(each.name for each in self.destinations)]
         near = patterns.near(to, names)
         raise InvalidInputError(
             f"there is no destination {limits.shown(to)}",
             hint=f"{patterns.PERHAPS}{near[0]}"
             if near
-            else f"configured are {', '.join(names)}; an address begins with http:// or https://",
+            else f"configured are {', '.join(names)}; an address begins with http:// or https://, "
+            "or is the ARN of a managed MLflow (arn:aws:sagemaker:...)",
         )
 
     def storage(self) -> Storage:
@@ -682,7 +689,7 @@ def _destinations(tree: object, where: str) -> tuple[Destination, ...]:
     return tuple(found)
 
 
-def _name_of(uri: str) -> str:
+def name_of_address(uri: str) -> str:
     """Return the name of a destination that only its address describes."""
     bare = _USERINFO.sub("//", uri).rstrip("/")
     words = re.sub("[^a-z0-9]+", "-", bare.partition("://")[2].lower() or bare.lower())

@@ -38,6 +38,8 @@ DESTINATION: Final = "destination.json"
 """In such a copy: where it goes."""
 MIRRORED: Final = "mirror.json"
 """What a journal has exchanged with mirrors. It is in the folder of one that has a mirror."""
+SCHEME: Final = "journaltrack"
+"""Of URIs by which MLflow's code names a journal."""
 MIRROR: Final = "journaltrack-mirror.json"
 """The file that says that a folder is a mirror."""
 DEPTH_MAX: Final = 4
@@ -213,12 +215,35 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def of_uri(uri: str) -> str | None:
+    """Return the folder of the journal that a URI of MLflow's names; None: the default journal.
+
+    Raises:
+        InvalidInputError: It names a host.
+    """
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - few name a journal so
+
+    parts = urlsplit(uri)
+    if parts.scheme != SCHEME or parts.netloc or parts.query or parts.fragment:
+        raise InvalidInputError(
+            f"{uri!r} names no journal; no changes were made",
+            hint=f"use {SCHEME}: for the default journal, or {SCHEME}:///path/journal",
+        )
+    path = unquote(parts.path)
+    return path if path.strip("/") else None
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return the path with the home folder in place of a leading ``~``.
 
+    What MLflow's code names a journal by (``SCHEME``) becomes the journal's folder.
+
     Raises:
-        InvalidInputError: There is no home folder.
+        InvalidInputError: There is no home folder, or see ``of_uri`` and ``default_journal``.
     """
+    if isinstance(path, str) and path.startswith(f"{SCHEME}:"):
+        named = of_uri(path)
+        return default_journal() if named is None else Path(named)
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -241,8 +266,11 @@ def default_journal(*, mirrored: bool = False) -> Path:
     from journaltrack.util import config  # noqa: PLC0415 - only when none is named
 
     known = config.current()
-    if known.journal:
-        return expanded(known.journal)
+    named = known.journal
+    if named and named.startswith(f"{SCHEME}:"):
+        named = of_uri(named)
+    if named:
+        return expanded(named)
     return own_journal(mirrored=mirrored or known.mirror is not None)
 
 

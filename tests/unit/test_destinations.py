@@ -250,6 +250,36 @@ def test_an_address_is_a_destination_without_any_configuration(tmp_path, server)
     assert "hidden" not in (copy / "destination.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("lap", "perhaps lab"),
+        ("cloud", "or is the ARN of a managed MLflow"),
+        ("arn:aws:x", "mlflow-tracking-server/NAME"),
+        ("journaltrack:", "names a journal"),
+    ],
+)
+def test_a_wrong_destination_says_what_one_looks_like(tmp_path, lab, to, said):
+    """A name that is nearly one, an address of no server, and a journal's own URI."""
+    journal = tracked(tmp_path)
+    code, printed = command("sync", journal, "--to", to)
+    assert (code != ExitCode.OK, said in printed) == (True, True), printed
+
+
+def test_commands_take_a_journal_as_mlflows_code_names_it(tmp_path, lab, monkeypatch):
+    """Also in the configuration. A failed connection is told once."""
+    journal = tracked(tmp_path)
+    assert "run" in command("runs", f"journaltrack://{journal}")[1]
+    monkeypatch.setenv("JOURNALTRACK_JOURNAL", f"journaltrack://{journal}")
+    assert f"{journal}\n" in command("status", "journaltrack:")[1]
+    lab.stop()
+    code, printed = command("sync", "journaltrack:", "--to", "lab")
+    assert (code, printed.count("NewConnectionError")) == (ExitCode.UNREACHABLE, 0)
+    shown = command("status", "journaltrack:", "--to", "lab")[1]
+    assert shown.count("NewConnectionError") == 1
+    lab.start()
+
+
 def test_a_copy_is_never_taken_for_the_journal(tmp_path, lab):
     """It is not delivered to SageMaker, merged, bundled, mirrored, pruned or asked for receipts."""
     journal = tracked(tmp_path, steps=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Entry
+from journaltrack.util import paths
 
 
 def entries(component, *drafts):
@@ -44,8 +46,10 @@ def folded(*drafts):
     ],
 )
 def test_a_tracking_uri_names_a_journal(uri, journal):
-    """Without a path it is the default journal."""
-    assert addresses.journal_of(uri) == journal
+    """Without a path it is the default journal. Commands take the URI, too."""
+    assert paths.of_uri(uri) == journal
+    expected = paths.default_journal() if journal is None else Path(journal)
+    assert paths.expanded(uri) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def test_a_tracking_uri_names_a_journal(uri, journal):
 def test_a_uri_that_names_no_journal_is_refused(uri):
     """A host or a query has no meaning, and says so."""
     with pytest.raises(InvalidInputError, match="names no journal"):
-        addresses.journal_of(uri)
+        paths.of_uri(uri)
 
 
 @given(st.text(min_size=1), st.text("ab/ .%#?", max_size=9))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
+from journaltrack.util import paths
 
-SCHEME: Final = "journaltrack"
-ARTIFACTS: Final = "journaltrack-artifacts"
+ARTIFACTS: Final = f"{paths.SCHEME}-artifacts"
 """The scheme of artifact URIs."""
 DEFAULT: Final = "Default"
 """The experiment of runs that name none, as in MLflow."""
@@ -36,22 +36,6 @@ class Place(NamedTuple):
     journal: str
     component: str
     folder: str
-
-
-def journal_of(uri: str) -> str | None:
-    """Return the folder of the journal that a tracking URI names; None: the default journal.
-
-    Raises:
-        InvalidInputError: It names a host.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme != SCHEME or parts.netloc or parts.query or parts.fragment:
-        raise InvalidInputError(
-            f"{uri!r} names no journal; nothing was recorded",
-            hint=f"use {SCHEME}: for the default journal, or {SCHEME}:///path/journal",
-        )
-    path = unquote(parts.path)
-    return path if path.strip("/") else None
 
 
 def artifact_uri(journal: str, component: str, folder: str = "") -> str:

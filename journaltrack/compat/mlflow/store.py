@@ -70,6 +70,7 @@ from journaltrack.compat.mlflow.entities import told_to_mlflow
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Draft
+from journaltrack.util import paths
 
 _MAX_RESULTS: Final = 50_000
 """MLflow's ``SEARCH_MAX_RESULTS_THRESHOLD``."""
@@ -89,7 +90,7 @@ class TrackingStore(AbstractStore):
     def __init__(self, store_uri: str) -> None:
         super().__init__()
         with told_to_mlflow():
-            self._book = book.opened(addresses.journal_of(store_uri))
+            self._book = book.opened(paths.of_uri(store_uri))
 
     # -- experiments -------------------------------------------------------------------------------
 

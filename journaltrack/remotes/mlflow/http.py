@@ -377,7 +377,8 @@ def _failure(error: Exception) -> RemoteError:
     cause: BaseException = error
     if isinstance(error, exceptions.MaxRetryError) and error.reason is not None:
         cause = error.reason
-    text = f"{type(cause).__name__}: {cause}"
+    # Its type is the error's code.
+    text = str(cause) or type(cause).__name__
     if isinstance(cause, exceptions.SSLError):
         return RemoteError(
             text,
@@ -415,5 +416,6 @@ def _unusable(uri: str, why: str) -> RemoteError:
         kind=ErrorKind.HALT,
         code="BadAddress",
         everywhere=True,
-        hint="write http://host:port, https://host, or the ARN of a managed MLflow",
+        hint="write http://host:port, https://host, or the ARN of a managed MLflow: "
+        "arn:aws:sagemaker:REGION:ACCOUNT:mlflow-tracking-server/NAME (or mlflow-app/ID)",
     )
