@@ -102,7 +102,7 @@ class Appender:
         self._checkpointer = Checkpointer(database)
         # The chain's length when the log was last written back.
         self._checkpoint_seq = 0
-        self._waits_for_disk = database.durability == "power"
+        self._is_power = database.durability == "power"
 
     @property
     def path(self) -> Path:
@@ -449,7 +449,7 @@ class Appender:
             and database.takes_statements
             # A clock may jump.
             and (0 <= now_ns - self._locks_ns < _LOCKS_EVERY_NS or self._has_locks(now_ns))
-            and not (self._waits_for_disk and database.must_yield)
+            and not (self._is_power and database.must_yield)
         )
 
     def _has_locks(self, now_ns: int) -> bool:

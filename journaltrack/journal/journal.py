@@ -21,6 +21,7 @@ from journaltrack.journal.append import Appender, OnJournalError
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.journal.vocabulary import Draft, Entry
 from journaltrack.util import paths
@@ -88,6 +89,8 @@ class Journal(Appender):
     ) -> None:
         """Use ``Journal.open``."""
         super().__init__(database, on_journal_error, clock_ns, monotonic, revision)
+        # Contents that this process added, and that need not be on the disk yet.
+        self._unsynced: set[str] = set()
         _all_open.add(self)
 
     @classmethod
@@ -219,11 +222,26 @@ class Journal(Appender):
         sql = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = ?"
         self.database.write(lambda connection: connection.execute(sql, columns))
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Return whether a call returns only when it is on the disk."""
+        return self.database.durability == "power" or not self.database.wal
+
     def add_blob(self, sha256: str, size_bytes: int) -> None:
-        """Record that the spool has a content."""
+        """Record that the spool has a content. ``flush`` waits until it is on the disk."""
+        if not self.waits_for_disk:
+            self._unsynced.add(sha256)
         columns = (sha256, size_bytes, self._clock_ns())
         sql = "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)"
         self.database.write(lambda connection: connection.execute(sql, columns))
+
+    def flush(self, *, patience_s: float = 0.0) -> None:
+        """Do what ``Appender.flush`` does, and wait for the contents of artifacts first."""
+        if self._unsynced:
+            digests = tuple(self._unsynced)
+            Spool(self.path / paths.SPOOL).sync(digests)
+            self._unsynced.difference_update(digests)
+        super().flush(patience_s=patience_s)
 
     def close(self) -> None:
         """Flush and close. Idempotent.

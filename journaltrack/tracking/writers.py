@@ -432,14 +432,19 @@ class JournalArtifactUploader:
             JournalWriteError: The journal's disk refuses it.
             JournalFullError: (a JournalWriteError) The disk is full, or the spool is at its limit.
         """
+        journal = self._journal
         blob = self._admitting(Path(file_path)).add(
-            file_path, self._journal.renew_blob, self._of_size
+            file_path, journal.renew_blob, self._of_size, durable=journal.waits_for_disk
         )
         return self._noted(blob)
 
     def spool_bytes(self, content: bytes) -> SpooledBlob:
         """Keep these bytes. See ``spool`` for what is raised."""
-        return self._noted(self._admitting(content).add_bytes(content, self._journal.renew_blob))
+        journal = self._journal
+        blob = self._admitting(content).add_bytes(
+            content, journal.renew_blob, durable=journal.waits_for_disk
+        )
+        return self._noted(blob)
 
     def _noted(self, blob: SpooledBlob) -> SpooledBlob:
         """Note in the journal that the spool has these bytes."""

@@ -306,7 +306,7 @@ def test_a_flush_after_a_failed_one_does_the_work_again(tmp_path):
 
 def artifact_on_a_broken_disk(folder, calls):
     (folder / "model").write_bytes(b"weights" * 1000)
-    training = Training(folder / "j")
+    training = Training(folder / "j", durability="power")
     with pytest.raises(JournalWriteError, match="not logged"):
         failing(lambda: training.tracker.log_artifact(folder / "model"), calls)
     assert [
@@ -323,6 +323,21 @@ def test_an_artifact_on_a_broken_disk_is_an_error(tmp_path, calls):
     it.
     """
     assert_in_child(artifact_on_a_broken_disk, tmp_path, calls)
+
+
+def artifact_that_a_flush_finds_broken(folder):
+    (folder / "model").write_bytes(os.urandom(1 << 20))
+    training = Training(folder / "j")
+    training.tracker.log_artifact(folder / "model")
+    with pytest.raises(JournalWriteError, match=r"could not be (copied|written)"):
+        failing(training.tracker.flush, SYNCS)
+    training.tracker.close()
+    assert whole(folder / "j", 0)
+
+
+def test_a_flush_on_a_broken_disk_tells_of_an_artifact(tmp_path):
+    """Without a wait of its own, a call succeeds; the barrier raises until the disk takes it."""
+    assert_in_child(artifact_that_a_flush_finds_broken, tmp_path)
 
 
 def fork_onto_a_broken_disk(folder):

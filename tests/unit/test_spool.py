@@ -548,3 +548,73 @@ def test_content_that_was_there_is_on_the_disk_with_its_folders(spool, tmp_path,
     assert synced == [
         str(path) for path in (blob.path, blob.path.parent, spool.folder, spool.folder.parent)
     ]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What was waited for, by path; ``synced.failing`` of them fail first."""
+
+    class Synced(list):
+        failing = 0
+
+    found, real_fsync = Synced(), os.fsync
+
+    def fsync(descriptor):
+        found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if found.failing:
+            found.failing -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+def test_what_need_not_be_durable_waits_for_sync(spool, file, synced):
+    """The disk is not waited for, the content is whole and alone in the spool; ``sync`` waits for
+    it and for its folders.
+    """
+    blob = spool.add(file, durable=False)
+    assert synced == []
+    assert files_in(spool) == [blob.path]
+    assert blob.path.stat().st_nlink == 1
+    assert spool.verify(blob.sha256)
+    spool.sync([blob.sha256])
+    assert synced == [
+        str(path) for path in (blob.path, blob.path.parent, spool.folder, spool.folder.parent)
+    ]
+
+
+def test_what_is_there_is_replaced_only_by_what_is_on_the_disk(spool, synced):
+    """An earlier entry may need it, and count on it."""
+    blob = spool.add_bytes(b"content")
+    blob.path.write_bytes(b"damaged")
+    synced.clear()
+    assert spool.add_bytes(b"content", durable=False) == blob
+    assert spool.verify(blob.sha256)
+    assert "incoming-" in synced[0]
+
+
+def test_a_content_that_the_disk_refused_is_written_again(spool, synced):
+    """The kernel tells of it once: what is there has another inode then, on the disk."""
+    blob = spool.add_bytes(b"content", durable=False)
+    inode = blob.path.stat().st_ino
+    synced.failing = 1
+    spool.sync([blob.sha256])
+    assert "incoming-" in synced[1]
+    assert blob.path.stat().st_ino != inode
+    assert spool.verify(blob.sha256)
+
+
+def test_a_disk_that_refuses_a_content_again_is_told(spool, synced):
+    """Also what was damaged meanwhile is told, and not written again. What is gone is left out."""
+    blob = spool.add_bytes(b"content", durable=False)
+    synced.failing = 2
+    with pytest.raises(JournalWriteError):
+        spool.sync([blob.sha256])
+    blob.path.write_bytes(b"damaged")
+    synced.failing = 1
+    with pytest.raises(JournalWriteError, match="could not be written to the disk"):
+        spool.sync([blob.sha256])
+    blob.path.unlink()
+    spool.sync([blob.sha256])

@@ -2,7 +2,8 @@
 
 Invariants:
 
-- A file named by a digest is complete and on the disk: it gets its name after an fsync.
+- A file named by a digest is complete. It is on the disk, too: it gets its name after an fsync.
+  Only what was added without ``durable`` waits for that until ``sync``.
 - The folder holds complete blobs, and temporary files of processes that add, remove or upload.
 - No path outside the folder is ever opened for a digest.
 - A limit of the spool never removes an undelivered content, and never skips an artifact silently.
@@ -156,6 +157,8 @@ No store gets a smaller file in parts.
 _LOOK_BYTES: Final = 4096
 # ioctl_ficlone(2): share the blocks, if the file system can.
 _FICLONE: Final = 0x40049409
+# It was removed meanwhile, or a part of its path is a link.
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 TEMPORARY: Final = "incoming-"
 """Prefix of the names of files that are being added or removed."""
 
@@ -190,6 +193,8 @@ class Spool:
         file_path: str | os.PathLike[str],
         announce: Callable[[str], None] = lambda _: None,
         of_size: Callable[[int], Iterable[str]] = lambda _: (),
+        *,
+        durable: bool = True,
     ) -> SpooledBlob:
         """Keep the bytes of a file as they are now.
 
@@ -199,6 +204,8 @@ class Spool:
                 may remove it as old.
             of_size: Returns digests of that size that the spool may have. If the file's digest is
                 one of them, nothing is written.
+            durable: Wait until it is on the disk. If not, it survives a kill, and ``sync`` waits;
+                a large file is on the disk all the same, since its copy takes longer.
 
         Raises:
             ArtifactError: The file is missing, is not a regular file, can't be read, or changed
@@ -210,7 +217,9 @@ class Spool:
         for _ in range(TRIES):
             with _opened(source) as descriptor, _ending_clearly(source):
                 blob = self._held(descriptor, source, announce, of_size)
-                blob = blob or self._copy_open(descriptor, source, announce=announce)
+                blob = blob or self._copy_open(
+                    descriptor, source, announce=announce, durable=durable
+                )
             if blob is not None:
                 return blob
         raise ArtifactError(
@@ -219,15 +228,48 @@ class Spool:
         )
 
     def add_bytes(
-        self, content: bytes, announce: Callable[[str], None] = lambda _: None
+        self,
+        content: bytes,
+        announce: Callable[[str], None] = lambda _: None,
+        *,
+        durable: bool = True,
     ) -> SpooledBlob:
-        """Keep these bytes. See ``add`` for ``announce`` and what is raised."""
+        """Keep these bytes. See ``add`` for the arguments and what is raised."""
         sha256 = hashlib.sha256(content).hexdigest()
         with _writing(self.folder), self._incoming() as (temporary, target):
             write_all(target, memoryview(content))
-            os.fsync(target)
             announce(sha256)
-            return SpooledBlob(sha256, len(content), self._store(temporary, sha256))
+            path = self._store(temporary, target, sha256, durable=durable)
+            return SpooledBlob(sha256, len(content), path)
+
+    def sync(self, digests: Iterable[str]) -> None:
+        """Wait until blobs, and their names, are on the disk.
+
+        A blob that is gone was delivered and removed, or a sync will miss it.
+
+        Raises:
+            JournalWriteError: The disk refuses one.
+        """
+        for sha256 in digests:
+            path, size_bytes = self.path_of(sha256), -1
+            if not self.has(sha256):
+                continue
+            try:
+                with files.opened_blob(path) as descriptor:
+                    size_bytes = os.fstat(descriptor).st_size
+                    os.fsync(descriptor)
+                self._sync_folders(path)
+            except OSError as error:
+                # The kernel tells of a failure once, and may have dropped the bytes: write them
+                # again, if they are still what they were.
+                if (
+                    error.errno not in _NOT_THERE
+                    and self.take_over(self.folder, sha256, size_bytes) is None
+                ):
+                    raise JournalWriteError(
+                        f"the artifact {path} could not be written to the disk: {error}",
+                        hint="check the disk (dmesg), then log the file again",
+                    ) from error
 
     def take_over(self, other: Path, sha256: str, size_bytes: object) -> SpooledBlob | None:
         """Copy a blob of another spool, and verify it meanwhile.
@@ -366,6 +408,7 @@ class Spool:
         *,
         only: str | None = None,
         announce: Callable[[str], None] = lambda _: None,
+        durable: bool = True,
     ) -> SpooledBlob | None:
         """Copy an open file into the spool.
 
@@ -378,14 +421,10 @@ class Spool:
             after = os.fstat(descriptor)
             if _changed(before, after) or size_bytes != after.st_size or only not in {None, sha256}:
                 return None
-            os.fsync(target)
             announce(sha256)
-            return SpooledBlob(
-                sha256,
-                size_bytes,
-                self._store(temporary, sha256),
-                None if parts is None else parts.result(),
-            )
+            durable = durable or size_bytes > ALONE_BYTES_MAX
+            path = self._store(temporary, target, sha256, durable=durable)
+            return SpooledBlob(sha256, size_bytes, path, None if parts is None else parts.result())
 
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[tuple[Path, int]]:
@@ -403,9 +442,7 @@ class Spool:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _store(self, temporary: Path, sha256: str) -> Path:
-        # Replace a blob of that name, too: it may be damaged, or too old for ``collect``. Sync the
-        # folders in that case as well: an earlier call may have failed to.
+    def _store(self, temporary: Path, target: int, sha256: str, *, durable: bool) -> Path:
         path = self.path_of(sha256)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if path.parent.is_symlink():
@@ -414,13 +451,27 @@ class Spool:
                 hint="do not trust this journal; make a new one",
             )
         files.hand_over(path.parent, self.folder.parent)
-        temporary.replace(path)
-        self._sync_folders(path)
+        if durable or not _linked(temporary, path):
+            # Replace a blob of that name, too: it may be damaged, or too old for ``collect``. An
+            # earlier entry may need it, so only what is on the disk may take its place. Sync the
+            # folders in any case: an earlier call may have failed to.
+            os.fsync(target)
+            temporary.replace(path)
+            self._sync_folders(path)
         return path
 
     def _sync_folders(self, path: Path) -> None:
         for folder in (path.parent, self.folder, self.folder.parent):
             paths.fsync(folder)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file its name. Return False if that is taken, or the file system has no links."""
+    try:
+        os.link(temporary, path)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
