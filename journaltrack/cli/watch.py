@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from journaltrack.cli import common, output
-from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.exit_codes import ExitCode, told_unheard, worst
 from journaltrack.cli.journals import Journals, about_journals
 from journaltrack.errors import InvalidInputError, JournaltrackError
 from journaltrack.util.text import fields_of, logfmt
@@ -107,6 +107,7 @@ def command(
     alone until it is complete.
 
     Log lines on stderr are key=value; with --json they are JSON objects on stdout, one per line.
+    If whoever reads them is gone, the watcher still delivers.
     SIGTERM and Ctrl-C stop after the requests in flight (exit code 0). SIGHUP reads the
     configuration again.
     """
@@ -118,7 +119,9 @@ def command(
         logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO,
         as_json=as_json,
     )
-    return service.run()
+    with output.going_on() as lost:
+        code = service.run()
+    return worst([code, *map(told_unheard, lost[:1])])
 
 
 def _of_parent() -> dict[str, Any] | None:

@@ -131,3 +131,17 @@ def test_events_are_json_lines_where_json_is_asked_for(tmp_path, watch):
         assert [json.loads(line)["event"] for line in watching.process.stdout][-1] == "stopped"
         assert watching.process.wait() == 0
         assert watching.lines == []
+
+
+def test_a_log_that_nobody_reads_any_more_stops_no_delivery(tmp_path, watch):
+    """The reader of stdout is gone, as with `head`: what comes is delivered, nothing is printed,
+    and the exit code tells.
+    """
+    with simulator() as sim:
+        watching = watch(tmp_path, sim.endpoint_url, "--json")
+        watching.process.stdout.readline()
+        watching.process.stdout.close()
+        record(tmp_path / "run", points=1)
+        assert arrived(sim, 1)
+        assert watching.end() == 141
+        assert watching.lines == []
