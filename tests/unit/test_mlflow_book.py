@@ -93,6 +93,20 @@ def test_files_are_recorded_together_or_not_at_all(books, tmp_path):
         held.file_path("0" * 64)
 
 
+def test_a_name_is_a_file_or_a_folder(books, tmp_path):
+    """Of those recorded before, and within one call; nothing of a refused call is recorded."""
+    held = books()
+    run = held.run(begun(held))
+    (tmp_path / "file").write_text("content")
+    path = str(tmp_path / "file")
+    held.log_files(run, [(path, "a/b/c"), (path, "d")])
+    for names in (["a"], ["a/b"], ["d/e"], ["new", "d/e/f"], ["n/m", "n"]):
+        with pytest.raises(InvalidInputError, match="a file and a folder of the run"):
+            held.log_files(held.run(run.state.name), [(path, name) for name in names])
+    held.log_files(held.run(run.state.name), [(path, "a/b/d"), (path, "d")])
+    assert held.run(run.state.name).state.files.keys() == {"a/b/c", "a/b/d", "d"}
+
+
 def test_experiments_are_those_declared_and_those_that_runs_name(books, folder):
     """A tracker's own runs are shown, too; names that differ in case are two experiments."""
     held = books()

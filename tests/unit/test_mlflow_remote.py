@@ -674,6 +674,22 @@ def test_a_content_is_stored_under_each_of_its_names(server, journal):
 
 
 @pytest.mark.journal({"run": [CREATION]})
+def test_a_file_that_is_a_folder_too_is_stored_beside_it(server, journal):
+    """A tracker takes both, and no disk can hold both; what is there stays where it is."""
+    add_artifact(journal, b"the model")
+    add_more(journal, "q")
+    add_more(journal, "r/f.txt")
+    assert delivered(server, journal).pending == 0
+    add_more(journal, "q/f.txt")
+    add_more(journal, "r")
+    for _ in range(2):
+        assert delivered(server, journal).pending == 0
+    held = {path.partition("/artifacts/")[2] for path in server.files}
+    digest = hashlib.sha256(b"the model").hexdigest()[:12]
+    assert held == {"model", "q", "r/f.txt", "q.files/f.txt", f"r.{digest}"}
+
+
+@pytest.mark.journal({"run": [CREATION]})
 def test_what_replaces_has_the_name_and_the_last_content(server, journal):
     """Whether both are sent in one pass or not; a check finds the last one, and misses none."""
     add_artifact(journal, b"first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,15 @@ def test_a_run_is_what_its_entries_say():
     assert (run.experiment, run.full_name) == ("digits", "my digits")
     assert run.files == {"a/b": ("0" * 64, 7)}
     assert list(run.told(vocabulary.MODEL)) == [("m-1", {"name": "model"})]
+
+
+def test_what_is_not_unicode_is_read_as_its_escape():
+    """Whoever recorded it: pandas and servers' databases refuse it as it is."""
+    odd = os.fsdecode(b"a\xff\xc3\xa9")
+    drafts = [vocabulary.parameter("p", odd), *state.tag_drafts({"t": odd, state.NOTE: odd}, set())]
+    run = folded(*drafts, vocabulary.tags({"u": odd}))
+    texts = {run.parameters["p"], *run.tags.values()}
+    assert texts == {"a\\udcffé"} == {state.as_unicode(odd)}
 
 
 def test_an_experiment_is_what_its_entries_say():

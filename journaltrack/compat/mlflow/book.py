@@ -298,8 +298,10 @@ class Book:
 
         Raises:
             ArtifactError: A file is missing, no regular file, or keeps changing.
+            InvalidInputError: A file would have the name of a folder, or a folder that of a file.
             JournalWriteError: The journal's disk refuses it.
         """
+        _check_names(run.state, [name for _, name in files])
         uploader = JournalArtifactUploader(
             run.component, None, self._settings.configuration.spool_max_bytes
         )
@@ -500,6 +502,23 @@ def point_draft(
     if not known:
         return draft
     return draft._replace(payload=vocabulary.encode({**vocabulary.decode(draft.payload), **known}))
+
+
+def _check_names(run: RunState, names: Sequence[str]) -> None:
+    """Refuse what no file system could hold: a file that is a folder, too.
+
+    Raises:
+        InvalidInputError: There is one.
+    """
+    files, folders = {*run.files, *names}, run.folders.union(*map(state.folders_of, names))
+    for name in names:
+        both = next(iter(({name} & folders) or (state.folders_of(name) & files)), None)
+        if both is not None:
+            raise InvalidInputError(
+                f"the artifact {limits.shown(name)} can't be recorded: {limits.shown(both)} would "
+                "be a file and a folder of the run; nothing was recorded",
+                hint="choose another name",
+            )
 
 
 def _is_later(known: Point, other: Point) -> bool:

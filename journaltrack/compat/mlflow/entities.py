@@ -31,7 +31,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_USER
 
-from journaltrack.compat.mlflow import addresses, book
+from journaltrack.compat.mlflow import addresses, book, state
 from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.errors import JournaltrackError
@@ -174,9 +174,10 @@ def experiment_id(known: RunState) -> str:
 
 def told_of(each: DatasetInput) -> dict[str, Any]:
     """Return the document of a dataset input."""
+    held = dict(each.dataset).items()
     return {
-        "dataset": {key: value for key, value in dict(each.dataset).items() if value is not None},
-        "tags": [{"key": tag.key, "value": tag.value} for tag in each.tags],
+        "dataset": {key: state.as_unicode(value) for key, value in held if value is not None},
+        "tags": [{"key": tag.key, "value": state.as_unicode(tag.value)} for tag in each.tags],
     }
 
 

@@ -74,6 +74,7 @@ class RunState:
         experiment: The experiment's name in the journal. None: the default one.
         full_name: The experiment's name in MLflow, if it differs.
         files: Its files, by path.
+        folders: The folders that have them.
         legal_tags: The tags that SageMaker gets.
     """
 
@@ -87,6 +88,7 @@ class RunState:
     experiment: str | None = None
     full_name: str | None = None
     files: dict[str, Upload] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
     legal_tags: set[str] = field(default_factory=set)
 
     def copy(self) -> RunState:
@@ -97,6 +99,7 @@ class RunState:
             tags=dict(self.tags),
             documents=dict(self.documents),
             files=dict(self.files),
+            folders=set(self.folders),
             legal_tags=set(self.legal_tags),
         )
 
@@ -123,7 +126,7 @@ class RunState:
         elif kind == vocabulary.NOTE:
             self._set(self.tags, NOTE, vocabulary.note_of(entry) or None)
         elif kind == vocabulary.PARAMETER:
-            self.parameters[entry.name or ""] = text_of(vocabulary.parameter_of(entry))
+            self.parameters[entry.name or ""] = as_unicode(text_of(vocabulary.parameter_of(entry)))
         elif kind == vocabulary.STATUS:
             merged = fold.merge_status(self.status, fold.value_of(entry))
             self.status = merged if isinstance(merged, Status) else self.status
@@ -135,10 +138,11 @@ class RunState:
             self.files[entry.name or ""] = Upload(
                 fold.blob_of(entry).sha256, size if isinstance(size, int) else 0
             )
+            self.folders |= folders_of(entry.name or "")
 
     def _add_tags(self, tags: Mapping[str, Any]) -> None:
         for key, value in tags.items():
-            self.tags[str(key)] = str(value)
+            self.tags[str(key)] = as_unicode(str(value))
             self.legal_tags.add(str(key))
 
     def _add_label(self, name: str, text: str | None) -> None:
@@ -149,7 +153,7 @@ class RunState:
         if text is None:
             held.pop(key, None)
         else:
-            held[key] = text
+            held[key] = as_unicode(text)
 
     @property
     def is_deleted(self) -> bool:
@@ -185,6 +189,20 @@ class RunState:
                     document = json.loads(text)
                     if isinstance(document, dict):
                         yield name.removeprefix(begin), document
+
+
+def as_unicode(text: str) -> str:
+    """Return a text with what is not Unicode as its escape.
+
+    It comes from names of files that are not UTF-8. pandas, Arrow and servers' databases refuse it.
+    """
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def folders_of(name: str) -> set[str]:
+    """Return the folders that a file of this name is in."""
+    parts = name.split("/")
+    return {"/".join(parts[:count]) for count in range(1, len(parts))}
 
 
 def text_of(value: str | float | None) -> str:
@@ -257,9 +275,9 @@ class ExperimentState:
             group = groups.declaration_of(entry).group
             self.name = group.name
             self.full_name = group.full_name or self.full_name
-            self.tags |= dict(group.tags)
+            self.tags |= {key: as_unicode(value) for key, value in group.tags}
             if group.description is not None:
-                self.tags[NOTE] = group.description
+                self.tags[NOTE] = as_unicode(group.description)
             self._add_labels(entry.detail.get("labels"))
 
     def _add_labels(self, labels: object) -> None:
@@ -267,14 +285,14 @@ class ExperimentState:
             if key == STAGE:
                 self.is_deleted = text == DELETED
             elif isinstance(text, str):
-                self.tags[key] = text
+                self.tags[key] = as_unicode(text)
             else:
                 self.tags.pop(key, None)
 
     @property
     def shown(self) -> str:
         """Return its name in MLflow."""
-        return self.full_name or self.name
+        return as_unicode(self.full_name or self.name)
 
     @property
     def id(self) -> str:

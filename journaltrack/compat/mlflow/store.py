@@ -115,6 +115,7 @@ class TrackingStore(AbstractStore):
 
     def create_experiment(self, name, artifact_location=None, tags=None) -> str:
         _validate_experiment_name(name)
+        name = state.as_unicode(name)
         if artifact_location:
             raise _refused(
                 f"an experiment with artifact_location={artifact_location!r} can't be made: "
@@ -135,7 +136,7 @@ class TrackingStore(AbstractStore):
         return entities.experiment(self._book, self._known(experiment_id))
 
     def get_experiment_by_name(self, experiment_name) -> Experiment | None:
-        found = self._book.experiment(shown=experiment_name)
+        found = self._book.experiment(shown=state.as_unicode(str(experiment_name)))
         return None if found is None else entities.experiment(self._book, found)
 
     def delete_experiment(self, experiment_id) -> None:
@@ -160,7 +161,7 @@ class TrackingStore(AbstractStore):
 
     def set_experiment_tag(self, experiment_id, tag) -> None:
         _validate_tag_name(tag.key)
-        self._declare(self._active(experiment_id), {tag.key: str(tag.value)})
+        self._declare(self._active(experiment_id), _pairs([tag]))
 
     def delete_experiment_tag(self, experiment_id, key) -> None:
         known = self._active(experiment_id)
@@ -198,6 +199,7 @@ class TrackingStore(AbstractStore):
         for key in given:
             _validate_tag_name(key)
         named = given.get(MLFLOW_RUN_NAME)
+        run_name = state.as_unicode(run_name or "")
         if run_name and named and run_name != named:
             raise MlflowException(
                 "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with "
@@ -225,7 +227,8 @@ class TrackingStore(AbstractStore):
             end_ns = _checked_ms("end_time", end_time) * 10**6 if is_ended else None
             drafts.append(vocabulary.status(primary=state.STATUSES[name], end_ns=end_ns))
         if run_name:
-            drafts += state.tag_drafts({MLFLOW_RUN_NAME: run_name}, run.state.legal_tags)
+            named = _pairs({MLFLOW_RUN_NAME: run_name})
+            drafts += state.tag_drafts(named, run.state.legal_tags)
         with told_to_mlflow():
             self._book.append(run, drafts)
             if run_status is not None and RunStatus.is_terminated(run_status):
@@ -608,8 +611,9 @@ def _is_model(known: RunState) -> bool:
 
 def _pairs(items: Any) -> dict[str, Any]:  # noqa: ANN401 - lists of tags or parameters, or a dict
     if isinstance(items, dict):
-        return {str(key): str(value) for key, value in items.items()}
-    return {each.key: "" if each.value is None else str(each.value) for each in items or ()}
+        return {str(key): state.as_unicode(str(value)) for key, value in items.items()}
+    pairs = ((each.key, "" if each.value is None else str(each.value)) for each in items or ())
+    return {key: state.as_unicode(value) for key, value in pairs}
 
 
 def _refused(text: str) -> MlflowException:

@@ -41,6 +41,8 @@ _SIGNED_S: Final = 3_600
 _CHUNK_BYTES: Final = 1 << 20
 _RUN: Final = re.compile(r"(?P<folder>.*/artifacts)/(?P<name>.+)")
 _SHORT: Final = 12
+_BESIDE: Final = ".files"
+"""The end of a folder's name that a file has already."""
 
 
 class Artifacts:
@@ -80,6 +82,8 @@ class Artifacts:
             return self._to_bucket(blob, place, name)
         if scheme not in {"s3", _PROXIED}:
             raise _no_door(place)
+        if scheme == _PROXIED:
+            name = _apart(name, blob.sha256, noted)
         told = f"{blob.sha256} {blob.size_bytes}"
         held = noted.get(noted_under(name))
         if held is None and self._size(place, name) is not None:
@@ -87,8 +91,7 @@ class Artifacts:
             held = ""
         # What journaltrack stored itself may be replaced by what says so.
         if held not in {None, told} and not (held and blob.replaces):
-            stem, extension = posixpath.splitext(name)
-            name = f"{stem}.{blob.sha256[:_SHORT]}{extension}"
+            name = _with_digest(name, blob.sha256)
             held = noted.get(noted_under(name))
         uri = f"{place}/{name}"
         if held == told and self._size(place, name) == blob.size_bytes:
@@ -222,6 +225,27 @@ def noted_under(name: str) -> str:
     if len(NOTED) + len(text) > names.KEY_CHARS_MAX:
         text = hashlib.sha256(name.encode()).hexdigest()
     return f"{NOTED}{text}"
+
+
+def _with_digest(name: str, sha256: str) -> str:
+    stem, extension = posixpath.splitext(name)
+    return f"{stem}.{sha256[:_SHORT]}{extension}"
+
+
+def _apart(name: str, sha256: str, noted: Mapping[str, str]) -> str:
+    """Return a name that is no folder of other files, and below no file.
+
+    A server's disk can't hold both. S3 can, and a tracker takes both.
+    """
+    begin = f"{noted_under(name)}/"
+    if any(key.startswith(begin) for key in noted):
+        return _with_digest(name, sha256)
+    parts = name.split("/")
+    for count in range(1, len(parts)):
+        parent = "/".join(parts[:count])
+        if noted_under(parent) in noted:
+            return f"{parent}{_BESIDE}/{'/'.join(parts[count:])}"
+    return name
 
 
 def _is_proxied(place: str) -> bool:
