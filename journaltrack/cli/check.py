@@ -530,6 +530,9 @@ def _remark(difference: Difference) -> str | None:
 
 def _explain(report: VerifyReport) -> None:
     """Explain on stderr why the comparison is not complete, and what to do."""
+    from journaltrack.journal import destinations  # noqa: PLC0415 - as above
+
+    to = destinations.option_of(report.journal)
     if report.halted is not None:
         output.problem(
             "error", f"the comparison stopped: {report.halted.message}", report.halted.hint
@@ -554,7 +557,8 @@ def _explain(report: VerifyReport) -> None:
             )
     if report.repair is None and any(each.repairable for each in report.differences):
         output.say(
-            "hint: `journaltrack check --remote --repair` sends again what is missing", err=True
+            f"hint: `journaltrack check --remote --repair{to}` sends again what is missing",
+            err=True,
         )
     if report.undelivered.any:
-        output.say("hint: `journaltrack audit` says what is not delivered, and why", err=True)
+        output.say(f"hint: `journaltrack audit{to}` says what is not delivered, and why", err=True)

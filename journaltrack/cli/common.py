@@ -200,6 +200,15 @@ def path_of(journal: str | None) -> str:
     return str(paths.journal_folder(journal))
 
 
+def service_of(journal: str) -> str:
+    """Return whose deliveries a journal has, for people: of a copy its destination."""
+    from journaltrack.journal import destinations  # noqa: PLC0415 - shell completion imports this
+    from journaltrack.util import config  # noqa: PLC0415
+
+    name = destinations.name_of(journal)
+    return "SageMaker" if name == config.SAGEMAKER else name
+
+
 class _Printer(logging.Handler):
     """Print log records on stderr, escaped."""
 

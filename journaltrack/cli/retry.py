@@ -97,8 +97,8 @@ def _tell_the_rest(told: Retried, *, in_doubt: bool) -> None:
     """Say on stderr what stays as it is."""
     if told.undeliverable:
         what = (
-            f"{output.plural(told.undeliverable, 'entry')} can never be sent to SageMaker: "
-            "quarantined for good, and kept in the journal"
+            f"{output.plural(told.undeliverable, 'entry')} can never be sent to "
+            f"{common.service_of(told.journal)}: quarantined for good, and kept in the journal"
         )
         output.problem("note", what, "`journaltrack audit` says why")
     if told.in_doubt and not in_doubt:

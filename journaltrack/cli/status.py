@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from journaltrack.reports.status import CopyStatus, JournalStatus, Sizes
 
 _INTERVAL_S: Final = 2.0
+_GONE_MAX: Final = 5
+"""Ours: runs that are named."""
 
 
 @click.command(
@@ -121,15 +123,37 @@ def _configured() -> list[Path]:
     return [] if named is None else [Path(named)]
 
 
+def _is_target(status: JournalStatus) -> bool:
+    """Return whether anything is delivered where the status is of: ``deliver_to`` may say not."""
+    from journaltrack.util import config  # noqa: PLC0415 - as above
+
+    return status.destination != config.SAGEMAKER or None in config.current().targets
+
+
 def _code(status: JournalStatus) -> ExitCode:
     copies = status.destinations
-    if status.quarantined or status.in_doubt or any(c.quarantined or c.in_doubt for c in copies):
+    # Without a copy, nothing was delivered anywhere.
+    counts = _is_target(status) or not copies
+    if (counts and (status.quarantined or status.in_doubt)) or any(
+        c.quarantined or c.in_doubt for c in copies
+    ):
         return ExitCode.PROBLEMS
-    pending = status.pending or status.in_flight or any(c.pending != 0 for c in copies)
-    return ExitCode.PENDING if pending else ExitCode.OK
+    pending = counts and (status.pending or status.in_flight)
+    return ExitCode.PENDING if pending or any(c.pending != 0 for c in copies) else ExitCode.OK
+
+
+def _refused(status: JournalStatus) -> str:
+    """Return how many entries are quarantined, and who refuses them: others may take them."""
+    told = output.plural(status.quarantined, "entry")
+    if not status.quarantined:
+        return told
+    told += f", by {common.service_of(status.path)}"
+    return told if _is_target(status) else f"{told}, where nothing is delivered to (deliver_to)"
 
 
 def _print(status: JournalStatus) -> None:
+    from journaltrack.journal import destinations  # noqa: PLC0415 - as above
+
     rows: list[tuple[str, object]] = [
         ("journal", status.path),
         ("journal id", status.journal_id),
@@ -150,12 +174,15 @@ def _print(status: JournalStatus) -> None:
     rows += [
         ("in flight", output.plural(status.in_flight, "entry")),
         ("in doubt", output.plural(status.in_doubt, "entry")),
-        ("quarantined", output.plural(status.quarantined, "entry")),
+        ("quarantined", _refused(status)),
         ("last success", _last_success(status)),
         ("last error", _last_error(status)),
         ("lease held by", _holder(status)),
     ]
     rows += [(f"to {each.name}", _copied(each)) for each in status.destinations]
+    if status.gone:
+        shown = ", ".join(status.gone[:_GONE_MAX])
+        rows.append(("gone", f"{output.plural(len(status.gone), 'run')}: {shown}"))
     rows += [("run", f"{run.component}: {run.text}") for run in status.left_open]
     rows.append(("size", _sizes(status.sizes)))
     tables.fields(rows)
@@ -170,18 +197,28 @@ def _print(status: JournalStatus) -> None:
         )
     for begun in status.unfinished:
         output.problem("warning", begun.text, begun.hint)
+    if status.gone:
+        from journaltrack.replay.evidence.gone import REMEDY  # noqa: PLC0415 - few need it
+
+        output.say(f"hint: what was delivered and is not there any more: {REMEDY}", err=True)
     if status.exposed is not None:
         output.problem("warning", status.exposed)
     if status.quarantined or status.in_doubt:
+        to = destinations.option_of(status.path)
         output.say(
-            "hint: `journaltrack audit` names what is quarantined or in doubt, and why", err=True
+            f"hint: `journaltrack audit{to}` names what is quarantined or in doubt, and why",
+            err=True,
         )
 
 
 def _copied(copy: CopyStatus) -> str:
     if copy.pending is None:
         return f"it can't be read: {output.clean(copy.problem or '')}"
-    problems = (("quarantined", copy.quarantined), ("in doubt", copy.in_doubt))
+    problems = (
+        ("quarantined", copy.quarantined),
+        ("in doubt", copy.in_doubt),
+        ("runs gone", copy.gone),
+    )
     told = [f"{count} {state}" for state, count in problems if count]
     return ", ".join([f"{output.plural(copy.pending, 'entry')} pending", *told])
 
@@ -193,7 +230,7 @@ def _sizes(sizes: Sizes) -> str:
         else ""
     )
     delivered = (
-        f" ({output.size(sizes.spool_delivered_bytes)} delivered)"
+        f" ({output.size(sizes.spool_delivered_bytes)} no longer needed)"
         if sizes.spool_delivered_bytes
         else ""
     )

@@ -532,14 +532,19 @@ def _what_to_do(after: Standing, never: int) -> str:
 
     Nothing helps ``never`` of them.
     """
-    hints = ["`journaltrack audit` names them and says why"]
+    from journaltrack.journal import destinations  # noqa: PLC0415 - SQLAlchemy
+
+    to = destinations.option_of(after.path)
+    hints = [f"`journaltrack audit{to}` names them and says why"]
     if never:
         which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
-        hints.append(f"{which} can never be sent to SageMaker, and stay in the journal")
+        hints.append(
+            f"{which} can never be sent to {common.service_of(after.path)}, and stay in the journal"
+        )
     if after.quarantined > never:
         hints.append(
-            f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, once "
-            "the cause is gone"
+            f"`journaltrack retry{to}` makes {'the others' if never else 'them'} pending again, "
+            "once the cause is gone"
         )
     if after.in_doubt:
         hints.append("a later sync reads back what is in doubt")

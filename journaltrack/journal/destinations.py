@@ -124,6 +124,30 @@ def marked(folder: Path) -> Mapping[str, Any] | None:
     return told
 
 
+def name_of(folder: str | os.PathLike[str]) -> str:
+    """Return whose deliveries a journal has: ``config.SAGEMAKER``, or of a copy its destination."""
+    path = Path(folder)
+    return path.name if (path / paths.DESTINATION).exists() else config.SAGEMAKER
+
+
+def option_of(folder: str | os.PathLike[str]) -> str:
+    """Return the option that names a copy's destination in a command; "" for a journal itself."""
+    name = name_of(folder)
+    if name == config.SAGEMAKER:
+        return ""
+    try:
+        told = marked(Path(folder)) or {}
+    except JournalCorruptError:
+        told = {}
+    return f" --to {_named(name, told)}"
+
+
+def _named(name: str, told: Mapping[str, Any]) -> str:
+    """Return how a command names a destination: no configuration has the name of an address."""
+    uri = str(told.get("uri"))
+    return uri if config.name_of_address(uri) == name else name
+
+
 def refuse_copy(folder: Path, what: str) -> None:
     """Refuse to use a copy as if it were the journal.
 
@@ -212,12 +236,9 @@ def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
     folder = folder_of(journal, name)
     _refuse_links(folder)
     if not (folder / paths.DATABASE).exists():
-        uri = str(told.get("uri"))
-        # No configuration has the name of a bare address.
-        to = uri if config.name_of_address(uri) == name else name
         raise JournalNotFoundError(
             f"nothing of the journal at {journal} was delivered to {name} yet",
-            hint=f"`journaltrack sync --to {to}` delivers it",
+            hint=f"`journaltrack sync --to {_named(name, told)}` delivers it",
         )
     _refuse_other_address(folder, told)
     return folder

@@ -50,7 +50,7 @@ from journaltrack.replay.dispatch import (
     Crew,
     Dispatch,
 )
-from journaltrack.replay.evidence import ahead, anchors, in_doubt, readback, taken
+from journaltrack.replay.evidence import ahead, anchors, gone, in_doubt, readback, taken
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.lease import CLAIM_S, Gate, Lease, acquire
@@ -462,7 +462,10 @@ class Reconciler:
         Raises:
             JournalBehindError: It was, and nothing was sent.
         """
-        if not self._options.ask_for_copies or not self._remote.can.documents:
+        if not self._remote.can.documents:
+            gone.ask(self._journal.database, self._remote)
+            return
+        if not self._options.ask_for_copies:
             return
         found = ahead.ask(
             self._journal.database,

@@ -30,6 +30,7 @@ from journaltrack.errors import (
     UnexpectedError,
 )
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
+from journaltrack.replay.evidence.gone import REMEDY
 from journaltrack.replay.evidence.outcomes import NOTHING_MORE, Delivery, Outcome
 from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.lease import Ticket
@@ -324,7 +325,8 @@ def _missing(component: str, service: str, *, job: bool) -> RemoteError:
         f"the trial component {component} does not exist in {service}: {why}",
         kind=ErrorKind.HOLD,
         code="ComponentMissing",
-        hint=f"sync again when it is there, or create it now: {ATTACH_COMMAND}",
+        hint=f"sync again when it is there, or create it now: {ATTACH_COMMAND}. If it was there, "
+        f"{REMEDY}",
     )
 
 

@@ -23,10 +23,10 @@ from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import footprint
 from journaltrack.journal.view import ErrorRecord, When
 from journaltrack.journal.vocabulary import LOCAL
-from journaltrack.replay.evidence import taken
+from journaltrack.replay.evidence import gone, taken
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
-from journaltrack.util import paths, process
+from journaltrack.util import config, paths, process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +94,7 @@ class CopyStatus:
         pending: How many entries are pending there, those in flight and those that the copy lacks
             yet included. None: it can't be read.
         in_doubt, quarantined: How many entries are in these states there.
+        gone: How many components it no longer has, see ``JournalStatus``.
         problem: Why the copy can't be read.
     """
 
@@ -103,6 +104,7 @@ class CopyStatus:
     in_doubt: int = 0
     quarantined: int = 0
     problem: str | None = None
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,9 @@ class JournalStatus:
         unfinished: Merges and imports of receipts that were killed. Until they run again, nothing
             is sent from this journal.
         destinations: Further destinations to which the journal was delivered.
+        destination: Whose deliveries these are: "sagemaker", or the name of the further destination
+            whose copy of a journal this is.
+        gone: Components that were delivered, and that the destination said it no longer has.
     """
 
     journal_id: str
@@ -158,6 +163,8 @@ class JournalStatus:
     hearsay: tuple[Hearsay, ...] = ()
     unfinished: tuple[Unfinished, ...] = ()
     destinations: tuple[CopyStatus, ...] = ()
+    destination: str = config.SAGEMAKER
+    gone: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -334,6 +341,8 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
             _of_copy(journal, name, folder)
             for name, folder in destinations.copies(journal.path).items()
         ),
+        destination=destinations.name_of(journal.path),
+        gone=tuple(gone.gone(database)),
         left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
     )
 
@@ -345,6 +354,7 @@ def _of_copy(journal: Journal, name: str, folder: Path) -> CopyStatus:
                 f"SELECT d.outcome, count(*) FROM delivery d WHERE {queries.PROBLEM} GROUP BY 1"
             )
             pending, last = queries.pending_count(copy.database), copy.last_seq()
+            missing = len(gone.gone(copy.database))
     # The journal itself can be told of all the same.
     except JournalError as error:
         return CopyStatus(name, str(folder), problem=error.message)
@@ -357,6 +367,7 @@ def _of_copy(journal: Journal, name: str, folder: Path) -> CopyStatus:
         lacking + pending,
         problems.get("in doubt", 0),
         problems.get("quarantined", 0),
+        gone=missing,
     )
 
 

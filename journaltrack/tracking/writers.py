@@ -87,7 +87,7 @@ class Notices:
             self._tell(Notice(vocabulary.PARAMETERS_FILE, "", text))
         for draft in refused:
             if not vocabulary.is_for_file(draft):
-                text = f"{_told_of(draft)}. It is recorded, but will not be delivered"
+                text = f"{_told_of(draft)}. It is recorded, but will not be delivered to SageMaker"
                 self._tell(Notice(draft.kind, draft.name or "", text))
         for notice in others:
             self._tell(notice)

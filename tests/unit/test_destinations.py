@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -278,6 +279,50 @@ def test_commands_take_a_journal_as_mlflows_code_names_it(tmp_path, lab, monkeyp
     shown = command("status", "journaltrack:", "--to", "lab")[1]
     assert shown.count("NewConnectionError") == 1
     lab.start()
+
+
+def test_a_server_that_came_back_empty_is_told_and_gets_everything_again(tmp_path, lab):
+    """By the next sync that sends something, by status, and by every hint until it is mended."""
+    journal = tracked(tmp_path, steps=5, parameters={"lr": 0.1}, artifact=b"the model")
+    command("sync", journal, "--to", "lab")
+    lab.runs.clear()
+    lab.files.clear()
+    with Tracker.create(trial_component_name="new", journal=journal, sync="off") as tracker:
+        tracker.log_metric("loss", 1.0)
+    code, printed = command("sync", journal, "--to", "lab")
+    assert code == ExitCode.OK
+    assert "MLflow no longer has run, which was delivered" in printed
+    with Tracker.load("run", journal=journal, sync="off") as tracker:
+        tracker.log_metric("loss", 9.0, iteration_number=9)
+    for _ in range(2):
+        code, printed = command("sync", journal, "--to", "lab")
+        assert (code, "--repair sends it again" in printed) == (ExitCode.PENDING, True), printed
+    printed = command("status", journal, "--to", "lab")[1]
+    assert re.search("gone +1 run: run", printed), printed
+    assert "1 runs gone" in command("status", journal)[1]
+    code, printed = command("check", journal, "--remote", "--to", "lab")
+    assert (code, "check --remote --repair --to lab`" in printed) == (ExitCode.PROBLEMS, True)
+    assert command("check", journal, "--remote", "--repair", "--to", "lab")[0] == ExitCode.OK
+    (run,) = lab.active("run")
+    assert (len(run.points), run.params) == (6, {"lr": "0.1"})
+    assert [*lab.files.values()] == [b"the model"]
+    assert "gone" not in command("status", journal)[1]
+
+
+def test_status_says_who_refuses_an_entry(tmp_path, lab, monkeypatch):
+    """What SageMaker alone refuses counts for nothing where SageMaker gets nothing."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        with pytest.warns(JournaltrackWarning):
+            tracker.log_metric("loss", math.nan, iteration_number=0)
+        with pytest.warns(JournaltrackWarning):
+            tracker.log_output("long", "x" * 9_000)
+    assert re.search("quarantined +[12] .*, by SageMaker\n", command("status", tmp_path / "j")[1])
+    printed = command("sync", tmp_path / "j", "--to", "lab")[1]
+    assert "`journaltrack audit --to lab` names them" in printed
+    printed = command("status", tmp_path / "j", "--to", "lab")[1]
+    assert re.search("quarantined +1 entry, by lab", printed)
+    monkeypatch.setenv("JOURNALTRACK_DELIVER_TO", "lab")
+    assert "by SageMaker, where nothing is delivered to" in command("status", tmp_path / "j")[1]
 
 
 def test_a_copy_is_never_taken_for_the_journal(tmp_path, lab):

@@ -41,6 +41,7 @@ from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
 from journaltrack.remotes.mlflow.models import MODEL_IDS, Models, Source
+from journaltrack.replay.evidence.gone import REMEDY
 from journaltrack.replay.evidence.readback import ReadBack
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
@@ -523,7 +524,10 @@ class MlflowRemote:
         run = self._find(component)
         if run is None:
             raise ComponentMissingError(
-                f"MLflow has no run of {component}", kind=ErrorKind.HOLD, code="RunMissing"
+                f"MLflow has no run of {component}",
+                kind=ErrorKind.HOLD,
+                code="RunMissing",
+                hint=REMEDY,
             )
         return run
 
