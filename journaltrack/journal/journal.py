@@ -18,10 +18,8 @@ from typing import Any, Final, NamedTuple
 from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
 from journaltrack.journal import first_steps, vocabulary
 from journaltrack.journal.append import Appender, OnJournalError
-from journaltrack.journal.groups import is_run
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
-from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.journal.vocabulary import Draft, Entry
 from journaltrack.util import paths
@@ -238,6 +236,8 @@ class Journal(Appender):
     def flush(self, *, patience_s: float = 0.0) -> None:
         """Do what ``Appender.flush`` does, and wait for the contents of artifacts first."""
         if self._unsynced:
+            from journaltrack.journal.spool.spool import Spool  # noqa: PLC0415 - few log files
+
             digests = tuple(self._unsynced)
             Spool(self.path / paths.SPOOL).sync(digests)
             self._unsynced.difference_update(digests)
@@ -302,6 +302,8 @@ class Journal(Appender):
 
     def runs(self) -> list[ComponentRow]:
         """Return the components, without the rows that stand for experiments and trials."""
+        from journaltrack.journal.groups import is_run  # noqa: PLC0415 - no tracker needs it
+
         return [row for row in self.components() if is_run(row.name)]
 
     def components(self) -> list[ComponentRow]:

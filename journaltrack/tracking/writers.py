@@ -29,7 +29,6 @@ from journaltrack.errors import (
     UndeliverableError,
 )
 from journaltrack.journal import vocabulary
-from journaltrack.journal.spool.spool import Spool, SpooledBlob, blobs_of_size, spool_use
 from journaltrack.tracking import validation
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.util import paths
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from journaltrack.journal.journal import Journal
+    from journaltrack.journal.spool.spool import Spool, SpooledBlob
     from journaltrack.journal.vocabulary import Draft
     from journaltrack.tracking.trial_component import TrialComponent
 
@@ -457,6 +457,8 @@ class JournalArtifactUploader:
 
     def _admitting(self, content: Path | bytes) -> Spool:
         """Return the spool, with room for the content if the spool has a limit."""
+        from journaltrack.journal.spool.spool import Spool  # noqa: PLC0415 - many runs log no file
+
         # Read at every call: the journal may have been moved.
         folder = self._journal.path
         spool = Spool(folder / paths.SPOOL)
@@ -471,6 +473,8 @@ class JournalArtifactUploader:
         return spool
 
     def _of_size(self, size_bytes: int) -> list[str]:
+        from journaltrack.journal.spool.spool import blobs_of_size  # noqa: PLC0415 - as above
+
         try:
             return blobs_of_size(self._journal.database, size_bytes)
         except JournalError:
@@ -489,6 +493,8 @@ class JournalArtifactUploader:
         Raises:
             ArtifactError: A content is not in the spool any more, and its file has changed.
         """
+        from journaltrack.journal.spool.spool import Spool  # noqa: PLC0415 - as above
+
         for sha256, source in contents.items():
             spool = Spool(self._journal.path / paths.SPOOL)
             if spool.has(sha256):
@@ -523,6 +529,8 @@ def _admit(
     Raises:
         JournalFullError: It does not fit. Nothing was copied.
     """
+    from journaltrack.journal.spool.spool import spool_use  # noqa: PLC0415 - as above
+
     try:
         wanted = (
             len(content) if isinstance(content, bytes) else os.stat(content).st_size  # noqa: PTH116

@@ -515,9 +515,7 @@ def default_file() -> Path | None:
     """Return the file to read if none is named, or None without a home folder."""
     if not paths.has_home("XDG_CONFIG_HOME"):
         return None
-    import platformdirs  # noqa: PLC0415 - only when nothing is named
-
-    return Path(platformdirs.user_config_dir("journaltrack", appauthor=False)) / "config.toml"
+    return paths.folder_of_user("config") / "config.toml"
 
 
 def load(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED_GRACE_S: Final = 5.0
 """How long to wait for answers after Ctrl-C in a program without a handler of its own."""
+INTERRUPTIONS_MAX: Final = 3
+"""After this many interruptions, the caller does not wait any longer."""
 _RECENT: Final = 64
 _TIMES: Final = 2.0
 """A request that can't be sent twice needs this multiple of the slowest recent answer's time."""

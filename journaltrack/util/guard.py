@@ -22,8 +22,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from journaltrack.errors import ErrorKind, JournaltrackError, RemoteError, described
-from journaltrack.util.deadline import INTERRUPTED_GRACE_S, Deadline
-from journaltrack.util.threads import INTERRUPTIONS_MAX
+from journaltrack.util.deadline import INTERRUPTED_GRACE_S, INTERRUPTIONS_MAX, Deadline
 
 logger = logging.getLogger(__name__)
 

@@ -31,15 +31,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from journaltrack.util.deadline import INTERRUPTIONS_MAX
 
 T = TypeVar("T")
 M = TypeVar("M")
 J = TypeVar("J")
 R = TypeVar("R")
-
-INTERRUPTIONS_MAX: Final = 3
-"""After this many interruptions, the caller does not wait any longer."""
 
 
 class Apart(Generic[T, M]):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import platformdirs
 import pytest
 
 from journaltrack.util import paths
@@ -233,3 +235,17 @@ def test_a_folder_that_others_prepared_is_not_used(node, tmp_path, way):
         (own / "12-3").chmod(0o750)
     assert paths.default_journal() == tmp_path / "home" / "journal"
     assert list((tmp_path / "trap").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["data", "config", "cache"])
+@pytest.mark.parametrize("named", ["", "/elsewhere", "relative", None])
+@pytest.mark.parametrize("home", ["/home/user", "/home/user/", None])
+def test_the_folders_of_a_user_are_those_of_platformdirs(monkeypatch, kind, named, home):
+    """Whatever the environment says, though no import is needed for them on Linux."""
+    for variable, value in ((f"XDG_{kind.upper()}_HOME", named), ("HOME", home)):
+        if value is None:
+            monkeypatch.delenv(variable, raising=False)
+        else:
+            monkeypatch.setenv(variable, value)
+    expected = getattr(platformdirs, f"user_{kind}_dir")("journaltrack", appauthor=False)
+    assert paths.folder_of_user(kind) == Path(expected)

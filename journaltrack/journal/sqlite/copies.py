@@ -17,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +63,8 @@ def compact_file(database: Database) -> str | None:
     Returns:
         None if that was done, else why not, in words.
     """
+    import shutil  # noqa: PLC0415 - a tenth of the time of a start
+
     others = sorted(set(files.having_open(database.path)))
     if others:
         who = ", ".join(f"process {pid}" for pid in others[:_PROCESSES_SHOWN])
@@ -105,6 +105,9 @@ def place_for_copy(path: Path) -> Iterator[Path]:
         JournalError: ``TMPDIR`` can't be written.
     """
     try:
+        import shutil  # noqa: PLC0415 - as above
+        import tempfile  # noqa: PLC0415 - as above
+
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as folder:
             wanted_bytes = sum(_size(path.with_name(path.name + suffix)) for suffix in ("", *LOGS))
             if shutil.disk_usage(folder).free < wanted_bytes + _MARGIN_BYTES:
@@ -123,6 +126,8 @@ def place_for_copy(path: Path) -> Iterator[Path]:
 
 def copy_files(path: Path, copy: Path) -> None:
     """Copy a database that no process has open, with the entries still in its log."""
+    import shutil  # noqa: PLC0415 - as above
+
     for suffix in ("", *LOGS):
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
@@ -159,6 +164,8 @@ _HINT: Final = "set TMPDIR to a folder that you can write to, on a disk with eno
 
 
 def _no_room(path: Path) -> JournalFullError:
+    import tempfile  # noqa: PLC0415 - as above
+
     return JournalFullError(
         f"{tempfile.gettempdir()} has no room for a copy of {path.parent}, needed to read it",
         hint=_HINT,

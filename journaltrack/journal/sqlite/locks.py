@@ -30,7 +30,6 @@ import errno
 import fcntl
 import math
 import os
-import random
 import struct
 import threading
 import time
@@ -307,7 +306,7 @@ class StandingLocks:
             if self._of_memory is None:
                 self._of_memory = take(f"{self._path}-shm", os.O_RDONLY)
             self._of_memory.lock(fcntl.F_RDLCK, _DEAD_MAN_SWITCH)
-            self._canary = (random.choice(_CANARIES), 1)  # noqa: S311 - no secret
+            self._canary = (_CANARIES[int.from_bytes(os.urandom(7), "big")], 1)
             self._of_memory.lock_as_process(self._canary)
         self.look()
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from journaltrack.errors import JournalReadOnlyError, JournalWriteError
-from journaltrack.journal.sqlite import copies, files, log_modes
+from journaltrack.journal.sqlite import files, log_modes
 from journaltrack.journal.sqlite.claim import Admission
 from journaltrack.journal.sqlite.errors import OUT_OF_DESCRIPTORS, is_lock, unusable
 from journaltrack.journal.sqlite.locks import StandingLocks
@@ -249,7 +249,9 @@ class OpenFile:
             self._refuse_immutable(error)
             if _has_content(self.path, "-wal"):
                 # A writer was killed here: SQLite must bring its log in, which only a copy allows.
-                return self._open_copy(functools.partial(copies.copy_files, self.path))
+                from journaltrack.journal.sqlite.copies import copy_files  # noqa: PLC0415 - rare
+
+                return self._open_copy(functools.partial(copy_files, self.path))
             return connect(self.path, f"{options}&immutable=1", self._busy_timeout_s)
         except BaseException:
             connection.close()
@@ -258,7 +260,9 @@ class OpenFile:
 
     def _open_copy(self, copy: Callable[[Path], object]) -> sqlite3.Connection:
         """Return a connection to a private copy, which is gone with the connection."""
-        with copies.place_for_copy(self.path) as file:
+        from journaltrack.journal.sqlite.copies import place_for_copy  # noqa: PLC0415 - rare
+
+        with place_for_copy(self.path) as file:
             copy(file)
             connection = connect(file, "mode=ro", self._busy_timeout_s)
             try:
