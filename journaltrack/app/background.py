@@ -18,7 +18,6 @@ import logging
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from journaltrack.app import composition
 from journaltrack.app.connection import Connection, probe
-from journaltrack.util import config
+from journaltrack.util import config, process
 from journaltrack.watch.breaker import Backoff
 
 if TYPE_CHECKING:
@@ -51,10 +50,7 @@ _RESTART_FIRST_S: Final = 1.0
 _RESTART_MAX_S: Final = 60.0
 """Maximal seconds between restarts of a child that ends at once."""
 _ENVIRONMENT: Final = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_START: Final = (
-    "import sys; sys.path[:] = {path!a}; from journaltrack.cli import main; "
-    "main(prog_name='journaltrack')"
-)
+_START: Final = "from journaltrack.cli import main; main(prog_name='journaltrack')"
 
 
 class _Deliverer(Protocol):
@@ -80,7 +76,7 @@ class Background:
         if (
             request.boto3_session is not None
             or request.sagemaker_client is not None
-            or not can_have_child()
+            or not process.can_have_child()
         ):
             self._deliverer = _Thread(journal, request, replace(known, watch=watch))
         elif _delivered_by_parent.get(journal) != os.getppid():
@@ -105,18 +101,9 @@ class Background:
         return self
 
 
-def can_have_child() -> bool:
-    """Return whether ``sys.executable`` is a Python.
-
-    A frozen program is itself the executable; an embedded interpreter has none.
-    """
-    return bool(sys.executable) and not getattr(sys, "frozen", False)
-
-
 def command_of(*arguments: str) -> list[str]:
-    """Return what runs ``journaltrack`` with these arguments, found where this process found it."""
-    path = [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
-    return [sys.executable, "-c", _START.format(path=path), *arguments]
+    """Return what runs ``journaltrack`` with these arguments."""
+    return process.python(_START, *arguments)
 
 
 class _Child:

@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.app.background import can_have_child, command_of
+from journaltrack.app.background import command_of
 from journaltrack.mirror.beside import Post, mirror_beside
+from journaltrack.util import process
 from journaltrack.watch.breaker import Backoff
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Keeper:
         self._lock = self._post.enter()
         self._ended = threading.Event()
         self._told: str | None = None
-        keep = self._keep if can_have_child() else self._run_here
+        keep = self._keep if process.can_have_child() else self._run_here
         threading.Thread(target=keep, name="journaltrack-keeper", daemon=True).start()
 
     def hurry(self) -> None:

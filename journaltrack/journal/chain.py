@@ -22,7 +22,7 @@ from journaltrack import limits
 from journaltrack.journal import vocabulary
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.util.intervals import merged
+from journaltrack.util.intervals import SEQ_MAX, merged
 
 if TYPE_CHECKING:
     import sqlite3
@@ -430,7 +430,10 @@ def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain
 
 
 def chain_problems(
-    database: Database, gaps: Sequence[Gaps] = (), pruned_to: Mapping[str, int] | None = None
+    database: Database,
+    gaps: Sequence[Gaps] = (),
+    pruned_to: Mapping[str, int] | None = None,
+    up_to: int = SEQ_MAX,
 ) -> list[ChainProblem]:
     """Return the first broken link of each writer's entries.
 
@@ -440,11 +443,14 @@ def chain_problems(
             holds.
         pruned_to: By the writer's uuid: the last place that was removed here, and not in another
             copy.
+        up_to: The ``seq`` of the last entry to follow.
     """
     started = chains(database)
     names = dict(database.read("SELECT id, name FROM component"))
     with database.lock, translated(database.path):
-        rows = database.connection.execute(f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq")
+        rows = database.connection.execute(
+            f"SELECT {COLUMNS} FROM entry e WHERE e.seq <= ? ORDER BY e.seq", (up_to,)
+        )
         found = follow(
             rows,
             started.get,

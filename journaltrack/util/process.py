@@ -45,6 +45,20 @@ def rank() -> str | None:
     return None if int(found) == 0 else str(int(found))
 
 
+def can_have_child() -> bool:
+    """Return whether ``sys.executable`` is a Python.
+
+    A frozen program is itself the executable; an embedded interpreter has none.
+    """
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    """Return the command that runs code of ours, found where this process found it."""
+    path = [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {code}", *arguments]
+
+
 def boot() -> str | None:
     """Return an id of this machine's boot, or None if the system has none."""
     return text_of("/proc/sys/kernel/random/boot_id")

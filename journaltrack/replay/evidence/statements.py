@@ -11,6 +11,7 @@ Pure: no I/O.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, get_args
@@ -272,13 +273,60 @@ def looked(action: str, outcome: str) -> bool:
     return action == READBACK and outcome == "in doubt"
 
 
+_NUMBER: Final = "(0|[1-9][0-9]{0,17}|1[0-9]{18})"
+"""A number below every limit here; nanoseconds have 19 digits."""
+_WORD: Final = "([0-9A-Za-z_.:/-]{1,200})"
+_PLAIN: Final = re.compile(
+    rf'{{"action":"{_WORD}","outcome":"delivered","component":"{_WORD}",'
+    rf'"entries":{{"([0-9a-f-]{{1,40}})":"([0-9]{{1,18}})(?:-([0-9]{{1,18}}))?"}},'
+    rf'"settled":\[\["delivered",null,null\]\],"generation":{_NUMBER},"started_at_ns":{_NUMBER},'
+    rf'"finished_at_ns":{_NUMBER},"attempts":{_NUMBER},"request_id":"{_WORD}"}}'
+)
+
+
+def plain(body: object) -> Said | None:
+    """Return what the body of the usual statement says, or None if it may be another.
+
+    Usual: one request delivered entries that follow each other, as ``attestations.Scribe`` writes
+    it. This takes a tenth of the time of the general way. A test compares the two.
+    """
+    found = _PLAIN.fullmatch(body) if isinstance(body, str) else None
+    if found is None:
+        return None
+    action, component, uuid, first, last, *numbers, request_id = found.groups()
+    interval = (int(first), int(last or first))
+    if not 0 < interval[0] <= interval[1]:
+        return None
+    entries = {uuid: (interval,)}
+    generation, started_at_ns, finished_at_ns, attempts = map(int, numbers)
+    settled = (Group("delivered", None, entries, finished_at_ns),)
+    return Said(
+        action,
+        "delivered",
+        component,
+        entries,
+        settled,
+        generation,
+        started_at_ns,
+        finished_at_ns,
+        attempts,
+        request_id,
+        error_code=None,
+        error_text=None,
+        arn=None,
+        missing=False,
+        uploaded=None,
+        forgotten=None,
+    )
+
+
 def read(body: object) -> Said:
     """Return what a body says.
 
     Raises:
         ValueError: No journaltrack attests this. The message says why, and quotes little.
     """
-    return said(members_of(body))
+    return plain(body) or said(members_of(body))
 
 
 def said(members: Mapping[str, Any]) -> Said:

@@ -78,6 +78,9 @@ class Evidence:
         Raises:
             ValueError, TypeError: It can't be read.
         """
+        if (plain := statements.plain(body)) is not None:
+            self.generation = max(self.generation, plain.generation)
+            return plain
         members = statements.members_of(body)
         said = statements.said(members)
         self.generation = max(self.generation, said.generation)
@@ -241,7 +244,7 @@ class _Identities:
         except ValueError:
             return False
         wanted = {(uuid, interval) for uuid, ranges in named.items() for interval in ranges}
-        if intervals == here and size(here) == size(interval for _, interval in wanted):
+        if intervals == here and size(here) == size([interval for _, interval in wanted]):
             # Nearly always: all of them are here.
             return True
         found: dict[str, list[tuple[int, int]]] = {}

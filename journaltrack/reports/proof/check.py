@@ -34,6 +34,7 @@ from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence import anchors
+from journaltrack.reports.proof import beside
 from journaltrack.reports.proof.attested import Evidence, evidence_of
 from journaltrack.reports.proof.replayed import record_problems
 from journaltrack.transfer.bundle import layout
@@ -135,9 +136,12 @@ def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
 
 def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
     found = writer_problems(database)
-    records, evidence = record_problems(database)
-    gaps = (evidence.gaps, evidence.gaps_to_come)
-    return [*found, *chain_problems(database, gaps, evidence.pruned_to), *records], evidence
+    with beside.following(database) as all_hold:
+        records, evidence = record_problems(database)
+        if not all_hold():
+            gaps = (evidence.gaps, evidence.gaps_to_come)
+            found += chain_problems(database, gaps, evidence.pruned_to)
+    return [*found, *records], evidence
 
 
 def database_problems(database: Database) -> Iterator[ChainProblem]:
