@@ -19,6 +19,8 @@ POINTS = 10
 GROUP = 100
 """Requests whose outcomes are recorded in one transaction, in the bare loop as about in a pass."""
 FLOOR = "bare sqlite3, the same rows"
+FLOOR_PROVING = "bare sqlite3, the same rows, and the digest of each entry"
+SIDES = ("ours", "bare", "proving", "plan")
 
 
 def run(options: Run) -> list[Result]:
@@ -29,7 +31,7 @@ def run(options: Run) -> list[Result]:
     values: dict[str, list[Values]] = {}
     for number in range(options.rounds):
         copies = []
-        for name in ("ours", "bare", "plan"):
+        for name in SIDES:
             shutil.copytree(model, options.folder / f"settle-{name}")
             copies.append(
                 Side(
@@ -38,13 +40,16 @@ def run(options: Run) -> list[Result]:
                     {"folder": str(options.folder / f"settle-{name}"), "metrics": metrics},
                 )
             )
-        for name, runs in take_turns([*copies[number % 3 :], *copies[: number % 3]], 1).items():
+        first = number % len(copies)
+        for name, runs in take_turns([*copies[first:], *copies[:first]], 1).items():
             values.setdefault(name, []).extend(runs)
-        for name in ("ours", "bare", "plan"):
+        for name in SIDES:
             shutil.rmtree(options.folder / f"settle-{name}")
     shutil.rmtree(model)
     rates = [[v["entries_per_s"] for v in values[name]] for name in ("ours", "bare")]
-    cpu = [[v["cpu_us"] for v in values[name]] for name in ("ours", "bare")]
+    cpu, proving, planning, least = (
+        [v["cpu_us"] for v in values[name]] for name in ("ours", "proving", "plan", "bare")
+    )
     results = [
         compare(
             "settle",
@@ -57,10 +62,24 @@ def run(options: Run) -> list[Result]:
         compare(
             "settle", "the same", "entries/s", rates[0], target=ENTRIES_PER_S_MIN, better="higher"
         ),
-        compare("settle", "CPU of an entry", "µs", *cpu, floor_name=FLOOR),
+        compare("settle", "CPU of an entry", "µs", cpu, least, floor_name=FLOOR),
         compare(
-            "settle", "of it: reading and planning", "µs", [v["cpu_us"] for v in values["plan"]]
+            "settle",
+            "CPU of an entry, beside a floor that proves",
+            "µs",
+            cpu,
+            proving,
+            floor_name=FLOOR_PROVING,
         ),
+        compare(
+            "settle",
+            "floor that proves, to one that does not",
+            "µs",
+            proving,
+            least,
+            floor_name=FLOOR,
+        ),
+        compare("settle", "of it: reading, proving and planning", "µs", planning),
     ]
     large = options.folder / "settle-large"
     child("benchmarks.journals:make", folder=str(large), metrics=options.size(1_000_000, 100_000))
@@ -97,13 +116,21 @@ def plan(folder: str, metrics: int) -> Values:
 
 
 _PENDING = (
-    "SELECT e.seq, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload "
+    "SELECT e.seq, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
+    "e.recorded_at_ns, e.digest "
     "FROM entry e WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d "
     "WHERE d.seq = e.seq) ORDER BY e.seq"
 )
 
 
-def bare(folder: str, metrics: int) -> Values:
+def proving(folder: str, metrics: int) -> Values:
+    """The same as ``bare``, and each entry's digest computed from its columns: a pass sends nothing
+    whose chain does not hold.
+    """
+    return bare(folder, metrics, proves=True)
+
+
+def bare(folder: str, metrics: int, *, proves: bool = False) -> Values:
     """The floor: all columns of the entries read; a receipt before, its outcome, deliveries and
     a chained text after; nothing decided.
     """
@@ -113,6 +140,8 @@ def bare(folder: str, metrics: int) -> Values:
     digest, requests = b"", 0
     # not streamed: SQLite would not let go of the log meanwhile
     rows: list[Any] = connection.execute(_PENDING).fetchall()
+    if proves:
+        _prove(rows)
     for first in range(0, len(rows), POINTS * GROUP):
         groups = [
             rows[place : place + POINTS]
@@ -169,3 +198,19 @@ def bare(folder: str, metrics: int) -> Values:
         "entries_per_s": metrics / took_s,
         "cpu_us": (own_use()["cpu_s"] - cpu_s) / metrics * 1e6,
     }
+
+
+def _prove(rows: list[Any]) -> None:
+    """Compute every link of one writer's chain of points, as fast as Python does."""
+    from benchmarks.journals import COMPONENT
+    from journaltrack.journal.vocabulary import metric_text
+
+    sha256, middles = hashlib.sha256, {row[2]: "" for row in rows}
+    for name in middles:
+        middles[name] = metric_text(COMPONENT, name)
+    before = rows[0][-1]
+    for _, place, name, value, step, timestamp_ns, _, recorded_at_ns, digest in rows[1:]:
+        text = f"[{place}{middles[name]}{value!r},{step},{timestamp_ns},null,{recorded_at_ns}]"
+        if sha256(before + text.encode()).digest() != digest:
+            raise RuntimeError("the chain does not hold")
+        before = digest
