@@ -185,18 +185,20 @@ def test_whoever_lost_it_can_settle_nothing(journal, clock):
     """
     held = leases.acquire(journal.database, clock_ns=clock)
     settlement = Settlement(journal.database, held, clock)
-    taken_elsewhere(journal, clock.now_ns + 60 * 10**9)
-    from journaltrack.replay.evidence.outcomes import Intent
+    from journaltrack.replay.evidence.outcomes import Intent, Outcome
 
+    (receipt_id,) = settlement.begin([Intent("update", 1, [1])])
+    taken_elsewhere(journal, clock.now_ns + 60 * 10**9)
     for attempt in (
         lambda: settlement.begin([Intent("update", 1, [1])]),
-        lambda: settlement.finish([]),
-        settlement.advance_mark,
+        lambda: settlement.finish([Outcome(receipt_id, None, "delivered")]),
+        lambda: settlement.advance_mark(5),
         settlement.recover,
     ):
         with pytest.raises(LeaseLostError):
             attempt()
-    assert journal.database.read("SELECT count(*) FROM receipt") == [(0,)]
+    assert journal.database.read("SELECT finished_at_ns FROM receipt") == [(None,)]
+    assert journal.database.read("SELECT seq FROM mark") == [(0,)]
     held.release()
     assert row(journal)[0] == "pid 7 on node7", "releasing takes nothing away from the new holder"
 

@@ -200,6 +200,9 @@ class Settlement:
             How many entries became in doubt.
         """
         total = after = 0
+        # Nearly always none.
+        if not self._database.read("SELECT 1 FROM receipt WHERE finished_at_ns IS NULL LIMIT 1"):
+            return 0
         with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
             while page := connection.execute(
@@ -316,6 +319,8 @@ class Settlement:
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Record what became of requests, all in one transaction."""
+        if not outcomes:
+            return
         with self.attestor.transaction() as connection:
             self._finish(connection, outcomes, self._clock_ns())
         self._forget(outcomes)
@@ -331,6 +336,8 @@ class Settlement:
     def _finish(
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int
     ) -> None:
+        if not outcomes:
+            return
         connection.executemany(_FINISH_RECEIPT, [(now_ns, *_ended_of(o)) for o in outcomes])
         self.attestor.attest(
             connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING
@@ -416,8 +423,9 @@ class Settlement:
         """
         # Nobody else settles entries, and new entries come last. So what is read here still holds
         # in the transaction, which is short.
-        ((mark, listed, top),) = self._database.read(
-            f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), {_NEWEST} FROM mark"
+        ((mark, listed, over, top),) = self._database.read(
+            f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), "
+            f"EXISTS (SELECT 1 FROM unsettled u WHERE {_OVER}), {_NEWEST} FROM mark"
         )
         left = self._database.read(
             f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?",
@@ -430,13 +438,13 @@ class Settlement:
                 f"{_UNSETTLED_AFTER} ORDER BY e.seq LIMIT 1", (max(mark, seen_seq),)
             )
             stop = rows[0] if rows else None
+        new_mark = stop[0] - 1 if stop is not None else max(mark, seen_seq, top)
+        if new_mark == mark and not over and not left:
+            return
         with self.attestor.transaction() as connection:
             connection.execute(f"DELETE FROM unsettled AS u WHERE {_OVER}")
             connection.executemany("INSERT OR IGNORE INTO unsettled VALUES (?)", left)
-            if stop is not None:
-                connection.execute("UPDATE mark SET seq = ?", (stop[0] - 1,))
-            else:
-                connection.execute("UPDATE mark SET seq = max(seq, ?)", (max(seen_seq, top),))
+            connection.execute("UPDATE mark SET seq = ?", (new_mark,))
 
     def release(
         self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None
