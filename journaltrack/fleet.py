@@ -92,7 +92,8 @@ def sync_many(
     """Deliver what is pending in many journals.
 
     Args:
-        journals: Their folders.
+        journals: Their folders, or the files of bundles, or addresses of bundles in S3
+            (``s3://bucket/key``).
         client: Of the cluster.
         requests_per_s: What all commands together may send, for each API; None: each adapts to
             refusals by itself, which is slower for all.
@@ -125,7 +126,7 @@ def export_many(
     """Add what is new in many journals to one dataset.
 
     Args:
-        journals: As for ``sync_many``.
+        journals: Their folders.
         to: A folder that all workers share, or ``s3://BUCKET/PREFIX``.
         client: As for ``sync_many``. So are the others, and what is raised.
         options: As for ``sync_many``.
@@ -151,7 +152,10 @@ def audit_many(
     per_task: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FleetReport:
-    """Audit many journals. The arguments, and what is raised, are those of ``sync_many``."""
+    """Audit many journals, named by their folders.
+
+    The other arguments, and what is raised, are those of ``sync_many``.
+    """
     return run_many(
         ["audit", *options], _parts(journals, per_task), client=client, on_progress=on_progress
     )
@@ -171,7 +175,7 @@ def merge_many(
         on_progress: As for ``sync_many``.
     """
     tasks = [
-        (["merge", "--into", str(paths.journal_folder(target))], _folders(sources))
+        (["merge", "--into", str(paths.journal_folder(target))], _named("merge", sources))
         for target, sources in targets.items()
     ]
     return _run_all("merge", tasks, client, None, on_progress)
@@ -194,7 +198,7 @@ def run_many(
         requests_per_s: As for ``sync_many``.
         on_progress: As for ``sync_many``.
     """
-    tasks = [(list(command), _folders(group)) for group in groups]
+    tasks = [(list(command), _named(command[0], group)) for group in groups]
     return _run_all(command[0], tasks, client, requests_per_s, on_progress)
 
 
@@ -324,5 +328,20 @@ def _parts(journals: Sequence[AnyPath], per_task: int) -> list[Sequence[AnyPath]
     return [journals[n : n + per_task] for n in range(0, len(journals), per_task)]
 
 
-def _folders(journals: Sequence[AnyPath]) -> tuple[str, ...]:
-    return tuple(str(paths.journal_folder(each)) for each in journals)
+def _named(command: str, journals: Sequence[AnyPath]) -> tuple[str, ...]:
+    """Return what to name to a command, whatever the worker's folder is.
+
+    Raises:
+        InvalidInputError: Only a sync delivers bundles, which alone can be in S3.
+    """
+    names = tuple(os.fspath(each) for each in journals)
+    for name in names:
+        if name.startswith(paths.S3) and command != "sync":
+            raise InvalidInputError(
+                f"{command} reads journals from folders, and {name} is an address in S3; nothing "
+                "was started",
+                hint="sync a bundle from there, or copy the folder to where the workers see it",
+            )
+    return tuple(
+        name if name.startswith(paths.S3) else str(paths.journal_folder(name)) for name in names
+    )

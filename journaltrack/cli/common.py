@@ -194,9 +194,11 @@ def refuse_without(needed: str, given: Mapping[str, object]) -> None:
 
 
 def path_of(journal: str | None) -> str:
-    """Return the journal's folder as messages and JSON name it."""
+    """Return the journal's folder as messages and JSON name it, or a bundle's file or address."""
     from journaltrack.util import paths  # noqa: PLC0415
 
+    if journal is not None and journal.startswith(paths.S3):
+        return journal
     return str(paths.journal_folder(journal))
 
 

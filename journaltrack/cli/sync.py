@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,11 +82,9 @@ class _Run(common.Stoppable):
 
         These are copies of one journal, and bundles: each may be merged into any journal.
         """
-        from journaltrack.util import paths  # noqa: PLC0415 - as below
-
         # The sync of it reports what is wrong, also of a disk that can't be read.
         with contextlib.suppress(JournaltrackError, OSError):
-            if journal is not None and paths.expanded(journal).is_file():
+            if _is_bundle(journal):
                 return "bundle"
             return self.ids.setdefault(journal, _id_of(journal))
         return journal
@@ -185,8 +184,8 @@ def command(
     record of what arrived; one that is added later gets the whole history.
 
     A folder of journals stands for those in it. A JOURNAL may be a bundle, a file that
-    `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default journal;
-    later bundles of the same journal add what is new.
+    `journaltrack bundle` made, also one in S3 (s3://BUCKET/KEY). It is unpacked once, into
+    "bundles" beside the default journal; later bundles of the same journal add what is new.
 
     Sync as often as you like: what is delivered is not sent again. Ctrl-C or SIGTERM stops after
     the requests in flight, with everything recorded; a second one stops at once. With several
@@ -257,21 +256,21 @@ def _end_silent(journals: Journals, known: Configuration) -> None:
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
-    from journaltrack.util import paths  # noqa: PLC0415 - as above
-
-    if journal is None or not paths.expanded(journal).is_file():
+    if journal is None or not _is_bundle(journal):
         return (
             _dry_run(run, journal, as_json=as_json)
             if dry_run
             else _sync_all(run, journal, as_json=as_json)
         )
-    if dry_run:
-        with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
-            return _dry_run(
-                run, str(_unpacked(journal, Path(place), as_json=as_json)), as_json=as_json
-            )
-    folder = _unpacked(journal, None, as_json=as_json)
-    code = _sync_all(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
+    with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
+        file = _fetched(run, journal, Path(place))
+        if dry_run:
+            folder = _unpacked(journal, file, Path(place) / "unpacked", as_json=as_json)
+            return _dry_run(run, str(folder), as_json=as_json)
+        folder = _unpacked(journal, file, None, as_json=as_json)
+        # It may be large, and is not needed any more.
+        shutil.rmtree(place, ignore_errors=True)
+        code = _sync_all(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
     output.say(
         "hint: so that the node knows what arrived: journaltrack receipts export "
         f"{output.clean(str(folder))} -o {output.clean(Path(journal).stem)}.receipts here, and "
@@ -281,13 +280,35 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
     return code
 
 
-def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
-    """Return the folder of the journal in a bundle."""
+def _is_bundle(journal: str | None) -> bool:
+    """Return whether a file is named, or an address in S3, where a journal can't be."""
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
+
+    return journal is not None and (
+        journal.startswith(paths.S3) or paths.expanded(journal).is_file()
+    )
+
+
+def _fetched(run: _Run, bundle: str, place: Path) -> str:
+    """Return the file of a bundle. One in S3 is read into ``place``."""
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
+
+    if not bundle.startswith(paths.S3):
+        return bundle
+    from journaltrack.app import dataset  # noqa: PLC0415 - few are in S3
+
+    file = place / "bundle"
+    dataset.fetch(bundle, file, run.connections[0].to(None))
+    return str(file)
+
+
+def _unpacked(bundle: str, file: str, into: Path | None, *, as_json: bool) -> Path:
+    """Return the folder of the journal in a bundle, whose file is at hand."""
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.arrival import bring  # noqa: PLC0415
 
     with ProgressView(common.path_of(bundle), unit="bytes") as view:
-        arrived = bring(bundle, into=into, on_progress=view)
+        arrived = bring(file, into=into, on_progress=view)
     if not as_json:
         merged = arrived.merged
         new = (

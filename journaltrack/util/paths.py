@@ -28,6 +28,8 @@ DATABASE: Final = "journal.db"
 SPOOL: Final = "spool"
 MOUNTS: Final = Path("/proc/self/mountinfo")
 WRITERS: Final = "writers"
+S3: Final = "s3://"
+"""Begins an address in S3, which is no path."""
 BUNDLE_MANIFEST: Final = "journaltrack-bundle.json"
 """The first file in a bundle. It stays beside the journal that came in one."""
 DESTINATIONS: Final = "destinations"

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 
+import boto3
 import pytest
 from click.testing import CliRunner
 
@@ -38,6 +39,12 @@ def run(*arguments, code=0):
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == code, (arguments, done.output, done.exception)
     return done.output
+
+
+def put(uri, content):
+    """Put an object into S3, as a person does."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=content)
 
 
 def train(tmp_path, steps):
@@ -117,6 +124,31 @@ def test_what_is_carried_there_and_back_is_delivered_once(tmp_path, aws):
         assert "compared 1 component, 0 parameters, 1 artifact, 50 points of 1 metric" in run(
             "check", "--remote", folder
         )
+
+
+def test_a_bundle_in_s3_is_delivered_like_a_file(tmp_path, aws):
+    """Its address stands for it, one that is missing is told, and disturbs
+    nothing else.
+    """
+    train(tmp_path, range(25))
+    run("bundle", tmp_path / "node", "-o", tmp_path / "airgap.bundle")
+    aws.buckets.add("inbox")
+    place = "s3://inbox/monday/airgap.bundle"
+    put(place, (tmp_path / "airgap.bundle").read_bytes())
+    dry = run("sync", "--dry-run", place)
+    assert "airgap" in dry
+    assert not aws.components
+    none = "s3://inbox/tuesday/none.bundle"
+    told = CliRunner().invoke(main, ["sync", place, none, "s3://inbox", "--json"])
+    assert told.exit_code == 2, told.output
+    found = {each["journal"]: each["exit_code"] for each in json.loads(told.stdout)["journals"]}
+    (folder,) = journals(tmp_path / "machine" / "bundles")
+    assert found == {str(folder): 0, none: 8, "s3://inbox": 2}
+    assert f"there is nothing at '{none}'" in told.stderr
+    assert points(aws) == list(range(25))
+    run("sync", place)
+    assert points(aws) == list(range(25))
+    assert journals(tmp_path / "machine" / "bundles") == [folder]
 
 
 def test_a_bundle_is_brought_once(tmp_path, aws):

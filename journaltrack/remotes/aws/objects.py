@@ -1,4 +1,4 @@
-"""Keep the files of a dataset in S3. Implements ``journaltrack.transfer.export.store.Store``.
+"""Keep the files of a dataset in S3, as ``journaltrack.transfer.export.store.Store``; read others.
 
 A file goes in one conditional request with its SHA-256: S3 compares, and overwrites nothing. So it
 appears whole, or not at all. Must not know what a file contains, nor when a request is repeated.
@@ -7,7 +7,9 @@ appears whole, or not at all. Must not know what a file contains, nor when a req
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 PUT_BYTES_MAX: Final = 5 << 30
 """S3's limit for one PutObject: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html."""
+
+_READ_BYTES: Final = 1 << 20
 
 
 class Objects:
@@ -75,6 +79,20 @@ class Objects:
             return content
 
         return self._ask(read)
+
+    def fetch(self, name: str, to: IO[bytes]) -> None:
+        """Send GetObject, and write all of a file to a local one."""
+
+        def read(client: Any, bucket: str) -> None:  # noqa: ANN401
+            """Write the answer, in place of what an earlier attempt wrote."""
+            to.seek(0)
+            to.truncate()
+            answer = client.get_object(Bucket=bucket, Key=self._prefix + name)
+            with contextlib.closing(answer["Body"]) as body:
+                shutil.copyfileobj(body, to, _READ_BYTES)
+            to.flush()
+
+        self._ask(read)
 
     def create(self, name: str, write: Callable[[IO[bytes]], None]) -> bool:
         """Write the file to a temporary one, and send PutObject with ``IfNoneMatch``."""
