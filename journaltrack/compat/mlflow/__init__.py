@@ -4,8 +4,8 @@ The functions here are the entry points that MLflow loads with its client (``pyp
 import the rest when a URI of this scheme is used, so that nobody else pays for it.
 
 MLflow is known in this package alone, as the extra ``mlflow``. ``addresses`` and ``state`` are
-pure; ``book`` knows the journal and no MLflow; ``store`` (with ``entities``), ``artifacts`` and
-``registry`` are MLflow's plug-ins over it.
+pure; ``book`` knows the journal and no MLflow; ``store`` (with ``models`` and ``entities``),
+``artifacts`` and ``registry`` are MLflow's plug-ins over it.
 """
 
 from __future__ import annotations

@@ -35,11 +35,13 @@ class ArtifactRepository(_Repository):
         self._book = opened(self._place.journal)
 
     def log_artifact(self, local_file, artifact_path=None) -> None:
+        """Record a file as it is now."""
         verify_artifact_path(artifact_path)
         name = self._name(artifact_path, os.path.basename(local_file))  # noqa: PTH119 - any bytes
         self._log([(os.fspath(local_file), name)])
 
     def log_artifacts(self, local_dir, artifact_path=None) -> None:
+        """Record the files of a folder: all of them, or none."""
         verify_artifact_path(artifact_path)
         with told_to_mlflow():
             files, left_out = writers.below(os.fspath(local_dir))
@@ -60,6 +62,7 @@ class ArtifactRepository(_Repository):
             self._book.log_files(self._run(), files)
 
     def list_artifacts(self, path=None) -> list[FileInfo]:
+        """Return the files and folders in a folder of the run."""
         folder = self._name(path)
         begin = f"{folder}/" if folder else ""
         found: dict[str, FileInfo] = {}
@@ -83,6 +86,7 @@ class ArtifactRepository(_Repository):
             shutil.copyfile(self._book.file_path(file.sha256), local_path)
 
     def delete_artifacts(self, artifact_path=None) -> None:
+        """Refuse: a journal removes no artifacts."""
         raise MlflowException(
             "a journal removes no artifacts; no changes were made. `journaltrack prune` removes "
             "those that were delivered",

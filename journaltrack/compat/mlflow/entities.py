@@ -28,7 +28,12 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    INVALID_STATE,
+    RESOURCE_DOES_NOT_EXIST,
+)
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_USER
 
 from journaltrack.compat.mlflow import addresses, book, state
@@ -194,3 +199,21 @@ def datasets_of(known: RunState) -> list[DatasetInput]:
 def context_of(each: DatasetInput) -> str:
     """Return what a dataset was used for."""
     return next((tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT), "")
+
+
+def pairs(items: Any) -> dict[str, Any]:  # noqa: ANN401 - lists of tags or parameters, or a dict
+    """Return tags or parameters as texts by key."""
+    if isinstance(items, dict):
+        return {str(key): state.as_unicode(str(value)) for key, value in items.items()}
+    found = ((each.key, "" if each.value is None else str(each.value)) for each in items or ())
+    return {key: state.as_unicode(value) for key, value in found}
+
+
+def refused(text: str) -> MlflowException:
+    """Return the error of what a journal can't do."""
+    return MlflowException(text, INVALID_STATE)
+
+
+def missing(text: str) -> MlflowException:
+    """Return the error of what is not there."""
+    return MlflowException(text, RESOURCE_DOES_NOT_EXIST)

@@ -11,18 +11,14 @@ Traces, prompts, evaluation datasets and the like have no place in a journal. Th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mlflow.entities import (
     Experiment,
     LifecycleStage,
-    LoggedModel,
-    LoggedModelStatus,
     Metric,
     Run,
     RunInfo,
@@ -33,10 +29,8 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
-    INVALID_STATE,
     NOT_IMPLEMENTED,
     RESOURCE_ALREADY_EXISTS,
-    RESOURCE_DOES_NOT_EXIST,
 )
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.tracking.abstract_store import AbstractStore
@@ -49,14 +43,12 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.search_utils import (
     SearchExperimentsUtils,
-    SearchLoggedModelsUtils,
     SearchUtils,
 )
 from mlflow.utils.validation import (
     MAX_ENTITY_KEY_LENGTH,
     _validate_experiment_name,
     _validate_length_limit,
-    _validate_logged_model_name,
     _validate_metric,
     _validate_param_keys_unique,
     _validate_param_name,
@@ -66,7 +58,8 @@ from mlflow.utils.validation import (
 
 from journaltrack import limits
 from journaltrack.compat.mlflow import addresses, book, entities, state
-from journaltrack.compat.mlflow.entities import told_to_mlflow
+from journaltrack.compat.mlflow.entities import missing, pairs, refused, told_to_mlflow
+from journaltrack.compat.mlflow.models import LoggedModels
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Draft
@@ -80,7 +73,7 @@ _SUMMARIES_MAX: Final = 1_000
 _DONE: Final = RunOperations([])
 
 
-class TrackingStore(AbstractStore):
+class TrackingStore(LoggedModels, AbstractStore):
     """A journal as MLflow's tracking store.
 
     Args:
@@ -102,6 +95,7 @@ class TrackingStore(AbstractStore):
         order_by=None,
         page_token=None,
     ) -> PagedList:
+        """Return a page of the experiments that a filter finds."""
         _check_max_results(max_results)
         known = [
             entities.experiment(self._book, each)
@@ -114,10 +108,11 @@ class TrackingStore(AbstractStore):
         return PagedList(*SearchUtils.paginate(found, page_token, max_results))
 
     def create_experiment(self, name, artifact_location=None, tags=None) -> str:
+        """Make an experiment, and return its id."""
         _validate_experiment_name(name)
         name = state.as_unicode(name)
         if artifact_location:
-            raise _refused(
+            raise refused(
                 f"an experiment with artifact_location={artifact_location!r} can't be made: "
                 "the journal keeps all artifacts. No changes were made"
             )
@@ -130,43 +125,50 @@ class TrackingStore(AbstractStore):
                 f"Experiment '{name}' already exists{deleted}.", RESOURCE_ALREADY_EXISTS
             )
         with told_to_mlflow():
-            return self._book.create_experiment(name, _pairs(tags)).id
+            return self._book.create_experiment(name, pairs(tags)).id
 
     def get_experiment(self, experiment_id) -> Experiment:
+        """Return an experiment by its id."""
         return entities.experiment(self._book, self._known(experiment_id))
 
     def get_experiment_by_name(self, experiment_name) -> Experiment | None:
+        """Return an experiment by its name; None: there is none."""
         found = self._book.experiment(shown=state.as_unicode(str(experiment_name)))
         return None if found is None else entities.experiment(self._book, found)
 
     def delete_experiment(self, experiment_id) -> None:
+        """Mark an experiment as deleted."""
         known = self._known(experiment_id)
         if known.id == addresses.DEFAULT_ID:
-            raise _refused("the default experiment can't be deleted. No changes were made")
+            raise refused("the default experiment can't be deleted. No changes were made")
         if known.is_deleted:
-            raise _missing(f"No active experiment with id={experiment_id}")
+            raise missing(f"No active experiment with id={experiment_id}")
         self._declare(known, {}, vocabulary.DELETED)
 
     def restore_experiment(self, experiment_id) -> None:
+        """Restore a deleted experiment."""
         known = self._known(experiment_id)
         if not known.is_deleted:
-            raise _missing(f"No deleted experiment with id={experiment_id}")
+            raise missing(f"No deleted experiment with id={experiment_id}")
         self._declare(known, {}, LifecycleStage.ACTIVE)
 
     def rename_experiment(self, experiment_id, new_name) -> None:
-        raise _refused(
+        """Refuse: recorded runs name their experiment."""
+        raise refused(
             "an experiment can't be renamed in a journal, since recorded runs name it. No changes "
             "were made. Deliver the journal, and rename the experiment on the server"
         )
 
     def set_experiment_tag(self, experiment_id, tag) -> None:
+        """Set a tag of an experiment."""
         _validate_tag_name(tag.key)
-        self._declare(self._active(experiment_id), _pairs([tag]))
+        self._declare(self._active(experiment_id), pairs([tag]))
 
     def delete_experiment_tag(self, experiment_id, key) -> None:
+        """Remove a tag of an experiment."""
         known = self._active(experiment_id)
         if key not in known.tags:
-            raise _missing(f"No tag with name: {key} in experiment with id {experiment_id}")
+            raise missing(f"No tag with name: {key} in experiment with id {experiment_id}")
         self._declare(known, {key: None})
 
     def _declare(
@@ -179,7 +181,7 @@ class TrackingStore(AbstractStore):
         wanted = addresses.DEFAULT_ID if experiment_id is None else str(experiment_id)
         found = self._book.experiment(experiment_id=wanted)
         if found is None:
-            raise _missing(f"No Experiment with id={wanted} exists")
+            raise missing(f"No Experiment with id={wanted} exists")
         return found
 
     def _active(self, experiment_id: object) -> ExperimentState:
@@ -194,8 +196,9 @@ class TrackingStore(AbstractStore):
     # -- runs --------------------------------------------------------------------------------------
 
     def create_run(self, experiment_id, user_id, start_time, tags, run_name) -> Run:
+        """Begin a run."""
         known = self._active(experiment_id)
-        given = _pairs(tags)
+        given = pairs(tags)
         for key in given:
             _validate_tag_name(key)
         named = given.get(MLFLOW_RUN_NAME)
@@ -215,9 +218,11 @@ class TrackingStore(AbstractStore):
         return entities.run(self._book, made)
 
     def get_run(self, run_id) -> Run:
+        """Return a run as it is now, whichever process recorded it."""
         return entities.run(self._book, self._book.state(self._read(run_id).state.name))
 
     def update_run_info(self, run_id, run_status, end_time, run_name) -> RunInfo:
+        """Record a run's status, end and name. An end is on the disk when it returns."""
         run = self._open(run_id)
         drafts: list[Draft] = []
         if run_status is not None:
@@ -227,7 +232,7 @@ class TrackingStore(AbstractStore):
             end_ns = _checked_ms("end_time", end_time) * 10**6 if is_ended else None
             drafts.append(vocabulary.status(primary=state.STATUSES[name], end_ns=end_ns))
         if run_name:
-            named = _pairs({MLFLOW_RUN_NAME: run_name})
+            named = pairs({MLFLOW_RUN_NAME: run_name})
             drafts += state.tag_drafts(named, run.state.legal_tags)
         with told_to_mlflow():
             self._book.append(run, drafts)
@@ -237,9 +242,11 @@ class TrackingStore(AbstractStore):
         return self.get_run(run_id).info
 
     def delete_run(self, run_id) -> None:
+        """Mark a run as deleted: a delivery deletes it at an MLflow server, too."""
         self._stage(self._open(run_id), vocabulary.DELETED)
 
     def restore_run(self, run_id) -> None:
+        """Restore a deleted run."""
         run = self._read(run_id)
         if not run.state.is_deleted:
             raise MlflowException(
@@ -273,7 +280,7 @@ class TrackingStore(AbstractStore):
         try:
             return self._book.run(str(run_id))
         except KeyError:
-            raise _missing(f"Run with id={run_id} not found") from None
+            raise missing(f"Run with id={run_id} not found") from None
 
     def _open(self, run_id: object) -> book.Run:
         """Return a run that is not deleted."""
@@ -288,6 +295,7 @@ class TrackingStore(AbstractStore):
     # -- logging -----------------------------------------------------------------------------------
 
     def log_metric(self, run_id, metric) -> None:
+        """Record one point: the hot path."""
         if metric.model_id is not None or metric.dataset_name is not None:
             self.log_batch(run_id, [metric], [], [])
             return
@@ -299,12 +307,15 @@ class TrackingStore(AbstractStore):
             )
 
     def log_param(self, run_id, param) -> None:
+        """Record a parameter, unless the run has it with another value."""
         self.log_batch(run_id, [], [param], [])
 
     def set_tag(self, run_id, tag) -> None:
+        """Set a tag of a run."""
         self.log_batch(run_id, [], [], [tag])
 
     def log_batch(self, run_id, metrics, params, tags) -> None:
+        """Record points, parameters and tags: all of them, or none."""
         for metric in metrics:
             _check_metric(metric)
         for param in params:
@@ -315,7 +326,7 @@ class TrackingStore(AbstractStore):
             _check_length(tag.key)
         _validate_param_keys_unique(params)
         run = self._open(run_id)
-        given = _pairs(params)
+        given = pairs(params)
         points = [
             book.point_draft(
                 each.key,
@@ -333,7 +344,7 @@ class TrackingStore(AbstractStore):
 
         def drafts_of(now: RunState) -> list[Draft]:
             parameters = self._parameters(run, now, given) if given else []
-            return [*points, *parameters, *state.tag_drafts(_pairs(tags), now.legal_tags)]
+            return [*points, *parameters, *state.tag_drafts(pairs(tags), now.legal_tags)]
 
         with told_to_mlflow():
             if given:
@@ -355,29 +366,35 @@ class TrackingStore(AbstractStore):
         return self._book.parameter_drafts(run, given)
 
     def log_metric_async(self, run_id, metric) -> RunOperations:
+        """Do what ``log_metric`` does: it is done on return."""
         self.log_metric(run_id, metric)
         return _DONE
 
     def log_param_async(self, run_id, param) -> RunOperations:
+        """Do what ``log_param`` does: it is done on return."""
         self.log_param(run_id, param)
         return _DONE
 
     def set_tag_async(self, run_id, tag) -> RunOperations:
+        """Do what ``set_tag`` does: it is done on return."""
         self.set_tag(run_id, tag)
         return _DONE
 
     def log_batch_async(self, run_id, metrics, params, tags) -> RunOperations:
+        """Do what ``log_batch`` does: it is done on return."""
         self.log_batch(run_id, metrics, params, tags)
         return _DONE
 
     def delete_tag(self, run_id, key) -> None:
+        """Remove a tag of a run."""
         run = self._open(run_id)
         if key not in run.state.tags:
-            raise _missing(f"No tag with name: {key} in run with id {run_id}")
+            raise missing(f"No tag with name: {key} in run with id {run_id}")
         with told_to_mlflow():
             self._book.append(run, state.tag_drafts({key: None}, set()))
 
     def record_logged_model(self, run_id, mlflow_model) -> None:
+        """Add a model to the run's history of models, as MLflow 2 does."""
         told = mlflow_model.get_tags_dict()
 
         def drafts_of(now: RunState) -> list[Draft]:
@@ -388,6 +405,7 @@ class TrackingStore(AbstractStore):
             self._book.change(self._open(run_id), [MLFLOW_LOGGED_MODELS], drafts_of)
 
     def log_inputs(self, run_id, datasets=None, models=None) -> None:
+        """Record datasets and models that a run used."""
         run = self._open(run_id)
         drafts = [state.dataset(entities.told_of(each)) for each in datasets or ()]
         drafts += [
@@ -397,6 +415,7 @@ class TrackingStore(AbstractStore):
             self._book.append(run, drafts)
 
     def log_outputs(self, run_id, models) -> None:
+        """Record models that a run made."""
         run = self._open(run_id)
         drafts = [
             state.document(vocabulary.MODEL_OUTPUT, each.model_id, {"step": each.step})
@@ -414,6 +433,7 @@ class TrackingStore(AbstractStore):
     def get_metric_history(
         self, run_id, metric_key, max_results=None, page_token=None
     ) -> PagedList:
+        """Return a page of a metric's points, in the order of recording."""
         self._read(run_id)
         points = [
             Metric(metric_key, each.value, each.timestamp_ms, each.step, run_id=run_id)
@@ -422,121 +442,6 @@ class TrackingStore(AbstractStore):
         if max_results is None:
             return PagedList(points, None)
         return PagedList(*SearchUtils.paginate(points, page_token, max_results))
-
-    # -- logged models -----------------------------------------------------------------------------
-
-    def create_logged_model(
-        self,
-        experiment_id=addresses.DEFAULT_ID,
-        name=None,
-        source_run_id=None,
-        tags=None,
-        params=None,
-        model_type=None,
-    ) -> LoggedModel:
-        _validate_logged_model_name(name)
-        known = self._active(experiment_id)
-        name = name or _generate_random_name()
-        model_id = f"m-{uuid.uuid4().hex}"
-        now_ms = time.time_ns() // 10**6
-        with told_to_mlflow():
-            run = (
-                self._open(source_run_id)
-                if source_run_id
-                else self._book.begin_model(model_id, known, name)
-            )
-            known_models = self._book.state(run.state.name).told(vocabulary.MODEL)
-            taken = {told.get("folder") for _, told in known_models}
-            told = {
-                "name": name,
-                "folder": name if name not in taken else f"{name}-{model_id}",
-                "experiment_id": known.id,
-                "source_run_id": source_run_id,
-                "model_type": model_type,
-                "status": int(LoggedModelStatus.PENDING.to_int()),
-                "created_ms": now_ms,
-                "updated_ms": now_ms,
-                "tags": _pairs(tags),
-                "params": _pairs(params),
-            }
-            self._book.append(run, [state.document(vocabulary.MODEL, model_id, told)])
-            # Another process may have begun one of this name meanwhile: the first has the folder.
-            models = self._book.state(run.state.name).told(vocabulary.MODEL)
-            folder = told["folder"]
-            if next(own for own, each in models if each.get("folder") == folder) != model_id:
-                self._change(model_id, lambda own: own.update(folder=f"{name}-{model_id}"))
-        return self.get_logged_model(model_id)
-
-    def log_logged_model_params(self, model_id, params) -> None:
-        self._change(model_id, lambda told: told["params"].update(_pairs(params)))
-
-    def finalize_logged_model(self, model_id, status) -> LoggedModel:
-        return self._change(model_id, lambda told: told.update(status=int(status.to_int())))
-
-    def set_logged_model_tags(self, model_id, tags) -> None:
-        self._change(model_id, lambda told: told["tags"].update(_pairs(tags)))
-
-    def delete_logged_model_tag(self, model_id, key) -> None:
-        if key not in self.get_logged_model(model_id).tags:
-            raise _missing(f"No tag with key {key!r} found for model with ID {model_id!r}.")
-        self._change(model_id, lambda told: told["tags"].pop(key, None))
-
-    def delete_logged_model(self, model_id) -> None:
-        self._change(model_id, lambda told: told.update(stage=vocabulary.DELETED))
-
-    def get_logged_model(self, model_id, allow_deleted=False) -> LoggedModel:
-        run, told = self._model_told(model_id)
-        if told.get("stage") == vocabulary.DELETED and not allow_deleted:
-            raise _missing(f"Logged model with ID '{model_id}' not found.")
-        return entities.model(self._book, model_id, run.state, told)
-
-    def search_logged_models(
-        self,
-        experiment_ids,
-        filter_string=None,
-        datasets=None,
-        max_results=None,
-        order_by=None,
-        page_token=None,
-    ) -> PagedList:
-        if datasets and not all(each.get("dataset_name") for each in datasets):
-            raise MlflowException(
-                "`dataset_name` in the `datasets` clause must be specified.",
-                INVALID_PARAMETER_VALUE,
-            )
-        wanted = set(map(str, experiment_ids))
-        known = []
-        for run in self._book.runs():
-            for model_id, told in run.told(vocabulary.MODEL):
-                is_deleted = told.get("stage") == vocabulary.DELETED
-                if str(told.get("experiment_id")) in wanted and not is_deleted:
-                    # A document that can't be read hides no other.
-                    with contextlib.suppress(ValueError, TypeError, AttributeError):
-                        known.append(entities.model(self._book, model_id, run, told))
-        found = SearchLoggedModelsUtils.filter_logged_models(known, filter_string, datasets)
-        found = SearchLoggedModelsUtils.sort(found, order_by)
-        page = SearchLoggedModelsUtils.paginate(found, page_token, max_results or 100)
-        return PagedList(*page)
-
-    def _model_told(self, model_id: str) -> tuple[book.Run, dict[str, Any]]:
-        try:
-            run = self._book.run_of_model(model_id)
-            return run, dict(self._book.state(run.state.name).told(vocabulary.MODEL))[model_id]
-        except KeyError:
-            raise _missing(f"Logged model with ID '{model_id}' not found.") from None
-
-    def _change(self, model_id: str, change: Any) -> LoggedModel:  # noqa: ANN401 - of its document
-        run, _ = self._model_told(model_id)
-
-        def drafts_of(now: RunState) -> list[Draft]:
-            told = dict(now.told(vocabulary.MODEL))[model_id]
-            change(told)
-            told["updated_ms"] = time.time_ns() // 10**6
-            return [state.document(vocabulary.MODEL, model_id, told)]
-
-        with told_to_mlflow():
-            self._book.change(run, [f"{vocabulary.MODEL}{model_id}"], drafts_of)
-        return self.get_logged_model(model_id, allow_deleted=True)
 
     def _search_datasets(self, experiment_ids) -> list[_DatasetSummary]:
         """Return the datasets of these experiments' runs, for MLflow's page."""
@@ -565,9 +470,11 @@ class TrackingStore(AbstractStore):
         return PagedList([], None)
 
     def link_traces_to_run(self, trace_ids, run_id) -> None:
+        """Refuse: a journal has no traces."""
         raise MlflowException("a journal has no traces; nothing was recorded", NOT_IMPLEMENTED)
 
     def start_trace(self, trace_info) -> None:
+        """Refuse: a journal has no traces."""
         self.link_traces_to_run([], "")
 
 
@@ -607,18 +514,3 @@ def _check_max_results(max_results: object) -> None:
 def _is_model(known: RunState) -> bool:
     """Return whether a component is a logged model that no run made."""
     return known.name.startswith("m-") and f"{vocabulary.MODEL}{known.name}" in known.documents
-
-
-def _pairs(items: Any) -> dict[str, Any]:  # noqa: ANN401 - lists of tags or parameters, or a dict
-    if isinstance(items, dict):
-        return {str(key): state.as_unicode(str(value)) for key, value in items.items()}
-    pairs = ((each.key, "" if each.value is None else str(each.value)) for each in items or ())
-    return {key: state.as_unicode(value) for key, value in pairs}
-
-
-def _refused(text: str) -> MlflowException:
-    return MlflowException(text, INVALID_STATE)
-
-
-def _missing(text: str) -> MlflowException:
-    return MlflowException(text, RESOURCE_DOES_NOT_EXIST)

@@ -40,17 +40,14 @@ from journaltrack.journal.vocabulary import DATASET, DELETED, LAST_LABELS, STAGE
 from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
+from journaltrack.remotes.mlflow.lacking import Lacking
 from journaltrack.remotes.mlflow.models import MODEL_IDS, Models, Source
 from journaltrack.replay.evidence.gone import REMEDY
-from journaltrack.replay.evidence.readback import ReadBack
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
     Answer,
-    ArtifactLink,
     BlobUpload,
     Capabilities,
-    Document,
-    Linked,
     RemoteComponent,
     RemoteObject,
 )
@@ -91,7 +88,7 @@ class _Run:
     marked: bool = False
 
 
-class MlflowRemote:
+class MlflowRemote(Lacking):
     """Implements ``journaltrack.replay.remote.Remote``. Threads may share it.
 
     Args:
@@ -402,14 +399,6 @@ class MlflowRemote:
                 return
             asked["page_token"] = page["next_page_token"]
 
-    def read_metrics(
-        self,
-        component: str,  # noqa: ARG002 - the protocol's
-        steps: Mapping[str, tuple[int, int]],  # noqa: ARG002
-    ) -> ReadBack | None:
-        """Return None: nothing is ever in doubt, and ``points`` returns everything."""
-        return None
-
     # -- experiments ------------------------------------------------------------------------------
 
     def declare(self, declared: Declared) -> Answer:
@@ -453,49 +442,6 @@ class MlflowRemote:
             return told_as.tags_in(told) if told_as.is_there(told) else None
 
         return self._artifacts.find(uri, noted, read=read)
-
-    # -- what MLflow has no place for -------------------------------------------------------------
-
-    def link(self, link: ArtifactLink) -> Answer:  # noqa: ARG002 - the protocol's
-        """Do nothing: see ``Capabilities.lineage``."""
-        return Answer()
-
-    def linked(self, link: ArtifactLink) -> Linked:  # noqa: ARG002
-        """Return that there is nothing."""
-        return Linked(artifact=False, association=False)
-
-    def put_document(self, document: Document) -> Answer:  # noqa: ARG002
-        """Do nothing: see ``Capabilities.documents``."""
-        return Answer()
-
-    def documents(
-        self,
-        bucket: str | None,  # noqa: ARG002
-        prefix: str | None,  # noqa: ARG002
-        folder: str,  # noqa: ARG002
-    ) -> Mapping[str, bytes]:
-        """Return that there are none."""
-        return {}
-
-    def document_names(
-        self,
-        bucket: str | None,  # noqa: ARG002
-        prefix: str | None,  # noqa: ARG002
-        folder: str,  # noqa: ARG002
-        after: str,  # noqa: ARG002
-    ) -> Sequence[str]:
-        """Return that there are none."""
-        return ()
-
-    def document(
-        self,
-        bucket: str | None,  # noqa: ARG002
-        prefix: str | None,  # noqa: ARG002
-        folder: str,  # noqa: ARG002
-        name: str,  # noqa: ARG002
-    ) -> bytes | None:
-        """Return that there is none."""
-        return None
 
     # -- inside -----------------------------------------------------------------------------------
 
