@@ -71,7 +71,7 @@ def _is_plain(draft: Draft) -> bool:
 
 def _statement(writer_id: int, rows: Sequence[_Row]) -> tuple[str, list[Any]] | None:
     """Return one INSERT for all rows, and its parameters; None: it takes several statements."""
-    if len(rows) > POINTS_AT_ONCE:
+    if not 0 < len(rows) <= POINTS_AT_ONCE:
         return None
     given: list[Any] = []
     if all(row[0].kind == vocabulary.PARAMETER and row[0].undeliverable is None for row in rows):
