@@ -80,7 +80,7 @@ def test_a_topic_is_a_page_a_heading_or_a_command():
         assert about(command)
     unit = (DOCS / "journaltrack.service").read_text(encoding="utf-8")
     assert told("help", "journaltrack.service").output == unit
-    assert json.loads(told("help", "watch", "--json").output)["text"].startswith("# Deliver")
+    assert json.loads(told("help", "watch", "--json").output)["text"].startswith("# Watch")
 
 
 def test_without_a_topic_all_pages_are_listed_with_their_titles():
