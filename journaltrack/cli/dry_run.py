@@ -31,6 +31,7 @@ from journaltrack.replay.plan.actions import (
     Ensure,
     Link,
     PutMetrics,
+    PutPoints,
     Request,
     Settle,
     Update,
@@ -285,7 +286,7 @@ def _described(plan: ComponentPlan, action: str) -> str:
         return _few([f"{name} ({output.size(size)})" for name, size in plan.uploads.items()])
     if action == Link.action:
         return _few(plan.lineage)
-    if action == PutMetrics.action:
+    if action in {PutMetrics.action, PutPoints.action}:
         return _few([f"{name} {count}" for name, count in plan.metrics.items()])
     parts = [
         f"{field_map.replace('_', ' ')}: {_few(list(keys))}"

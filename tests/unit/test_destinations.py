@@ -213,6 +213,9 @@ def test_a_dry_run_tells_what_a_destination_would_get_and_changes_nothing(tmp_pa
 
     # MLflow takes all points in one request, SageMaker ten.
     assert planned() == [("run", 1, {"loss": 30})]
+    assert re.search(
+        "points +1 request +loss 30", command("sync", journal, "--to", "lab", "--dry-run")[1]
+    )
     assert not lab.asked
     assert not destinations.copies(journal)
     command("sync", journal, "--to", "lab")

@@ -329,13 +329,17 @@ def test_a_run_that_was_deleted_offline_arrives_whole_and_is_deleted_there(serve
     assert delivered(server, journal).requests == 0
     assert len(server.asked) == asked
     component_id = journal.component("run")
+    # What comes late arrives all the same, and the run stays deleted.
+    journal.append(component_id, [vocabulary.metric("late", 1.0, 1, 1), vocabulary.note("late")])
+    assert delivered(server, journal).pending == 0
+    assert (server.active("run"), server.history(run, "late")) == ([], [(1.0, 0, 1)])
     restored = vocabulary.label(vocabulary.STAGE, "active")
     journal.append(
         component_id, [vocabulary.metric("loss", 9.0, 9, 1), vocabulary.tags({"a": "b"}), restored]
     )
     assert delivered(server, journal).pending == 0
     assert only_run(server) is run
-    assert (len(run.points), run.tags["a"], len(server.runs)) == (4, "b", 1)
+    assert (len(run.points), run.tags["a"], len(server.runs)) == (5, "b", 1)
 
 
 @pytest.mark.journal({"run": [CREATION, DELETION, *points(3)]})

@@ -150,6 +150,10 @@ class MlflowRemote(Lacking):
         self._models = Models(http, self._experiments.ids, models or {}, takes_files=not presigned)
         # Components whose creation was sent without an answer.
         self._unclear: set[str] = set()
+        # Runs that are deleted since the journal says so.
+        self._deleted: dict[str, str] = {}
+        # Those of them that are restored for a request.
+        self._restored: set[str] = set()
 
     def close(self) -> None:
         """Close the connections. First delete what a lost answer may have made twice."""
@@ -277,11 +281,15 @@ class MlflowRemote(Lacking):
         if is_deleted and stage == DELETED:
             return
         if is_deleted and stage is not None:
+            self._deleted.pop(component.lower(), None)
+            self._restored.discard(component.lower())
             self._http.post("runs/restore", {"run_id": run.id})
-        self._models.tell(Source(run.id, run.experiment_id), labels, told)
+        source = Source(run.id, run.experiment_id)
+        self._about(component, lambda: self._models.tell(source, labels, told))
         if stage is not None:
             self._send(component, run, {}, {told_as.STAGED: stage})
         if stage == DELETED:
+            self._deleted[component.lower()] = run.id
             self._about(component, lambda: self._http.post("runs/delete", {"run_id": run.id}))
 
     def _parent(self, component: str) -> str:
@@ -461,6 +469,8 @@ class MlflowRemote(Lacking):
             told_as.DELIVERED in told_as.tags_in(told),
         )
         self._runs[key] = run
+        if told_as.tags_in(told).get(told_as.STAGED) == DELETED:
+            self._deleted[key] = run.id
         return run
 
     def _forget(self, component: str) -> None:
@@ -525,12 +535,28 @@ class MlflowRemote(Lacking):
         return told
 
     def _about(self, component: str, request: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Make a request about a run. If it is gone, look for it again the next time."""
+        """Make a request about a run. If it is gone, look for it again the next time.
+
+        One that the journal says is deleted takes nothing: it is restored for the request.
+        """
+        key = component.lower()
         try:
-            return request()
+            if key not in self._restored:
+                return request()
         except ComponentMissingError:
-            self._forget(component)
-            raise
+            if key not in self._deleted:
+                self._forget(component)
+                raise
+        told = {"run_id": self._deleted[key]}
+        with self._of(key):
+            self._restored.add(key)
+            self._http.post("runs/restore", told)
+            try:
+                return request()
+            finally:
+                # If this fails, the next request does it.
+                self._http.post("runs/delete", told)
+                self._restored.discard(key)
 
     def _set(self, component: str, tags: Mapping[str, str]) -> None:
         self._send(component, self._run(component), {}, tags)
@@ -561,19 +587,7 @@ class MlflowRemote(Lacking):
         run.marked = True
 
     def _inputs(self, component: str, run: _Run, inputs: Mapping[str, Artifact]) -> None:
-        datasets = [
-            {
-                "dataset": {
-                    "name": names.spelled(name),
-                    "digest": names.digest(artifact.value),
-                    "source_type": artifact.value.partition("://")[0][:20] or "external",
-                    "source": json.dumps({"uri": artifact.value}),
-                },
-                "tags": [{"key": "mlflow.data.context", "value": "input"}],
-            }
-            for name, artifact in inputs.items()
-        ]
-        content = {"run_id": run.id, "datasets": datasets}
+        content = {"run_id": run.id, "datasets": told_as.datasets(inputs)}
         self._about(component, lambda: self._http.post("runs/log-inputs", content))
 
 

@@ -138,6 +138,22 @@ def artifact_text(artifact: Artifact) -> str:
     return json.dumps({"value": artifact.value, "media_type": artifact.media_type})
 
 
+def datasets(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Return inputs as MLflow's dataset inputs."""
+    return [
+        {
+            "dataset": {
+                "name": names.spelled(name),
+                "digest": names.digest(artifact.value),
+                "source_type": artifact.value.partition("://")[0][:20] or "external",
+                "source": json.dumps({"uri": artifact.value}),
+            },
+            "tags": [{"key": "mlflow.data.context", "value": "input"}],
+        }
+        for name, artifact in inputs.items()
+    ]
+
+
 def _reference(text: str) -> Artifact:
     if text.startswith("{"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
