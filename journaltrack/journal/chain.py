@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import vocabulary
@@ -158,6 +158,19 @@ class Chain:
         """Return the chain's first broken link, and follow it no further."""
         self.broken = True
         return ChainProblem(kind, message, self.uuid, self.host, self.pid, seq)
+
+
+class Heads(NamedTuple):
+    """Say where the chains of all writers are at an entry.
+
+    Attributes:
+        seq: Of the entry.
+        ends: By the writer's id: the place and digest of its last entry up to there. Writers
+            without one are left out.
+    """
+
+    seq: int
+    ends: Mapping[int, tuple[int, bytes]]
 
 
 def begin_of(uuid: object, digest: object) -> bytes:
@@ -433,7 +446,7 @@ def chain_problems(
     database: Database,
     gaps: Sequence[Gaps] = (),
     pruned_to: Mapping[str, int] | None = None,
-    up_to: int = SEQ_MAX,
+    begin: Heads | None = None,
 ) -> list[ChainProblem]:
     """Return the first broken link of each writer's entries.
 
@@ -443,21 +456,44 @@ def chain_problems(
             holds.
         pruned_to: By the writer's uuid: the last place that was removed here, and not in another
             copy.
-        up_to: The ``seq`` of the last entry to follow.
+        begin: Go on from there.
     """
+    started, after = chains(database), 0
+    if begin is not None:
+        after = begin.seq
+        for writer_id, (place, digest) in begin.ends.items():
+            started[writer_id].writer_seq, started[writer_id].digest = place, digest
+    found = _followed(database, started, (after, SEQ_MAX), gaps)
+    return found + _cut_off(started.values(), pruned_to or {})
+
+
+def heads(database: Database, up_to: int) -> Heads | None:
+    """Follow the chains without a gap up to an entry. None if any of them does not hold."""
     started = chains(database)
+    if _followed(database, started, (0, up_to), ()):
+        return None
+    followed = (each for each in started.items() if each[1].writer_seq)
+    return Heads(up_to, {i: (chain.writer_seq, chain.digest) for i, chain in followed})
+
+
+def _followed(
+    database: Database,
+    started: Mapping[int, Chain],
+    between: tuple[int, int],
+    gaps: Sequence[Gaps],
+) -> list[ChainProblem]:
+    """Follow the chains above one ``seq`` and up to another."""
     names = dict(database.read("SELECT id, name FROM component"))
     with database.lock, translated(database.path):
         rows = database.connection.execute(
-            f"SELECT {COLUMNS} FROM entry e WHERE e.seq <= ? ORDER BY e.seq", (up_to,)
+            f"SELECT {COLUMNS} FROM entry e WHERE e.seq > ? AND e.seq <= ? ORDER BY e.seq", between
         )
-        found = follow(
+        return follow(
             rows,
             started.get,
             names.get,
             lambda chain, place, _: any(across_removed(chain, place, each) for each in gaps),
         )
-    return found + _cut_off(started.values(), pruned_to or {})
 
 
 def _cut_off(followed: Iterable[Chain], pruned_to: Mapping[str, int]) -> list[ChainProblem]:

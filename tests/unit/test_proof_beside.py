@@ -32,39 +32,50 @@ def folder(tmp_path, monkeypatch):
 
 
 def proved(folder):
-    """What the process said of the entries, and what the proof found."""
+    """From where this process followed the chains, and what the proof found."""
     said = []
-    following = beside.following
+    chain_problems = check.chain_problems
 
-    def noted(database):
-        """Note what the process says."""
-        context = following(database)
-        all_hold = context.__enter__()
-
-        class Noted:
-            def __enter__(self):
-                return lambda: said.append(all_hold()) or said[-1]
-
-            def __exit__(self, *error):
-                return context.__exit__(*error)
-
-        return Noted()
+    def noted(database, gaps, pruned_to, begin=None):
+        """Note from where the chains are followed here: 0 is the beginning."""
+        said.append(0 if begin is None else begin.seq)
+        return chain_problems(database, gaps, pruned_to, begin)
 
     with pytest.MonkeyPatch.context() as patch, closing(Journal.open(folder, read_only=True)) as it:
-        patch.setattr(beside, "following", noted)
+        patch.setattr(check, "chain_problems", noted)
         with check.proved(it.database) as (problems, _):
             return said, [problem.kind for problem in problems]
 
 
 def test_a_journal_that_holds_is_proved_there(folder):
-    """Nothing is followed here then."""
-    assert proved(folder) == ([True], [])
+    """The rest is followed here: with attestations to read less than half."""
+    assert proved(folder) == ([26], [])
 
 
-def test_what_does_not_hold_is_found_here(folder):
-    """The process says nothing; the caller's own look names the entry."""
-    change(folder, "UPDATE entry SET value = 7 WHERE seq = 20")
-    assert proved(folder) == ([False], ["chain"])
+@pytest.fixture
+def pending(folder, monkeypatch):
+    """The same journal, of which half is followed here."""
+    monkeypatch.setattr(beside, "_ENTRIES_OF_ATTESTATION", 0)
+    return folder
+
+
+def test_without_attestations_each_follows_a_half(pending):
+    """There is nothing else to do here meanwhile."""
+    assert proved(pending) == ([13], [])
+
+
+@pytest.mark.parametrize(("seq", "begins"), [(5, [0]), (13, [0]), (14, [13, 0]), (26, [13, 0])])
+def test_what_does_not_hold_is_found_here(pending, seq, begins):
+    """Before the middle the process says nothing. Behind it, all is looked at again."""
+    change(pending, f"UPDATE entry SET value = 70 WHERE seq = {seq}")
+    assert proved(pending) == (begins, ["chain"])
+
+
+def test_an_entry_whose_writer_has_none_behind_the_middle(pending):
+    """Its chain ends there, and another one's begins behind it."""
+    with closing(Journal.open(pending)) as journal:
+        journal.append(journal.component("run"), points(30))
+    assert proved(pending) == ([28], [])
 
 
 @pytest.mark.parametrize("what", ["last", "middle"])
@@ -73,14 +84,16 @@ def test_an_entry_that_is_gone_is_found_here(folder, what):
     change(folder, f"DELETE FROM entry WHERE seq = {26 if what == 'last' else 20}")
     said, kinds = proved(folder)
     assert kinds
-    assert said == [what == "last"]
+    assert said == ([25] if what == "last" else [0])
 
 
-@pytest.mark.parametrize("code", ["pass", "import sys; sys.exit(1)", "print('25 00')", "1/0"])
+@pytest.mark.parametrize(
+    "code", ["pass", "import sys; sys.exit(1)", "print('[[13,13,0],[]]')", "1/0", "print([])"]
+)
 def test_another_word_counts_for_nothing(folder, monkeypatch, code):
     """Also of a program that is no Python, and ends without an error."""
     monkeypatch.setattr(beside, "_CODE", code)
-    assert proved(folder) == ([False], [])
+    assert proved(folder) == ([0], [])
 
 
 def test_without_a_process_all_is_followed_here(folder, monkeypatch):
@@ -92,7 +105,7 @@ def test_without_a_process_all_is_followed_here(folder, monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(patched, name, value)
-            assert proved(folder) == ([False], [])
+            assert proved(folder) == ([0], [])
 
 
 def test_what_is_appended_meanwhile_is_not_its_matter(folder, monkeypatch):
@@ -106,7 +119,7 @@ def test_what_is_appended_meanwhile_is_not_its_matter(folder, monkeypatch):
         return python(*arguments)
 
     monkeypatch.setattr(process, "python", append_first)
-    assert proved(folder) == ([True], [])
+    assert proved(folder) == ([26], [])
 
 
 def test_the_usual_body_is_read_as_any_other(folder):

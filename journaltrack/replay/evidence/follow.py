@@ -289,9 +289,10 @@ class Replay:
             None if said.component is None else self._components.get(said.component.lower())
         )
         here = said.here(self.places.find, component_id, receipt_id)
-        apart = (each.entries for each in here.settled if each.entries is not here.entries)
-        for intervals in (here.entries, *apart):
-            self._left -= size(intervals)
+        self._left -= size(here.entries)
+        for each in here.settled:
+            if each.entries is not here.entries:
+                self._left -= size(each.entries)
         if self._left < 0:
             raise JournalCorruptError(
                 f"attestations name entries more than {NAMED_TIMES_MAX} times; nothing was proved",

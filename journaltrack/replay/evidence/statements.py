@@ -250,21 +250,23 @@ class Said(NamedTuple):
             for each in self.settled
         ]
         return Statement(
-            *(
-                self.action,
-                self.outcome,
-                component_id,
-                entries,
-                self.finished_at_ns,
-                self.generation,
-                settled,
-                receipt_id,
-            ),
-            *(self.started_at_ns, self.attempts, self.request_id, self.error_code, self.error_text),
-            arn=self.arn,
-            missing=self.missing,
-            uploaded=self.uploaded,
-            forgotten=self.forgotten,
+            self.action,
+            self.outcome,
+            component_id,
+            entries,
+            self.finished_at_ns,
+            self.generation,
+            settled,
+            receipt_id,
+            self.started_at_ns,
+            self.attempts,
+            self.request_id,
+            self.error_code,
+            self.error_text,
+            self.arn,
+            self.missing,
+            self.uploaded,
+            self.forgotten,
         )
 
 

@@ -20,7 +20,7 @@ from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.follow import Replay
 from journaltrack.replay.evidence.statements import Intervals, Named, Said
 from journaltrack.replay.evidence.taken import TAKEN
-from journaltrack.util.intervals import extend, merged, ranges_in, size, without
+from journaltrack.util.intervals import as_text, extend, merged, ranges_in, size, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -209,6 +209,9 @@ def _same_component(attested: object, recorded: object, entries: object) -> bool
     A receipt from another copy has no component if neither the component nor any of its entries
     was here.
     """
+    if attested == recorded is not None:
+        # Nearly always.
+        return isinstance(attested, str)
     if recorded is None and entries == "":
         return attested is None or isinstance(attested, str)
     same = (
@@ -239,14 +242,14 @@ class _Identities:
             named: By the attestation.
             here: Where the entries of ``named`` are in this journal.
         """
+        if text == as_text(here) and size(here) == sum(map(size, named.values())):
+            # Nearly always: all of them are here.
+            return True
         try:
             intervals = ranges_in(text)
         except ValueError:
             return False
         wanted = {(uuid, interval) for uuid, ranges in named.items() for interval in ranges}
-        if intervals == here and size(here) == size([interval for _, interval in wanted]):
-            # Nearly always: all of them are here.
-            return True
         found: dict[str, list[tuple[int, int]]] = {}
         highest = count = 0
         rows = self._database.connection.execute(

@@ -136,12 +136,14 @@ def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
 
 def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
     found = writer_problems(database)
-    with beside.following(database) as all_hold:
+    with beside.following(database) as followed:
         records, evidence = record_problems(database)
-        if not all_hold():
-            gaps = (evidence.gaps, evidence.gaps_to_come)
-            found += chain_problems(database, gaps, evidence.pruned_to)
-    return [*found, *records], evidence
+        gaps = (evidence.gaps, evidence.gaps_to_come)
+        begin = followed()
+        entries = chain_problems(database, gaps, evidence.pruned_to, begin)
+        if entries and begin is not None:
+            entries = chain_problems(database, gaps, evidence.pruned_to)
+    return [*found, *entries, *records], evidence
 
 
 def database_problems(database: Database) -> Iterator[ChainProblem]:
