@@ -13,8 +13,11 @@ from pathlib import Path
 from benchmarks.measure import Result, Run, Side, Values, child, compare, sha256_of, take_turns
 
 RATIO_MIN = 0.85
+SMALL_RATIO_MAX = 1.5
+"""For 1 KiB, where a call waits for the disk at the next barrier."""
 _MIB = 1 << 20
 _SMALL = {"1 KiB": 1 << 10, "100 KiB": 100 << 10, "1 MiB": _MIB}
+_SMALL_CALLS = 30
 _counter = itertools.count()
 
 
@@ -30,9 +33,9 @@ def run(options: Run) -> list[Result]:
             given = {"path": str(path), "folder": str(folder)}
             sides = [
                 Side(name, f"benchmarks.artifacts:{name}", given)
-                for name in ("digest", "copy", "log", "small")
+                for name in ("digest", "copy", "log", "small", "small_power")
             ]
-            for name, runs in take_turns([*sides[number % 4 :], *sides[: number % 4]], 1).items():
+            for name, runs in take_turns([*sides[number % 5 :], *sides[: number % 5]], 1).items():
                 values.setdefault(name, []).extend(runs)
             shutil.rmtree(folder)
     finally:
@@ -87,13 +90,23 @@ def _results(values: dict[str, list[Values]], size_bytes: int) -> list[Result]:
         *(
             compare(
                 "artifacts",
-                f"log_artifact of {name}, p50",
+                f"log_artifact of {name}{what}, p50",
                 "µs",
-                [v[f"{name}_us"] for v in values["small"]],
-                [v[f"{name}_bare_us"] for v in values["small"]],
+                [v[f"{name}_us"] for v in values[side]],
+                [v[f"{name}_bare_us"] for v in values[side]],
                 floor_name="copy and fsync, bare",
+                target=SMALL_RATIO_MAX if (side, name) == ("small", "1 KiB") else None,
             )
+            for side, what in (("small", ""), ("small_power", ', durability="power"'))
             for name in _SMALL
+        ),
+        compare(
+            "artifacts",
+            f"flush after {_SMALL_CALLS} files of each size, a file",
+            "µs",
+            [v["flush_us"] for v in values["small"]],
+            [v["1 KiB_bare_us"] for v in values["small"]],
+            floor_name="copy and fsync of 1 KiB, bare",
         ),
     ]
 
@@ -129,13 +142,22 @@ def log(path: str, folder: str) -> Values:
     return {"took_s": logged - started, "again_s": again_s}
 
 
-def small(path: str, folder: str) -> Values:
-    """The median of some calls of each size, against copies of files of the same size."""
-    tracker, values = _tracker(folder), {}
+def small_power(path: str, folder: str) -> Values:
+    """As ``small``, where each call waits for the disk."""
+    own = Path(folder, "power")
+    own.mkdir(parents=True)
+    return small(path, str(own), "power")
+
+
+def small(path: str, folder: str, durability: str = "process") -> Values:
+    """The median of some calls of each size, against copies of files of the same size; and what
+    the barrier after them takes, for each file.
+    """
+    tracker, values = _tracker(folder, durability), {}
     source = Path(path).with_name("small.bin")
     for name, size_bytes in _SMALL.items():
         ours, bare = [], []
-        for number in range(30):
+        for number in range(_SMALL_CALLS):
             source.write_bytes(os.urandom(size_bytes))
             started = time.perf_counter()
             tracker.log_artifact(source, name=f"{name}-{number}")
@@ -144,9 +166,12 @@ def small(path: str, folder: str) -> Values:
             bare.append(time.perf_counter() - logged)
             ours.append(logged - started)
         values[f"{name}_us"], values[f"{name}_bare_us"] = (
-            sorted(ours)[15] * 1e6,
-            sorted(bare)[15] * 1e6,
+            sorted(ours)[_SMALL_CALLS // 2] * 1e6,
+            sorted(bare)[_SMALL_CALLS // 2] * 1e6,
         )
+    started = time.perf_counter()
+    tracker.flush()
+    values["flush_us"] = (time.perf_counter() - started) / (_SMALL_CALLS * len(_SMALL)) * 1e6
     source.unlink()
     return values
 
@@ -158,9 +183,12 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(writing.fileno())
 
 
-def _tracker(folder: str):
+def _tracker(folder: str, durability: str = "process"):
     from journaltrack import Tracker
 
     return Tracker.create(
-        trial_component_name=f"run-{os.getpid()}", journal=Path(folder, "journal"), sync="off"
+        trial_component_name=f"run-{os.getpid()}",
+        journal=Path(folder, "journal"),
+        durability=durability,  # type: ignore[arg-type] - comes as JSON
+        sync="off",
     )

@@ -250,26 +250,32 @@ class Spool:
         Raises:
             JournalWriteError: The disk refuses one.
         """
-        for sha256 in digests:
-            path, size_bytes = self.path_of(sha256), -1
-            if not self.has(sha256):
-                continue
+        found = [sha256 for sha256 in digests if self.has(sha256)]
+        for sha256 in found:
+            self._sync_bytes(sha256)
+        # Each once, and last: most names went to the disk with the bytes of later files.
+        parents = {self.path_of(sha256).parent for sha256 in found}
+        for folder in (*parents, self.folder, self.folder.parent) if found else ():
             try:
-                with files.opened_blob(path) as descriptor:
-                    size_bytes = os.fstat(descriptor).st_size
-                    os.fsync(descriptor)
-                self._sync_folders(path)
-            except OSError as error:
-                # The kernel tells of a failure once, and may have dropped the bytes: write them
-                # again, if they are still what they were.
-                if (
-                    error.errno not in _NOT_THERE
-                    and self.take_over(self.folder, sha256, size_bytes) is None
-                ):
-                    raise JournalWriteError(
-                        f"the artifact {path} could not be written to the disk: {error}",
-                        hint="check the disk (dmesg), then log the file again",
-                    ) from error
+                paths.fsync(folder)
+            except OSError as error:  # noqa: PERF203 - a wait for the disk costs more
+                if error.errno not in _NOT_THERE:
+                    raise _unsynced(folder, error) from error
+
+    def _sync_bytes(self, sha256: str) -> None:
+        path, size_bytes = self.path_of(sha256), -1
+        try:
+            with files.opened_blob(path) as descriptor:
+                size_bytes = os.fstat(descriptor).st_size
+                os.fsync(descriptor)
+        except OSError as error:
+            # The kernel tells of a failure once, and may have dropped the bytes: write them again,
+            # if they are still what they were.
+            if (
+                error.errno not in _NOT_THERE
+                and self.take_over(self.folder, sha256, size_bytes) is None
+            ):
+                raise _unsynced(path, error) from error
 
     def take_over(self, other: Path, sha256: str, size_bytes: object) -> SpooledBlob | None:
         """Copy a blob of another spool, and verify it meanwhile.
@@ -463,6 +469,13 @@ class Spool:
     def _sync_folders(self, path: Path) -> None:
         for folder in (path.parent, self.folder, self.folder.parent):
             paths.fsync(folder)
+
+
+def _unsynced(path: Path, error: OSError) -> JournalWriteError:
+    return JournalWriteError(
+        f"artifacts in {path} could not be written to the disk: {error.strerror}",
+        hint="check the disk (dmesg), then log them again",
+    )
 
 
 def _linked(temporary: Path, path: Path) -> bool:
