@@ -283,6 +283,12 @@ COPY_AHEAD_HINT: Final = (
     "`journaltrack receipts import` here); if it is lost, `journaltrack sync --even-if-behind` "
     "sends what is pending here, also points that are there already"
 )
+_REPEATABLE_HINT: Final = (
+    "perhaps the journal was delivered there from elsewhere (as a bundle, from a mirror), or under "
+    "another address or name of that server: `journaltrack status` lists those used here; else "
+    "`journaltrack sync --even-if-behind` with this --to sends everything again, and each point "
+    "is there once"
+)
 NOT_ALLOWED: Final = "NotAllowed"
 """The code of a request that the configuration's table ``[allow]`` forbids. Nothing was sent."""
 DEADLINE_OVER: Final = "DeadlineOver"
@@ -365,12 +371,14 @@ class UnexpectedError(RemoteError):
 class CopyAheadError(RemoteError):
     """Another copy of this journal created the component, as the journal's mark on it shows."""
 
-    def __init__(self, component: str, *, request_id: str | None = None) -> None:
+    def __init__(
+        self, component: str, *, request_id: str | None = None, repeatable: bool = False
+    ) -> None:
         super().__init__(
             f"another copy of this journal created the component {component}: nothing was sent",
             kind=ErrorKind.HALT,
             code="CopyAhead",
-            hint=COPY_AHEAD_HINT,
+            hint=_REPEATABLE_HINT if repeatable else COPY_AHEAD_HINT,
             request_id=request_id,
             everywhere=True,
         )

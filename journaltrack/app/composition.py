@@ -101,6 +101,7 @@ def run_pass(
         left_s = None
         ended: list[str] = []
         if connection.destination is not None:
+            stack.enter_context(_kept_if_reached(folder, connection.destination))
             journal, ended = _up_to_date(folder, connection.destination, options)
             options = replace(options, end_interrupted=False)
         else:
@@ -149,6 +150,21 @@ def _replayed(
         # Perhaps somebody renews the credentials, or mends the configuration.
         sharing.renew()
     return report
+
+
+@contextlib.contextmanager
+def _kept_if_reached(journal: Path, destination: Destination) -> Iterator[None]:
+    """Remove a copy that the block makes for an address, if nothing got there.
+
+    Perhaps the address was mistyped, and nobody would ever deliver what is pending there.
+    """
+    folder = destinations.folder_of(journal, destination.name)
+    is_new = not (folder / paths.DATABASE).exists()
+    try:
+        yield
+    finally:
+        if is_new and destination.is_address and (folder / paths.DATABASE).exists():
+            destinations.forget_unsent(folder)
 
 
 def _up_to_date(

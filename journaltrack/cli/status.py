@@ -179,7 +179,7 @@ def _print(status: JournalStatus) -> None:
         ("last error", _last_error(status)),
         ("lease held by", _holder(status)),
     ]
-    rows += [(f"to {each.name}", _copied(each)) for each in status.destinations]
+    rows += [(f"to {each.to}", _copied(each)) for each in status.destinations]
     if status.gone:
         shown = ", ".join(status.gone[:_GONE_MAX])
         rows.append(("gone", f"{output.plural(len(status.gone), 'run')}: {shown}"))

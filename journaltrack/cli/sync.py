@@ -271,6 +271,9 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
         # It may be large, and is not needed any more.
         shutil.rmtree(place, ignore_errors=True)
         code = _sync_all(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
+    # Receipts tell of SageMaker.
+    if all(each.destination is not None for each in run.connections):
+        return code
     output.say(
         "hint: so that the node knows what arrived: journaltrack receipts export "
         f"{output.clean(str(folder))} -o {output.clean(Path(journal).stem)}.receipts here, and "

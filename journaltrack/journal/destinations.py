@@ -61,6 +61,10 @@ _NEEDED: Final = (
     "LEFT JOIN blob b ON b.sha256 = json_extract(e.payload, '$.sha256') "
     f"WHERE e.stream = 'upload' AND json_valid(e.payload) AND {queries.UNSETTLED}"
 )
+_SENT: Final = (
+    "SELECT EXISTS (SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
+    f"WHERE {queries.MAY_HAVE_EFFECT})"
+)
 _OWNERS: Final = (
     "SELECT lower(c.name), json_extract(e.payload, '$.owner'), json_extract(e.payload, '$.resume') "
     "FROM entry e JOIN component c ON c.id = e.component_id "
@@ -130,16 +134,20 @@ def name_of(folder: str | os.PathLike[str]) -> str:
     return path.name if (path / paths.DESTINATION).exists() else config.SAGEMAKER
 
 
-def option_of(folder: str | os.PathLike[str]) -> str:
-    """Return the option that names a copy's destination in a command; "" for a journal itself."""
+def word_of(folder: str | os.PathLike[str]) -> str:
+    """Return how a command names whose deliveries a journal has: a name, or an address."""
     name = name_of(folder)
-    if name == config.SAGEMAKER:
-        return ""
     try:
         told = marked(Path(folder)) or {}
     except JournalCorruptError:
         told = {}
-    return f" --to {_named(name, told)}"
+    return _named(name, told)
+
+
+def option_of(folder: str | os.PathLike[str]) -> str:
+    """Return the option that names a copy's destination in a command; "" for a journal itself."""
+    word = word_of(folder)
+    return "" if word == config.SAGEMAKER else f" --to {word}"
 
 
 def _named(name: str, told: Mapping[str, Any]) -> str:
@@ -227,13 +235,15 @@ def preview(journal: Path, name: str, told: Mapping[str, Any]) -> Iterator[Path]
 
 
 def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
-    """Return the folder of a copy that is there.
+    """Return the folder of a copy that is there, with everything that the journal has.
 
     Raises:
         JournalNotFoundError: Nothing was delivered there yet.
         InvalidInputError: The copy goes to another address.
+        JournalError: The copy lacks entries and can't be written, or one of them can't be read.
     """
     folder = folder_of(journal, name)
+    refuse_copy(journal, "asked for a destination of its own")
     _refuse_links(folder)
     if not (folder / paths.DATABASE).exists():
         raise JournalNotFoundError(
@@ -241,7 +251,21 @@ def place(journal: Path, name: str, told: Mapping[str, Any]) -> Path:
             hint=f"`journaltrack sync --to {_named(name, told)}` delivers it",
         )
     _refuse_other_address(folder, told)
-    return folder
+    with (
+        closing(Journal.open(journal, create=False, read_only=True)) as source,
+        closing(Journal.open(folder, create=False, read_only=True)) as copy,
+    ):
+        if source.last_seq() <= copy.last_seq():
+            return folder
+    return extended(journal, name, told)
+
+
+def forget_unsent(folder: Path) -> None:
+    """Remove a copy of which no request can have had an effect."""
+    with closing(Journal.open(folder, create=False, read_only=True)) as copy:
+        ((sent,),) = copy.database.read(_SENT)
+    if not sent:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save(journal: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
@@ -338,7 +362,7 @@ def _make(source: Journal, folder: Path, told: Mapping[str, Any]) -> None:
 
 def _refuse_other_address(folder: Path, told: Mapping[str, Any]) -> None:
     held = marked(folder) or {}
-    if held.get("uri") != told.get("uri"):
+    if config.normal_address(str(held.get("uri"))) != told.get("uri"):
         raise InvalidInputError(
             f"the destination {folder.name} was {limits.shown(str(held.get('uri')))}, and is now "
             f"{limits.shown(str(told.get('uri')))}; nothing was sent",

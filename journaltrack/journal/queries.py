@@ -43,6 +43,13 @@ query says this in these words (https://sqlite.org/partialindex.html#queries_usi
 ``d.outcome = 'in doubt'`` alone reads all that was ever delivered.
 """
 IN_DOUBT: Final = f"{PROBLEM} AND d.outcome = 'in doubt'"
+MAY_HAVE_EFFECT: Final = (
+    "r.outcome IS NOT 'not sent' AND NOT "
+    "coalesce(CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.no_effect') END, 0)"
+)
+"""Of a receipt ``r`` and its attestation ``a``, if any: whether the request may have changed
+anything.
+"""
 QUARANTINED: Final = f"{PROBLEM} AND d.outcome = 'quarantined'"
 HAS_ARRIVED: Final = frozenset({"delivered", "superseded"})
 ARRIVED: Final = "d.outcome IN ('delivered', 'superseded')"

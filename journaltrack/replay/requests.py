@@ -303,7 +303,9 @@ def _attach(
     if found is None:
         return None
     if by_a_copy and found.owner == owner:
-        raise CopyAheadError(action.component, request_id=found.request_id)
+        raise CopyAheadError(
+            action.component, request_id=found.request_id, repeatable=remote.can.repeatable
+        )
     if mode == "create" and found.owner != owner:
         raise RemoteError(
             f"{action.component} exists and was not created by this journal; no changes were made",

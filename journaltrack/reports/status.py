@@ -91,6 +91,7 @@ class CopyStatus:
     Attributes:
         name: Of the destination.
         folder: Of its copy of the journal.
+        to: How ``--to`` names it.
         pending: How many entries are pending there, those in flight and those that the copy lacks
             yet included. None: it can't be read.
         in_doubt, quarantined: How many entries are in these states there.
@@ -100,6 +101,7 @@ class CopyStatus:
 
     name: str
     folder: str
+    to: str
     pending: int | None = None
     in_doubt: int = 0
     quarantined: int = 0
@@ -348,6 +350,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
 
 
 def _of_copy(journal: Journal, name: str, folder: Path) -> CopyStatus:
+    to = destinations.word_of(folder)
     try:
         with view.opened(folder) as copy:
             rows = copy.database.read(
@@ -357,13 +360,14 @@ def _of_copy(journal: Journal, name: str, folder: Path) -> CopyStatus:
             missing = len(gone.gone(copy.database))
     # The journal itself can be told of all the same.
     except JournalError as error:
-        return CopyStatus(name, str(folder), problem=error.message)
+        return CopyStatus(name, str(folder), to, problem=error.message)
     sql = "SELECT count(*) FROM entry WHERE seq > ? AND kind <> ?"
     ((lacking,),) = journal.database.read(sql, (last, LOCAL))
     problems = dict(rows)
     return CopyStatus(
         name,
         str(folder),
+        to,
         lacking + pending,
         problems.get("in doubt", 0),
         problems.get("quarantined", 0),

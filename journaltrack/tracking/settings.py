@@ -447,6 +447,10 @@ def open_journal(
                 f"{resumed[1]} is not continued from its mirror; it goes on in a new journal",
                 deadline,
             )
+    if (paths.journal_folder(journal) / paths.DESTINATION).exists():
+        from journaltrack.journal import destinations  # noqa: PLC0415 - few need it
+
+        destinations.refuse_copy(paths.journal_folder(journal), "logged into")
     opened = Journal.open(
         journal,
         durability=settings.durability,

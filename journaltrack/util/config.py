@@ -56,7 +56,7 @@ _PREFIX: Final = "JOURNALTRACK_"
 _LISTED: Final = "`journaltrack config --json` lists all variables"
 SAGEMAKER: Final = "sagemaker"
 """The name of the destination that is always there."""
-_ADDRESS: Final = re.compile("https?://|arn:")
+_ADDRESS: Final = re.compile("(?i:https?)://|arn:")
 _USERINFO: Final = re.compile("//[^/@]*@")
 _current: dict[str, Any] = {}
 _told: set[str] = set()
@@ -229,6 +229,11 @@ class Destination:
     uploads: str = "direct"
 
     @property
+    def is_address(self) -> bool:
+        """Return whether it is not configured: an address was given instead of a name."""
+        return self.name == name_of_address(self.uri)
+
+    @property
     def mark(self) -> dict[str, str]:
         """Return what its copy of a journal says of it: no credentials."""
         return {"kind": self.kind, "uri": _USERINFO.sub("//", self.uri)}
@@ -368,11 +373,12 @@ class Configuration:
         """
         if to == SAGEMAKER:
             return None
+        uri = normal_address(to)
         for each in self.destinations:
-            if to in {each.name, each.uri}:
+            if to == each.name or uri == each.uri:
                 return each
         if _ADDRESS.match(to):
-            return Destination(name_of_address(to), to)
+            return Destination(name_of_address(uri), uri)
         if to.startswith(f"{paths.SCHEME}:"):
             raise InvalidInputError(
                 f"{limits.shown(to)} names a journal, and a journal is delivered from; nothing was "
@@ -683,8 +689,18 @@ def _destinations(tree: object, where: str) -> tuple[Destination, ...]:
             wanted = "an address that begins with http:// or https://, or an ARN"
             raise _wrong(f"{key}.uri", members.get("uri"), where, wanted)
         given = {member: value for member, value in members.items() if value}
-        found.append(Destination(name, **given))
+        found.append(Destination(name, **{**given, "uri": normal_address(given["uri"])}))
     return tuple(found)
+
+
+def normal_address(uri: str) -> str:
+    """Return an address as it is compared: a host has one spelling, and ends without a slash."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return uri
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    return f"{scheme.lower()}://{user}{at}{host.lower()}{slash}{path}".rstrip("/")
 
 
 def name_of_address(uri: str) -> str:

@@ -33,6 +33,7 @@ from journaltrack.journal.journal import SELECT_ENTRY
 from journaltrack.journal.queries import (
     ARRIVED,
     ENTRY_COLUMNS,
+    MAY_HAVE_EFFECT,
     PROBLEM,
     UNSETTLED,
     of_problems,
@@ -51,8 +52,7 @@ _STATUS: Final = ("status", "")
 _GROUPED: Final = groups.GROUPING | {vocabulary.TAGS, vocabulary.NOTE, vocabulary.LABEL}
 _MAY_HAVE_MADE_IT: Final = (
     "SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
-    "WHERE r.component_id = c.id AND r.action = 'ensure' AND r.outcome IS NOT 'not sent' AND NOT "
-    "coalesce(CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.no_effect') END, 0)"
+    f"WHERE r.component_id = c.id AND r.action = 'ensure' AND {MAY_HAVE_EFFECT}"
 )
 
 _OTHERS_TOLD: Final = (
