@@ -106,3 +106,10 @@ def test_a_second_name_of_a_server_is_told(tmp_path, server):
     code, output = command("sync", folder, "--to", server.uri.replace("127.0.0.1", "localhost"))
     assert code == ExitCode.JOURNAL
     assert "another address" in " ".join(output.split())
+
+
+def test_a_server_without_tls_is_told_apart_from_an_unknown_certificate(tmp_path, server):
+    """The hint names what helps."""
+    folder = tracked(tmp_path, steps=1)
+    _, output = command("sync", folder, "--to", server.uri.replace("http:", "https:"))
+    assert "try http:// instead of https://" in " ".join(output.split())

@@ -34,6 +34,7 @@ _READ_TIMEOUT_MIN_S: Final = 1.0
 API: Final = "/api/2.0/mlflow/"
 FILES: Final = "/api/2.0/mlflow-artifacts/artifacts"
 """Where a server takes the artifacts that it stores itself."""
+_NO_SERVER: Final = "check the destination's uri, and whether a proxy or a sign-in page answers"
 _TEXT_CHARS_MAX: Final = 500
 _ARN: Final = re.compile(
     r"arn:(aws|aws-us-gov):sagemaker:([a-z0-9-]+):([0-9]{12}):"
@@ -355,13 +356,14 @@ def _refusal(
     if status == _TOO_MANY:
         return RemoteError(text, kind=ErrorKind.TRANSIENT, throttled=True, **of_all)
     if status >= _SERVER:
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **of_all)
+        hint = None if told is not None else _NO_SERVER
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, hint=hint, **of_all)
     if told is None or "error_code" not in told:
         return RemoteError(
             f"what answers is no MLflow server (HTTP {status}): {text}",
             kind=ErrorKind.HALT,
             everywhere=True,
-            hint="check the destination's uri, and whether a sign-in page is in between",
+            hint=_NO_SERVER,
             maybe_applied=True,
             **of_all,
         )
@@ -385,7 +387,10 @@ def _failure(error: Exception) -> RemoteError:
             kind=ErrorKind.HALT,
             code="SSLError",
             everywhere=True,
-            hint="name the server's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH",
+            # OpenSSL's reason for an answer that is no TLS.
+            hint="the server speaks no TLS there: try http:// instead of https://"
+            if "WRONG_VERSION_NUMBER" in text
+            else "name the server's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH",
         )
     not_sent = (
         exceptions.NewConnectionError,
