@@ -61,10 +61,12 @@ MODEL: Final = f"{OWN_LABEL}model/"
 MODEL_INPUT: Final = f"{OWN_LABEL}model-input/"
 MODEL_OUTPUT: Final = f"{OWN_LABEL}model-output/"
 """The beginnings of labels that name a model which a run used, or made."""
+MODEL_METRIC: Final = f"{OWN_LABEL}model-metric/"
+"""The beginning of labels that keep the last point of a metric which tells of a logged model."""
 STAGE: Final = f"{OWN_LABEL}stage"
 """The label that says ``DELETED`` of a run, or anything else of one that was restored."""
 DELETED: Final = "deleted"
-LAST_LABELS: Final = (MODEL, MODEL_INPUT, MODEL_OUTPUT, STAGE)
+LAST_LABELS: Final = (MODEL, MODEL_INPUT, MODEL_OUTPUT, MODEL_METRIC, STAGE)
 """The beginnings of labels that are told when everything else of the run is."""
 LOCAL: Final = "local"
 """A point of a metric that stays in the journal."""

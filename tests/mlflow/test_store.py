@@ -396,6 +396,7 @@ def test_autolog_with_models_of_scikit_learn(journal, server):
     (at_server,) = MlflowClient().search_logged_models([experiment_id])
     assert (at_server.status, at_server.source_run_id) == (model.status, there["info"]["run_id"])
     assert at_server.params == model.params
+    assert {each.key for each in at_server.metrics} == {each.key for each in model.metrics} != set()
     for uri in (f"runs:/{there['info']['run_id']}/model", f"models:/{at_server.model_id}"):
         loaded = mlflow.sklearn.load_model(uri)
         assert (loaded.predict(features) == fitted.predict(features)).all()

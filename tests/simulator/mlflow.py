@@ -77,6 +77,7 @@ class Model:
     deleted: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[tuple[str, str | None], float] = field(default_factory=dict)
 
 
 @dataclass
@@ -373,6 +374,10 @@ class MlflowServer:
         for each in tags:
             _check_key(each["key"], "tag")
         run.points |= points
+        for each in metrics:
+            if "model_id" in each:
+                model = self.models[each["model_id"]]
+                model.metrics[each["key"], each.get("dataset_name")] = float(each["value"])
         run.params |= new
         run.tags |= {each["key"]: each["value"][:8000] for each in tags}
         return {}

@@ -38,8 +38,22 @@ def document(own_id="m-1", **changes):
 
 OUTPUT = vocabulary.label(f"{vocabulary.MODEL_OUTPUT}m-1", json.dumps({"step": 7}))
 INPUT = vocabulary.label(f"{vocabulary.MODEL_INPUT}m-1", "{}")
+POINT = {"model_id": "m-1", "name": "loss", "value": 2.0, "timestamp": 0, "step": 2}
+METRICS = [
+    vocabulary.label(f"{vocabulary.MODEL_METRIC}m-1/loss/", json.dumps({**POINT, "value": 1.0})),
+    vocabulary.label(f"{vocabulary.MODEL_METRIC}m-1/loss/", json.dumps(POINT)),
+    vocabulary.label(
+        f"{vocabulary.MODEL_METRIC}m-1/loss/abc",
+        json.dumps({**POINT, "dataset_name": "iris", "dataset_digest": "abc"}),
+    ),
+    # Of a model that no journal delivers there, and one that can't be read.
+    vocabulary.label(
+        f"{vocabulary.MODEL_METRIC}m-9/loss/", json.dumps({**POINT, "model_id": "m-9"})
+    ),
+    vocabulary.label(f"{vocabulary.MODEL_METRIC}m-1/odd/", json.dumps({"model_id": "m-1"})),
+]
 WITH_MODEL = {
-    "run": [CREATION, document(status=1), document(), OUTPUT, INPUT, *points(3)],
+    "run": [CREATION, document(status=1), document(), OUTPUT, INPUT, *points(3), *METRICS],
 }
 
 
@@ -98,6 +112,9 @@ def test_a_model_is_there_with_its_files_and_whose_it_is(server, journal):
     assert len(server.files) == 4
     assert (len(model.params), model.tags["stage"]) == (150, "test")
     assert (run.outputs, run.model_inputs) == ({model.id: 7}, {model.id})
+    assert model.metrics == {("loss", None): 2.0, ("loss", "iris"): 2.0}
+    # They are the run's, which has each once.
+    assert len(run.points) == 3
     uris = journal.database.read("SELECT uri FROM location")
     with connected(server) as remote:
         assert all(remote.find_object(uri, read=True).sha256 for (uri,) in uris)

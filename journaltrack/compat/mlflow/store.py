@@ -341,6 +341,8 @@ class TrackingStore(LoggedModels, AbstractStore):
             )
             for each in metrics
         ]
+        # A server has the points of its models apart.
+        points += [entities.of_model(each) for each in metrics if each.model_id is not None]
 
         def drafts_of(now: RunState) -> list[Draft]:
             parameters = self._parameters(run, now, given) if given else []

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.journal.vocabulary import DELETED, MODEL, MODEL_INPUT, MODEL_OUTPUT
+from journaltrack.journal.vocabulary import DELETED, MODEL, MODEL_INPUT, MODEL_METRIC, MODEL_OUTPUT
 from journaltrack.remotes.mlflow import artifacts, names, told_as
 
 if TYPE_CHECKING:
@@ -108,36 +108,48 @@ class Models:
         return _tags_in(told["info"])
 
     def tell(self, source: Source, labels: Mapping[str, str], run: Mapping[str, Any]) -> None:
-        """Set what the labels of a run say of models: their status, and whose they are.
+        """Set what the labels of a run say of models: status, metrics, and whose they are.
 
         Args:
             source: The run.
-            labels: Those that begin as ``MODEL``, ``MODEL_INPUT`` and ``MODEL_OUTPUT`` do.
+            labels: Those that begin as ``MODEL`` and its like do.
             run: As the server has it.
         """
         if not labels or not self._has_models():
             return
         for name in (each for each in labels if each.startswith(MODEL)):
             self._finish(name.removeprefix(MODEL), source, _read(labels[name]))
-        held = {
-            str(each["model_id"]) for each in (run.get("outputs") or {}).get("model_outputs") or ()
-        }
-        outputs, inputs = [], []
+        metrics = [
+            point
+            for name, text in labels.items()
+            if name.startswith(MODEL_METRIC)
+            for point in self._metrics(_read(text))
+        ]
+        for first in range(0, len(metrics), _PAGE):
+            part = {"run_id": source.run_id, "metrics": metrics[first : first + _PAGE]}
+            self._http.post("runs/log-batch", part)
+        told = (run.get("outputs") or {}).get("model_outputs") or ()
+        held = {str(each["model_id"]) for each in told}
+        outputs = self._named(labels, MODEL_OUTPUT)
+        # Sent twice, one is refused.
+        if new := [each for each in outputs if each["model_id"] not in held]:
+            self._http.post("runs/outputs", {"run_id": source.run_id, "models": new})
+        if inputs := self._named(labels, MODEL_INPUT):
+            models = [{"model_id": each["model_id"]} for each in inputs]
+            self._http.post("runs/log-inputs", {"run_id": source.run_id, "models": models})
+
+    def _named(self, labels: Mapping[str, str], begin: str) -> list[dict[str, Any]]:
+        """Return the models that labels name, by their ids at the server, with their steps."""
+        found: list[dict[str, Any]] = []
         for name, text in labels.items():
-            if name.startswith(MODEL_OUTPUT):
-                model_id = self._id_of(name.removeprefix(MODEL_OUTPUT))
-                # Sent twice, it is refused.
-                if model_id is not None and model_id not in held:
-                    outputs.append(
-                        {"model_id": model_id, "step": int(_read(text).get("step") or 0)}
+            if name.startswith(begin):
+                model_id = self._id_of(name.removeprefix(begin))
+                step = _read(text).get("step")
+                if model_id is not None:
+                    found.append(
+                        {"model_id": model_id, "step": step if isinstance(step, int) else 0}
                     )
-            elif name.startswith(MODEL_INPUT):
-                model_id = self._id_of(name.removeprefix(MODEL_INPUT))
-                inputs += [] if model_id is None else [{"model_id": model_id}]
-        if outputs:
-            self._http.post("runs/outputs", {"run_id": source.run_id, "models": outputs})
-        if inputs:
-            self._http.post("runs/log-inputs", {"run_id": source.run_id, "models": inputs})
+        return found
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -177,6 +189,25 @@ class Models:
             self._http.patch(
                 f"logged-models/{model_id}", {"model_id": model_id, "status": status}, "model"
             )
+
+    def _metrics(self, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return a point of the run once more, with the model that it tells of; or nothing.
+
+        A point that is sent again is there once.
+        """
+        model_id = self._id_of(str(told.get("model_id")))
+        try:
+            point = {
+                "key": names.spelled(str(told["name"])),
+                "value": names.number(float(told["value"])),
+                "timestamp": int(told["timestamp"]),
+                "step": int(told["step"]),
+                "model_id": model_id,
+            }
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return []
+        of = {key: told.get(key) for key in ("dataset_name", "dataset_digest")}
+        return [] if model_id is None else [point | {k: v for k, v in of.items() if v is not None}]
 
     def _id_of(self, own_id: str) -> str | None:
         """Return a model's id at the server; None: no journal delivers it there."""
