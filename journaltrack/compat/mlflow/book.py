@@ -510,9 +510,11 @@ def _check_names(run: RunState, names: Sequence[str]) -> None:
     Raises:
         InvalidInputError: There is one.
     """
-    files, folders = {*run.files, *names}, run.folders.union(*map(state.folders_of, names))
+    new = set(names)
+    folders: set[str] = set().union(*map(state.folders_of, names))
     for name in names:
-        both = next(iter(({name} & folders) or (state.folders_of(name) & files)), None)
+        above = (each for each in state.folders_of(name) if each in new or each in run.files)
+        both = name if name in folders or name in run.folders else next(above, None)
         if both is not None:
             raise InvalidInputError(
                 f"the artifact {limits.shown(name)} can't be recorded: {limits.shown(both)} would "
