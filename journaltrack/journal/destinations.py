@@ -65,15 +65,18 @@ _SENT: Final = (
     "SELECT EXISTS (SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
     f"WHERE {queries.MAY_HAVE_EFFECT})"
 )
+# CROSS JOIN: the index of what is no metric needs the component. All metrics would be read else.
+_OF_EACH: Final = (
+    "FROM component c CROSS JOIN entry e ON e.component_id = c.id "
+    "WHERE e.stream <> 'metric' AND json_valid(e.payload)"
+)
 _OWNERS: Final = (
     "SELECT lower(c.name), json_extract(e.payload, '$.owner'), json_extract(e.payload, '$.resume') "
-    "FROM entry e JOIN component c ON c.id = e.component_id "
-    "WHERE e.stream = 'component' AND e.kind = 'create' AND json_valid(e.payload) ORDER BY e.seq"
+    f"{_OF_EACH} AND e.stream = 'component' AND e.kind = 'create' ORDER BY e.seq"
 )
 _MODELS: Final = (
-    "SELECT lower(c.name), e.name, json_extract(e.payload, '$.text') FROM entry e "
-    "JOIN component c ON c.id = e.component_id WHERE e.stream <> 'metric' AND e.kind = 'label' "
-    "AND e.name GLOB ? AND json_valid(e.payload) ORDER BY e.seq"
+    "SELECT lower(c.name), e.name, json_extract(e.payload, '$.text') "
+    f"{_OF_EACH} AND e.kind = 'label' AND e.name GLOB ? ORDER BY e.seq"
 )
 
 
