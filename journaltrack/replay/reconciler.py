@@ -577,7 +577,9 @@ class Reconciler:
             each
             for each in self._conclusions
             if not self._course.is_closed(each.component_id)
-            and not is_open(self._journal.database, each.component_id, each.seqs)
+            and not is_open(
+                self._journal.database, each.component_id, each.seqs, deletes=each.deletes
+            )
         ]
 
     def _proved(self, chunk: Chunk) -> Chunk:

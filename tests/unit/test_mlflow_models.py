@@ -148,6 +148,17 @@ def test_a_model_that_was_deleted_offline_is_deleted_or_never_made(server, journ
     assert len(server.models) == 1
 
 
+@pytest.mark.journal(WITH_MODEL)
+def test_a_model_of_a_run_that_was_deleted_and_restored_is_ready(server, journal):
+    """Both came after the model: it waited for a restoration that was there."""
+    stages = [vocabulary.label(vocabulary.STAGE, each) for each in (vocabulary.DELETED, "active")]
+    journal.append(journal.component("run"), stages)
+    report = delivered(server, journal)
+    assert (report.pending, report.quarantined) == (0, 0), report
+    assert [each.status for each in alive(server)] == [READY]
+    assert only_run(server)
+
+
 @settings(
     max_examples=6,
     deadline=None,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 from journaltrack import limits
+from journaltrack.journal import vocabulary
 from journaltrack.journal.fold import (
     Artifact,
     FieldMap,
@@ -377,9 +378,14 @@ class Restore(AddTags):
 
 
 class Conclude(AddTags):
-    """Delete a run, after everything else of it has arrived."""
+    """Complete a run's models, and delete it, after everything else of it has arrived."""
 
     phase: ClassVar[int] = 4
+
+    @property
+    def deletes(self) -> bool:
+        """Return whether it deletes the run."""
+        return self.tags.get(vocabulary.STAGE) == vocabulary.DELETED
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,15 +161,25 @@ def read_states(
     return states
 
 
-def is_open(database: Database, component_id: int, seqs: Sequence[int]) -> bool:
-    """Return whether anything of a component is pending beside these entries, or restores it."""
+def is_open(database: Database, component_id: int, seqs: Sequence[int], *, deletes: bool) -> bool:
+    """Return whether anything of a component is pending beside these entries.
+
+    Args:
+        database: The journal's.
+        component_id: The component.
+        seqs: The entries.
+        deletes: Whether they delete the run: then also whether something later restores it.
+    """
     named = json.dumps(seqs)
     of_others = "e.component_id = ? AND e.seq NOT IN (SELECT value FROM json_each(?))"
     later = "SELECT 1 FROM entry e WHERE e.stream <> 'metric' AND e.name = ? AND e.seq > ? AND "
     return bool(
         database.read(f"SELECT 1 {queries.PENDING} AND {of_others} LIMIT 1", (component_id, named))
-        or database.read(
-            f"{later}{of_others} LIMIT 1", (vocabulary.STAGE, max(seqs), component_id, named)
+        or (
+            deletes
+            and database.read(
+                f"{later}{of_others} LIMIT 1", (vocabulary.STAGE, max(seqs), component_id, named)
+            )
         )
     )
 
