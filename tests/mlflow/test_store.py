@@ -19,6 +19,8 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from journaltrack import Journal, sync, verify
+from journaltrack.compat.mlflow.book import Book
+from journaltrack.tracking.settings import settings_of
 from tests.mlflow.conftest import ask, history, runs_of, serving
 from tests.patience import FOREVER_S
 from tests.processes import sync_process
@@ -210,6 +212,26 @@ def test_experiments_have_any_name_and_keep_their_ids(journal):
     assert (
         elsewhere(journal, f"print(mlflow.get_experiment('{made['/a b/ü']}').name)") == "/a b/ü\n"
     )
+
+
+def test_processes_that_set_one_experiment_at_once_all_log_into_it(journal, monkeypatch):
+    """MLflow's set_experiment passes over that it is there, and goes on with the default one."""
+    client, name = MlflowClient(), "new"
+
+    class Faster(type(client._tracking_client)):
+        def get_experiment_by_name(self, name):
+            found = super().get_experiment_by_name(name)
+            if found is None:
+                with closing(Journal.open(journal)) as other:
+                    Book(other, settings_of()).create_experiment(name, {})
+            return found
+
+    monkeypatch.setattr("mlflow.tracking.fluent.TrackingServiceClient", Faster)
+    mlflow.set_experiment(name)
+    with mlflow.start_run() as run:
+        assert run.info.experiment_id == client.get_experiment_by_name(name).experiment_id
+    with pytest.raises(MlflowException, match="already exists"):
+        client.create_experiment(name)
 
 
 def test_what_mlflow_refuses_is_refused_and_records_nothing(journal, tmp_path):

@@ -203,3 +203,22 @@ def test_a_journal_that_refuses_knows_what_waits(folder):
         after = held.state(run.state.name)
         assert sorted(after.parameters) == ["p1", "p2", "p3"]
         assert dict(after.told(vocabulary.MODEL)) == {"m-1": {"n1": 1, "n2": 2, "n3": 3}}
+
+
+@pytest.mark.parametrize("shown", ["digits", "Digits"])
+def test_an_experiment_that_another_process_makes_meanwhile_is_the_same_or_another(books, shown):
+    """Names that differ in case alone are two experiments; tags of both are kept."""
+    one, other = books(), books()
+
+    class Meanwhile(dict):
+        def items(self):
+            if not made:
+                made.append(other.create_experiment("digits", {"other": "tag"}))
+            return super().items()
+
+    made = []
+    begun = one.create_experiment(shown, Meanwhile(own="tag"))
+    assert (begun.id == made[0].id, begun.shown) == (shown == "digits", shown)
+    found = {each.shown: each.tags for each in one.experiments().values() if each.tags}
+    both = {"digits": {"other": "tag"}, "Digits": {"own": "tag"}}
+    assert found == ({"digits": {"other": "tag", "own": "tag"}} if shown == "digits" else both)

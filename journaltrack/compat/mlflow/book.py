@@ -65,6 +65,7 @@ _SELECT_CHANGED: Final = (
     "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' AND seq > ? "
     "AND name IN (SELECT value FROM json_each(?)) LIMIT 1"
 )
+_SELECT_USED: Final = "SELECT 1 FROM entry WHERE component_id = ? LIMIT 1"
 
 
 class OfModel(NamedTuple):
@@ -112,6 +113,8 @@ class Book:
         self._latest: dict[int, dict[str, Point]] = defaultdict(dict)
         self._of_models: dict[str, list[OfModel]] = defaultdict(list)
         self._of_model: dict[str, str] = {}
+        # Names of experiments that this process looked for before they were there.
+        self.missed: set[str] = set()
 
     @property
     def path(self) -> str:
@@ -483,14 +486,29 @@ class Book:
         self.journal.append(self.journal.component(row), [draft])
 
     def create_experiment(self, shown: str, tags: Mapping[str, str | None]) -> ExperimentState:
-        """Make an experiment. The caller has looked whether it is there."""
-        names = self.experiments()
-        name = addresses.experiment_name(shown)
-        if name.lower() in names:
-            name = addresses.experiment_name(shown, is_taken=True)
-        made = ExperimentState(name, full_name=None if name == shown else shown)
-        self.declare(made, state.experiment_draft(made, tags))
-        return made
+        """Make an experiment. The caller has looked whether it is there.
+
+        If another process makes it meanwhile, add the tags to that one.
+        """
+        while True:
+            names = self.experiments()
+            name = addresses.experiment_name(shown)
+            if name.lower() in names:
+                name = addresses.experiment_name(shown, is_taken=True)
+            made = ExperimentState(name, full_name=None if name == shown else shown)
+            draft = state.experiment_draft(made, tags)
+            row_id = self.journal.component(groups.row_of("experiment", name))
+            condition = functools.partial(self._is_unused, row_id)
+            if self.journal.append_if(condition, row_id, [draft]):
+                return made
+            there = self.experiment(shown=shown)
+            if there is not None:
+                if tags:
+                    self.declare(there, state.experiment_draft(there, tags))
+                return there
+
+    def _is_unused(self, row_id: int) -> bool:
+        return not self.journal.database.read(_SELECT_USED, (row_id,))
 
 
 def point_draft(

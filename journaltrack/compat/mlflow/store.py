@@ -118,7 +118,15 @@ class TrackingStore(LoggedModels, AbstractStore):
             )
         for tag in tags or ():
             _validate_tag_name(tag.key)
+        was_missed = name in self._book.missed
+        self._book.missed.discard(name)
         there = self._book.experiment(shown=name)
+        if there is not None and was_missed and not there.is_deleted:
+            # Another process made it since this one looked. MLflow's ``set_experiment`` would take
+            # the error, and log into the default experiment.
+            if tags:
+                self._declare(there, pairs(tags))
+            return there.id
         if there is not None and not (there.id == addresses.DEFAULT_ID and name != there.shown):
             deleted = " in deleted state" if there.is_deleted else ""
             raise MlflowException(
@@ -133,8 +141,12 @@ class TrackingStore(LoggedModels, AbstractStore):
 
     def get_experiment_by_name(self, experiment_name) -> Experiment | None:
         """Return an experiment by its name; None: there is none."""
-        found = self._book.experiment(shown=state.as_unicode(str(experiment_name)))
-        return None if found is None else entities.experiment(self._book, found)
+        name = state.as_unicode(str(experiment_name))
+        found = self._book.experiment(shown=name)
+        if found is None:
+            self._book.missed.add(name)
+            return None
+        return entities.experiment(self._book, found)
 
     def delete_experiment(self, experiment_id) -> None:
         """Mark an experiment as deleted."""
