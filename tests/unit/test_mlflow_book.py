@@ -9,8 +9,9 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Journal, Tracker, limits
-from journaltrack.compat.mlflow import book, state
+from journaltrack.compat.mlflow import state
 from journaltrack.compat.mlflow.book import Book
+from journaltrack.compat.mlflow.points import Logged
 from journaltrack.compat.mlflow.state import ExperimentState, Point
 from journaltrack.errors import ArtifactError, InvalidInputError
 from journaltrack.journal import vocabulary
@@ -133,21 +134,38 @@ def test_a_model_is_found_by_its_id_in_any_process(books):
     held = books()
     run_id = begun(held)
     run = held.run(run_id)
-    told = {"model_id": "m-1", "dataset_name": "train", "dataset_digest": None}
-    held.append(
-        run,
-        [
-            state.document(vocabulary.MODEL, "m-1", {"name": "model"}),
-            book.point_draft("acc", 0.5, 7, 1, told),
-            book.point_draft("acc", 0.7, 8, 1),
-        ],
-    )
+    logged = [
+        Logged("acc", Point(1, 7, 0.5), "m-1", "train"),
+        Logged("acc", Point(1, 8, 0.7)),
+    ]
+    model = state.document(vocabulary.MODEL, "m-1", {"name": "model"})
+    held.append(run, [model, *held.point_drafts(run, logged)])
     other = books()
     assert other.run_of_model("m-1").state.name == run_id
     (point,) = other.of_model("m-1")
     assert (point.name, point.point.value, point.dataset_name) == ("acc", 0.5, "train")
     with pytest.raises(KeyError):
         other.run_of_model("m-2")
+
+
+def test_a_point_that_is_logged_again_for_a_model_is_recorded_once(books):
+    """Also one that another process recorded; what it tells of is read back everywhere."""
+    held, other = books(), books()
+    run_id = begun(held)
+    held.log_metric(run_id, "loss", 0.5, 7, 0)
+    held.log_metric(run_id, "loss", math.nan, 8, 0)
+    old = [Point(0, 7, 0.5), Point(0, 8, math.nan)]
+    for model_id in ("m-1", "m-2"):
+        run = other.run(run_id)
+        drafts = other.point_drafts(run, [Logged("loss", each, model_id) for each in old])
+        assert [each.kind for each in drafts] == [vocabulary.LABEL]
+        other.append(run, drafts)
+        assert [each.point.timestamp_ms for each in held.of_model(model_id)] == [7, 8]
+    # One of the past that is new, and one that the call has twice.
+    new = Logged("loss", Point(-1, 7, 0.25), "m-1")
+    kinds = [each.kind for each in other.point_drafts(run, [new, new])]
+    assert kinds == [vocabulary.METRIC, vocabulary.LABEL]
+    assert [each.timestamp_ms for each in held.history(run_id, "loss")] == [7, 8]
 
 
 def test_what_depends_on_what_a_run_has_is_not_changed_in_between(books):

@@ -38,19 +38,23 @@ def document(own_id="m-1", **changes):
 
 OUTPUT = vocabulary.label(f"{vocabulary.MODEL_OUTPUT}m-1", json.dumps({"step": 7}))
 INPUT = vocabulary.label(f"{vocabulary.MODEL_INPUT}m-1", "{}")
-POINT = {"model_id": "m-1", "name": "loss", "value": 2.0, "timestamp": 0, "step": 2}
+
+
+def of_model(own_id, told):
+    """What says that points of the run tell of a model."""
+    return vocabulary.label(f"{vocabulary.MODEL_METRICS}{own_id}/{len(told)}", json.dumps(told))
+
+
 METRICS = [
-    vocabulary.label(f"{vocabulary.MODEL_METRIC}m-1/loss/", json.dumps({**POINT, "value": 1.0})),
-    vocabulary.label(f"{vocabulary.MODEL_METRIC}m-1/loss/", json.dumps(POINT)),
-    vocabulary.label(
-        f"{vocabulary.MODEL_METRIC}m-1/loss/abc",
-        json.dumps({**POINT, "dataset_name": "iris", "dataset_digest": "abc"}),
+    of_model(
+        "m-1", {"points": [["loss", 2, 0, 2.0, None, None], ["loss", 2, 0, 2.0, "iris", "abc"]]}
     ),
-    # Of a model that no journal delivers there, and one that can't be read.
+    # Of a model that no journal delivers there, and those that can't be read.
+    of_model("m-9", {"points": [["loss", 2, 0, 2.0, None, None]]}),
+    of_model("m-1", {}),
     vocabulary.label(
-        f"{vocabulary.MODEL_METRIC}m-9/loss/", json.dumps({**POINT, "model_id": "m-9"})
+        f"{vocabulary.MODEL_METRICS}m-1/odd", json.dumps({"points": [["loss"], "x", [0] * 7]})
     ),
-    vocabulary.label(f"{vocabulary.MODEL_METRIC}m-1/odd/", json.dumps({"model_id": "m-1"})),
 ]
 WITH_MODEL = {
     "run": [CREATION, document(status=1), document(), OUTPUT, INPUT, *points(3), *METRICS],

@@ -15,19 +15,19 @@ import logging
 import os
 import threading
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from journaltrack import limits
-from journaltrack.compat.mlflow import addresses, state
+from journaltrack.compat.mlflow import addresses, points, state
+from journaltrack.compat.mlflow.points import Logged, OfModel, Points
 from journaltrack.compat.mlflow.state import ExperimentState, Point, RunState
 from journaltrack.errors import InvalidInputError, JournalError
 from journaltrack.journal import fold, groups, vocabulary
 from journaltrack.journal.fold import Place
 from journaltrack.journal.journal import SELECT_ENTRY
-from journaltrack.journal.queries import IS_POINT, origins
+from journaltrack.journal.queries import origins
 from journaltrack.journal.spool.spool import Spool, SpooledBlob
 from journaltrack.tracking.drafts import Drafter
 from journaltrack.tracking.settings import keys_in, open_journal, settings_of
@@ -43,19 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PAGE: Final = 50_000
-"""Ours: points that are read at a time."""
 _MS: Final = 10**6
 _SELECT_STATE: Final = (
     f"{SELECT_ENTRY}WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq"
-)
-_SELECT_POINTS: Final = (
-    "SELECT seq, component_id, name, value, step, timestamp_ns, payload FROM entry "
-    f"WHERE seq > ? AND {IS_POINT} ORDER BY seq LIMIT {_PAGE}"
-)
-_SELECT_HISTORY: Final = (
-    "SELECT seq, component_id, name, value, step, timestamp_ns, payload FROM entry "
-    f"WHERE component_id = ? AND {IS_POINT} AND name = ? ORDER BY seq"
 )
 _SELECT_MODEL: Final = (
     "SELECT c.name FROM entry e JOIN component c ON c.id = e.component_id "
@@ -66,16 +56,6 @@ _SELECT_CHANGED: Final = (
     "AND name IN (SELECT value FROM json_each(?)) LIMIT 1"
 )
 _SELECT_USED: Final = "SELECT 1 FROM entry WHERE component_id = ? LIMIT 1"
-
-
-class OfModel(NamedTuple):
-    """A point of a run that tells of a logged model."""
-
-    run_id: str
-    name: str
-    point: Point
-    dataset_name: str | None
-    dataset_digest: str | None
 
 
 class Run:
@@ -109,9 +89,7 @@ class Book:
         """Read everything anew: in a forked child, another thread may have been reading."""
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
-        self._points_upto = 0
-        self._latest: dict[int, dict[str, Point]] = defaultdict(dict)
-        self._of_models: dict[str, list[OfModel]] = defaultdict(list)
+        self._points = Points(self.journal)
         self._of_model: dict[str, str] = {}
         # Names of experiments that this process looked for before they were there.
         self.missed: set[str] = set()
@@ -268,7 +246,7 @@ class Book:
         ):
             self.journal.append_metric(run.id, name, value, step, ms * _MS)
         else:
-            self.journal.append(run.id, [point_draft(name, value, ms, step)])
+            self.journal.append(run.id, [points.draft(name, Point(step, ms, value))])
             run.names.add(name)
 
     def parameter_drafts(self, run: Run, parameters: Mapping[str, str]) -> list[Draft]:
@@ -358,49 +336,19 @@ class Book:
 
     def latest(self, run_id: str) -> dict[str, Point]:
         """Return the latest point of each metric of a run, as MLflow finds it."""
-        with self._lock:
-            self._read_points()
-            return dict(self._latest.get(self._known(run_id).id, {}))
+        return self._points.latest(self._known(run_id).id)
 
     def of_model(self, model_id: str) -> list[OfModel]:
-        """Return the points that tell of a logged model, in the order of recording."""
-        with self._lock:
-            self._read_points()
-            return list(self._of_models.get(model_id, ()))
+        """Return the points that tell of a logged model, each once."""
+        return self._points.of_model(model_id)
 
     def history(self, run_id: str, name: str) -> list[Point]:
-        """Return all points of a metric, in the order of recording."""
-        rows = self.journal.database.read(_SELECT_HISTORY, (self._known(run_id).id, name))
-        return [point for row in rows if (point := _point(row)) is not None]
+        """Return the points of a metric in the order of recording, each once."""
+        return self._points.history(self._known(run_id).id, name)
 
-    def _read_points(self) -> None:
-        """Read what was added of all runs: the journal has no index of points by run."""
-        while True:
-            rows = self.journal.database.read(_SELECT_POINTS, (self._points_upto,))
-            for row in rows:
-                point = _point(row)
-                if point is None:
-                    continue
-                _, component_id, name, *_, payload = row
-                latest = self._latest[component_id]
-                known = latest.get(name)
-                if known is None or not _is_later(known, point):
-                    latest[name] = point
-                if payload is not None and "model_id" in payload:
-                    self._add_of_model(component_id, name, point, payload)
-            if rows:
-                self._points_upto = rows[-1][0]
-            if len(rows) < _PAGE:
-                return
-
-    def _add_of_model(self, component_id: int, name: str, point: Point, payload: str) -> None:
-        told = vocabulary.decode(payload)
-        ((run_id,),) = self.journal.database.read(
-            "SELECT name FROM component WHERE id = ?", (component_id,)
-        )
-        named = (fold.text_or_none(told.get(key)) for key in ("dataset_name", "dataset_digest"))
-        of_model = OfModel(str(run_id), name, point, *named)
-        self._of_models[str(told["model_id"])].append(of_model)
+    def point_drafts(self, run: Run, logged: Sequence[Logged]) -> list[Draft]:
+        """Draft points of one call; see ``Points.drafts``."""
+        return self._points.drafts(run.id, logged)
 
     # -- models ------------------------------------------------------------------------------------
 
@@ -511,17 +459,6 @@ class Book:
         return not self.journal.database.read(_SELECT_USED, (row_id,))
 
 
-def point_draft(
-    name: str, value: float, ms: int, step: int, told: Mapping[str, Any] | None = None
-) -> Draft:
-    """Draft a point, with what it tells of a logged model and its dataset."""
-    draft = vocabulary.metric(name, value, step, ms * _MS)
-    known = {key: each for key, each in (told or {}).items() if each is not None}
-    if not known:
-        return draft
-    return draft._replace(payload=vocabulary.encode({**vocabulary.decode(draft.payload), **known}))
-
-
 def _check_names(run: RunState, names: Sequence[str]) -> None:
     """Refuse what no file system could hold: a file that is a folder, too.
 
@@ -539,25 +476,6 @@ def _check_names(run: RunState, names: Sequence[str]) -> None:
                 "be a file and a folder of the run; nothing was recorded",
                 hint="choose another name",
             )
-
-
-def _is_later(known: Point, other: Point) -> bool:
-    """Return whether a point counts as later than another one. NaN is never the greater value."""
-    return (known.step, known.timestamp_ms) > (other.step, other.timestamp_ms) or (
-        (known.step, known.timestamp_ms) == (other.step, other.timestamp_ms)
-        and known.value > other.value
-    )
-
-
-def _point(row: Sequence[Any]) -> Point | None:
-    """Return a point of its columns; None: they can't be read."""
-    *_, value, step, timestamp_ns, payload = row
-    try:
-        if value is None:
-            value = float(vocabulary.decode(payload)["exact"])
-        return Point(int(step or 0), int(timestamp_ns or 0) // _MS, float(value))
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 _books: dict[str, Book] = {}

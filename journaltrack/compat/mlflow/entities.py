@@ -41,7 +41,7 @@ from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import vocabulary
-from journaltrack.journal.vocabulary import DATASET, Draft
+from journaltrack.journal.vocabulary import DATASET
 
 
 @contextlib.contextmanager
@@ -103,10 +103,6 @@ def run(held: Book, known: RunState) -> Run:
 
 def model(held: Book, model_id: str, source: RunState, told: Mapping[str, Any]) -> LoggedModel:
     """Return a logged model of a run, of its document."""
-    points = {
-        (each.run_id, each.name, each.dataset_name, each.dataset_digest): each
-        for each in held.of_model(model_id)
-    }
     metrics = [
         Metric(
             each.name,
@@ -118,7 +114,7 @@ def model(held: Book, model_id: str, source: RunState, told: Mapping[str, Any]) 
             dataset_digest=each.dataset_digest,
             run_id=each.run_id,
         )
-        for each in points.values()
+        for each in held.of_model(model_id)
     ]
     return LoggedModel(
         experiment_id=str(told.get("experiment_id")),
@@ -184,21 +180,6 @@ def told_of(each: DatasetInput) -> dict[str, Any]:
         "dataset": {key: state.as_unicode(value) for key, value in held if value is not None},
         "tags": [{"key": tag.key, "value": state.as_unicode(tag.value)} for tag in each.tags],
     }
-
-
-def of_model(each: Metric) -> Draft:
-    """Draft what tells a server of a logged model's metric: the last point of each counts."""
-    told = {
-        "model_id": each.model_id,
-        "name": each.key,
-        "value": each.value,
-        "timestamp": int(each.timestamp),
-        "step": int(each.step),
-        "dataset_name": each.dataset_name,
-        "dataset_digest": each.dataset_digest,
-    }
-    name = f"{each.model_id}/{each.key}/{each.dataset_digest or ''}"
-    return state.document(vocabulary.MODEL_METRIC, name, told)
 
 
 def datasets_of(known: RunState) -> list[DatasetInput]:

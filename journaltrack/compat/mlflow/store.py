@@ -60,7 +60,8 @@ from journaltrack import limits
 from journaltrack.compat.mlflow import addresses, book, entities, state
 from journaltrack.compat.mlflow.entities import missing, pairs, refused, told_to_mlflow
 from journaltrack.compat.mlflow.models import LoggedModels
-from journaltrack.compat.mlflow.state import ExperimentState, RunState
+from journaltrack.compat.mlflow.points import Logged
+from journaltrack.compat.mlflow.state import ExperimentState, Point, RunState
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Draft
 from journaltrack.util import paths
@@ -339,22 +340,18 @@ class TrackingStore(LoggedModels, AbstractStore):
         _validate_param_keys_unique(params)
         run = self._open(run_id)
         given = pairs(params)
-        points = [
-            book.point_draft(
+        logged = [
+            Logged(
                 each.key,
-                each.value,
-                int(each.timestamp),
-                int(each.step),
-                {
-                    "model_id": each.model_id,
-                    "dataset_name": each.dataset_name,
-                    "dataset_digest": each.dataset_digest,
-                },
+                Point(int(each.step), int(each.timestamp), float(each.value)),
+                each.model_id,
+                each.dataset_name,
+                each.dataset_digest,
             )
             for each in metrics
         ]
-        # A server has the points of its models apart.
-        points += [entities.of_model(each) for each in metrics if each.model_id is not None]
+        with told_to_mlflow():
+            points = self._book.point_drafts(run, logged)
 
         def drafts_of(now: RunState) -> list[Draft]:
             parameters = self._parameters(run, now, given) if given else []

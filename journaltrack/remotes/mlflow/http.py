@@ -356,8 +356,8 @@ def _refusal(
     if status == _TOO_MANY:
         return RemoteError(text, kind=ErrorKind.TRANSIENT, throttled=True, **of_all)
     if status >= _SERVER:
-        hint = None if told is not None else _NO_SERVER
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, hint=hint, **of_all)
+        of_all["hint"] = "" if told is not None else _NO_SERVER
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **of_all)
     if told is None or "error_code" not in told:
         return RemoteError(
             f"what answers is no MLflow server (HTTP {status}): {text}",

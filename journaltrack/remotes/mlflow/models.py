@@ -12,6 +12,7 @@ Must not know HTTP, or the journal's tables.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections import defaultdict
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.journal.vocabulary import DELETED, MODEL, MODEL_INPUT, MODEL_METRIC, MODEL_OUTPUT
+from journaltrack.journal.vocabulary import DELETED, MODEL, MODEL_INPUT, MODEL_METRICS, MODEL_OUTPUT
 from journaltrack.remotes.mlflow import artifacts, names, told_as
 
 if TYPE_CHECKING:
@@ -122,8 +123,10 @@ class Models:
         metrics = [
             point
             for name, text in labels.items()
-            if name.startswith(MODEL_METRIC)
-            for point in self._metrics(_read(text))
+            if name.startswith(MODEL_METRICS)
+            for point in self._metrics(
+                name.removeprefix(MODEL_METRICS).partition("/")[0], _read(text)
+            )
         ]
         for first in range(0, len(metrics), _PAGE):
             part = {"run_id": source.run_id, "metrics": metrics[first : first + _PAGE]}
@@ -190,24 +193,29 @@ class Models:
                 f"logged-models/{model_id}", {"model_id": model_id, "status": status}, "model"
             )
 
-    def _metrics(self, told: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return a point of the run once more, with the model that it tells of; or nothing.
+    def _metrics(self, own_id: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return points of the run once more, with the model that they tell of.
 
         A point that is sent again is there once.
         """
-        model_id = self._id_of(str(told.get("model_id")))
-        try:
-            point = {
-                "key": names.spelled(str(told["name"])),
-                "value": names.number(float(told["value"])),
-                "timestamp": int(told["timestamp"]),
-                "step": int(told["step"]),
-                "model_id": model_id,
-            }
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return []
-        of = {key: told.get(key) for key in ("dataset_name", "dataset_digest")}
-        return [] if model_id is None else [point | {k: v for k, v in of.items() if v is not None}]
+        model_id = self._id_of(own_id)
+        found: list[dict[str, Any]] = []
+        points = told.get("points")
+        for each in points if model_id is not None and isinstance(points, list) else ():
+            # A journal from somebody else may have anything.
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                name, step, timestamp, value, dataset, digest = each
+                point = {
+                    "key": names.spelled(str(name)),
+                    "value": names.number(float(value)),
+                    "timestamp": int(timestamp),
+                    "step": int(step),
+                    "model_id": model_id,
+                    "dataset_name": dataset,
+                    "dataset_digest": digest,
+                }
+                found.append({key: each for key, each in point.items() if each is not None})
+        return found
 
     def _id_of(self, own_id: str) -> str | None:
         """Return a model's id at the server; None: no journal delivers it there."""
