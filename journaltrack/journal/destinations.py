@@ -393,8 +393,8 @@ def _refuse_links(folder: Path) -> None:
 def _foreign(folder: Path, journal: Path) -> JournalCorruptError:
     return JournalCorruptError(
         f"{folder} is no copy of the journal at {journal}: their entries differ; nothing was sent",
-        hint=f"was a backup of the journal put back? Remove {folder}: the next sync makes it again "
-        "and delivers the whole history",
+        hint=f"was a backup of the journal put back? Remove {folder}: `journaltrack sync"
+        f"{option_of(folder)} --even-if-behind` makes it again and delivers the whole history",
     )
 
 

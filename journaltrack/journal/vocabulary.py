@@ -655,8 +655,21 @@ def upload(
 
 def parameters_file(name: str, blob: BlobRef, size_bytes: int) -> Draft:
     """Draft the upload of the parameters that SageMaker can't take."""
-    draft = upload(name, blob, size_bytes, "application/json", name)
+    return _of_parameters(upload(name, blob, size_bytes, "application/json", name))
+
+
+def parameters_reference(name: str, blob: BlobRef) -> Draft:
+    """Draft the reference to the parameters that SageMaker can't take."""
+    return _of_parameters(artifact(OUTPUT, name, blob, "application/json"))
+
+
+def _of_parameters(draft: Draft) -> Draft:
     return draft._replace(payload=encode({**decode(draft.payload), "of": "parameters"}))
+
+
+def is_of_parameters_file(entry: Entry) -> bool:
+    """Return whether an entry is of the artifact with the parameters that SageMaker can't take."""
+    return entry.kind in {UPLOAD, OUTPUT} and entry.detail.get("of") == "parameters"
 
 
 def lineage(

@@ -124,7 +124,7 @@ def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]
     found = [e for e in journal.state_entries(component_id) if _is_readable(e)]
     places = [Place(e.seq, e.recorded_at_ns, known_origins.get(e.writer_id, 0)) for e in found]
     state = in_order(found, places)
-    made = [e for e in state if e.kind == vocabulary.UPLOAD and e.detail.get("of") == "parameters"]
+    made = [e for e in state if e.kind == vocabulary.UPLOAD and vocabulary.is_of_parameters_file(e)]
     kept = _kept(journal, component_id, state, in_file, sent)
     if not (made or kept):
         return False
@@ -137,7 +137,7 @@ def _keep(journal: Journal, component_id: int, in_file: set[int], sent: set[int]
     ref = BlobRef(blob.sha256, *_store(state))
     drafts = [vocabulary.parameters_file(name, ref, blob.size_bytes)]
     if fits:
-        drafts.append(vocabulary.artifact(vocabulary.OUTPUT, name, ref, "application/json"))
+        drafts.append(vocabulary.parameters_reference(name, ref))
     journal.append(component_id, drafts)
     return True
 

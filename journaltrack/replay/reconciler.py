@@ -553,7 +553,10 @@ class Reconciler:
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planner.prepare(entries, states, points, self._remote.can)
         settled = [action for action in actions if isinstance(action, Settle)]
-        self._settle(settlement, self._overflow.keep(entries, settled))
+        # Only where the journal itself is delivered: a copy records nothing.
+        if self._remote.can.parameters_file:
+            settled = self._overflow.keep(entries, settled)
+        self._settle(settlement, settled)
         requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload, Link))]
         begin = [request for request in requests if request.phase == 1]
         # Before their trials: who makes a trial makes an experiment that is missing, without the

@@ -48,6 +48,8 @@ class Capabilities:
         held: Returns a parameter's value as ``describe`` shows it.
         held_point: Returns a metric's value as it keeps it.
         told: Returns how it keeps a metric's value otherwise than it was logged, or None.
+        parameters_file: Whether parameters that it refuses are sent in one artifact for each
+            component (``replay.overflow``). If not, they are quarantined.
         note_tag: The tag that shows a note. None: it has no place for notes.
         labels: Returns whether it has a place for a label of this name.
         by_name: Whether a content is uploaded under each of its names. If not, once.
@@ -69,6 +71,7 @@ class Capabilities:
     held: Callable[[str | float], str | float] = lambda value: value
     held_point: Callable[[float], float] = lambda value: value
     told: Callable[[float], str | None] = lambda _: None
+    parameters_file: bool = True
     note_tag: str | None = None
     labels: Callable[[str], bool] = lambda _: False
     by_name: bool = False

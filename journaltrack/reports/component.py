@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from journaltrack.journal import contents, groups, interruption, removed, view
+from journaltrack.journal import contents, destinations, groups, interruption, removed, view
 from journaltrack.journal.fold import (
     MAP_OF_KIND,
     Artifact,
@@ -58,6 +58,7 @@ from journaltrack.journal.vocabulary import (
 from journaltrack.journal.writers import WriterRecord, writer
 from journaltrack.reports.processes import Recorders
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
+from journaltrack.util import config
 from journaltrack.util.text import text_or_none
 
 if TYPE_CHECKING:
@@ -349,10 +350,12 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
 
 def _folded(journal: Journal, component_id: int) -> _Fold:
     fold = _Fold(origins=origins(journal.database.read))
+    # Only SageMaker gets such a file.
+    is_own = destinations.name_of(journal.path) == config.SAGEMAKER
     for entry, state, reason in _state_entries(journal, component_id):
         try:
             _add(fold, entry, state)
-            if reason == IN_FILE or (state == "pending" and _is_for_file(entry)):
+            if reason == IN_FILE or (is_own and state == "pending" and _is_for_file(entry)):
                 fold.in_file.add(entry.seq)
             fold.recorders.add(entry)
             if entry.kind in contents.KINDS:

@@ -83,7 +83,7 @@ def _is_afterwards(entry: Entry) -> bool:
         return entry.detail.get("primary") != _IN_PROGRESS
     # A pass puts into a file what SageMaker can't take.
     is_file = entry.kind in {vocabulary.UPLOAD, vocabulary.OUTPUT} and (
-        entry.detail.get("of") == "parameters" or entry.name == vocabulary.PARAMETERS_FILE
+        vocabulary.is_of_parameters_file(entry) or entry.name == vocabulary.PARAMETERS_FILE
     )
     return is_file or entry.kind in _ADDED_LATER
 

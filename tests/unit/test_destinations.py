@@ -148,6 +148,58 @@ def test_what_sagemaker_can_never_take_is_judged_by_each_destination(tmp_path, l
     assert [(c.pending, c.quarantined) for c in now.destinations] == [(0, 0)]
 
 
+@pytest.mark.parametrize("chars", [2_501, 6_000, 6_001, 8_001])
+@pytest.mark.parametrize("first", ["lab", "sagemaker"])
+@pytest.mark.filterwarnings("ignore::journaltrack.JournaltrackWarning")
+def test_a_long_parameter_holds_up_no_destination(tmp_path, lab, sagemaker, chars, first):
+    """SageMaker gets its file of them; a server gets them, or they are quarantined there."""
+    journal = tracked(tmp_path, steps=1, parameters={"long": "x" * chars, "lr": 0.1})
+    there = ExitCode.OK if chars <= 6_000 else ExitCode.PROBLEMS
+    options = {"sagemaker": ("--endpoint-url", sagemaker.endpoint_url), "lab": ()}
+    order = [first, *({"lab", "sagemaker"} - {first})]
+    for text in "xyz":
+        with Tracker.load("run", journal=journal, sync="off") as tracker:
+            tracker.log_parameter(f"long {text}", text * chars)
+        for name in order:
+            code, printed = command("sync", journal, "--to", name, *options[name])
+            assert code == (there if name == "lab" else ExitCode.OK), printed
+    assert command("sync", journal, "--to", "lab")[0] == there
+    told = command("audit", journal, "--to", "lab")[1]
+    assert (f"{chars} characters" in told) == (there != ExitCode.OK)
+    assert entries(destinations.folder_of(journal, "lab")) == entries(journal)
+    (run,) = lab.active()
+    given = {f"long {text}": text * chars for text in "xyz"} | {"long": "x" * chars}
+    assert run.params == {"lr": "0.1"} | (given if chars <= 6_000 else {})
+    assert lab.files == {}
+    assert not any("parameters.json" in key for key in run.tags)
+    assert [*sagemaker.components["run"].output_artifacts] == ["parameters.json"]
+    printed = command("check", journal, "--remote", "--to", "lab")[1]
+    assert "everything that was delivered is there" in printed
+
+
+def test_a_copy_that_was_removed_is_made_again(tmp_path, lab):
+    """The message of one that does not fit the journal says how, and then it goes on."""
+    journal = tracked(tmp_path, steps=2, parameters={"lr": 0.1})
+    backup = tmp_path / "backup"
+    shutil.copytree(journal, backup)
+    for number in (1, 2):
+        with Tracker.load("run", journal=journal, sync="off") as tracker:
+            tracker.log_parameter("late", number)
+        if number == 1:
+            command("sync", journal, "--to", "lab")
+            shutil.move(journal / "destinations", backup)
+            shutil.rmtree(journal)
+            backup.rename(journal)
+    copy = destinations.folder_of(journal, "lab")
+    code, printed = command("sync", journal, "--to", "lab")
+    assert (code, "--even-if-behind" in printed) == (ExitCode.JOURNAL, True), printed
+    shutil.rmtree(copy)
+    code, printed = command("sync", journal, "--to", "lab", "--even-if-behind")
+    assert code == ExitCode.OK, printed
+    assert command("sync", journal, "--to", "lab")[0] == ExitCode.OK
+    assert len(values(lab)) == 2
+
+
 def test_questions_are_answered_per_destination(tmp_path, lab):
     """``status``, ``audit`` and its questions with ``--to`` are about that destination alone."""
     journal = tracked(tmp_path, steps=3)

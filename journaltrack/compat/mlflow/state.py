@@ -133,7 +133,7 @@ class RunState:
         elif kind == vocabulary.ASSOCIATE:
             self.experiment = groups.membership_of(entry)[0] or self.experiment
             self.full_name = fold.text_or_none(detail.get("full_name"))
-        elif kind == vocabulary.UPLOAD:
+        elif kind == vocabulary.UPLOAD and not vocabulary.is_of_parameters_file(entry):
             size = detail.get("size")
             self.files[entry.name or ""] = Upload(
                 fold.blob_of(entry).sha256, size if isinstance(size, int) else 0

@@ -118,6 +118,7 @@ class MlflowRemote(Lacking):
         held=names.text_of,
         held_point=names.held_point,
         told=names.told,
+        parameters_file=False,
         note_tag=told_as.NOTE,
         labels=told_as.has_label,
         by_name=True,

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
 
 NOTE_STAYS: Final = "a note stays in the journal: SageMaker has no place for it"
+FILE_STAYS: Final = "it has the parameters that SageMaker can't take, and is for SageMaker alone"
 LABEL_STAYS: Final = "it stays in the journal: {service} has no place for it"
 _NOT_UPLOADED: Final = "the upload of its content is quarantined"
 _EXACT_NS: Final = 1_000_000_000
@@ -409,6 +410,7 @@ def _read(
             problem = _add(entry, component, state, can)
         if (
             problem
+            and can.parameters_file
             and vocabulary.is_for_file(entry)
             and not (entry.unsound or out_of_bounds(entry))
         ):
@@ -427,6 +429,8 @@ def _left_out(entry: Entry, can: Capabilities) -> str | None:
     if entry.kind == vocabulary.LABEL:
         vocabulary.label_of(entry)
         return None if can.labels(entry.name or "") else LABEL_STAYS.format(service=can.service)
+    if vocabulary.is_of_parameters_file(entry) and not can.parameters_file:
+        return FILE_STAYS
     if entry.kind == vocabulary.LINEAGE and not can.lineage:
         return f"lineage stays in the journal: {can.service} has none"
     return None
