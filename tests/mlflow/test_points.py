@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric
@@ -94,6 +96,28 @@ def log_model(client, run_id, step, models):
         if each.step == step and each.model_id is None
     ]
     client.log_batch(run_id, metrics=again)
+
+
+def test_a_models_files_are_listed_once(clients, tmp_path):
+    """Below their model's name, which is no folder of the run; they load from there."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "MLmodel").write_text("flavors: {}")
+    told = []
+    for client in clients:
+        mlflow.set_tracking_uri(client.tracking_uri)
+        run_id = client.create_run("0").info.run_id
+        for _ in range(2):
+            model_id = client.create_logged_model("0", "lin", run_id).model_id
+            client.log_model_artifacts(model_id, tmp_path / "files")
+        client.log_text(run_id, "own", "notes/a.txt")
+        listed = [
+            [(each.path, each.is_dir) for each in client.list_artifacts(run_id, path)]
+            for path in (None, "lin", "notes")
+        ]
+        (tmp_path / str(len(told))).mkdir()
+        path = client.download_artifacts(run_id, "lin/MLmodel", tmp_path / str(len(told)))
+        told.append((listed, Path(path).read_text()))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("seed", range(12))

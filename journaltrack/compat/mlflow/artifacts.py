@@ -19,6 +19,7 @@ from mlflow.store.artifact.artifact_repo import verify_artifact_path
 
 from journaltrack.compat.mlflow import addresses
 from journaltrack.compat.mlflow.entities import opened, told_to_mlflow
+from journaltrack.journal.vocabulary import MODEL
 from journaltrack.tracking import writers
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ class ArtifactRepository(_Repository):
         folder = self._name(path)
         begin = f"{folder}/" if folder else ""
         found: dict[str, FileInfo] = {}
-        for name, file in sorted(self._book.state(self._run().state.name).files.items()):
+        run = self._book.state(self._run().state.name)
+        # MLflow lists a model's files beside those of its run, which are others in its own stores.
+        apart = () if self._place.folder else {told.get("folder") for _, told in run.told(MODEL)}
+        for name, file in sorted(run.files.items()):
+            if name.partition("/")[0] in apart:
+                continue
             # A stranger's journal may name anything: no path leads out of a folder.
             is_path = posixpath.normpath(name) == name and not name.startswith(("/", ".."))
             if not is_path or not name.startswith(begin):
