@@ -435,7 +435,7 @@ def retry(
     released = 0
     if not dry_run and (before.quarantined > never or (in_doubt and before.in_doubt)):
         with composition.reconciling(journal) as (opened, lease):
-            ids = view.matching(opened, component)
+            ids = view.matching(opened, component, displayed=True)
             released = Settlement(opened.database, lease).release(
                 outcomes, None if ids is None else json.loads(ids)
             )
@@ -489,7 +489,7 @@ def resolve(
             f": {note}" if note else ""
         )
         with composition.reconciling(journal) as (opened, lease):
-            ids = view.matching(opened, component)
+            ids = view.matching(opened, component, displayed=True)
             attestor = Attestor(opened.database, lease)
             resolved = decide(attestor, outcome, reason, None if ids is None else json.loads(ids))
     return Resolved(before.path, before.journal_id, dry_run, before.in_doubt, resolved)

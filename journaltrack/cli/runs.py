@@ -31,6 +31,8 @@ _PIPE_WIDTH: Final = 120
 """Ours: of the columns that are chosen for a pipe, unless COLUMNS says another."""
 _CELL_CHARS_MAX: Final = 24
 """Ours: of a text, before the room that is left is shared."""
+_NAME_CHARS_MIN: Final = 8
+"""Ours: how much of a name is left beside what tells it from its like."""
 
 
 @click.command(
@@ -251,13 +253,22 @@ def _by_default(
     return list(in_order), list(by_importance), left_out
 
 
+def _cut_name(text: str, width: int) -> str:
+    """Cut a name to its end, which tells it from others; one with an addition, before that."""
+    name, _, added = text.rpartition(" (")
+    room = width - output.columns_of(f" ({added}")
+    if output.columns_of(text) <= width or not name or room < _NAME_CHARS_MIN:
+        return output.end_of(text, width)
+    return f"{output.cut_line(name, room)} ({added}"
+
+
 class _Text:
     """A column of texts, narrowed to what a readable cell has until there is room."""
 
     def __init__(self, title: str, texts: Sequence[str], *, end_tells: bool = False) -> None:
         """Args: the title, a cell per run, and whether the end of a text tells it from others."""
         self.title, self.at_right, self._texts = output.clean(title), False, texts
-        self._cut = output.end_of if end_tells else output.cut_line
+        self._cut = _cut_name if end_tells else output.cut_line
         self._marks: Sequence[str] = [""] * len(texts)
         self.width: int | None = None
         if output.on_terminal():

@@ -16,6 +16,8 @@ from journaltrack.cli import output
 _CELL_CHARS_MIN: Final = 8
 _TEXT_CHARS_MIN: Final = 14
 _LABEL_CHARS_MAX: Final = 100
+_PADDED_MAX: Final = 200
+"""Ours: columns of the longest cell that others are padded for."""
 _LINES_AT_A_TIME: Final = 1_000
 _STYLES: Final = {
     "quarantined": "red",
@@ -256,12 +258,14 @@ def aligned(
 ) -> Iterator[str]:
     """Align cells into lines.
 
-    ``widths`` are minimum widths and grow with what is written. ``painted`` colours the states.
+    ``widths`` are minimum widths and grow with what is written, but for what is very long: that
+    moves its own line alone. ``painted`` colours the states.
     """
     widths = widths if widths is not None else [0] * len(right)
     for row in cells:
         widths[:] = [
-            max(width, output.columns_of(text)) for width, text in zip(widths, row, strict=True)
+            width if (columns := output.columns_of(text)) > _PADDED_MAX else max(width, columns)
+            for width, text in zip(widths, row, strict=True)
         ]
     for row in cells:
         padded = [

@@ -96,7 +96,7 @@ class Choice:
         # SQLite's GLOB negates a set with ^ where shells have !.
         name = None if self.name is None else self.name.replace("[!", "[^")
         return (
-            view.matching(journal, self.component),
+            view.matching(journal, self.component, displayed=True),
             self.kind,
             name,
             self.since_ns,

@@ -141,10 +141,15 @@ def snapshot(database: Database, *, in_memory: bool = False) -> Iterator[None]:
                 connection.execute("PRAGMA temp_store = DEFAULT")
 
 
-def matching(journal: Journal, pattern: str | None) -> str | None:
+def matching(journal: Journal, pattern: str | None, *, displayed: bool = False) -> str | None:
     """Return the ids of the components that a shell pattern matches, as a JSON array.
 
     The pattern is case-insensitive. None means all components.
+
+    Args:
+        journal: The journal.
+        pattern: Of names.
+        displayed: Where no name fits, look at display names.
 
     Raises:
         NothingMatchesError: No component matches. An empty report would look like success.
@@ -153,21 +158,26 @@ def matching(journal: Journal, pattern: str | None) -> str | None:
         return None
     rows = journal.components()
     found = [row.id for row in rows if patterns.fits(row.name, pattern)]
+    if not found and displayed:
+        found = sorted(_displayed_as(journal, pattern))
     if not found:
         raise _no_component(journal, f"that fits {limits.shown(pattern)}", pattern)
     return json.dumps(found)
 
 
 def component(journal: Journal, name: str) -> ComponentRow:
-    """Return the component of a name, case-insensitive.
+    """Return the component of a name, case-insensitive, or the only one of a display name.
 
     Raises:
         NothingMatchesError: There is none.
     """
     row = journal.find(name)
-    if row is None or not groups.is_run(row.name):
-        raise _no_component(journal, limits.shown(name), name)
-    return row
+    if row is not None and groups.is_run(row.name):
+        return row
+    shown_as = _displayed_as(journal, name)
+    if len(shown_as) == 1:
+        return next(each for each in journal.components() if each.id in shown_as)
+    raise _no_component(journal, limits.shown(name), name)
 
 
 def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesError:
@@ -183,13 +193,20 @@ def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesEr
 
 
 def _displayed_as(journal: Journal, wanted: str) -> set[int]:
-    """Return the ids of the components that were created with a display name."""
+    """Return the ids of the components with a display name: of the creation, or a later one."""
     sql = (
-        "SELECT component_id, json_extract(payload, '$.display_name') FROM entry "
-        "WHERE kind = ?1 AND json_valid(payload)"
+        "SELECT component_id, kind, coalesce(json_extract(payload, '$.display_name'), "
+        "json_extract(payload, '$.text')) FROM entry WHERE stream <> 'metric' AND "
+        "(kind = ?1 OR (kind = ?2 AND name = ?3)) AND json_valid(payload) ORDER BY seq"
     )
-    rows = journal.database.read(sql, (vocabulary.CREATE,))
-    return {number for number, name in rows if patterns.fits(name, wanted)}
+    given = (vocabulary.CREATE, vocabulary.LABEL, vocabulary.RUN_NAME)
+    # The last of each kind.
+    last = {(number, kind): name for number, kind, name in journal.database.read(sql, given)}
+    return {
+        number
+        for (number, _), name in last.items()
+        if name is not None and patterns.fits(name, wanted)
+    }
 
 
 def in_flight(database: Database) -> InFlight:

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 _NAME_CHARS: Final = 24
 """Ours: longer names are told apart by what differs in them."""
+_ID: Final = re.compile("[0-9a-f]{32}")
+_ID_CHARS: Final = 8
+"""Ours: how much of an id is shown at least."""
 OPEN_MAX: Final = 32
 """Ours: journals that stay open. Each takes up to eight file descriptors, of 1,024 by default."""
 AnyPath: TypeAlias = "str | os.PathLike[str]"
@@ -212,12 +215,16 @@ class ReadModel:
         found: dict[str, Run] = {}
         for pattern in wanted:
             exact = [run for run in known if pattern in {run.key, run.name, run.display_name}]
-            matching = exact or [
-                run
-                for run in known
-                if patterns.fits(run.name, pattern)
-                or (run.display_name and patterns.fits(run.display_name, pattern))
-            ]
+            matching = (
+                exact
+                or self._labelled(pattern)
+                or [
+                    run
+                    for run in known
+                    if patterns.fits(run.name, pattern)
+                    or (run.display_name and patterns.fits(run.display_name, pattern))
+                ]
+            )
             if not matching:
                 labels = [run.label for run in reversed(known)]
                 every = list(dict.fromkeys([*(run.name for run in reversed(known)), *labels]))
@@ -227,6 +234,16 @@ class ReadModel:
                 )
             found |= {run.key: run for run in matching}
         return list(found.values())
+
+    def _labelled(self, wanted: str) -> list[Run]:
+        """Return the run of a label that tells it from runs of the same name, as a list has it."""
+        if not wanted.endswith(")"):
+            return []
+        runs = self.runs()
+        found = [run for run, label in zip(runs, labels(runs), strict=True) if label == wanted]
+        # A list of other runs may have cut the name elsewhere.
+        chars = len(wanted.rpartition(" (")[2]) - 1
+        return found or [run for run in runs if f"{run.label} ({run.name[:chars]})" == wanted]
 
     def series(
         self,
@@ -414,7 +431,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
         journals = _differing([runs[place].journal for place in group])
         if any(names):
             whole = [runs[place].name for place in group]
-            names = whole if max(map(len, whole)) <= _NAME_CHARS else names
+            names = whole if max(map(len, whole)) <= _NAME_CHARS else _beginnings(names)
         for place, name, journal in zip(group, names, journals, strict=True):
             is_clear = bool(name) and names.count(name) == 1
             told = name if is_clear else " ".join(filter(None, (name, journal)))
@@ -436,6 +453,21 @@ def _differing(names: Sequence[str]) -> list[str]:
     while last < shortest - first and len({each[-1 - last] for each in parts}) == 1:
         last += 1
     return ["".join(each[first : len(each) - last]).rstrip("-_./: ") or "" for each in parts]
+
+
+def _beginnings(names: Sequence[str]) -> list[str]:
+    """Return names cut to what tells them apart, if they are ids without parts, as of MLflow."""
+    if not all(_ID.fullmatch(name) for name in names):
+        return list(names)
+    length = next(
+        (
+            chars
+            for chars in range(_ID_CHARS, max(map(len, names)))
+            if len({name[:chars] for name in names}) == len(set(names))
+        ),
+        None,
+    )
+    return [name[:length] for name in names]
 
 
 def _commonest(having: Mapping[str, int], runs: int, at_most: int) -> list[str]:

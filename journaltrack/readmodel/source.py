@@ -283,7 +283,7 @@ class Source:
         return Run(
             key=f"{self._start}.{number}",
             name=str(state["name"]),
-            display_name=state["display_name"],
+            display_name=state["tags"].get(vocabulary.RUN_NAME) or state["display_name"],
             journal=str(self.path),
             status=status,
             started_ns=start_ns if start_ns is not None else state["first_ns"],

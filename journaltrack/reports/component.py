@@ -43,6 +43,7 @@ from journaltrack.journal.vocabulary import (
     NOTE,
     PARAMETER,
     PARAMETERS_FILE,
+    RUN_NAME,
     STATUS,
     TAGS,
     UPLOAD,
@@ -310,15 +311,16 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         else:
             artifacts[field_map].append(_artifact(entry, value, state, locations, fold.sizes))
     now, traceback = _status(fold.statuses)
+    tags = _tags(fold)
     writers = fold.recorders.records(lambda each: writer(journal.database, each))
     return ComponentView(
         name=row.name,
         journal=str(journal.path),
         origins=view.origins(journal.database, row.id),
-        display_name=fold.display_name,
+        display_name=tags.get(RUN_NAME) or fold.display_name,
         arn=row.arn,
         confirmed_at_ns=row.confirmed_at_ns,
-        tags=_tags(fold),
+        tags=tags,
         note=next(map(note_of, reversed(groups.ordered(fold.in_turn[NOTE], fold.origins))), None)
         or None,
         trials=tuple(

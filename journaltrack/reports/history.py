@@ -178,7 +178,7 @@ def check(journal: Journal, choice: Choice, name: str) -> None:
 
 
 def _components(journal: Journal, component: str | None) -> list[int]:
-    chosen = view.matching(journal, component)
+    chosen = view.matching(journal, component, displayed=True)
     wanted = None if chosen is None else set(json.loads(chosen))
     return [row.id for row in journal.components() if wanted is None or row.id in wanted]
 

@@ -266,7 +266,7 @@ def audit(
         JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        return _audit(own, view.matching(own, component))
+        return _audit(own, view.matching(own, component, displayed=True))
 
 
 def _audit(journal: Journal, ids: str | None) -> AuditReport:

@@ -202,7 +202,10 @@ def status(
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         found = _status(
-            own, view.matching(own, component), view.nanoseconds("since", since), time.time_ns()
+            own,
+            view.matching(own, component, displayed=True),
+            view.nanoseconds("since", since),
+            time.time_ns(),
         )
         return (
             replace(found, hearsay=tuple(each.hearsay for each in told(own.database)))
@@ -219,7 +222,11 @@ def undeliverable(
     `retry` leaves them as they are. The cost grows with quarantined entries.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        return sum(queries.undeliverable(own.database, view.matching(own, component)).values())
+        return sum(
+            queries.undeliverable(
+                own.database, view.matching(own, component, displayed=True)
+            ).values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +255,9 @@ def standing(
     """
     with view.snapshot(journal.database):
         counts = _counts(
-            journal.database, view.matching(journal, component), view.nanoseconds("since", since)
+            journal.database,
+            view.matching(journal, component, displayed=True),
+            view.nanoseconds("since", since),
         )
         return Standing(
             journal.journal_id,

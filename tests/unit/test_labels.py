@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+from click.testing import CliRunner
 
 from journaltrack import runs
+from journaltrack.cli import main
 from journaltrack.journal import vocabulary
 from journaltrack.journal.groups import Declared, Group
-from journaltrack.journal.vocabulary import DATASET, OWN_LABEL
+from journaltrack.journal.vocabulary import DATASET, OWN_LABEL, RUN_NAME
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports import component
 from tests.simulator.mlflow import MlflowServer
 from tests.unit.test_mlflow_remote import connected, delivered, judge_anew, only_run
+from tests.unit.test_terminal import on_terminal
 
 SET = {"dataset": {"name": "iris", "digest": "abc", "source_type": "code", "source": "{}"}}
 LABELS = [
@@ -138,3 +141,38 @@ def test_a_label_that_can_not_be_read_is_quarantined_alone(journal, name, payloa
         report = delivered(server, journal)
         assert (report.pending, report.quarantined) == (0, 1), report
         assert only_run(server).tags["good"] == "text"
+
+
+NAMED = [
+    vocabulary.create(owner="me", display_name="by-hand-2"),
+    vocabulary.label(RUN_NAME, "by hand 2"),
+]
+
+
+@pytest.mark.journal({"0" * 32: NAMED, "1" * 32: NAMED, "2" * 32: NAMED[:1]})
+def test_a_run_has_the_name_that_mlflow_has(journal, monkeypatch):
+    """As it was logged and as it is now; commands take it, and what tells several apart."""
+    number = journal.find("2" * 32).id
+    for name in ("first name", "best so far"):
+        journal.append(number, [vocabulary.label(RUN_NAME, name)])
+    shown = on_terminal(["runs", journal.path], 60, monkeypatch)
+    assert {line[:20].strip() for line in shown.splitlines()[1:]} == {
+        "by hand 2 (00000000)",
+        "by hand 2 (11111111)",
+        "best so far",
+    }
+    for name, found in (
+        ("best so far", "2"),
+        ("by hand 2 (00000000)", "0"),
+        ("by hand 2 (1111)", "1"),
+    ):
+        done = CliRunner().invoke(main, ["show", name, "-j", str(journal.path), "--json"])
+        assert json.loads(done.output)["name"] == found * 32, done.output
+    tagged = CliRunner().invoke(main, ["tag", "BEST so far", "a=b", "-j", str(journal.path)])
+    assert tagged.exit_code == 0, tagged.output
+    for name, count in (("by-hand-2", 3), ("by hand 2", 2), ("best*", 1)):
+        told = ["audit", "entries", "-j", str(journal.path), "--component", name, "--json"]
+        lines = CliRunner().invoke(main, told).output.splitlines()
+        assert len({json.loads(line)["component"] for line in lines}) == count, lines
+    hint = CliRunner().invoke(main, ["tag", "by hand 2", "a=b", "-j", str(journal.path)]).output
+    assert "2 runs fit" in hint

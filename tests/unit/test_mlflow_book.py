@@ -41,7 +41,7 @@ def test_another_process_reads_what_was_added_since(books):
     """Parameters, tags and the latest point, by step, time and value; not what it knows already."""
     one, other = books(), books()
     run_id = begun(one, team="vision")
-    assert other.run(run_id).state.tags == {"team": "vision", state.RUN_NAME: "a run"}
+    assert other.run(run_id).state.tags == {"team": "vision", vocabulary.RUN_NAME: "a run"}
     for step, value in ((3, 1.0), (5, 2.0), (4, 9.0), (5, 1.5)):
         one.log_metric(run_id, "loss", value, 7, step)
     one.log_metric(run_id, "odd", math.inf, 7, -(2**63))

@@ -124,7 +124,7 @@ def test_a_run_is_what_its_entries_say():
         vocabulary.status(primary="Failed", end_ns=9_000_000),
     )
     assert run.parameters == {"lr": "0.5", "n": "3", "none": "None"}
-    assert run.tags == {"a": "b", state.RUN_NAME: "first-run"}
+    assert run.tags == {"a": "b", vocabulary.RUN_NAME: "first-run"}
     assert (run.status_name, run.start_ms, run.end_ms) == ("FAILED", 5, 9)
     assert (run.experiment, run.full_name) == ("digits", "my digits")
     assert run.files == {"a/b": ("0" * 64, 7)}

@@ -47,6 +47,16 @@ def show(journal, *more):
     return done
 
 
+def test_a_long_value_widens_no_other_line_of_a_pipe(journal):
+    """It is whole in its own line."""
+    lines = show(journal).output.splitlines()
+    (line,) = [line for line in lines if LONG.strip() in line]
+    assert line.split()[0] == "note"
+    (line,) = [line for line in lines if line.split()[:1] == ["lr"]]
+    assert line.split() == ["lr", "0.1", "pending"]
+    assert len(line) < 400
+
+
 def test_no_line_of_a_terminal_is_longer_than_80(journal, monkeypatch):
     """But for the path of the journal, which is to be copied; a hint says where the rest is."""
     shown = on_terminal(["show", "run", "-j", journal], 80, monkeypatch)

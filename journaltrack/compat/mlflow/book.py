@@ -110,7 +110,7 @@ class Book:
         drafts = [
             *self._beginning(experiment, name),
             vocabulary.status(primary="InProgress", start_ns=start_ms * _MS),
-            *state.tag_drafts({**tags, state.RUN_NAME: name}, set()),
+            *state.tag_drafts({**tags, vocabulary.RUN_NAME: name}, set()),
         ]
         self.journal.append(component.component_id, drafts)
         return self.state(run_id)

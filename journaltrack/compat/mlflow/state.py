@@ -18,10 +18,17 @@ from journaltrack import limits
 from journaltrack.compat.mlflow import addresses
 from journaltrack.journal import fold, groups, vocabulary
 from journaltrack.journal.fold import Status
-from journaltrack.journal.vocabulary import DATASET, DELETED, OWN_LABEL, STAGE, Draft, Entry
+from journaltrack.journal.vocabulary import (
+    DATASET,
+    DELETED,
+    OWN_LABEL,
+    RUN_NAME,
+    STAGE,
+    Draft,
+    Entry,
+)
 
 NOTE: Final = "mlflow.note.content"
-RUN_NAME: Final = "mlflow.runName"
 _SYSTEM: Final = "mlflow."
 
 STATUSES: Final = {

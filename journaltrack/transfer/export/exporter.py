@@ -216,7 +216,7 @@ def _named(
     for journal in journals:
         with view.opened(journal) as own:
             try:
-                view.matching(own, component)
+                view.matching(own, component, displayed=True)
             except NothingMatchesError as error:
                 unnamed.append(error)
             else:
