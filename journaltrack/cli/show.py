@@ -159,6 +159,7 @@ def _fields(view: ComponentView) -> list[tuple[str, object]]:
     rows += _recorded_by(view)
     if trials:
         rows.append(("trials", trials))
+    rows += [("dataset", each.text) for each in view.datasets]
     if view.note:
         rows.append(("note", view.note))
     if view.tags:

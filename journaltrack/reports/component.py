@@ -57,6 +57,7 @@ from journaltrack.journal.vocabulary import (
     undeliverable,
 )
 from journaltrack.journal.writers import WriterRecord, writer
+from journaltrack.reports.datasets import DatasetView, of_labels
 from journaltrack.reports.processes import Recorders
 from journaltrack.reports.proof.hearsay import Hearsay, of_component
 from journaltrack.util import config
@@ -186,6 +187,7 @@ class ComponentView:
         diffs: Git's diffs, each once.
         artifacts: All that the run has: inputs and outputs, charts, each step of what was logged
             with steps, and git's diffs.
+        datasets: The dataset inputs that MLflow's code logged.
         writers: The processes that recorded it, see ``processes``, the newest last.
         imported_from: The format and name of the source that it was imported from. None: it was
             recorded here.
@@ -215,6 +217,7 @@ class ComponentView:
     imported_from: str | None = None
     is_import: bool = False
     artifacts: tuple[ArtifactView, ...] = ()
+    datasets: tuple[DatasetView, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
@@ -347,6 +350,7 @@ def _show(journal: Journal, row: ComponentRow, *, metrics: bool) -> ComponentVie
         imported_from=fold.recorders.imported_from,
         is_import=fold.recorders.is_import(writers),
         artifacts=tuple(_artifacts(fold, locations)),
+        datasets=of_labels(groups.ordered(fold.in_turn[LABEL], fold.origins)),
     )
 
 

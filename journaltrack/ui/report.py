@@ -291,9 +291,12 @@ def not_finite_text(value: MetricSummary) -> str:
 
 
 def recorded_by(each: ReportedRun) -> list[tuple[str, str]]:
-    """Return who recorded a run, with which code: see ``processes.told``."""
+    """Return who recorded a run, with which code (see ``processes.told``) and datasets."""
     details = each.details
-    return told(details.writers, imported_from=details.imported_from, is_import=details.is_import)
+    return [
+        *told(details.writers, imported_from=details.imported_from, is_import=details.is_import),
+        *(("dataset", dataset.text) for dataset in details.datasets),
+    ]
 
 
 def told_of_diff(diff: Diff, chars_max: int = DIFF_CHARS_MAX) -> str:

@@ -28,6 +28,15 @@ LABELS = [
     vocabulary.label(f"{OWN_LABEL}other", "document"),
     vocabulary.label(f"{DATASET}abc/iris", json.dumps({**SET, "tags": []})),
 ]
+SETS = [
+    vocabulary.label(
+        f"{DATASET}abc/iris",
+        json.dumps({**SET, "tags": [{"key": "mlflow.data.context", "value": "training"}]}),
+    ),
+    vocabulary.label(f"{DATASET}x/odd", '{"dataset": 5}'),
+    vocabulary.label(f"{DATASET}y/gone", json.dumps({**SET, "tags": []})),
+    vocabulary.label(f"{DATASET}y/gone", None),
+]
 
 
 @pytest.mark.journal({"run": [vocabulary.create(owner="me", tags={"gone": "was"}), *LABELS]})
@@ -37,6 +46,19 @@ def test_labels_are_shown_as_tags(journal):
     assert component.show(journal, "run").tags == shown
     (run,) = runs(journal.path)
     assert run.tags == shown
+
+
+@pytest.mark.journal({"run": [vocabulary.create(owner="me"), *LABELS, *SETS]})
+def test_dataset_inputs_are_told(journal):
+    """In `show` and in a report; one that can't be read, or was removed, hides no other."""
+    told = "iris (abc), training, code"
+    for command in (["show", "run"], ["report", "--format", "md", "-o", "-"]):
+        done = CliRunner().invoke(main, [*command, "-j", str(journal.path)])
+        assert done.exit_code == 0, done.output
+        printed = done.output.replace("\\", "")
+        assert (printed.count(told), printed.count("(abc)")) == (1, 1), printed
+    (shown,) = component.show(journal, "run").to_json()["datasets"]
+    assert (shown["name"], shown["context"], shown["source"]) == ("iris", "training", "{}")
 
 
 def outcomes(journal):
