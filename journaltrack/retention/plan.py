@@ -130,11 +130,13 @@ _LAST_OF_KEY: Final = (
 )
 _KEEP: Final = (
     # A component's creation and associations; experiments, trials, tags and every status, since
-    # each may tell only a part; lineage, of which no key says which entry is the last; notes,
-    # which are nowhere else; git's diffs, which say which code ran.
+    # each may tell only a part; labels, which tags may replace, and which may replace tags;
+    # lineage, of which no key says which entry is the last; notes, which are nowhere else; git's
+    # diffs, which say which code ran.
     (
         "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', "
-        "'associate', 'disassociate', 'experiment', 'trial', 'tags', 'note', 'status', 'lineage')"
+        "'associate', 'disassociate', 'experiment', 'trial', 'tags', 'label', 'note', 'status', "
+        "'lineage')"
     ),
     f"SELECT seq, 'in use' FROM entry WHERE stream = 'upload' AND name = '{DIFF_NAME}'",
     # The remote's values, then the last recorded ones, which may be refused or pending. A person

@@ -15,6 +15,9 @@ from journaltrack.compat.mlflow.points import Logged
 from journaltrack.compat.mlflow.state import ExperimentState, Point
 from journaltrack.errors import ArtifactError, InvalidInputError
 from journaltrack.journal import vocabulary
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.retention.prune import prune
 from journaltrack.tracking.settings import settings_of
 
 
@@ -68,6 +71,23 @@ def test_points_of_nan_are_the_latest_too(books):
     assert math.isnan(held.latest(run_id)["loss"].value)
     held.log_metric(run_id, "loss", 3.0, 7, 2)
     assert held.latest(run_id)["loss"].value == 3.0
+
+
+def test_the_last_value_of_a_metric_outlives_a_prune(books):
+    """Its points are gone from the history; a search still finds the run by it."""
+    held = books()
+    run_id = begun(held)
+    for step in range(3):
+        held.log_metric(run_id, "loss", float(step), 7, step)
+    # The last entry of a process stays.
+    held.append(held.run(run_id), state.tag_drafts({"a": "b"}, set()))
+    Reconciler(held.journal, MemoryRemote()).run()
+    assert prune(held.journal.path, ask=None, delivered_before_ns=2**62).by_kind == {"metric": 3}
+    held = books()
+    assert held.latest(run_id) == {"loss": Point(2, 7, 2.0)}
+    assert held.history(run_id, "loss") == []
+    held.log_metric(run_id, "loss", 9.0, 8, 3)
+    assert held.latest(run_id) == {"loss": Point(3, 8, 9.0)}
 
 
 def test_files_are_recorded_together_or_not_at_all(books, tmp_path):

@@ -67,6 +67,15 @@ def test_what_is_under_way_is_told_apart_from_what_waits(journal):
     assert "sent, and the answer is not recorded" in said.output
 
 
+def test_labels_stay_as_what_the_component_needs(journal, remote):
+    """Each may replace a tag: none goes, and none counts as unknown."""
+    labels = [vocabulary.label("long", text) for text in ("a", "b", None)]
+    journal.append(journal.component("run"), labels)
+    Reconciler(journal, remote).run()
+    survey = prune(journal.path, ask=None, delivered_before_ns=LATER_NS, dry_run=True)
+    assert survey.stays.keys() == {"in use"}
+
+
 def removed(journal):
     """What the last prune's attestations say of the writers' chains: (first, last) of each run."""
     bodies = [

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.compat.mlflow import state
 from journaltrack.compat.mlflow.state import Point
-from journaltrack.journal import fold, vocabulary
+from journaltrack.journal import fold, removed, vocabulary
 from journaltrack.journal.queries import IS_POINT
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ class Points:
 
     def _read(self) -> None:
         """Read what was added of all runs: the journal has no index of points by run."""
+        if not self._upto:
+            self._read_removed()
         while True:
             rows = self._journal.database.read(_SELECT_POINTS, (self._upto,))
             if self._held:
@@ -170,6 +172,14 @@ class Points:
                 self._upto = rows[-1][0]
             if len(rows) < _PAGE:
                 return
+
+    def _read_removed(self) -> None:
+        """Begin with the last of the points that were pruned: it is on the record."""
+        ids = {row.name.lower(): row.id for row in self._journal.components()}
+        for (component, name), gone in removed.metrics(self._journal.database).items():
+            if component in ids:
+                last = Point(gone.last.step or 0, gone.last.timestamp_ns // _MS, gone.last.value)
+                self._latest[ids[component]][name] = last
 
     def _read_links(self) -> None:
         for seq, run_id, name, payload in self._journal.database.read(

@@ -387,10 +387,9 @@ def _failure(error: Exception) -> RemoteError:
             kind=ErrorKind.HALT,
             code="SSLError",
             everywhere=True,
-            # OpenSSL's reason for an answer that is no TLS.
-            hint="the server speaks no TLS there: try http:// instead of https://"
-            if "WRONG_VERSION_NUMBER" in text
-            else "name the server's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH",
+            hint="name the server's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH"
+            if "certificate" in text.lower()
+            else "perhaps the server speaks no TLS there: try http:// instead of https://",
         )
     not_sent = (
         exceptions.NewConnectionError,
