@@ -167,8 +167,10 @@ class LazyGroup(click.Group):
             raise _refused(error, as_json=bool(ctx.meta.get(JSON))) from error
         except (click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             result = ExitCode.INTERRUPTED
+            if ctx.meta.get(JSON):
+                print_json_line(error_json(error, result))
         except UnheardError as error:
             result = told_unheard(error)
         except Exception as error:  # noqa: BLE001 - told below, with what it means

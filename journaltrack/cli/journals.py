@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -289,7 +289,10 @@ def each(
     unnamed: list[NothingMatchesError] = []
     documents: list[dict[str, Any]] = []
     others = list(journals.folders)
-    with _answering(journals, answer, jobs, lambda: bool(codes and has_ended())) as answered:
+    with (
+        _telling_interrupted(documents, as_json),
+        _answering(journals, answer, jobs, lambda: bool(codes and has_ended())) as answered,
+    ):
         for journal in journals.folders:
             try:
                 with output.collected(common.path_of(journal), documents):
@@ -321,6 +324,19 @@ def each(
     asked = len(journals.folders) - len(unnamed)
     _tell_verdict(None if as_json else verdict, others, asked, whole=not journals.codes)
     return code
+
+
+@contextlib.contextmanager
+def _telling_interrupted(documents: Sequence[dict[str, Any]], as_json: Form) -> Iterator[None]:
+    """Print the answers so far as JSON, if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if as_json not in {"document", "list"}:
+            raise
+        code = ExitCode.INTERRUPTED
+        output.print_json({"journals": documents, "exit_code": int(code)})
+        raise click.exceptions.Exit(int(code)) from None
 
 
 def _answering(

@@ -435,7 +435,8 @@ def _folded(line: str, width: int) -> list[str]:
 
 def error_json(error: BaseException, code: int) -> Mapping[str, object]:
     """Return an error as every command's ``--json`` reports it."""
-    message = getattr(error, "message", None) or without_secrets(f"{type(error).__name__}: {error}")
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    message = getattr(error, "message", None) or without_secrets(text)
     return {
         "error": {
             "type": type(error).__name__,

@@ -13,7 +13,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, told_unheard, worst
-from journaltrack.cli.jobs import Jobs
+from journaltrack.cli.jobs import Jobs, within_open_files
 from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournalOutdatedError, JournaltrackError, RemoteError, more
 from journaltrack.util.deadline import Deadline
@@ -209,9 +209,10 @@ def command(
         unproved=unproved,
         **known.of_a_pass(),
     )
+    jobs, concurrency = within_open_files(jobs, options.concurrency)
     run = _Run(
         deadline=Deadline(deadline_s),
-        options=options,
+        options=replace(options, concurrency=concurrency),
         connections=[
             connection.with_buckets(dict(buckets)).to(each)
             for each in (map(known.destination, dict.fromkeys(to)) if to else known.targets)

@@ -272,7 +272,7 @@ def test_outcomes_survive_the_scheduler(journals, tmp_path):
                     journals, client=client, requests_per_s=1000, on_progress=end
                 )
                 # Otherwise it waits half a minute for its scheduler.
-                for worker in cluster.workers.values():
+                for worker in list(cluster.workers.values()):
                     cluster.sync(worker.close, timeout=1, executor_wait=False)
     assert [each.exit_code for each in done.outcomes] == [0, 0, 1]
     assert "no worker ended it" in done.failed[0].problems

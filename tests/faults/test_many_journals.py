@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +19,7 @@ import pytest
 
 from journaltrack import Journal
 from tests.patience import FOREVER_S
-from tests.processes import points_of, record, states, sync_process
+from tests.processes import ENVIRONMENT, points_of, record, states, sync_process
 from tests.simulator import HttpError, simulator
 
 pytestmark = pytest.mark.slow
@@ -189,6 +191,51 @@ def test_a_signal_ends_all_journals_in_order(inbox, number):
         assert code == 0, out + err
         for n in range(MANY):
             assert points_of(sim, f"run-{n:02}") == Counter(map(float, range(POINTS)))
+
+
+def test_what_was_done_is_told_as_json_after_a_second_ctrl_c(inbox):
+    """The first Ctrl-C waits for the requests in flight, and the second one ends the sync: stdout
+    is still one document, of the journals that are done.
+    """
+    heard, fifth = threading.Event(), threading.Event()
+
+    def hold(call):
+        """Answer about the first run alone. The fifth begins when that is done."""
+        if "run-04" in str(call.params):
+            fifth.set()
+        if "run-00" not in str(call.params):
+            heard.wait(FOREVER_S)
+
+    with simulator() as sim:
+        sim.on_request = hold
+        process = sync_process(inbox, sim.endpoint_url, "--jobs", "4", "--json")
+        assert fifth.wait(FOREVER_S)
+        process.send_signal(signal.SIGINT)
+        assert any("repeat to stop at once" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        heard.set()
+        out, err = process.communicate()
+    assert process.returncode == 130, out + err
+    told = json.loads(out)
+    assert told["exit_code"] == 130
+    assert told["journals"]
+    assert "Traceback" not in err
+    assert not total(inbox)["in flight"]
+
+
+def test_as_many_journals_at_a_time_as_files_may_be_open(inbox):
+    """With 64 open files allowed, a sync of 64 journals at a time delivers all."""
+    with simulator() as sim:
+        command = [sys.executable, "-m", "journaltrack", "sync", str(inbox), "--jobs", "64"]
+        done = subprocess.run(
+            ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *command],
+            env={**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": sim.endpoint_url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert set(total(inbox)) == {"delivered", "superseded"}
 
 
 def test_a_kill_in_the_middle_of_many_journals_loses_nothing(inbox):
