@@ -169,8 +169,7 @@ class LazyGroup(click.Group):
             raise
         except KeyboardInterrupt as error:
             result = ExitCode.INTERRUPTED
-            if ctx.meta.get(JSON):
-                print_json_line(error_json(error, result))
+            _tell_as_json(ctx, error, result)
         except UnheardError as error:
             result = told_unheard(error)
         except Exception as error:  # noqa: BLE001 - told below, with what it means
@@ -178,13 +177,18 @@ class LazyGroup(click.Group):
             if isinstance(error, OSError) and is_of_click(error):
                 ctx.exit(int(told_unheard(unheard(sys.stdout, error))))
             result = exit_code_of(error)
-            if ctx.meta.get(JSON):
-                # One line: `audit entries --json` may have printed lines before it.
-                print_json_line(error_json(error, result))
+            _tell_as_json(ctx, error, result)
             report_error(error, verbose=bool(ctx.meta.get(VERBOSE)))
         if isinstance(result, ExitCode):
             ctx.exit(int(result))
         return result
+
+
+def _tell_as_json(ctx: click.Context, error: BaseException, code: ExitCode) -> None:
+    """Print an error on stdout, if the command was asked for JSON."""
+    if ctx.meta.get(JSON):
+        # One line: `audit entries --json` may have printed lines before it.
+        print_json_line(error_json(error, code))
 
 
 def _unknown_option(error: click.NoSuchOption, ctx: click.Context) -> click.NoSuchOption:
