@@ -138,6 +138,11 @@ def test_a_rate_is_cut_into_as_many_shares_as_run_at_a_time(world):
         fleet.sync_many(["j"], client=client, per_task=0)
 
 
+def held(sim):
+    """The requests that wait for an answer."""
+    return [each for each in sim.calls("CreateTrialComponent") if each.status == 0]
+
+
 def test_a_killed_worker_loses_nothing(world, journals):
     """SIGKILL of a worker whose sync waits for an answer: Dask runs the task again, which waits for
     the lease of the command that was left behind; in the end all is delivered, once.
@@ -151,11 +156,8 @@ def test_a_killed_worker_loses_nothing(world, journals):
     )
     thread.start()
 
-    def lost(sim):
-        return [each for each in sim.calls("CreateTrialComponent") if each.status == 0]
-
-    assert sim.wait_until(lost)
-    number = lost(sim)[0].params["TrialComponentName"].rpartition("-")[2]
+    assert sim.wait_until(held)
+    number = held(sim)[0].params["TrialComponentName"].rpartition("-")[2]
     (busy,) = (
         worker
         for worker, tasks in client.processing().items()
@@ -264,15 +266,12 @@ def test_outcomes_survive_the_scheduler(journals, tmp_path):
                 def end(told):
                     """End the scheduler once two commands ended and the third is at work."""
                     if told.done == 2:
-                        assert sim.wait_until(lambda sim: len(sim.components) == 2)
+                        assert sim.wait_until(held)
                         cluster.sync(cluster.scheduler.close)
                         sim.release()
 
                 done = fleet.sync_many(
                     journals, client=client, requests_per_s=1000, on_progress=end
                 )
-                # Otherwise it waits half a minute for its scheduler.
-                for worker in list(cluster.workers.values()):
-                    cluster.sync(worker.close, timeout=1, executor_wait=False)
     assert [each.exit_code for each in done.outcomes] == [0, 0, 1]
     assert "no worker ended it" in done.failed[0].problems
