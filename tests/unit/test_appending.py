@@ -174,3 +174,16 @@ def test_a_commit_whose_error_came_too_late_is_not_repeated(tmp_path):
         journal.database._file.connection = real
     assert values(tmp_path / "j") == [1.0, 2.0, 3.0, 4.0]
     assert verify_chains(tmp_path / "j") == []
+
+
+def test_a_call_without_entries_records_nothing(tmp_path):
+    """Neither the first one nor a later one; the next call goes on in the chain."""
+    with closing(Journal.open(tmp_path / "j")) as journal:
+        run = journal.component("run")
+        journal.append(run, [])
+        journal.append_metric(run, "m", 1.0, 1, 1)
+        journal.append(run, [])
+        journal.append_metrics(run, [], 1, 1)
+        journal.append_metric(run, "m", 2.0, 1, 1)
+    assert values(tmp_path / "j") == [1.0, 2.0]
+    assert verify_chains(tmp_path / "j") == []
