@@ -21,11 +21,11 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
     from typing_extensions import Self
@@ -226,7 +226,7 @@ class SteadyFile:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._pool = ThreadPoolExecutor(1, "journaltrack-flush")
+        self._pool: ThreadPoolExecutor | None = None
         self._flushing: Future[None] | None = None
         self._unflushed = 0
 
@@ -256,8 +256,13 @@ class SteadyFile:
         ):
             self._awaited()
             self._unflushed = 0
-            # No new thread can start while the interpreter exits: then ``flush`` does all of it.
+            # No new thread can start while the interpreter exits, and this can't be imported: then
+            # ``flush`` does all of it.
             with contextlib.suppress(RuntimeError):
+                if self._pool is None:
+                    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as above
+
+                    self._pool = ThreadPoolExecutor(1, "journaltrack-flush")
                 self._flushing = self._pool.submit(_push, self._descriptor)
 
     def flush(self) -> None:
@@ -272,7 +277,8 @@ class SteadyFile:
 
     def close(self) -> None:
         """End the thread. Call it in every case."""
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _awaited(self) -> None:
         flushing, self._flushing = self._flushing, None
