@@ -23,7 +23,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -36,9 +36,10 @@ from journaltrack.journal.journal import Journal, appending_in
 from journaltrack.remotes.memory import MemoryComponent, MemoryRemote
 from journaltrack.replay.pass_report import PassReport
 from journaltrack.replay.plan.actions import MetricPoint
+from journaltrack.tracking.members import TrialComponentArtifact
 from journaltrack.tracking.settings import WIRED
 from journaltrack.tracking.tracker import Tracker
-from journaltrack.tracking.trial_component import TrialComponent, TrialComponentArtifact
+from journaltrack.tracking.trial_component import TrialComponent
 
 __all__ = [
     "LoggedRun",
@@ -184,7 +185,7 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
         )
         # A child process, as of sync="background", knows nothing of this remote: deliver at
         # close.
-        stack.enter_context(mock.patch.object(Tracker, "services", replace(WIRED, background=None)))
+        stack.enter_context(mock.patch.object(Tracker, "services", WIRED._replace(background=None)))
         yield journal
 
 

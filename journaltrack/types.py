@@ -12,9 +12,9 @@ from journaltrack.journal.append import OnJournalError
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.sqlite.connection import Durability
-from journaltrack.journal.sqlite.copies import Footprint
+from journaltrack.journal.sqlite.footprint import Footprint
 from journaltrack.journal.view import ErrorRecord, State, When
-from journaltrack.journal.writers import WriterRecord
+from journaltrack.journal.writer_records import WriterRecord
 from journaltrack.readmodel.artifacts import Artifact, Table
 from journaltrack.readmodel.run import MetricSummary, Points, Run, Runs
 from journaltrack.replay.evidence.anchors import Anchor
@@ -49,8 +49,12 @@ from journaltrack.tracking.experiments import (
     TrialSummary,
 )
 from journaltrack.tracking.finish import FinalStatus, Finished
-from journaltrack.tracking.recording import TrialComponentMetricSummary, TrialComponentSource
-from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
+from journaltrack.tracking.members import (
+    TrialComponentArtifact,
+    TrialComponentMetricSummary,
+    TrialComponentSource,
+    TrialComponentStatus,
+)
 from journaltrack.tracking.validation import Moment, Number, Parameters
 from journaltrack.tracking.writers import ArtifactUploader, LineageArtifactTracker, MetricsWriter
 from journaltrack.transfer.bundle.layout import Manifest

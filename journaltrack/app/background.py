@@ -20,7 +20,6 @@ import random
 import subprocess
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -70,18 +69,18 @@ class Background:
         self._journal = journal
         self._deliverer: _Deliverer | None = None
         known = request.configuration
-        watch = replace(
-            known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s))
+        watch = known.watch._replace(
+            poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s))
         )
         if (
             request.boto3_session is not None
             or request.sagemaker_client is not None
             or not process.can_have_child()
         ):
-            self._deliverer = _Thread(journal, request, replace(known, watch=watch))
+            self._deliverer = _Thread(journal, request, known._replace(watch=watch))
         elif _delivered_by_parent.get(journal) != os.getppid():
-            watch = replace(watch, folders=(), health_file=None, metrics_file=None)
-            self._deliverer = _Child(journal, replace(known, watch=watch))
+            watch = watch._replace(folders=(), health_file=None, metrics_file=None)
+            self._deliverer = _Child(journal, known._replace(watch=watch))
 
     def finish(self, request: ReplayRequest) -> None:
         """Deliver what a closing tracker has pending; the last tracker ends the watcher."""

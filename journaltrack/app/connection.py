@@ -110,7 +110,7 @@ class Connection:
 
     def with_buckets(self, instead: Mapping[str, str]) -> Connection:
         """Return a connection that uploads to other buckets, by the name that each replaces."""
-        return replace(self, storage=replace(self.storage, instead=dict(instead)))
+        return replace(self, storage=self.storage._replace(instead=dict(instead)))
 
     def remote(
         self, deadline: Deadline, concurrency: int, timeout_s: float | None = None

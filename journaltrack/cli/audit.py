@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from journaltrack.journal.removed import Removal
-    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.journal.writer_records import WriterRecord
     from journaltrack.replay.evidence.anchors import Anchor
     from journaltrack.reports.report import (
         AuditReport,

@@ -19,7 +19,7 @@ from journaltrack.journal.context import facts_of, packages_of
 
 if TYPE_CHECKING:
     from journaltrack.journal.filter import Choice
-    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.journal.writer_records import WriterRecord
     from journaltrack.reports.entries import AuditedEntry
     from journaltrack.reports.entry import EntryAudit, ReceiptRecord
 

@@ -14,7 +14,7 @@ from journaltrack.errors import RemoteError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from journaltrack.journal.sqlite.copies import Footprint
+    from journaltrack.journal.sqlite.footprint import Footprint
     from journaltrack.retention.prune import PruneReport
 
 _UNCONFIRMED_MAX = 10

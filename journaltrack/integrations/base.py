@@ -32,10 +32,10 @@ from journaltrack.errors import (
     described,
 )
 from journaltrack.tracking import shapes, sigterm, validation, writers
+from journaltrack.tracking.members import TrialComponentStatus
 from journaltrack.tracking.settings import is_success, name_for
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.tracker import Tracker
-from journaltrack.tracking.trial_component import TrialComponentStatus
 from journaltrack.util import patterns
 
 if TYPE_CHECKING:

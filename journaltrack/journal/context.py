@@ -19,10 +19,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from journaltrack.journal.vocabulary import REDACTED
 from journaltrack.util import patterns, process
@@ -144,8 +143,7 @@ _CODE: Final = "[code]"
 _FLAGS_OF_PYTHON: Final = "bBdEhiIOPqRsSuvVx?"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command that this process launches.
 
     Attributes:

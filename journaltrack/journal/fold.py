@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from journaltrack import limits
@@ -27,8 +26,7 @@ MAP_OF_KIND: dict[str, FieldMap] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(NamedTuple):
     """An artifact as the remote holds it: usually an S3 URI. ``media_type`` is one that the
     remote takes, or None.
     """
@@ -37,16 +35,14 @@ class Artifact:
     media_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PendingArtifact:
+class PendingArtifact(NamedTuple):
     """An artifact whose blob may not be uploaded yet."""
 
     blob: BlobRef
     media_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Status and times; None leaves what the remote has."""
 
     primary: str | None = None

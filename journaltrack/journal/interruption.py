@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from journaltrack import limits
-from journaltrack.journal import view, vocabulary, writers
+from journaltrack.journal import view, vocabulary, writer_records, writers
 from journaltrack.journal.writers import WriterFile
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _state(
     }
     if True in mine.values():
         return "running"
-    writer = writers.writer(journal.database, status.writer_id)
+    writer = writer_records.writer(journal.database, status.writer_id)
     begun_by = None if writer is None or writer.uuid is None else mine.get(writer.uuid)
     return "interrupted" if begun_by is False and None not in mine.values() else "unknown"
 
@@ -212,7 +212,9 @@ def _state(
 def _run(
     journal: Journal, component_id: int, name: str, status: LastStatus, files: Iterable[WriterFile]
 ) -> RunInProgress:
-    writer = writers.writer(journal.database, status.writer_id) or writers.nobody(status.writer_id)
+    writer = writer_records.writer(journal.database, status.writer_id) or writer_records.nobody(
+        status.writer_id
+    )
     at_ns = last_entry_at_ns(journal, component_id, status.seq)
     return RunInProgress(
         name, _state(journal, component_id, status, files), at_ns, writer.host, writer.pid
@@ -228,7 +230,7 @@ def _forget(journal: Journal) -> None:
         if file.alive is False or file.copied:
             statuses = [journal.last_status(component_id) for component_id in file.components]
             begun = [
-                writers.writer(journal.database, s.writer_id)
+                writer_records.writer(journal.database, s.writer_id)
                 for s in statuses
                 if s is not None and s.in_progress
             ]

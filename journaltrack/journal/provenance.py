@@ -27,9 +27,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from journaltrack._version import __version__
 from journaltrack.journal.schema import schema
@@ -70,8 +69,7 @@ _DIFF: Final = (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class WriterInfo:
+class WriterInfo(NamedTuple):
     """One process that appends or reconciles: ``schema.WRITER_COLUMNS``, and the digest.
 
     ``uuid`` is unique. ``packages`` is a JSON object of names and versions. ``journal_id`` names
@@ -331,14 +329,14 @@ def _git(folder: Path, arguments: Sequence[str], bytes_max: int) -> bytes | None
             git.wait()
 
 
-@dataclass(slots=True)
 class _Wanted:
     """What is to be recorded of this process."""
 
-    context: bool = False
-    redact: dict[str, None] = field(default_factory=dict)
-    survey: _Later[dict[str, Any]] | None = None
-    command: Command | None = None
+    def __init__(self) -> None:
+        self.context = False
+        self.redact: dict[str, None] = {}
+        self.survey: _Later[dict[str, Any]] | None = None
+        self.command: Command | None = None
 
 
 # A forked child inherits the answers.
@@ -353,8 +351,7 @@ def _program() -> str:
     return first if first not in {"", "-c"} else "(interactive)"
 
 
-@dataclass(frozen=True, slots=True)
-class _Code:
+class _Code(NamedTuple):
     """The code that this process runs, or its command: a folder of the work tree, and the file."""
 
     folder: Path

@@ -18,7 +18,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
@@ -141,8 +140,7 @@ class Draft(NamedTuple):
     undeliverable: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One recorded call in the journal. Times are nanoseconds since the epoch, UTC."""
 
     seq: int
@@ -172,8 +170,7 @@ class Entry:
         return decode(self.payload)
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRef:
+class BlobRef(NamedTuple):
     """The name of a blob before its location is known.
 
     ``bucket`` and ``prefix`` are those that were asked for. None means the default.
@@ -291,7 +288,7 @@ def entry_of(row: tuple[Any, ...]) -> Entry:
         value if type(value) in allowed else other
         for value, (_, allowed, other) in zip(row, _TYPES, strict=True)
     )
-    return replace(Entry(*columns), unsound=f"the wrong type of value is in {', '.join(wrong)}")
+    return Entry(*columns)._replace(unsound=f"the wrong type of value is in {', '.join(wrong)}")
 
 
 def create(

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.journal.writer_records import WriterRecord
     from journaltrack.reports.component import ComponentView
 
 _NAME_CHARS: Final = 24

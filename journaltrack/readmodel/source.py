@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.errors import JournalCorruptError, JournaltrackError, NothingMatchesError
-from journaltrack.journal import interruption, view, vocabulary, writers
+from journaltrack.journal import interruption, view, vocabulary, writer_records
 from journaltrack.journal.contents import Content
 from journaltrack.journal.groups import is_run
 from journaltrack.journal.journal import Journal, LastStatus
@@ -236,7 +236,7 @@ class Source:
 
             living = heartbeat.living(journal.path)
             for number in unknown:
-                writer = writers.writer(journal.database, begun[number].writer_id)
+                writer = writer_records.writer(journal.database, begun[number].writer_id)
                 if writer is not None and writer.uuid in living:
                     found[number] = "running"
         return found

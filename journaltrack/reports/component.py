@@ -56,7 +56,7 @@ from journaltrack.journal.vocabulary import (
     tags_of,
     undeliverable,
 )
-from journaltrack.journal.writers import WriterRecord, writer
+from journaltrack.journal.writer_records import WriterRecord, writer
 from journaltrack.reports.datasets import DatasetView, of_labels
 from journaltrack.reports.processes import Recorders
 from journaltrack.reports.proof.hearsay import Hearsay, of_component

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.journal import view, writers
+from journaltrack.journal import view, writer_records
 from journaltrack.journal.removed import PRUNE
-from journaltrack.journal.writers import WriterRecord
+from journaltrack.journal.writer_records import WriterRecord
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import MERGE, READBACK, REOPEN, REPAIR
 from journaltrack.reports.entries import AuditedEntry, entry_of
@@ -193,7 +193,7 @@ def _audited(database: Database, found: AuditedEntry) -> EntryAudit:
         entry=found,
         writer_seq=writer_seq,
         digest=digest,
-        writer=writers.writer(database, found.writer_id),
+        writer=writer_records.writer(database, found.writer_id),
         receipts=named,
         receipts_omitted=omitted,
         settled_by=settled_by,

@@ -29,10 +29,10 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from journaltrack.journal import view, writers
+from journaltrack.journal import view, writer_records
 from journaltrack.journal.filter import Choice, names, nothing
 from journaltrack.journal.vocabulary import STATUS, TAGS
-from journaltrack.journal.writers import WriterRecord
+from journaltrack.journal.writer_records import WriterRecord
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import READBACK, REOPEN
 from journaltrack.reports.entries import (
@@ -442,7 +442,7 @@ def _started(
         else f"w.id IN (SELECT e.writer_id FROM {span.source} WHERE {span.condition})"
     )
     keys = _keys(span, "writer w", "w.started_at_ns", "w.id", condition, place, size)
-    known = writers.writers(span.journal.database) if keys else {}
+    known = writer_records.writers(span.journal.database) if keys else {}
     return keys, (
         Event(Position(at, source, i), at, "started", writer=known[i])
         for at, i in keys

@@ -14,7 +14,7 @@ from journaltrack.journal import vocabulary
 from journaltrack.journal.context import facts_of, packages_of
 from journaltrack.journal.view import iso_seconds
 from journaltrack.journal.vocabulary import Entry
-from journaltrack.journal.writers import WriterRecord
+from journaltrack.journal.writer_records import WriterRecord
 
 WRITERS_MAX: Final = 20
 """Our limit: processes that are told with a run; the newest ones."""

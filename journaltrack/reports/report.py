@@ -28,7 +28,7 @@ from journaltrack.journal.queries import PROBLEM, UNSETTLED
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.view import ErrorRecord, InFlight, State
 from journaltrack.journal.vocabulary import KINDS
-from journaltrack.journal.writers import WriterRecord, nobody, writers
+from journaltrack.journal.writer_records import WriterRecord, nobody, writers
 from journaltrack.replay.evidence import anchors, taken
 from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import TAKEN, Unfinished

@@ -20,7 +20,7 @@ from journaltrack.journal.groups import IS_RUN
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.spool.spool import needed_blobs, spool_use
 from journaltrack.journal.sqlite import files
-from journaltrack.journal.sqlite.copies import footprint
+from journaltrack.journal.sqlite.footprint import footprint
 from journaltrack.journal.view import ErrorRecord, When
 from journaltrack.journal.vocabulary import LOCAL
 from journaltrack.replay.evidence import gone, taken

@@ -28,7 +28,7 @@ from journaltrack.journal.filter import Choice
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite.copies import Footprint, compact_file, footprint
+from journaltrack.journal.sqlite.footprint import Footprint, compact_file, footprint
 from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.statements import Statement
 from journaltrack.replay.lease import acquire

@@ -29,12 +29,12 @@ from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking.jobs import component_of
+from journaltrack.tracking.members import TrialComponentStatus
 from journaltrack.tracking.recording import moment
 from journaltrack.tracking.search_rules import Shape, checked, expression_of, fits, in_sequence, utc
 from journaltrack.tracking.settings import replay_request, settings_of
 from journaltrack.tracking.trial_component import (
     TrialComponent,
-    TrialComponentStatus,
     metric_summaries,
 )
 from journaltrack.util import paths
@@ -43,7 +43,7 @@ from journaltrack.util.guard import guarded
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journaltrack.tracking.recording import TrialComponentMetricSummary
+    from journaltrack.tracking.members import TrialComponentMetricSummary
     from journaltrack.tracking.settings import Services, Settings
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import vocabulary
@@ -171,8 +170,7 @@ def _name_in(arn: object) -> str | None:
 # -- several commands of one job ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Which launch began or continued a run, as its creation records.
 
     Attributes:
@@ -216,7 +214,7 @@ class Start:
 
     def to_json(self) -> dict[str, Any]:
         """Return this as the member ``launch`` of a creation."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {name: value for name, value in self._asdict().items() if value}
 
     @classmethod
     def from_json(cls, found: object) -> Start | None:

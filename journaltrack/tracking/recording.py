@@ -12,9 +12,8 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError
@@ -48,29 +47,7 @@ _MAPS: Final = (
 """Maps of DescribeTrialComponent, the kinds of their entries, and the members of their values."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrialComponentSource:
-    """The job that a component belongs to."""
-
-    source_arn: str | None = None
-    source_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrialComponentMetricSummary:
-    """A metric's points in the journal, as SageMaker would sum them up."""
-
-    metric_name: str
-    count: int
-    min: float
-    max: float
-    avg: float
-    last: float
-    time_stamp: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recorder:
+class Recorder(NamedTuple):
     """What a component needs of its tracker to record a change.
 
     Attributes:

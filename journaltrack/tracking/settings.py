@@ -17,9 +17,8 @@ import os
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast
 
 from journaltrack import limits
 from journaltrack.errors import (
@@ -46,8 +45,7 @@ if TYPE_CHECKING:
     from journaltrack.util.output import Capture
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayRequest:
+class ReplayRequest(NamedTuple):
     """A tracker's request for one component of its journal.
 
     Attributes:
@@ -97,8 +95,7 @@ class Mirroring(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(NamedTuple):
     """Callables that need the network or the lease.
 
     Each may raise anything. The tracker's guard keeps that from training.
@@ -149,8 +146,7 @@ FETCH_S: Final = 60.0
 """Our choice: how long a run that is continued waits for its journal from a mirror at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The arguments of `create` and `load`, and the configuration at that time.
 
     They stay the same for the life of the tracker.
@@ -166,7 +162,7 @@ class Settings:
     durability: Durability = "process"
     redact: tuple[str, ...] = ()
     sigterm: str = "default"
-    configuration: Configuration = field(default_factory=Configuration)
+    configuration: Configuration = Configuration()
     mirror: Path | None = None
 
 

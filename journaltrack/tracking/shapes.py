@@ -10,7 +10,6 @@ is imported. Pure.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import sys
@@ -132,7 +131,9 @@ def _members_of(value: object) -> _Members | None:
         argparse is not None and isinstance(value, argparse.Namespace)
     ):
         return list(vars(value).items())
-    if dataclasses.is_dataclass(value):
+    # As above: and a caller that has a dataclass has imported dataclasses.
+    dataclasses = sys.modules.get("dataclasses")
+    if dataclasses is not None and dataclasses.is_dataclass(value):
         names = [each.name for each in dataclasses.fields(value)]
     else:
         attributes = getattr(type(value), "__attrs_attrs__", None)

@@ -17,7 +17,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from journaltrack.errors import InvalidInputError
@@ -469,7 +468,7 @@ class Tracker(RunLog):
             None if isinstance(self._uploader, JournalArtifactUploader) else self._uploader,
             self._lineage_tracker,
         )
-        settings = replace(self._settings, boto3_session=None, sagemaker_client=None, sync="off")
+        settings = self._settings._replace(boto3_session=None, sagemaker_client=None, sync="off")
         how = (os.fspath(self._journal.path), settings, self._journal.on_journal_error)
         return _elsewhere, (self.trial_component.trial_component_name, how, *own)
 

@@ -16,7 +16,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -38,8 +37,6 @@ from journaltrack.tracking import shapes, validation
 from journaltrack.tracking.recording import (
     Recorder,
     Recording,
-    TrialComponentMetricSummary,
-    TrialComponentSource,
     items_of_pages,
     members_of,
     moment,
@@ -56,30 +53,17 @@ if TYPE_CHECKING:
         TrialComponentSummary,
     )
     from journaltrack.tracking.experiments import TrialSummary
+    from journaltrack.tracking.members import (
+        TrialComponentArtifact,
+        TrialComponentMetricSummary,
+        TrialComponentSource,
+        TrialComponentStatus,
+    )
     from journaltrack.tracking.tracker import Tracker
     from journaltrack.tracking.validation import Moment, Parameters
 
 STATUSES: Final = ("InProgress", "Completed", "Failed", "Stopping", "Stopped")
 """What SageMaker takes as a status."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialComponentArtifact:
-    """An artifact.
-
-    ``value`` is a URI or a text; of a file that is not uploaded yet, its path in the spool.
-    """
-
-    value: str
-    media_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrialComponentStatus:
-    """``primary_status`` is InProgress, Completed, Failed, Stopping or Stopped."""
-
-    primary_status: str | None = None
-    message: str | None = None
 
 
 class TrialComponent:
@@ -345,6 +329,8 @@ class TrialComponent:
     def status(self) -> TrialComponentStatus | None:
         """Return the last status; None if none was set."""
         status = self._status()
+        from journaltrack.tracking.members import TrialComponentStatus  # noqa: PLC0415 - see there
+
         return TrialComponentStatus(status.primary, status.message) if status.primary else None
 
     @status.setter
@@ -400,6 +386,8 @@ class TrialComponent:
     @property
     def source(self) -> TrialComponentSource | None:
         """Return the job that SageMaker made the component for, as far as that is known."""
+        from journaltrack.tracking.members import TrialComponentSource  # noqa: PLC0415 - see there
+
         source = self.held.get("Source")
         if not isinstance(source, dict):
             return None
@@ -498,6 +486,8 @@ class TrialComponent:
         )
 
     def _artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
+        from journaltrack.tracking.members import TrialComponentArtifact  # noqa: PLC0415 - as above
+
         of_held = "InputArtifacts" if kind == vocabulary.INPUT else "OutputArtifacts"
         held = {
             name: TrialComponentArtifact(value["Value"], text_or_none(value.get("MediaType")))
@@ -507,6 +497,8 @@ class TrialComponent:
         return {**held, **self._own_artifacts(kind)}
 
     def _own_artifacts(self, kind: Direction) -> dict[str, TrialComponentArtifact]:
+        from journaltrack.tracking.members import TrialComponentArtifact  # noqa: PLC0415 - as above
+
         artifacts: dict[str, TrialComponentArtifact] = {}
         uris: dict[tuple[object, ...], str] | None = None
         for entry in self.entries(kind):
@@ -585,6 +577,8 @@ def metric_summaries(
     journal: Journal, component_id: int | None = None
 ) -> dict[int, list[TrialComponentMetricSummary]]:
     """Return the summaries of metrics by component: of one, or of all in one look at the points."""
+    from journaltrack.tracking.members import TrialComponentMetricSummary  # noqa: PLC0415 - see there
+
     rows = journal.database.read(
         "SELECT e.component_id, e.name, m.points, m.least, m.most, m.mean, e.value, "
         "e.timestamp_ns FROM (SELECT count(*) points, min(value) least, max(value) most, "

@@ -28,7 +28,7 @@ from journaltrack.reports.processes import told
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.journal.writer_records import WriterRecord
     from journaltrack.readmodel.artifacts import Artifact, Preview
     from journaltrack.readmodel.model import ReadModel
     from journaltrack.readmodel.run import Axis, Run

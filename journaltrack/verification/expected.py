@@ -289,7 +289,7 @@ def _declared(database: Database, claims: Claims) -> Claims | None:
     arrived: list[Entry] = []
     pending: list[Entry] = []
     for *columns, outcome, _ in _state_rows(database, claims.component_id):
-        entry = replace(entry_of(tuple(columns)), component=claims.name)
+        entry = entry_of(tuple(columns))._replace(component=claims.name)
         if entry.kind in groups.GROUPING and groups.is_readable(entry):
             if outcome == "delivered":
                 arrived.append(entry)
@@ -501,7 +501,7 @@ class _Reading:
                 value = (
                     part.value
                     if part.value.primary is not None
-                    else replace(part.value, message=None)
+                    else part.value._replace(message=None)
                 )
                 merged, last_seq = _merged(merged, value), part.place.seq
         if merged is None:

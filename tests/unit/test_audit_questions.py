@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import queries, view, vocabulary, writers
+from journaltrack.journal import queries, view, vocabulary, writer_records
 from journaltrack.journal.filter import Choice
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
@@ -237,10 +237,10 @@ def test_a_writer_is_told_with_what_its_row_has(site):
                 "UPDATE writer SET git_dirty = ?, packages = ?, context = ?",
                 (dirty, packages, context),
             )
-        writer = writers.writer(site.journal.database, 1)
+        writer = writer_records.writer(site.journal.database, 1)
         assert (writer.git_dirty, writer.packages) == told
         assert writer.context == {"folder": "/work", "installed": {"torch": "2"}}
-        assert writers.writers(site.journal.database) == {
+        assert writer_records.writers(site.journal.database) == {
             1: replace(writer, context={"folder": "/work"})
         }
     deep = json.dumps({"folder": "/work", "job": {"RANK": [[["x"]]]}, "x": "[" * 9})
@@ -252,14 +252,14 @@ def test_a_writer_is_told_with_what_its_row_has(site):
     ):
         with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
             connection.execute("UPDATE writer SET context = ?", (text,))
-        found = writers.writer(site.journal.database, 1)
+        found = writer_records.writer(site.journal.database, 1)
         assert found.context == told
         assert json.dumps(view.to_json(found), allow_nan=False)
     for nonsense in ("[", "7", "[" * 5_000, b"\x00", 1.5, None):
         with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
             connection.execute("UPDATE writer SET context = ?", (nonsense,))
-        assert writers.writer(site.journal.database, 1).context is None
-        assert writers.writers(site.journal.database)[1].context is None
+        assert writer_records.writer(site.journal.database, 1).context is None
+        assert writer_records.writers(site.journal.database)[1].context is None
 
 
 def test_history_tells_each_value_and_what_it_changed(site):

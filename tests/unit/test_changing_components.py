@@ -16,8 +16,8 @@ import pytest
 from journaltrack import Journal, Tracker, TrialComponent, sync
 from journaltrack.errors import ComponentNotFoundError, InvalidInputError, RemoteError
 from journaltrack.journal import vocabulary
+from journaltrack.tracking.members import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.settings import Services
-from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
 from journaltrack.tracking.validation import JournaltrackWarning
 from tests.simulator import HttpError, simulator
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -93,7 +92,7 @@ class Jobs:
 
     def launch(self, *command, restart=0, step="", rank=None, status=None):
         """The run that a launch gets; `status` is how it ends."""
-        start = replace(jobs.Start.of(command, None, 0, {}), job=str(restart), step=step, rank=rank)
+        start = jobs.Start.of(command, None, 0, {})._replace(job=str(restart), step=step, rank=rank)
         draft = vocabulary.create(owner="o", resume=True, launch=start.to_json())
         name, component_id = jobs.claim(self.journal, "job", start, draft)
         if status is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 
@@ -333,7 +332,7 @@ DRAFTS = st.one_of(
 def test_every_entry_is_in_exactly_one_action(calls):
     """No entry is lost by planning and none is settled twice."""
     entries = [
-        dataclasses.replace(recorded(draft, component_id=component_id)[0], seq=seq)
+        recorded(draft, component_id=component_id)[0]._replace(seq=seq)
         for seq, (draft, component_id) in enumerate(calls, 1)
     ]
     actions = planning.plan(entries, {})

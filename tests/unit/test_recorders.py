@@ -8,7 +8,7 @@ import pytest
 
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import Entry
-from journaltrack.journal.writers import WriterRecord
+from journaltrack.journal.writer_records import WriterRecord
 from journaltrack.reports.processes import WRITERS_MAX, Recorders, compared, differences, told
 
 pytestmark = pytest.mark.fast

@@ -619,3 +619,23 @@ def test_creating_a_tracker_imports_nothing_heavy(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Each is a tenth to a twentieth of a start, with what it imports itself.
+SLOW_TO_IMPORT = (
+    *("boto3", "sqlalchemy", "platformdirs", "dataclasses", "inspect", "tempfile", "shutil"),
+    *("concurrent.futures", "journaltrack.journal.spool.spool", "journaltrack.journal.groups"),
+)
+FIRST_CALL = """
+import sys
+from journaltrack import Tracker
+Tracker.create(journal=sys.argv[1], sync="off").log_metric("loss", 1.0, iteration_number=0)
+print(*(name for name in sys.argv[2:] if name in sys.modules))
+"""
+
+
+def test_the_first_call_imports_nothing_slow(tmp_path):
+    """A training script waits for the imports of what it uses, and for no others."""
+    command = [sys.executable, "-c", FIRST_CALL, tmp_path / "j", *SLOW_TO_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == []

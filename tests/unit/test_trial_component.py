@@ -10,11 +10,8 @@ import pytest
 from journaltrack import Journal
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import BlobRef, Draft
-from journaltrack.tracking.trial_component import (
-    TrialComponent,
-    TrialComponentArtifact,
-    TrialComponentStatus,
-)
+from journaltrack.tracking.members import TrialComponentArtifact, TrialComponentStatus
+from journaltrack.tracking.trial_component import TrialComponent
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import itertools
 import shutil
 from concurrent.futures import wait
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -599,7 +598,7 @@ def test_other_folders_and_delays_can_be_chosen_while_it_runs(tmp_path, journal)
     world.run(20)
     log(tmp_path / "new" / "b")
     world.roots = [tmp_path / "new"]
-    world.watcher.reconfigure(replace(SETTINGS, poll_s=1.0))
+    world.watcher.reconfigure(SETTINGS._replace(poll_s=1.0))
     world.run(20)
     assert set(world.watcher.journals) == {tmp_path / "new" / "b"}
     assert look(tmp_path / "new" / "b").pending == 0

@@ -13,8 +13,12 @@ from journaltrack.tracking.experiments import (
     TrialSearchResult,
     TrialSummary,
 )
-from journaltrack.tracking.recording import TrialComponentMetricSummary, TrialComponentSource
-from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
+from journaltrack.tracking.members import (
+    TrialComponentArtifact,
+    TrialComponentMetricSummary,
+    TrialComponentSource,
+    TrialComponentStatus,
+)
 
 __all__ = [
     "BatchPutMetricsError",

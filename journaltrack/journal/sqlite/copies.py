@@ -1,13 +1,8 @@
-"""Copy a journal's database for reading, and give back its free pages.
+"""Copy a journal's database for reading.
 
 A copy serves to read a database that can't be read where it is. It is in ``TMPDIR``, in a folder
 that is deleted when the ``with`` block ends. A connection that has the copy open by then keeps the
 unlinked file until it closes.
-
-VACUUM rewrites the remaining pages into the log and from there into the file, and blocks every
-append meanwhile. Its time and room grow with what remains; it needs up to twice that room. So it
-runs only while no other process has the file open. Until then SQLite reuses free pages for new
-entries. docs/adr/0016-pruning.md has the alternatives.
 
 Must not know what is stored.
 """
@@ -19,72 +14,10 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from journaltrack.errors import JournalError, JournalFullError, JournalLockedError
-from journaltrack.journal.sqlite import files
-
-if TYPE_CHECKING:
-    from journaltrack.journal.sqlite.connection import Database
-
-_GAIN_BYTES_MIN: Final = 1 << 20
-"""Our choice: a smaller gain is not worth a rewrite, unless it is half of the file."""
-_ROOM: Final = 3
-"""Room needed, as a multiple of what remains: for the log, the file, and other programs."""
-_PROCESSES_SHOWN: Final = 3
-_EMPTY_LOG: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """A database's size on the disk.
-
-    ``free_bytes`` are inside its file, and SQLite reuses them for new entries.
-    """
-
-    database_bytes: int
-    wal_bytes: int
-    free_bytes: int
-
-
-def footprint(database: Database) -> Footprint:
-    """Measure the database's size now."""
-    free_pages = database.read("PRAGMA freelist_count")[0][0]
-    page_bytes = database.read("PRAGMA page_size")[0][0]
-    log = database.path.with_name(f"{database.path.name}-wal")
-    return Footprint(_size(database.path), _size(log), free_pages * page_bytes)
-
-
-def compact_file(database: Database) -> str | None:
-    """Rewrite the file without its free pages.
-
-    Returns:
-        None if that was done, else why not, in words.
-    """
-    import shutil  # noqa: PLC0415 - a tenth of the time of a start
-
-    others = sorted(set(files.having_open(database.path)))
-    if others:
-        who = ", ".join(f"process {pid}" for pid in others[:_PROCESSES_SHOWN])
-        return f"{who} has it open, and would have to wait; new entries reuse the free pages"
-    database.read(_EMPTY_LOG)
-    now = footprint(database)
-    if now.free_bytes < _GAIN_BYTES_MIN and now.free_bytes * 2 < now.database_bytes:
-        return "there is little to gain"
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(database.path.parent).free < _ROOM * max(
-            now.database_bytes - now.free_bytes, 0
-        ):
-            return "the device has no room for a second copy"
-    try:
-        database.read("VACUUM")
-        database.read(_EMPTY_LOG)
-    except (JournalLockedError, JournalFullError) as error:
-        return error.message
-    return None
-
+from journaltrack.errors import JournalError, JournalFullError
 
 LOGS: Final = ("-wal", "-journal")
 _MARGIN_BYTES: Final = 1 << 20
@@ -105,11 +38,13 @@ def place_for_copy(path: Path) -> Iterator[Path]:
         JournalError: ``TMPDIR`` can't be written.
     """
     try:
-        import shutil  # noqa: PLC0415 - as above
+        import shutil  # noqa: PLC0415 - a tenth of the time of a start
         import tempfile  # noqa: PLC0415 - as above
 
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as folder:
-            wanted_bytes = sum(_size(path.with_name(path.name + suffix)) for suffix in ("", *LOGS))
+            wanted_bytes = sum(
+                size_of(path.with_name(path.name + suffix)) for suffix in ("", *LOGS)
+            )
             if shutil.disk_usage(folder).free < wanted_bytes + _MARGIN_BYTES:
                 raise _no_room(path)
             yield Path(folder, path.name)
@@ -153,7 +88,8 @@ def write_copy(source: sqlite3.Connection, copy: Path) -> None:
         os.close(descriptor)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if there is none."""
     try:
         return path.lstat().st_size
     except OSError:
