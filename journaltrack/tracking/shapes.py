@@ -168,16 +168,18 @@ def flattened(parameters: object, separator: str = "/") -> list[Named]:
         text = f"separator must be a text, not {brief(given)!r}; nothing was recorded"
         raise InvalidTypeError(text)
     found: list[Named] = []
+    is_nested = False
     outermost = pairs(parameters, "parameters")
     _refuse_more(len(outermost))
     for name, value in outermost:
         plain = name if type(name) is str else _name(name)
         inner = None if type(value) in _LEAVES or type(plain) is not str else _nested(value)
         if isinstance(inner, list):
+            is_nested = True
             _descend((str(plain),), inner, separator, {id(parameters), id(value)}, found)
         else:
             found.append(Named(plain, inner or value))
-    if any(each.path for each in found):
+    if is_nested:
         _refuse_twins(found)
     return found
 
