@@ -410,6 +410,8 @@ def _print_entry(found: EntryAudit) -> None:
     digest = found.digest.hex() if isinstance(found.digest, bytes) else found.digest
     for key, value in entry.detail.items():
         label, shown = output.with_moment(key, value)
+        # 43 characters for each 8 MiB of a file.
+        shown = output.cut(shown) if key == "parts" else shown
         # The lines of a traceback; other texts stand as they were recorded.
         lines = str(shown).splitlines() if key == "traceback" else [shown]
         rows += [(f"  {label}" if not place else "", line) for place, line in enumerate(lines)]

@@ -17,9 +17,12 @@ from click.testing import CliRunner
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
+from journaltrack.util.digest import PART_BYTES, PartDigests
+from tests.builders import opened
 
 
 @pytest.fixture
@@ -402,6 +405,19 @@ def test_what_people_read_has_no_raw_members(tmp_path):
     assert re.search(r"^  delivered +-$", call("audit", tmp_path / "j")[1], re.MULTILINE)
     made = call("bundle", tmp_path / "j", "-o", tmp_path / "b")[1]
     assert "no artifact contents" in made
+
+
+def test_the_digests_of_many_parts_are_cut_for_a_person(tmp_path):
+    """A file of gigabytes has thousands of characters of them. JSON has them all."""
+    parts = PartDigests(PART_BYTES, bytes(32 * 100))
+    blob = vocabulary.BlobRef("0" * 64, None, None)
+    draft = vocabulary.upload("a", blob, 100 * PART_BYTES, None, "a", parts=parts)
+    with opened(tmp_path, {"run": [draft]}) as journal:
+        path = journal.path
+    told = call("audit", "entry", 1, path)[1]
+    assert max(map(len, told.split("parts", 1)[1].splitlines()[:3])) < 400
+    detail = json.loads(call("audit", "entry", 1, path, "--json")[1])["entry"]["detail"]
+    assert PartDigests.read(detail["parts"]) == parts
 
 
 @pytest.mark.parametrize("number", ["abc", "0", "-1", "1.5", "9" * 30])
