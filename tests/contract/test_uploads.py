@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.remotes.aws import parts
 from journaltrack.replay.remote import BlobUpload, Document
 from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import Subject, aws, session
-from tests.simulator import HttpError, Simulator, simulator
+from tests.simulator import HttpError, Instead, Simulator, simulator
 
 LARGE_BYTES = 17 * 1024 * 1024
 BUCKET = "contract-bucket"
@@ -69,6 +70,42 @@ def test_a_damaged_blob_is_not_sent(store: Subject, tmp_path: Path, name: str):
     with pytest.raises(RemoteError) as caught:
         store.remote.upload(blob)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
+
+
+def test_a_store_that_compares_is_trusted_with_the_comparison(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Once it answered with the checksum, nothing is hashed here, unless it refuses."""
+    with simulator() as sim:
+        remote = aws(sim.endpoint_url)
+        assert remote.upload(spooled(tmp_path, b"first", name)).uri
+        with monkeypatch.context() as patch:
+            patch.setattr(parts, "digest_at", None)
+            assert remote.upload(spooled(tmp_path, b"second", name, "second")).uri
+        blob = spooled(tmp_path, b"as logged", name, "third")
+        blob.path.write_bytes(b"as  rotten")
+        with pytest.raises(RemoteError) as caught:
+            remote.upload(blob)
+        assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
+        assert len(sim.objects) == 2
+
+
+def test_a_store_that_does_not_compare_gets_no_damaged_blob(tmp_path: Path, name: str):
+    """Its answer has no checksum: what comes next is hashed here, before it leaves."""
+    with simulator() as sim:
+        remote = aws(sim.endpoint_url)
+        assert remote.upload(spooled(tmp_path, b"first", name)).uri
+        etag = hashlib.md5(b"second").hexdigest()
+        took = Instead(headers={"ETag": f'"{etag}"', "x-amz-request-id": "0123456789ABCDEF"})
+        sim.fail("PutObject", took)
+        assert remote.upload(spooled(tmp_path, b"second", name, "second")).uri
+        blob = spooled(tmp_path, b"as logged", name, "third")
+        blob.path.write_bytes(b"as  rotten")
+        before = len(sim.calls("PutObject"))
+        with pytest.raises(RemoteError) as caught:
+            remote.upload(blob)
+        assert caught.value.code == "BlobDamaged"
+        assert len(sim.calls("PutObject")) == before
 
 
 def test_a_missing_blob_is_permanent(store: Subject, tmp_path: Path, name: str):

@@ -4,8 +4,8 @@ No object is ever overwritten. If the same content is there under a name, the up
 content gets a name that contains its digest.
 
 A small file goes in one conditional request with our SHA-256: S3 compares what arrived with what
-was logged (BadDigest otherwise). A large file goes in parts that S3 verifies one by one
-(``multipart``).
+was logged (BadDigest otherwise). It is hashed here only if the store may not compare. A large file
+goes in parts that S3 verifies one by one (``multipart``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from journaltrack.remotes.aws.errors import (
     status_of,
 )
 from journaltrack.remotes.aws.multipart import Multipart
-from journaltrack.remotes.aws.parts import Body, DamagedError, ask_for, digest_at
+from journaltrack.remotes.aws.parts import Body, DamagedError, Part, ask_for
 from journaltrack.remotes.aws.proof import is_md5, is_ours
 from journaltrack.remotes.upload_notes import Place, UploadNotes, object_name, prefix_name
 from journaltrack.replay.remote import Answer, BlobUpload, Document, RemoteObject
@@ -88,6 +88,8 @@ class Uploader:
         self._lock = threading.Lock()
         self._default_bucket: str | None = None
         self._ensured: set[str] = set()
+        # Whether the store's last answer to PutObject had the checksum: it compares the bytes.
+        self._compares = False
         self._large = threading.BoundedSemaphore(LARGE_UPLOADS_MAX)
         self._multipart = Multipart(lambda: self._s3, self._check_time, self._check_grace)
 
@@ -320,15 +322,11 @@ class Uploader:
 
     def _put_small(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str:
         size_bytes = os.fstat(raw.fileno()).st_size
-        try:
-            sha256 = digest_at(raw.fileno(), 0, size_bytes)
-        except DamagedError as error:
-            raise _damage(blob) from error
-        except OSError as error:
-            raise _unreadable(blob, error) from error
-        # Checked here, so that BadDigest can only mean damage on the way to S3.
-        if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():
-            raise _damage(blob)
+        sha256 = base64.b64encode(bytes.fromhex(blob.sha256)).decode()
+        whole = Part(1, 0, size_bytes, sha256)
+        # A store that compares refuses other bytes. Any other would keep them under this name.
+        if not self._compares:
+            _compare(blob, whole, raw)
         try:
             answer = self._s3.put_object(
                 Bucket=place.bucket,
@@ -338,10 +336,14 @@ class Uploader:
                 ChecksumSHA256=sha256,
                 **_described(blob),
             )
-        except BotoCoreError:
+        except (BotoCoreError, ClientError) as error:
             # botocore's HTTP layer wraps what a body raises: raise the deadline's error instead.
-            self._check_grace()
+            if isinstance(error, BotoCoreError):
+                self._check_grace()
+            # The cause may be the file: BadDigest may mean damage here, or on the way to S3.
+            _compare(blob, whole, raw)
             raise
+        self._compares = "ChecksumSHA256" in answer
         body = Body(raw.fileno(), 0, size_bytes, self._check_grace)
         self.confirm(answer, body, place, size_bytes)
         return str(answer["ResponseMetadata"].get("RequestId") or "")
@@ -569,6 +571,16 @@ def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
         uploads_only=True,
         hint=f"{os_hint(error)}; the artifacts wait in the journal",
     )
+
+
+def _compare(blob: BlobUpload, whole: Part, raw: IO[bytes]) -> None:
+    """Raise the error for a blob that is not what was recorded, or can't be read."""
+    try:
+        whole.compare(raw.fileno())
+    except DamagedError as error:
+        raise _damage(blob) from error
+    except OSError as error:
+        raise _unreadable(blob, error) from error
 
 
 def _damage(blob: BlobUpload) -> RemoteError:
