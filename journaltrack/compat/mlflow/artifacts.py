@@ -63,12 +63,15 @@ class ArtifactRepository(_Repository):
             self._book.log_files(self._run(), files)
 
     def list_artifacts(self, path=None) -> list[FileInfo]:
-        """Return the files and folders in a folder of the run."""
+        """Return the files and folders in a folder of the run.
+
+        MLflow's client adds what the run's logged models have: that comes from their folders.
+        """
         folder = self._name(path)
         begin = f"{folder}/" if folder else ""
         found: dict[str, FileInfo] = {}
         run = self._book.state(self._run().state.name)
-        # MLflow lists a model's files beside those of its run, which are others in its own stores.
+        # MLflow's client lists a model's files beside those of its run.
         apart = () if self._place.folder else {told.get("folder") for _, told in run.told(MODEL)}
         for name, file in sorted(run.files.items()):
             if name.partition("/")[0] in apart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mlflow.entities import (
     Dataset,
@@ -42,6 +42,9 @@ from journaltrack.compat.mlflow.state import ExperimentState, RunState
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.vocabulary import DATASET
+
+NOBODY: Final = "unknown"
+"""The user of a run that names none, as MLflow's client says."""
 
 
 @contextlib.contextmanager
@@ -85,7 +88,7 @@ def run(held: Book, known: RunState) -> Run:
         run_id=known.name,
         run_name=known.run_name,
         experiment_id=experiment_id(known),
-        user_id=known.tags.get(MLFLOW_USER, ""),
+        user_id=known.tags.get(MLFLOW_USER, NOBODY),
         status=known.status_name,
         start_time=known.start_ms,
         end_time=known.end_ms,

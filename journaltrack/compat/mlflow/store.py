@@ -222,7 +222,7 @@ class TrackingStore(LoggedModels, AbstractStore):
                 f"different values (run_name='{run_name}', mlflow.runName='{named}').",
                 INVALID_PARAMETER_VALUE,
             )
-        if user_id:
+        if user_id and user_id != entities.NOBODY:
             given.setdefault(MLFLOW_USER, user_id)
         start_ms = _checked_ms("start_time", start_time or time.time_ns() // 10**6)
         name = run_name or named or _generate_random_name()
@@ -256,18 +256,17 @@ class TrackingStore(LoggedModels, AbstractStore):
 
     def delete_run(self, run_id) -> None:
         """Mark a run as deleted: a delivery deletes it at an MLflow server, too."""
-        self._stage(self._open(run_id), vocabulary.DELETED)
+        self._stage(run_id, vocabulary.DELETED)
 
     def restore_run(self, run_id) -> None:
         """Restore a deleted run."""
-        run = self._read(run_id)
-        if not run.state.is_deleted:
-            raise MlflowException(
-                f"The run {run_id} must be in 'deleted' lifecycle_stage.", INVALID_PARAMETER_VALUE
-            )
-        self._stage(run, LifecycleStage.ACTIVE)
+        self._stage(run_id, LifecycleStage.ACTIVE)
 
-    def _stage(self, run: book.Run, stage: str) -> None:
+    def _stage(self, run_id: object, stage: str) -> None:
+        run = self._read(run_id)
+        # As in MLflow's own stores, that is no error.
+        if run.state.is_deleted == (stage == vocabulary.DELETED):
+            return
         with told_to_mlflow():
             self._book.append(run, [vocabulary.label(vocabulary.STAGE, stage)])
             self._book.run(run.state.name)
@@ -275,6 +274,7 @@ class TrackingStore(LoggedModels, AbstractStore):
     def _search_runs(
         self, experiment_ids, filter_string, run_view_type, max_results, order_by, page_token
     ) -> tuple[list[Run], str | None]:
+        max_results = _MAX_RESULTS if max_results is None else max_results
         _check_max_results(max_results)
         wanted = set(map(str, experiment_ids))
         known = []
@@ -418,7 +418,10 @@ class TrackingStore(LoggedModels, AbstractStore):
     def log_inputs(self, run_id, datasets=None, models=None) -> None:
         """Record datasets and models that a run used."""
         run = self._open(run_id)
-        drafts = [state.dataset(entities.told_of(each)) for each in datasets or ()]
+        given = [state.dataset(entities.told_of(each)) for each in datasets or ()]
+        # As in MLflow's own stores, the first input of a dataset counts, with its tags.
+        first = {each.name: each for each in reversed(given)}
+        drafts = [each for name, each in first.items() if name not in run.state.documents]
         drafts += [
             state.document(vocabulary.MODEL_INPUT, each.model_id, {}) for each in models or ()
         ]
