@@ -5,15 +5,17 @@ are MLflow's own, so that code which works with the journal works with a server.
 are not cut to the lengths that a server takes, and nothing is asynchronous, since a call is done
 when it returns.
 
-Traces, prompts, evaluation datasets and the like have no place in a journal. They raise
-``MlflowException`` with NOT_IMPLEMENTED, as everything does that ``AbstractStore`` leaves open.
+Traces, prompts, evaluation datasets and the like have no place in a journal. What
+``AbstractStore`` leaves open raises ``UnsupportedError``, and says so.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mlflow.entities import (
@@ -485,11 +487,43 @@ class TrackingStore(LoggedModels, AbstractStore):
 
     def link_traces_to_run(self, trace_ids, run_id) -> None:
         """Refuse: a journal has no traces."""
-        raise MlflowException("a journal has no traces; nothing was recorded", NOT_IMPLEMENTED)
+        raise UnsupportedError("link_traces_to_run")
 
     def start_trace(self, trace_info) -> None:
         """Refuse: a journal has no traces."""
-        self.link_traces_to_run([], "")
+        raise UnsupportedError("start_trace")
+
+
+class UnsupportedError(MlflowException, NotImplementedError):
+    """A journal has no place for what MLflow's code asks for. MLflow handles either base."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name}: a journal has no place for this, so nothing was recorded. It keeps "
+            "experiments, runs and logged models. For traces, prompts, evaluation datasets and "
+            "the like, set the tracking URI to an MLflow server",
+            NOT_IMPLEMENTED,
+        )
+
+
+def _or_refused(name: str, inherited: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that says what it means where MLflow's raises a bare error."""
+
+    @functools.wraps(inherited)
+    def call(*args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever MLflow's returns
+        try:
+            return inherited(*args, **kwargs)
+        except NotImplementedError as error:
+            raise UnsupportedError(name) from error
+
+    return call
+
+
+for _class in AbstractStore.__mro__[:-1]:
+    for _name, _method in vars(_class).items():
+        is_open = getattr(TrackingStore, _name) is _method
+        if is_open and inspect.isfunction(_method) and not inspect.iscoroutinefunction(_method):
+            setattr(TrackingStore, _name, _or_refused(_name, _method))
 
 
 def _check_metric(metric: Metric) -> None:
