@@ -92,6 +92,8 @@ def test_a_destination_that_is_added_later_gets_the_whole_history(tmp_path, lab,
     assert code == ExitCode.OK, printed
     assert [step for _, _, step in values(lab)] == [0, 1, 2, 3, 4]
     assert [*lab.files.values()] == [b"the model"]
+    # The list of artifacts has the file: no tag points to it.
+    assert not [key for key in lab.active()[0].tags if key.startswith("journaltrack.output.")]
     after = status(journal)
     assert (after.pending, after.last_success) == (0, before.last_success)
     assert [(each.name, each.pending) for each in after.destinations] == [("lab", 0)]

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
 
 NOTE_STAYS: Final = "a note stays in the journal: SageMaker has no place for it"
+FILE_IS_THERE: Final = "{service} has the file itself, and needs no reference to it"
 FILE_STAYS: Final = "it has the parameters that SageMaker can't take, and is for SageMaker alone"
 LABEL_STAYS: Final = "it stays in the journal: {service} has no place for it"
 _NOT_UPLOADED: Final = "the upload of its content is quarantined"
@@ -429,6 +430,8 @@ def _left_out(entry: Entry, can: Capabilities) -> str | None:
     if entry.kind == vocabulary.LABEL:
         vocabulary.label_of(entry)
         return None if can.labels(entry.name or "") else LABEL_STAYS.format(service=can.service)
+    if entry.kind == vocabulary.OUTPUT and can.by_name and "sha256" in entry.detail:
+        return FILE_IS_THERE.format(service=can.service)
     if vocabulary.is_of_parameters_file(entry) and not can.parameters_file:
         return FILE_STAYS
     if entry.kind == vocabulary.LINEAGE and not can.lineage:
