@@ -89,7 +89,7 @@ class Jobs:
             A function that waits for the answer about a journal, prints it, and returns the exit
             code or raises. It returns None for a journal that was left out.
         """
-        from journaltrack.util.threads import DaemonPool  # noqa: PLC0415 - not for completion
+        from journaltrack.util.threads import HEAR_S, DaemonPool  # noqa: PLC0415 - not to complete
 
         def made(journal: str | None, before: Future[_Made] | None) -> _Made:
             """Make one answer, on a thread of the pool."""
@@ -108,7 +108,10 @@ class Jobs:
 
         def answered(journal: str | None) -> ExitCode | None:
             """Wait for an answer, and print it."""
-            held, code, error = futures.pop(journal).result()
+            future = futures.pop(journal)
+            while not future.done():
+                wait([future], timeout=HEAR_S)
+            held, code, error = future.result()
             if held:
                 with progress.aside():
                     for print_it in held:

@@ -31,7 +31,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from journaltrack.util.deadline import INTERRUPTIONS_MAX
 
@@ -39,6 +39,13 @@ T = TypeVar("T")
 M = TypeVar("M")
 J = TypeVar("J")
 R = TypeVar("R")
+
+HEAR_S: Final = 0.2
+"""How long the main thread waits at a time, where it waits for other threads.
+
+Python runs signal handlers between two of its steps. A signal that comes right before the wait does
+not end it, so Ctrl-C would wait as long.
+"""
 
 
 class Apart(Generic[T, M]):
@@ -65,6 +72,8 @@ class Apart(Generic[T, M]):
         self._ended = threading.Event()
         self._interruptions: list[BaseException] = []
         self._is_inline = False
+        self._turn = threading.Lock()
+        self._has_begun = self._is_taken_back = False
         self._result: list[T] = []
         self._error: BaseException | None = None
 
@@ -90,17 +99,21 @@ class Apart(Generic[T, M]):
             BaseException: What ``work`` raised or, after its end, what interrupted the caller.
         """
         # Signal handlers run on the main thread. Elsewhere another thread would only cost time.
-        if threading.current_thread() is threading.main_thread():
-            self._begin(name)
-        else:
+        if threading.current_thread() is not threading.main_thread():
             self._run_inline()
+        is_begun = self._is_inline
         while True:
             try:
+                if not is_begun:
+                    is_begun = True
+                    self._begin(name)
                 self._wait()
                 break
             # A signal handler can raise anything. It is raised again below.
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 self._interrupted(error)
+                if self._takes_back():
+                    raise
                 if self._ended.is_set() or len(self._interruptions) >= INTERRUPTIONS_MAX:
                     break
         if self._interruptions:
@@ -117,6 +130,12 @@ class Apart(Generic[T, M]):
         except RuntimeError:
             self._run_inline()
 
+    def _takes_back(self) -> bool:
+        """Return whether the work has not begun. Then it never will."""
+        with self._turn:
+            self._is_taken_back = not self._has_begun
+        return self._is_taken_back
+
     def _run_inline(self) -> None:
         self._is_inline = True
         self._run()
@@ -129,11 +148,21 @@ class Apart(Generic[T, M]):
         self._on_interrupt(len(self._interruptions))
 
     def _wait(self) -> None:
-        while (message := self._messages.get()) is not None:
+        while True:
+            try:
+                message = self._messages.get(timeout=HEAR_S)
+            except queue.Empty:
+                continue
+            if message is None:
+                return
             if self._on_message is not None:
                 self._on_message(*message)
 
     def _run(self) -> None:
+        with self._turn:
+            self._has_begun = not self._is_taken_back
+        if self._is_taken_back:
+            return
         try:
             self._result.append(self._work())
         except BaseException as error:  # noqa: BLE001 - ``result`` raises it
