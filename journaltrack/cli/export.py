@@ -101,7 +101,7 @@ def command(
     With --to, the metrics, entries and deliveries that the dataset lacks are added to it. Run it
     again at any time, also for copies of a journal.
 
-    docs/export.md describes the columns, docs/dataset.md the dataset. The command changes no
+    docs/reference/columns.md has the columns, docs/dataset.md the dataset. The command changes no
     journal, and uses the network for s3:// alone.
     """
     reach = {"profile": profile, "region": region, "endpoint_url": endpoint_url}

@@ -433,7 +433,7 @@ def check_clock(database: Database) -> Iterator[Finding]:
     ((ahead, newest_ns),) = database.read(sql, (time.time_ns() + _CLOCK_STEP_NS,))
     effect = (
         "order is kept; metrics carry the time of that clock: see `timestamps` in "
-        "docs/configuration.md; docs/export.md shows how to list them"
+        "docs/configuration.md; docs/analysis.md shows how to list them"
     )
     if ahead:
         yield Finding(

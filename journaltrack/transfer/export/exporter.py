@@ -105,7 +105,7 @@ def export(
 ) -> ExportReport:
     """Write a journal's metrics or entries to a file.
 
-    docs/export.md describes the columns.
+    docs/reference/columns.md describes the columns.
 
     Entries recorded after the start are left out. The state of an entry is as of when it is read.
 
