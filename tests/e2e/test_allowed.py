@@ -368,7 +368,7 @@ def test_the_status_tells_what_was_not_allowed(tmp_path, sim, sync):
     """What was refused last, and why, is in the journal's status."""
     journal = record(tmp_path / "j", "prod")
     sync(journal, 'components = ["digits-*"]', code=HELD)
-    told = json.loads(CliRunner().invoke(main, ["status", str(journal), "--json"]).output)
+    told = json.loads(CliRunner().invoke(main, ["status", str(journal), "--json"]).stdout)
     assert "NotAllowed" in json.dumps(told)
 
 

@@ -223,7 +223,7 @@ def test_settling_asks_for_a_decision_and_can_set_aside(journal):
     )
     assert in_doubt(journal) == 10
     assert (
-        json.loads(run(main, ["resolve", str(journal), "--set-aside", "--json"]).output)["resolved"]
+        json.loads(run(main, ["resolve", str(journal), "--set-aside", "--json"]).stdout)["resolved"]
         == 10
     )
     assert run(main, ["resolve", str(journal), "--delivered"]).output == "nothing is in doubt\n"

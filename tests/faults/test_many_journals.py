@@ -126,11 +126,13 @@ def test_journals_share_the_limit_of_requests(inbox):
     limit, times = 20, []
     with simulator() as sim:
         sim.on_request = lambda _: times.append(time.monotonic())
+        # Not from the first arrival, which a busy machine may see late.
+        began = time.monotonic()
         code, out, err = run(inbox, sim, JOURNALTRACK_REQUESTS_PER_S=str(limit))
     assert code == 0, out + err
     assert len(times) > 3 * limit
     # One second's worth at once, and then so many each second.
-    assert len(times) <= limit * (max(times) - min(times) + 1) + 1
+    assert len(times) <= limit * (max(times) - began + 1) + 1
 
 
 def test_copies_of_one_journal_are_delivered_once(inbox):

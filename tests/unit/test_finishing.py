@@ -141,7 +141,7 @@ def test_a_run_that_has_ended_keeps_its_status_without_force(folder, ended_as, s
 def test_the_answer_as_json(folder):
     """One document with what was recorded."""
     done = finish(folder, "digits-1", "--status", "Stopped", "--json")
-    told = json.loads(done.output)
+    told = json.loads(done.stdout)
     assert (
         told["component"],
         told["status"],

@@ -336,7 +336,7 @@ def test_an_import_that_is_killed_goes_on_where_it_was(tmp_path):
     done = CliRunner().invoke(
         main, ["import", "csv", str(path), "-j", str(tmp_path / "j"), "--json"]
     )
-    told = json.loads(done.output)
+    told = json.loads(done.stdout)
     assert told["known"] >= 2 * BATCH
     assert told["points"] + told["known"] == 2 * rows
     (run,) = journaltrack.runs(tmp_path / "j")

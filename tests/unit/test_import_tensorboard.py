@@ -51,7 +51,7 @@ def imported(path, journal):
     done = CliRunner().invoke(
         main, ["import", "tensorboard", str(path), "-j", str(journal), "--json"]
     )
-    return json.loads(done.output)
+    return json.loads(done.stdout)
 
 
 def left_out(told):

@@ -189,7 +189,7 @@ def test_a_run_has_the_name_that_mlflow_has(journal, monkeypatch):
         ("by hand 2 (1111)", "1"),
     ):
         done = CliRunner().invoke(main, ["show", name, "-j", str(journal.path), "--json"])
-        assert json.loads(done.output)["name"] == found * 32, done.output
+        assert json.loads(done.stdout)["name"] == found * 32, done.output
     tagged = CliRunner().invoke(main, ["tag", "BEST so far", "a=b", "-j", str(journal.path)])
     assert tagged.exit_code == 0, tagged.output
     for name, count in (("by-hand-2", 3), ("by hand 2", 2), ("best*", 1)):

@@ -134,7 +134,7 @@ def test_what_is_not_delivered_and_proved_stays(place, monkeypatch, why):
     said = CliRunner().invoke(
         main, ["mirror", "--prune", "--delivered-before", "1d", str(mirror), "--json"]
     )
-    assert json.loads(said.output)["journals"][0]["why_not"]
+    assert json.loads(said.stdout)["journals"][0]["why_not"]
 
 
 def test_a_node_that_comes_back_sends_nothing_again(place, monkeypatch):

@@ -73,6 +73,9 @@ def aws(monkeypatch, credentials):
     with simulator() as sim:
         monkeypatch.setenv("AWS_ENDPOINT_URL", sim.endpoint_url)
         monkeypatch.setenv("JOURNALTRACK_SYNC", "close")
+        # However slow the machine is: what is about a deadline sets it.
+        monkeypatch.setenv("JOURNALTRACK_LOOKUP_DEADLINE_S", "600")
+        monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "600")
         yield sim
 
 
