@@ -17,7 +17,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
-from journaltrack.cli.jobs import Jobs
+from journaltrack.cli.jobs import Jobs, answering_in_processes
 from journaltrack.errors import JournaltrackError, MirrorError, NothingMatchesError
 from journaltrack.util import patterns
 
@@ -264,6 +264,7 @@ def each(
     *,
     as_json: Form,
     jobs: Jobs | None = None,
+    changes: bool = True,
     has_ended: Callable[[], object] = lambda: False,
     final: Callable[[ExitCode], ExitCode] = lambda code: code,
     verdict: str | None = None,
@@ -278,6 +279,7 @@ def each(
         answer: Prints about one journal and returns its exit code.
         as_json: The JSON that it prints; "list": a list even for a single journal.
         jobs: How to answer for several at a time; None: one after the other.
+        changes: Whether an answer changes anything. If not, other processes may make it.
         has_ended: Returns whether to leave out the remaining journals.
         final: Maps the worst exit code to the one to return.
         verdict: What exit code 0 says of a journal, such as "all delivered". Of several, a last
@@ -291,7 +293,9 @@ def each(
     others = list(journals.folders)
     with (
         _telling_interrupted(documents, as_json),
-        _answering(journals, answer, jobs, lambda: bool(codes and has_ended())) as answered,
+        _answering(
+            journals, answer, jobs, lambda: bool(codes and has_ended()), changes=changes
+        ) as answered,
     ):
         for journal in journals.folders:
             try:
@@ -344,8 +348,12 @@ def _answering(
     answer: Callable[[str | None], ExitCode],
     jobs: Jobs | None,
     has_ended: Callable[[], object],
+    *,
+    changes: bool,
 ) -> contextlib.AbstractContextManager[Callable[[str | None], ExitCode | None]]:
     """Answer during the block, as ``Jobs.answering`` does."""
+    if not changes:
+        return answering_in_processes(journals.folders, answer)
     if jobs is not None:
         return jobs.answering(journals.folders, answer, has_ended)
     return contextlib.nullcontext(lambda journal: None if has_ended() else answer(journal))

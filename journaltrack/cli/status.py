@@ -95,6 +95,7 @@ def command(
             journal, check=check, as_json=as_json, apart=journals.is_later(journal)
         ),
         as_json="list" if as_json else None,
+        changes=False,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -113,3 +115,52 @@ def test_an_interruption_ends_all_answers_first():
         interrupted()
     assert sorted(ended) == NAMES[:2]
     assert deadline.over
+
+
+IN_PROCESSES = """
+import os
+os.sched_getaffinity = lambda _: {0, 1}
+from journaltrack.cli import output
+from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.jobs import answering_in_processes
+from journaltrack.errors import JournalLockedError
+
+names, own, mine = [f"j{n:03}" for n in range(100)], os.getpid(), []
+
+def answer(name):
+    if os.getpid() == own:
+        mine.append(name)
+    elif name == "j040":
+        os._exit(9)
+    output.say(name)
+    if name == "j007":
+        raise JournalLockedError(f"{name} is locked", hint="wait")
+    return ExitCode.PENDING if name == "j003" else ExitCode.OK
+
+with answering_in_processes(names, answer) as answered:
+    for name in names:
+        try:
+            if (code := answered(name)) is not ExitCode.OK:
+                print(name, repr(code))
+        except JournalLockedError as error:
+            print(name, error.message, error.hint)
+print(*mine)
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no child is left")
+"""
+
+
+def test_answers_of_other_processes_are_printed_in_order():
+    """Two forks make the answers about a hundred journals. What they print, raise and return is as
+    if one process had made it. What a fork that was killed did not send, this process answers.
+    """
+    command = [sys.executable, "-W", "error", "-c", IN_PROCESSES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = [f"j{n:03}" for n in range(100)]
+    names.insert(8, "j007 j007 is locked wait")
+    names.insert(4, f"j003 {ExitCode.PENDING!r}")
+    mine = " ".join(f"j{n:03}" for n in range(40, 100, 2))
+    assert done.stdout.splitlines() == [*names, mine, "no child is left"]
