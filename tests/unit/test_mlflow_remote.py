@@ -255,6 +255,22 @@ def test_runs_of_one_name_from_two_journals_are_two_runs(server, tmp_path):
     assert [{p[0] for p in run.points} for run in server.active("run")] == [{"me"}, {"you"}]
 
 
+@pytest.mark.parametrize("first", ["child", "parent", "grandchild"])
+def test_a_child_finds_its_parent_of_another_journal_whichever_comes_first(server, tmp_path, first):
+    """The parent takes what waits for it; the child of a child as well."""
+    parents = {"parent": None, "child": "parent", "grandchild": "child"}
+    for name in [first, *(each for each in parents if each != first)]:
+        labels = {"mlflow.runName": name, "mlflow.parentRunId": parents[name]}
+        told = [vocabulary.label(key, text) for key, text in labels.items() if text]
+        with opened(tmp_path / name, {name: [vocabulary.create(owner=name), *told]}) as journal:
+            report = delivered(server, journal, owners={name: name})
+            assert (report.pending, report.quarantined) == (0, 0), report
+    runs = {name: only_run(server, name) for name in parents}
+    held = {name: run.tags.get("mlflow.parentRunId") for name, run in runs.items()}
+    assert held == {"parent": None, "child": runs["parent"].id, "grandchild": runs["child"].id}
+    assert not any(key.endswith("track.parent") for run in runs.values() for key in run.tags)
+
+
 @pytest.mark.parametrize("owner", ["a' OR tags.`x` = 'b", "`", "x" * 250 + "'", "a\nb"])
 def test_an_owner_that_no_search_finds_makes_no_run(server, tmp_path, owner):
     """A crafted journal can't make a run that is made again by each pass, nor find others' runs."""

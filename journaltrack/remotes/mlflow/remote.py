@@ -42,6 +42,7 @@ from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
 from journaltrack.remotes.mlflow.lacking import Lacking
 from journaltrack.remotes.mlflow.models import MODEL_IDS, Models, Source
+from journaltrack.remotes.mlflow.parents import RUN_NAME, Parents
 from journaltrack.replay.evidence.gone import REMEDY
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
@@ -148,6 +149,7 @@ class MlflowRemote(Lacking):
         self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
         self._runs: dict[str, _Run] = {}
         self._experiments = Experiments(http, creates=creates)
+        self._parents = Parents(http, self._experiments.ids, self._id_of, owners)
         self._models = Models(http, self._experiments.ids, models or {}, takes_files=not presigned)
         # Components whose creation was sent without an answer.
         self._unclear: set[str] = set()
@@ -263,8 +265,11 @@ class MlflowRemote(Lacking):
         datasets = [given.pop(key) for key in list(given) if key.startswith(DATASET)]
         wanted = {names.tag(key): value for key, value in given.items()}
         if told_as.PARENT in wanted:
-            wanted[told_as.PARENT] = self._parent(wanted[told_as.PARENT])
+            wanted |= self._parents.tags(wanted[told_as.PARENT])
         self._send(component, run, {}, wanted)
+        self._parents.look_again(run.id, wanted)
+        if RUN_NAME in wanted:
+            self._parents.adopt(component, run.id)
         for key in (names.tag(key) for key, value in tags.items() if value is None):
             # It may be gone already.
             with contextlib.suppress(ComponentMissingError):
@@ -292,19 +297,6 @@ class MlflowRemote(Lacking):
         if stage == DELETED:
             self._deleted[component.lower()] = run.id
             self._about(component, lambda: self._http.post("runs/delete", {"run_id": run.id}))
-
-    def _parent(self, component: str) -> str:
-        """Return the id of the run that a component is here."""
-        run = self._find(component)
-        if run is not None:
-            return run.id
-        if component.lower() in self._owners:
-            raise RemoteError(
-                f"the parent run {component} is not there yet",
-                kind=ErrorKind.TRANSIENT,
-                code="ParentMissing",
-            )
-        return component
 
     def tags(self, component: str) -> Mapping[str, str] | None:
         """Read the tags that are not journaltrack's."""
@@ -487,6 +479,10 @@ class MlflowRemote(Lacking):
                 hint=REMEDY,
             )
         return run
+
+    def _id_of(self, component: str) -> str | None:
+        run = self._find(component)
+        return None if run is None else run.id
 
     def _find(self, component: str) -> _Run | None:
         key = component.lower()
