@@ -77,17 +77,21 @@ class Sender:
         """Add what a new segment names."""
         self._queue.extend((blob.sha256, blob.size_bytes) for blob in blobs if blob.is_there)
 
-    def send(self, shipped: Shipped) -> None:
+    def send(self, shipped: Shipped, size_max: int | None = None) -> None:
         """Copy them, one after the other. What is missing or damaged in the spool is left out.
 
         Args:
             shipped: Is counted on.
+            size_max: Leave larger ones to another time, bytes.
 
         Raises:
             MirrorError: The mirror can't be written. The next call tries again.
         """
         while queue := self._queue:
             sha256, size_bytes = queue[0]
+            if size_max is not None and size_bytes > size_max:
+                queue.popleft()
+                continue
             before, is_sent = shipped.blob_bytes, False
             try:
                 is_sent = self._send(sha256, size_bytes, shipped)

@@ -64,6 +64,10 @@ _NUMBERS_KEPT: Final = 64
 
 Whoever sees an older listing would make a number again that was removed.
 """
+_OWN_MAX: Final = 2**20
+"""Our choice: what a pass makes itself, such as a file of long parameters, has fewer bytes. Larger
+artifacts are left to who mirrors the journal.
+"""
 _FILE: Final = re.compile(r"(\d{8,18})\.(claim|released)", re.ASCII)
 _BYTES_MAX: Final = 4096
 _WAIT_S: Final = 10.0
@@ -534,7 +538,8 @@ def _bring_back(hold: Hold, *, stay: bool) -> None:
             segment = exchange.load(hold.journal, hold.mirror.id).number
         else:
             with closing(Shipper(hold.journal, hold.mirror)) as shipper:
-                shipper.ship()
+                # Others wait with the receipts for what they name.
+                shipper.copy_blobs(shipper.ship(), _OWN_MAX)
                 segment = shipper.number
         if not stay:
             _kept.pop(key, None)

@@ -253,15 +253,19 @@ class Shipper:
         if self._joiner is not None:
             self._joiner.join()
 
-    def copy_blobs(self, shipped: Shipped) -> None:
+    def copy_blobs(self, shipped: Shipped, size_max: int | None = None) -> None:
         """Copy the bytes of artifacts that segments name, one after the other.
 
         A thread of its own may do this while another one ships.
 
+        Args:
+            shipped: Is counted on.
+            size_max: Leave larger ones to another time, bytes.
+
         Raises:
             MirrorError: The mirror can't be written. The next call tries again.
         """
-        self._sender.send(shipped)
+        self._sender.send(shipped, size_max)
 
     # -- where it goes on -------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from journaltrack import Journal
 from journaltrack.errors import LeaseHeldError, LeaseLostError, NotSentError
 from journaltrack.mirror import copies, delivery, exchange, folders
 from journaltrack.mirror.ship import Shipper
@@ -19,6 +20,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.lease import Gate
 from journaltrack.util import paths, process
 from journaltrack.util.deadline import Deadline
+from tests.builders import add_artifact
 from tests.copies import points, record, sound, states, sync
 
 CLAIM_S = 600.0
@@ -118,6 +120,16 @@ def test_a_pass_renews_its_claim(mirror, copy_of):
         while len(claims_in(mirror)) < 3:
             with pytest.raises(LeaseHeldError):
                 claim(two)
+
+
+def test_what_a_pass_makes_itself_is_in_the_mirror_with_its_receipts(mirror, tmp_path):
+    """Such as a file of long parameters: nobody may mirror the journal after it."""
+    journal = tmp_path / "journal"
+    with delivery.delivering(journal), closing(Journal.open(journal)) as opened:
+        add_artifact(opened, b"the parameters")
+        journal_id = opened.journal_id
+    kept = [file.read_bytes() for file in mirror.blobs(journal_id).rglob("*") if file.is_file()]
+    assert kept == [b"the parameters"]
 
 
 def test_of_two_takers_one_gets_it(mirror, copy_of, clock):
