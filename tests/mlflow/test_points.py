@@ -20,10 +20,13 @@ POINTS = [(step, ms) for step in (-1, 0, 1) for ms in (5, 6)]
 def clients(tmp_path_factory):
     """A client of a journal, and one of MLflow's SQLite store."""
     folder = tmp_path_factory.mktemp("stores")
-    return [
-        MlflowClient(f"journaltrack://{folder}/journal"),
-        MlflowClient(f"sqlite:///{folder}/mlflow.db"),
-    ]
+    with pytest.MonkeyPatch.context() as patch:
+        # There MLflow's store has its artifacts.
+        patch.chdir(folder)
+        yield [
+            MlflowClient(f"journaltrack://{folder}/journal"),
+            MlflowClient(f"sqlite:///{folder}/mlflow.db"),
+        ]
 
 
 def point(name, step, ms, model_id=None):
