@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Journal, Tracker, limits
-from journaltrack.compat.mlflow import state
+from journaltrack.compat.mlflow import book, state
 from journaltrack.compat.mlflow.book import Book
 from journaltrack.compat.mlflow.points import Logged
 from journaltrack.compat.mlflow.state import ExperimentState, Point
@@ -60,6 +60,18 @@ def test_another_process_reads_what_was_added_since(books):
     assert [each.step for each in other.history(run_id, "loss")] == [3, 5, 4, 5]
     one.log_metric(run_id, "loss", 0.5, 8, 6)
     assert other.latest(run_id)["loss"] == Point(6, 8, 0.5)
+
+
+def test_a_journal_that_is_made_is_told(tmp_path, caplog, monkeypatch):
+    """A misspelled one is read as empty; of one that is there, nothing is said."""
+    monkeypatch.setattr(book, "_books", {})
+    for _ in range(2):
+        book.opened(str(tmp_path / "secnd"))
+    book.opened(None)
+    (told,) = caplog.messages
+    assert f"no journal at {tmp_path / 'secnd'}" in told
+    for each in book._books.values():
+        each.journal.close()
 
 
 def test_points_of_nan_are_the_latest_too(books):

@@ -483,7 +483,7 @@ _lock = threading.Lock()
 
 
 def opened(journal: str | None) -> Book:
-    """Return the book of a journal. A missing journal is made.
+    """Return the book of a journal. A missing journal is made, with a warning if it was named.
 
     Args:
         journal: Its folder; None for the default journal.
@@ -495,9 +495,13 @@ def opened(journal: str | None) -> Book:
     with _lock:
         book = _books.get(folder)
         if book is None:
+            is_new = journal is not None and not (Path(folder) / paths.DATABASE).exists()
             settings = settings_of()
             made, _ = open_journal(folder, settings, "buffer")
             book = _books[folder] = Book(made, settings)
+            if is_new:
+                # It may be misspelled, and read.
+                logger.warning("there was no journal at %s: a new one was made", folder)
     return book
 
 
