@@ -491,9 +491,14 @@ def _code(report: PassReport, after: Standing) -> ExitCode:
 
 
 def _summary(report: PassReport, after: Standing) -> str:
-    of_them = f" ({report.superseded} of them superseded)" if report.superseded else ""
+    delivered = f"{report.delivered} delivered"
+    if report.superseded and report.superseded == report.delivered:
+        # Nothing of it was sent, perhaps since nothing can be.
+        delivered = f"0 delivered, {report.superseded} superseded"
+    elif report.superseded:
+        delivered += f" ({report.superseded} of them superseded)"
     return (
-        f"{output.clean(after.path)}: {report.delivered} delivered{of_them}, "
+        f"{output.clean(after.path)}: {delivered}, "
         f"{report.quarantined} quarantined, {report.in_doubt} in doubt in "
         f"{output.plural(report.requests, 'request')}, {duration(report.duration_s)}; now "
         f"{after.pending + after.in_flight} pending, {after.quarantined} quarantined, "

@@ -179,6 +179,17 @@ def test_a_long_parameter_holds_up_no_destination(tmp_path, lab, sagemaker, char
     assert "everything that was delivered is there" in printed
 
 
+def test_what_is_only_superseded_is_not_told_as_delivered(tmp_path, sagemaker, lab):
+    """A label has no place at SageMaker: nothing was sent."""
+    journal = tracked(tmp_path)
+    url = ("--endpoint-url", sagemaker.endpoint_url)
+    command("sync", journal, "--to", "sagemaker", *url)
+    with opened(tmp_path, {"run": [vocabulary.label("mlflow.source.name", "train.py")]}):
+        pass
+    code, printed = command("sync", journal, "--to", "sagemaker", *url)
+    assert (code, ": 0 delivered, 1 superseded, 0 quar" in printed) == (ExitCode.OK, True), printed
+
+
 def test_a_copy_that_was_removed_is_made_again(tmp_path, lab):
     """The message of one that does not fit the journal says how, and then it goes on."""
     journal = tracked(tmp_path, steps=2, parameters={"lr": 0.1})
