@@ -20,6 +20,7 @@ LATENCY_MS = 30.0
 THREADS = 16
 POINTS = 10
 _SETTLED_S = 60.0
+"""By then the watcher has looked at each journal once, and waits for events."""
 
 
 def run(options: Run) -> list[Result]:
@@ -110,7 +111,13 @@ def run_inbox(options: Run) -> list[Result]:
             [v["wall_s"] for v in read["bare"]],
             floor_name="one SELECT in each, by sqlite3",
         ),
-        compare("many-inbox", f"sync of {what}, {LATENCY_MS:g} ms", "s", [synced["wall_s"]]),
+        compare(
+            "many-inbox",
+            f"sync of {what}, {LATENCY_MS:g} ms",
+            "s",
+            [synced["wall_s"]],
+            target=60.0,
+        ),
         compare(
             "many-inbox",
             f"idle watch of {what}, CPU (percent of a core)",
