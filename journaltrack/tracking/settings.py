@@ -429,6 +429,10 @@ def open_journal(
             and the mirror knows the run, the journal continues that of the mirror.
     """
     provenance.ask(context=settings.configuration.context, redact=settings.redact)
+    if settings.sync == "close":
+        # boto3 needs it, and while the interpreter exits it can't be imported: a run that is closed
+        # then would not be delivered.
+        import concurrent.futures.thread  # noqa: F401, PLC0415 - 2 ms, only for that
     if isinstance(journal, Journal):
         return journal, False
     mirror = settings.mirror
