@@ -198,7 +198,7 @@ def journals_in(folder: Path, depth: int = DEPTH_MAX) -> Iterator[Path]:
     """Yield the journals at and below a folder.
 
     Skips hidden folders, links, and everything inside journals and mirrors. Folders that can't be
-    read, or vanish meanwhile, count as empty.
+    read count as empty, with a warning if permission is missing, and so do those that vanish.
     """
     yield from _holders_of(DATABASE, folder, depth)
 
@@ -212,6 +212,14 @@ def _holders_of(name: str, folder: Path, depth: int) -> Iterator[Path]:
     try:
         with os.scandir(folder) as found:
             children = list(found)
+    except PermissionError as error:
+        # Said once: a watcher looks again and again.
+        if folder not in _told and folder.name != "lost+found":
+            _told.add(folder)
+            logger.warning(
+                "%s can't be read (%s): what is in it is left out", folder, error.strerror
+            )
+        return
     except OSError:
         return
     names = {child.name for child in children}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -249,3 +250,24 @@ def test_the_folders_of_a_user_are_those_of_platformdirs(monkeypatch, kind, name
             monkeypatch.setenv(variable, value)
     expected = getattr(platformdirs, f"user_{kind}_dir")("journaltrack", appauthor=False)
     assert paths.folder_of_user(kind) == Path(expected)
+
+
+def test_a_folder_that_may_not_be_read_is_told_once(tmp_path, monkeypatch, caplog):
+    """Its journals are left out, which nobody should take for "there are none"."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / paths.DATABASE).touch()
+    scandir = os.scandir
+
+    def refusing(folder):
+        if str(folder) == str(tmp_path / "b"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for _ in range(2):
+        assert list(paths.journals_in(tmp_path)) == [tmp_path / "a"]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path / 'b'} can't be read (Permission denied): what is in it is left out"
+    )
