@@ -496,6 +496,10 @@ class MlflowServer:
         return {"root_uri": f"{self.root}/{begin}", **({"files": files} if files else {})}
 
     def _file(self, request: HttpRequest, path: str, query: dict[str, str]) -> HttpReply:
+        while (decoded := unquote(path)) != path:
+            path = decoded
+        if "#" in path:
+            raise RefusedError(400, "INVALID_PARAMETER_VALUE", "Invalid path")
         if request.method == "PUT":
             self.files[path] = request.body
             return _json(200, {})

@@ -728,6 +728,24 @@ def test_what_replaces_has_the_name_and_the_last_content(server, journal):
     assert (held["table"], len(held)) == (b"first", 3)
 
 
+@pytest.mark.journal({"run": [CREATION]})
+def test_no_name_is_decoded_or_refused_by_the_server(server, journal):
+    """It decodes paths twice and more often: one file would take another one's place."""
+    wanted = {"a b": b"1", "a%20b": b"2", "a%2520b": b"3", "x#y": b"4", "100%": b"5"}
+    for content in wanted.values():
+        add_artifact(journal, content)
+    for name, content in wanted.items():
+        add_more(journal, name, content)
+    report = delivered(server, journal)
+    assert (report.pending, report.quarantined) == (0, 0), report
+    held = {path.partition("/artifacts/")[2]: content for path, content in server.files.items()}
+    spelled = {"a%20b": "a_x25_20b", "a%2520b": "a_x25_2520b", "x#y": "x_x23_y"}
+    assert held.items() >= {spelled.get(name, name): text for name, text in wanted.items()}.items()
+    with connected(server) as remote:
+        uris = journal.database.read("SELECT uri FROM location")
+        assert all(remote.find_object(uri, read=True).sha256 for (uri,) in uris)
+
+
 def add_more(journal, name, content=b"the model", **options):
     """Record a content of ``add_artifact`` under another name."""
     sha256 = hashlib.sha256(content).hexdigest()

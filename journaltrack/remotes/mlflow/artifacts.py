@@ -40,6 +40,7 @@ _SIGNED_S: Final = 3_600
 """Ours: how long an upload may take. The server's own default is a quarter of that."""
 _CHUNK_BYTES: Final = 1 << 20
 _RUN: Final = re.compile(r"(?P<folder>.*/artifacts)/(?P<name>.+)")
+_DECODED: Final = re.compile(r"#|%(?=[0-9A-Fa-f]{2})")
 _SHORT: Final = 12
 _BESIDE: Final = ".files"
 """The end of a folder's name that a file has already."""
@@ -82,6 +83,8 @@ class Artifacts:
             return self._to_bucket(blob, place, name)
         if scheme not in {"s3", _PROXIED}:
             raise _no_door(place)
+        # The server decodes a path until nothing is left to decode, and refuses what has a "#".
+        name = _DECODED.sub(lambda found: f"_x{ord(found[0]):x}_", name)
         if scheme == _PROXIED:
             name = _apart(name, blob.sha256, noted)
         told = f"{blob.sha256} {blob.size_bytes}"
