@@ -447,7 +447,8 @@ def open_journal(
                 f"{resumed[1]} is not continued from its mirror; it goes on in a new journal",
                 deadline,
             )
-    if (paths.journal_folder(journal) / paths.DESTINATION).exists():
+    # ``os.path``: what is wrong with the path is told when it is opened.
+    if os.path.exists(paths.journal_folder(journal) / paths.DESTINATION):  # noqa: PTH110
         from journaltrack.journal import destinations  # noqa: PLC0415 - few need it
 
         destinations.refuse_copy(paths.journal_folder(journal), "logged into")
