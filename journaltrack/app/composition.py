@@ -649,6 +649,12 @@ def _fetch(journal: Path, mirror: Path, run: str, deadline: Deadline) -> None:
     fetch(journal, mirror, run, deadline)
 
 
+def _elsewhere(journal: Path, mirror: Path, run: str, deadline: Deadline) -> Sequence[Path]:
+    from journaltrack.mirror.copies import elsewhere  # noqa: PLC0415 - as above
+
+    return elsewhere(journal, mirror, run, deadline)
+
+
 SERVICES: Final = Services(
     replay=replay,
     ask=_ask,
@@ -656,5 +662,6 @@ SERVICES: Final = Services(
     make_room=_make_room,
     mirror=_mirror,
     fetch=_fetch,
+    elsewhere=_elsewhere,
 )
 """The services that trackers call."""

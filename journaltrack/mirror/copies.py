@@ -42,6 +42,8 @@ WAIT_S: Final = 5.0
 _MISSING_WAIT_S: Final = 10.0
 """Our choice: how long a run that is continued waits for segments that are not visible yet."""
 _LOOK_S: Final = 0.25
+_OTHERS: Final = "elsewhere"
+"""In a journal's folder: copies of other journals that have a run of its."""
 
 
 @dataclass(slots=True)
@@ -280,12 +282,9 @@ def fetch(journal: Path, folder: Path, run: str, deadline: Deadline) -> bool:
         MirrorError: The mirror can't be read.
         JournalError: The journal can't be made.
     """
-    with shared_files.explained(folder, "read"):
-        is_mirror = paths.is_mirror(folder)
-    if not is_mirror:
-        # No other machine has mirrored anything yet.
+    mirror = _begun(folder)
+    if mirror is None:
         return False
-    mirror = folders.opened(folder)
     first_steps.make_folder(journal.parent)
     with exchange.alone(
         journal.parent, name=f".{journal.name}.lock", wait_s=deadline.remaining_s()
@@ -311,6 +310,57 @@ def fetch(journal: Path, folder: Path, run: str, deadline: Deadline) -> bool:
     if notes:
         logger.warning("the run %s continues from its mirror. It lacks: %s", run, "; ".join(notes))
     return True
+
+
+def elsewhere(journal: Path, folder: Path, run: str, deadline: Deadline) -> list[Path]:
+    """Bring a journal what its mirror has of it, and copy the other journals there with a run.
+
+    The copies stay in the journal's folder, to read: a run of several nodes has points in each. The
+    bytes of artifacts stay in the mirror. What is missing is logged.
+
+    Args:
+        journal: The journal's folder.
+        folder: The mirror's.
+        run: The run's name.
+        deadline: For how long to wait for other processes, and for what is missing.
+
+    Returns:
+        The folders of the copies.
+
+    Raises:
+        MirrorError: The mirror can't be read.
+        JournalError: The journal or a copy can't be written.
+    """
+    mirror = _begun(folder)
+    if mirror is None:
+        return []
+    with closing(Journal.open(journal, create=False)) as opened:
+        own = opened.journal_id
+    notes: list[str] = []
+    if set(mirror.replicas(own)) - {exchange.load(journal, mirror.id).replica}:
+        with exchange.alone(journal, wait_s=deadline.remaining_s()):
+            notes += _taken(journal, mirror, deadline)
+    found = []
+    for journal_id in mirror.journals_of(run):
+        if journal_id == own:
+            continue
+        place = journal / _OTHERS / mirror.id
+        first_steps.make_folder(place)
+        copy = place / journal_id
+        with exchange.alone(place, name=f".{journal_id}.lock", wait_s=deadline.remaining_s()):
+            if (copy / paths.DATABASE).exists() or _made(mirror, journal_id, copy):
+                notes += _taken(copy, mirror, deadline)
+                found.append(copy)
+    if notes:
+        logger.warning("of the run %s, the mirror lacks points: %s", run, "; ".join(notes))
+    return found
+
+
+def _begun(folder: Path) -> Mirror | None:
+    """Return the mirror in a folder; None: no machine has mirrored anything yet."""
+    with shared_files.explained(folder, "read"):
+        is_mirror = paths.is_mirror(folder)
+    return folders.opened(folder) if is_mirror else None
 
 
 def _taken(journal: Path, mirror: Mirror, deadline: Deadline) -> list[str]:

@@ -29,14 +29,11 @@ from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import origins
 from journaltrack.tracking.jobs import component_of
-from journaltrack.tracking.members import TrialComponentStatus
+from journaltrack.tracking.members import TrialComponentStatus, metric_summaries
 from journaltrack.tracking.recording import moment
 from journaltrack.tracking.search_rules import Shape, checked, expression_of, fits, in_sequence, utc
 from journaltrack.tracking.settings import replay_request, settings_of
-from journaltrack.tracking.trial_component import (
-    TrialComponent,
-    metric_summaries,
-)
+from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.util import paths
 from journaltrack.util.guard import guarded
 

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 from journaltrack.errors import ComponentNotFoundError
 from journaltrack.journal import vocabulary
 from journaltrack.tracking.recording import held_of
-from journaltrack.tracking.settings import asked, replay_request
+from journaltrack.tracking.settings import FETCH_S, asked, replay_request
 from journaltrack.tracking.validation import Redaction
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.guard import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from journaltrack.journal.journal import Journal
     from journaltrack.journal.vocabulary import Draft
+    from journaltrack.tracking.members import TrialComponentMetricSummary
     from journaltrack.tracking.settings import (
         Ask,
         Background,
@@ -58,6 +59,7 @@ class Delivery:
         self._services = services
         self._background: Background | None = None
         self._mirroring: Mirroring | None = None
+        self._others: Sequence[TrialComponentMetricSummary] | None = None
         self._pid = os.getpid()
 
     def is_here(self) -> bool:
@@ -86,6 +88,30 @@ class Delivery:
             failure = f"{self._name} is not delivered in the background, but on close"
             request = self._request()
             self._background = guarded(lambda: start(request), failure)
+
+    def elsewhere(self) -> Sequence[TrialComponentMetricSummary]:
+        """Return what other journals in the mirror have of the run's metrics, as of the first call.
+
+        It brings into this journal what its copies on other nodes logged.
+        """
+        find, mirror = self._services().elsewhere, self._settings.mirror
+        if self._others is None and find is not None and mirror is not None:
+            from journaltrack.tracking.members import summaries_elsewhere  # noqa: PLC0415 - see there
+
+            deadline = Deadline(FETCH_S)
+            self._others = guarded(
+                lambda: summaries_elsewhere(
+                    self._journal,
+                    self._name,
+                    find(self._journal.path, mirror, self._name, deadline),
+                ),
+                f"{self._name} is counted without what other nodes logged, if they did; to log no "
+                "point twice, start again when the mirror can be read",
+                deadline,
+            )
+        # It is not tried again: training would wait again.
+        self._others = self._others or ()
+        return self._others
 
     def finish(self) -> None:
         """Deliver what is pending, at the tracker's end."""

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsFloat, TypeAlias, cast
 
@@ -111,6 +111,8 @@ class Services(NamedTuple):
         mirror: Begins to mirror a journal into a folder, a segment every so many seconds.
         fetch: Makes a missing journal as a copy of the one that knows a run in a mirror, if one
             does, within the deadline.
+        elsewhere: Brings a journal what a mirror has of it, and returns copies of the mirror's
+            other journals that have a run, within the deadline.
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
@@ -119,6 +121,7 @@ class Services(NamedTuple):
     make_room: Callable[[Path, int], int] | None = None
     mirror: Callable[[Path, Path, float], Mirroring] | None = None
     fetch: Callable[[Path, Path, str, Deadline], None] | None = None
+    elsewhere: Callable[[Path, Path, str, Deadline], Sequence[Path]] | None = None
 
 
 def _later(service: str) -> Callable[..., Any]:
@@ -131,12 +134,7 @@ def _later(service: str) -> Callable[..., Any]:
     return call
 
 
-WIRED: Final = Services(
-    **{
-        service: _later(service)
-        for service in ("replay", "ask", "background", "make_room", "mirror", "fetch")
-    }
-)
+WIRED: Final = Services(**{service: _later(service) for service in Services._fields})
 """The services of the composition root."""
 
 

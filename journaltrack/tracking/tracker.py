@@ -125,6 +125,8 @@ class Tracker(RunLog):
         self._system: SystemMetrics | None = None
         self._owns_journal = False
         self._diffing: provenance.Diffing | None = None
+        if settings.mirror is not None:
+            trial_component.elsewhere = self._delivery.elsewhere
         if trial_component.recorder is None:
             trial_component.recorder = Recorder(
                 self._set_parameters,
@@ -183,7 +185,8 @@ class Tracker(RunLog):
             base_trial_component_name: The beginning of a new, unique name.
             resume: Attach to the component of that name if it exists, in this journal or in
                 SageMaker. For a script that may not be the first of its run. With ``mirror``, a
-                journal that does not exist yet continues the one of the mirror that knows the run.
+                journal that does not exist yet continues the one of the mirror that knows the run,
+                and ``trial_component.metrics`` counts the points of all journals there.
             experiment_name: Experiment that the component belongs to. The delivery creates it if it
                 is missing.
             trial_name: Trial that the component belongs to. If the experiment is named, the

@@ -14,8 +14,7 @@ import builtins
 import contextlib
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -84,9 +83,18 @@ class TrialComponent:
 
     Attributes:
         recorder: Records changes; None until a tracker tracks the component.
+        elsewhere: Returns what other journals have of its metrics; None: this one has all.
     """
 
-    __slots__ = ("__weakref__", "_name", "_pending_alone", "component_id", "journal", "recorder")
+    __slots__ = (
+        "__weakref__",
+        "_name",
+        "_pending_alone",
+        "component_id",
+        "elsewhere",
+        "journal",
+        "recorder",
+    )
 
     def __init__(
         self, journal: Journal, component_id: int, name: str, *, pending_alone: bool = False
@@ -96,6 +104,7 @@ class TrialComponent:
         self._name = name
         self._pending_alone = pending_alone
         self.recorder: Recorder | None = None
+        self.elsewhere: Callable[[], Sequence[TrialComponentMetricSummary]] | None = None
 
     # -- the original's class methods --------------------------------------------------------
 
@@ -380,8 +389,17 @@ class TrialComponent:
 
     @property
     def metrics(self) -> builtins.list[TrialComponentMetricSummary]:
-        """Return a summary of each metric in the journal. The time grows with the points."""
-        return metric_summaries(self.journal, self.component_id).get(self.component_id, [])
+        """Return a summary of each metric. The time grows with the points.
+
+        With a mirror, it counts what other journals of the mirror had of the run when this was read
+        first.
+        """
+        from journaltrack.tracking import members  # noqa: PLC0415 - see there
+
+        # First: it may bring what other nodes logged into this journal.
+        others = [] if self.elsewhere is None else self.elsewhere()
+        own = members.metric_summaries(self.journal, self.component_id).get(self.component_id, [])
+        return members.summed_up([*own, *others]) if others else own
 
     @property
     def source(self) -> TrialComponentSource | None:
@@ -571,24 +589,3 @@ def _is_readable(entry: vocabulary.Entry) -> bool:
         return entry.unsound is None and isinstance(entry.detail, dict)
     except ValueError:
         return False
-
-
-def metric_summaries(
-    journal: Journal, component_id: int | None = None
-) -> dict[int, list[TrialComponentMetricSummary]]:
-    """Return the summaries of metrics by component: of one, or of all in one look at the points."""
-    from journaltrack.tracking.members import TrialComponentMetricSummary  # noqa: PLC0415 - see there
-
-    rows = journal.database.read(
-        "SELECT e.component_id, e.name, m.points, m.least, m.most, m.mean, e.value, "
-        "e.timestamp_ns FROM (SELECT count(*) points, min(value) least, max(value) most, "
-        "avg(value) mean, max(seq) newest FROM entry WHERE (?1 IS NULL OR component_id = ?1) AND "
-        "stream = 'metric' AND typeof(value) = 'real' AND typeof(name) = 'text' "
-        "GROUP BY component_id, name) m JOIN entry e ON e.seq = m.newest ORDER BY e.name",
-        (component_id,),
-    )
-    found: dict[int, list[TrialComponentMetricSummary]] = defaultdict(list)
-    for each, name, points, least, most, mean, last, at_ns in rows:
-        at = moment(at_ns if type(at_ns) is int else None)
-        found[each].append(TrialComponentMetricSummary(name, points, least, most, mean, last, at))
-    return found
