@@ -62,6 +62,7 @@ class Connection:
         storage: How buckets are to keep uploads.
         targets: Where journals are delivered to. None is SageMaker.
         destination: The one of these that this connection leads to.
+        lineage: Whether to send lineage that was recorded.
         sharing: What passes at the same time share; None: nothing.
     """
 
@@ -76,6 +77,7 @@ class Connection:
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
     targets: tuple[Destination | None, ...] = (None,)
     destination: Destination | None = None
+    lineage: bool = True
     sharing: Sharing | None = field(default=None, compare=False)
 
     def to(self, destination: Destination | None) -> Connection:
@@ -100,6 +102,7 @@ class Connection:
                 storage=known.storage(),
                 allow=known.allow,
                 targets=known.targets,
+                lineage=known.lineage,
             )
         return cls(rate_limit=limit, **known.of_a_connection())
 
@@ -151,6 +154,7 @@ class Connection:
             storage=self.storage,
             create_buckets=self.allow.create_buckets,
             create_experiments=self.allow.create_experiments,
+            can=capabilities(self.to(None)),
             connect_timeout_s=clients.CONNECT_TIMEOUT_S
             if timeout_s is None
             else min(timeout_s, clients.CONNECT_TIMEOUT_S),
@@ -353,7 +357,7 @@ def _opened(
 def capabilities(connection: Connection) -> Capabilities:
     """Return what the remote can do that a connection leads to. Contacts nobody."""
     if connection.destination is None:
-        return SAGEMAKER
+        return replace(SAGEMAKER, lineage=connection.lineage)
     from journaltrack.remotes.mlflow.remote import MlflowRemote  # noqa: PLC0415 - few have one
 
     return MlflowRemote.can

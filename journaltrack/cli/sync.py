@@ -527,7 +527,7 @@ def _explain(report: PassReport, after: Standing, component: str | None, *, stop
         output.problem(
             "error",
             f"lineage stopped, all else goes on: {report.lineage_halted.message}",
-            f"{report.lineage_halted.hint or 'sync again'}; to record no lineage: lineage = false",
+            f"{report.lineage_halted.hint or 'sync again'}; to give it up: lineage = false",
         )
     _tell_held(report)
     if report.failed is not None and (

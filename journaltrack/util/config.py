@@ -358,7 +358,7 @@ class Configuration(NamedTuple):
         "what SIGTERM does in a tracker's `with` block",
         choices=("default", "stop"),
     )
-    lineage: bool = _switch("whether to record lineage for logged files and charts", default=True)
+    lineage: bool = _switch("whether to record and send lineage of files and charts", default=True)
     redact: tuple[str, ...] = _list(
         "patterns", "shell patterns (*token*) of names whose values are never recorded"
     )
@@ -442,7 +442,8 @@ class Configuration(NamedTuple):
 
     def of_a_connection(self) -> dict[str, Any]:
         """Return the arguments for ``connection.Connection``, except the rate."""
-        known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
+        names = ("profile", "region", "endpoint_url", "lineage")
+        known = {name: getattr(self, name) for name in names}
         return {**known, "storage": self.storage(), "allow": self.allow, "targets": self.targets}
 
     def prefix_of_anchors(self) -> str | None:

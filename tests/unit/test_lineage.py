@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker, limits
+from journaltrack.app.connection import Connection, capabilities
 from journaltrack.cli import main
 from journaltrack.errors import (
     ComponentMissingError,
@@ -21,8 +22,11 @@ from journaltrack.errors import (
 from journaltrack.journal import view, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.vocabulary import BlobRef
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.component import show
+from journaltrack.util.config import Configuration
 from tests.failing_remote import FailingRemote, passing
 from tests.patience import FOREVER_S
 from tests.simulator import HttpError, simulator
@@ -138,6 +142,16 @@ def test_lineage_can_be_turned_off(tmp_path, monkeypatch, value):
         tracker.log_artifact(tmp_path / "m")
         tracker.log_table("t", {"x": [1]})
     assert lineage_of(tmp_path / "journal") == []
+
+
+def test_what_another_machine_recorded_is_given_up_by_the_one_that_syncs(run):
+    """Lineage that the role may not make would keep it pending for ever."""
+    connection = Connection.configured(Configuration(lineage=False), RateLimit(0))
+    remote = MemoryRemote(can=capabilities(connection))
+    assert replayed(run, remote).pending == 0
+    assert states(run)["lineage", "superseded"] == 4
+    assert has_everything_else(remote)
+    assert not remote.artifacts
 
 
 def test_a_file_that_is_one_too_many_has_no_lineage(tmp_path):

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.groups import Declared, Group, GroupKind
     from journaltrack.remotes.aws.access import Access, Wanted
     from journaltrack.remotes.aws.objects import Objects
-    from journaltrack.replay.remote import RemoteObject
+    from journaltrack.replay.remote import Capabilities, RemoteObject
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,8 @@ class AwsRemote:
         storage: Storage options of uploads.
         create_buckets: Whether to create a bucket that is missing.
         create_experiments: Whether to create experiments and trials that are missing.
+        can: What it is used for of what SageMaker can do.
     """
-
-    can = SAGEMAKER
 
     def __init__(
         self,
@@ -118,7 +117,9 @@ class AwsRemote:
         storage: Storage | None = None,
         create_buckets: bool = True,
         create_experiments: bool = True,
+        can: Capabilities = SAGEMAKER,
     ) -> None:
+        self.can = can
         deadline = deadline or Deadline()
         self._clients = Clients(
             session=session,

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 NOTE_STAYS: Final = "a note stays in the journal: SageMaker has no place for it"
 FILE_IS_THERE: Final = "{service} has the file itself, and needs no reference to it"
 FILE_STAYS: Final = "it has the parameters that SageMaker can't take, and is for SageMaker alone"
+LINEAGE_STAYS: Final = "lineage stays in the journal: {service} has none, or lineage = false"
 LABEL_STAYS: Final = "it stays in the journal: {service} has no place for it"
 _NOT_UPLOADED: Final = "the upload of its content is quarantined"
 _EXACT_NS: Final = 1_000_000_000
@@ -435,7 +436,7 @@ def _left_out(entry: Entry, can: Capabilities) -> str | None:
     if vocabulary.is_of_parameters_file(entry) and not can.parameters_file:
         return FILE_STAYS
     if entry.kind == vocabulary.LINEAGE and not can.lineage:
-        return f"lineage stays in the journal: {can.service} has none"
+        return LINEAGE_STAYS.format(service=can.service)
     return None
 
 
