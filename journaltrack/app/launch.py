@@ -555,7 +555,7 @@ class _Recorder(threading.Thread):
 
     def _tell_of_files(self, tracker: Tracker, count: int) -> None:
         """Record how many event files were found, and warn if there is none."""
-        tracker.log_parameter("run/event_files", count)
+        tracker.log_parameter(vocabulary.EVENT_FILES, count)
         if not count:
             self._tell(
                 f"{self._board} has no event files of this run: nothing was imported",

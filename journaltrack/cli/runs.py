@@ -236,9 +236,9 @@ def _by_default(
     note = ["note"] if any(run.note for run in runs) else []
     first = ["status", "age", "duration", *([sorted_by] if sorted_by else []), *asked]
     others = [*other_tags[:_METRICS_MAX], *note]
-    # In turn: a narrow terminal has room for some of each.
+    # In turn: a narrow terminal has room for some of each, and runs are compared by metrics.
     in_turn = itertools.chain.from_iterable(
-        itertools.zip_longest(names_of.values(), chosen.metrics)
+        itertools.zip_longest(chosen.metrics, names_of.values())
     )
     by_importance = dict.fromkeys([*first, *(name for name in in_turn if name), *others])
     in_order = dict.fromkeys(

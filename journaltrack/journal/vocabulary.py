@@ -79,6 +79,8 @@ SYSTEM: Final = "system/"
 LOCAL_STAYS: Final = "a local metric stays in the journal: nothing of it is sent"
 """The reason of a local point's settlement. It is part of the journal's format."""
 
+EVENT_FILES: Final = "run/event_files"
+"""The parameter with the number of event files that ``journaltrack run`` found."""
 OUTPUT_LOG: Final = "output.log"
 """The output artifact with the end of what was printed; of other ranks ``output-rank1.log``."""
 OUTPUT_LOGS: Final = re.compile(r"output(?:-rank[0-9]+)?\.log")

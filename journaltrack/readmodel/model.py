@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournaltrackError, NothingMatchesError
 from journaltrack.journal.provenance import DIFF_NAME
-from journaltrack.journal.vocabulary import SYSTEM
+from journaltrack.journal.vocabulary import EVENT_FILES, SYSTEM
 from journaltrack.readmodel import expression
 from journaltrack.readmodel.run import (
     AXES,
@@ -393,23 +393,38 @@ class Telling(NamedTuple):
 def telling(runs: Sequence[Run], at_most: int) -> Telling:
     """Choose the parameters and metrics that tell most about runs, for columns of a list.
 
-    Parameters are those that differ; of one run, all. If there are more than ``at_most``, only
-    those count that at least half of the runs have: one run with a thousand metrics hides nothing.
-    Metrics of the system are never among them.
+    Parameters are those that differ; of one run, all. First come those with several values, then
+    those that some runs lack. If there are more than ``at_most``, only those count that at least
+    half of the runs have: one run with a thousand metrics hides nothing. Of metrics, a run that
+    would have none has its commonest one. Metrics of the system are never among them, nor is how
+    many event files `run` found.
 
     Args:
         runs: The runs of the list.
         at_most: How many of each.
     """
-    parameters = Counter(name for run in runs for name in run.parameters)
+    parameters = Counter(name for run in runs for name in run.parameters if name != EVENT_FILES)
     metrics = Counter(name for run in runs for name in run.metrics if not name.startswith(SYSTEM))
     differing = {
         name: having
         for name, having in parameters.items()
         if len(runs) == 1 or not _is_same(runs, name)
     }
-    of_parameters = _commonest(differing, len(runs), at_most)
+    varying = {
+        name: having
+        for name, having in differing.items()
+        if not _is_same([run for run in runs if name in run.parameters], name)
+    }
+    of_parameters = _commonest(varying, len(runs), at_most)
+    if len(of_parameters) < at_most:
+        others = {name: having for name, having in differing.items() if name not in varying}
+        more = at_most - len(of_parameters)
+        of_parameters += _commonest(others, len(runs), more, at_least_some=not of_parameters)
     of_metrics = _commonest(metrics, len(runs), at_most)
+    for run in runs:
+        own = [name for name in run.metrics if name in metrics]
+        if own and len(of_metrics) < at_most and not any(name in of_metrics for name in own):
+            of_metrics.append(min(own, key=lambda name: (-metrics[name], name)))
     left_out = len(differing) + len(metrics) - len(of_parameters) - len(of_metrics)
     return Telling(of_parameters, of_metrics, left_out)
 
@@ -470,11 +485,13 @@ def _beginnings(names: Sequence[str]) -> list[str]:
     return [name[:length] for name in names]
 
 
-def _commonest(having: Mapping[str, int], runs: int, at_most: int) -> list[str]:
+def _commonest(
+    having: Mapping[str, int], runs: int, at_most: int, *, at_least_some: bool = True
+) -> list[str]:
     names = sorted(having, key=lambda name: (-having[name], name))
     if len(names) > at_most:
         common = [name for name in names[:at_most] if 2 * having[name] >= runs]
-        return common or names[:at_most]
+        return common or (names[:at_most] if at_least_some else [])
     return names
 
 

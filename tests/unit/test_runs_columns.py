@@ -56,6 +56,20 @@ def test_runs_that_share_nothing_have_columns_too(tmp_path, monkeypatch):
     assert len(titles([tmp_path / "j"], monkeypatch)) == 4 + 8
 
 
+def test_runs_of_several_frameworks_show_a_metric_of_each(tmp_path, monkeypatch):
+    """Beside the parameters that vary, before those that only some have."""
+    trees = {f"a{n}": n for n in range(30)}
+    for place in range(3):
+        parameters = {"lr": place, "run/event_files": place, **trees}
+        recorded(tmp_path / "j", f"net-{place}", parameters=parameters, metrics=["val:loss"])
+    recorded(tmp_path / "j", "trees", metrics=["valid/auc", *(f"w{n}" for n in range(20))])
+    shown = titles([tmp_path / "j"], monkeypatch)[4:]
+    assert shown[-2:] == ["val:loss", "valid/auc"]
+    assert "lr" in shown
+    assert "run/event_files" not in shown
+    assert {"lr", "val:loss", "valid/auc"} <= set(titles([tmp_path / "j"], monkeypatch, width=80))
+
+
 def test_the_order_of_columns_is_that_of_their_names(tmp_path, monkeypatch):
     """First parameters, then metrics, then tags, whichever runs are shown."""
     recorded(tmp_path / "j", "one", parameters={"zeta": 1, "lr": 1}, metrics=["b", "a"])
