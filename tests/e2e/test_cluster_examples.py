@@ -222,7 +222,8 @@ def test_tasks_of_an_array_are_runs_of_their_own(cluster, monkeypatch):
 
 def test_ranks_of_several_nodes_are_one_run(cluster, monkeypatch):
     """Two ranks on each of two nodes: a journal and a process for each node, one run. A signal to
-    the script stops all ranks, and what all of them logged is mirrored.
+    the script stops all ranks, and what all of them logged is mirrored. Requeued on empty disks,
+    each rank goes on behind its last point, in whatever journal that is.
     """
     nodes = {"SLURM_JOB_NODELIST": "node1,node2", "SLURM_NNODES": "2", "RANKS": "2"}
     job = cluster.batch("slurm_torchrun.sh", STEPS="100000", **nodes)
@@ -239,6 +240,14 @@ def test_ranks_of_several_nodes_are_one_run(cluster, monkeypatch):
     assert {run for run, _, _ in found} == {"slurm-7"}
     assert {name for _, name, _ in found} == {f"rank-{rank}:loss" for rank in range(4)}
     assert cluster.mirrored() == len(logged)
+    for node in ("node1", "node2"):
+        (cluster.folder / node).rename(cluster.folder / f"wiped-{node}")
+    count = 1 + max(step for _, _, step in found)
+    job = cluster.batch("slurm_torchrun.sh", STEPS=str(count), SLURM_RESTART_COUNT="1", **nodes)
+    out, _ = job.communicate()
+    assert job.returncode == 0, out
+    expected = (steps("slurm-7", f"rank-{rank}:loss", count) for rank in range(4))
+    assert cluster.delivered(monkeypatch) == sum(expected, Counter())
 
 
 def test_a_side_car_mirrors_what_a_killed_container_left(cluster, monkeypatch):
