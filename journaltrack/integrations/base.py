@@ -20,6 +20,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
@@ -32,6 +33,7 @@ from journaltrack.errors import (
     described,
 )
 from journaltrack.tracking import shapes, sigterm, validation, writers
+from journaltrack.tracking.jobs import name_of_this_job
 from journaltrack.tracking.members import TrialComponentStatus
 from journaltrack.tracking.settings import is_success, name_for
 from journaltrack.tracking.sigterm import TerminatedError
@@ -138,6 +140,8 @@ class FrameworkRun:
         given = self._options.get("trial_component_name")
         resume = bool(self._options.get("resume"))
         base = self._options.pop("base_trial_component_name", None)
+        if given is None and base is None and not resume and name_of_this_job() is None:
+            base = script_name()
         name = name_for(given, base, resume=resume, display_name=self._options.get("display_name"))
         # A name of our own is nobody else's: whichever copy comes first makes the run.
         self._options.update(trial_component_name=name, resume=resume or given is None)
@@ -534,3 +538,14 @@ def _end_all() -> None:
             run.end_at_exit()
         except Exception:  # noqa: PERF203 - a few runs, once
             logger.exception("the end of %s could not be recorded", run.name)
+
+
+def script_name() -> str | None:
+    """Return the program's name, as the beginning of a run's; None in a notebook."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not isinstance(file, str):
+        return None
+    path = Path(file)
+    # `python -m package`
+    name = path.parent.name if path.stem == "__main__" else path.stem
+    return limits.suggested_name(name).lower()

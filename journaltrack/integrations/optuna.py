@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalError
-from journaltrack.integrations.base import FrameworkRun
+from journaltrack.integrations.base import FrameworkRun, script_name
 from journaltrack.integrations.loggers import Logs, is_rank_zero, prefixed, with_name
 from journaltrack.tracking import validation
 
@@ -177,8 +177,11 @@ class JournaltrackCallback(Logs):
         """Take the run that the study has, or tell it. Return whether it had one."""
         name = study.user_attrs.get(RUN)
         if not self._is_named and not self._run.is_made:
-            base = limits.suggested_name(study.study_name).lower()
             if name is None:
+                base = limits.suggested_name(study.study_name).lower()
+                # Optuna's own name of a study without one tells nothing.
+                if base.startswith("no-name-"):
+                    base = script_name() or "study"
                 options = {"base_trial_component_name": base, **self._options}
             else:
                 options = {**with_name(self._options, name), "resume": True}

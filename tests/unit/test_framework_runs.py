@@ -98,6 +98,22 @@ def test_a_run_without_a_name_keeps_the_one_it_got(offline):
     assert points(offline, "loss", first.name) == [(0, 1.0), (1, 0.5)]
 
 
+def test_a_run_without_a_name_is_called_after_the_script(monkeypatch):
+    """Outside of a job, whose name tells more; in a notebook there is no script."""
+    main = sys.modules["__main__"]
+    for file, begins in (
+        ("/x/Train_net.py", "train-net-2"),
+        ("/x/recipe/__main__.py", "recipe-2"),
+        (None, "trialcomponent-2"),
+    ):
+        monkeypatch.setattr(main, "__file__", file, raising=False)
+        assert FrameworkRun(None, {}).name.startswith(begins)
+    monkeypatch.setattr(main, "__file__", "/x/train.py", raising=False)
+    assert FrameworkRun(None, {"base_trial_component_name": "b"}).name.startswith("b-2")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert FrameworkRun(None, {}).name.startswith("slurm-4711-2")
+
+
 def test_a_copy_of_a_named_run_continues_it(run, offline):
     """Of a run that may not exist yet, a copy in another process takes the one that is there."""
     copy = pickle.loads(pickle.dumps(run))
@@ -490,9 +506,13 @@ def test_a_name_that_raises_ends_no_training(offline, run):
     """Parameters and metrics are left out one by one, whatever their names do."""
     with pytest.warns(JournaltrackWarning, match="_Odd"):
         run.log_parameters({_Odd(): 1, "lr": 0.1})
-    with pytest.warns(JournaltrackWarning, match="is not recorded"):
-        run.log_metrics({7: 1.0, "loss": 0.5}, 0)
+    with warnings.catch_warnings():
+        # It was told.
+        warnings.simplefilter("error")
+        run.log_metrics({_Odd(): 1.0, 7: 0.25, "loss": 0.5}, 0)
     assert offline.run("run").parameters == {"lr": 0.1}
+    assert points(offline, "loss") == [(0, 0.5)]
+    assert points(offline, "7") == [(0, 0.25)]
 
 
 def test_a_copy_for_another_process_has_no_session_and_does_not_deliver(offline):

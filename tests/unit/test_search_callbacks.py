@@ -522,6 +522,10 @@ def test_a_study_knows_what_to_resume(tmp_path, offline, monkeypatch):
         storage.engine.dispose()
     (name,) = offline.runs()
     assert name.startswith("bowl-")
+    study = optuna.create_study()
+    with StudyCallback(journal=tmp_path / "other", sync="off") as callback:
+        study.optimize(objective, 1, callbacks=[callback])
+    assert not callback.tracker.trial_component.trial_component_name.startswith("no-name-")
     assert sorted(values(offline, "state", name)) == [0, 1, 2, 3]
 
 
