@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from journaltrack.cli import common, output
@@ -9,6 +11,23 @@ from journaltrack.util.output import TAIL_BYTES, TAIL_BYTES_MAX
 
 EVERY_S = 10.0
 """The default of ``tracking.system``, which shell completion does not import."""
+
+
+class _Seconds(common.Number):
+    """Parse SECONDS, which may be left out: then COMMAND must not stand in its place."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the number, or say how to leave it out."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            hint = f"without SECONDS, put -- before the command: -- {value} ..."
+            self.fail(f"{error.message} {hint}", param, ctx)
 
 
 @click.command(
@@ -48,7 +67,7 @@ EVERY_S = 10.0
 @click.option(
     "--system-metrics",
     metavar="SECONDS",
-    type=common.Number(0),
+    type=_Seconds(0),
     is_flag=False,
     flag_value=EVERY_S,
     help="Record how busy machine, processes and GPUs are, every SECONDS (10).",

@@ -661,3 +661,10 @@ def test_the_shell_completes_commands_questions_and_options(line, offered):
     }
     done = CliRunner().invoke(main, [], env=environment, prog_name="journaltrack")
     assert [answer.removeprefix("plain,") for answer in done.output.splitlines()] == offered
+
+
+def test_a_command_in_place_of_seconds_is_told_where_to_stand():
+    """The value may be left out, so the next word is taken for it."""
+    done = CliRunner().invoke(main, ["run", "--system-metrics", "python", "t.py"])
+    assert done.exit_code == 2
+    assert "put -- before the command: -- python" in " ".join(done.output.split())
