@@ -181,13 +181,7 @@ def _copies_of(named: str, codes: list[ExitCode]) -> str:
             report_error(copied.problem, verbose=common.is_verbose())
             codes.append(exit_code_of(copied.problem))
         codes += [exit_code_of(r.problem) for r in copied.replicas if r.problem is not None]
-    made = [copied.folder for copied in found if copied.folder is not None]
-    if not made:
-        raise MirrorError(
-            f"the mirror at {folder} has no whole segment yet; nothing can be read from it",
-            hint="`journaltrack mirror JOURNAL FOLDER` writes one; wait until it is visible here",
-        )
-    return str(made[0].parent)
+    return str(copies.folder_of(found, folder))
 
 
 def arguments_and_journals(

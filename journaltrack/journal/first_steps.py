@@ -56,7 +56,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
     files.check_files(folder)
     if not create:
-        raise JournalNotFoundError(f"there is no journal at {folder}", hint=_where_else())
+        raise JournalNotFoundError(f"there is no journal at {folder}", hint=_where_else(folder))
     own = unusable(file)
     if own is not None:
         raise own
@@ -77,8 +77,13 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         ) from error
 
 
-def _where_else() -> str:
+def _where_else(folder: Path) -> str:
     """Return what to do where a journal is missing."""
+    if paths.is_mirror(folder):
+        return (
+            "it is a mirror: commands and journaltrack.runs() take it; other functions take a copy "
+            f"of it, which `journaltrack runs {folder} --columns journal` makes and names"
+        )
     from journaltrack.util import config  # noqa: PLC0415 - for this hint alone
 
     mirror = None

@@ -14,13 +14,13 @@ import contextlib
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from journaltrack.errors import EvidenceError, JournaltrackError
+from journaltrack.errors import EvidenceError, JournaltrackError, MirrorError
 from journaltrack.journal import first_steps
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import delivery, exchange, folders, segments, shared_files, silence
@@ -78,6 +78,25 @@ class Copied:
                 for uuid, place in each.halted.items()
             ]
         return found
+
+
+def folder_of(found: Iterable[Copied], mirror: Path) -> Path:
+    """Return the folder of a mirror's copies.
+
+    Args:
+        found: The copies, as of ``extended``.
+        mirror: The mirror's folder, for the error.
+
+    Raises:
+        MirrorError: There is none: no segment is whole yet.
+    """
+    for copied in found:
+        if copied.folder is not None:
+            return copied.folder.parent
+    raise MirrorError(
+        f"the mirror at {mirror} has no whole segment yet; nothing can be read from it",
+        hint="`journaltrack mirror JOURNAL FOLDER` writes one; wait until it is visible here",
+    )
 
 
 def extended(folder: Path, looked: set[str] | None = None) -> list[Copied]:

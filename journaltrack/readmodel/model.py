@@ -70,8 +70,8 @@ def runs(
     """List the runs of journals.
 
     Args:
-        journals: Journals, folders with journals in them, and bundles. None at all: the
-            configured journal.
+        journals: Journals, folders with journals in them, mirrors, and bundles. None at all: the
+            configured journal. Of a mirror, the copies of its journals are extended first.
         where: Only runs for which this holds: ``"lr < 0.1 and status = completed"``; see
             docs/runs.md.
         sort: A metric (its last value, or ``loss.min``, ``loss.max``), a parameter, a tag, or
@@ -86,13 +86,30 @@ def runs(
     Raises:
         InvalidInputError: ``where`` or ``sort`` can't be understood.
         NothingMatchesError: They name what no run has.
-        JournalError: No journal could be read.
+        JournalError: No journal could be read, or a mirror holds nothing yet.
     """
-    with open(each for each in journals if each is not None) as model:
+    problems: list[tuple[str, JournaltrackError]] = []
+    named = [_in_place(each, problems) for each in journals if each is not None]
+    with open(named) as model:
         model.refresh()
         if model.problems and len(model.problems) == len(model.sources):
             raise model.problems[0][1]
-        return model.runs(where=where, sort=sort, tags=tags, limit=limit)
+        found = model.runs(where=where, sort=sort, tags=tags, limit=limit)
+        return Runs(found, (*problems, *found.problems))
+
+
+def _in_place(journal: AnyPath, problems: list[tuple[str, JournaltrackError]]) -> AnyPath:
+    """Return a journal, or the folder of a mirror's copies in place of a mirror."""
+    folder = paths.expanded(journal)
+    if not paths.is_mirror(folder):
+        return journal
+    from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
+
+    found = copies.extended(folder)
+    for copied in found:
+        told = (copied.problem, *(replica.problem for replica in copied.replicas))
+        problems += [(str(folder), problem) for problem in told if problem is not None]
+    return copies.folder_of(found, folder)
 
 
 def open(  # noqa: A001 - read as read_model.open

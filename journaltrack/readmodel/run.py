@@ -70,6 +70,11 @@ class MetricSummary(NamedTuple):
     last_ns: int | None = None
     removed: int = 0
 
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """Return ``points``, by the name that it has in ``TrialComponent.metrics``."""
+        return self.points
+
     def best(self, goal: Goal) -> float | None:
         """Return the lowest or the highest finite value."""
         return self.min if goal == "min" else self.max

@@ -26,10 +26,13 @@ from journaltrack.errors import (
     InvalidInputError,
     JournalError,
     JournalNotFoundError,
+    MirrorError,
     NothingMatchesError,
 )
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.mirror import folders
+from journaltrack.mirror.ship import Shipper
 from journaltrack.readmodel import model as readmodel
 from journaltrack.readmodel.cache import BLOCK_POINTS, Cache
 from journaltrack.readmodel.model import labels
@@ -987,3 +990,19 @@ def test_comparing_tells_the_best_of_all_values(tmp_path):
     with open_model(tmp_path / "j") as model:
         compared = model.compare(model.find(["a", "b"]))
     assert (compared.metrics["loss"].best, compared.metrics["loss"].best_ever) == ((1,), (0,))
+
+
+def test_runs_takes_a_mirror_and_what_takes_one_journal_says_what_to_name(tmp_path):
+    """The copies of its journals are extended, as for the commands; a broken one is a problem."""
+    recorded(tmp_path / "j", [1.0, 2.0])
+    mirror = folders.opened(tmp_path / "mirror", create=True)
+    with pytest.raises(MirrorError, match="no whole segment"):
+        journaltrack.runs(mirror.path)
+    with closing(Shipper(tmp_path / "j", mirror)) as shipper:
+        shipper.ship()
+    (run,) = journaltrack.runs(mirror.path)
+    assert run.metrics["loss"].count == run.metrics["loss"].points == 2
+    for call in (journaltrack.status, journaltrack.audit):
+        with pytest.raises(JournalNotFoundError) as told:
+            call(mirror.path)
+        assert "it is a mirror" in told.value.hint
