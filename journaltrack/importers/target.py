@@ -43,6 +43,7 @@ from journaltrack.importers.source import (
     Tags,
 )
 from journaltrack.journal import vocabulary
+from journaltrack.tracking import shapes
 from journaltrack.tracking.run_log import RunLog
 from journaltrack.tracking.settings import settings_of
 from journaltrack.tracking.trial_component import TrialComponent
@@ -283,7 +284,8 @@ class Target(RunLog):
     def _parameters(self, values: Mapping[str, Any]) -> None:
         """Record parameters; if not all can be, those that can."""
         try:
-            self.log_parameters(values)
+            # Strict: the summary tells what is left out, and why.
+            self._append(*self._drafter.parameters(shapes.flattened(values), "/", strict=True))
         except (InvalidInputError, InvalidTypeError) as error:
             if len(values) == 1:
                 self._leave_out("parameter", error.message, next(iter(values)))
