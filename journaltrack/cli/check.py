@@ -153,7 +153,7 @@ def command(
     if anchors:
         journals.only("--anchor")
     run = common.Stoppable(Deadline())
-    compare = _comparison(run, repair=repair, to=journals.to, **asked) if remote else None
+    compare = _comparison(run, journals, repair=repair, **asked) if remote else None
     with common.stopping(run):
         return each(
             journals,
@@ -198,23 +198,24 @@ def _access(
 
 def _comparison(
     run: common.Stoppable,
+    journals: Journals,
     *,
     repair: bool,
     component: str | None,
     deep: bool,
     rate_per_s: float | None,
     config_file: str | None,
-    to: str | None,
     **aws: Any,  # noqa: ANN401 - as above
 ) -> Callable[[str | None], VerifyReport]:
     """Say how to compare a journal with SageMaker and S3."""
     from journaltrack.app.composition import run_verify  # noqa: PLC0415
     from journaltrack.util import paths  # noqa: PLC0415 - shell completion
+    from journaltrack.verification import shared_runs  # noqa: PLC0415
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     given = {**aws, "requests_per_s": rate_per_s}
     known, connection = common.reach(config_file, given, REQUESTS_PER_S)
-    connection = connection.to(None if to is None else known.destination(to))
+    connection = connection.to(None if journals.to is None else known.destination(journals.to))
     options = VerifyOptions(
         component,
         deep=deep,
@@ -222,6 +223,9 @@ def _comparison(
         timestamps=known.timestamps,
         anchor=known.anchor,
         anchor_prefix=known.prefix_of_anchors(),
+        shared=shared_runs.among(map(paths.journal_folder, journals.folders))
+        if len(journals.folders) > 1
+        else {},
     )
 
     def compare(journal: str | None) -> VerifyReport:

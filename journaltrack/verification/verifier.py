@@ -36,7 +36,7 @@ from journaltrack.reports.proof.check import anchor_problems
 from journaltrack.util import patterns
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool
-from journaltrack.verification import expected
+from journaltrack.verification import expected, shared_runs
 from journaltrack.verification.diff import (
     REPEATED,
     Claims,
@@ -155,6 +155,7 @@ class VerifyOptions:
             all components are verified.
         anchor_prefix: The prefix of a journal's first anchor, see ``anchors.make``.
         names: Verify only components of these names; None for all that the pattern matches.
+        shared: Runs that other journals have, too: what those delivered is no difference.
     """
 
     component: str | None = None
@@ -164,6 +165,7 @@ class VerifyOptions:
     anchor: str = "artifacts"
     anchor_prefix: str | None = ""
     names: frozenset[str] | None = None
+    shared: shared_runs.Shared = field(default_factory=dict)
 
     def of(self, names: frozenset[str]) -> VerifyOptions:
         """Return the same options for these components."""
@@ -389,7 +391,7 @@ class Verifier:
     def _groups(self, rows: Sequence[ComponentRow]) -> Iterator[list[Claims]]:
         for start in range(0, len(rows), _GROUP_COMPONENTS):
             group = rows[start : start + _GROUP_COMPONENTS]
-            found = expected.read(self._journal, group, self._remote.can.note_tag)
+            found = self._read(group)
             self._report.unverified += len(group) - len(found)
             if found:
                 yield found
@@ -511,8 +513,12 @@ class Verifier:
 
     def _again(self, claims: Claims) -> Claims:
         rows = [row for row in self._journal.components() if row.id == claims.component_id]
-        found = expected.read(self._journal, rows, self._remote.can.note_tag)
-        return next(iter(found), claims)
+        return next(iter(self._read(rows)), claims)
+
+    def _read(self, rows: Sequence[ComponentRow]) -> list[Claims]:
+        note_tag = self._remote.can.note_tag
+        found = expected.read(self._journal, rows, note_tag)
+        return shared_runs.completed(found, self._journal, self._options.shared, note_tag)
 
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
         if claims.group is not None:

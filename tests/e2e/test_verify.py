@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from datetime import datetime, timezone
 
 import pytest
 from click.testing import CliRunner
@@ -476,6 +477,23 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     assert run().exit_code == 5
+
+
+def test_a_run_of_two_nodes_is_well_and_nothing_of_it_is_sent_again(tmp_path, aws):
+    """Both journals name times of their own for one run. Checked together, either is well, and a
+    repair has nothing to send.
+    """
+    nodes = [str(tmp_path / name) for name in ("one", "two")]
+    for number, node in enumerate(nodes):
+        with Tracker.create(
+            trial_component_name="run", journal=node, sync="off", resume=True
+        ) as run:
+            run.trial_component.start_time = datetime(2026, 11, 27, number, tzinfo=timezone.utc)
+        sync(node, aws)
+    aws_options = ["--region", "us-east-1", "--endpoint-url", aws.endpoint_url]
+    done = CliRunner().invoke(main, ["check", "--remote", "--repair", *nodes, *aws_options])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("repair: 0 entries made pending again, 0 sent") == 2
 
 
 def test_it_takes_its_time(delivered, aws):

@@ -5,6 +5,7 @@ costs, and what a repair may reopen.
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime, timezone
 
 import pytest
 
@@ -18,7 +19,7 @@ from journaltrack.replay.evidence import outcomes
 from journaltrack.replay.plan.pending import read_states
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.util.deadline import Deadline
-from journaltrack.verification import diff, repair
+from journaltrack.verification import diff, repair, shared_runs
 from journaltrack.verification.diff import Difference
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 
@@ -246,6 +247,31 @@ def test_two_repairs_at_once_send_nothing_twice(folder):
         assert reopened == expected
         deliver(folder, remote)
     assert sorted(point.step for point in remote.components["a"].points) == list(range(12))
+
+
+def test_what_another_journal_of_the_run_delivered_is_no_difference(tmp_path):
+    """Two nodes log into one run, each into a journal of its own: SageMaker has one start, one end
+    and one value of each parameter. That of either is well; that of a stranger is different.
+    """
+    remote, nodes = MemoryRemote(), [tmp_path / "one", tmp_path / "two"]
+    # They overlap, so neither is a later run.
+    with contextlib.ExitStack() as stack:
+        for number, node in enumerate(nodes):
+            run = stack.enter_context(
+                Tracker.create(trial_component_name="run", journal=node, sync="off", resume=True)
+            )
+            run.trial_component.start_time = datetime(2026, 11, 27, number, tzinfo=timezone.utc)
+            run.log_parameters({"node": number, "lr": 0.1})
+    for node in nodes:
+        deliver(node, remote)
+    alone = verify(nodes[0], remote).differences
+    assert {d.name for d in alone if d.kind == "different"} >= {"start", "node"}
+    shared = shared_runs.among([*nodes, tmp_path / "none"])
+    for node in nodes:
+        assert verify(node, remote, shared=shared).verified
+    remote.components["run"].parameters["node"] = 7.0
+    (found,) = [d for d in verify(nodes[0], remote, shared=shared).differences if d.name == "node"]
+    assert found.kind == "different"
 
 
 def test_what_is_not_repairable_is_not_reopened(folder):
