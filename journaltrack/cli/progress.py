@@ -24,6 +24,8 @@ BYTES: Final = "bytes"
 _LABEL_CHARS_MIN: Final = 12
 _BESIDE_CHARS: Final = 55
 """Columns that the amounts, the speed and the time left take beside the bar."""
+_TELLING: Final = 10
+"""Ours: entries, or bytes, from which the speed tells how long it takes."""
 _BAR_EVERY_S: Final = 0.05
 """Seconds between drawings: drawing a bar costs more than copying what it shows."""
 
@@ -138,14 +140,17 @@ class ProgressView:
         elif now - self._told >= EVERY_S:
             self._told = now
             with output.holding(None):
-                output.say(line(self._label, progress.done, total, rate, self._unit), err=True)
+                # One request tells nothing of the speed.
+                speed = rate if progress.done - self._before >= _TELLING else 0
+                output.say(line(self._label, progress.done, total, speed, self._unit), err=True)
 
 
 def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:
-    """Return progress as one line: how much, how fast, how long still."""
+    """Return progress as one line: how much, how fast, how long still; 0/s: not known yet."""
     left = f", about {duration((total - settled) / rate)} left" if rate > 0 else ""
     how_much = f"{settled} of {total} {unit}"
     how_fast = f"{rate:.0f}"
     if unit == BYTES:
         how_much, how_fast = f"{output.size(settled)} of {output.size(total)}", output.size(rate)
-    return f"{label}: {how_much} ({100 * settled // max(total, 1)} %), {how_fast}/s{left}"
+    told = f", {how_fast}/s{left}" if rate > 0 else ""
+    return f"{label}: {how_much} ({100 * settled // max(total, 1)} %){told}"

@@ -30,6 +30,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.pass_report import Progress
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.transfer.bundle.layout import Layout
 from journaltrack.util.paths import file_bytes_max
@@ -388,6 +389,18 @@ def test_a_bundle_of_the_first_writer_is_opened(tmp_path):
     remote = MemoryRemote()
     with closing(Journal.open(made)) as own:
         assert Reconciler(own, remote).run().pending == 0
+
+
+def test_progress_after_one_entry_promises_nothing(capsys):
+    """One request tells nothing of the speed: it said how many minutes were left."""
+    ticks = iter((0.0, 6.0, 12.0))
+    view = ProgressView("sync", monotonic=lambda: next(ticks))
+    view._before = 0
+    for done in (1, 20):
+        view(Progress(done, 100))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "sync: 1 of 100 entries (1 %)"
+    assert second == "sync: 20 of 100 entries (20 %), 2/s, about 48 s left"
 
 
 def test_progress_in_bytes_says_how_much_and_how_long():
