@@ -16,6 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from journaltrack.errors import (
+    DEADLINE_OVER,
     NOT_ALLOWED,
     ComponentMissingError,
     RemoteError,
@@ -109,6 +110,10 @@ class Course:
         ):
             self._succeeded = True
             return
+        if verdict.passing is not None and verdict.passing.code == DEADLINE_OVER:
+            # The time was over, which tells nothing of the remote.
+            self._report.out_of_time = True
+            verdict = verdict._replace(passing=None)
         turn = turn_of(action)
         if verdict.block:
             self._block(action, turn)

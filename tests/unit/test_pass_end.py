@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.plan import pending
@@ -34,6 +34,16 @@ def test_three_failures_in_a_row_end_a_pass(journal):
     report = Reconciler(journal, remote, options=Options(concurrency=1)).run()
     assert report.halted is not None
     assert 3 <= len(remote.asked) <= 6
+    assert (report.pending, report.quarantined, report.in_doubt) == (3 * RUNS, 0, 0)
+
+
+def test_requests_whose_turn_did_not_come_in_time_are_no_failures(journal):
+    """A watcher with a rate limit that is stopped does not take that for an outage."""
+    late = RemoteError("over", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+    remote = FailingRemote()
+    remote.failures["create"] += [late] * RUNS
+    report = Reconciler(journal, remote, options=Options(concurrency=1)).run()
+    assert (report.problem, report.out_of_time) == (None, True)
     assert (report.pending, report.quarantined, report.in_doubt) == (3 * RUNS, 0, 0)
 
 
