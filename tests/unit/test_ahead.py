@@ -16,7 +16,10 @@ from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.vocabulary import BlobRef
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.transfer.bundle.arrival import bring
+from journaltrack.transfer.bundle.pack import bundle
 from journaltrack.transfer.merge import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
 from journaltrack.verification.verifier import compare_with_anchors
 from tests.copies import read
 from tests.failing_remote import FailingRemote, passing
@@ -171,6 +174,30 @@ def test_a_copy_that_heard_of_the_other_goes_on(restored, remote):
     record(folder, 11)
     with pytest.raises(JournalBehindError):
         sync(folder, remote)
+
+
+def test_a_copy_without_news_of_its_own_locks_the_original_out_of_nothing(restored, remote):
+    """A bundle of all that was delivered, a later one, and receipts make no anchor where they
+    arrive, since nothing is sent there: the original goes on, and its check is well.
+    """
+    folder, _ = restored
+    for number in (3, 4):
+        made = folder.parent / f"{number}.bundle"
+        bundle(folder, to=made)
+        arrived = bring(made, into=folder.parent / "bundles").folder
+        before = set(remote.stored)
+        assert sync(arrived, remote).requests == 0
+        assert set(remote.stored) == before
+        record(folder, number)
+        sync(folder, remote)
+        assert number in remote.points()
+    export_receipts(folder, to=folder.parent / "receipts")
+    import_receipts(folder.parent / "receipts", arrived)
+    before = set(remote.stored)
+    sync(arrived, remote)
+    assert set(remote.stored) == before
+    with closing(Journal.open(folder, create=False, read_only=True)) as journal:
+        assert compare_with_anchors(journal, remote).problems == ()
 
 
 def test_two_copies_that_went_on_apart_do_not_both_send(restored, remote):

@@ -34,6 +34,7 @@ from journaltrack.errors import (
     UnexpectedError,
 )
 from journaltrack.journal.groups import IS_RUN
+from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.plan.actions import Fields
 from journaltrack.replay.remote import Answer, Document
@@ -100,6 +101,14 @@ _HEADS: Final[dict[Kind, str]] = {
 _ATTEMPTS: Final = (
     "SELECT outcome, finished_at_ns FROM receipt WHERE component_id IS NULL AND action = ? "
     "AND finished_at_ns IS NOT NULL ORDER BY id DESC LIMIT ?"
+)
+_NEWS: Final = (
+    "SELECT 1 FROM attestation a JOIN writer w ON w.id = a.writer_id "
+    "LEFT JOIN receipt r ON r.id = a.receipt_id "
+    "WHERE a.id > ? AND coalesce(r.action, '') NOT IN (?, ?) AND NOT EXISTS "
+    "(SELECT 1 FROM json_each(?) t WHERE json_extract(t.value, '$[0]') = w.uuid "
+    "AND a.writer_seq BETWEEN json_extract(t.value, '$[1]') AND json_extract(t.value, '$[2]')) "
+    "LIMIT 1"
 )
 _SOUND: Final = "typeof(bucket) = 'text' AND typeof(prefix) = 'text' AND typeof(uri) = 'text'"
 _HOST: Final = (
@@ -355,7 +364,7 @@ def _name_it(
         "(SELECT 1 FROM entry e WHERE e.component_id = c.id AND e.seq > ?)",
         (before.seq if before else 0,),
     )
-    taken = 0
+    count = 0
     for component_id, name in rows:
         (receipt_id,) = settlement.begin([Intent(ACTION, component_id, ())])
         fields = Fields(parameters={PARAMETER: value})
@@ -371,8 +380,8 @@ def _name_it(
             more={"named": value},
         )
         settlement.finish([done])
-        taken += 1
-    return taken
+        count += 1
+    return count
 
 
 def places(
@@ -442,16 +451,22 @@ def bucket_used(recorded: str, actual: str) -> str | None:
 
 
 def _is_new(database: Database, before: Anchor | None) -> bool:
-    """Return whether more than the last anchor itself is new."""
+    """Return whether more is new than the last anchor itself and what was taken over.
+
+    The copy that attested what was taken over does not know that this one took it. An anchor of
+    it would say that this copy was delivered further.
+    """
     if before is None:
         return bool(database.read("SELECT 1 FROM entry LIMIT 1"))
     if database.read("SELECT 1 FROM entry WHERE seq > ? LIMIT 1", (before.seq,)):
         return True
-    joined = "FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id"
-    newer = database.read(
-        f"SELECT r.action {joined} WHERE a.id > ? LIMIT 1000", (before.attestation,)
-    )
-    return any(action != ACTION for (action,) in newer)
+    places = [
+        (uuid, *interval)
+        for each in taken.all_of(database)
+        for uuid, intervals in each.places.items()
+        for interval in intervals
+    ]
+    return bool(database.read(_NEWS, (before.attestation, ACTION, taken.TAKEN, json.dumps(places))))
 
 
 def _document(
