@@ -17,6 +17,7 @@ import subprocess
 import threading
 import urllib.request
 from contextlib import closing
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -33,8 +34,8 @@ KEYS = {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 """The server's, not ours."""
-OF_A_SERVER = ["test_faults.py", "test_offline_docs.py", "test_server.py", "test_store.py"]
-collect_ignore = [] if COMMAND else OF_A_SERVER
+# `make test-mlflow` names the command; elsewhere MLflow is not installed.
+collect_ignore = [] if COMMAND else [each.name for each in Path(__file__).parent.glob("test_*.py")]
 
 
 class Relay:
