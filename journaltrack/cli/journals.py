@@ -171,10 +171,14 @@ def _copies_of(named: str, codes: list[ExitCode]) -> str:
     from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     folder = paths.expanded(named)
-    from journaltrack.mirror import copies  # noqa: PLC0415 - few name one
+    from journaltrack.mirror import copies, folders, silence  # noqa: PLC0415 - few name one
 
     found = copies.extended(folder)
     for copied in found:
+        if copied.folder is not None:
+            # For the state of runs. Who may not write there, or is not alone, does without.
+            with contextlib.suppress(JournaltrackError):
+                silence.looked(copied.folder, folders.opened(folder), copied.journal_id)
         for note in copied.notes:
             output.problem("note", f"{output.clean(named)}: {note}")
         if copied.problem is not None:

@@ -122,15 +122,20 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
         if silent_s is None:
             seen.life, silent_s = Since.now(token), 0.0
         at_ns, every_s = promise
+        is_first = seen.beat is None
         if seen.beat is None or seen.beat.of != digest:
-            seen.beat = Since(digest, "", 0.0) if seen.beat is None else Since.now(digest)
+            seen.beat = Since(digest, "", 0.0) if is_first else Since.now(digest)
         seen.every_s = every_s
         if every_s is not None:
             # Who can't write there may have lost touch with it.
             with shared_files.explained(place, "written"):
                 now_ns = now_ns or shared_files.now_ns(place, mirror.path)
             if kind is None or kind in _SERVERS_TIME:
-                silent_s = max(silent_s, _age_s(file, now_ns))
+                age_s = _age_s(file, now_ns)
+                silent_s = max(silent_s, age_s)
+                if is_first:
+                    now = Since.now(digest)
+                    seen.beat = now._replace(at_s=now.at_s - age_s)
         found.append(Life(name, at_ns, every_s, silent_s))
     return found
 
@@ -138,8 +143,9 @@ def look(mirror: Mirror, journal_id: str, state: State) -> list[Life]:
 def living(copy: Path) -> set[str]:
     """Return the processes (their uuids) on nodes that live, as far as a copy knows.
 
-    Of such a node this machine has seen a new heartbeat, and the next ones are not overdue. Whoever
-    delivers looks for them (``look``); without that, none is known to live. Nothing is written, and
+    Of such a node this machine has seen a new heartbeat, or one that is new by the server's time,
+    and the next ones are not overdue. Whoever delivers or reads the mirror looks for them
+    (``look``); without that, none is known to live. Nothing is written, and
     the mirror is not asked.
     """
     found: set[str] = set()

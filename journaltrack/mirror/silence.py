@@ -115,12 +115,7 @@ def settle(
         JournalError: The copy or the mirror can't be read or written.
     """
     with closing(Journal.open(copy, create=False, read_only=True)) as journal:
-        with exchange.alone(copy, wait_s=_WAIT_S):
-            state = exchange.load(copy, mirror.id)
-            before = {name: seen.life for name, seen in state.seen.items()}
-            lives = heartbeat.look(mirror, journal.journal_id, state)
-            if {name: seen.life for name, seen in state.seen.items()} != before:
-                exchange.save(copy, mirror.id, state)
+        state, lives = looked(copy, mirror, journal.journal_id, wait_s=_WAIT_S)
         nodes = _Nodes(lives, after_s, waiting)
         if not _due(journal, state, nodes):
             return Settled()
@@ -150,6 +145,24 @@ def settle(
         # Who delivers the journal records it.
         logger.debug("%s", error.message)
     return done
+
+
+def looked(
+    copy: Path, mirror: Mirror, journal_id: str, *, wait_s: float = 0.0
+) -> tuple[State, list[Life]]:
+    """Look which nodes of a journal live, and note that in a copy of it.
+
+    Raises:
+        LeaseHeldError: Another process mirrors the copy for so long.
+        JournalError: The copy can't be written, or the mirror not be read.
+    """
+    with exchange.alone(copy, wait_s=wait_s):
+        state = exchange.load(copy, mirror.id)
+        before = {name: seen.life for name, seen in state.seen.items()}
+        lives = heartbeat.look(mirror, journal_id, state)
+        if {name: seen.life for name, seen in state.seen.items()} != before:
+            exchange.save(copy, mirror.id, state)
+    return state, lives
 
 
 class _Nodes:

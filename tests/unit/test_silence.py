@@ -8,10 +8,13 @@ import shutil
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from journaltrack import Tracker, runs
+from journaltrack.cli import main
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.mirror import copies, delivery, exchange, folders, heartbeat
@@ -128,6 +131,8 @@ def test_a_run_on_a_node_that_lives_is_running(tmp_path, monkeypatch):
 
     node.log(*points(1))
     node.ship()
+    (file,) = node.mirror.path.rglob(heartbeat.FILE)
+    os.utime(file, (time.time() - 91, time.time() - 91))
     assert settled(node.mirror) == ([], [])
     assert settled(node.mirror) == ([], [])
     assert state() == ["unknown"]
@@ -146,6 +151,21 @@ def test_a_run_on_a_node_that_lives_is_running(tmp_path, monkeypatch):
     node.ship(every_s=None)
     assert settled(node.mirror) == ([], [])
     assert state() == ["unknown"]
+
+
+@pytest.mark.parametrize(("kind", "status"), [(None, "running"), ("lustre", "unknown")])
+def test_who_reads_a_mirror_sees_that_a_run_is_running(tmp_path, monkeypatch, kind, status):
+    """Nobody delivers. A heartbeat that is new by the file server's time shows it at once; by a
+    client's time it does not.
+    """
+    node = Node(tmp_path)
+    shared = {node.mirror.path: kind}
+    monkeypatch.setattr(paths, "network_file_system", lambda path: shared.get(Path(path)))
+    monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path / "login"))
+    node.log(*points(1))
+    node.ship()
+    done = CliRunner().invoke(main, ["runs", str(node.mirror.path), "--json"])
+    assert [run["status"] for run in json.loads(done.stdout)] == [status]
 
 
 @pytest.mark.parametrize("skew_ns", [0, HOUR_NS, -HOUR_NS])
