@@ -41,6 +41,14 @@ _PERHAPS_SENT: Final = (
     "it may have been sent: the record of its delivery may have been on a page that is lost"
 )
 _SENT: Final = f"e.stream = 'metric' AND e.kind <> '{LOCAL}'"
+# A request leaves only after its receipt is there; what came from a copy has a delivery.
+_TRIED: Final = (
+    "e.component_id IN (SELECT component_id FROM receipt WHERE action = 'metrics' UNION "
+    "SELECT c.component_id FROM delivery d JOIN entry c ON c.seq = d.seq "
+    "WHERE d.outcome = 'delivered')"
+)
+_RECORDS: Final = ("receipt", "delivery", "attestation")
+"""The tables that say what was sent."""
 _DIGEST_BYTES: Final = 32
 _BATCH: Final = 10_000
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
@@ -116,8 +124,10 @@ def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
             generation = _copy(connection, pages.rows(), found)
             found.pages, found.damaged = pages.count, pages.damaged
             _refuse_nothing(folder, found)
-            whole = not pages.damaged and _is_whole(folder / paths.DATABASE)
-            _complete(connection, found, generation, now_ns, whole=whole)
+            database = folder / paths.DATABASE
+            whole = not pages.damaged and _is_whole(database)
+            recorded = whole or all(_is_whole(database, table) for table in _RECORDS)
+            _complete(connection, found, generation, now_ns, whole=whole, recorded=recorded)
             connection.execute("COMMIT")
         paths.fsync(target)
         paths.fsync(target.parent)
@@ -265,8 +275,12 @@ def _complete(
     now_ns: int,
     *,
     whole: bool,
+    recorded: bool,
 ) -> None:
-    """Name nameless components, settle what may be sent, derive the rest again."""
+    """Name nameless components, settle what may be sent, derive the rest again.
+
+    ``recorded``: the tables of requests are whole, so a component without one was never sent.
+    """
     execute = connection.execute
     settled: list[Settled] = []
     execute(
@@ -290,7 +304,8 @@ def _complete(
         settled.append(
             Settled("delivered", None, as_intervals(_settle_by_receipts(connection, now_ns)))
         )
-        in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, _SENT)
+        perhaps = f"{_SENT} AND {_TRIED}" if recorded else _SENT
+        in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, perhaps)
         found.in_doubt = len(in_doubt)
         settled.append(Settled("in doubt", _PERHAPS_SENT, as_intervals(in_doubt)))
         # Settle what could not be settled above: no receipt is in flight any more.
@@ -402,12 +417,17 @@ def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int
     return settled
 
 
-def _is_whole(database: Path) -> bool:
-    """Return whether SQLite finds nothing wrong with the original, opened read-only."""
+def _is_whole(database: Path, table: str = "1") -> bool:
+    """Return whether SQLite finds nothing wrong with the original, opened read-only.
+
+    With a table: with that table and its indexes.
+    """
     try:
         with closing(
             sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro", uri=True)
         ) as connection:
-            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
-    except sqlite3.Error:
+            found = connection.execute(f"PRAGMA integrity_check({table})").fetchone()
+            return bool(found == ("ok",))
+    # SQLite's complaint may quote a damaged name.
+    except (sqlite3.Error, UnicodeDecodeError):
         return False

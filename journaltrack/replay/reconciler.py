@@ -336,6 +336,8 @@ class Reconciler:
         return self._report
 
     def _pass(self) -> None:
+        # A journal that is refused stays as it is: the lease would be the first thing written.
+        queries.read_through(self._journal.database)
         lease = self._acquired()
         if lease is None:
             self._report.pending = queries.pending_count(self._journal.database)

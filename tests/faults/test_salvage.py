@@ -466,3 +466,65 @@ def damaged_anywhere(folder, target):
     with (folder / "journal.db").open("ab") as file:
         file.write(b"\x7f" * 4096)
     return salvage(folder, target, now_ns=1)
+
+
+def undelivered(folder):
+    """A journal of 2,000 points that nothing delivered, with noise in the middle of them."""
+    journal = Journal.open(folder)
+    component = journal.component("run")
+    journal.append(component, [vocabulary.create(owner="me")])
+    journal.append(component, [vocabulary.metric("m", float(n), n, 1) for n in range(2_000)])
+    journal.close()
+    with (folder / "journal.db").open("r+b") as file:
+        file.seek((folder / "journal.db").stat().st_size // 2 // 4096 * 4096)
+        file.write(random.Random(1).randbytes(4096))
+
+
+def files_of(folder):
+    """Every file's name and bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_refused_pass_changes_nothing(tmp_path):
+    """Not even the lease: all that is pending is read before."""
+    undelivered(tmp_path / "j")
+    before = files_of(tmp_path / "j")
+    remote = MemoryRemote()
+    journal = Journal.open(tmp_path / "j", create=False)
+    with pytest.raises(JournalCorruptError):
+        Reconciler(journal, remote, options=Options()).run()
+    journal.close()
+    assert files_of(tmp_path / "j") == before
+    found = salvage(tmp_path / "j", tmp_path / "new.db", now_ns=1)
+    assert (found.in_doubt, remote.components) == (0, {})
+
+
+@pytest.mark.parametrize("torn", ["entry", "receipt", "delivery", "attestation"])
+def test_a_component_that_no_request_names_was_never_sent(tmp_path, torn):
+    """A pass began, and one component was delivered; nothing of the other was tried. It stays
+    pending as long as the record of requests is whole.
+    """
+    fill(tmp_path / "j")
+    journal = Journal.open(tmp_path / "j")
+    late = journal.component("late")
+    journal.append(late, [vocabulary.create(owner="me")])
+    journal.append(late, [vocabulary.metric("m", float(n), n, 1) for n in range(50)])
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (torn,)
+        ).fetchone()
+    with (tmp_path / "j" / "journal.db").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(random.Random(1).randbytes(4096))
+    salvage(tmp_path / "j", tmp_path / "new.db", now_ns=1)
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        in_doubt = Counter(
+            name
+            for (name,) in connection.execute(
+                "SELECT c.name FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c "
+                "ON c.id = e.component_id WHERE d.outcome = 'in doubt'"
+            )
+        )
+    assert in_doubt["run"] > 0
+    assert (in_doubt["late"] == 0) == (torn == "entry")
