@@ -32,7 +32,6 @@ _OF_REMOTE: Final = {
     "component": "--component",
     "deep": "--deep",
     "rate_per_s": "--rate",
-    "config_file": "--config",
     "profile": "--profile",
     "region": "--region",
     "endpoint_url": "--endpoint-url",
@@ -150,6 +149,8 @@ def command(
         common.refuse_without(
             "--remote", {option: asked[name] for name, option in _OF_REMOTE.items()}
         )
+        if journals.to is None:
+            common.refuse_without("--remote or --to", {"--config": asked["config_file"]})
     if anchors:
         journals.only("--anchor")
     run = common.Stoppable(Deadline())

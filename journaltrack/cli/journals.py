@@ -39,6 +39,8 @@ class Journals:
         """Of what can't be taken from a mirror."""
         self.to: str | None = None
         """The destination whose deliveries are asked for; None: SageMaker."""
+        self.config_file: str | None = None
+        """The configuration that names the destination; None: the usual one."""
 
     @functools.cached_property
     def named(self) -> tuple[str, ...]:
@@ -82,7 +84,11 @@ class Journals:
     def _places(self) -> tuple[str | None, ...]:
         from journaltrack.util import config, paths  # noqa: PLC0415 - as above
 
-        wanted = None if self.to is None else config.current().destination(self.to)
+        if self.to is None:
+            return tuple(self._found)
+        file = self.config_file
+        known = config.current() if file is None else config.load(file).configuration
+        wanted = known.destination(self.to)
         if wanted is None:
             return tuple(self._found)
         from journaltrack.journal import destinations  # noqa: PLC0415 - few ask for one
@@ -241,19 +247,41 @@ def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def of_destination(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--to NAME``: the journals are then the copies for that destination."""
+    """Add ``--to NAME``: the journals are then the copies for that destination.
+
+    Also add ``--config FILE``, which may name it, unless the command has that.
+    """
+    has_config = any(
+        each.name == "config_file" for each in getattr(command, "__click_params__", ())
+    )
 
     @functools.wraps(command)
     def converted(*args: Any, to: str | None, journals: Journals, **others: Any) -> Any:  # noqa: ANN401
         """Call the command with the copies."""
         journals.to = to
+        if has_config:
+            journals.config_file = others["config_file"]
+        else:
+            journals.config_file = others.pop("config_file")
+            if to is None:
+                common.refuse_without("--to", {"--config": journals.config_file})
         return command(*args, journals=journals, **others)
 
-    return click.option(
+    option = click.option(
         "--to",
         metavar="NAME",
         help="Of this destination ([destinations.NAME], or an address) instead of SageMaker.",
-    )(converted)
+    )
+    return option(converted if has_config else _config_of_destination(converted))
+
+
+_config_of_destination = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="With --to: the configuration (TOML) that names the destination.",
+)
 
 
 def each(

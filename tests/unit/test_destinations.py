@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import sqlite3
@@ -661,3 +662,29 @@ def test_overrides_carry_destinations_to_another_process(tmp_path):
     again = config.load("/dev/null", environ={}, overrides=carried).configuration
     assert again == known
     assert [each.name for each in again.targets] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["check", "check --remote", "status", "audit", "audit entries", "audit entry 1", "retry"],
+)
+def test_a_destination_of_a_named_configuration_is_found_by_every_question(
+    tmp_path, lab, monkeypatch, question
+):
+    """What was synced with ``--config`` can be asked for with it."""
+    file = os.environ["JOURNALTRACK_CONFIG"]
+    monkeypatch.delenv("JOURNALTRACK_CONFIG")
+    journal = tracked(tmp_path, steps=1)
+    named = ("--to", "lab", "--config", file)
+    assert command("sync", journal, *named)[0] == ExitCode.OK
+    code, printed = command(*question.split(), journal, *named)
+    assert code == ExitCode.OK, printed
+    code, printed = command(*question.split(), journal, "--to", "lab")
+    assert (code, "no destination" in printed) == (ExitCode.USAGE, True), printed
+
+
+def test_a_configuration_that_names_no_destination_is_refused_where_it_has_no_effect(tmp_path):
+    """``--config`` of a question is for its ``--to``."""
+    for question in ("status", "check"):
+        code, printed = command(question, tmp_path, "--config", tmp_path / "two.toml")
+        assert (code, "--to" in printed) == (ExitCode.USAGE, True), printed
