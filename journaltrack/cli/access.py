@@ -8,7 +8,7 @@ import click
 
 from journaltrack import limits
 from journaltrack.cli import common, output, tables
-from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error
+from journaltrack.cli.exit_codes import ExitCode, exit_code_of, report_error, worst
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def check_access(
 
 
 def _code(found: Access) -> ExitCode:
-    if found.error is not None:
-        return exit_code_of(found.error)
-    return ExitCode.OK if found.suffices else ExitCode.HALTED
+    codes = [ExitCode.HALTED] if found.is_refused else []
+    codes += [] if found.error is None else [exit_code_of(found.error)]
+    return worst(codes)
 
 
 def _print(found: Access) -> None:

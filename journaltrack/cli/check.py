@@ -135,7 +135,7 @@ def command(
     With --access, try the credentials instead: who they are, the region, the bucket, the clock, and
     each permission that a request without effect can show. With a JOURNAL, only what a sync of it
     needs now. The exit code is 0 if nothing speaks against a sync, 5 if a permission, the bucket or
-    the clock does, and 6 without an answer.
+    the clock does, and 6 if something could not be tried for want of an answer.
     """
     if not access:
         common.refuse_without("--access", {"--bucket": bucket})

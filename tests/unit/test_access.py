@@ -289,6 +289,21 @@ def test_a_service_in_trouble_proves_nothing(aws):
     assert known["artifacts", "s3:PutObject"] == "allowed"
 
 
+def test_a_stand_in_that_fails_at_one_action_hides_no_other(aws):
+    """A 500 that is no answer of the service's: the rest is tried, and what is denied decides the
+    exit code.
+    """
+    for operation in ("HeadBucket", "UploadPart"):
+        aws.fail(operation, Instead(500, b"Internal Server Error"), times=9)
+    aws.fail("GetObject", DENIED["s3"], times=1)
+    code, found = access("--bucket", "mine")
+    known = states(found)
+    assert known["artifacts", "s3:PutObject"] == "unknown"
+    assert known["artifacts", "s3:GetObject"] == "denied"
+    assert (code, found["suffices"]) == (5, False)
+    assert "not the service's answer" in found["error"]["message"]
+
+
 def test_lineage_is_tried_without_making_any(aws):
     """Reading artifacts and joining two things that do not exist show both permissions; the
     third has no request without effect.

@@ -158,12 +158,16 @@ class Access:
 
     @property
     def suffices(self) -> bool:
-        """Return whether nothing was found that a sync would fail for."""
+        """Return whether everything could be tried, and nothing speaks against a sync."""
+        return self.error is None and not self.is_refused
+
+    @property
+    def is_refused(self) -> bool:
+        """Return whether a permission, the clock or the bucket speaks against a sync."""
         return (
-            self.error is None
-            and not any(each.state in {"denied", "refused"} for each in self.permissions)
-            and not self.is_clock_wrong
-            and not (self.bucket is not None and self.bucket.is_needed)
+            any(each.state in {"denied", "refused"} for each in self.permissions)
+            or self.is_clock_wrong
+            or (self.bucket is not None and self.bucket.is_needed)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -295,7 +299,7 @@ class Examination:
         ):
             return Permission(feature, action, "allowed")
         failure = classified(error)
-        if failure.everywhere or failure.unreachable:
+        if self._is_the_end(failure, error):
             raise failure from error
         if failure.kind is ErrorKind.TRANSIENT:
             # The others may be told even so.
@@ -304,6 +308,15 @@ class Examination:
         if failure.kind is ErrorKind.HALT:
             state = "denied" if failure.code in DENIED else "refused"
         return Permission(feature, action, state, failure.message, failure.hint)
+
+    def _is_the_end(self, failure: RemoteError, error: Exception) -> bool:
+        """Return whether every further request would fail as well.
+
+        An answer that is not the service's ends nothing once others were answered.
+        """
+        was_answered = any(each.state in {"allowed", "denied"} for each in self._found.permissions)
+        is_alone = was_answered and isinstance(error, ClientError)
+        return failure.everywhere or (failure.unreachable and not is_alone)
 
     def _unknown(self, feature: Feature, *actions: str, why: str = _NEVER_TRIED) -> None:
         self._found.permissions += [Permission(feature, each, "unknown", why) for each in actions]
@@ -464,8 +477,10 @@ class Examination:
             bucket.exists = {404: False, 403: True, 301: True}.get(status_of(error))
             if bucket.exists is None:
                 failure = classified(error)
-                if failure.everywhere or failure.unreachable:
+                if self._is_the_end(failure, error):
                     raise failure from error
+                if failure.kind is ErrorKind.TRANSIENT:
+                    self._found.error = self._found.error or failure
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         bucket.region = answer.get("BucketRegion") or headers.get("x-amz-bucket-region")
         # Whoever names a bucket wants to know that it is there.
