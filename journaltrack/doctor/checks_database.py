@@ -149,6 +149,14 @@ _ANOTHER_ANCHOR: Final = (
     "compare the journal ids, and name an anchor of this journal as it was kept: `journaltrack "
     "report` writes one, and a sync puts them into S3"
 )
+_ALONE: Final = (
+    "nobody changed or removed what these chains had then; the anchor says nothing of other "
+    "chains: it names only those that grew since the anchor before, which was not given"
+)
+_ALL_ANCHORS: Final = (
+    "give all anchors from number 1 on, each with `--anchor`; or the anchor of a `journaltrack "
+    "report`, which names all chains"
+)
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
 
 
@@ -422,9 +430,12 @@ def check_chains(
         check: Check = "records" if problem.kind == "record" else "chains"
         advice = _ANOTHER_ANCHOR if problem.kind == "anchor file" else _ALTERED
         yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], advice)
-    for message in anchors_fitting(database, documents, problems, evidence.gaps):
-        meaning = "nobody changed or removed what the journal had when the anchor was made"
-        yield Finding("chains", "note", message, meaning)
+    for message, has_all_before in anchors_fitting(database, documents, problems, evidence.gaps):
+        if has_all_before:
+            meaning = "nobody changed or removed what the journal had when the anchor was made"
+            yield Finding("chains", "note", message, meaning)
+        else:
+            yield Finding("chains", "warning", message, _ALONE, _ALL_ANCHORS)
 
 
 def check_clock(database: Database) -> Iterator[Finding]:

@@ -293,6 +293,31 @@ def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
     assert "fits:" not in done.output
 
 
+def test_an_anchor_without_those_before_it_is_no_proof_of_the_whole(journal, tmp_path):
+    """It names only the chains that grew. So alone it comes with a warning, and with all those
+    before it without.
+    """
+    remote = MemoryRemote()
+    files = []
+    for step in (10, 11, 12):
+        log(journal, [step])
+        documents = synced(journal, remote)
+    for name in sorted(documents):
+        files.append(tmp_path / name)
+        files[-1].write_bytes(documents[name])
+    told = {}
+    for which in ((0,), (2,), (1, 2), (0, 1, 2)):
+        options = [each for i in which for each in ("--anchor", str(files[i]))]
+        done = CliRunner().invoke(main, ["check", *options, "-j", str(journal.path)])
+        text = " ".join(done.output.split())
+        told[which] = (
+            done.exit_code,
+            text.count("nobody changed or removed what the journal had"),
+            text.count("says nothing of other chains"),
+        )
+    assert told == {(0,): (0, 1, 0), (2,): (0, 0, 1), (1, 2): (8, 0, 1), (0, 1, 2): (0, 1, 0)}
+
+
 @pytest.mark.parametrize("how", ["another journal", "altered", "no anchor"])
 def test_a_file_that_is_no_anchor_of_the_journal_is_told_as_such(journal, tmp_path, how):
     """The journal's data is not under suspicion: the advice is about the file. It is no proof, so

@@ -333,8 +333,10 @@ def anchors_fitting(
     documents: Mapping[str, bytes],
     problems: Iterable[ChainProblem],
     gaps: Gaps,
-) -> Iterator[str]:
+) -> Iterator[tuple[str, bool]]:
     """Say of each anchor that fits how much of the journal it proves.
+
+    An anchor names only the chains that grew since the one before.
 
     Args:
         database: Of the journal, in a snapshot.
@@ -342,8 +344,15 @@ def anchors_fitting(
         problems: Of the chains, and what ``anchor_problems`` found. An anchor fits if no chain
             that it names has one.
         gaps: What was removed on the record.
+
+    Yields:
+        A message, and whether the anchors before it are all there, back to the first.
     """
     ((journal_id,),) = database.read("SELECT journal_id FROM meta")
+    previous = {}
+    for content in documents.values():
+        if (each := anchors.decode(content)) is not None:
+            previous[hashlib.sha256(content).hexdigest()] = each.previous
     broken = {problem.writer for problem in problems if problem.writer is not None}
     for name, content in sorted(documents.items()):
         document = _document(str(journal_id), name, content)
@@ -351,12 +360,17 @@ def anchors_fitting(
             continue
         entries = sum(number for number, _ in document.entries.values())
         chains = len(document.entries) + len(document.attestations)
-        yield (
+        message = (
             f"the anchor {limits.shown(name)} fits: all {entries} "
             f"{'entry' if entries == 1 else 'entries'} and {chains} "
             f"{'chain' if chains == 1 else 'chains'} that it names are here, unchanged"
             + (", or were pruned on the record" if gaps.keys() & document.entries.keys() else "")
         )
+        before = document.previous
+        # It ends: no document has the digest of a later one.
+        while before in previous:
+            before = previous[before]
+        yield message, before is None
 
 
 def _behind(
