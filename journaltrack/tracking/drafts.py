@@ -212,11 +212,11 @@ class Drafter:
     ) -> tuple[list[Draft], list[Notice]]:
         """Draft parameters, but for those that the component has with this value already.
 
-        A value without text is left out with a notice, unless ``strict``. So is one whose name
-        AWS can never accept.
+        A value without text is left out with a notice, unless ``strict``. So is a nested value
+        whose path is no name.
 
         Raises:
-            InvalidInputError: If strict: AWS can never accept a name, or a value has no text.
+            InvalidInputError: AWS can never accept a name. If strict: or a value has no text.
         """
         drafts: list[Draft] = []
         notices: list[Notice] = []
@@ -227,7 +227,8 @@ class Drafter:
             try:
                 draft = self._parameter(each, separator)
             except InvalidInputError as error:
-                if strict:
+                # A flat name is the caller's own mistake.
+                if strict or not (each.path or _is_name(each.name)):
                     raise
                 why = error.message.partition("; nothing was recorded")[0]
                 text = f"parameter {limits.shown(each.name)} is left out: {why}"
@@ -559,3 +560,7 @@ class Drafter:
         sent_type = _UNTYPED if problem or artifact_type is None else artifact_type
         title = name if name != sent_name else None
         return [vocabulary.lineage(sent_name, blob, sent_type, direction, title)]
+
+
+def _is_name(name: object) -> bool:
+    return type(name) is str and not limits.text_problem(name, "", limits.PARAMETER_KEY_CHARS_MAX)

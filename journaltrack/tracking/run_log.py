@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from journaltrack import limits
 from journaltrack.journal import vocabulary
 from journaltrack.tracking import shapes, validation
 from journaltrack.tracking.drafts import Drafter
@@ -118,9 +119,7 @@ class RunLog:
         """Record the parameters that are new or changed, in one transaction.
 
         Nested objects are taken apart: ``{"model": {"layers": 3}}`` is ``model/layers``. A list is
-        one value. A name that is no text, such as the class 0, is its ``str()``. A value without
-        text is left out with a warning, and so is a name that AWS can never accept; see
-        ``log_parameter``.
+        one value. A value without text is left out, with a warning; see ``log_parameter``.
 
         Args:
             parameters: A mapping, an ``argparse.Namespace``, a dataclass, an attrs object, a
@@ -129,8 +128,8 @@ class RunLog:
 
         Raises:
             InvalidTypeError: It is none of these.
-            InvalidInputError: Two values would have one name, or objects contain themselves. Of a
-                strict tracker: or AWS can never accept a name, or a value has no text.
+            InvalidInputError: AWS can never accept a name, two values would have one name, or
+                objects contain themselves. Of a strict tracker: or a value has no text.
         """
         self._log_named(shapes.flattened(parameters, separator), separator)
 
@@ -298,10 +297,9 @@ class RunLog:
     ) -> None:
         """Record a point of several metrics, in one transaction; see ``log_metric``.
 
-        A value that is no number is left out, with one warning per name, and so is a name that AWS
-        can never accept. The others are recorded. A strict tracker raises instead, and records
-        nothing. A name that is no text is its ``str()``. A tuple of a mean and its standard
-        deviation makes two points: ``name`` and ``name-std``.
+        A value that is no number is left out, with one warning per name, and the others are
+        recorded. A strict tracker raises instead, and records nothing. A tuple of a mean and its
+        standard deviation makes two points: ``name`` and ``name-std``.
         """
         if self._closed:
             self._reopen()
@@ -312,7 +310,8 @@ class RunLog:
         else:
             # A name need not even be hashable.
             points = [
-                (shapes.name_of(name), value) for name, value in shapes.pairs(metrics, "metrics")
+                (validation.key(name, "metric name", limits.METRIC_NAME_CHARS_MAX), value)
+                for name, value in shapes.pairs(metrics, "metrics")
             ]
         if self._metrics_writer is not self._journal_metrics:
             for name, value in points:

@@ -42,8 +42,7 @@ class Named(NamedTuple):
     Attributes:
         name: The caller's, or made of ``path``.
         value: The caller's.
-        path: The names on the way to a nested value, from the outermost on. A name that was no text
-            has itself here. () for any other.
+        path: The names on the way to a nested value, from the outermost on; () for any other.
     """
 
     name: Any
@@ -147,7 +146,7 @@ def _members_of(value: object) -> _Members | None:
 
 def named(parameters: object) -> list[Named]:
     """Return parameters by name, as they are: see ``pairs``."""
-    return [Named(name, value) for name, value in pairs(parameters, "parameters")]
+    return [Named(_name(name), value) for name, value in pairs(parameters, "parameters")]
 
 
 def flattened(parameters: object, separator: str = "/") -> list[Named]:
@@ -173,16 +172,13 @@ def flattened(parameters: object, separator: str = "/") -> list[Named]:
     outermost = pairs(parameters, "parameters")
     _refuse_more(len(outermost))
     for name, value in outermost:
-        plain = name if type(name) is str else name_of(name)
-        # Like a nested name that is no text, it must not take the place of another one.
-        made = () if issubclass(type(name), str) else (plain,)
-        is_nested = is_nested or bool(made)
-        inner = None if type(value) in _LEAVES else _nested(value)
+        plain = name if type(name) is str else _name(name)
+        inner = None if type(value) in _LEAVES or type(plain) is not str else _nested(value)
         if isinstance(inner, list):
             is_nested = True
-            _descend((plain,), inner, separator, {id(parameters), id(value)}, found)
+            _descend((str(plain),), inner, separator, {id(parameters), id(value)}, found)
         else:
-            found.append(Named(plain, inner or value, made))
+            found.append(Named(plain, inner or value))
     if is_nested:
         _refuse_twins(found)
     return found
@@ -196,7 +192,7 @@ def _descend(
     if not inner:
         found.append(Named(separator.join(path), EMPTY, path))
     for key, value in inner:
-        below = (*path, name_of(key, separator.join(path)))
+        below = (*path, _text(key, path, separator))
         deeper = _nested(value)
         if not isinstance(deeper, list):
             found.append(Named(separator.join(below), deeper or value, below))
@@ -227,22 +223,19 @@ def _nested(value: object) -> _Members | Unreadable | None:
         return Unreadable(error.__cause__ if isinstance(error.__cause__, Exception) else error)
 
 
-def name_of(key: object, parent: str = "") -> str:
-    """Return a name as text, such as "0" for the class 0.
+def _name(given: object) -> object:
+    """Return a text without the methods of its class. The check of names refuses anything else."""
+    return str.__str__(given) if issubclass(type(given), str) else given
 
-    Args:
-        key: The caller's name.
-        parent: The name of the parameter that holds it, for the error.
 
-    Raises:
-        InvalidInputError: It has no text.
-    """
+def _text(key: object, path: tuple[str, ...], separator: str) -> str:
     try:
         return str.__str__(key) if issubclass(type(key), str) else str(key)
     except Exception as error:
-        where = f"a name in the parameter {limits.shown(parent)}" if parent else "a name"
+        where = limits.shown(separator.join(path))
         raise InvalidInputError(
-            f"{where} has no text: {type(error).__name__}; nothing was recorded"
+            f"a name in the parameter {where} has no text: {type(error).__name__}; "
+            "nothing was recorded"
         ) from error
 
 
@@ -250,6 +243,9 @@ def _refuse_twins(found: Iterable[Named]) -> None:
     """Refuse two values of one name: which of them counts could not be seen."""
     known: dict[str, tuple[str, ...]] = {}
     for name, _, path in found:
+        # The check of names refuses it.
+        if type(name) is not str:
+            continue
         if name in known and (path or known[name]):
             raise InvalidInputError(
                 f"two parameters would have the name {limits.shown(name)}; nothing was recorded",

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, SupportsInde
 from journaltrack import limits
 from journaltrack.errors import (
     ArtifactError,
-    InvalidInputError,
     InvalidTypeError,
     JournalError,
     JournalFullError,
@@ -30,7 +29,7 @@ from journaltrack.errors import (
     UndeliverableError,
 )
 from journaltrack.journal import vocabulary
-from journaltrack.tracking import shapes, validation
+from journaltrack.tracking import validation
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.util import paths
 
@@ -330,8 +329,7 @@ class JournalMetricsWriter:
                         time.time_ns(),
                     )
                     return
-        named = [(shapes.name_of(name), value) for name, value in metrics]
-        self._log(named, timestamp, iteration_number, strict=self._strict)
+        self._log(metrics, timestamp, iteration_number, strict=self._strict)
 
     def _log(
         self,
@@ -352,17 +350,17 @@ class JournalMetricsWriter:
         drafts: list[vocabulary.Draft] = []
         left_out: list[Notice] = []
         for metric_name, given in points:
+            name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
             try:
-                name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
                 numbers = [
                     (name, validation.metric_value(value)) for name, value in _parts(name, given)
                 ]
-            except (InvalidInputError, InvalidTypeError) as error:
+            except InvalidTypeError as error:
                 if strict:
                     raise
-                text = f"metric {limits.shown(metric_name)} is left out: {error.message}"
+                text = f"metric {limits.shown(name)} is left out: {error.message}"
                 text += "; a pair is a mean and its deviation" if type(given) is tuple else ""
-                left_out.append(Notice("no number", metric_name, text))
+                left_out.append(Notice("no number", name, text))
                 continue
             for each, number in numbers:
                 self._valid.add(each)

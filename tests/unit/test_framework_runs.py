@@ -506,13 +506,10 @@ def test_a_name_that_raises_ends_no_training(offline, run):
     """Parameters and metrics are left out one by one, whatever their names do."""
     with pytest.warns(JournaltrackWarning, match="_Odd"):
         run.log_parameters({_Odd(): 1, "lr": 0.1})
-    with warnings.catch_warnings():
-        # It was told.
-        warnings.simplefilter("error")
-        run.log_metrics({_Odd(): 1.0, 7: 0.25, "loss": 0.5}, 0)
+    with pytest.warns(JournaltrackWarning, match="is not recorded"):
+        run.log_metrics({7: 1.0, "loss": 0.5}, 0)
     assert offline.run("run").parameters == {"lr": 0.1}
     assert points(offline, "loss") == [(0, 0.5)]
-    assert points(offline, "7") == [(0, 0.25)]
 
 
 def test_a_copy_for_another_process_has_no_session_and_does_not_deliver(offline):

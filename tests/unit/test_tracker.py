@@ -230,7 +230,8 @@ def test_folder_of_artifacts_keeps_relative_names(tracker, tmp_path):
         lambda t: t.log_artifact("/nonexistent"),
         lambda t: t.log_artifact("/"),
         lambda t: t.log_artifacts("/etc/hostname"),
-        lambda t: t.log_metric("bad\n", 2.0),
+        lambda t: t.log_parameters({"good": 1, "": 2}),
+        lambda t: t.log_metrics({"good": 1.0, "bad\n": 2.0}),
     ],
 )
 def test_what_can_never_be_right_raises_and_records_nothing(folder, tracker, call):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import journaltrack
-from journaltrack import limits
 from journaltrack.compat.smexperiments.trial_component import TrialComponent
-from journaltrack.tracking import shapes, validation
+from journaltrack.tracking import shapes
 
 if TYPE_CHECKING:
     import os
@@ -80,11 +79,7 @@ class Tracker(journaltrack.Tracker):
 
     def log_parameters(self, parameters: Parameters) -> None:  # type: ignore[override]
         """Record parameters. Each is one value: a nested one is its text, as in the original."""
-        given = shapes.named(parameters)
-        # The original refuses the whole call.
-        for each in given:
-            validation.key(each.name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
-        self._log_named(given)
+        self._log_named(shapes.named(parameters))
 
     def log_metric(  # type: ignore[override]
         self,
