@@ -12,9 +12,6 @@ the tracker's deadline.
 from __future__ import annotations
 
 import atexit
-
-# boto3 needs it, which a run that nobody ended imports as the interpreter exits: too late for this.
-import concurrent.futures.thread  # noqa: F401
 import contextlib
 import copy
 import inspect
