@@ -181,6 +181,13 @@ def _explain(done: PruneReport) -> None:
             "not what was recorded",
             "`journaltrack check` names them",
         )
+    if done.blobs_recent:
+        output.problem(
+            "note",
+            f"{output.plural(done.blobs_recent, 'delivered artifact')} stayed: recorded in the "
+            "last ten minutes, and a call may still need the bytes",
+            "prune again later",
+        )
     for each in done.hearsay:
         output.problem(
             "note",

@@ -165,17 +165,20 @@ class Content(NamedTuple):
     spooled_at_ns: int
 
 
-def removable(database: Database, before_ns: int, now_ns: int) -> list[Content]:
+def removable(
+    database: Database, before_ns: int, now_ns: int, *, grace_s: float = GRACE_S
+) -> list[Content]:
     """Return contents that can leave the spool, the oldest first.
 
     Args:
         database: The journal's.
         before_ns: All uploads of a content must be delivered before this time.
         now_ns: The current time.
+        grace_s: Only what was spooled this long ago.
     """
     wanted = needed_blobs(database)
     spool = database.path.parent / paths.SPOOL
-    rows = database.read(_DELIVERED, (before_ns, now_ns - int(GRACE_S * 1e9)))
+    rows = database.read(_DELIVERED, (before_ns, now_ns - int(grace_s * 1e9)))
     found = [Content(*row) for row in rows if is_digest(row[0]) and row[0] not in wanted]
     return [each for each in found if os.path.lexists(spool / each.sha256[:2] / each.sha256)]
 

@@ -78,6 +78,8 @@ class PruneReport:
         stays: Number of entries of the chosen components that stay, by reason (``plan.REASONS``).
         blobs: Number of contents that left the spool.
         blob_bytes: Their size.
+        blobs_recent: Number of delivered contents that stay since they were spooled in the last
+            ``GRACE_S`` seconds.
         blobs_kept: Contents that stay as evidence: their bytes are not what was recorded.
         asked: Whether the remote was asked for what goes.
         unconfirmed: Why nothing of a component goes, by name. The remote lacks a part of what was
@@ -106,6 +108,7 @@ class PruneReport:
     stays: dict[str, int] = field(default_factory=dict)
     blobs: int = 0
     blob_bytes: int = 0
+    blobs_recent: int = 0
     blobs_kept: int = 0
     asked: bool = False
     unconfirmed: dict[str, str] = field(default_factory=dict)
@@ -411,7 +414,10 @@ class _Prune:
             return []
         spool = self._journal.path / paths.SPOOL
         whole: list[Content] = []
-        for content in removable(reader, self._found.blobs_before_ns, self._clock_ns()):
+        times = (self._found.blobs_before_ns, self._clock_ns())
+        contents = removable(reader, *times)
+        self._found.blobs_recent = len(removable(reader, *times, grace_s=0.0)) - len(contents)
+        for content in contents:
             if content.sha256 in others_say:
                 self._found.blobs_hearsay += 1
             elif blob_problem(spool, content.sha256, content.size_bytes) is None:

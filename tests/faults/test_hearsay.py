@@ -206,7 +206,10 @@ def test_a_spool_makes_no_room_for_hearsay(node, tmp_path, monkeypatch):
     later = time.time_ns() + 10**13
     assert audit(node).hearsay[0].contents == 1
     assert make_room(node, 1, clock_ns=lambda: later) == 0
+    young = prune(node, ask=None, trust=[hearsay.ALL], blobs_before_ns=later)
+    assert (young.blobs, young.blobs_hearsay, young.blobs_recent) == (0, 0, 1)
     stayed = prune(node, ask=None, blobs_before_ns=later, clock_ns=lambda: later)
+    assert stayed.blobs_recent == 0
     assert (stayed.blobs, stayed.blobs_hearsay) == (0, 1)
     assert (
         prune(
