@@ -83,9 +83,22 @@ until_option = click.option(
 )
 
 
+def _single(_ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """Refuse several values: click alone would take the last one, and say nothing."""
+    if len(set(given)) > 1:
+        raise click.UsageError(f"{param.opts[0]} takes one state: ask once for each")
+    return given[0] if given else None
+
+
 def page_options(command: _Command) -> _Command:
     """Add the options of questions that list: state, kind, name, times and pages."""
-    state = click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
+    state = click.option(
+        "--state",
+        multiple=True,
+        type=click.Choice(_STATES),
+        callback=_single,
+        help="Only entries in this state.",
+    )
     kind = click.option(
         "--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...)."
     )

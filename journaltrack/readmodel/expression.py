@@ -42,6 +42,8 @@ FIELDS: Final[dict[str, Ask]] = {
     "note": lambda run: run.note,
     "journal": lambda run: run.journal,
     "pending": lambda run: run.delivery.pending,
+    "in_doubt": lambda run: run.delivery.in_doubt,
+    "quarantined": lambda run: run.delivery.quarantined,
 }
 """What every run has."""
 STATISTICS: Final = ("last", "min", "max", "step", "points", "min_step", "max_step")

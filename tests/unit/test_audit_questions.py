@@ -407,6 +407,8 @@ def test_entries_says_where_the_next_page_begins(site):
         ["entry", "3", "--component", "a"],
         ["history", "lr", "--kind", "metric"],
         ["entries", "--after", "1.2.3"],
+        ["entries", "--state", "pending", "--state", "quarantined"],
+        ["timeline", "--state", "pending", "--state", "quarantined"],
         ["timeline", "--after", "3"],
         ["timeline", "--after", "1.9.3"],
         ["timeline", "--verify"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from journaltrack.readmodel.expression import (
     sort_key,
     sort_name,
 )
-from journaltrack.readmodel.run import Metrics, MetricSummary, Points, Run
+from journaltrack.readmodel.run import Delivery, Metrics, MetricSummary, Points, Run
 
 SECOND = 10**9
 
@@ -131,6 +132,14 @@ def test_an_expression_chooses_runs(expression, names):
             chosen(expression)
     else:
         assert chosen(expression) == names
+
+
+def test_runs_are_chosen_by_what_became_of_their_entries():
+    """What is pending, in doubt or quarantined is a number of every run."""
+    troubled = replace(RUNS[0], delivery=Delivery(6, 1, 1, 2, 2))
+    for field in ("pending", "in_doubt", "quarantined"):
+        chooses = parsed(f"{field} > 0", NAMES)
+        assert [each.name for each in (troubled, RUNS[1]) if chooses(each)] == ["a"]
 
 
 @pytest.mark.parametrize(
