@@ -111,7 +111,7 @@ def run_pass(
 
                 claim = delivering(folder, stay=stay, claim_s=options.claim_s)
                 left_s = stack.enter_context(claim)
-        opened = stack.enter_context(contextlib.closing(Journal.open(journal, create=False)))
+        opened = stack.enter_context(_for_a_pass(journal))
         matching(opened, options.component)
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
@@ -122,6 +122,11 @@ def run_pass(
         if afterwards is not None:
             afterwards(opened)
         return report
+
+
+def _for_a_pass(folder: str | os.PathLike[str] | None) -> contextlib.closing[Journal]:
+    """Open a journal that a pass delivers: what it refuses is recorded by a later one."""
+    return contextlib.closing(Journal.open(folder, create=False, on_journal_error="raise"))
 
 
 def _replayed(
@@ -177,7 +182,7 @@ def _up_to_date(
     from journaltrack.journal import interruption  # noqa: PLC0415 - not at the tracker's start
 
     ended: list[str] = []
-    with contextlib.closing(Journal.open(journal, create=False)) as opened:
+    with _for_a_pass(journal) as opened:
         if options.end_interrupted:
             ended = interruption.end(opened, options.wants_component)
     copy = destinations.extended(journal, destination.name, destination.mark)

@@ -547,7 +547,7 @@ class Appender:
         try:
             what = rescue.rescue(self.database)
         except JournalError as error:
-            self._log(logging.WARNING, "%s", error)
+            self._log(logging.WARNING, "%s", error.message)
             if strict:
                 raise
         else:
@@ -595,8 +595,8 @@ class Appender:
     def _still_waiting(self, error: JournalError) -> JournalWriteError:
         count = self.unwritten
         return JournalWriteError(
-            f"{count} entries could not be written to the journal at {self.path} and wait in "
-            f"memory: {error.message}",
+            f"{count} {'entry' if count == 1 else 'entries'} could not be written to the journal "
+            f"at {self.path} and {'waits' if count == 1 else 'wait'} in memory: {error.message}",
             hint=error.hint
             or "free the disk or the lock, then call close() again before the process ends",
             unwritten=count,

@@ -360,7 +360,7 @@ class Reconciler:
                 lease.release()
             # Only the first error is raised.
             except JournalError as error:
-                logger.warning("the lease could not be given back: %s", error)
+                logger.warning("the lease could not be given back: %s", error.message)
             raise
         self._gate.close()
         lease.release()
@@ -437,7 +437,7 @@ class Reconciler:
                 self._ending.end(dispatch, crew, settlement)
             # Only the first error is raised.
             except JournalError as error:
-                logger.warning("answers could not be recorded: %s", error)
+                logger.warning("answers could not be recorded: %s", error.message)
             raise
         # Also if the deadline expired before the first request.
         self._report.out_of_time |= self._gate.over

@@ -16,7 +16,10 @@ import journaltrack
 import journaltrack.journal.view
 import journaltrack.journal.vocabulary
 from journaltrack import Journal, Tracker, audit
-from journaltrack.journal import interruption, writers
+from journaltrack.app.composition import run_pass
+from journaltrack.app.connection import Connection
+from journaltrack.errors import JournalFullError
+from journaltrack.journal import interruption, vocabulary, writers
 from journaltrack.reports.component import show
 from journaltrack.reports.status import status
 from tests import warm
@@ -402,3 +405,21 @@ def test_a_status_of_many_interrupted_runs_names_them(folder, training):
         training(component=name).ready().kill()
     assert [run.component for run in status(folder).left_open] == ["a1", "a2", "b1"]
     assert [run.component for run in status(folder, component="a*").left_open] == ["a1", "a2"]
+
+
+def test_a_pass_keeps_nothing_in_memory_that_a_full_disk_refuses(tmp_path, monkeypatch):
+    """The end of a run can't be recorded: the error says that alone, and nothing waits, of which
+    a copy would be made elsewhere as the process ends. A later sync records it.
+    """
+    folder = tmp_path / "journal"
+    Journal.open(folder).close()
+
+    def end(journal, wants):
+        """Record more than the device has room for."""
+        journal.database.connection.execute("PRAGMA max_page_count = 1")
+        journal.append(journal.component("run"), [vocabulary.parameter("long", "x" * 20_000)])
+
+    monkeypatch.setattr(interruption, "end", end)
+    with pytest.raises(JournalFullError) as caught:
+        run_pass(folder, Connection(endpoint_url="http://127.0.0.1:9"))
+    assert "memory" not in str(caught.value)
