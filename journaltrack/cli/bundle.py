@@ -74,7 +74,9 @@ def command(
         path = journals.only()
         options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "force": force}
         return _pack(path, target, options, as_json=as_json)
-    if (checked and extracted) or journals.named or target or all_blobs or skip_damaged or force:
+    if checked is not None and journals.typed:
+        raise click.UsageError("--check reads one bundle: check each in a call of its own")
+    if (checked and extracted) or journals.typed or target or all_blobs or skip_damaged or force:
         raise click.UsageError(
             "--check and --extract read an existing bundle, and take no other option but --json"
         )

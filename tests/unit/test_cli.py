@@ -368,6 +368,8 @@ def test_a_file_that_is_none_of_ours_is_exit_code_8(journal, tmp_path, content):
     ):
         assert call(*arguments)[0] == 8, arguments
     assert call("bundle", "--check", tmp_path / "no")[0] == 2
+    code, told = call("bundle", "--check", file, file)
+    assert (code, "--check reads one bundle" in told) == (2, True)
     assert call("receipts", "import", tmp_path / "no", journal)[0] == 2
 
 
