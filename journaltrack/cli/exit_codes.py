@@ -108,8 +108,15 @@ def told_unheard(error: UnheardError) -> ExitCode:
     return ExitCode.OUTPUT
 
 
-def report_error(error: BaseException, *, verbose: bool) -> None:
-    """Print an exception's message and hint on stderr; with ``-v`` also the traceback."""
+def report_error(error: BaseException, *, verbose: bool, told: set[str] | None = None) -> None:
+    """Print an exception's message and hint on stderr; with ``-v`` also the traceback.
+
+    Args:
+        error: The exception.
+        verbose: Whether to print the traceback.
+        told: Hints of failed requests that were printed, and are not repeated: many journals meet
+            one outage. Gets this one.
+    """
     if verbose:
         import traceback  # noqa: PLC0415
 
@@ -117,6 +124,11 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             traceback.format_exception(type(error), error, error.__traceback__)
         ).splitlines():
             say(clean(without_secrets(line)), err=True)
+    if isinstance(error, errors.RemoteError) and told is not None:
+        if error.hint in told:
+            problem("error", error.message)
+            return
+        told.add(error.hint)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
         # Wrong usage needs no page: its hint says all.

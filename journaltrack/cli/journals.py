@@ -316,6 +316,7 @@ def each(
     codes: list[ExitCode] = []
     unnamed: list[NothingMatchesError] = []
     documents: list[dict[str, Any]] = []
+    hints: set[str] = set()
     others = list(journals.folders)
     with (
         _telling_interrupted(documents, as_json),
@@ -335,7 +336,7 @@ def each(
                 documents.append(
                     {"journal": common.path_of(journal), **output.error_json(error, codes[-1])}
                 )
-                report_error(error, verbose=common.is_verbose())
+                report_error(error, verbose=common.is_verbose(), told=hints)
             else:
                 if code is ExitCode.OK:
                     others.remove(journal)

@@ -118,6 +118,7 @@ def test_refused_credentials_stop_all_journals(inbox):
         assert code == 5, out + err
         assert at_once <= len(sim.requests) <= 2 * at_once
     assert err.count("was not tried, its entries stay pending") >= MANY - 2 * at_once
+    assert err.count("hint: ") <= 2 * at_once + 1, "once for those that were not tried"
     assert total(inbox).keys() == {"pending"}
 
 
