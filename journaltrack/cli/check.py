@@ -467,6 +467,9 @@ def _print_report(report: VerifyReport) -> None:
     if anchored is not None and anchored.documents and not anchored.problems:
         all_of = "" if anchored.documents == 1 else f"all {anchored.documents} of "
         output.say(f"the journal reaches {all_of}its {'anchors' if all_of else 'anchor'}")
+    elif anchored is not None and not anchored.documents and anchored.note is None:
+        where = "no anchor was found" if anchored.places else "no anchor was looked for"
+        output.say(f"{where}: nothing shows whether the journal's end was cut off")
     waiting = report.undelivered
     if waiting.any:
         output.say(

@@ -79,15 +79,22 @@ class AnchorsReport:
         documents: How many anchors were found.
         problems: Where the journal lacks or contradicts what an anchor states; missing anchors.
         note: Why the remote could not be asked, about one place or all of them, if so.
+        places: In how many places anchors were looked for.
     """
 
     documents: int = 0
     problems: tuple[ChainProblem, ...] = ()
     note: str | None = None
+    places: int = 0
 
 
 def compare_with_anchors(
-    journal: Journal, remote: Remote, *, default_place: bool = False, prefix: str | None = ""
+    journal: Journal,
+    remote: Remote,
+    *,
+    default_place: bool = False,
+    prefix: str | None = "",
+    of_copies: bool = False,
 ) -> AnchorsReport:
     """Fetch the anchors and compare the journal with them.
 
@@ -96,12 +103,16 @@ def compare_with_anchors(
         remote: The remote that holds the anchors.
         default_place: Look also at the places for journals without artifacts.
         prefix: The prefix of a journal's first anchor, see ``anchors.make``.
+        of_copies: If the journal knows of no place, look where another copy would have made the
+            first anchor.
     """
     known = anchors.last(journal.database)
     places = anchors.places(journal.database, default=default_place, prefix=prefix)
     if known is not None and known.uri is None and not default_place:
         # Its only anchors are parameters of components.
         places = []
+    elif not places and of_copies:
+        places = anchors.places_of_copies(journal.database, prefix)
     documents: dict[str, bytes] = {}
     note = None
     for place in places:
@@ -126,7 +137,7 @@ def compare_with_anchors(
                 "anchor", f"the newest anchor that the journal knows of is gone: {known.uri}"
             )
         )
-    return AnchorsReport(len(documents), tuple(problems), note)
+    return AnchorsReport(len(documents), tuple(problems), note, len(places))
 
 
 REQUESTS_PER_S: Final = 10.0
@@ -359,6 +370,7 @@ class Verifier:
                     self._remote,
                     default_place=by_default,
                     prefix=self._options.anchor_prefix,
+                    of_copies=self._options.anchor not in {"off", "parameter"},
                 )
         finally:
             pool.shutdown(wait=not self._deadline.over, cancel_futures=True)

@@ -4,12 +4,16 @@ anything is in them, too.
 
 from __future__ import annotations
 
+import shutil
+from contextlib import closing
+
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal.journal import Journal
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.verification.verifier import compare_with_anchors
+from journaltrack.verification.verifier import Verifier, VerifyOptions, compare_with_anchors
 from tests.builders import CREATION, add_artifact
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
@@ -76,6 +80,28 @@ def test_an_anchor_in_the_default_bucket_is_found_from_elsewhere(journal, remote
             connection.execute(f"DELETE FROM {table}")
     assert compare_with_anchors(journal, remote).documents == 0
     assert compare_with_anchors(journal, remote, default_place=True).problems
+
+
+@pytest.mark.parametrize("bucket", [None, "the-bucket"])
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_copy_that_was_cut_off_before_its_first_sync_is_behind_the_anchor(
+    journal, remote, tmp_path, bucket, synced
+):
+    """It knows of no anchor, before and after a sync of its own. The check looks where the
+    original made it: in the default bucket, or in that of the artifacts recorded.
+    """
+    if bucket:
+        add_artifact(journal)
+    shutil.copytree(journal.path, tmp_path / "copy")
+    journal.append_metric(journal.component("run"), "loss", 1.0, 1, 1)
+    one_pass(journal, remote, anchor="artifacts" if bucket else "s3")
+    with closing(Journal.open(tmp_path / "copy", create=False)) as cut:
+        if synced:
+            one_pass(cut, remote, anchor="off", even_if_behind=True)
+        report = Verifier(cut, remote, options=VerifyOptions()).run()
+    assert report.anchors.documents == 1
+    assert any("1 entries were removed" in each.message for each in report.anchors.problems)
+    assert not report.verified
 
 
 def test_a_journal_that_was_never_anchored_asks_nobody(journal, remote):

@@ -410,6 +410,24 @@ def places(
     return list(dict.fromkeys(found))
 
 
+def places_of_copies(database: Database, prefix: str | None) -> list[tuple[str | None, str | None]]:
+    """Return where another copy may have put its anchors, if this one knows of no place.
+
+    That is where the recorded artifacts are to go, and the default bucket.
+    """
+    rows = database.read(
+        "SELECT DISTINCT json_extract(payload, '$.bucket'), json_extract(payload, '$.prefix') "
+        "FROM entry WHERE stream = 'upload' AND kind = 'upload' AND json_valid(payload)"
+    )
+    recorded = [(str(bucket or "") or None, str(of or "") or None) for bucket, of in rows]
+    found = [
+        (bucket, each)
+        for bucket, of_artifacts in [*recorded, (None, None)]
+        for each in (of_artifacts if prefix is None else prefix, of_artifacts)
+    ]
+    return list(dict.fromkeys(found))
+
+
 def _next_place(
     database: Database, places: str, prefix: str | None
 ) -> tuple[str | None, str | None] | None:
