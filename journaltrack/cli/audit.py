@@ -260,6 +260,11 @@ def _print(report: AuditReport) -> None:
     totals = report.totals
     if report.all_delivered:
         output.say(f"all delivered: {output.plural(totals.entries, 'entry')}{_UNCHECKED}")
+    elif totals.delivered == totals.entries:
+        output.say(
+            f"all {output.plural(totals.entries, 'entry')} that are here are delivered, but the "
+            f"journal does not add up: {output.clean('; '.join(report.inconsistencies))}"
+        )
     else:
         output.say(
             f"not all delivered: {totals.delivered} of "

@@ -535,7 +535,7 @@ def _explain(report: PassReport, after: Standing, component: str | None, *, stop
     ):
         output.problem(
             "error",
-            f"some requests failed, their entries stay pending: {report.failed.message}",
+            f"some requests failed, {_what_became(report)}: {report.failed.message}",
             report.failed.hint,
         )
         output.say(more(report.failed), err=True)
@@ -555,6 +555,17 @@ def _explain(report: PassReport, after: Standing, component: str | None, *, stop
                 after, undeliverable(after.path, component=component) if after.quarantined else 0
             ),
         )
+
+
+def _what_became(report: PassReport) -> str:
+    """Say what became of the entries of failed requests."""
+    if not report.in_doubt:
+        return "their entries stay pending"
+    return (
+        f"{output.plural(report.in_doubt, 'point')} may have arrived and "
+        f"{'is' if report.in_doubt == 1 else 'are'} in doubt (later syncs read back what is "
+        "there), other entries stay pending"
+    )
 
 
 def _what_to_do(after: Standing, never: int) -> str:

@@ -149,6 +149,7 @@ _ANOTHER_ANCHOR: Final = (
     "compare the journal ids, and name an anchor of this journal as it was kept: `journaltrack "
     "report` writes one, and a sync puts them into S3"
 )
+_NOT_HERE: Final = "a process that is not in this journal"
 _ALONE: Final = (
     "nobody changed or removed what these chains had then; the anchor says nothing of other "
     "chains: it names only those that grew since the anchor before, which was not given"
@@ -421,11 +422,11 @@ def check_chains(
     documents = anchors or {}
     problems += anchor_problems(database, documents, evidence.gaps)
     for problem in problems:
-        whose = (
-            f" (writer {problem.writer}, pid {problem.pid} on {problem.host})"
-            if problem.writer
-            else ""
-        )
+        whose = ""
+        if problem.writer:
+            who = f"pid {problem.pid} on {problem.host}"
+            known = problem.pid is not None or problem.host is not None
+            whose = f" (writer {problem.writer}, {who if known else _NOT_HERE})"
         # Derived tables are no evidence.
         check: Check = "records" if problem.kind == "record" else "chains"
         advice = _ANOTHER_ANCHOR if problem.kind == "anchor file" else _ALTERED

@@ -59,10 +59,7 @@ def examine(
     if not folder.exists():
         raise JournalNotFoundError(f"there is no journal at {folder}", hint="check the path")
     if not folder.is_dir():
-        raise NotAJournalError(
-            f"{folder} is a file; a journal is a folder",
-            hint="name the folder, not the journal.db in it",
-        )
+        raise first_steps.a_file(folder)
     _refuse_newer(folder / paths.DATABASE)
     findings: list[Finding] = []
     checked: list[Check] = []

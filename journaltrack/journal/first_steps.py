@@ -48,12 +48,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         # Opening it looks at what the files are.
         return
     if folder.exists() and not folder.is_dir():
-        hint = "name the folder, not the journal.db in it"
-        if _is_bundle(folder):
-            hint = (
-                "it is a bundle: deliver it with `journaltrack sync`, or look with `bundle --check`"
-            )
-        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
+        raise a_file(folder)
     files.check_files(folder)
     if not create:
         raise JournalNotFoundError(f"there is no journal at {folder}", hint=_where_else(folder))
@@ -122,6 +117,14 @@ def _is_there(folder: Path, file: Path) -> bool:
             ) from error
         return False
     return True
+
+
+def a_file(path: Path) -> NotAJournalError:
+    """Return the error for a file where a journal's folder should be."""
+    hint = "name the folder, not the journal.db in it"
+    if _is_bundle(path):
+        hint = "it is a bundle: deliver it with `journaltrack sync`, or look with `bundle --check`"
+    return NotAJournalError(f"{path} is a file; a journal is a folder", hint=hint)
 
 
 def _is_bundle(file: Path) -> bool:

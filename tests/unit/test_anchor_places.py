@@ -100,7 +100,7 @@ def test_a_copy_that_was_cut_off_before_its_first_sync_is_behind_the_anchor(
             one_pass(cut, remote, anchor="off", even_if_behind=True)
         report = Verifier(cut, remote, options=VerifyOptions()).run()
     assert report.anchors.documents == 1
-    assert any("1 entries were removed" in each.message for each in report.anchors.problems)
+    assert any("1 entry was removed" in each.message for each in report.anchors.problems)
     assert not report.verified
 
 

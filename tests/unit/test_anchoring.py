@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from contextlib import closing
 
 import pytest
@@ -177,7 +178,7 @@ def test_a_cut_off_end_is_found(journal, table):
     found = problems(path, documents)
     assert any(
         message.startswith(
-            "5 entries were removed" if table == "entry" else "1 attestations were removed"
+            "5 entries were removed" if table == "entry" else "1 attestation was removed"
         )
         for message in found
     ), found
@@ -289,7 +290,7 @@ def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
     )
     done = CliRunner().invoke(main, check)
     assert done.exit_code == 8
-    assert "1 entries were removed from the end of a writer's chain" in done.output
+    assert "1 entry was removed from the end of a writer's chain" in done.output
     assert "fits:" not in done.output
 
 
@@ -316,6 +317,27 @@ def test_an_anchor_without_those_before_it_is_no_proof_of_the_whole(journal, tmp
             text.count("says nothing of other chains"),
         )
     assert told == {(0,): (0, 1, 0), (2,): (0, 0, 1), (1, 2): (8, 0, 1), (0, 1, 2): (0, 1, 0)}
+
+
+def test_a_chain_whose_process_is_not_here_is_told_without_a_pid(journal, tmp_path):
+    """Of a process that only the anchor names, neither pid nor host are known."""
+    backup = shutil.copytree(journal.path, tmp_path / "backup")
+    ((name, content),) = synced(journal, MemoryRemote()).items()
+    (tmp_path / name).write_bytes(content)
+    check = ["check", "--anchor", str(tmp_path / name), "-j", str(backup)]
+    text = " ".join(CliRunner().invoke(main, check).output.split())
+    assert ", a process that is not in this journal)" in text
+    assert "None" not in text
+
+
+def test_an_audit_says_what_does_not_add_up(journal):
+    """Where a row was removed, all that is left is delivered: its last line says what is wrong."""
+    synced(journal, MemoryRemote())
+    path = changed(journal, "DELETE FROM entry WHERE seq = 5")
+    done = CliRunner().invoke(main, ["audit", str(path)])
+    text = " ".join(done.output.split())
+    assert "all 12 entries that are here are delivered, but the journal does not add up: " in text
+    assert "not all delivered" not in text
 
 
 @pytest.mark.parametrize("how", ["another journal", "altered", "no anchor"])

@@ -75,6 +75,14 @@ def files_of(folder):
     }
 
 
+def test_a_check_of_a_bundle_says_that_it_is_one(journal, tmp_path):
+    """The hint is the one of an audit."""
+    bundle(journal, to=tmp_path / "some.bundle")
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "some.bundle")])
+    assert "it is a bundle" in done.output
+    assert "journal.db" not in done.output
+
+
 @pytest.mark.parametrize("all_blobs", [False, True])
 def test_a_content_that_no_entry_names_yet(journal, tmp_path, all_blobs):
     """A training records a content first, and then the entry: a bundle that is made between the

@@ -16,13 +16,16 @@ from click.testing import CliRunner
 
 from journaltrack import Tracker
 from journaltrack.cli import main
+from journaltrack.cli.sync import _explain
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.status import status
 from journaltrack.util.digest import PART_BYTES, PartDigests
 from tests.builders import opened
+from tests.failing_remote import FailingRemote, passing
 
 
 @pytest.fixture
@@ -571,6 +574,20 @@ class Unsteady(MemoryRemote):
     def check(self, kind):
         if self.refuses == kind:
             raise RemoteError("not now", kind=ErrorKind.HOLD, code="ResourceLimitExceeded")
+
+
+def test_a_sync_says_what_a_cut_answer_left_in_doubt(tmp_path, capsys):
+    """Points that may have arrived are not called pending."""
+    remote = FailingRemote()
+    remote.failures["put_metrics"] += [passing("ConnectionClosedError", maybe_applied=True)]
+    with closing(Journal.open(tmp_path / "journal")) as journal:
+        run = journal.component("run")
+        journal.append(run, [vocabulary.create(owner="me"), vocabulary.metric("m", 1.0, 1, 1)])
+        report = Reconciler(journal, remote).run()
+        _explain(report, status(journal), None, stopped=False)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "some requests failed, 1 point may have arrived and is in doubt" in told
+    assert "their entries stay pending" not in told
 
 
 def last_errors(journal):

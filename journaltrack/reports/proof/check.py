@@ -405,8 +405,11 @@ def _behind(
         end = max(ends.get(writer_id, 0), gone) if head.uuid in writers else 0
         message = None
         if end < head.number:
+            gone_count = head.number - end
+            were = {"entries": "entry was", "attestations": "attestation was"}[kind]
+            what = f"1 {were}" if gone_count == 1 else f"{gone_count} {kind} were"
             message = (
-                f"{head.number - end} {kind} were removed from the end of a writer's chain: it "
+                f"{what} removed from the end of a writer's chain: it "
                 f"ends at {end}, and the anchor {limits.shown(head.anchor)} has {head.number}"
             )
         elif there.get((writer_id, head.number), head.digest) != head.digest:
