@@ -581,7 +581,7 @@ def test_locked_for_longer_than_it_waits(tmp_path):
             with pytest.warns(RuntimeWarning, match="locked by another process"):
                 journal.append_metric(component, "w", 1.0, 1, 1)
             assert journal.unwritten == 1
-            with pytest.raises(errors.JournalWriteError, match="wait in memory"):
+            with pytest.raises(errors.JournalWriteError, match="waits in memory"):
                 journal.flush()
             other.execute("ROLLBACK")
         journal.flush()
