@@ -71,7 +71,7 @@ def entity_name(name: object, what: str) -> str:
         InvalidInputError: AWS could never accept it.
     """
     if not isinstance(name, str):
-        raise InvalidTypeError(f"{what} {brief(name)} must be a str, not {type(name).__name__}")
+        raise InvalidTypeError(f"{what} must be a str, not {type(name).__name__}")
     problem = limits.name_problem(name, what)
     if problem:
         raise InvalidInputError(problem, hint=f"for example {limits.suggested_name(name)}")
@@ -126,7 +126,7 @@ def key(name: object, what: str, chars_max: int) -> str:
     """
     # A foreign object may raise when it is asked for its class.
     if not issubclass(type(name), str):
-        raise InvalidTypeError(f"{what} must be a str, not {type(name).__name__}")
+        raise InvalidTypeError(f"{what} {brief(name)} must be a str, not {type(name).__name__}")
     plain = _plain(cast("str", name))
     problem = limits.text_problem(plain, f"{what} {limits.shown(plain)}", chars_max)
     if problem:
