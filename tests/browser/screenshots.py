@@ -5,9 +5,12 @@ The runs are made up, always the same ones: a sweep that began two days ago.
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import pty
 import random
+import subprocess
 import sys
 import tempfile
 from datetime import datetime, timedelta, timezone
@@ -16,15 +19,24 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
 
 from journaltrack import Tracker
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.viewing import Viewing
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-BYTES_MAX = 200_000
+BYTES_MAX = 300_000
 """Of all together: pictures are part of the repository."""
 STEPS = 300
+COLUMNS = 100
+COMMANDS = (
+    ("runs", "--sort", "train/loss"),
+    ("plot", "train/loss", "resnet-sgd-4", "resnet-adam-1"),
+)
+"""What the picture of a terminal shows."""
 
 
 def record(journal: Path) -> None:
@@ -66,6 +78,37 @@ def take(page: Page, name: str) -> None:
         sys.exit(f"the pictures have more than {BYTES_MAX} bytes")
 
 
+def terminal(journal: Path, arguments: tuple[str, ...]) -> str:
+    """Return what a command prints on a terminal, with its colours."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "journaltrack", *arguments, "-j", str(journal)],
+        stdout=slave,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color"},
+    )
+    os.close(slave)
+    printed = b""
+    try:
+        while part := os.read(master, 65_536):
+            printed += part
+    # So a terminal ends whose program has.
+    except OSError:
+        pass
+    os.close(master)
+    process.wait()
+    return printed.decode()
+
+
+def typed(journal: Path) -> str:
+    """Return a page that shows the commands as a terminal does."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    for arguments in COMMANDS:
+        console.print(f"[bold]$ journaltrack {' '.join(arguments)}[/bold]", highlight=False)
+        console.print(Text.from_ansi(terminal(journal, arguments).replace("\r", "")))
+    return console.export_html(theme=MONOKAI)
+
+
 def main() -> None:
     """Record runs, look at them, and take pictures."""
     if CHROMIUM is None:
@@ -87,6 +130,12 @@ def main() -> None:
         page.goto(f"{viewing.url}#/compare?{chosen}")
         page.locator("canvas").nth(1).wait_for()
         take(page, "compare")
+        # The page's own policy takes no content from outside.
+        plain = browser.new_page(viewport={"width": 1000, "height": 100})
+        plain.set_content(typed(Path(folder) / "journal"))
+        height = plain.evaluate("document.documentElement.scrollHeight")
+        plain.set_viewport_size({"width": 1000, "height": height})
+        take(plain, "terminal")
         browser.close()
         viewing.end()
     # The last run is left open: it would wait for its end.
