@@ -100,7 +100,6 @@ class Points:
     def of_model(self, model_id: str) -> list[OfModel]:
         """Return the points that tell of a logged model, each once."""
         with self._lock:
-            self._read()
             self._read_links()
             return list(self._of_models.get(model_id, ()))
 
