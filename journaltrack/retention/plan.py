@@ -165,20 +165,28 @@ class Content(NamedTuple):
     spooled_at_ns: int
 
 
-def removable(
-    database: Database, before_ns: int, now_ns: int, *, grace_s: float = GRACE_S
-) -> list[Content]:
+def removable(database: Database, before_ns: int, now_ns: int) -> list[Content]:
     """Return contents that can leave the spool, the oldest first.
 
     Args:
         database: The journal's.
         before_ns: All uploads of a content must be delivered before this time.
         now_ns: The current time.
-        grace_s: Only what was spooled this long ago.
     """
+    found = delivered(database, before_ns, now_ns)
+    return [each for each in found if not is_recent(each, now_ns)]
+
+
+def is_recent(content: Content, now_ns: int) -> bool:
+    """Return whether a content was spooled in the last ``GRACE_S``: it stays."""
+    return content.spooled_at_ns >= now_ns - int(GRACE_S * 1e9)
+
+
+def delivered(database: Database, before_ns: int, now_ns: int) -> list[Content]:
+    """Return contents that nobody waits for, however recent. The arguments are ``removable``'s."""
     wanted = needed_blobs(database)
     spool = database.path.parent / paths.SPOOL
-    rows = database.read(_DELIVERED, (before_ns, now_ns - int(grace_s * 1e9)))
+    rows = database.read(_DELIVERED, (before_ns, now_ns))
     found = [Content(*row) for row in rows if is_digest(row[0]) and row[0] not in wanted]
     return [each for each in found if os.path.lexists(spool / each.sha256[:2] / each.sha256)]
 

@@ -35,7 +35,15 @@ from journaltrack.replay.lease import acquire
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, proved
-from journaltrack.retention.plan import Doomed, Plan, Survey, removable, remove, runs_of
+from journaltrack.retention.plan import (
+    Doomed,
+    Plan,
+    Survey,
+    delivered,
+    is_recent,
+    remove,
+    runs_of,
+)
 from journaltrack.transfer.export.exporter import check_target, export_chosen
 from journaltrack.util import paths
 from journaltrack.util.digest import digest_of
@@ -414,11 +422,11 @@ class _Prune:
             return []
         spool = self._journal.path / paths.SPOOL
         whole: list[Content] = []
-        times = (self._found.blobs_before_ns, self._clock_ns())
-        contents = removable(reader, *times)
-        self._found.blobs_recent = len(removable(reader, *times, grace_s=0.0)) - len(contents)
-        for content in contents:
-            if content.sha256 in others_say:
+        now_ns = self._clock_ns()
+        for content in delivered(reader, self._found.blobs_before_ns, now_ns):
+            if is_recent(content, now_ns):
+                self._found.blobs_recent += 1
+            elif content.sha256 in others_say:
                 self._found.blobs_hearsay += 1
             elif blob_problem(spool, content.sha256, content.size_bytes) is None:
                 whole.append(content)
