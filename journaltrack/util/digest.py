@@ -11,6 +11,12 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 BLOCK_BYTES: Final = 1 << 20
+IN_ONE_PIECE_BYTES_MAX: Final = 16 << 20
+"""Ours: the largest content that a store gets in one piece.
+
+S3 verifies and keeps the SHA-256 of the whole. Parts are not faster at this size, and need two more
+requests (ADR 0022).
+"""
 PART_BYTES: Final = 8 << 20
 """boto3's part size. A kill loses at most one part of each connection."""
 PARTS_MAX: Final = 10_000

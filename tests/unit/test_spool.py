@@ -22,8 +22,8 @@ from journaltrack.errors import (
 from journaltrack.journal.spool import copy
 from journaltrack.journal.spool import spool as spool_module
 from journaltrack.journal.spool.copy import ALONE_BYTES_MAX
-from journaltrack.journal.spool.spool import BUFFER_BYTES, PARTS_ABOVE_BYTES, TRIES, Spool
-from journaltrack.util.digest import PART_BYTES, PartDigests
+from journaltrack.journal.spool.spool import BUFFER_BYTES, TRIES, Spool
+from journaltrack.util.digest import IN_ONE_PIECE_BYTES_MAX, PART_BYTES, PartDigests
 
 
 @pytest.fixture
@@ -174,9 +174,9 @@ def test_the_parts_of_a_large_file_are_hashed_as_it_is_kept(spool, tmp_path, mon
     if cloned:
         monkeypatch.setattr(spool_module, "_clone", clone)
     file = tmp_path / "large"
-    file.write_bytes(os.urandom(PARTS_ABOVE_BYTES))
+    file.write_bytes(os.urandom(IN_ONE_PIECE_BYTES_MAX))
     assert spool.add(file).parts is None
-    content = os.urandom(PARTS_ABOVE_BYTES + 1)
+    content = os.urandom(IN_ONE_PIECE_BYTES_MAX + 1)
     file.write_bytes(content)
     blob = spool.add(file)
     pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]

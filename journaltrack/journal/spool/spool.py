@@ -54,7 +54,13 @@ from journaltrack.journal.spool.copy import (
 )
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
-from journaltrack.util.digest import PartDigests, PartHasher, digest_of, is_digest
+from journaltrack.util.digest import (
+    IN_ONE_PIECE_BYTES_MAX,
+    PartDigests,
+    PartHasher,
+    digest_of,
+    is_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -149,11 +155,6 @@ COMPARED_BYTES_MIN: Final = 1024 * 1024
 
 For smaller files the look costs as much as it saves.
 """
-PARTS_ABOVE_BYTES: Final = 16 << 20
-"""Our limit: a larger file's parts are hashed, too, beside its writing. So its upload hashes none.
-
-No store gets a smaller file in parts.
-"""
 _LOOK_BYTES: Final = 4096
 # ioctl_ficlone(2): share the blocks, if the file system can.
 _FICLONE: Final = 0x40049409
@@ -169,7 +170,8 @@ class SpooledBlob:
 
     Attributes:
         sha256: In hexadecimal.
-        parts: Of a file larger than ``PARTS_ABOVE_BYTES``.
+        parts: Of a file that goes to a store in parts. They are hashed beside its writing, so
+            that its upload hashes none.
     """
 
     sha256: str
@@ -553,7 +555,7 @@ class _TargetError(Exception):
 
 def _hasher(size_bytes: int) -> PartHasher | None:
     """Return what hashes the parts of a file of that size; None if it goes in one piece."""
-    return PartHasher(size_bytes) if size_bytes > PARTS_ABOVE_BYTES else None
+    return PartHasher(size_bytes) if size_bytes > IN_ONE_PIECE_BYTES_MAX else None
 
 
 def _copy_bytes(source: int, target: int, path: Path, parts: PartHasher | None) -> tuple[str, int]:

@@ -38,17 +38,12 @@ from journaltrack.remotes.aws.proof import is_md5, is_ours
 from journaltrack.remotes.upload_notes import Place, UploadNotes, object_name, prefix_name
 from journaltrack.replay.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.util.config import Storage
+from journaltrack.util.digest import IN_ONE_PIECE_BYTES_MAX
 
 if TYPE_CHECKING:
     from journaltrack.remotes.aws.clients import Clients
     from journaltrack.util.deadline import Deadline
 
-SINGLE_PUT_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Ours: largest file that goes in one PutObject.
-
-S3 verifies and keeps the SHA-256 of the whole. Parts are not faster at this size, and need two
-more requests (ADR 0022).
-"""
 DOCUMENT_BYTES_MAX: Final = 64 << 20
 """Ours: largest document that is read."""
 LARGE_UPLOADS_MAX: Final = 2
@@ -307,7 +302,7 @@ class Uploader:
             The request's id. None if other content is there.
         """
         # The file's size, not the recorded one: a crafted journal may hold any number.
-        if os.fstat(content.fileno()).st_size <= SINGLE_PUT_BYTES_MAX:
+        if os.fstat(content.fileno()).st_size <= IN_ONE_PIECE_BYTES_MAX:
             try:
                 return self._put_small(blob, content, place)
             except ClientError as error:
