@@ -35,6 +35,7 @@ from journaltrack.importers.source import (
     number_of,
     text_of,
 )
+from journaltrack.journal.vocabulary import RUN_NAME
 
 FORMAT: Final = "mlruns"
 META: Final = "meta.yaml"
@@ -42,7 +43,6 @@ TRASH: Final = ".trash"
 _STATUSES: Final = {3: "Completed", 4: "Failed", 5: "Stopped"}
 _NAMES: Final = {"FINISHED": 3, "FAILED": 4, "KILLED": 5, "RUNNING": 1, "SCHEDULED": 2}
 _NOTE: Final = "mlflow.note.content"
-_RUN_NAME: Final = "mlflow.runName"
 _TEXT_BYTES_MAX: Final = 1024 * 1024
 """Ours: the largest parameter, tag or description of a run that is read."""
 _LINE_BYTES_MAX: Final = 4096
@@ -82,7 +82,7 @@ def find(path: str | os.PathLike[str], *, deleted: bool = False, artifacts: bool
                 mark=run_id,
                 items=functools.partial(_items, folder, meta, experiment, artifacts),
                 size_bytes=sum(file.stat().st_size for file in _files(folder / "metrics", [])),
-                display_name=_text_of(meta.get("run_name")) or _tag(folder, _RUN_NAME),
+                display_name=_text_of(meta.get("run_name")) or _tag(folder, RUN_NAME),
             )
         )
     if not folders:
@@ -179,7 +179,7 @@ def _tags(folder: Path, experiment: dict[str, Any], left_out: list[LeftOut]) -> 
             continue
         if key == _NOTE:
             yield Note(text)
-        elif key != _RUN_NAME:
+        elif key != RUN_NAME:
             tags[key] = text
     if tags:
         yield Tags(tags)

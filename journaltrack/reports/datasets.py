@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from journaltrack.journal.vocabulary import DATASET, LABEL, Entry, label_of
+from journaltrack.journal.vocabulary import DATASET, DATASET_CONTEXT, LABEL, Entry, label_of
 
-_CONTEXT: Final = "mlflow.data.context"
 _SOURCE_CHARS_MAX: Final = 200
 """Ours: of a source that is told; the entry has the whole one."""
 
@@ -54,7 +53,7 @@ def _view(text: str | None) -> DatasetView | None:
     try:
         told = json.loads(text or "null")
         dataset, tags = told["dataset"], told.get("tags") or ()
-        context = next((each["value"] for each in tags if each["key"] == _CONTEXT), None)
+        context = next((each["value"] for each in tags if each["key"] == DATASET_CONTEXT), None)
         more = (context, dataset.get("source_type"), dataset.get("source"))
         return DatasetView(str(dataset["name"]), str(dataset["digest"]), *map(_cut, more))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

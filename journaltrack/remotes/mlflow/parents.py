@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 WAITS: Final = f"{names.OURS}parent"
 """The tag of a run whose parent has not arrived."""
-RUN_NAME: Final = "mlflow.runName"
-"""The tag that each run of MLflow's code has from its beginning."""
 _FRESH_S: Final = 5.0
 """Ours: how old the list of waiting runs may be. So a pass of many runs asks seldom for it."""
 

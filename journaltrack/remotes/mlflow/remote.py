@@ -36,13 +36,13 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.fold import Artifact, Status, merge_status
 from journaltrack.journal.groups import Declared, Group, GroupKind, named_trial
-from journaltrack.journal.vocabulary import DATASET, DELETED, LAST_LABELS, STAGE
+from journaltrack.journal.vocabulary import DATASET, DELETED, LAST_LABELS, RUN_NAME, STAGE
 from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.artifacts import Artifacts
 from journaltrack.remotes.mlflow.experiments import EXISTS, PAGE, Experiments, pages
 from journaltrack.remotes.mlflow.lacking import Lacking
 from journaltrack.remotes.mlflow.models import MODEL_IDS, Models, Source
-from journaltrack.remotes.mlflow.parents import RUN_NAME, Parents
+from journaltrack.remotes.mlflow.parents import Parents
 from journaltrack.replay.evidence.gone import REMEDY
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import (
@@ -268,6 +268,7 @@ class MlflowRemote(Lacking):
             wanted |= self._parents.tags(wanted[told_as.PARENT])
         self._send(component, run, {}, wanted)
         self._parents.look_again(run.id, wanted)
+        # Each run of MLflow's code has it from its beginning.
         if RUN_NAME in wanted:
             self._parents.adopt(component, run.id)
         for key in (names.tag(key) for key, value in tags.items() if value is None):

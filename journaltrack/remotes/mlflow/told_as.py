@@ -12,7 +12,13 @@ from typing import Any, Final
 
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.journal.groups import Group
-from journaltrack.journal.vocabulary import DATASET, DELETED, LAST_LABELS, OWN_LABEL
+from journaltrack.journal.vocabulary import (
+    DATASET,
+    DATASET_CONTEXT,
+    DELETED,
+    LAST_LABELS,
+    OWN_LABEL,
+)
 from journaltrack.remotes.mlflow import names
 from journaltrack.replay.remote import RemoteComponent
 
@@ -148,7 +154,7 @@ def datasets(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
                 "source_type": artifact.value.partition("://")[0][:20] or "external",
                 "source": json.dumps({"uri": artifact.value}),
             },
-            "tags": [{"key": "mlflow.data.context", "value": "input"}],
+            "tags": [{"key": DATASET_CONTEXT, "value": "input"}],
         }
         for name, artifact in inputs.items()
     ]
