@@ -21,8 +21,9 @@ from journaltrack.journal.fold import Artifact
 from journaltrack.journal.groups import Declared, Group
 from journaltrack.remotes.allow import AllowingRemote, Rules
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.remotes.mlflow import names
+from journaltrack.remotes.mlflow import names, told_as
 from journaltrack.remotes.mlflow.http import Http, server_of
+from journaltrack.remotes.mlflow.parents import Parents
 from journaltrack.remotes.mlflow.remote import MlflowRemote
 from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.replay.lease import Gate
@@ -269,6 +270,23 @@ def test_a_child_finds_its_parent_of_another_journal_whichever_comes_first(serve
     held = {name: run.tags.get("mlflow.parentRunId") for name, run in runs.items()}
     assert held == {"parent": None, "child": runs["parent"].id, "grandchild": runs["child"].id}
     assert not any(key.endswith("track.parent") for run in runs.values() for key in run.tags)
+
+
+@pytest.mark.journal({"child": [CREATION], "parent": [CREATION]})
+def test_a_parent_that_arrives_while_its_child_is_told_of_it_is_found(server, journal):
+    """The parent saw no child that waits, and the child saw no parent: it looks once more."""
+    delivered(server, journal)
+    child, parent = only_run(server, "child"), only_run(server, "parent")
+    found = iter([None, parent.id])
+    with connected(server, owners={}) as remote:
+        http = remote._inner._http
+        parents = Parents(http, list, lambda _: next(found), ())
+        tags = parents.tags("parent")
+        http.post("runs/log-batch", {"run_id": child.id, "tags": told_as.pairs(tags)})
+        assert child.tags["journaltrack.parent"] == "true"
+        parents.look_again(child.id, tags)
+    assert child.tags["mlflow.parentRunId"] == parent.id
+    assert "journaltrack.parent" not in child.tags
 
 
 @pytest.mark.parametrize("owner", ["a' OR tags.`x` = 'b", "`", "x" * 250 + "'", "a\nb"])
