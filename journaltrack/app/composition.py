@@ -100,6 +100,8 @@ def run_pass(
     with contextlib.ExitStack() as stack:
         left_s = None
         ended: list[str] = []
+        if connection.sharing is not None:
+            stack.enter_context(connection.sharing.company.at_work())
         if connection.destination is not None:
             stack.enter_context(_kept_if_reached(folder, connection.destination))
             journal, ended = _up_to_date(folder, connection.destination, options)

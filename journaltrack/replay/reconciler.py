@@ -113,10 +113,12 @@ class Ending:
 
     Args:
         gate: Of the pass.
+        company: Of the pass.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, company: Company) -> None:
         self._gate = gate
+        self._company = company
         self._interruptions = 0
         self._patience = Deadline()
 
@@ -154,7 +156,9 @@ class Ending:
             if left_s <= 0:
                 last_moment = last_moment or Deadline(AFTER_S)
                 left_s = last_moment.remaining_s()
-            if not crew.wait(min(HEARTBEAT_S, left_s), GROUP_S) and left_s <= 0:
+            with self._company.at_rest():
+                has_answers = crew.wait(min(HEARTBEAT_S, left_s), GROUP_S)
+            if not has_answers and left_s <= 0:
                 return
             dispatch.collect()
             # Recording is tried again at the end, and a failure is raised then.
@@ -176,7 +180,8 @@ class Ending:
                 logger.warning("answers not recorded yet; this is tried again: %s", error.message)
             else:
                 return
-            self._patience.wait(pause_s)
+            with self._company.at_rest():
+                self._patience.wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
 
@@ -284,7 +289,7 @@ class Reconciler:
         self._clock_ns = clock_ns
         self._report = PassReport()
         self._course = Course(self._report, self._gate)
-        self._ending = Ending(self._gate)
+        self._ending = Ending(self._gate, self._company)
         self._apart: Apart[None, Progress] = Apart(
             self._pass, on_message=on_progress, on_interrupt=self._ending.hurry
         )
@@ -381,7 +386,8 @@ class Reconciler:
                     raise
                 if next(looks) % _LOOK_EVERY == 0 and not self._is_wanted_pending():
                     return None
-            self._gate.wait(_LEASE_POLL_S)
+            with self._company.at_rest():
+                self._gate.wait(_LEASE_POLL_S)
 
     def _is_wanted_pending(self) -> bool:
         return queries.is_pending(self._journal.database, self._options.wants_component)

@@ -4,6 +4,7 @@ each still ends by itself.
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +16,8 @@ from journaltrack.app.composition import run_pass
 from journaltrack.app.connection import Connection, Sharing
 from journaltrack.errors import NotSentError
 from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay import dispatch
+from journaltrack.replay.dispatch import AT_WORK_MAX, Company
 from journaltrack.replay.lease import Gate
 from journaltrack.replay.reconciler import Options
 from journaltrack.util.deadline import CallersDeadline, Deadline
@@ -131,3 +134,56 @@ def test_passes_share_the_requests_in_flight(connection, tmp_path):
         reports = list(pool.map(lambda each: run_pass(each, connection, options), journals))
     assert [report.pending for report in reports] == [0] * passes
     assert 2 <= max(flying) <= at_once + passes
+
+
+def test_a_pass_that_waits_leaves_its_place_to_another(monkeypatch):
+    """While as many passes work as may, the next waits, until one of them waits for answers."""
+    monkeypatch.setattr(dispatch, "PLACE_S", 30.0)
+    company = Company()
+    rest, at_rest, next_works = (threading.Event() for _ in range(3))
+    begun = threading.Barrier(AT_WORK_MAX + 1, timeout=30)
+
+    def work(n):
+        with company.at_work():
+            begun.wait()
+            rest.wait(30)
+            if n == 0:
+                with company.at_rest():
+                    at_rest.set()
+                    assert next_works.wait(30)
+            else:
+                next_works.wait(30)
+
+    def work_next():
+        with company.at_work():
+            next_works.set()
+
+    with ThreadPoolExecutor(AT_WORK_MAX + 1) as pool:
+        working = [pool.submit(work, n) for n in range(AT_WORK_MAX)]
+        begun.wait()
+        working.append(pool.submit(work_next))
+        assert not next_works.wait(0.05)
+        rest.set()
+        assert at_rest.wait(30)
+        for each in working:
+            each.result(30)
+
+
+def test_a_pass_that_hangs_keeps_no_other_from_its_work():
+    """Where all places are held, as by passes on a disk that hangs, others work nevertheless."""
+    company = Company()
+    end, begun = threading.Event(), threading.Barrier(AT_WORK_MAX + 1, timeout=30)
+
+    def hang():
+        with company.at_work():
+            begun.wait()
+            end.wait(30)
+
+    with ThreadPoolExecutor(AT_WORK_MAX) as pool:
+        hanging = [pool.submit(hang) for _ in range(AT_WORK_MAX)]
+        begun.wait()
+        try:
+            with company.at_work(), company.at_rest():
+                assert not any(each.done() for each in hanging)
+        finally:
+            end.set()
