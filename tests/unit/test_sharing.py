@@ -4,9 +4,10 @@ each still ends by itself.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -187,3 +188,26 @@ def test_a_pass_that_hangs_keeps_no_other_from_its_work():
                 assert not any(each.done() for each in hanging)
         finally:
             end.set()
+
+
+def test_journals_that_another_writer_locks_keep_no_others_waiting(connection, tmp_path):
+    """More journals are locked than passes work at a time; the others are delivered meanwhile."""
+    connection, _ = connection
+    locked = [recorded(tmp_path, f"locked-{n}", 3) for n in range(AT_WORK_MAX + 1)]
+    free = [recorded(tmp_path, f"free-{n}", 3) for n in range(4)]
+    with ExitStack() as stack:
+        stack.enter_context(connection.sharing)
+        pool = stack.enter_context(ThreadPoolExecutor(len(locked) + len(free)))
+        writers = [
+            stack.enter_context(closing(sqlite3.connect(each / "journal.db", isolation_level=None)))
+            for each in locked
+        ]
+        for writer in writers:
+            writer.execute("BEGIN IMMEDIATE")
+        waiting = [pool.submit(run_pass, each, connection) for each in locked]
+        delivered = [pool.submit(run_pass, each, connection) for each in free]
+        assert [each.result(60).pending for each in delivered] == [0] * len(free)
+        assert not any(each.done() for each in waiting)
+        for writer in writers:
+            writer.execute("ROLLBACK")
+        assert [each.result(60).pending for each in waiting] == [0] * len(locked)
