@@ -985,8 +985,8 @@ def _finite(value: float) -> tuple[float | None, str | None]:
     except OverflowError:
         # An int of more than 308 digits.
         return None, encode({"exact": limits.digits(int(value))})
-    # The first condition is the test for NaN, without an import.
-    if number != number or number in (float("inf"), float("-inf")):  # noqa: PLR0124
+    # NaN or infinite
+    if number - number != 0:
         return None, encode({"exact": repr(number)})
     if isinstance(value, int) and not _is_exact(value):
         return number, encode({"exact": limits.digits(value)})
