@@ -22,6 +22,7 @@ from journaltrack.replay.dispatch import AT_WORK_MAX, Company
 from journaltrack.replay.lease import Gate
 from journaltrack.replay.reconciler import Options
 from journaltrack.util.deadline import CallersDeadline, Deadline
+from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 
@@ -139,21 +140,21 @@ def test_passes_share_the_requests_in_flight(connection, tmp_path):
 
 def test_a_pass_that_waits_leaves_its_place_to_another(monkeypatch):
     """While as many passes work as may, the next waits, until one of them waits for answers."""
-    monkeypatch.setattr(dispatch, "PLACE_S", 30.0)
+    monkeypatch.setattr(dispatch, "PLACE_S", FOREVER_S)
     company = Company()
     rest, at_rest, next_works = (threading.Event() for _ in range(3))
-    begun = threading.Barrier(AT_WORK_MAX + 1, timeout=30)
+    begun = threading.Barrier(AT_WORK_MAX + 1, timeout=FOREVER_S)
 
     def work(n):
         with company.at_work():
             begun.wait()
-            rest.wait(30)
+            rest.wait(FOREVER_S)
             if n == 0:
                 with company.at_rest():
                     at_rest.set()
-                    assert next_works.wait(30)
+                    assert next_works.wait(FOREVER_S)
             else:
-                next_works.wait(30)
+                next_works.wait(FOREVER_S)
 
     def work_next():
         with company.at_work():
@@ -165,20 +166,20 @@ def test_a_pass_that_waits_leaves_its_place_to_another(monkeypatch):
         working.append(pool.submit(work_next))
         assert not next_works.wait(0.05)
         rest.set()
-        assert at_rest.wait(30)
+        assert at_rest.wait(FOREVER_S)
         for each in working:
-            each.result(30)
+            each.result(FOREVER_S)
 
 
 def test_a_pass_that_hangs_keeps_no_other_from_its_work():
     """Where all places are held, as by passes on a disk that hangs, others work nevertheless."""
     company = Company()
-    end, begun = threading.Event(), threading.Barrier(AT_WORK_MAX + 1, timeout=30)
+    end, begun = threading.Event(), threading.Barrier(AT_WORK_MAX + 1, timeout=FOREVER_S)
 
     def hang():
         with company.at_work():
             begun.wait()
-            end.wait(30)
+            end.wait(FOREVER_S)
 
     with ThreadPoolExecutor(AT_WORK_MAX) as pool:
         hanging = [pool.submit(hang) for _ in range(AT_WORK_MAX)]
@@ -206,8 +207,8 @@ def test_journals_that_another_writer_locks_keep_no_others_waiting(connection, t
             writer.execute("BEGIN IMMEDIATE")
         waiting = [pool.submit(run_pass, each, connection) for each in locked]
         delivered = [pool.submit(run_pass, each, connection) for each in free]
-        assert [each.result(60).pending for each in delivered] == [0] * len(free)
+        assert [each.result(FOREVER_S).pending for each in delivered] == [0] * len(free)
         assert not any(each.done() for each in waiting)
         for writer in writers:
             writer.execute("ROLLBACK")
-        assert [each.result(60).pending for each in waiting] == [0] * len(locked)
+        assert [each.result(FOREVER_S).pending for each in waiting] == [0] * len(locked)
