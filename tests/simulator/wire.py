@@ -64,14 +64,15 @@ class HttpReply:
 
 
 def read_request(rfile: Reader, send: Callable[[bytes], None]) -> HttpRequest | None:
-    """Read one request, or None when the peer has closed the connection.
+    """Read one request, or None when the peer has closed the connection or speaks no HTTP.
 
     Args:
         rfile: Buffered reader of the connection.
         send: Writes to the connection, for `100 Continue`.
     """
     words = rfile.readline(_LINE_LIMIT).split()
-    if len(words) != 3:
+    # A greeting of TLS is random bytes, and may have three words by chance.
+    if len(words) != 3 or not words[2].startswith(b"HTTP/"):
         return None
     path, _, query = words[1].decode("latin-1").partition("?")
     headers: dict[str, str] = {}
