@@ -185,7 +185,9 @@ def test_nothing_of_the_run_before_shows_while_the_next_one_loads(window, view, 
     expect(page.locator("h1")).to_have_text("Run-0")
     held = []
     page.route("**/api/run?*", lambda route: held.append(route))  # noqa: PLW0108
-    go(page, "run", run=known["run-1"])
+    # The page says that it loads before the browser has asked.
+    with page.expect_request("**/api/run?*"):
+        go(page, "run", run=known["run-1"])
     expect(page.get_by_text("Loading…")).to_be_visible()
     expect(page.locator("main")).not_to_contain_text("Run-0")
     held.pop().continue_()
