@@ -97,11 +97,9 @@ def run_pass(
     options = options or Options()
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
     check_size(folder, connection.allow)
-    with contextlib.ExitStack() as stack:
+    with _at_work(connection), contextlib.ExitStack() as stack:
         left_s = None
         ended: list[str] = []
-        if connection.sharing is not None:
-            stack.enter_context(connection.sharing.company.at_work())
         if connection.destination is not None:
             stack.enter_context(_kept_if_reached(folder, connection.destination))
             journal, ended = _up_to_date(folder, connection.destination, options)
@@ -124,6 +122,12 @@ def run_pass(
         if afterwards is not None:
             afterwards(opened)
         return report
+
+
+def _at_work(connection: Connection) -> contextlib.AbstractContextManager[None]:
+    """Let few of the passes that run beside each other work at a time, from their opening on."""
+    sharing = connection.sharing
+    return contextlib.nullcontext() if sharing is None else sharing.company.at_work()
 
 
 def _for_a_pass(folder: str | os.PathLike[str] | None) -> contextlib.closing[Journal]:
