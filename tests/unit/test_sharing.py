@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -189,6 +189,45 @@ def test_a_pass_that_hangs_keeps_no_other_from_its_work():
                 assert not any(each.done() for each in hanging)
         finally:
             end.set()
+
+
+def test_passes_leave_their_places_while_they_wait_for_answers(connection, tmp_path, monkeypatch):
+    """More passes than may work at a time have a request in flight at the same moment."""
+    monkeypatch.setattr(dispatch, "PLACE_S", FOREVER_S)
+    connection, sim = connection
+    passes = AT_WORK_MAX + 2
+    journals = [recorded(tmp_path, f"run-{n}", 3) for n in range(passes)]
+    together = threading.Barrier(passes, timeout=FOREVER_S)
+    sim.on_request = lambda call: together.wait() if call.n <= passes else None
+    with connection.sharing, ThreadPoolExecutor(passes) as pool:
+        reports = list(pool.map(lambda each: run_pass(each, connection), journals))
+    assert [report.pending for report in reports] == [0] * passes
+
+
+def test_a_pass_waits_for_its_place(connection, tmp_path, monkeypatch):
+    """While others have all places, a pass sends nothing."""
+    monkeypatch.setattr(dispatch, "PLACE_S", FOREVER_S)
+    connection, sim = connection
+    journal = recorded(tmp_path, "run", 3)
+    end, begun = threading.Event(), threading.Barrier(AT_WORK_MAX + 1, timeout=FOREVER_S)
+
+    def hold():
+        with connection.sharing.company.at_work():
+            begun.wait()
+            end.wait(FOREVER_S)
+
+    with ThreadPoolExecutor(AT_WORK_MAX + 1) as pool:
+        for _ in range(AT_WORK_MAX):
+            pool.submit(hold)
+        begun.wait()
+        waiting = pool.submit(run_pass, journal, connection)
+        try:
+            # A pass that waits for no place takes 0.1 s.
+            assert not wait([waiting], timeout=0.5).done
+            assert not sim.requests
+        finally:
+            end.set()
+        assert waiting.result(FOREVER_S).pending == 0
 
 
 def test_journals_that_another_writer_locks_keep_no_others_waiting(connection, tmp_path):
