@@ -37,11 +37,10 @@ def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
     lines = []
     for label, value in rows:
         text = output.cell(value)
-        first, *more = (
-            [text]
-            if not on_terminal
-            else output.wrapped(text, max(_CELL_CHARS_MIN, output.line_width() - beside))
-        )
+        if not on_terminal:
+            lines.append(f"{indent}{label:<{width}}{output.SEPARATOR}{text}".rstrip())
+            continue
+        first, *more = output.wrapped(text, max(_CELL_CHARS_MIN, output.line_width() - beside))
         style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
         lines += [
             output.painted(f"{indent}{name:<{width}}{output.SEPARATOR}{line}".rstrip(), style)

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack.errors import JournalError
@@ -201,16 +201,12 @@ def status(
         JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        found = _status(
+        return _status(
             own,
             view.matching(own, component, displayed=True),
             view.nanoseconds("since", since),
             time.time_ns(),
-        )
-        return (
-            replace(found, hearsay=tuple(each.hearsay for each in told(own.database)))
-            if hearsay
-            else found
+            tuple(each.hearsay for each in told(own.database)) if hearsay else (),
         )
 
 
@@ -315,7 +311,13 @@ def _counts(database: Database, ids: str | None, since_ns: int | None) -> _Count
     return _Counts(flying, streams, in_flight, problems)
 
 
-def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int) -> JournalStatus:
+def _status(
+    journal: Journal,
+    ids: str | None,
+    since_ns: int | None,
+    now_ns: int,
+    hearsay: tuple[Hearsay, ...],
+) -> JournalStatus:
     database = journal.database
     flying, streams, in_flight, problems = _counts(database, ids, since_ns)
     oldest_ns = min(
@@ -347,6 +349,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
         exposed=files.exposure(journal.path),
+        hearsay=hearsay,
         unfinished=tuple(each.what for each in taken.unfinished(database)),
         destinations=tuple(
             _of_copy(journal, name, folder)
@@ -411,7 +414,7 @@ def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
 
 def _sizes(journal: Journal) -> Sizes:
     found = footprint(journal.database)
-    spool = spool_use(journal.path / paths.SPOOL, needed_blobs(journal.database))
+    spool = spool_use(journal.path / paths.SPOOL, lambda: needed_blobs(journal.database))
     return Sizes(
         found.database_bytes,
         found.wal_bytes,

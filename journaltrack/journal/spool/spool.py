@@ -122,16 +122,18 @@ def blobs_of_size(database: Database, size_bytes: int) -> list[str]:
     return [sha256 for (sha256,) in database.read(_OF_SIZE, (size_bytes,)) if is_digest(sha256)]
 
 
-def spool_use(spool: Path, wanted: Collection[str] = ()) -> SpoolUse:
+def spool_use(spool: Path, wanted: Callable[[], Collection[str]] = frozenset) -> SpoolUse:
     """Measure the spool with one look at every file. No link is followed.
 
     Args:
         spool: The folder.
-        wanted: Digests that an undelivered entry needs.
+        wanted: Returns the digests that an undelivered entry needs. Called once if there is a file.
     """
     files = size = delivered = 0
-    for parent, _, names in os.walk(spool):
-        on_its_way = Path(parent) == spool
+    needed: Collection[str] | None = None
+    top = os.fspath(spool)
+    for parent, _, names in os.walk(top):
+        on_its_way = parent == top
         for name in names:
             try:
                 status = os.lstat(f"{parent}/{name}")
@@ -141,7 +143,8 @@ def spool_use(spool: Path, wanted: Collection[str] = ()) -> SpoolUse:
             if stat.S_ISREG(status.st_mode):
                 files += 1
                 size += status.st_size
-                delivered += 0 if on_its_way or name in wanted else status.st_size
+                needed = wanted() if needed is None else needed
+                delivered += 0 if on_its_way or name in needed else status.st_size
     return SpoolUse(files, size, delivered)
 
 

@@ -39,25 +39,26 @@ TAKEN: Final = "taken"
 _BEGUN: Final = "begun"
 _ENDED: Final = "ended"
 _ID_CHARS: Final = 16
+_IS_TAKEN: Final = f"r.component_id IS NULL AND r.action = '{TAKEN}'"
+_ANY: Final = f"SELECT 1 FROM receipt r WHERE {_IS_TAKEN} LIMIT 1"
 _ALL: Final = (
     "SELECT w.host, w.user, r.finished_at_ns, w.uuid, a.writer_seq, a.body "
     "FROM receipt r JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
-    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' ORDER BY a.id DESC"
+    f"WHERE {_IS_TAKEN} ORDER BY a.id DESC"
 )
 # Of those that have begun, the body is read only if needed (``_begun``).
 _NOTES: Final = (
     "SELECT r.outcome, r.finished_at_ns, w.uuid, a.writer_seq, a.id, "
     "CASE WHEN r.outcome = 'ended' THEN a.body END FROM receipt r "
     "JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
-    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' "
-    f"AND r.outcome IN ('{_BEGUN}', '{_ENDED}') ORDER BY a.id"
+    f"WHERE {_IS_TAKEN} AND r.outcome IN ('{_BEGUN}', '{_ENDED}') ORDER BY a.id"
 )
 _ENDS_OF_OTHERS: Final = (
     "SELECT body FROM attestation WHERE receipt_id IS NULL AND instr(body, '\"ends\"')"
 )
 _WITH_GAPS: Final = (
     "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
-    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' AND r.outcome = '{_BEGUN}' "
+    f"WHERE {_IS_TAKEN} AND r.outcome = '{_BEGUN}' "
     "AND instr(a.body, '\"gaps\"') ORDER BY a.id"
 )
 _IDS: Final = re.compile(r"[0-9a-f-]{8,64}")
@@ -270,7 +271,7 @@ def unfinished(database: Database) -> list[Begun]:
     It was begun here, or in the journal of which this is a copy.
     """
     begun: dict[tuple[str, int], tuple[int, int]] = {}
-    for outcome, at_ns, uuid, place, number, body in database.read(_NOTES):
+    for outcome, at_ns, uuid, place, number, body in _records(database, _NOTES):
         if outcome == _BEGUN:
             begun[str(uuid), place] = (number, at_ns)
         for note in _ends(body):
@@ -280,6 +281,11 @@ def unfinished(database: Database) -> list[Begun]:
         for note, where in begun.items()
         if (each := _begun(database, note, *where)) is not None
     ]
+
+
+def _records(database: Database, sql: str) -> list[Any]:
+    """Read records of what was taken over. There nearly never are any, and that is quickly seen."""
+    return database.read(sql) if database.read(_ANY) else []
 
 
 def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -> Begun | None:
@@ -356,7 +362,7 @@ def all_of(database: Database) -> list[Taken]:
     back, what has a receipt and is not covered is this journal's own.
     """
     found: list[Taken] = []
-    for host, user, at_ns, uuid, place, body in database.read(_ALL):
+    for host, user, at_ns, uuid, place, body in _records(database, _ALL):
         members = read_body(body) or {}
         covered = (interval for each in found for interval in each.places.get(uuid, ()))
         if type(place) is int and any(first <= place <= last for first, last in covered):
