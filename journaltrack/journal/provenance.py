@@ -20,7 +20,6 @@ import logging
 import os
 import platform
 import select
-import socket
 import subprocess
 import sys
 import threading
@@ -121,7 +120,7 @@ def describe_process(
     is_dirty = None if asked is None else asked.answer(WAIT_S)
     columns = (
         str(uuid.uuid4()),
-        _storable(socket.gethostname() if host is None else host),
+        _storable(process.host() if host is None else host),
         os.getpid(),
         _storable(user()),
         _storable(_absolute(_program())),

@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import re
-import socket
 import stat
 import weakref
 from collections.abc import Iterator
@@ -254,7 +253,7 @@ def _self(inode: int) -> dict[str, Any]:
         "pid": pid,
         "started": process.started(pid),
         "pid_namespace": namespace,
-        "host": socket.gethostname(),
+        "host": process.host(),
         "boot": process.boot(),
         "machine": process.text_of("/etc/machine-id"),
         "inode": inode,

@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -164,7 +163,7 @@ def save(journal: Path, mirror_id: str, state: State) -> None:
 
 def new_replica() -> str:
     """Return a name for the segments of this copy. It names the machine, for people."""
-    return f"{_HOST.sub('-', socket.gethostname())[:_HOST_CHARS]}-{os.urandom(8).hex()}"
+    return f"{_HOST.sub('-', process.host())[:_HOST_CHARS]}-{os.urandom(8).hex()}"
 
 
 @contextlib.contextmanager
@@ -262,4 +261,4 @@ def _since(members: Any) -> Since | None:  # noqa: ANN401 - of JSON
 def _identity(journal: Path) -> list[Any]:
     """Return what tells the journal's file from a copy of it."""
     found = (journal / paths.DATABASE).stat()
-    return [socket.gethostname(), found.st_dev, found.st_ino]
+    return [process.host(), found.st_dev, found.st_ino]

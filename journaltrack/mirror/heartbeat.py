@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -87,7 +86,7 @@ def beat(replica: Replica, segment: int, at_ns: int, every_s: float | None) -> N
         "at_ns": at_ns,
         "segment": segment,
         "every_s": every_s,
-        "host": socket.gethostname(),
+        "host": process.host(),
         "boot": process.boot(),
         "pid": os.getpid(),
     }

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -31,6 +30,7 @@ from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostE
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.files import LOCK_FILE, hand_over, of_others
 from journaltrack.journal.view import iso_seconds
+from journaltrack.util import process
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _lock(database: Database) -> int:
 
 
 def _take_row(database: Database, clock_ns: Callable[[], int]) -> int:
-    host = socket.gethostname()
+    host = process.host()
     with database.transaction() as connection:
         owner, holder_host, generation, expires = connection.execute(
             "SELECT owner, host, generation, expires_at_ns FROM lease"

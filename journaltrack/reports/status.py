@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -405,7 +404,7 @@ def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
     if not rows or rows[0][0] is None:
         return None
     owner, host, pid, acquired_ns, expires_ns = rows[0]
-    alive = process.runs(pid, None) if host == socket.gethostname() else None
+    alive = process.runs(pid, None) if host == process.host() else None
     expired = not isinstance(expires_ns, int) or now_ns >= expires_ns
     if alive is False or (alive is None and expired):
         return None

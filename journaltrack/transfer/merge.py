@@ -23,7 +23,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +60,7 @@ from journaltrack.transfer.merge_source import (
     JournalSource,
     Row,
 )
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import as_intervals, contains, merged
 
@@ -261,9 +260,7 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
     ((owner, host, expires_at_ns),) = journal.database.read(
         "SELECT owner, host, expires_at_ns FROM lease"
     )
-    elsewhere = (
-        owner is not None and host != socket.gethostname() and isinstance(expires_at_ns, int)
-    )
+    elsewhere = owner is not None and host != process.host() and isinstance(expires_at_ns, int)
     now_ns = time.time_ns()
     away = elsewhere and now_ns < expires_at_ns <= now_ns + 2 * int(TTL_S * 1e9)
     if away or lock_holder(folder) is not None:

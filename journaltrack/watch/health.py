@@ -11,14 +11,13 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack._version import __version__
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 
 if TYPE_CHECKING:
     from journaltrack.watch.journal import WatchedJournal
@@ -59,7 +58,7 @@ class Health:
         clock_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._own = default_folder() / f"{socket.gethostname()}-{os.getpid()}.json"
+        self._own = default_folder() / f"{process.host()}-{os.getpid()}.json"
         self.health_file = health_file or self._own
         self.metrics_file = metrics_file
         self._clock_ns = clock_ns
@@ -102,7 +101,7 @@ class Health:
             "at": round(now_ns / 1e9, 3),
             "started_at": round(self._started_ns / 1e9, 3),
             "version": __version__,
-            "host": socket.gethostname(),
+            "host": process.host(),
             "pid": os.getpid(),
             "endpoint": {
                 "up": gate.up,

@@ -23,6 +23,7 @@ from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
+from journaltrack.util import process
 from tests.copies import change, content, points, read, record, sound, states, sync
 
 
@@ -137,7 +138,7 @@ def test_both_machines_may_have_delivered(copies, receipts):
 def test_the_audit_shows_both_machines(copies, tmp_path, monkeypatch):
     """Who synced the copies is in the audit of each, by host."""
     origin, copy, remote = copies
-    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    monkeypatch.setattr(process, "host", lambda: "elsewhere")
     sync(origin, remote, even_if_behind=True)
     for source, target in ((origin, copy), (copy, origin)):
         export_receipts(source, to=tmp_path / "r", force=True)

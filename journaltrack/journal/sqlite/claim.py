@@ -21,7 +21,6 @@ import _thread
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -67,7 +66,7 @@ class Claim:
             return
         mine = json.dumps(
             {
-                "host": socket.gethostname(),
+                "host": process.host(),
                 "boot": _boot(),
                 "pid": os.getpid(),
                 "began": process.started(os.getpid()),
@@ -154,7 +153,7 @@ def _is_dead(holder: dict[str, Any], age_s: float) -> bool:
     pid = holder.get("pid")
     if (
         holder.get("boot") == _boot()
-        and holder.get("host") == socket.gethostname()
+        and holder.get("host") == process.host()
         and isinstance(pid, int)
     ):
         return not process.runs(pid, holder.get("began"))

@@ -11,7 +11,6 @@ Must not know threads (``connection.Database`` holds its lock) or what is stored
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import operator
@@ -194,6 +193,8 @@ class OpenFile:
 
         Closing it would delete the log *by its name*, which may be another database's by now.
         """
+        import ctypes  # noqa: PLC0415 - 1 ms, and rarely needed
+
         _left_behind.extend((self.connection, self.standing))
         # Not even at the end of the interpreter.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +40,7 @@ from journaltrack.transfer.bundle.layout import (
     Member,
     host_of,
 )
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ class _Work:
             self._journal.journal_id,
             time.time_ns(),
             __version__,
-            host_of(socket.gethostname()),
+            host_of(process.host()),
             taken.last_seq,
             self._content,
             taken.size_bytes,
