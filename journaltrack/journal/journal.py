@@ -100,6 +100,7 @@ class Journal(Appender):
         on_journal_error: OnJournalError = "buffer",
         create: bool = True,
         read_only: bool = False,
+        at_rest: bool = False,
         appending: bool = False,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         clock_ns: Callable[[], int] = time.time_ns,
@@ -117,6 +118,7 @@ class Journal(Appender):
             create: Create the journal if there is none.
             read_only: Only read: create, upgrade and lock nothing. An older journal is read from a
                 private, upgraded copy.
+            at_rest: See ``Database``.
             appending: Only append, as a tracker does. An older journal that can't be upgraded now
                 (no room for the backup) is used as it is.
             busy_timeout_s: How long to wait for another process's transaction, in seconds.
@@ -145,7 +147,11 @@ class Journal(Appender):
         first_steps.prepare(folder, file, create=create)
         with first_steps.recognizing_newer(file):
             database = Database(
-                file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s
+                file,
+                durability=durability,
+                read_only=read_only,
+                at_rest=at_rest,
+                busy_timeout_s=busy_timeout_s,
             )
             try:
                 revision = first_steps.bring_up_to_date(

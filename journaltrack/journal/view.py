@@ -15,21 +15,29 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from journaltrack import limits
-from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
+from journaltrack.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    JournaltrackError,
+    NothingMatchesError,
+)
 from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.util import patterns
+from journaltrack.util import paths, patterns
 from journaltrack.util.intervals import contains, merged, ranges_in
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow
     from journaltrack.journal.sqlite.connection import Database
+
+T = TypeVar("T")
 
 State: TypeAlias = Literal["pending", "in flight", "delivered", "in doubt", "quarantined"]
 When: TypeAlias = dt.datetime | dt.timedelta | int
@@ -115,6 +123,42 @@ def opened(journal: Journal | str | os.PathLike[str] | None) -> Iterator[Journal
         yield own
     finally:
         own.close()
+
+
+def look(journal: Journal | str | os.PathLike[str] | None, work: Callable[[Journal], T]) -> T:
+    """Return what ``work`` reads of one state of a journal.
+
+    A journal that nobody writes is read without SQLite's locks and log. Of thousands that takes a
+    quarter less time, and no file is made beside any. If it changed meanwhile, what was read is
+    dropped, and ``work`` is called again.
+
+    Args:
+        journal: As of ``opened``.
+        work: Reads the journal, and changes nothing.
+
+    Raises:
+        JournalError: It can't be opened.
+    """
+    is_reading = isinstance(journal, Journal) and journal.database.read_only
+    file = paths.journal_folder(journal) / paths.DATABASE
+    before = None if is_reading else files.at_rest(file)
+    if before is not None:
+        found: list[T] = []
+        failed: JournaltrackError | None = None
+        try:
+            with contextlib.closing(
+                Journal.open(file.parent, create=False, read_only=True, at_rest=True)
+            ) as own:
+                found.append(work(own))
+        # Perhaps because it changed.
+        except JournaltrackError as error:
+            failed = error
+        if files.stamp(file) == before:
+            if failed is not None:
+                raise failed
+            return found[0]
+    with opened(journal) as own, snapshot(own.database):
+        return work(own)
 
 
 @contextlib.contextmanager

@@ -199,7 +199,9 @@ def status(
     Raises:
         JournalError: The journal can't be read.
     """
-    with view.opened(journal) as own, view.snapshot(own.database):
+
+    def read(own: Journal) -> JournalStatus:
+        """Read it all."""
         return _status(
             own,
             view.matching(own, component, displayed=True),
@@ -207,6 +209,8 @@ def status(
             time.time_ns(),
             tuple(each.hearsay for each in told(own.database)) if hearsay else (),
         )
+
+    return view.look(journal, read)
 
 
 def undeliverable(

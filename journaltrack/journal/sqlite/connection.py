@@ -63,6 +63,8 @@ class Database:
             ``"process"`` hands each commit to the kernel (``NORMAL`` with a write-ahead log), which
             survives a kill but not loss of power.
         read_only: Open without the right to write. Works on read-only media.
+        at_rest: With ``read_only``: whoever reads looks afterwards whether anything changed, see
+            ``files.at_rest``.
         busy_timeout_s: See ``BUSY_TIMEOUT_S``.
 
     Attributes:
@@ -80,6 +82,7 @@ class Database:
         *,
         durability: Durability = "process",
         read_only: bool = False,
+        at_rest: bool = False,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         self.read_only = read_only
@@ -90,6 +93,7 @@ class Database:
             path,
             waits_for_disk=durability == "power",
             read_only=read_only,
+            at_rest=at_rest,
             busy_timeout_s=busy_timeout_s,
             news=self.news,
         )

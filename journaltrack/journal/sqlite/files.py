@@ -23,6 +23,7 @@ import shlex
 import stat
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,9 @@ from journaltrack.errors import NotAJournalError
 from journaltrack.journal.sqlite import claim, locks
 from journaltrack.journal.sqlite.locks import SHARED_RANGE
 from journaltrack.util import paths
+
+_TICK_NS: Final = 3_000_000_000
+"""Ours: FAT tells times of changes by 2 s, other file systems by milliseconds or less."""
 
 
 def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
@@ -151,6 +155,33 @@ def check_files(folder: Path) -> None:
             raise _refused(folder / name, mode, "a folder")
 
 
+def stamp(database: Path) -> tuple[int, ...] | None:
+    """Return what changes with a database's content; None while it has a log or a journal."""
+    try:
+        found = os.lstat(database)
+    except OSError:
+        return None
+    if _has_bytes(f"{database}-wal") or _has_bytes(f"{database}-journal"):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def at_rest(database: Path) -> tuple[int, ...] | None:
+    """Return the stamp of a database that nobody writes now; None if somebody may.
+
+    It can be read without locks. If its stamp is the same afterwards, nobody wrote it meanwhile: a
+    transaction is in a log, or it has changed the file. The stamp must be so old that a change
+    gives another one. A file server may tell of changes late.
+    """
+    found = stamp(database)
+    if found is None or not time.time_ns() - max(found[-2:]) >= _TICK_NS:
+        return None
+    try:
+        return None if paths.network_file_system(database.parent) else found
+    except OSError:
+        return None
+
+
 def warn_if_exposed(folder: Path) -> None:
     """Log once per process and folder that others can read or change the journal."""
     if str(folder) in _warned:
@@ -265,6 +296,16 @@ def of_others(folder: Path) -> list[Path]:
             if (folder / name).lstat().st_uid != folder.stat().st_uid:
                 found.append(folder / name)
     return found
+
+
+def _has_bytes(path: str) -> bool:
+    """Return whether a file has any content, or can't be looked at."""
+    try:
+        return os.lstat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _mode(path: str) -> int | None:

@@ -61,6 +61,7 @@ class OpenFile:
         path: The file.
         waits_for_disk: Each commit waits for the disk (``synchronous=FULL``).
         read_only: Open without the right to write.
+        at_rest: Read the file alone, without SQLite's locks and its log; see ``files.at_rest``.
         busy_timeout_s: How long to wait for other processes.
         news: Takes what there is to warn of.
 
@@ -80,6 +81,7 @@ class OpenFile:
         *,
         waits_for_disk: bool,
         read_only: bool,
+        at_rest: bool = False,
         busy_timeout_s: float,
         news: deque[str],
     ) -> None:
@@ -90,6 +92,7 @@ class OpenFile:
         self._are_names_synced = False
         self._waits_for_disk = waits_for_disk
         self._read_only = read_only
+        self._at_rest = at_rest
         self._busy_timeout_s = busy_timeout_s
         self._news = news
         # Device and inode of the file that is open.
@@ -240,7 +243,8 @@ class OpenFile:
 
     def _open_to_read(self) -> sqlite3.Connection:
         options = f"mode=ro{self.admission.options}"
-        connection = connect(self.path, options, self._busy_timeout_s)
+        alone = f"{options}&immutable=1"
+        connection = connect(self.path, alone if self._at_rest else options, self._busy_timeout_s)
         try:
             open_now(connection)
         except sqlite3.OperationalError as error:
@@ -253,7 +257,7 @@ class OpenFile:
                 from journaltrack.journal.sqlite.copies import copy_files  # noqa: PLC0415 - rare
 
                 return self._open_copy(functools.partial(copy_files, self.path))
-            return connect(self.path, f"{options}&immutable=1", self._busy_timeout_s)
+            return connect(self.path, alone, self._busy_timeout_s)
         except BaseException:
             connection.close()
             raise
