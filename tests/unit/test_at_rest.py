@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +119,26 @@ def test_an_error_counts_only_if_nothing_changed(folder, later):
 
     with pytest.raises(JournalCorruptError, match="damaged"):
         view.look(folder, fails)
+
+
+def test_a_look_drops_no_lock_of_this_process(folder, later):
+    """A tracker of it has the journal open, and its log is empty."""
+
+    def locks():
+        """Of this process on the database."""
+        inode = os.stat(folder / paths.DATABASE).st_ino
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        mine = [line.split()[1:] for line in lines if f":{inode} " in line]
+        return sorted(each for each in mine if each[3] == str(os.getpid()))
+
+    with contextlib.closing(Journal.open(folder)) as journal:
+        journal.append(journal.component("run"), [parameter("a", 2)])
+        journal.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert files.at_rest(folder / paths.DATABASE)
+        held = locks()
+        assert held
+        assert status(folder).pending == 2
+        assert locks() == held
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])

@@ -137,23 +137,11 @@ class OpenFile:
         files.check_files(self.path.parent)
         connection = None
         try:
-            self.admission.enter(self._busy_timeout_s, let_neighbours_go)
-            try:
-                connection = self._open()
-            except sqlite3.OperationalError as error:
-                if not self.lacks_memory(error):
-                    raise
-                self.standing.give_back()
-                self.admission.enter(self._busy_timeout_s, let_neighbours_go)
-                connection = self._open()
-            if self.admission.shared is not None:
-                if self.is_chosen:
-                    self.choose_log(connection)
-            elif self.wal or (self._read_only and log_modes.is_wal(connection)):
-                self.standing.take_all()
+            if self._at_rest:
+                connection = self._open_to_read()
             else:
-                self.standing.give_back()
-            self.admission.listen(give_way)
+                connection = self._open_admitted(let_neighbours_go)
+                self.admission.listen(give_way)
             if self._copy is not None:
                 original, connection = connection, None
                 try:
@@ -164,6 +152,29 @@ class OpenFile:
             self._close(connection)
             raise
         self.connection = connection
+        return connection
+
+    def _open_admitted(self, let_neighbours_go: Callable[[], None]) -> sqlite3.Connection:
+        self.admission.enter(self._busy_timeout_s, let_neighbours_go)
+        try:
+            connection = self._open()
+        except sqlite3.OperationalError as error:
+            if not self.lacks_memory(error):
+                raise
+            self.standing.give_back()
+            self.admission.enter(self._busy_timeout_s, let_neighbours_go)
+            connection = self._open()
+        try:
+            if self.admission.shared is not None:
+                if self.is_chosen:
+                    self.choose_log(connection)
+            elif self.wal or (self._read_only and log_modes.is_wal(connection)):
+                self.standing.take_all()
+            else:
+                self.standing.give_back()
+        except BaseException:
+            self._close(connection)
+            raise
         return connection
 
     def close(self) -> None:
