@@ -28,6 +28,13 @@ from tests.patience import FOREVER_S
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OFD locks")
 
+
+@pytest.fixture(autouse=True)
+def _nobody_is_careless_yet(monkeypatch):
+    """A deleted journal's inode is given to the next one, and the process told of it already."""
+    monkeypatch.setattr(standing, "_careless", set())
+
+
 TRAINER = """
 import os, pathlib, select, shutil, sys, threading
 from journaltrack.journal.journal import Journal
