@@ -244,7 +244,7 @@ def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
         nonlocal digest
         draft = vocabulary.Draft("metric", "metric", "train:loss", 1.0 / (i + 1), i, time.time_ns())
         now_ns = time.time_ns()
-        digest = vocabulary.chain_next(digest, i + 1, "benchmark", draft, now_ns, hashlib.sha256)
+        (digest,) = vocabulary.chain_next_entries(digest, i + 1, "benchmark", [draft], now_ns)
         execute(INSERT_ENTRY, (1, i + 1, 1, *draft[:7], now_ns, digest))
 
     return _timed(write, calls)

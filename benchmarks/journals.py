@@ -4,7 +4,6 @@ chains, one transaction.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -38,8 +37,8 @@ def make(folder: str, metrics: int, owner: str = "benchmark-owner") -> dict[str,
             digest = info.digest
             for writer_seq in range(1, metrics + 1):
                 draft = point(writer_seq, now_ns + writer_seq * 1000)
-                digest = vocabulary.chain_next(
-                    digest, writer_seq, COMPONENT, draft, now_ns + writer_seq * 1000, hashlib.sha256
+                (digest,) = vocabulary.chain_next_entries(
+                    digest, writer_seq, COMPONENT, [draft], now_ns + writer_seq * 1000
                 )
                 yield (
                     writer_id,

@@ -1,11 +1,11 @@
 """The chains of digests: every writer is as it described itself, every entry as its writer recorded
 it. Changes nothing.
 
-A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says
-where it begins, what the components are called, and how to go across a place where an entry is not
-the next one: an audit goes from the first entry to the last (``chain_problems``), a pass looks at
-what it is about to send (``proof``). What was removed on the record (``prune``) is a gap that may
-be gone across. Memory grows with writers, not with entries.
+A writer's entries are chained by their digests (``vocabulary.chain_next_entries``). Who follows a
+chain says where it begins, what the components are called, and how to go across a place where an
+entry is not the next one: an audit goes from the first entry to the last (``chain_problems``), a
+pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
+gap that may be gone across. Memory grows with writers, not with entries.
 """
 
 from __future__ import annotations

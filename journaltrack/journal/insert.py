@@ -546,9 +546,11 @@ class Inserter:
         rows: list[_Row] = []
         for call in calls:
             name = self.component_name(call.component_id)
-            for draft in call.drafts:
+            digests = vocabulary.chain_next_entries(
+                digest, writer_seq + 1, name, call.drafts, call.at_ns
+            )
+            for draft, digest in zip(call.drafts, digests, strict=True):
                 writer_seq += 1
-                digest = vocabulary.chain_next(digest, writer_seq, name, draft, call.at_ns)
                 rows.append((draft, writer_seq, call.component_id, call.at_ns, digest))
         return rows, (writer_seq, digest)
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
@@ -880,35 +880,60 @@ def attestation_next(previous: bytes, body: str) -> bytes:
     return hashlib.sha256(previous + body.encode()).digest()
 
 
-def chain_next(
+def chain_next_entries(
     previous: bytes,
     writer_seq: int,
     component: str,
-    draft: Draft,
+    drafts: Iterable[Draft],
     recorded_at_ns: int,
-    sha256: Callable[[bytes], Any] = hashlib.sha256,
-) -> bytes:
-    """Return an entry's digest: SHA-256 over the previous one and the encoding.
+) -> list[bytes]:
+    """Return the digests of the entries of one call: SHA-256 over the one before and the encoding.
 
-    The previous digest is that of the writer's entry before. The canonical encoding is a JSON array
-    in UTF-8 without spaces: ``[writer_seq, component, stream, kind, name, value, step,
-    timestamp_ns, payload, recorded_at_ns]``. Doubles have the shortest form that reads back the
-    same.
+    The first one's is that of the writer's entry before. The canonical encoding is a JSON array in
+    UTF-8 without spaces: ``[writer_seq, component, stream, kind, name, value, step, timestamp_ns,
+    payload, recorded_at_ns]``. Doubles have the shortest form that reads back the same.
+
+    Args:
+        previous: The writer's previous digest.
+        writer_seq: The first entry's number in its writer's chain.
+        component: The component's name.
+        drafts: Of the entries.
+        recorded_at_ns: When they were recorded.
+
+    Raises:
+        ValueError: A value is not finite.
     """
-    stream, kind, name, value, step, timestamp_ns, payload, _ = draft
-    if value is not None and value - value != 0:
+    name_of_component, end = _quoted(component), f",{recorded_at_ns}]"
+    # Written out, as ``canonical`` would: a third of its time.
+    return _chained(
+        previous,
+        [
+            f"[{number},{name_of_component},{_quoted(stream)},{_quoted(kind)},"
+            f"{'null' if name is None else _quoted(name)},"
+            f"{'null' if value is None else _decimal(value)},"
+            f"{'null' if step is None else step},"
+            f"{'null' if timestamp_ns is None else timestamp_ns},"
+            f"{'null' if payload is None else _quoted(payload)}{end}"
+            for number, (stream, kind, name, value, step, timestamp_ns, payload, _) in enumerate(
+                drafts, writer_seq
+            )
+        ],
+    )
+
+
+def _decimal(value: float) -> str:
+    if value - value != 0:
         msg = f"{value!r} has no JSON"
         raise ValueError(msg)
-    # Written out, as ``canonical`` would: a third of its time.
-    text = (
-        f"[{writer_seq},{_quoted(component)},{_quoted(stream)},{_quoted(kind)},"
-        f"{'null' if name is None else _quoted(name)},"
-        f"{'null' if value is None else repr(float(value))},"
-        f"{'null' if step is None else step},{'null' if timestamp_ns is None else timestamp_ns},"
-        f"{'null' if payload is None else _quoted(payload)},{recorded_at_ns}]"
-    )
-    digest: bytes = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
-    return digest
+    return repr(float(value))
+
+
+def _chained(previous: bytes, encodings: Iterable[str]) -> list[bytes]:
+    sha256, digests = hashlib.sha256, []
+    for text in encodings:
+        previous = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
+        digests.append(previous)
+    return digests
 
 
 def canonical(*columns: str | float | None) -> bytes:
@@ -930,7 +955,7 @@ def chain_next_metric(
     timestamp_ns: int,
     recorded_at_ns: int,
 ) -> bytes:
-    """Return the same as ``chain_next`` for a metric point without payload.
+    """Return the same as ``chain_next_entries`` for one metric point without payload.
 
     It takes a third of the time, because it builds the encoding as text.
 
@@ -966,13 +991,15 @@ def chain_next_metrics(
         timestamp_ns: See there.
         recorded_at_ns: See there.
     """
-    sha256, digests = hashlib.sha256, []
     end = f",{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
-    for number, (middle, value) in enumerate(points, writer_seq):
-        text = f"[{number}{middle}{value!r}{end}"
-        previous = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
-        digests.append(previous)
-    return digests
+    # In a list: a fifth faster than with the digest of each at once.
+    return _chained(
+        previous,
+        [
+            f"[{number}{middle}{value!r}{end}"
+            for number, (middle, value) in enumerate(points, writer_seq)
+        ],
+    )
 
 
 def _finite(value: float) -> tuple[float | None, str | None]:

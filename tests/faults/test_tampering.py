@@ -29,7 +29,7 @@ from journaltrack.errors import JournaltrackError
 from journaltrack.journal import vocabulary
 from journaltrack.journal.chain import ProblemKind
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.vocabulary import Draft, chain_next
+from journaltrack.journal.vocabulary import Draft, chain_next_entries
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import ADVICE
@@ -698,7 +698,7 @@ def forge(connection):
     ((before,),) = connection.execute(
         "SELECT digest FROM entry WHERE writer_id = ? AND writer_seq = ?", (writer, place - 1)
     ).fetchall()
-    digest = chain_next(before, place, "Run-A", Draft(*draft), recorded_at_ns)
+    (digest,) = chain_next_entries(before, place, "Run-A", [Draft(*draft)], recorded_at_ns)
     connection.execute("UPDATE entry SET value = 99.0, digest = ? WHERE seq = 41", (digest,))
 
 

@@ -48,7 +48,9 @@ def chains_hold(journal):
         draft = vocabulary.Draft(
             e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload
         )
-        expected = vocabulary.chain_next(digest, seq + 1, e.component, draft, e.recorded_at_ns)
+        (expected,) = vocabulary.chain_next_entries(
+            digest, seq + 1, e.component, [draft], e.recorded_at_ns
+        )
         assert (e.writer_seq, e.digest) == (seq + 1, expected), e
         last[e.writer_id] = (seq + 1, expected)
     return True

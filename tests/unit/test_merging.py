@@ -168,7 +168,7 @@ def test_a_process_that_went_on_in_two_copies_is_a_fork(tmp_path):
     uuid, writer_id = read(tmp_path / "two", "SELECT uuid, id FROM writer")[0]
     (previous,) = read(tmp_path / "two", "SELECT digest FROM entry ORDER BY seq DESC LIMIT 1")[0]
     draft = vocabulary.metric("m", 9.0, None, 1)
-    digest = vocabulary.chain_next(previous, 2, "a", draft, START_NS)
+    (digest,) = vocabulary.chain_next_entries(previous, 2, "a", [draft], START_NS)
     with other.database.transaction() as connection:
         connection.execute(INSERT_ENTRY, (writer_id, 2, component, *draft[:7], START_NS, digest))
     other.close()

@@ -83,8 +83,8 @@ def forge(folder, seq, column, value):
         entry.timestamp_ns,
         entry.payload,
     )
-    digest = vocabulary.chain_next(
-        before[0], entry.writer_seq, entry.component, draft, entry.recorded_at_ns
+    (digest,) = vocabulary.chain_next_entries(
+        before[0], entry.writer_seq, entry.component, [draft], entry.recorded_at_ns
     )
     change(folder, "UPDATE entry SET digest = ? WHERE seq = ?", digest, seq)
 

@@ -359,11 +359,11 @@ def test_the_archive_has_exactly_what_is_gone_and_proves_itself(delivered, tmp_p
                 for key in ("stream", "kind", "name", "value", "step", "timestamp_ns", "payload")
             )
         )
-        digest = vocabulary.chain_next(
+        (digest,) = vocabulary.chain_next_entries(
             digest_before[row["writer_seq"] - 1],
             row["writer_seq"],
             "run",
-            draft,
+            [draft],
             row["recorded_at_ns"],
         )
         assert digest.hex() == row["digest"]
