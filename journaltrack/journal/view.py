@@ -20,12 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from journaltrack import limits
-from journaltrack.errors import (
-    InvalidInputError,
-    InvalidTypeError,
-    JournaltrackError,
-    NothingMatchesError,
-)
+from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
 from journaltrack.journal import groups, vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite import files
@@ -144,14 +139,14 @@ def look(journal: Journal | str | os.PathLike[str] | None, work: Callable[[Journ
     before = None if is_reading else files.at_rest(file)
     if before is not None:
         found: list[T] = []
-        failed: JournaltrackError | None = None
+        failed: Exception | None = None
         try:
             with contextlib.closing(
                 Journal.open(file.parent, create=False, read_only=True, at_rest=True)
             ) as own:
                 found.append(work(own))
-        # Perhaps because it changed.
-        except JournaltrackError as error:
+        # Half of a change may look like anything.
+        except Exception as error:  # noqa: BLE001 - raised if nothing changed
             failed = error
         if files.stamp(file) == before:
             if failed is not None:
