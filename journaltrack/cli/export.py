@@ -13,7 +13,8 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.journals import Journals, about_journals
+from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.errors import RemoteError
 
 if TYPE_CHECKING:
     from journaltrack.journal.filter import Choice
@@ -191,7 +192,7 @@ def _to_dataset(
     *,
     as_json: bool,
 ) -> ExitCode:
-    """Add what is new to a dataset."""
+    """Add what is new to a dataset. A journal that can't be read does not stop the others."""
     from journaltrack.app import dataset  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.export.dataset import extend  # noqa: PLC0415
@@ -200,33 +201,57 @@ def _to_dataset(
     _, connection = common.reach(config_file, reach)
     folders = [paths.journal_folder(each) for each in journals.folders]
     made: list[DatasetReport] = []
+    refused: list[RemoteError] = []
+
+    def add(journal: str | None) -> ExitCode:
+        """Add what is new of one journal."""
+        folder = paths.journal_folder(journal)
+        try:
+            with (
+                common.usable(to, "written"),
+                ProgressView(f"export of {output.clean(folder)}") as view,
+            ):
+                made.append(extend(store, folder, on_progress=view))
+        except RemoteError as error:
+            # The others would meet it, too.
+            refused.append(error)
+            raise
+        if as_json:
+            output.print_json({**made[-1].to_json(), "exit_code": int(ExitCode.OK)})
+        else:
+            output.say(f"{journals.heading(made[-1].journal)}{_told(made[-1])}")
+        return ExitCode.OK
+
     with _terminable() as ended:
         try:
             with common.usable(to, "written"), dataset.opened(to, folders, connection) as store:
-                for folder in folders:
-                    with ProgressView(f"export of {output.clean(folder)}") as view:
-                        made.append(extend(store, folder, on_progress=view))
+                code = each(
+                    journals,
+                    add,
+                    as_json="document" if as_json else None,
+                    has_ended=lambda: bool(refused),
+                    verdict="exported",
+                )
         except _TerminatedError:
             return ExitCode.TERMINATED
         finally:
             ended.set()
-    if as_json:
-        _print_json(journals, made)
-    else:
-        for each in made:
-            new = (
-                f"{output.plural(each.metrics, 'metric')}, {output.plural(each.entries, 'entry')} "
-                f"and {output.plural(each.deliveries, 'delivery')} in "
-                f"{output.plural(len(each.files), 'new file')}"
-                if each.files
-                else "nothing new"
-            )
-            output.say(f"{journals.heading(each.journal)}{output.clean(each.dataset)}: {new}")
     _tell(made)
-    return ExitCode.OK
+    return code
 
 
-def _print_json(journals: Journals, made: Sequence[ExportReport | DatasetReport]) -> None:
+def _told(made: DatasetReport) -> str:
+    new = (
+        f"{output.plural(made.metrics, 'metric')}, {output.plural(made.entries, 'entry')} "
+        f"and {output.plural(made.deliveries, 'delivery')} in "
+        f"{output.plural(len(made.files), 'new file')}"
+        if made.files
+        else "nothing new"
+    )
+    return f"{output.clean(made.dataset)}: {new}"
+
+
+def _print_json(journals: Journals, made: Sequence[ExportReport]) -> None:
     documents = [each.to_json() for each in made]
     told = {"journals": documents} if journals.are_several else documents[0]
     output.print_json({**told, "exit_code": int(ExitCode.OK)})

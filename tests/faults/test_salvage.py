@@ -406,6 +406,23 @@ def test_doctor_rebuilds_and_keeps_the_damaged_files(tmp_path):
     check_delivery(tmp_path / "j", remote, "zeros")
 
 
+def test_a_journal_that_lost_every_entry_is_not_well(tmp_path):
+    """No entry is missing between others; that its writer is there tells of them."""
+    folder = tmp_path / "j"
+    with closing(Journal.open(folder)) as journal:
+        journal.append(journal.component("run"), [vocabulary.parameter("a", 1)])
+    with closing(sqlite3.connect(folder / "journal.db")) as connection:
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'entry'"
+        ((page,),) = connection.execute(sql)
+    with (folder / "journal.db").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(bytes(4096))
+    (done,) = doctor.mend(doctor.examine(folder))
+    assert "entries kept: 0" in done.message
+    (finding,) = [f for f in doctor.examine(folder).findings if f.severity == "problem"]
+    assert "recorded is lost" in finding.message
+
+
 def test_foreign_objects_are_left_behind(tmp_path):
     """A trigger that somebody planted is not in the rebuilt database; every row is."""
     fill(tmp_path / "j")

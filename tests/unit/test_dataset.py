@@ -677,6 +677,26 @@ def test_the_command_tells_what_is_new(folder, tmp_path):
     assert second["files"] == []
 
 
+def test_a_journal_that_cannot_be_read_does_not_stop_the_others(folder, tmp_path):
+    """It is told, in words and as JSON, and the exit code is its error's."""
+    to, damaged = tmp_path / "lake", tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / "journal.db").write_bytes(b"no database" * 1_000)
+    record(tmp_path / "third", *points(1, 2))
+    names = (folder, damaged, tmp_path / "missing", tmp_path / "third")
+    code, told, problems = run("export", *names, "--to", to)
+    assert code == 8
+    assert f"{folder}: {to}: 10 metrics" in told
+    assert f"{tmp_path / 'third'}: {to}: 2 metrics" in told
+    assert told.endswith(f"not exported: 2 of 4 journals\n  {damaged}\n  {names[2]}\n")
+    assert f"{damaged / 'journal.db'} is not a journal" in problems
+    code, told, _ = run("export", *names, "--to", to, "--json")
+    documents = json.loads(told)["journals"]
+    assert (code, json.loads(told)["exit_code"]) == (8, 8)
+    assert [each.get("exit_code") for each in documents][::3] == [0, 0]
+    assert ["error" in each for each in documents] == [False, True, True, False]
+
+
 def test_a_dataset_in_s3_is_that_of_a_folder(folder, tmp_path, monkeypatch):
     """Each file is one request that overwrites nothing and that S3 verifies; a request whose
     answer was lost is repeated, and nothing is written twice.

@@ -28,17 +28,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from journaltrack import limits
 from journaltrack._version import __version__
 from journaltrack.errors import JournalError
-from journaltrack.journal import view
+from journaltrack.journal import destinations, view
 from journaltrack.journal.chain import ChainProblem, ProblemKind, chain_problems, writer_problems
 from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence import anchors
+from journaltrack.replay.evidence.statements import REPAIR
 from journaltrack.reports.proof import beside
 from journaltrack.reports.proof.attested import Evidence, evidence_of
 from journaltrack.reports.proof.replayed import record_problems
 from journaltrack.transfer.bundle import layout
-from journaltrack.util import paths
+from journaltrack.util import config, paths
 from journaltrack.util.digest import digest_of, is_digest
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.chain import Gaps
 
+_LOST: Final = (
+    "SELECT uuid, host, pid FROM writer WHERE id NOT IN (SELECT writer_id FROM entry) "
+    "AND id NOT IN (SELECT writer_id FROM attestation)"
+)
 ADVICE: Final[Mapping[ProblemKind, str]] = {
     "database": (
         "SQLite's pages are damaged, so entries may be unreadable; "
@@ -143,7 +148,22 @@ def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
         entries = chain_problems(database, gaps, evidence.pruned_to, begin)
         if entries and begin is not None:
             entries = chain_problems(database, gaps, evidence.pruned_to)
-    return [*found, *entries, *records], evidence
+    return [*found, *entries, *_lost(database), *records], evidence
+
+
+def _lost(database: Database) -> Iterator[ChainProblem]:
+    """Yield the processes of which a rebuilt database has nothing but their names.
+
+    Each recorded itself together with its first entry or attestation, and ``prune`` keeps the last
+    one. Only a copy for a destination has processes without any.
+    """
+    if destinations.name_of(database.path.parent) != config.SAGEMAKER:
+        return
+    if not database.read("SELECT 1 FROM receipt WHERE action = ? LIMIT 1", (REPAIR,)):
+        return
+    for uuid, host, pid in database.read(_LOST):
+        message = f"all that the writer {limits.shown(str(uuid))} recorded is lost"
+        yield ChainProblem("gap", message, str(uuid), str(host), pid)
 
 
 def database_problems(database: Database) -> Iterator[ChainProblem]:
