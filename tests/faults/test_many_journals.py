@@ -249,7 +249,7 @@ def test_a_kill_in_the_middle_of_many_journals_loses_nothing(inbox):
         def kill(call):
             """End the sync at this request."""
             if call.n == 3 * MANY // 2:
-                os.kill(child[0].pid, signal.SIGKILL)
+                child[0].kill()
 
         sim.on_request = kill
         child.append(sync_process(inbox, sim.endpoint_url))

@@ -4,7 +4,6 @@ sent twice unseen.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
 from contextlib import closing
@@ -33,7 +32,7 @@ def test_sync_killed_at_any_request_is_finished_by_the_next(journal, at):
 
         def kill(call):
             if call.n >= at and child:
-                os.kill(child[0].pid, signal.SIGKILL)
+                child[0].kill()
 
         sim.on_request = kill
         child.append(sync_process(journal, sim.endpoint_url))
@@ -95,7 +94,7 @@ def test_sync_killed_at_an_experiment_is_finished_by_the_next(tmp_path, operatio
         def kill(call):
             # After it took effect: when the request comes that follows.
             if child and (answered if applied else call.operation == operation):
-                os.kill(child[0].pid, signal.SIGKILL)
+                child[0].kill()
             if child and call.operation == operation:
                 answered.append(call)
 
@@ -143,7 +142,7 @@ def test_sync_killed_at_its_lineage_is_finished_by_the_next(tmp_path, operation,
                 else {"CreateArtifact": "AddAssociation"}.get(operation, "HeadObject")
             )
             if call.operation == is_next and child and sim.calls(operation)[1 - applied :]:
-                os.kill(child[0].pid, signal.SIGKILL)
+                child[0].kill()
 
         sim.on_request = kill
         child.append(sync_process(tmp_path / "journal", sim.endpoint_url))

@@ -45,7 +45,7 @@ def test_a_kill_costs_a_part_a_connection_at_most(logged, parts):
 
         def kill(_call):
             if child and len(sim.calls("UploadPart")) >= parts:
-                os.kill(child[0].pid, signal.SIGKILL)
+                child[0].kill()
 
         sim.on_request = kill
         child.append(sync_process(journal, sim.endpoint_url))
@@ -69,9 +69,7 @@ def test_a_kill_before_the_end_is_known_leaves_one_object(logged):
     with simulator() as sim:
         child = []
         sim.on_request = lambda call: (
-            os.kill(child[0].pid, signal.SIGKILL)
-            if call.operation == "CompleteMultipartUpload" and child
-            else None
+            child[0].kill() if call.operation == "CompleteMultipartUpload" and child else None
         )
         child.append(sync_process(journal, sim.endpoint_url))
         child[0].communicate()
@@ -93,9 +91,7 @@ def test_a_kill_before_the_upload_is_noted_leaves_nothing(logged):
     with simulator() as sim:
         child = []
         sim.on_request = lambda call: (
-            os.kill(child[0].pid, signal.SIGKILL)
-            if call.operation == "CreateMultipartUpload" and child
-            else None
+            child[0].kill() if call.operation == "CreateMultipartUpload" and child else None
         )
         child.append(sync_process(journal, sim.endpoint_url))
         child[0].communicate()
