@@ -547,10 +547,12 @@ def _explain(report: VerifyReport) -> None:
         )
     for found in report.anchors.problems if report.anchors is not None else ():
         hint = (
-            "first copy the whole journal, then compare it with a backup: it or its anchors lost "
-            "something"
+            "if another copy was synced, bring its receipts or its entries (receipts import, "
+            "merge); else first copy the whole journal, then compare it with a backup: it or its "
+            "anchors lost something"
         )
-        output.problem("error", found.message, hint)
+        of = output.clean(common.path_of(report.journal))
+        output.problem("error", f"the journal at {of}: {found.message}", hint)
     if report.anchors is not None and report.anchors.note is not None:
         output.problem(
             "warning", f"the journal's anchors could not be checked: {report.anchors.note}"

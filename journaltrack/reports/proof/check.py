@@ -424,7 +424,13 @@ def _behind(
         gone = gaps[head.uuid].end if head.uuid in gaps else 0
         end = max(ends.get(writer_id, 0), gone) if head.uuid in writers else 0
         message = None
-        if end < head.number:
+        if head.uuid not in writers:
+            message = (
+                f"nothing is here of a process of which the anchor {limits.shown(head.anchor)} has "
+                f"{head.number} {kind}: another copy of the journal was delivered, or all of it "
+                "was removed"
+            )
+        elif end < head.number:
             gone_count = head.number - end
             were = {"entries": "entry was", "attestations": "attestation was"}[kind]
             what = f"1 {were}" if gone_count == 1 else f"{gone_count} {kind} were"
