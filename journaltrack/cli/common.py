@@ -356,7 +356,7 @@ def stopping(run: Stoppable) -> Iterator[None]:
         for each, handler in before.items():
             signal.signal(each, handler)
         # ``print`` is not safe in a signal handler.
-        os.write(2, b"\nstopping after the requests in flight; repeat to stop at once\n")
+        os.write(2, b"\nstopping after the requests in flight; repeat to stop within seconds\n")
 
     for number in before:
         signal.signal(number, stop)

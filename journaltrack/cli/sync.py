@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from journaltrack.app.connection import Connection
     from journaltrack.app.one_place import OnePlace
     from journaltrack.journal.journal import Journal
+    from journaltrack.replay.dispatch import Company
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.reconciler import Options
     from journaltrack.reports.status import Standing
@@ -188,8 +189,8 @@ def command(
     "bundles" beside the default journal; later bundles of the same journal add what is new.
 
     Sync as often as you like: what is delivered is not sent again. Ctrl-C or SIGTERM stops after
-    the requests in flight, with everything recorded; a second one stops at once. With several
-    journals, the worst exit code is returned.
+    the requests in flight, with everything recorded; a second Ctrl-C waits some seconds for them
+    at most, a second SIGTERM not at all. With several journals, the worst exit code is returned.
 
     If a process's chain of digests does not hold, somebody altered what it recorded. Its entries
     are not sent (exit code 8); all others are.
@@ -403,8 +404,6 @@ def _sync(
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.reports.status import standing  # noqa: PLC0415
 
-    if connection.destination in run.halted:
-        raise _not_tried(journal, run.halted[connection.destination])
     stands: list[Standing] = []
 
     def look(delivered: Journal) -> None:
@@ -413,11 +412,18 @@ def _sync(
             standing(delivered, component=run.options.component, since=run.options.since_ns)
         )
 
-    with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
-        report = run_pass(journal, connection, run.options, run.deadline, view, afterwards=look)
+    with _led(connection) as company:
+        if connection.destination in run.halted:
+            raise _not_tried(journal, run.halted[connection.destination])
+        with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
+            report = run_pass(journal, connection, run.options, run.deadline, view, afterwards=look)
+        halted = report.halted
+        if halted is not None and (halted.everywhere or halted.unreachable):
+            run.halted.setdefault(connection.destination, halted)
+        # One that had nothing to send proves nothing.
+        if halted is None and report.failed is None and report.requests:
+            company.proved()
     (after,) = stands
-    if report.halted is not None and (report.halted.everywhere or report.halted.unreachable):
-        run.halted.setdefault(connection.destination, report.halted)
     code = _code(report, after)
     if as_json:
         output.print_json(
@@ -433,6 +439,15 @@ def _sync(
         output.say(_summary(report, after))
     _explain(report, after, run.options.component, stopped=bool(run.signal))
     return code
+
+
+@contextlib.contextmanager
+def _led(connection: Connection) -> Iterator[Company]:
+    """Let the first pass go ahead: what stops it stops the others before they send anything."""
+    assert connection.sharing is not None  # noqa: S101 - as the command made it
+    company = connection.sharing.company
+    with company.led():
+        yield company
 
 
 def _not_tried(journal: str | None, halted: RemoteError) -> RemoteError:

@@ -63,6 +63,8 @@ AT_WORK_MAX: Final = 2
 """Passes that work at a time: one computes while SQLite or the disk works for the other."""
 PLACE_S: Final = 0.1
 """Ours: seconds to wait for a place, many times what a small journal's pass works at a time."""
+LEAD_S: Final = 5.0
+"""Ours: seconds to wait for the pass that goes ahead. It may have hours of uploads."""
 GROUP_S: Final = 0.005
 """Seconds to wait for more answers after the first.
 
@@ -116,10 +118,14 @@ class Company:
     Few of them work at a time, while the others wait for answers (``at_work``, ``at_rest``). Each
     statement of SQLite gives up the interpreter's lock. Where 16 threads want it, a pass of a small
     journal waits for it 1,100 times, and that is a third of its CPU time (benchmarks/many.py).
+
+    The first one goes ahead (``led``). Else a sign-in page would put points of each in doubt.
     """
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
+        self._moved = threading.Condition()
+        self._is_proved = self._is_led = False
         # By crew: requests that are decided on, and not handed out yet.
         self._begun: dict[Crew, int] = {}
         self._places = threading.Semaphore(AT_WORK_MAX)
@@ -151,6 +157,32 @@ class Company:
             yield
         finally:
             self._mine.has_place = self._places.acquire(timeout=PLACE_S)
+
+    @contextlib.contextmanager
+    def led(self) -> Iterator[None]:
+        """Let one pass go ahead during the block, until the remote has proved to be itself.
+
+        The others begin their blocks after ``proved``, or one after the other as each ends. Nobody
+        waits longer than ``LEAD_S``.
+        """
+        with self._moved:
+            self._moved.wait_for(lambda: self._is_proved or not self._is_led, LEAD_S)
+            leads = not self._is_proved and not self._is_led
+            self._is_led = self._is_led or leads
+        try:
+            yield
+        finally:
+            if leads:
+                with self._moved:
+                    self._is_led = False
+                    self._moved.notify_all()
+
+    def proved(self) -> None:
+        """Note that the remote has answered metrics, or all of a pass."""
+        if not self._is_proved:
+            with self._moved:
+                self._is_proved = True
+                self._moved.notify_all()
 
     @contextlib.contextmanager
     def joined(self, crew: Crew) -> Iterator[None]:
@@ -423,6 +455,7 @@ class Dispatch:
             isinstance(result.result, Answer) or result.result.request_id is not None
         ):
             self._metrics_answered = True
+            self._company.proved()
         self._report.requests += 1
         self._course.note(job.action, verdict)
         if job.round < _AGAIN_MAX and verdict.again:

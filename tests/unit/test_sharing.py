@@ -171,6 +171,41 @@ def test_a_pass_that_waits_leaves_its_place_to_another(monkeypatch):
             each.result(FOREVER_S)
 
 
+def test_one_pass_goes_ahead_until_the_remote_has_proved_to_be_itself(monkeypatch):
+    """One after the other, as each ends without a proof; with one, all the others at once."""
+    monkeypatch.setattr(dispatch, "LEAD_S", FOREVER_S)
+    company, inside, most = Company(), [], []
+    together = threading.Barrier(3, timeout=FOREVER_S)
+
+    def work(n):
+        """The third one proves the remote; the three behind it meet."""
+        with company.led():
+            inside.append(n)
+            most.append(len(inside))
+            if len(most) == 3:
+                company.proved()
+            elif len(most) > 3:
+                together.wait()
+            inside.remove(n)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6), timeout=FOREVER_S))
+    assert most[:3] == [1, 1, 1]
+
+
+def test_a_pass_that_goes_ahead_and_hangs_delays_nobody_for_long(monkeypatch):
+    """The others begin without a proof then."""
+    monkeypatch.setattr(dispatch, "LEAD_S", 0.01)
+    company = Company()
+    with company.led(), ThreadPoolExecutor(1) as pool:
+
+        def work():
+            with company.led():
+                return True
+
+        assert pool.submit(work).result(FOREVER_S)
+
+
 def test_a_pass_that_hangs_keeps_no_other_from_its_work():
     """Where all places are held, as by passes on a disk that hangs, others work nevertheless."""
     company = Company()
