@@ -422,7 +422,7 @@ def _behind(
             continue
         writer_id, host, pid = writers.get(head.uuid, (0, None, None))
         gone = gaps[head.uuid].end if head.uuid in gaps else 0
-        end = max(ends.get(writer_id, 0), gone) if head.uuid in writers else 0
+        end = max(ends.get(writer_id, 0), gone)
         message = None
         if head.uuid not in writers:
             message = (
